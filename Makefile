@@ -1,0 +1,124 @@
+# Everything a contributor or CI runs. `make help` lists it. Nothing but Python >= 3.12, pip, make
+# and git has to be on the machine.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.ready
+MDF := $(PY) -m tools.cli
+
+##@ Start here
+.PHONY: help
+help: ## List these commands
+	@awk 'BEGIN {FS = ":.*## "} \
+	/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	/^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(STAMP) ## Run the whole platform here [DURATION= UPSTREAM=sim|coinbase|replay CAPTURE= BROKER_KIND= GATEWAY_PORT=]
+	@$(MDF) stack
+
+.PHONY: demo-gap
+demo-gap: $(STAMP) ## The demo with messages dropped upstream: see the gap found, announced, healed
+	@$(MDF) stack --gap
+
+.PHONY: live
+live: $(STAMP) ## The demo on the live Coinbase feed
+	@UPSTREAM=coinbase $(MDF) stack
+
+.PHONY: watch-gateway
+watch-gateway: $(STAMP) ## Terminal board on a running gateway [URL= PRODUCTS= CHANNEL= FROM_SEQ= API_KEY=]
+	@$(MDF) watch
+
+##@ Check
+.PHONY: test
+test: $(STAMP) ## All tests, on real servers [ARGS=...]
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: check
+check: lint typecheck arch charts test ## Lint, types, import contracts, charts, all tests
+
+.PHONY: lint
+lint: $(STAMP) ## ruff: format and lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+.PHONY: fmt
+fmt: $(STAMP) ## Format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: typecheck
+typecheck: $(STAMP) ## mypy --strict over code and tests
+	@$(BIN)/mypy
+
+.PHONY: arch
+arch: $(STAMP) ## Import contracts
+	@$(BIN)/lint-imports
+
+.PHONY: charts
+charts: $(STAMP) ## Lint, render and validate the Helm charts
+	@$(PY) -m tools.charts
+
+.PHONY: manifests
+manifests: $(STAMP) ## Render k8s/ from the umbrella chart
+	@$(PY) -m tools.charts --write
+
+##@ Run one service (configured by environment)
+.PHONY: run-ingestor run-normalizer run-snapshotter run-gateway
+run-ingestor: $(STAMP) ## The ingestor
+	@exec $(PY) -m services.ingestor
+run-normalizer: $(STAMP) ## The normalizer
+	@exec $(PY) -m services.normalizer
+run-snapshotter: $(STAMP) ## The snapshotter
+	@exec $(PY) -m services.snapshotter
+run-gateway: $(STAMP) ## The gateway
+	@exec $(PY) -m services.gateway
+
+##@ Containers
+.PHONY: compose-up compose-down compose-logs
+compose-up: ## Start the docker-compose stack and wait until it is healthy
+	docker compose up -d --build --wait
+compose-down: ## Stop it and remove its volumes
+	docker compose down -v
+compose-logs: ## Follow its logs
+	docker compose logs -f
+
+##@ House
+.PHONY: setup
+setup: $(STAMP) ## Make .venv (done by every other command when needed)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@python=""; \
+	for candidate in python3.12 python3.13 python3.14 python3 python; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python of at least 3.12 was found (tried python3.12, python3.13, python3.14, python3, python)." >&2; \
+	  echo "Install one (for example 'pyenv install 3.12') and run this again." >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  echo "$$python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version) (once; about a minute)..." >&2; \
+	rm -rf $(VENV); \
+	"$$python" -m venv $(VENV); \
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	touch $@
+
+.PHONY: lock
+lock: $(STAMP) ## Pin the dependencies anew (requirements/*.txt)
+	@$(PY) -m tools.lock
+
+.PHONY: clean
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .mdf
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

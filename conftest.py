@@ -1,0 +1,46 @@
+"""Fixtures that any test may use: each test gets its own real servers on free ports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tools.embedded import AwsServer, NatsServer, ValkeyServer
+from tools.embedded.nats import nats_version
+from tools.embedded.valkey import valkey_version
+
+ROOT = Path(__file__).resolve().parent
+
+
+def pytest_report_header() -> list[str]:
+    return [f"broker servers: {nats_version()}; {valkey_version()}"]
+
+
+@pytest.fixture(scope="session")
+def captures() -> Path:
+    """The folder of recorded venue traffic; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("MARKET_CAPTURES", ROOT.parent / "shared" / "captures"))
+    if not folder.is_dir():
+        pytest.skip(f"no captures at {folder} (set MARKET_CAPTURES)")
+    return folder
+
+
+@pytest.fixture
+async def nats_server() -> AsyncIterator[NatsServer]:
+    async with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def valkey_server() -> AsyncIterator[ValkeyServer]:
+    async with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def aws_server() -> AsyncIterator[AwsServer]:
+    async with AwsServer() as server:
+        yield server

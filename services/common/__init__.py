@@ -1,0 +1,1 @@
+"""What the services share. Knows none of them."""

@@ -1,0 +1,105 @@
+"""An aggregated (level 2) order book: price to size, keyed by Decimal. Pure.
+
+Prices are keyed by value, because one venue writes the same price in several ways ("9289.70" on
+its WebSocket, "9289.7" over REST); the text of the newest message is kept for output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+
+from sortedcontainers import SortedDict
+
+Row = Sequence[str]
+BUY = "buy"
+SELL = "sell"
+
+
+class BadLevel(ValueError):
+    """A price or size that is not a finite decimal number, or a side that does not exist."""
+
+    def __init__(self, side: str, price: str, size: str) -> None:
+        self.side = side
+        self.price = price
+        self.size = size
+        super().__init__(f"not a level: side {side!r}, price {price!r}, size {size!r}")
+
+
+class Book:
+    """Two sides of a book. Sizes are absolute; zero removes the level, also one never seen."""
+
+    def __init__(self) -> None:
+        # Bids are keyed by the negated price, so that both sides iterate best first.
+        self._bids: SortedDict[Decimal, tuple[str, str]] = SortedDict()
+        self._asks: SortedDict[Decimal, tuple[str, str]] = SortedDict()
+
+    def replace(self, bids: Iterable[Row], asks: Iterable[Row]) -> None:
+        """Drop everything and hold these `[price, size, ...]` rows instead.
+
+        Raises:
+            BadLevel: a row is malformed; the book is unchanged.
+        """
+        new_bids = dict(_level(BUY, row[0], row[1]) for row in bids)
+        new_asks = dict(_level(SELL, row[0], row[1]) for row in asks)
+        self._bids = SortedDict({k: v for k, v in new_bids.items() if v is not None})
+        self._asks = SortedDict({k: v for k, v in new_asks.items() if v is not None})
+
+    def apply(self, changes: Iterable[Row]) -> None:
+        """Apply `[side, price, new_size]` changes in order, all or none.
+
+        Raises:
+            BadLevel: a change is malformed; the book is unchanged.
+        """
+        levels = [(change[0], _level(change[0], change[1], change[2])) for change in changes]
+        for side, (key, level) in levels:
+            rows = self._bids if side == BUY else self._asks
+            if level is None:
+                # Removing a level that is not held is normal: it was born and died in one batch.
+                rows.pop(key, None)
+            else:
+                rows[key] = level
+
+    def bids(self, depth: int | None = None) -> list[tuple[str, str]]:
+        """(price, size) of the best `depth` bids, best first; all of them with None."""
+        return list(islice(self._bids.values(), depth))
+
+    def asks(self, depth: int | None = None) -> list[tuple[str, str]]:
+        """(price, size) of the best `depth` asks, best first; all of them with None."""
+        return list(islice(self._asks.values(), depth))
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the best bid is at or above the best ask."""
+        if not self._bids or not self._asks:
+            return False
+        return bool(-self._bids.peekitem(0)[0] >= self._asks.peekitem(0)[0])
+
+    def __len__(self) -> int:
+        return len(self._bids) + len(self._asks)
+
+    def __eq__(self, other: object) -> bool:
+        """Same levels by value, however they are written."""
+        if not isinstance(other, Book):
+            return NotImplemented
+        return self._by_value() == other._by_value()
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, so it must not be hashed
+
+    def _by_value(self) -> tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]:
+        return (
+            {price: Decimal(size) for price, (_, size) in self._bids.items()},
+            {price: Decimal(size) for price, (_, size) in self._asks.items()},
+        )
+
+
+def _level(side: str, price: str, size: str) -> tuple[Decimal, tuple[str, str] | None]:
+    """Key and value of a level; the value is None when the size is zero."""
+    try:
+        key, amount = Decimal(price), Decimal(size)
+    except (InvalidOperation, TypeError, ValueError) as error:
+        raise BadLevel(side, str(price), str(size)) from error
+    if side not in (BUY, SELL) or not key.is_finite() or not amount.is_finite() or amount < 0:
+        raise BadLevel(side, price, size)
+    return (-key if side == BUY else key), ((price, size) if amount else None)

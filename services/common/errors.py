@@ -1,0 +1,113 @@
+"""The platform's exceptions: each leaf is a situation the caller can act on.
+
+    PlatformError
+    ├── SettingsError          settings are missing or malformed; fix the environment
+    ├── InvalidSubject         a name cannot be part of a subject; reject the input
+    ├── BrokerError
+    │   ├── BrokerUnavailable  no answer from the broker now; try again later
+    │   ├── BrokerClosed       this broker object was closed; stop using it
+    │   ├── PositionLost       the log no longer holds what follows a cursor; take a snapshot
+    │   └── RecordTooLarge     the broker refuses a record of this size; nothing was stored
+    ├── StoreError
+    │   ├── StoreUnavailable   DynamoDB or S3 did not answer, or throttled; try again later
+    │   └── StoreMissing       the table or bucket does not exist; an operator has to act
+    └── VenueError
+        ├── VenueUnavailable   the venue did not answer, or said 429/5xx; try again later
+        └── VenueRefused       the venue answered with a refusal; trying again will not help
+
+Drivers' exceptions are translated into these where the adapter ends, and chained.
+"""
+
+from __future__ import annotations
+
+
+class PlatformError(Exception):
+    """Root of everything this platform raises on purpose."""
+
+
+class SettingsError(PlatformError):
+    """One line per problem; `problems` holds them."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class InvalidSubject(PlatformError):
+    def __init__(self, text: str, reason: str) -> None:
+        self.text = text
+        self.reason = reason
+        super().__init__(f"{text!r} cannot be part of a subject: {reason}")
+
+
+class BrokerError(PlatformError):
+    """Anything that went wrong between this process and the broker."""
+
+
+class BrokerUnavailable(BrokerError):
+    def __init__(self, target: str, reason: str) -> None:
+        self.target = target
+        self.reason = reason
+        super().__init__(f"broker {target} unavailable: {reason}")
+
+
+class BrokerClosed(BrokerError):
+    def __init__(self, what: str = "broker") -> None:
+        self.what = what
+        super().__init__(f"{what} is closed")
+
+
+class PositionLost(BrokerError):
+    """What follows `cursor` in `subject` is no longer (or not) in this log."""
+
+    def __init__(self, subject: str, cursor: str, oldest: str | None) -> None:
+        self.subject = subject
+        self.cursor = cursor
+        self.oldest = oldest
+        super().__init__(f"{subject}: nothing can follow cursor {cursor!r}; oldest is {oldest!r}")
+
+
+class RecordTooLarge(BrokerError):
+    def __init__(self, subject: str, size: int, limit: int) -> None:
+        self.subject = subject
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{subject}: record of {size} bytes, the broker takes at most {limit}")
+
+
+class StoreError(PlatformError):
+    """Anything that went wrong between this process and a store."""
+
+
+class StoreUnavailable(StoreError):
+    def __init__(self, store: str, reason: str) -> None:
+        self.store = store
+        self.reason = reason
+        super().__init__(f"{store} unavailable: {reason}")
+
+
+class StoreMissing(StoreError):
+    def __init__(self, store: str, name: str) -> None:
+        self.store = store
+        self.name = name
+        super().__init__(f"{store} {name!r} does not exist and may not be created here")
+
+
+class VenueError(PlatformError):
+    """Anything that went wrong between this process and a venue."""
+
+
+class VenueUnavailable(VenueError):
+    def __init__(self, target: str, reason: str, *, status: int | None = None) -> None:
+        self.target = target
+        self.reason = reason
+        self.status = status
+        super().__init__(f"{target}: {reason}")
+
+
+class VenueRefused(VenueError):
+    def __init__(self, target: str, reason: str, *, status: int | None = None) -> None:
+        self.target = target
+        self.reason = reason
+        self.status = status
+        super().__init__(f"{target} refused: {reason}")

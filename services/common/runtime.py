@@ -1,0 +1,155 @@
+"""Running a service: one owner of signals, one parent for all tasks, a designed stop.
+
+`run_service` gives the main coroutine a `Stop`; SIGTERM or SIGINT sets it, and the service then
+drains in data-flow order and returns. A second signal cancels everything. `serve_http` runs uvicorn
+as one task under the service's TaskGroup, without letting it touch signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+
+from services.common.errors import PlatformError
+from services.common.settings import CommonSettings
+from services.common.telemetry import configure_logging, configure_tracing
+
+log = structlog.get_logger(__name__)
+
+
+class Stop:
+    """Says that the service should end. Set once; `reason` names who asked."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        """Ask the service to end; later requests change nothing."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def run_service(
+    name: str, settings: CommonSettings, main: Callable[[Stop], Awaitable[None]]
+) -> int:
+    """Run `main` on uvloop until it returns; the process's exit status is the answer.
+
+    0 after a clean stop, 1 when the service ended by an error, which has then been logged.
+    """
+    configure_logging(name, settings.log_level, settings.log_format)
+    tracing = configure_tracing(name, settings.otel_exporter_otlp_endpoint)
+    try:
+        return uvloop.run(_supervise(main))
+    finally:
+        if tracing is not None:
+            tracing.shutdown()
+
+
+async def _supervise(main: Callable[[Stop], Awaitable[None]]) -> int:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.requested and task is not None:
+            log.warning("stop_forced", signal=number.name)
+            task.cancel()
+        stop.request(number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    log.info("service_started")
+    failures: list[BaseException] = []
+    try:
+        try:
+            await main(stop)
+        except* PlatformError as group:
+            failures = list(flatten(group))
+    except asyncio.CancelledError:
+        return 1
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    for error in failures:
+        log.error("service_failed", error=type(error).__name__, reason=str(error))
+    log.info("service_stopped", reason=stop.reason, failed=bool(failures))
+    return 1 if failures else 0
+
+
+def flatten(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """The leaves of an exception group, in order."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from flatten(error)
+        else:
+            yield error
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The service owns the signals; uvicorn would end the process behind its back.
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_http(app: Any, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+    """Serve an ASGI app while the block runs; yields the bound port (useful with port 0).
+
+    Leaving the block closes the listener and gives open requests 3 s to finish.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(4096)
+        listener.setblocking(False)
+        bound = int(listener.getsockname()[1])
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=options.pop("timeout_graceful_shutdown", 3),
+            **options,
+        )
+        server = _Server(config)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listener]), name=f"http:{bound}")
+            up = group.create_task(server.up.wait(), name=f"http:{bound}:up")
+            await asyncio.wait((serving, up), return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
+            log.info("http_listening", host=host, port=bound)
+            try:
+                yield bound
+            finally:
+                server.should_exit = True
+    finally:
+        listener.close()

@@ -1,0 +1,174 @@
+"""Settings come from the environment, once, at the door.
+
+A service's `__main__` calls `load(ItsSettings)`; what it gets is frozen and passed down as values.
+Nothing else reads the environment. A missing or malformed setting stops the service at once with
+one line per problem that names the variable, the value and what is expected; secrets are masked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.common.errors import SettingsError
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+# A comma-separated list: `COINBASE_PRODUCTS=BTC-USD,ETH-USD`.
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+def split_commas(value: object) -> object:
+    """Validator for `CommaList` fields: text becomes a tuple of its non-empty parts."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class CommonSettings(BaseSettings):
+    """What every service reads."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe log level that is written."
+    )
+    log_format: Literal["json", "console", "auto"] = Field(
+        "auto", description="`json`, or `console`; `auto` is console on a terminal, else json."
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="OTLP over HTTP endpoint for traces; unset turns tracing off."
+    )
+    environment: str = Field("development", description="`production` refuses insecure defaults.")
+    broker_kind: Literal["nats", "redis", "memory"] = Field(
+        "nats", description="Which broker carries the logs."
+    )
+    shard_count: int = Field(8, ge=1, le=1024, description="Number of tick logs.")
+    http_port: Port = Field(8080, description="Port of the HTTP listener; 0 picks a free one.")
+    http_host: str = Field("0.0.0.0", description="Address the HTTP listeners bind.")
+    admin_port: Port | None = Field(
+        None,
+        description="Port for health, metrics and admin; unset shares `HTTP_PORT`'s listener.",
+    )
+
+    nats_urls: CommaList = Field(
+        ("nats://127.0.0.1:4222",), description="NATS servers, comma-separated."
+    )
+    nats_creds_file: str | None = Field(None, description="NATS credentials file.")
+    js_stream_name: str = Field(
+        "MARKET", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the JetStream streams."
+    )
+    js_retention_minutes: float = Field(60, gt=0, description="How long the logs keep records.")
+    js_replicas: Literal[1, 3, 5] = Field(1, description="JetStream replicas of each log.")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server.")
+    stream_name: str = Field(
+        "market", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the Redis keys."
+    )
+    consumer_group: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Consumer group; the service's name if unset.",
+    )
+
+    _split_urls = field_validator("nats_urls", mode="before")(split_commas)
+
+    @field_validator("js_replicas", mode="before")
+    @classmethod
+    def _replicas_number(cls, value: object) -> object:
+        # Literal compares without conversion, and the environment only holds text.
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="after")
+    def _memory_is_one_process(self) -> Self:
+        if self.environment == "production" and self.broker_kind == "memory":
+            raise ValueError(
+                "BROKER_KIND='memory': expected nats or redis in production, "
+                "since a broker in one process's memory cannot be shared"
+            )
+        return self
+
+
+class AwsSettings(BaseSettings):
+    """Where the stores are. Credentials come from the default chain, never from here."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    s3_bucket: str = Field("market-data", min_length=3, description="Bucket of archive batches.")
+    ddb_table: str = Field("market-latest", min_length=3, description="Table of latest rows.")
+    aws_endpoint_url: str | None = Field(
+        None, description="Endpoint override for local stores; unset means AWS itself."
+    )
+    aws_region: str = Field("us-east-1", description="AWS region.")
+
+
+def load[S: BaseSettings](cls: type[S]) -> S:
+    """Build settings from the environment.
+
+    Raises:
+        SettingsError: with one line per problem.
+    """
+    try:
+        return cls()
+    except ValidationError as error:
+        raise SettingsError([_problem(cls, problem) for problem in error.errors()]) from error
+
+
+def load_or_exit[S: BaseSettings](cls: type[S]) -> S:
+    """`load`, or print the problems to standard error and exit with status 2."""
+    try:
+        return load(cls)
+    except SettingsError as error:
+        for line in error.problems:
+            print(f"settings: {line}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
+        raise SystemExit(2) from None
+
+
+def _problem(cls: type[BaseSettings], problem: Any) -> str:
+    location = problem["loc"]
+    if not location:
+        # A rule over several settings words its own message.
+        return str(problem["msg"]).removeprefix("Value error, ")
+    name = str(location[0])
+    field = cls.model_fields.get(name)
+    secret = field is not None and "SecretStr" in str(field.annotation)
+    if problem["type"] == "missing":
+        expected = (field.description if field else None) or "a value"
+        return f"{name.upper()}: missing; expected {expected}"
+    value = "***" if secret else repr(problem["input"])
+    return f"{name.upper()}={value}: expected {_expected(problem)}"
+
+
+def _expected(problem: Any) -> str:
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    for prefix in ("Input should be ", "expected "):
+        text = text.removeprefix(prefix)
+    return text
+
+
+def settings_table(cls: type[BaseSettings]) -> str:
+    """A Markdown table of the settings, for the services' README files."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in sorted(cls.model_fields.items()):
+        default = field.get_default(call_default_factory=True)
+        if field.is_required():
+            text = "required"
+        elif default is None:
+            text = "unset"
+        elif isinstance(default, SecretStr):
+            text = "unset" if not default.get_secret_value() else "***"
+        elif isinstance(default, tuple):
+            text = f"`{','.join(map(str, default))}`" if default else "empty"
+        else:
+            text = f"`{default}`"
+        lines.append(f"| `{name.upper()}` | {text} | {field.description or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `extra` on top, for starting a child process."""
+    return {**os.environ, **extra}

@@ -1,0 +1,84 @@
+"""What the services need of the stores, without saying which stores they are.
+
+The snapshotter writes latest rows and archive batches; the gateway reads them. Adapters:
+`services/common/stores/dynamodb.py` and `s3.py` (reading side) and the snapshotter's `ddb.py` and
+`s3.py` (writing side).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+
+
+@dataclass(frozen=True, slots=True)
+class LatestRow:
+    """The newest known state of a stream.
+
+    Attributes:
+        key: the stream.
+        position: (epoch, seq) of the last record that is part of the state.
+        cursor: the broker's cursor of that record, to go on reading from it.
+        shard: the shard whose tick log the cursor belongs to.
+        ts_snapshot: when the state was taken, microseconds.
+        state: JSON as in `Snapshot.state`; a book holds its best 50 levels a side only.
+        checkpoint: S3 key of the full book's checkpoint, for books.
+    """
+
+    key: StreamKey
+    position: Position
+    cursor: str
+    shard: int
+    ts_snapshot: int
+    state: bytes
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole book at a position; `state` is JSON `{"bids": ..., "asks": ...}`."""
+
+    key: StreamKey
+    position: Position
+    cursor: str
+    shard: int
+    ts_snapshot: int
+    state: bytes
+
+
+class LatestReader(ABC):
+    """Reads latest rows.
+
+    Every method raises `StoreUnavailable` when the store does not answer.
+    """
+
+    @abstractmethod
+    async def get(self, key: StreamKey) -> LatestRow | None: ...
+
+    @abstractmethod
+    async def get_many(self, keys: Sequence[StreamKey]) -> Mapping[StreamKey, LatestRow]:
+        """The rows that exist, in as few calls as the store allows."""
+
+
+class CheckpointReader(ABC):
+    @abstractmethod
+    async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
+        """The checkpoint a row names, or None when it is gone.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+
+
+class ArchiveReader(ABC):
+    @abstractmethod
+    def read(self, key: StreamKey, shard: int, after: Position) -> AsyncIterator[bytes]:
+        """The archived tick records of a stream with a position > `after`, in order, as published.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """

@@ -1,0 +1,303 @@
+"""The Broker: a durable, ordered, replayable log behind one interface.
+
+Every backend (JetStream, Redis Streams, in memory) obeys the clauses below and passes one
+conformance suite, `services/common/tests/conformance.py`, whose tests are named after them.
+
+Vocabulary. A *record* is published on a *subject*; subjects belong to a *log* (`subjects.log_of`);
+a record's *position* in its subject is (epoch, seq, sub), chosen by the publisher and strictly
+increasing. A *cursor* is the broker's own opaque place in a subject: "everything up to here was
+read".
+
+B1  Order. A subject's records are delivered to each subscription in the order they were published.
+B2  Durability. `Publisher.durable(ticket)` returns only after the record of that ticket, and all
+    sent before it, are stored. Many records may be in flight; they are stored in the order sent.
+    At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers False.
+B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
+    window is acknowledged and not stored again.
+B4  Groups. A group gets every record of a log at least once, in order per subject; what is not
+    acked is delivered again, to this member or, after `ack_wait`, to another. Ack after the effect.
+B5  Cursors. `read(subject, cursor)` returns what follows the cursor, without a hole, or raises
+    `PositionLost`; it never skips silently. A cursor of a log that was lost raises `PositionLost`.
+B6  Bounds. A group has at most `max_pending` unacked records; no subscription makes the caller's
+    memory grow without limit.
+B7  Closing. `aclose` may be called twice; subscriptions and publishers then raise `BrokerClosed`.
+B8  Seek. `seek(subject, position)` finds the cursor after which the first record with a greater
+    position stands, in O(log n) of the log's size.
+B9  Identity. `log_epoch(log)` is the same integer while the log exists and a greater one after it
+    was lost and made anew.
+B10 Outages. A server that goes away and comes back with its log is survived by every open
+    publisher and subscription without the caller's help: nothing that was sent is lost or stored
+    twice, and ordered readers see neither a hole nor a repetition. A live subscription that may
+    have missed something says so (`LiveBatch.interrupted`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+
+class Position(NamedTuple):
+    """Where a record stands in its subject. Compares as a tuple."""
+
+    epoch: int
+    seq: int
+    sub: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record to publish. `headers` carry trace context and are not part of its identity."""
+
+    subject: str
+    payload: bytes
+    position: Position
+    headers: Mapping[str, str] | None = None
+
+
+class Message(ABC):
+    """A stored record as it is delivered."""
+
+    __slots__ = ()
+
+    subject: str
+    payload: bytes
+    cursor: str
+
+    @property
+    @abstractmethod
+    def position(self) -> Position: ...
+
+    @property
+    @abstractmethod
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpec:
+    """How a log is to be kept.
+
+    Attributes:
+        log: its name, `raw`, `tick.<shard>` or `invalid`.
+        retention_s: records older than this may be dropped by the broker.
+        duplicate_window_s: how long B3 is promised.
+    """
+
+    log: str
+    retention_s: float
+    duplicate_window_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Where backends differ, said aloud.
+
+    Attributes:
+        durable: stored records survive the server's restart.
+        live_may_miss: a live subscription can lose records on a reconnect (and says so).
+        duplicate_window: B3 is promised for a limited time only (False: for as long as the
+            subject's newest record is retained).
+    """
+
+    durable: bool
+    live_may_miss: bool
+    duplicate_window: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """Counters since the publisher was opened; `in_flight` and `bytes_in_flight` are now."""
+
+    sent: int
+    stored: int
+    duplicates: int
+    retried: int
+    in_flight: int
+    bytes_in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What `read` found: records in order, where to go on, and whether the head was reached."""
+
+    messages: Sequence[Message]
+    cursor: str
+    at_head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBatch:
+    """Records that arrived together. `interrupted`: before these, some may have been missed."""
+
+    messages: Sequence[Message]
+    interrupted: bool = False
+
+
+class Publisher(ABC):
+    """A pipelined, ordered, bounded writer (B2, B3, B10). Use from one event loop."""
+
+    @abstractmethod
+    async def send(self, record: Record) -> int:
+        """Take a record, waiting while the window is full; return its ticket (1, 2, 3, ...).
+
+        Raises:
+            RecordTooLarge: the broker would refuse it; nothing was taken.
+            BrokerClosed: the publisher or its broker was closed.
+        """
+
+    @abstractmethod
+    def offer(self, record: Record) -> int | None:
+        """Like `send`, but answer None at once when the window is full."""
+
+    @abstractmethod
+    async def durable(self, ticket: int) -> None:
+        """Return once everything up to `ticket` is stored.
+
+        Raises:
+            BrokerClosed: it was closed before that.
+        """
+
+    async def flush(self) -> None:
+        """Return once everything sent so far is stored."""
+        await self.durable(self.stats().sent)
+
+    @abstractmethod
+    def stats(self) -> PublisherStats: ...
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop; what is still in flight is abandoned (call `flush` first)."""
+
+
+class GroupSubscription(ABC):
+    """One member of a group (B4, B6)."""
+
+    @abstractmethod
+    async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
+        """Wait for at least one record; return what is there, at most `max_records`.
+
+        Raises:
+            BrokerClosed: the subscription or its broker was closed.
+        """
+
+    @abstractmethod
+    async def ack(self, messages: Sequence[Message]) -> None:
+        """Say that the effect of these is durable; they will not be delivered again."""
+
+    @abstractmethod
+    async def lag(self) -> int:
+        """How many records of the log this group has not acked yet.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class LiveSubscription(ABC):
+    """New records of some subjects as soon as they are published; the cheapest way to follow a log.
+
+    It begins at "now". A reader verifies it with `prev` and refills what is missing by `read`.
+    """
+
+    @abstractmethod
+    async def next_batch(self) -> LiveBatch:
+        """Wait for at least one record or an interruption.
+
+        Raises:
+            BrokerClosed: the subscription or its broker was closed.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class Broker(ABC):
+    """See the module's docstring for the clauses B1 to B10."""
+
+    capabilities: Capabilities
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, waiting for the server as long as it takes (cancel to give up)."""
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+    @abstractmethod
+    async def ensure(self, specs: Sequence[LogSpec]) -> None:
+        """Create the logs or bring their settings up to date; repeating it changes nothing.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raise BrokerUnavailable unless the broker answers now and can store records."""
+
+    @abstractmethod
+    async def publisher(
+        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+    ) -> Publisher: ...
+
+    @abstractmethod
+    async def group(
+        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
+    ) -> GroupSubscription:
+        """Join `group` on `log`; a new group begins at the oldest record the log holds."""
+
+    @abstractmethod
+    async def live(self, log: str) -> LiveSubscription:
+        """Follow all subjects of `log` from now on. Active when this returns."""
+
+    @abstractmethod
+    async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
+        """Up to `limit` records of `subject` after `cursor`; "" is the oldest one retained.
+
+        Raises:
+            PositionLost: the log cannot go on from this cursor (B5).
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
+    async def seek(self, subject: str, after: Position) -> str:
+        """Cursor from which `read` returns the first retained record with a position > `after`.
+
+        Whether that record directly follows `after` is proven by its `prev`, not by this call.
+        """
+
+    @abstractmethod
+    async def first(self, subject: str) -> Message | None:
+        """The oldest record retained, or None."""
+
+    @abstractmethod
+    async def last(self, subject: str) -> Message | None:
+        """The newest record stored, or None."""
+
+    @abstractmethod
+    async def subjects(self, log: str) -> Sequence[str]:
+        """The subjects of `log` that hold records, sorted."""
+
+    @abstractmethod
+    async def log_epoch(self, log: str) -> int:
+        """Microseconds since the Unix epoch at which this log was made (B9)."""
+
+    async def publish(self, record: Record) -> None:
+        """Store one record and wait for it: for the rare single write."""
+        publisher = await self.publisher(max_records=1)
+        try:
+            await publisher.durable(await publisher.send(record))
+        finally:
+            await publisher.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()

@@ -1,0 +1,130 @@
+"""Names of streams, subjects, logs and keys. Every other module asks here.
+
+A *stream* is one product's channel at one venue, written `coinbase:ticker:BTC-USD`. A *subject* is
+where its records are published: `market.raw.coinbase.ticker.BTC-USD` before the normalizer and
+`market.tick.3.coinbase.ticker.BTC-USD` after it. A *log* is what a broker stores together: `raw`,
+`tick.<shard>`, `invalid`. The broker's own names follow from the log and a configured prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+from services.common.errors import InvalidSubject
+
+ROOT = "market"
+RAW_LOG = "raw"
+INVALID_LOG = "invalid"
+# One subject for all: what is parked cannot always be attributed to a stream.
+INVALID_SUBJECT = f"{ROOT}.{INVALID_LOG}"
+CHANNELS = ("ticker", "trades", "book")
+
+# NATS gives '.', '*', '>' and white space a meaning inside subjects; ':' and '@' separate our keys.
+_TOKEN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+
+
+def check_token(text: str) -> str:
+    """Return `text` when it can be one token of a subject.
+
+    Raises:
+        InvalidSubject: it is empty, longer than 64 characters, or has a character with a meaning.
+    """
+    if _TOKEN.fullmatch(text) is None:
+        raise InvalidSubject(text, "expected 1 to 64 of A-Z a-z 0-9 _ -")
+    return text
+
+
+class StreamKey(NamedTuple):
+    """Identity of a stream. Its text form, `venue:channel:product`, is the key in every store."""
+
+    venue: str
+    channel: str
+    product: str
+
+    def __str__(self) -> str:
+        return f"{self.venue}:{self.channel}:{self.product}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `venue:channel:product`.
+
+        Raises:
+            InvalidSubject: it does not have that form.
+        """
+        parts = text.split(":")
+        if len(parts) != 3:
+            raise InvalidSubject(text, "expected venue:channel:product")
+        return cls(*(check_token(part) for part in parts))
+
+
+def tick_log(shard: int) -> str:
+    """Name of the log that holds a shard's ticks."""
+    return f"tick.{shard}"
+
+
+@lru_cache(maxsize=65_536)
+def raw_subject(key: StreamKey) -> str:
+    return (
+        f"{ROOT}.{RAW_LOG}."
+        f"{check_token(key.venue)}.{check_token(key.channel)}.{check_token(key.product)}"
+    )
+
+
+@lru_cache(maxsize=65_536)
+def tick_subject(shard: int, key: StreamKey) -> str:
+    return (
+        f"{ROOT}.tick.{shard}."
+        f"{check_token(key.venue)}.{check_token(key.channel)}.{check_token(key.product)}"
+    )
+
+
+@lru_cache(maxsize=65_536)
+def key_of(subject: str) -> StreamKey:
+    """The stream a subject belongs to (its last three tokens).
+
+    Raises:
+        InvalidSubject: the subject is none of ours.
+    """
+    parts = subject.split(".")
+    if len(parts) < 5 or parts[0] != ROOT:
+        raise InvalidSubject(subject, "not a subject of this platform")
+    return StreamKey(*parts[-3:])
+
+
+@lru_cache(maxsize=65_536)
+def log_of(subject: str) -> str:
+    """The log that stores a subject: `raw`, `tick.<shard>` or `invalid`.
+
+    Raises:
+        InvalidSubject: the subject is none of ours.
+    """
+    parts = subject.split(".")
+    if subject == INVALID_SUBJECT:
+        return INVALID_LOG
+    if parts[0] == ROOT and len(parts) == 5 and parts[1] == RAW_LOG:
+        return RAW_LOG
+    if parts[0] == ROOT and len(parts) == 6 and parts[1] == "tick" and parts[2].isdigit():
+        return f"tick.{parts[2]}"
+    raise InvalidSubject(subject, "not a subject of this platform")
+
+
+def log_subjects(log: str) -> str:
+    """The pattern that covers all subjects of a log (NATS notation)."""
+    return INVALID_SUBJECT if log == INVALID_LOG else f"{ROOT}.{log}.>"
+
+
+def jetstream_name(prefix: str, log: str) -> str:
+    """JetStream's stream name for a log: `MARKET_RAW`, `MARKET_TICK_3`, `MARKET_INVALID`."""
+    return f"{prefix}_{log.replace('.', '_').upper()}"
+
+
+def redis_key(prefix: str, subject: str, epoch: int) -> str:
+    """Redis key of the stream that holds one subject's records of one epoch."""
+    return f"{prefix}:{subject}@{epoch}"
+
+
+def redis_registry_key(prefix: str, log: str) -> str:
+    """Redis key of the small stream that announces which subjects and epochs a log holds."""
+    return f"{prefix}:registry:{log}"

@@ -1,0 +1,227 @@
+"""Records as they travel between services: the hot-path form of `services.common.models`.
+
+`models.py` is the documented truth (pydantic, JSON Schema, validation at the edges). These
+msgspec structs read and write the same JSON several times faster and are what the services use
+per message; `tests/test_models.py` proves that both describe the same records.
+
+Everything here is JSON, one object. Readers ignore fields they do not know. Times are integer
+microseconds since the Unix epoch, UTC; prices and sizes are decimal strings as the venue sent them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+RECORD_VERSION = 1
+
+RawKind = Literal["frame", "resync", "gap", "status"]
+Repair = Literal["refilled", "snapshot", "none"]
+StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
+
+
+class RawRecord(msgspec.Struct, frozen=True, gc=False):
+    """What the ingestor writes: one venue message, or one fact it knows about the stream.
+
+    (`epoch`, `seq`, `sub`) is the record's position in its stream, strictly increasing; `prev` is
+    the `seq` before it, null when the ingestor holds none. `frame`: `body` is the venue's message,
+    untouched. `resync`: `body` is a `ResyncBody`; `seq` advances. `gap`: `body` is a `GapBody`, and
+    `seq` is the last position that is missing. `status`: `body` is a `StatusBody`; `seq` stays and
+    `sub` counts the statuses since that `seq`.
+    """
+
+    v: int
+    kind: RawKind
+    venue: str
+    channel: str
+    product: str
+    epoch: int
+    seq: int
+    sub: int
+    prev: int | None
+    ts_recv: int
+    line: str
+    body: msgspec.Raw
+
+
+class Missed(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
+    """What is missing, both ends included; `count` where the numbering is contiguous."""
+
+    from_: int
+    to: int
+    count: int | None = None
+
+
+class ResyncBody(msgspec.Struct, frozen=True):
+    """`message` is what the venue said now: a level 2 `snapshot`, a REST book, a REST ticker."""
+
+    cause: str
+    repair: Repair
+    message: msgspec.Raw
+    missed: Missed | None = None
+
+
+class GapBody(msgspec.Struct, frozen=True):
+    cause: str
+    missed: Missed
+
+
+class StatusBody(msgspec.Struct, frozen=True):
+    state: StreamState
+    since: int
+    evidence: str
+
+
+class Trade(msgspec.Struct, frozen=True):
+    """`side` is the taker's, `buy` or `sell` (a Coinbase match's own `side` is the maker's)."""
+
+    price: str
+    size: str
+    side: str
+    trade_id: int
+    time: int
+
+
+class Level(msgspec.Struct, frozen=True, omit_defaults=True):
+    price: str
+    size: str | None = None
+
+
+class Stats24h(msgspec.Struct, frozen=True, omit_defaults=True):
+    open: str | None = None
+    high: str | None = None
+    low: str | None = None
+    volume: str | None = None
+
+
+class Fields(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a tick says; each channel gives some of it.
+
+    `changes` are `[side, price, new_size]` with side `buy` (bids) or `sell` (asks); a size equal
+    to zero removes the level.
+    """
+
+    last_trade: Trade | None = None
+    best_bid: Level | None = None
+    best_ask: Level | None = None
+    stats_24h: Stats24h | None = None
+    volume_30d: str | None = None
+    changes: list[tuple[str, str, str]] | None = None
+
+
+class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
+    """One event of a stream, chained: `prev` is the `seq` of the record before it."""
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    prev: int | None
+    venue_seq: int | None
+    ts_event: int
+    ts_ingest: int
+    fields: Fields
+
+
+class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_defaults=True):
+    """The stream starts over here: what was held before is not to be trusted.
+
+    `repair`: `snapshot` - `state` holds the whole new state (shape as in `Snapshot.state`);
+    `refilled` - the missing records follow; `none` - `missed` is lost for good.
+    """
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    prev: int | None
+    ts_event: int
+    ts_ingest: int
+    cause: str
+    repair: Repair
+    missed: Missed | None = None
+    state: msgspec.Raw | None = None
+
+
+class Status(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
+    """Whether silence means a quiet market or a broken feed. Does not advance `seq`."""
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    sub: int
+    state: StreamState
+    since: int
+    evidence: str
+    ts_ingest: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
+    """The state of a stream after the record at (`epoch`, `seq`).
+
+    `state` for `ticker`: the `Fields` merged; for `trades`: `{"trades": [Trade, ...]}`, oldest
+    first; for `book`: `{"bids": [[price, size], ...], "asks": [...]}`, best first.
+    """
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    ts_snapshot: int
+    state: msgspec.Raw
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The few fields that verifying the chain needs; the rest is not decoded."""
+
+    type: str
+    venue: str
+    channel: str
+    product: str
+    epoch: int
+    seq: int
+    prev: int | None = None
+    sub: int = 0
+    ts_ingest: int = 0
+    repair: str | None = None
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """A raw record the normalizer could not understand, as published on `market.invalid`."""
+
+    v: int
+    reason: str
+    subject: str
+    cursor: str
+    ts_recv: int
+    original: str
+
+
+LogRecord = Tick | Reset | Status
+
+encoder = msgspec.json.Encoder()
+encode = encoder.encode
+decode_raw = msgspec.json.Decoder(RawRecord).decode
+decode_head = msgspec.json.Decoder(Head).decode
+decode_record = msgspec.json.Decoder(LogRecord).decode
+decode_tick = msgspec.json.Decoder(Tick).decode
+decode_snapshot = msgspec.json.Decoder(Snapshot).decode
+
+
+def to_raw(value: Any) -> msgspec.Raw:
+    """Encode `value` for embedding where a field is `Raw`."""
+    return msgspec.Raw(encode(value))

