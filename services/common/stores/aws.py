@@ -1,0 +1,103 @@
+"""Clients of DynamoDB and S3: one place for credentials, transport, time limits and errors.
+
+Credentials come from the SDK's default chain (environment, IRSA's web identity, EKS Pod Identity,
+instance profile) and are refreshed by it; settings never hold any. Transport is TLS unless an
+endpoint override says `http://` (local stores). The SDK's own retries are for readers only: the
+snapshotter's writers own theirs, because they know what may wait and what is newer by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from aiohttp import ClientError as HttpClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from services.common.errors import StoreMissing, StoreUnavailable
+from services.common.settings import AwsSettings
+
+DYNAMODB: Final = "dynamodb"
+S3: Final = "s3"
+
+_MISSING = {"ResourceNotFoundException", "NoSuchBucket"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a client waits and how much it does at once.
+
+    Attributes:
+        connect_s: for a connection, TLS included.
+        read_s: for each read of an answer.
+        attempts: calls in all that the SDK makes for one of ours; 1 means no retry.
+        connections: size of the pool; callers beyond it wait.
+    """
+
+    connect_s: float
+    read_s: float
+    attempts: int
+    connections: int
+
+
+# Somebody waits for a reader's answer, so it fails soon and lets the caller choose another way.
+READER = Limits(connect_s=1.0, read_s=3.0, attempts=3, connections=64)
+# A row that could not be written is overtaken by the next one; waiting long for it is no use.
+ROW_WRITER = Limits(connect_s=2.0, read_s=3.0, attempts=1, connections=64)
+# A batch of some megabytes over a slow line takes seconds.
+OBJECT_WRITER = Limits(connect_s=2.0, read_s=20.0, attempts=1, connections=16)
+
+
+@contextlib.asynccontextmanager
+async def open_client(
+    service: Literal["dynamodb", "s3"], aws: AwsSettings, limits: Limits
+) -> AsyncIterator[Any]:
+    """A low-level client of `service` while the block runs. Nothing is sent yet."""
+    endpoint = aws.aws_endpoint_url
+    options: dict[str, Any] = {}
+    if service == S3 and endpoint is not None:
+        # Stand-ins and private stores have no DNS name per bucket, and often no trailing checksums.
+        options["s3"] = {"addressing_style": "path"}
+        options["request_checksum_calculation"] = "when_required"
+        options["response_checksum_validation"] = "when_required"
+    config = AioConfig(
+        connect_timeout=limits.connect_s,
+        read_timeout=limits.read_s,
+        max_pool_connections=limits.connections,
+        retries={"mode": "standard", "total_max_attempts": limits.attempts},
+        tcp_keepalive=True,
+        user_agent_extra="market-data-fanout",
+        **options,
+    )
+    session = aioboto3.Session(region_name=aws.aws_region)
+    async with session.client(service, endpoint_url=endpoint, config=config) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def translated(store: str, name: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours; `name` is the table or bucket in question.
+
+    Raises:
+        StoreMissing: the table or bucket does not exist.
+        StoreUnavailable: no answer, throttled, refused: trying again later may help.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        if code in _MISSING:
+            raise StoreMissing(store, name) from error
+        message = error.response.get("Error", {}).get("Message", "")
+        raise StoreUnavailable(store, f"{code}: {message} ({name})") from error
+    except (TimeoutError, BotoCoreError, HTTPClientError, HttpClientError, OSError) as error:
+        raise StoreUnavailable(store, f"{type(error).__name__}: {error}") from error
+
+
+def error_code(error: ClientError) -> str:
+    """The service's word for what went wrong, such as `ConditionalCheckFailedException`."""
+    return str(error.response.get("Error", {}).get("Code", ""))

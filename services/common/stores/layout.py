@@ -1,0 +1,140 @@
+"""Where everything stands in the bucket, and what a book's checkpoint looks like. Pure.
+
+    ticks/v=1/venue=V/channel=C/date=YYYY-MM-DD/hour=HH/shard=S/<first>-<last>.jsonl.gz
+    raw/v=1/...                                       likewise, from the raw log
+    checkpoints/V/C/P/<epoch>-<seq>.json.gz           a whole book
+    index/v=1/log=L/<n>.json.gz                       which objects hold which positions
+    index/v=1/log=L/pending.json.gz                   the newest commit, perhaps unfinished
+
+Partitions are Hive's, so Athena, Spark and DuckDB find them; date and hour are those of receiving,
+in UTC. Every name follows from the content, so writing the same thing again replaces it.
+"""
+
+from __future__ import annotations
+
+import gzip
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+import xxhash
+
+from services.common.stores.ports import Checkpoint
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+
+TICKS = "ticks"
+RAW = "raw"
+
+
+class Partition(NamedTuple):
+    """What one archive object has in common: everything in its path but the name."""
+
+    kind: str
+    venue: str
+    channel: str
+    hour: str
+    shard: int
+
+    @property
+    def prefix(self) -> str:
+        date, hour = self.hour.split("T")
+        return (
+            f"{self.kind}/v=1/venue={self.venue}/channel={self.channel}"
+            f"/date={date}/hour={hour}/shard={self.shard}/"
+        )
+
+
+def partition_of(kind: str, key: StreamKey, ts: int, shard: int) -> Partition:
+    """The partition of a record of `key` that was received at `ts` (microseconds)."""
+    hour = datetime.fromtimestamp(ts // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
+    return Partition(kind, key.venue, key.channel, hour, shard)
+
+
+def mark(key: StreamKey, position: Position, ts: int) -> str:
+    """One end of an archive object's name: receive time, then which record it is.
+
+    Names sort by time; since a record stands in one object only, they are unique.
+    """
+    identity = f"{key}:{position.epoch}:{position.seq}:{position.sub}"
+    return f"{ts:016d}.{xxhash.xxh64_hexdigest(identity.encode())}"
+
+
+def archive_key(partition: Partition, first: str, last: str) -> str:
+    return f"{partition.prefix}{first}-{last}.jsonl.gz"
+
+
+def checkpoint_prefix(key: StreamKey) -> str:
+    return f"checkpoints/{key.venue}/{key.channel}/{key.product}/"
+
+
+def checkpoint_key(key: StreamKey, position: Position) -> str:
+    """Sorts by position inside the stream's prefix."""
+    return f"{checkpoint_prefix(key)}{position.epoch:020d}-{position.seq:020d}.json.gz"
+
+
+def index_prefix(log: str) -> str:
+    return f"index/v=1/log={log}/"
+
+
+def commit_key(log: str, number: int) -> str:
+    return f"{index_prefix(log)}{number:012d}.json.gz"
+
+
+def pending_key(log: str) -> str:
+    return f"{index_prefix(log)}pending.json.gz"
+
+
+class BadObject(ValueError):
+    """An object whose content is not what its key promises."""
+
+
+class _CheckpointBody(msgspec.Struct):
+    v: int
+    stream: str
+    epoch: int
+    seq: int
+    cursor: str
+    shard: int
+    ts_snapshot: int
+    state: msgspec.Raw
+
+
+_decode_checkpoint = msgspec.json.Decoder(_CheckpointBody).decode
+
+
+def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """The object's bytes: gzip JSON. Takes tens of milliseconds for a large book."""
+    body = _CheckpointBody(
+        v=1,
+        stream=str(checkpoint.key),
+        epoch=checkpoint.position.epoch,
+        seq=checkpoint.position.seq,
+        cursor=checkpoint.cursor,
+        shard=checkpoint.shard,
+        ts_snapshot=checkpoint.ts_snapshot,
+        state=msgspec.Raw(checkpoint.state),
+    )
+    # Level 1 is several times faster than 6 and gives away a sixth of the size.
+    return gzip.compress(msgspec.json.encode(body), 1, mtime=0)
+
+
+def unpack_checkpoint(stored: bytes) -> Checkpoint:
+    """Read a checkpoint object.
+
+    Raises:
+        BadObject: it is not one.
+    """
+    try:
+        body = _decode_checkpoint(gzip.decompress(stored))
+        return Checkpoint(
+            key=StreamKey.parse(body.stream),
+            position=Position(body.epoch, body.seq),
+            cursor=body.cursor,
+            shard=body.shard,
+            ts_snapshot=body.ts_snapshot,
+            state=bytes(body.state),
+        )
+    # InvalidSubject, DecodeError and zlib's error have no common root; all mean the same here.
+    except Exception as error:
+        raise BadObject(f"not a checkpoint: {error!r}") from error

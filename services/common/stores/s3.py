@@ -1,0 +1,255 @@
+"""Checkpoints and archived ticks from S3.
+
+async with S3Store(aws_settings) as store:
+    checkpoint = await S3CheckpointReader(store).get_checkpoint(row.checkpoint)
+    async for payload in S3ArchiveReader(store).read(key, shard, after):
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import structlog
+from botocore.exceptions import ClientError
+
+from services.common.errors import StoreUnavailable
+from services.common.settings import AwsSettings
+from services.common.stores.aws import READER, S3, Limits, error_code, open_client, translated
+from services.common.stores.index import BadCommit, Commit, unpack_commit
+from services.common.stores.layout import (
+    BadObject,
+    commit_key,
+    index_prefix,
+    pending_key,
+    unpack_checkpoint,
+)
+from services.common.stores.ports import ArchiveReader, Checkpoint, CheckpointReader
+from services.common.stream import Position
+from services.common.subjects import StreamKey, tick_log
+from services.common.wire import decode_head
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+log = structlog.get_logger(__name__)
+
+_GONE = {"NoSuchKey", "404"}
+
+
+class S3Store:
+    """A bucket: whole objects by key, S3's errors translated. Open it once per process.
+
+    Every method raises `StoreUnavailable` when S3 does not answer and `StoreMissing` when the
+    bucket does not exist.
+    """
+
+    def __init__(self, aws: AwsSettings, *, limits: Limits = READER) -> None:
+        self.bucket = aws.s3_bucket
+        self._aws = aws
+        self._limits = limits
+        self._stack = contextlib.AsyncExitStack()
+        self._client: S3Client | None = None
+
+    async def __aenter__(self) -> Self:
+        self._client = await self._stack.enter_async_context(
+            open_client(S3, self._aws, self._limits)
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._client = None
+        await self._stack.aclose()
+
+    @property
+    def client(self) -> S3Client:
+        if self._client is None:
+            raise StoreUnavailable(S3, "the store is not open")
+        return self._client
+
+    async def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None when there is none."""
+        with translated(S3, self.bucket):
+            try:
+                answer = await self.client.get_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error_code(error) in _GONE:
+                    return None
+                raise
+            async with answer["Body"] as body:
+                return await body.read()
+
+    async def put(self, key: str, content: bytes, content_type: str) -> None:
+        """Write the object, replacing what was there."""
+        with translated(S3, self.bucket):
+            await self.client.put_object(
+                Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
+            )
+
+    async def exists(self, key: str) -> bool:
+        with translated(S3, self.bucket):
+            try:
+                await self.client.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error_code(error) in _GONE:
+                    return False
+                raise
+            return True
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete up to 1000 objects; those that do not exist are none."""
+        if not keys:
+            return
+        with translated(S3, self.bucket):
+            await self.client.delete_objects(
+                Bucket=self.bucket,
+                Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+            )
+
+    async def keys(self, prefix: str, *, limit: int = 1000) -> list[str]:
+        """The first `limit` (at most 1000) keys under `prefix`, sorted."""
+        with translated(S3, self.bucket):
+            answer = await self.client.list_objects_v2(
+                Bucket=self.bucket, Prefix=prefix, MaxKeys=limit
+            )
+        return [item["Key"] for item in answer.get("Contents", ())]
+
+    async def ping(self) -> None:
+        """Return when the bucket answers."""
+        with translated(S3, self.bucket):
+            try:
+                await self.client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if error_code(error) in _GONE:
+                    # HEAD answers carry no body, hence no better word than 404.
+                    error.response["Error"]["Code"] = "NoSuchBucket"
+                raise
+
+
+class S3CheckpointReader(CheckpointReader):
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+
+    async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
+        stored = await self._store.get(object_key)
+        if stored is None:
+            return None
+        try:
+            # A large book takes tens of milliseconds, which the event loop does not have.
+            return await asyncio.to_thread(unpack_checkpoint, stored)
+        except BadObject as error:
+            log.warning("checkpoint_unreadable", key=object_key, reason=str(error))
+            return None
+
+
+class ArchiveIndex:
+    """Finds commits of a log. Commits never change, so what was read once is kept (a few)."""
+
+    def __init__(self, store: S3Store, log_name: str) -> None:
+        self._store = store
+        self._log = log_name
+
+    async def newest(self) -> Commit | None:
+        """The last finished commit, in at most three requests."""
+        pending = await self.pending()
+        if pending is None:
+            return None
+        return await self.commit(pending.number) or await self.commit(pending.number - 1)
+
+    async def pending(self) -> Commit | None:
+        """The commit that was begun last; whether it was finished is not said."""
+        return self._unpack(await self._store.get(pending_key(self._log)))
+
+    async def commit(self, number: int) -> Commit | None:
+        return self._unpack(await self._store.get(commit_key(self._log, number)))
+
+    async def oldest_number(self) -> int | None:
+        """Number of the oldest commit that a lifecycle rule has left."""
+        prefix = index_prefix(self._log)
+        for key in await self._store.keys(prefix, limit=1):
+            name = key.removeprefix(prefix).removesuffix(".json.gz")
+            return int(name) if name.isdigit() else None
+        return None
+
+    async def find(self, stream: str, after: Position, newest: Commit) -> Commit | None:
+        """The oldest commit that reaches beyond `after`: O(log n) requests."""
+        if not newest.reaches(stream, after):
+            return None
+        low = await self.oldest_number()
+        if low is None:
+            return None
+        found, high = newest, newest.number
+        while low < high:
+            middle = (low + high) // 2
+            commit = await self.commit(middle)
+            if commit is not None and commit.reaches(stream, after):
+                found, high = commit, middle
+            else:
+                low = middle + 1
+        return found
+
+    def _unpack(self, stored: bytes | None) -> Commit | None:
+        if stored is None:
+            return None
+        try:
+            return unpack_commit(stored)
+        except BadCommit as error:
+            raise StoreUnavailable(S3, f"index of {self._log}: {error}") from error
+
+
+class S3ArchiveReader(ArchiveReader):
+    """Reads by the archive's index; nothing is listed but the index's oldest entry."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+
+    async def read(self, key: StreamKey, shard: int, after: Position) -> AsyncIterator[bytes]:
+        index = ArchiveIndex(self._store, tick_log(shard))
+        stream = str(key)
+        newest = await index.newest()
+        if newest is None:
+            return
+        commit = await index.find(stream, after, newest)
+        while commit is not None:
+            for object_key in commit.objects_of(stream, after):
+                async for position, payload in self._records(object_key, key, after):
+                    after = position
+                    yield payload
+            head = commit.heads.get(stream)
+            # Also when objects are gone: never the same commit again.
+            after = max(after, head.position) if head is not None else after
+            following = await index.commit(commit.number + 1)
+            if following is not None and not following.objects_of(stream, after):
+                # Nothing for this stream here: jump to where its next record is.
+                following = await index.find(stream, after, newest)
+            commit = following
+
+    async def _records(
+        self, object_key: str, key: StreamKey, after: Position
+    ) -> AsyncIterator[tuple[Position, bytes]]:
+        stored = await self._store.get(object_key)
+        if stored is None:
+            log.warning("archive_object_gone", key=object_key)
+            return
+        content = await asyncio.to_thread(gzip.decompress, stored)
+        mine = f'"{key.product}"'.encode()
+        for line in content.splitlines():
+            # A substring test is far cheaper than a decode, and most lines are other products'.
+            if mine not in line:
+                continue
+            try:
+                head = decode_head(line)
+            except msgspec.MsgspecError:
+                log.warning("archive_line_unreadable", key=object_key)
+                continue
+            position = Position(head.epoch, head.seq, head.sub)
+            if (head.venue, head.channel, head.product) == key and position > after:
+                yield position, line
+
+
+__all__ = ["ArchiveIndex", "S3ArchiveReader", "S3CheckpointReader", "S3Store"]
