@@ -1,0 +1,257 @@
+"""Starts, supervises and ends the processes of a whole platform on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tools.embedded import AwsServer, EmbeddedServer, NatsServer, ValkeyServer
+from tools.stack.options import (
+    DEFAULT_PRODUCTS,
+    SERVICES,
+    Capture,
+    StackOptions,
+    replay_speed,
+    service_environment,
+)
+from tools.stack.ports import PortPicker
+from tools.stack.process import ChildDied, Component, Process
+
+EXCHANGE = "exchange"
+# Producers first: whatever is still on its way reaches the stages behind before these are ended.
+STOP_ORDER = (*SERVICES, EXCHANGE)
+_WATCH_INTERVAL = 0.1
+
+
+@dataclass(frozen=True)
+class Started:
+    """A component came up: what it is, where it is, and how long it took (seconds)."""
+
+    name: str
+    what: str
+    where: str
+    seconds: float
+
+
+class Stack:
+    """`async with Stack(options) as stack:` - everything is ready inside the block.
+
+    Nothing outlives the block, nor this process, however it ends.
+
+    Args:
+        options: what to run.
+        on_started: told of each component as it becomes ready.
+    """
+
+    def __init__(
+        self, options: StackOptions, on_started: Callable[[Started], None] | None = None
+    ) -> None:
+        self.options = options
+        self.run_dir = options.run_dir.absolute()
+        self._on_started = on_started or (lambda _started: None)
+        self._down: set[str] = set()
+        self._server_dirs: list[Path] = []
+        self._ports = PortPicker()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+
+        self.capture: Capture | None = None
+        if options.upstream == "replay":
+            if options.capture is None:
+                raise ValueError("a replay needs a capture")
+            self.capture = Capture.scan(options.capture)
+        found = self.capture.products if self.capture is not None else DEFAULT_PRODUCTS
+        self.products = options.products or found
+        self.channels = (
+            self.capture.channels if self.capture is not None else ("ticker", "trades", "book")
+        )
+
+        self.broker: EmbeddedServer = (
+            ValkeyServer(data_dir=self._server_dir("valkey"))
+            if options.broker_kind == "redis"
+            else NatsServer(data_dir=self._server_dir("nats"))
+        )
+        # Known before it starts, so that the services can be described now.
+        self.broker.port = self._ports.pick()
+        self.aws = AwsServer(port=self._ports.pick(), data_dir=self._server_dir("aws"))
+        self.exchange = None if options.upstream == "coinbase" else self._exchange()
+        self.services = {name: self._service(name) for name in SERVICES}
+        everything: list[Component] = [self.broker, self.aws]
+        if self.exchange is not None:
+            everything.append(self.exchange)
+        everything += self.services.values()
+        self.components: dict[str, Component] = {c.name: c for c in everything}
+
+    def _server_dir(self, name: str) -> Path:
+        path = self.run_dir / name
+        self._server_dirs.append(path)
+        return path
+
+    def _exchange(self) -> Process:
+        arguments: list[str] = ["--products", ",".join(self.products)]
+        if self.capture is not None:
+            speed = replay_speed(self.options, self.capture)
+            arguments += ["--capture", str(self.options.capture), "--speed", f"{speed:g}"]
+        else:
+            arguments += ["--seed", str(self.options.seed)]
+        return Process(
+            EXCHANGE,
+            "tools.simulator",
+            port=self._ports.pick(),
+            log_dir=self.run_dir,
+            ready_path="/_control/state",
+            arguments=lambda port: ["--port", str(port), *arguments],
+            environment=lambda _port: service_environment(
+                EXCHANGE,
+                self.options,
+                products=self.products,
+                broker_url="",
+                aws={},
+                exchange_port=None,
+                http_port=0,
+            ),
+        )
+
+    def _service(self, name: str) -> Process:
+        given = self.options.gateway_port if name == "gateway" else None
+        return Process(
+            name,
+            f"services.{name}",
+            port=given or self._ports.pick(),
+            log_dir=self.run_dir,
+            ready_path="/readyz",
+            environment=lambda port: service_environment(
+                name,
+                self.options,
+                products=self.products,
+                broker_url=self.broker.url,
+                aws=self.aws.environment,
+                exchange_port=self.exchange.port if self.exchange is not None else None,
+                http_port=port,
+            ),
+        )
+
+    # ------------------------------------------------------------------ where things are
+
+    @property
+    def gateway_url(self) -> str:
+        """Of the WebSocket endpoint."""
+        return f"ws://127.0.0.1:{self.services['gateway'].port}/ws"
+
+    @property
+    def web_url(self) -> str:
+        return self.services["gateway"].url
+
+    def url(self, name: str) -> str:
+        """HTTP address of a service or of the exchange."""
+        return f"http://127.0.0.1:{self.components[name].port}"
+
+    # ------------------------------------------------------------------ life
+
+    async def __aenter__(self) -> Self:
+        try:
+            first: list[Component] = [self.broker, self.aws]
+            if self.exchange is not None:
+                first.append(self.exchange)
+            await self._start_together(first)
+            await self._start_together(list(self.services.values()))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def _start_together(self, components: Sequence[Component]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for component in components:
+                    group.create_task(self._start(component), name=f"start:{component.name}")
+        except ExceptionGroup as failed:
+            # The first one has the reason; the others were cancelled or fell with it.
+            raise failed.exceptions[0] from failed
+
+    async def _start(self, component: Component) -> None:
+        began = time.monotonic()
+        await component.start()
+        self._down.discard(component.name)
+        what, where = self._describe(component)
+        self._on_started(Started(component.name, what, where, time.monotonic() - began))
+
+    def _describe(self, component: Component) -> tuple[str, str]:
+        if component is self.broker:
+            kind = "Redis Streams (Valkey)" if self.options.broker_kind == "redis" else "JetStream"
+            return f"{kind}: the logs", self.broker.url
+        if component is self.aws:
+            return "DynamoDB and S3 APIs: latest rows, archive", self.aws.url
+        if component is self.exchange:
+            if self.capture is None:
+                what = "simulated Coinbase exchange"
+            else:
+                speed = replay_speed(self.options, self.capture)
+                what = f"replay of {self.capture.seconds:.0f} s at {speed:.1f}x"
+            return what, self.url(EXCHANGE)
+        what = {
+            "ingestor": "feed in, gaps found and healed",
+            "normalizer": "ticks, sharded and chained",
+            "snapshotter": "latest rows and archive",
+            "gateway": "WebSocket fan-out",
+        }[component.name]
+        return what, self.url(component.name)
+
+    async def supervise(self) -> None:
+        """Run beside the work: never returns.
+
+        Raises:
+            ChildDied: a component ended that nobody had killed or stopped through this object.
+        """
+        while True:
+            for name, component in self.components.items():
+                if name not in self._down and not component.is_running():
+                    raise ChildDied(
+                        name, await component.wait(), component.log_tail(), component.log_file
+                    )
+            await asyncio.sleep(_WATCH_INTERVAL)
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL one component, as a crash would, and leave it down."""
+        self._down.add(name)
+        await self.components[name].kill()
+
+    async def stop(self, name: str) -> None:
+        """SIGTERM one component and leave it down."""
+        self._down.add(name)
+        await self.components[name].stop()
+
+    async def restart(self, name: str) -> None:
+        """Bring a component back on its port with its data; a running one is killed before.
+
+        Raises:
+            ChildDied: it ended at once.
+            NotReady: it does not become ready.
+        """
+        await self.kill(name)
+        await self._start(self.components[name])
+
+    async def close(self) -> None:
+        """End everything, in the direction the data flows; the logs stay in `run_dir`."""
+        self._down.update(self.components)
+        for name in STOP_ORDER:
+            if name in self.components:
+                await self.components[name].stop()
+        await asyncio.gather(self.aws.stop(), self.broker.stop())
+        for folder in self._server_dirs:
+            _keep_only_logs(folder)
+
+
+def _keep_only_logs(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != ".log":
+            path.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""A book as a subscriber builds it: snapshots, which may come in parts, and changes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.common.domain.book import Book
+from tools.subscriber.chain import Verdict
+
+
+class SubscribedBook:
+    """Feed it every message of one book stream together with the chain's verdict on it."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+        # Whether the whole book is held; False before the first snapshot and after a reset.
+        self.complete = False
+        self._bids: list[Any] = []
+        self._asks: list[Any] = []
+
+    def take(self, message: dict[str, Any], verdict: Verdict | None) -> None:
+        """Apply one `snapshot`, `reset` or `incr` message.
+
+        Raises:
+            BadLevel: a row is malformed.
+        """
+        kind = message["type"]
+        if kind == "snapshot":
+            self._part(message)
+        elif kind == "reset" and verdict is Verdict.RESET:
+            self.complete = False
+            state = record_of(message).get("state")
+            if state:
+                self._replace(state["bids"], state["asks"])
+        elif kind == "incr" and verdict is Verdict.APPLIED and self.complete:
+            self.book.apply(message["tick"]["fields"].get("changes") or ())
+
+    def _part(self, message: dict[str, Any]) -> None:
+        if message.get("part", 0) == 0:
+            self._bids, self._asks = [], []
+        state = message["snapshot"]["state"]
+        self._bids += state.get("bids", ())
+        self._asks += state.get("asks", ())
+        if message.get("last", True):
+            self._replace(self._bids, self._asks)
+            self._bids, self._asks = [], []
+
+    def _replace(self, bids: list[Any], asks: list[Any]) -> None:
+        self.book.replace(bids, asks)
+        self.complete = True
+
+
+def record_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The record inside a server message: a tick, a snapshot, a reset or a status."""
+    for name in ("tick", "snapshot", "reset", "status"):
+        inner = message.get(name)
+        if isinstance(inner, dict):
+            return inner
+    return message

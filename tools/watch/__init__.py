@@ -1,0 +1,1 @@
+"""The terminal board: what a subscriber sees, while it sees it."""

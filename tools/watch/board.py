@@ -1,0 +1,183 @@
+"""What the board shows, computed from server messages. Pure: rendering is `render.py`'s."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from tools.subscriber.book import SubscribedBook, record_of
+from tools.subscriber.chain import Verdict
+from tools.subscriber.client import Message
+
+_RATE_WINDOW_S = 5
+_LOG_LINES = 200
+
+
+class Rate:
+    """Events a second over the last five whole seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, int]] = deque()
+        self._first: int | None = None
+
+    def add(self, now: float) -> None:
+        second = int(now)
+        if self._first is None:
+            self._first = second
+        if self._seconds and self._seconds[-1][0] == second:
+            self._seconds[-1] = (second, self._seconds[-1][1] + 1)
+        else:
+            self._seconds.append((second, 1))
+        self._forget(second)
+
+    def per_second(self, now: float) -> float:
+        second = int(now)
+        self._forget(second)
+        if self._first is None or second == self._first:
+            return float(sum(count for _, count in self._seconds))
+        # The running second is not over yet, so it does not count.
+        full = sum(count for at, count in self._seconds if at != second)
+        return full / min(_RATE_WINDOW_S, second - self._first)
+
+    def _forget(self, second: int) -> None:
+        while self._seconds and self._seconds[0][0] < second - _RATE_WINDOW_S:
+            self._seconds.popleft()
+
+
+@dataclass
+class Row:
+    """One stream of the board. Prices are the venue's text; `latency_ms` of the newest tick."""
+
+    product: str
+    channel: str
+    last: str | None = None
+    bid: str | None = None
+    ask: str | None = None
+    # What `change` compares with: the 24 h opening, else the first price seen.
+    opening: str | None = None
+    ticks: int = 0
+    seq: int | None = None
+    latency_ms: float | None = None
+    chain: str = "waiting"
+    feed: str = ""
+    breaks: int = 0
+    rate: Rate = field(default_factory=Rate)
+    direction: int = 0
+
+    @property
+    def change_percent(self) -> float | None:
+        if self.last is None or self.opening is None:
+            return None
+        try:
+            now, then = Decimal(self.last), Decimal(self.opening)
+        except InvalidOperation:
+            return None
+        return float((now - then) / then * 100) if then else None
+
+
+class Board:
+    """Feed it every message with the chain's verdict; read `rows`, `log`, `connection`."""
+
+    def __init__(self, products: tuple[str, ...], channels: tuple[str, ...]) -> None:
+        self.rows = {
+            (channel, product): Row(product, channel)
+            for channel in channels
+            for product in products
+        }
+        self.connection = "connecting"
+        self.reconnects = 0
+        self.log: deque[tuple[float, str]] = deque(maxlen=_LOG_LINES)
+        self._books = {key: SubscribedBook() for key in self.rows if key[0] == "book"}
+
+    def connection_changed(self, state: str, now: float) -> None:
+        """Take in what the subscriber says of its connection; `now` in seconds."""
+        if state.startswith("disconnected"):
+            self.reconnects += 1
+            self.note(state, now)
+            for row in self.rows.values():
+                row.chain = "waiting"
+        self.connection = state
+
+    def note(self, text: str, now: float) -> None:
+        self.log.append((now, text))
+
+    def take(self, message: Message, verdict: Verdict | None, now: float) -> None:
+        """Take in a server message received at `now`, seconds since the Unix epoch."""
+        kind = message.get("type")
+        if kind == "error":
+            self.note(f"error {message.get('name')}: {message.get('message')}", now)
+            return
+        record = record_of(message)
+        row = self.rows.get((record.get("channel", ""), record.get("product", "")))
+        if row is None:
+            return
+        if verdict is not None:
+            self._chain(row, verdict, now)
+        book = self._books.get((row.channel, row.product))
+        if book is not None and kind in ("snapshot", "reset", "incr"):
+            book.take(message, verdict)
+            self._best(row, book)
+        if kind == "incr" and verdict is Verdict.APPLIED:
+            row.ticks += 1
+            row.rate.add(now)
+            row.seq = record["seq"]
+            row.latency_ms = now * 1000 - record["ts_ingest"] / 1000
+            self._fields(row, record["fields"])
+        elif kind == "snapshot" and verdict is Verdict.REPLACED:
+            row.seq = record["seq"]
+            state = record.get("state", {})
+            trades = state.get("trades")
+            self._fields(row, {"last_trade": trades[-1]} if trades else state)
+        elif kind == "reset":
+            cause, repair = record.get("cause"), record.get("repair")
+            self.note(f"{row.channel} {row.product}: reset ({cause}, {repair})", now)
+        elif kind == "status":
+            self._status(row, record, now)
+        elif kind == "mode":
+            self.note(
+                f"{row.channel} {row.product}: {message.get('from')} to {message.get('to')} "
+                f"({message.get('reason')})",
+                now,
+            )
+
+    def _chain(self, row: Row, verdict: Verdict, now: float) -> None:
+        if verdict.asks_resync:
+            row.breaks += 1
+            row.chain = "resyncing"
+            self.note(f"{row.channel} {row.product}: chain {verdict.value}, asked to resync", now)
+        elif verdict in (Verdict.APPLIED, Verdict.REPLACED, Verdict.RESET):
+            row.chain = "unbroken" if row.breaks == 0 else f"healed {row.breaks}x"
+
+    def _status(self, row: Row, record: dict[str, Any], now: float) -> None:
+        state = str(record.get("state"))
+        # The state at subscribing is no news, unless it is trouble.
+        if row.feed not in ("", state) or (row.feed == "" and state not in ("live", "quiet")):
+            self.note(f"{row.channel} {row.product}: {state} ({record.get('evidence')})", now)
+        row.feed = state
+
+    def _fields(self, row: Row, fields: dict[str, Any]) -> None:
+        trade = fields.get("last_trade")
+        if trade:
+            self._price(row, trade["price"])
+        for name, side in (("bid", "best_bid"), ("ask", "best_ask")):
+            level = fields.get(side)
+            if level:
+                setattr(row, name, level["price"])
+        stats = fields.get("stats_24h")
+        if stats and stats.get("open"):
+            row.opening = stats["open"]
+
+    def _price(self, row: Row, price: str) -> None:
+        if row.last is not None:
+            step = Decimal(price) - Decimal(row.last)
+            row.direction = (step > 0) - (step < 0) or row.direction
+        row.last = price
+        if row.opening is None:
+            row.opening = price
+
+    def _best(self, row: Row, book: SubscribedBook) -> None:
+        bids, asks = book.book.bids(1), book.book.asks(1)
+        row.bid = bids[0][0] if bids else None
+        row.ask = asks[0][0] if asks else None

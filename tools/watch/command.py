@@ -1,0 +1,163 @@
+"""`mdf watch`: the board in a terminal, one JSON message a line in a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+import click
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from tools.options import ProductList
+from tools.subscriber import Subscriber, Verdict, Want
+from tools.subscriber.client import Message, Refused
+from tools.watch.board import Board
+from tools.watch.render import render
+
+_CHANNELS = ("ticker", "trades", "book")
+_FRAMES_A_SECOND = 5
+
+
+@click.command()
+@click.option(
+    "--url",
+    envvar="URL",
+    default="ws://127.0.0.1:8080/ws",
+    show_default=True,
+    help="The gateway's WebSocket endpoint. [env URL]",
+)
+@click.option(
+    "--products",
+    envvar="PRODUCTS",
+    type=ProductList(),
+    default="BTC-USD,ETH-USD",
+    show_default=True,
+    help="Comma-separated. [env PRODUCTS]",
+)
+@click.option(
+    "--channel",
+    envvar="CHANNEL",
+    default="ticker",
+    show_default=True,
+    help="ticker, trades or book; several with commas. [env CHANNEL]",
+)
+@click.option(
+    "--from-seq",
+    envvar="FROM_SEQ",
+    type=click.IntRange(0),
+    help="I hold this seq: send everything after it; 0 is the beginning. [env FROM_SEQ]",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["full", "latest"]),
+    envvar="MODE",
+    help="Every tick, or only the newest. [env MODE]",
+)
+@click.option(
+    "--max-rate",
+    type=click.FloatRange(0, min_open=True),
+    envvar="MAX_RATE",
+    help="Messages a second for each stream, with --mode latest. [env MAX_RATE]",
+)
+@click.option("--api-key", envvar="API_KEY", help="Sent as X-API-Key. [env API_KEY]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one message a line instead of a board."
+)
+def watch(
+    url: str,
+    products: tuple[str, ...],
+    channel: str,
+    from_seq: int | None,
+    mode: str | None,
+    max_rate: float | None,
+    api_key: str | None,
+    as_json: bool,
+) -> None:
+    """Show a running gateway's ticks on a board, or as JSON lines."""
+    channels = tuple(part.strip() for part in channel.split(",") if part.strip())
+    for name in channels:
+        if name not in _CHANNELS:
+            raise click.BadParameter(
+                f"{name!r} is none of {', '.join(_CHANNELS)}", param_hint="--channel"
+            )
+    wants = [
+        Want(name, products, from_seq=from_seq, mode=mode, max_rate=max_rate) for name in channels
+    ]
+    try:
+        if as_json or not sys.stdout.isatty():
+            asyncio.run(_lines(url, wants, api_key))
+        else:
+            asyncio.run(_board(url, wants, api_key, Board(products, channels)))
+    except Refused as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None:
+    """Run the subscriber until SIGINT, SIGTERM or `stopped`."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(subscriber.run(), name="subscriber")
+            await stopped.wait()
+            running.cancel()
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+
+
+async def _lines(url: str, wants: list[Want], api_key: str | None) -> None:
+    stopped = asyncio.Event()
+
+    def on_message(message: Message, _verdict: Verdict | None) -> None:
+        if stopped.is_set():
+            return
+        try:
+            sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # The reader has seen enough (`| head`). Python flushes stdout once more at exit,
+            # which must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            stopped.set()
+
+    def on_connection(state: str) -> None:
+        if state.startswith("disconnected"):
+            print(state, file=sys.stderr)
+
+    await _until_stopped(
+        Subscriber(url, wants, api_key=api_key, on_message=on_message, on_connection=on_connection),
+        stopped,
+    )
+
+
+async def _board(url: str, wants: list[Want], api_key: str | None, board: Board) -> None:
+    subscriber = Subscriber(
+        url,
+        wants,
+        api_key=api_key,
+        on_message=lambda message, verdict: board.take(message, verdict, time.time()),
+        on_connection=lambda state: board.connection_changed(state, time.time()),
+    )
+    async with asyncio.TaskGroup() as group:
+        drawing = group.create_task(draw(board, url, Console()), name="board")
+        try:
+            await _until_stopped(subscriber, asyncio.Event())
+        finally:
+            drawing.cancel()
+
+
+async def draw(board: Board, title: str, console: Console) -> None:
+    """Redraw the board until cancelled; the last picture stays on the terminal."""
+    with Live(console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                live.update(render(board, time.time(), title=title), refresh=True)
+                await asyncio.sleep(1 / _FRAMES_A_SECOND)
+        finally:
+            live.update(render(board, time.time(), title=title), refresh=True)

@@ -1,0 +1,168 @@
+"""The board, fed with server messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tools.subscriber import Verdict
+from tools.subscriber.book import SubscribedBook
+from tools.watch.board import Board, Rate
+from tools.watch.render import render
+
+PRODUCT = "BTC-USD"
+NOW = 1_700_000_000.0
+
+
+def record(channel: str, seq: int, **more: Any) -> dict[str, Any]:
+    return {
+        "venue": "coinbase",
+        "channel": channel,
+        "product": PRODUCT,
+        "epoch": 1,
+        "seq": seq,
+        "prev": seq - 1,
+        "ts_ingest": int(NOW * 1e6) - 2000,
+        **more,
+    }
+
+
+def incr(channel: str, seq: int, **fields: Any) -> dict[str, Any]:
+    return {"type": "incr", "tick": record(channel, seq, fields=fields)}
+
+
+def snapshot(channel: str, seq: int, state: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "snapshot", "snapshot": record(channel, seq, state=state), **more}
+
+
+def trade(price: str) -> dict[str, Any]:
+    return {"price": price, "size": "1", "side": "buy", "trade_id": 1, "time": 1}
+
+
+def test_a_ticker_row_shows_price_best_levels_and_the_change_since_the_days_opening() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    board.take(
+        incr(
+            "ticker",
+            5,
+            last_trade=trade("110.00"),
+            best_bid={"price": "109.99"},
+            best_ask={"price": "110.01"},
+            stats_24h={"open": "100.00"},
+        ),
+        Verdict.APPLIED,
+        NOW,
+    )
+    row = board.rows["ticker", PRODUCT]
+    assert (row.last, row.bid, row.ask, row.ticks, row.seq) == ("110.00", "109.99", "110.01", 1, 5)
+    assert row.change_percent == pytest.approx(10.0)
+    assert row.latency_ms == pytest.approx(2.0)
+    assert row.chain == "unbroken"
+
+
+def test_without_a_days_opening_the_change_is_since_the_first_price_seen() -> None:
+    board = Board((PRODUCT,), ("trades",))
+    board.take(snapshot("trades", 4, {"trades": [trade("200")]}), Verdict.REPLACED, NOW)
+    board.take(incr("trades", 5, last_trade=trade("198")), Verdict.APPLIED, NOW)
+    row = board.rows["trades", PRODUCT]
+    assert row.change_percent == pytest.approx(-1.0)
+    assert row.direction == -1
+
+
+def test_a_book_row_shows_the_best_levels_of_snapshot_parts_and_changes() -> None:
+    board = Board((PRODUCT,), ("book",))
+    board.take(
+        snapshot("book", 4, {"bids": [["99", "1"]], "asks": [["101", "1"]]}, part=0, last=False),
+        None,
+        NOW,
+    )
+    row = board.rows["book", PRODUCT]
+    assert not row.bid
+    board.take(
+        snapshot("book", 4, {"bids": [["98", "1"]], "asks": []}, part=1, last=True),
+        Verdict.REPLACED,
+        NOW,
+    )
+    assert (row.bid, row.ask) == ("99", "101")
+    board.take(incr("book", 5, changes=[["buy", "99", "0"]]), Verdict.APPLIED, NOW)
+    assert (row.bid, row.ask) == ("98", "101")
+
+
+def test_what_breaks_the_chain_is_logged_and_shown_as_healed_after_the_snapshot() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    board.take(incr("ticker", 5), Verdict.APPLIED, NOW)
+    board.take(incr("ticker", 9), Verdict.BREAK, NOW)
+    row = board.rows["ticker", PRODUCT]
+    assert (row.chain, row.ticks) == ("resyncing", 1)
+    assert "asked to resync" in board.log[-1][1]
+    board.take(snapshot("ticker", 9, {}), Verdict.REPLACED, NOW)
+    assert row.chain == "healed 1x"
+
+
+def test_status_changes_and_resets_are_news_and_the_first_live_is_not() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+
+    def status(state: str) -> dict[str, Any]:
+        return {"type": "status", **record("ticker", 5, state=state, evidence="e")}
+
+    board.take(status("live"), None, NOW)
+    assert not board.log
+    board.take(status("resyncing"), None, NOW)
+    board.take(
+        {"type": "reset", **record("ticker", 6, cause="gap", repair="snapshot")},
+        Verdict.RESET,
+        NOW,
+    )
+    assert [text.split(": ")[1] for _, text in board.log] == [
+        "resyncing (e)",
+        "reset (gap, snapshot)",
+    ]
+
+
+def test_messages_of_other_streams_and_of_no_stream_are_ignored() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    board.take(incr("trades", 5), Verdict.APPLIED, NOW)
+    board.take({"type": "hb", "server_time": 1, "heads": {}}, None, NOW)
+    assert board.rows["ticker", PRODUCT].ticks == 0
+
+
+def test_a_lost_connection_is_news_and_counted() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    board.connection_changed("connected", NOW)
+    board.connection_changed("disconnected: gone", NOW)
+    assert board.reconnects == 1
+    assert board.log[-1][1] == "disconnected: gone"
+
+
+def test_the_rate_is_over_whole_seconds_and_falls_to_zero_in_silence() -> None:
+    rate = Rate()
+    for tick in range(50):
+        rate.add(100 + tick / 10)
+    assert rate.per_second(105.0) == pytest.approx(10.0)
+    assert rate.per_second(200.0) == 0.0
+
+
+def test_the_picture_holds_every_row_and_the_news() -> None:
+    board = Board((PRODUCT, "ETH-USD"), ("ticker", "trades"))
+    board.take(incr("ticker", 5, last_trade=trade("110.00")), Verdict.APPLIED, NOW)
+    board.note("something happened", NOW)
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115 - lives as long as the console
+    console.print(render(board, NOW, title="a gateway"))
+    console.file.close()
+    text = console.export_text()
+    for expected in ("a gateway", "BTC-USD", "ETH-USD", "110.00", "trades", "something happened"):
+        assert expected in text
+
+
+def test_a_reset_that_carries_the_state_makes_the_book_whole_at_once() -> None:
+    book = SubscribedBook()
+    book.take(
+        {"type": "reset", **record("book", 5, state={"bids": [["1", "2"]], "asks": []})},
+        Verdict.RESET,
+    )
+    assert book.complete
+    assert book.book.bids() == [("1", "2")]
+    book.take({"type": "reset", **record("book", 6)}, Verdict.RESET)
+    assert not book.complete
