@@ -1,0 +1,373 @@
+"""MemoryBroker: the whole contract inside one process, for tests and for single-process use.
+
+`MemoryServer` stands for the server: brokers that are given the same one see the same logs, and it
+can be stopped, started and emptied. Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
+from services.common.stream.broker import (
+    Broker,
+    Capabilities,
+    GroupSubscription,
+    LiveBatch,
+    LiveSubscription,
+    LogSpec,
+    Message,
+    Page,
+    Position,
+    Publisher,
+    PublisherStats,
+    Record,
+)
+from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
+from services.common.subjects import log_of
+
+_LIVE_BATCH = 1024
+
+
+class _Bell:
+    """Wakes everyone who waits; ringing is synchronous, so storing a record never awaits."""
+
+    def __init__(self) -> None:
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return after the next ring or after `timeout_s`, whichever is first."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait((waiter,), timeout=timeout_s)
+        finally:
+            self._waiters.discard(waiter)
+
+
+class MemoryServer:
+    """The logs that memory brokers share.
+
+    Args:
+        clock: seconds; only differences count.
+        max_payload: largest record taken, bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_payload: int = 8 * 1024 * 1024,
+    ) -> None:
+        self.clock = clock
+        self.max_payload = max_payload
+        self.running = True
+        self.bell = _Bell()
+        self._logs: dict[str, MemoryLog] = {}
+        self._newest_epoch = 0
+        self._resume: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        self.running = True
+        waiting, self._resume = self._resume, []
+        for resume in waiting:
+            resume()
+        self.bell.ring()
+
+    def when_started(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once, at the next `start`."""
+        self._resume.append(resume)
+
+    def stop(self) -> None:
+        """Answer nobody until `start`."""
+        self.running = False
+
+    def wipe(self) -> None:
+        """Lose every log, as a server that comes back with an empty disk."""
+        self._logs.clear()
+        self.bell.ring()
+
+    def ensure(self, spec: LogSpec) -> MemoryLog:
+        log = self._logs.get(spec.log)
+        if log is None:
+            self._newest_epoch = max(self._newest_epoch + 1, time.time_ns() // 1000)
+            log = self._logs[spec.log] = MemoryLog(spec, self._newest_epoch)
+        log.spec = spec
+        return log
+
+    def log(self, name: str) -> MemoryLog | None:
+        return self._logs.get(name)
+
+
+class MemoryBroker(Broker):
+    capabilities = Capabilities(durable=False, live_may_miss=False, duplicate_window=False)
+
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        self.server = server or MemoryServer()
+        self.closed = False
+        self._specs: dict[str, LogSpec] = {}
+
+    async def open(self) -> None:
+        while not self.server.running:
+            await self.server.bell.wait()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self.server.bell.ring()
+
+    async def ensure(self, specs: Sequence[LogSpec]) -> None:
+        self.check_answers()
+        for spec in specs:
+            self._specs[spec.log] = spec
+            self.server.ensure(spec)
+
+    async def ping(self) -> None:
+        self.check_answers()
+
+    async def publisher(
+        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+    ) -> Publisher:
+        self.check_open()
+        return _MemoryPublisher(self, max_records, max_bytes)
+
+    async def group(
+        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
+    ) -> GroupSubscription:
+        self.log(log)
+        return _MemoryGroupMember(self, log, group, max_pending, ack_wait_s)
+
+    async def live(self, log: str) -> LiveSubscription:
+        return _MemoryLive(self, self.log(log))
+
+    async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
+        found, end, at_head = self.log(log_of(subject)).read(subject, cursor, limit)
+        return Page(found, end, at_head)
+
+    async def seek(self, subject: str, after: Position) -> str:
+        return self.log(log_of(subject)).seek(subject, after)
+
+    async def first(self, subject: str) -> Message | None:
+        records = self.log(log_of(subject)).of(subject)
+        return records[0] if records else None
+
+    async def last(self, subject: str) -> Message | None:
+        records = self.log(log_of(subject)).of(subject)
+        return records[-1] if records else None
+
+    async def subjects(self, log: str) -> Sequence[str]:
+        return self.log(log).subjects()
+
+    async def log_epoch(self, log: str) -> int:
+        return self.log(log).epoch
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise BrokerClosed
+
+    def check_answers(self) -> None:
+        self.check_open()
+        if not self.server.running:
+            raise BrokerUnavailable("memory", "the server is stopped")
+
+    def check_known(self, name: str) -> None:
+        """Raise BrokerUnavailable when nobody made this log."""
+        if name not in self._specs and self.server.log(name) is None:
+            raise BrokerUnavailable("memory", f"log {name} does not exist")
+
+    def log(self, name: str) -> MemoryLog:
+        """The log, made anew when it was lost and this broker had ensured it.
+
+        Raises:
+            BrokerUnavailable: the server is stopped, or nobody made this log.
+        """
+        self.check_answers()
+        found = self.server.log(name)
+        if found is None and name in self._specs:
+            found = self.server.ensure(self._specs[name])
+        if found is None:
+            raise BrokerUnavailable("memory", f"log {name} does not exist")
+        return found
+
+
+class _MemoryPublisher(Publisher):
+    """Stores in the loop's next turn, so that a window can fill and callers meet real waiting."""
+
+    def __init__(self, broker: MemoryBroker, max_records: int, max_bytes: int) -> None:
+        self._broker = broker
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._window: deque[Record] = deque()
+        self._bytes = 0
+        self._sent = self._stored = self._duplicates = 0
+        self._closed = False
+        self._due = False
+
+    async def send(self, record: Record) -> int:
+        while (ticket := self.offer(record)) is None:
+            await self._broker.server.bell.wait()
+        return ticket
+
+    def offer(self, record: Record) -> int | None:
+        self._check()
+        size = len(record.payload)
+        if size > self._broker.server.max_payload:
+            raise RecordTooLarge(record.subject, size, self._broker.server.max_payload)
+        self._broker.check_known(log_of(record.subject))
+        full = len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
+        if self._window and full:
+            return None
+        self._window.append(record)
+        self._bytes += size
+        self._sent += 1
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._store)
+        return self._sent
+
+    def _store(self) -> None:
+        server = self._broker.server
+        if self._closed or self._broker.closed:
+            return
+        if not server.running:
+            server.when_started(self._store)
+            return
+        self._due = False
+        now = server.clock()
+        while self._window:
+            record = self._window.popleft()
+            log = self._broker.log(log_of(record.subject))
+            self._bytes -= len(record.payload)
+            if not log.append(record, now):
+                self._duplicates += 1
+            self._stored += 1
+        server.bell.ring()
+
+    async def durable(self, ticket: int) -> None:
+        while self._stored < ticket:
+            self._check()
+            await self._broker.server.bell.wait()
+
+    def _check(self) -> None:
+        if self._closed or self._broker.closed:
+            raise BrokerClosed("publisher")
+
+    def stats(self) -> PublisherStats:
+        return PublisherStats(
+            sent=self._sent,
+            stored=self._stored - self._duplicates,
+            duplicates=self._duplicates,
+            retried=0,
+            in_flight=len(self._window),
+            bytes_in_flight=self._bytes,
+        )
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._broker.server.bell.ring()
+
+
+class _Member:
+    """What group members and live subscriptions share: waiting, and ending."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._closed = False
+
+    def _check(self) -> None:
+        if self._closed or self._broker.closed:
+            raise BrokerClosed("subscription")
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._broker.server.bell.ring()
+
+
+class _MemoryGroupMember(_Member, GroupSubscription):
+    def __init__(
+        self, broker: MemoryBroker, log: str, group: str, max_pending: int, ack_wait_s: float
+    ) -> None:
+        super().__init__(broker)
+        self._log = log
+        self._group = group
+        self._max_pending = max_pending
+        self._ack_wait_s = ack_wait_s
+        self._state()
+
+    def _state(self) -> MemoryGroup:
+        log = self._broker.log(self._log)
+        group = log.groups.get(self._group)
+        if group is None:
+            group = log.groups[self._group] = MemoryGroup(log, self._max_pending, self._ack_wait_s)
+        group.max_pending = self._max_pending
+        group.ack_wait_s = self._ack_wait_s
+        return group
+
+    async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
+        server = self._broker.server
+        while True:
+            self._check()
+            timeout = None
+            if server.running:
+                state = self._state()
+                now = server.clock()
+                if taken := state.take(self, max_records, now):
+                    return taken
+                deadline = state.next_deadline()
+                timeout = None if deadline is None else max(0.001, deadline - now)
+            await server.bell.wait(timeout)
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        self._check()
+        epoch = f"{self._broker.log(self._log).epoch}@"
+        self._state().ack(
+            [
+                message.seq
+                for message in messages
+                # A record of a log that was lost must not ack its namesake in the new one.
+                if isinstance(message, StoredRecord) and message.cursor.startswith(epoch)
+            ]
+        )
+        self._broker.server.bell.ring()
+
+    async def lag(self) -> int:
+        self._check()
+        return self._state().lag()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            log = self._broker.server.log(self._log)
+            if log is not None and (group := log.groups.get(self._group)) is not None:
+                group.release(self)
+        await super().aclose()
+
+
+class _MemoryLive(_Member, LiveSubscription):
+    """Holds a place in the log, not records, so that it cannot grow."""
+
+    def __init__(self, broker: MemoryBroker, log: MemoryLog) -> None:
+        super().__init__(broker)
+        self._name = log.spec.log
+        self._log = log
+        self._seq = log.last_seq
+
+    async def next_batch(self) -> LiveBatch:
+        while True:
+            self._check()
+            if self._broker.server.running:
+                log = self._broker.log(self._name)
+                interrupted = log is not self._log or self._seq + 1 < log.first_seq
+                if log is not self._log:
+                    self._log, self._seq = log, 0
+                found = log.after(self._seq, _LIVE_BATCH)
+                if found or interrupted:
+                    self._seq = found[-1].seq if found else log.first_seq - 1
+                    return LiveBatch(found, interrupted)
+            await self._broker.server.bell.wait()
