@@ -32,6 +32,10 @@ def compile_file(output: Path, *arguments: str) -> None:
 def main() -> None:
     dev = REQUIREMENTS / "dev.txt"
     compile_file(dev, "--upgrade", "--all-extras", "pyproject.toml", "requirements/dev.in")
+    compile_file(
+        REQUIREMENTS / "build.txt",
+        *("--constraints", str(dev.relative_to(ROOT)), "requirements/build.in"),
+    )
     for extra in EXTRAS:
         compile_file(
             REQUIREMENTS / f"{extra}.txt",

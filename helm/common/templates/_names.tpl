@@ -1,0 +1,55 @@
+{{- define "mdf.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
+{{- /* Release and chart, or the release alone where it already names the chart. */ -}}
+{{- define "mdf.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains (include "mdf.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "mdf.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "mdf.serviceAccountName" -}}
+{{- default (include "mdf.fullname" .) .Values.serviceAccount.name -}}
+{{- end }}
+
+{{- /* Immutable on a workload once it exists: never add anything that changes with a version. */ -}}
+{{- define "mdf.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "mdf.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "mdf.labels" -}}
+{{ include "mdf.selectorLabels" . }}
+app.kubernetes.io/part-of: market-data-fanout
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* A digest wins over a tag; global.imageRegistry goes in front of the repository. */ -}}
+{{- define "mdf.image" -}}
+{{- $global := .Values.global | default dict -}}
+{{- $registry := .Values.image.registry | default $global.imageRegistry -}}
+{{- $name := .Values.image.repository -}}
+{{- if $registry }}{{ $name = printf "%s/%s" (trimSuffix "/" $registry) $name }}{{ end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (.Values.image.tag | default $global.imageTag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "mdf.imagePullSecrets" -}}
+{{- $global := .Values.global | default dict -}}
+{{- with (.Values.imagePullSecrets | default $global.imagePullSecrets) }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,19 @@
+{{- define "gateway.graceSeconds" -}}
+{{- add .Values.drain.preStopSeconds .Values.drain.drainSeconds .Values.drain.marginSeconds -}}
+{{- end }}
+
+{{- /* At the end of the delay AWS cuts every connection that is left: it must outlast the drain. */ -}}
+{{- define "gateway.checkDrain" -}}
+{{- $needed := add .Values.drain.preStopSeconds .Values.drain.drainSeconds -}}
+{{- $delay := int .Values.loadBalancer.deregistrationDelaySeconds -}}
+{{- if and (ne .Values.loadBalancer.profile "none") (lt $delay (int $needed)) -}}
+{{- fail (printf "loadBalancer.deregistrationDelaySeconds is %d; it must be at least drain.preStopSeconds + drain.drainSeconds = %d" $delay $needed) -}}
+{{- end -}}
+{{- if and (eq .Values.loadBalancer.profile "nlb") (lt (int .Values.drain.preStopSeconds) 120) -}}
+{{- fail (printf "drain.preStopSeconds is %d; an NLB keeps sending new connections for up to two minutes, so the nlb profile needs at least 120" (int .Values.drain.preStopSeconds)) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gateway.minReplicas" -}}
+{{- ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled -}}
+{{- end }}
