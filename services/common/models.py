@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Decimalish = Annotated[
-    str, Field(pattern=r"^-?\d+(\.-?\d+)?$", description="Decimal string as the venue sent it.")
+    str, Field(pattern=r"^-?\d+(\.\d+)?$", description="Decimal string as the venue sent it.")
 ]
 Micros = Annotated[int, Field(description="Microseconds since the Unix epoch, UTC.")]
 Seq = Annotated[int, Field(ge=0, description="Position inside the epoch; strictly increasing.")]
@@ -34,7 +34,7 @@ class RawRecord(Record):
     product: str
     epoch: Epoch
     seq: Seq
-    sub: int = 0
+    sub: int
     prev: int | None
     ts_recv: Micros
     line: str
@@ -68,7 +68,9 @@ class StatusBody(Record):
 class Trade(Record):
     price: Decimalish
     size: Decimalish
-    side: Literal["buy", "sell"] = Field(description="The taker's side.")
+    side: Literal["buy", "sell"] | None = Field(
+        description="The taker's side; null where the venue does not say (a REST ticker)."
+    )
     trade_id: int
     time: Micros
 

@@ -74,11 +74,14 @@ class StatusBody(msgspec.Struct, frozen=True):
 
 
 class Trade(msgspec.Struct, frozen=True):
-    """`side` is the taker's, `buy` or `sell` (a Coinbase match's own `side` is the maker's)."""
+    """`side` is the taker's, `buy` or `sell` (a Coinbase match's own `side` is the maker's).
+
+    It is null where the venue does not say: in the state taken from a REST ticker.
+    """
 
     price: str
     size: str
-    side: str
+    side: str | None
     trade_id: int
     time: int
 

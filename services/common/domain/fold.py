@@ -66,11 +66,17 @@ class Fold:
 
         Raises:
             BadLevel: a book's change is malformed; nothing changed.
+            msgspec.DecodeError: a reset's state has not the channel's shape; nothing changed.
         """
         position = Position(record.epoch, record.seq)
         if self.position is not None and position <= self.position:
             return False
-        if isinstance(record, Reset):
+        if self.position is not None and position.epoch != self.position.epoch:
+            # Another numbering is another history: nothing of the former one may shine through.
+            fresh = Fold(self.key)
+            fresh.apply(record)
+            self._fields, self._trades, self._book = fresh._fields, fresh._trades, fresh._book
+        elif isinstance(record, Reset):
             # Without a new state the old one must not be kept by accident.
             self._replace(bytes(record.state) if record.state is not None else b"")
         elif self.key.channel == "ticker":

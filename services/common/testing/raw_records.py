@@ -1,0 +1,153 @@
+"""Raw records as the ingestor would write them, for tests of whoever reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from services.common.stream import Broker, Position, Record
+from services.common.subjects import StreamKey, raw_subject
+from services.common.wire import RawKind, RawRecord, encode
+
+EPOCH = 1_791_000_000_000_000
+FIRST_TS = 1_791_000_100_000_000
+
+
+class RawStream:
+    """Writes one stream's raw records, keeping `prev` and `sub` as the ingestor does.
+
+    Every method answers the record and moves the stream on; `ts_recv` advances 1 ms per record.
+    """
+
+    def __init__(self, key: StreamKey, *, epoch: int = EPOCH, line: str = "line-1") -> None:
+        self.key = key
+        self.epoch = epoch
+        self.seq = 0
+        self.sub = 0
+        self.records: list[RawRecord] = []
+        self._line = line
+
+    def add(self, kind: RawKind, seq: int, body: Any, *, prev: int | str | None = "") -> RawRecord:
+        """A record at `seq`; `prev` follows by itself unless it is given."""
+        if kind == "status":
+            self.sub += 1
+        else:
+            self.sub = 0
+        held = self.seq or None
+        record = RawRecord(
+            v=1,
+            kind=kind,
+            venue=self.key.venue,
+            channel=self.key.channel,
+            product=self.key.product,
+            epoch=self.epoch,
+            seq=seq,
+            sub=self.sub,
+            prev=held if isinstance(prev, str) else prev,
+            ts_recv=FIRST_TS + 1000 * len(self.records),
+            line=self._line,
+            body=msgspec.Raw(body if isinstance(body, bytes) else encode(body)),
+        )
+        self.seq = seq
+        self.records.append(record)
+        return record
+
+    def match(self, trade_id: int, *, price: str = "100.00", **changes: Any) -> RawRecord:
+        """A `match` whose maker sold."""
+        body = {
+            "type": "match",
+            "trade_id": trade_id,
+            "maker_order_id": "6b380eba-fd1d-43a8-91a0-fdb06e6ce87f",
+            "taker_order_id": "b3639a38-ae66-493c-96ba-d2319e503590",
+            "side": "sell",
+            "size": "0.50000000",
+            "price": price,
+            "product_id": self.key.product,
+            "sequence": 1000 + 7 * trade_id,
+            "time": "2026-07-07T22:58:17.164892Z",
+        }
+        return self.add("frame", trade_id, body | changes)
+
+    def ticker(self, sequence: int, *, price: str = "100.00", **changes: Any) -> RawRecord:
+        body = {
+            "type": "ticker",
+            "sequence": sequence,
+            "product_id": self.key.product,
+            "price": price,
+            "open_24h": "99.00",
+            "volume_24h": "1836.96781750",
+            "low_24h": "98.00",
+            "high_24h": "101.00",
+            "volume_30d": "55555.12345678",
+            "best_bid": "99.99",
+            "best_bid_size": "0.19921154",
+            "best_ask": "100.01",
+            "best_ask_size": "1.00000000",
+            "side": "sell",
+            "time": "2026-07-07T22:58:17.164892Z",
+            "trade_id": sequence // 10,
+            "last_size": "0.00000025",
+        }
+        return self.add("frame", sequence, body | changes)
+
+    def changes(self, seq: int, rows: list[tuple[str, str, str]]) -> RawRecord:
+        body = {
+            "type": "l2update",
+            "product_id": self.key.product,
+            "changes": rows,
+            "time": "2026-07-07T22:58:17.164892Z",
+        }
+        return self.add("frame", seq, body)
+
+    def snapshot(
+        self, seq: int, bids: list[list[str]], asks: list[list[str]], *, cause: str = "start"
+    ) -> RawRecord:
+        message = {
+            "type": "snapshot",
+            "product_id": self.key.product,
+            "asks": asks,
+            "bids": bids,
+            "time": "2026-07-07T22:58:17.050195Z",
+        }
+        body = {"cause": cause, "repair": "snapshot", "message": message}
+        return self.add("resync", seq, body)
+
+    def gap(self, seq: int) -> RawRecord:
+        """What was missing up to and with `seq` is lost."""
+        missed = {"from": self.seq + 1, "to": seq, "count": seq - self.seq}
+        return self.add("gap", seq, {"cause": "gap", "missed": missed})
+
+    def status(self, state: str = "live") -> RawRecord:
+        body = {"state": state, "since": FIRST_TS, "evidence": "heartbeat"}
+        return self.add("status", self.seq, body)
+
+
+def raw_message(record: RawRecord) -> Record:
+    """The record as the ingestor publishes it."""
+    key = StreamKey(record.venue, record.channel, record.product)
+    position = Position(record.epoch, record.seq, record.sub)
+    return Record(raw_subject(key), encode(record), position)
+
+
+async def publish_all(broker: Broker, records: Iterable[RawRecord]) -> None:
+    """Store them, in order."""
+    publisher = await broker.publisher()
+    for record in records:
+        await publisher.send(raw_message(record))
+    await publisher.flush()
+    await publisher.aclose()
+
+
+async def log_bytes(broker: Broker, log: str) -> dict[str, list[bytes]]:
+    """Everything a log holds: each subject's payloads, in order."""
+    found: dict[str, list[bytes]] = {}
+    for subject in await broker.subjects(log):
+        payloads = found[subject] = []
+        cursor, at_head = "", False
+        while not at_head:
+            page = await broker.read(subject, cursor)
+            payloads += [message.payload for message in page.messages]
+            cursor, at_head = page.cursor, page.at_head
+    return found

@@ -1,0 +1,20 @@
+"""`python -m services.normalizer`: the composition root."""
+
+from __future__ import annotations
+
+import sys
+
+from services.common.runtime import run_service
+from services.common.settings import load_or_exit
+from services.common.stream.factory import open_broker
+from services.normalizer.app import App
+from services.normalizer.settings import NormalizerSettings
+
+
+def main() -> int:
+    settings = load_or_exit(NormalizerSettings)
+    return run_service("normalizer", settings, App(settings, open_broker(settings)).serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The normalizer's wiring: HTTP, broker, pipeline, monitor, and the order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from starlette.applications import Starlette
+
+from services.common.errors import BrokerUnavailable
+from services.common.health import Health, health_routes
+from services.common.runtime import Stop, serve_http
+from services.common.stream import Broker
+from services.common.stream.factory import log_specs
+from services.normalizer import metrics
+from services.normalizer.pipeline import Pipeline
+from services.normalizer.restore import patiently
+from services.normalizer.settings import NormalizerSettings
+
+log = structlog.get_logger(__name__)
+
+_MONITOR_S = 2.0
+_PING_TIMEOUT_S = 5.0
+_NO_PROGRESS_S = 30.0
+# How long a stop waits for what was taken to become durable; afterwards it is left to redelivery.
+_DRAIN_S = 10.0
+
+
+class App:
+    """One normalizer. `serve` returns after `stop` was requested and everything is closed."""
+
+    def __init__(self, settings: NormalizerSettings, broker: Broker) -> None:
+        self._settings = settings
+        self._broker = broker
+        self.health = Health("normalizer", "broker", "consuming")
+        self._pipeline: Pipeline | None = None
+
+    async def serve(self, stop: Stop) -> None:
+        """Raises OSError when the HTTP port is taken, BrokerClosed when the broker was closed."""
+        settings = self._settings
+        info = {"shards": sorted(settings.shards), "group": settings.group}
+        http = Starlette(routes=health_routes(self.health, info))
+        port = settings.http_port if settings.admin_port is None else settings.admin_port
+        async with serve_http(http, settings.http_host, port), asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(self._work(stop), name="work")
+            tasks.create_task(self._end(stop, work), name="end")
+
+    async def _end(self, stop: Stop, work: asyncio.Task[None]) -> None:
+        """After a stop: let the pipeline finish what it took, but not for ever."""
+        await stop.wait()
+        self.health.failed("consuming", "stopping")
+        if self._pipeline is not None:
+            await asyncio.wait((work,), timeout=_DRAIN_S)
+        if not work.done():
+            log.warning("drain_given_up", after_s=_DRAIN_S if self._pipeline else 0)
+            work.cancel()
+
+    async def _work(self, stop: Stop) -> None:
+        settings = self._settings
+        async with self._broker:
+            await patiently(lambda: self._broker.ensure(log_specs(settings)))
+            pipeline = self._pipeline = Pipeline(
+                self._broker,
+                group=settings.group,
+                shard_count=settings.shard_count,
+                shards=settings.shards,
+                max_batch=settings.normalizer_max_batch,
+                max_pending=settings.normalizer_max_pending,
+            )
+            async with asyncio.TaskGroup() as tasks:
+                monitor = tasks.create_task(self._monitor(pipeline, stop), name="monitor")
+                await pipeline.run(stop)
+                monitor.cancel()
+
+    async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
+        """Keep `/readyz` and the lag metrics telling the truth."""
+        label = self._settings.shards_label
+        while not stop.requested:
+            try:
+                async with asyncio.timeout(_PING_TIMEOUT_S):
+                    await self._broker.ping()
+                    lag = await pipeline.lag()
+            except (BrokerUnavailable, TimeoutError) as error:
+                reason = str(error) or f"no answer within {_PING_TIMEOUT_S:.0f} s"
+                self.health.failed("broker", reason)
+            else:
+                self.health.passed("broker")
+                metrics.SHARD_LAG_MESSAGES.labels(label).set(lag)
+                behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
+                metrics.SHARD_LAG_SECONDS.labels(label).set(
+                    behind if pipeline.newest_ts_recv else 0
+                )
+                idle_s = time.monotonic() - pipeline.worked_at
+                if not pipeline.joined:
+                    self.health.failed("consuming", "has not joined its group yet")
+                elif lag and idle_s > _NO_PROGRESS_S:
+                    self.health.failed(
+                        "consuming", f"{lag} raw records wait, none done for {idle_s:.0f} s"
+                    )
+                else:
+                    self.health.passed("consuming")
+            await asyncio.sleep(_MONITOR_S)

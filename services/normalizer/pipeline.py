@@ -1,0 +1,262 @@
+"""The shell around `Normalizer`: takes raw records, publishes ticks, acknowledges what is durable.
+
+While the ticks of one batch are on their way to the broker's disk the next batch is worked on;
+`_OUTSTANDING` batches may wait for that. A raw record is acknowledged only after its ticks are
+durable, so whatever happens in between it is delivered again, and gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+
+from services.common.errors import InvalidSubject, PositionLost, RecordTooLarge
+from services.common.runtime import Stop
+from services.common.sharding import shard_of
+from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
+from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.wire import RawRecord
+from services.normalizer import metrics
+from services.normalizer.chain import RAW_LOG_BREAK, Verdict
+from services.normalizer.normalize import Normalizer, Out, too_large
+from services.normalizer.parking import Parking
+from services.normalizer.restore import Heads, patiently
+from services.normalizer.venues import Unmappable
+
+log = structlog.get_logger(__name__)
+
+_OUTSTANDING = 8
+_PAGE = 256
+_TRACE_HEADERS = ("traceparent", "tracestate")
+
+
+class _Batch(NamedTuple):
+    messages: Sequence[Message]
+    ticket: int
+    taken_at: float
+
+
+class Pipeline:
+    """One member of a group on the raw log, working on some shards.
+
+    Args:
+        broker: open; the raw, tick and invalid logs exist.
+        group: the consumer group; members of one group share the work, two groups each see all.
+        shard_count: number of tick logs.
+        shards: those this process works on; records of others are passed over.
+        max_batch: raw records taken at a time.
+        max_pending: raw records taken and not acknowledged, at most.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        group: str,
+        shard_count: int,
+        shards: frozenset[int],
+        max_batch: int = 512,
+        max_pending: int = 8192,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._group = group
+        self._shard_count = shard_count
+        self._shards = shards
+        self._max_batch = max_batch
+        self._max_pending = max_pending
+        self._clock = clock
+        self._normalizer = Normalizer(shard_count)
+        self._heads = Heads(broker, self._normalizer, clock)
+        self._parking = Parking(broker)
+        self._ticket = 0
+        self._published: Counter[StreamKey] = Counter()
+        self._member: GroupSubscription | None = None
+        self.newest_ts_recv = 0
+        self.worked_at = clock()
+
+    async def run(self, stop: Stop) -> None:
+        """Work until `stop`; then finish and acknowledge what was taken.
+
+        Raises:
+            BrokerClosed: the broker was closed underneath.
+        """
+        publisher = await patiently(self._broker.publisher)
+        member = await patiently(
+            lambda: self._broker.group(RAW_LOG, self._group, max_pending=self._max_pending)
+        )
+        self._member = member
+        log.info("consuming", group=self._group, shards=sorted(self._shards))
+        finished: asyncio.Queue[_Batch | None] = asyncio.Queue(maxsize=_OUTSTANDING)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._acknowledge(member, publisher, finished), name="ack")
+                stopping = tasks.create_task(stop.wait(), name="stopping")
+                while not stop.requested:
+                    taking = tasks.create_task(member.next_batch(self._max_batch), name="take")
+                    await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    if not taking.done():
+                        taking.cancel()
+                        break
+                    batch = taking.result()
+                    taken_at = self._clock()
+                    await self._work_on(batch, publisher)
+                    await finished.put(_Batch(batch, self._ticket, taken_at))
+                await finished.put(None)
+        finally:
+            await member.aclose()
+            await publisher.aclose()
+
+    @property
+    def joined(self) -> bool:
+        """Whether it takes records from its group."""
+        return self._member is not None
+
+    async def lag(self) -> int:
+        """Raw records of the log that the group has not acknowledged.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        return 0 if self._member is None else await self._member.lag()
+
+    async def _acknowledge(
+        self,
+        member: GroupSubscription,
+        publisher: Publisher,
+        finished: asyncio.Queue[_Batch | None],
+    ) -> None:
+        while (batch := await finished.get()) is not None:
+            await publisher.durable(batch.ticket)
+            metrics.PUBLISH_SECONDS.observe(self._clock() - batch.taken_at)
+            await patiently(partial(member.ack, batch.messages))
+            self.worked_at = self._clock()
+
+    async def _work_on(self, batch: Sequence[Message], publisher: Publisher) -> None:
+        streams = [self._own_stream(message) for message in batch]
+        if unknown := {key for key in streams if key is not None and self._heads.stale(key)}:
+            await self._heads.refresh(unknown)
+        for message, key in zip(batch, streams, strict=True):
+            if key is None:
+                continue
+            raw = self._read(message)
+            if raw is None:
+                continue
+            verdict = self._normalizer.judge(key, raw)
+            if verdict is Verdict.UNPROVEN:
+                await self._catch_up(key, message, raw, publisher)
+                verdict = self._normalizer.judge(key, raw)
+            if verdict is Verdict.DUPLICATE:
+                metrics.DUPLICATES.inc()
+            else:
+                await self._take(key, message, raw, publisher)
+        await self._parking.flush(publisher)
+        self._count()
+
+    def _own_stream(self, message: Message) -> StreamKey | None:
+        """The message's stream, or None when another shard's normalizer works on it."""
+        try:
+            key = key_of(message.subject)
+        except InvalidSubject as error:
+            self._parking.refuse(message, Unmappable("bad_subject", str(error)))
+            return None
+        return key if shard_of(key.product, self._shard_count) in self._shards else None
+
+    def _read(self, message: Message) -> RawRecord | None:
+        try:
+            raw = self._normalizer.read(message.subject, message.position, message.payload)
+        except Unmappable as error:
+            # Its place in the stream stays empty; the next record's `prev` brings that to light.
+            self._parking.refuse(message, error)
+            return None
+        self.newest_ts_recv = raw.ts_recv
+        return raw
+
+    async def _take(
+        self, key: StreamKey, message: Message, raw: RawRecord, publisher: Publisher
+    ) -> None:
+        output = self._normalizer.take(key, raw)
+        for error in output.refused:
+            self._parking.refuse(message, error)
+        if len(output.records) > 1:
+            metrics.BREAKS.labels(cause=RAW_LOG_BREAK, channel=key.channel).inc()
+            log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
+        headers = _trace_context(message)
+        for out in output.records:
+            await self._publish(out, headers, publisher)
+        self._published[key] += len(output.records)
+
+    async def _publish(
+        self, out: Out, headers: dict[str, str] | None, publisher: Publisher
+    ) -> None:
+        record = Record(out.subject, out.payload, out.position, headers)
+        try:
+            ticket = publisher.offer(record)
+            self._ticket = await publisher.send(record) if ticket is None else ticket
+        except RecordTooLarge as error:
+            log.warning("record_too_large", subject=out.subject, size=error.size)
+            metrics.INVALID.labels(reason="record_too_large").inc()
+            small = Record(out.subject, too_large(out.payload), out.position, headers)
+            self._ticket = await publisher.send(small)
+
+    async def _catch_up(
+        self, key: StreamKey, current: Message, raw: RawRecord, publisher: Publisher
+    ) -> None:
+        """Feed what the raw log holds between the held position and the current record."""
+        await self._heads.refresh((key,))
+        if self._normalizer.judge(key, raw) is not Verdict.UNPROVEN:
+            return
+        held = self._normalizer.chain.held(key)
+        subject = current.subject
+        if held is None:
+            first = await patiently(lambda: self._broker.first(subject))
+            if first is None or first.position >= current.position:
+                return
+        metrics.CATCH_UPS.inc()
+        cursor = await self._cursor_after(key, subject)
+        while True:
+            try:
+                page = await patiently(partial(self._broker.read, subject, cursor, limit=_PAGE))
+            except PositionLost:
+                # Retention took it in this moment; go on at the oldest record there is.
+                cursor = await self._cursor_after(key, subject)
+                continue
+            for message in page.messages:
+                if message.position >= current.position:
+                    return
+                found = self._read(message)
+                if (
+                    found is not None
+                    and self._normalizer.judge(key, found) is not Verdict.DUPLICATE
+                ):
+                    await self._take(key, message, found, publisher)
+            if page.at_head:
+                return
+            cursor = page.cursor
+
+    async def _cursor_after(self, key: StreamKey, subject: str) -> str:
+        held = self._normalizer.chain.held(key)
+        if held is None:
+            return ""
+        return await patiently(lambda: self._broker.seek(subject, held))
+
+    def _count(self) -> None:
+        for key, count in self._published.items():
+            shard = shard_of(key.product, self._shard_count)
+            metrics.NORMALIZED.labels(key.venue, key.channel, shard).inc(count)
+        self._published.clear()
+
+
+def _trace_context(message: Message) -> dict[str, str] | None:
+    """The headers that carry a trace from hop to hop."""
+    headers = message.headers
+    if not headers:
+        return None
+    return {name: headers[name] for name in _TRACE_HEADERS if name in headers} or None

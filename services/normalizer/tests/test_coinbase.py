@@ -1,0 +1,405 @@
+"""Coinbase's messages, by known answers from real recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.domain.fold import Fold
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+from services.common.testing.raw_records import RawStream
+from services.common.wire import Fields, Level, Reset, Stats24h, Tick, Trade
+from services.normalizer.venues import Unmappable
+from services.normalizer.venues.coinbase import CoinbaseMapper
+from services.normalizer.venues.times import micros
+
+MAPPER = CoinbaseMapper()
+TS_RECV = 1_783_465_100_000_000
+BTC = "BTC-USD"
+
+
+def fields(channel: str, body: object, product: str = BTC) -> Any:
+    return MAPPER.fields(StreamKey("coinbase", channel, product), as_bytes(body), TS_RECV)
+
+
+def state(channel: str, body: object, product: str = BTC) -> Any:
+    mapped = MAPPER.state(StreamKey("coinbase", channel, product), as_bytes(body), TS_RECV)
+    return mapped._replace(state=json.loads(bytes(mapped.state)))
+
+
+def as_bytes(body: object) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def body_of(channel: str, **changes: Any) -> dict[str, Any]:
+    stream = RawStream(StreamKey("coinbase", channel, BTC))
+    raw = stream.ticker(10) if channel == "ticker" else stream.match(10)
+    return {**json.loads(bytes(raw.body)), **changes}
+
+
+def instant(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    return round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1_000_000
+
+
+class TestTicker:
+    def test_a_full_ticker_gives_the_takers_side_as_it_is_and_all_its_figures(self) -> None:
+        body = {
+            "type": "ticker",
+            "sequence": 137212619516,
+            "product_id": BTC,
+            "price": "84737.58",
+            "open_24h": "84000.01",
+            "volume_24h": "1836.96781750",
+            "low_24h": "83000",
+            "high_24h": "85000.5",
+            "volume_30d": "99999.00000001",
+            "best_bid": "84737.58",
+            "best_bid_size": "0.19921154",
+            "best_ask": "84737.59",
+            "best_ask_size": "0.50000000",
+            "side": "sell",
+            "time": "2026-10-03T01:02:03.456789Z",
+            "trade_id": 1102042811,
+            "last_size": "0.00000025",
+        }
+        time = instant("2026-10-03T01:02:03+00:00") + 456_789
+        assert fields("ticker", body) == (
+            time,
+            137212619516,
+            Fields(
+                last_trade=Trade("84737.58", "0.00000025", "sell", 1102042811, time),
+                best_bid=Level("84737.58", "0.19921154"),
+                best_ask=Level("84737.59", "0.50000000"),
+                stats_24h=Stats24h("84000.01", "85000.5", "83000", "1836.96781750"),
+                volume_30d="99999.00000001",
+            ),
+        )
+
+    def test_a_ticker_without_the_fields_that_old_recordings_lack_is_still_a_ticker(self) -> None:
+        body = {
+            "type": "ticker",
+            "sequence": 5,
+            "product_id": BTC,
+            "price": "1.5",
+            "best_bid": "1.4",
+            "best_ask": "1.6",
+        }
+        assert fields("ticker", body) == (
+            TS_RECV,
+            5,
+            Fields(best_bid=Level("1.4"), best_ask=Level("1.6")),
+        )
+
+    def test_a_rest_ticker_gives_a_state_whose_trade_has_no_side(self) -> None:
+        body = {
+            "ask": "1.6",
+            "bid": "1.4",
+            "volume": "77.10",
+            "trade_id": 9,
+            "price": "1.5",
+            "size": "0.10",
+            "time": "2026-07-07T23:36:24.683209774Z",
+            "rfq_volume": "3.1",
+        }
+        time = instant("2026-07-07T23:36:24+00:00") + 683_209
+        mapped = state("ticker", body)
+        assert mapped.ts_event == time
+        assert mapped.state == {
+            "last_trade": {
+                "price": "1.5",
+                "size": "0.10",
+                "side": None,
+                "trade_id": 9,
+                "time": time,
+            },
+            "best_bid": {"price": "1.4"},
+            "best_ask": {"price": "1.6"},
+            "stats_24h": {"volume": "77.10"},
+        }
+
+    def test_a_websocket_ticker_may_be_a_resyncs_message_too(self) -> None:
+        body = body_of("ticker")
+        expected = json.loads(msgspec.json.encode(fields("ticker", body).fields))
+        assert state("ticker", body).state == expected
+
+
+class TestTrades:
+    @pytest.mark.parametrize(("maker", "taker"), [("buy", "sell"), ("sell", "buy")])
+    def test_a_match_names_the_maker_and_a_trade_names_the_taker(
+        self, maker: str, taker: str
+    ) -> None:
+        mapped = fields("trades", body_of("trades", side=maker))
+        assert mapped.fields.last_trade.side == taker
+        assert mapped.venue_seq == 1070
+
+    def test_a_rest_trade_row_is_a_trade_without_a_venue_sequence(self, captures: Path) -> None:
+        lines = (captures / "coinbase/trades_paging_2017-06-06.jsonl").read_text().splitlines()
+        rows = [row for line in lines for row in json.loads(line)["body"]]
+        assert rows
+        for row in rows:
+            mapped = fields("trades", row)
+            trade = mapped.fields.last_trade
+            assert mapped.venue_seq is None
+            assert (trade.price, trade.size) == (row["price"], row["size"])
+            assert trade.trade_id == row["trade_id"]
+            assert {trade.side, row["side"]} == {"buy", "sell"}
+            assert (
+                datetime.fromtimestamp(trade.time // 1_000_000, UTC).isoformat()[:19]
+                == (row["time"][:19])
+            )
+
+    def test_rest_trades_as_a_state_stand_oldest_first(self, captures: Path) -> None:
+        body = (captures / "coinbase/rest_products_BTC-EUR_trades_GET-200.json").read_bytes()
+        trades = state("trades", body, "BTC-EUR").state["trades"]
+        ids = [trade["trade_id"] for trade in trades]
+        assert len(ids) == 100
+        assert ids == sorted(ids)
+
+    def test_last_match_is_not_a_trade(self) -> None:
+        with pytest.raises(Unmappable, match="unexpected_type"):
+            fields("trades", body_of("trades", type="last_match"))
+
+
+class TestBook:
+    def test_changes_stay_as_the_venue_wrote_them(self) -> None:
+        rows = [["buy", "63507.67", "0.00000000"], ["sell", "63510.1", "2.00"]]
+        body = {
+            "type": "l2update",
+            "product_id": BTC,
+            "changes": rows,
+            "time": "2026-07-07T22:58:17.1Z",
+        }
+        mapped = fields("book", body)
+        assert [list(row) for row in mapped.fields.changes] == rows
+        assert mapped.venue_seq is None
+        assert mapped.ts_event == instant("2026-07-07T22:58:17+00:00") + 100_000
+
+    def test_an_update_without_changes_is_an_empty_tick(self) -> None:
+        body = {
+            "type": "l2update",
+            "product_id": BTC,
+            "changes": [],
+            "time": "0001-01-01T00:00:00Z",
+        }
+        assert fields("book", body) == (TS_RECV, None, Fields(changes=[]))
+
+    def test_a_rest_books_rows_are_trimmed_to_price_and_size(self, captures: Path) -> None:
+        body = (captures / "coinbase/rest-book-btc.json").read_bytes()
+        given_book = json.loads(body)
+        mapped = state("book", body)
+        assert mapped.state == {
+            "bids": [row[:2] for row in given_book["bids"]],
+            "asks": [row[:2] for row in given_book["asks"]],
+        }
+        assert mapped.refused == ()
+        assert mapped.ts_event == instant("2026-07-07T23:36:24+00:00") + 683_209
+
+    def test_rows_in_another_order_are_put_best_first(self) -> None:
+        body = {
+            "type": "snapshot",
+            "product_id": BTC,
+            "bids": [["9", "1"], ["10", "1"], ["9.5", "1"]],
+            "asks": [["100", "1"], ["20", "1"], ["100.0", "2"]],
+        }
+        assert state("book", body).state == {
+            "bids": [["10", "1"], ["9.5", "1"], ["9", "1"]],
+            "asks": [["20", "1"], ["100", "1"], ["100.0", "2"]],
+        }
+
+    def test_a_row_that_makes_no_sense_is_left_out_and_the_book_stands(self) -> None:
+        body = {
+            "type": "snapshot",
+            "product_id": BTC,
+            "bids": [["10", "1"], ["9", "0.-10000"]],
+            "asks": [["NaN", "1"], ["11", "1"]],
+        }
+        mapped = state("book", body)
+        assert mapped.state == {"bids": [["10", "1"]], "asks": [["11", "1"]]}
+        assert [str(refusal) for refusal in mapped.refused] == [
+            "bad_row: ['9', '0.-10000'] - at `$.bids[1]`",
+            "bad_row: ['NaN', '1'] - at `$.asks[0]`",
+        ]
+
+
+BAD = [
+    ("ticker", b"", "bad_json"),
+    ("ticker", b'{"type":"ticker"', "bad_json"),
+    ("ticker", b"\xff", "bad_json"),
+    ("ticker", b'{"type":"ticker","x":' + b"[" * 100_000, "bad_json"),
+    ("ticker", b"[]", "bad_field"),
+    ("ticker", b"null", "bad_field"),
+    ("ticker", body_of("ticker", sequence="10"), "bad_field"),
+    ("ticker", body_of("ticker", sequence=10**30), "bad_field"),
+    ("ticker", body_of("ticker", price=100.5), "bad_field"),
+    ("ticker", body_of("ticker", price="1e5"), "bad_decimal"),
+    ("ticker", body_of("ticker", best_bid="-1"), "bad_decimal"),
+    ("ticker", body_of("ticker", volume_24h="１２"), "bad_decimal"),
+    ("ticker", body_of("ticker", side="SELL"), "bad_side"),
+    ("ticker", body_of("ticker", type="heartbeat"), "unexpected_type"),
+    ("ticker", body_of("ticker", product_id="ETH-USD"), "wrong_product"),
+    ("trades", body_of("trades", side="bid"), "bad_side"),
+    ("trades", body_of("trades", price=""), "bad_decimal"),
+    ("trades", body_of("trades", size="0.5\n"), "bad_decimal"),
+    ("trades", body_of("trades", trade_id=None), "bad_field"),
+    ("trades", body_of("trades", trade_id=True), "bad_field"),
+    ("book", {"type": "l2update", "product_id": BTC, "changes": [["buy", "1"]]}, "bad_field"),
+    (
+        "book",
+        {"type": "l2update", "product_id": BTC, "changes": [["buy", "1", "2"], ["bid", "1", "2"]]},
+        "bad_side",
+    ),
+    (
+        "book",
+        {"type": "l2update", "product_id": BTC, "changes": [["buy", "1", "0.-10000"]]},
+        "bad_decimal",
+    ),
+    (
+        # Two halves of one number must not pass for two numbers.
+        "book",
+        {"type": "l2update", "product_id": BTC, "changes": [["buy", "1 2", "3"]]},
+        "bad_decimal",
+    ),
+    ("full", {"type": "open"}, "unknown_channel"),
+]
+
+
+@pytest.mark.parametrize(("channel", "body", "code"), BAD)
+def test_malformed_messages_are_refused_with_a_reason(
+    channel: str, body: object, code: str
+) -> None:
+    with pytest.raises(Unmappable) as refusal:
+        fields(channel, body)
+    assert refusal.value.code == code
+    assert refusal.value.detail
+
+
+@given(st.sampled_from(["ticker", "trades", "book"]), st.binary(max_size=200))
+def test_no_bytes_do_worse_than_being_refused(channel: str, body: bytes) -> None:
+    for read in (fields, state):
+        with pytest.raises(Unmappable):
+            read(channel, body)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["ticker", "trades"]), st.data())
+def test_no_odd_field_does_worse_than_being_refused(channel: str, data: st.DataObject) -> None:
+    body = body_of(channel)
+    name = data.draw(st.sampled_from(sorted(body)))
+    body[name] = data.draw(JSON)
+    try:
+        mapped = fields(channel, body)
+    except Unmappable:
+        return
+    assert msgspec.json.decode(msgspec.json.encode(mapped.fields), type=Fields) == mapped.fields
+
+
+class TestTimes:
+    @given(
+        st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - the strategy takes naive bounds
+        st.integers(0, 9),
+        st.integers(0, 999_999_999),
+    )
+    def test_any_precision_from_0_to_9_digits_is_read_to_the_microsecond(
+        self, moment: datetime, digits: int, nanos: int
+    ) -> None:
+        text = moment.isoformat()[:19]
+        fraction = f"{nanos:09d}"[:digits]
+        expected = instant(text + "+00:00") + int(fraction[:6].ljust(6, "0"))
+        assert micros(text + ("." + fraction if digits else "") + "Z") == expected
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            None,
+            "",
+            "Z",
+            "0001-01-01T00:00:00Z",
+            "0001-01-01T00:00:00.000000Z",
+            "1969-12-31T23:59:59.5Z",
+            "2026-07-07T22:58:17",
+            "2026-07-07T22:58:17+00:00",
+            "2026-07-07 22:58:17Z",
+            "2026-13-07T22:58:17Z",
+            "2026-07-07T22:58:61Z",
+            "2026-07-07T22:58:17.Z",
+            "2026-07-07T22:58:17.1234567890Z",
+            "2026-07-07T22:58:17.12x456Z",
+            "2026-07-07T22:58:17.-12345Z",
+            "2026-07-07T22:58:17.１Z",
+        ],
+    )
+    def test_what_is_no_usable_time_is_none(self, text: str | None) -> None:
+        assert micros(text) is None
+
+
+def recorded(captures: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for line in (captures / "coinbase/live-btc-eth.ndjson").read_bytes().splitlines():
+        yield line, json.loads(line)
+
+
+CHANNELS = {"l2update": "book", "snapshot": "book", "match": "trades"}
+
+
+def test_every_recorded_frame_maps_and_folds_to_what_an_independent_fold_gives(
+    captures: Path,
+) -> None:
+    trades = 0
+    folds: dict[str, Fold] = {}
+    books: dict[str, dict[str, dict[Decimal, Decimal]]] = {}
+    for seq, (line, frame) in enumerate(recorded(captures), start=1):
+        channel = CHANNELS.get(frame["type"])
+        if channel is None:
+            assert frame["type"] in ("subscriptions", "heartbeat", "last_match")
+            continue
+        product = frame["product_id"]
+        if channel == "trades":
+            trade = fields("trades", line, product).fields.last_trade
+            assert (trade.price, trade.size) == (frame["price"], frame["size"])
+            assert {trade.side, frame["side"]} == {"buy", "sell"}
+            trades += 1
+            continue
+        fold = folds.setdefault(product, Fold(StreamKey("coinbase", "book", product)))
+        book = books.setdefault(product, {"buy": {}, "sell": {}})
+        if frame["type"] == "snapshot":
+            mapped = MAPPER.state(fold.key, line, TS_RECV)
+            fold.load(Position(1, seq), bytes(mapped.state))
+            book["buy"] = {Decimal(price): Decimal(size) for price, size in frame["bids"]}
+            book["sell"] = {Decimal(price): Decimal(size) for price, size in frame["asks"]}
+        else:
+            mapped_fields = fields("book", line, product)
+            assert mapped_fields.ts_event == micros(frame["time"])
+            fold.apply(tick(fold.key, seq, mapped_fields.fields))
+            for side, price, size in frame["changes"]:
+                if Decimal(size):
+                    book[side][Decimal(price)] = Decimal(size)
+                else:
+                    book[side].pop(Decimal(price), None)
+    assert trades == 435
+    assert set(folds) == {"BTC-USD", "ETH-USD"}
+    for product, fold in folds.items():
+        bids = sorted(books[product]["buy"].items(), reverse=True)
+        asks = sorted(books[product]["sell"].items())
+        assert [(Decimal(p), Decimal(s)) for p, s in fold.book.bids()] == bids
+        assert [(Decimal(p), Decimal(s)) for p, s in fold.book.asks()] == asks
+        assert not fold.book.crossed
+
+
+def tick(key: StreamKey, seq: int, said: Fields) -> Tick | Reset:
+    return Tick(1, *key, 0, 1, seq, None, None, TS_RECV, TS_RECV, said)

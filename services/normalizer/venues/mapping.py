@@ -1,0 +1,76 @@
+"""What a venue has to say for itself: one small interface, and the refusal that goes with it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from services.common.errors import PlatformError
+from services.common.subjects import StreamKey
+from services.common.wire import Fields
+
+
+class Unmappable(PlatformError):
+    """A raw record that is not understood. It is parked, and its place in the stream is a reset.
+
+    Attributes:
+        code: one word for metrics: few different ones exist.
+        detail: what was found and where.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"{code}: {detail}")
+
+
+class Mapped(NamedTuple):
+    """What one message says. `ts_event` is the venue's time, or the receive time without one."""
+
+    ts_event: int
+    venue_seq: int | None
+    fields: Fields
+
+
+class MappedState(NamedTuple):
+    """A whole state, encoded as `Snapshot.state`; `refused` are rows that had to be left out."""
+
+    ts_event: int
+    state: msgspec.Raw
+    refused: tuple[Unmappable, ...] = ()
+
+
+class VenueMapper(Protocol):
+    """Turns a venue's own messages into the platform's words. Pure: same input, same output."""
+
+    def fields(self, key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
+        """What one message of the stream says.
+
+        Raises:
+            Unmappable: it is malformed, or not a message of this stream.
+        """
+        ...
+
+    def state(self, key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
+        """The whole state that a snapshot message of the stream gives.
+
+        Raises:
+            Unmappable: as a whole it cannot be understood.
+        """
+        ...
+
+
+def decode[T](decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode strictly; unknown fields are ignored.
+
+    Raises:
+        Unmappable: it is not JSON, or a field has not the type it must have.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Unmappable("bad_field", str(error)) from error
+    except (ValueError, RecursionError) as error:
+        # Broken UTF-8 and bottomless nesting surface as built-in exceptions.
+        raise Unmappable("bad_json", str(error)) from error
