@@ -126,6 +126,8 @@ def service_environment(
         "HTTP_PORT": str(http_port),
         "ADMIN_PORT": "",
         "COINBASE_PRODUCTS": ",".join(products),
+        # Here the subscribers are stopped before the gateway; nobody needs long to move away.
+        "DRAIN_SECONDS": os.environ.get("DRAIN_SECONDS", "1"),
         **({"NATS_URLS": broker_url} if options.broker_kind == "nats" else {}),
         **({"REDIS_URL": broker_url} if options.broker_kind == "redis" else {}),
     }

@@ -13,7 +13,7 @@ import httpx
 from tools.embedded.process import die_with_parent
 
 _READY_TIMEOUT = 60.0
-_STOP_TIMEOUT = 20.0
+_STOP_TIMEOUT = 30.0
 _TAIL_LINES = 20
 
 
@@ -162,7 +162,7 @@ class Process:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL after 20 s. Nothing happens when it does not run."""
+        """SIGTERM, then SIGKILL after 30 s. Nothing happens when it does not run."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()

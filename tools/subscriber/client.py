@@ -97,7 +97,6 @@ class Subscriber:
         self._commands: dict[int, Message] = {}
         self._next_id = 0
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
-        self._send_not_before = 0.0
 
     # ------------------------------------------------------------------ counters
 
@@ -159,7 +158,6 @@ class Subscriber:
             self._backfilling.clear()
             self._commands.clear()
             self._outbox = asyncio.Queue()
-            self._send_not_before = 0.0
             if self.connections > 1:
                 self.resumes += 1
             for chain in self.chains.values():
@@ -187,18 +185,19 @@ class Subscriber:
     async def _send_commands(self, socket: ClientConnection) -> None:
         while True:
             command = await self._outbox.get()
-            wait = self._send_not_before - time.monotonic()
-            if wait > 0:
-                await asyncio.sleep(wait)
             await socket.send(msgspec.json.encode(command).decode())
 
     # ------------------------------------------------------------------ commands
 
-    def _command(self, command: Message) -> None:
+    def _command(self, command: Message, after_s: float = 0.0) -> None:
         self._next_id += 1
         command = {**command, "id": self._next_id}
         self._commands[self._next_id] = command
-        self._outbox.put_nowait(command)
+        self._send(command, after_s)
+
+    def _send(self, command: Message, after_s: float) -> None:
+        # Should the connection be lost before, this still fills the lost connection's queue only.
+        asyncio.get_running_loop().call_later(after_s, self._outbox.put_nowait, command)
 
     def _subscriptions(self, streams: Iterable[str]) -> Iterator[Message]:
         """One command for each want and epoch; what is held goes along as `from_seq`."""
@@ -242,6 +241,16 @@ class Subscriber:
         venue, channel, product = stream.split(":")
         want = next(w for w in self.wants if w.venue == venue and w.channel == channel)
         self._command(self._subscription(want, None, {product: None}))
+
+    def _refused(self, stream: str, error: Message) -> None:
+        """One stream's subscription failed: do what the error asks for."""
+        if stream in self.chains and error.get("code") in _UNRECOVERABLE:
+            self._start_over(stream)
+        elif stream in self.chains and error.get("retry") == "after":
+            for command in self._subscriptions([stream]):
+                self._command(command, error.get("retry_after_ms", 1000) / 1000)
+        else:
+            self.errors.append(f"{stream}: {error.get('name')}: {error.get('message')}")
 
     # ------------------------------------------------------------------ messages
 
@@ -318,33 +327,27 @@ class Subscriber:
         self._commands.pop(message.get("id", 0), None)
         self.connected.set()
         for result in message.get("results", ()):
-            if result.get("ok"):
-                continue
-            error = result.get("error") or {}
-            code = error.get("code") if isinstance(error, dict) else None
-            if code in _UNRECOVERABLE and _stream(result) in self.chains:
-                self._start_over(_stream(result))
-            else:
-                self.errors.append(f"{_stream(result)}: {error}")
+            if not result.get("ok"):
+                self._refused(_stream(result), result.get("error") or {})
 
     def _rate_limited(self, message: Message) -> None:
         self.rate_limits += 1
         delay = message.get("retry_after_ms", 1000) / 1000
         command = self._commands.get(message.get("id", 0))
         if message.get("scope") == "commands" and command is not None:
-            self._send_not_before = time.monotonic() + delay
-            self._outbox.put_nowait(command)
+            self._send(command, delay)
 
     def _error(self, message: Message) -> None:
-        code = message.get("code", 0)
         stream = message.get("stream")
-        text = f"{message.get('name', code)}: {message.get('message', '')}"
-        if code in _UNRECOVERABLE and stream in self.chains:
-            self._start_over(stream)
+        if isinstance(stream, str):
+            self._refused(stream, message)
             return
-        self.errors.append(text)
-        if message.get("retry") == "no" and 2000 <= code < 3000:
-            raise Refused(code, text)
+        code = message.get("code", 0)
+        text = f"{message.get('name', code)}: {message.get('message', '')}"
+        if message.get("retry") == "no":
+            self.errors.append(text)
+            if 2000 <= code < 3000:
+                raise Refused(code, text)
 
     def _tell(self, state: str) -> None:
         if self._on_connection is not None:

@@ -175,6 +175,31 @@ async def test_it_sends_a_rate_limited_command_again() -> None:
     assert subscriber.rate_limits == 1
 
 
+async def test_it_subscribes_again_when_the_server_asks_to_come_later() -> None:
+    async def script(peer: Peer) -> None:
+        command = await peer.receive()
+        result = {
+            "venue": "coinbase",
+            "channel": "ticker",
+            "product": PRODUCT,
+            "ok": False,
+            "error": {
+                "code": 6001,
+                "name": "broker_unavailable",
+                "retry": "after",
+                "retry_after_ms": 1,
+            },
+        }
+        await peer.send({"type": "subscribed", "id": command["id"], "results": [result]})
+        await peer.accept()
+        await peer.send(incr(1, None))
+        await peer.socket.wait_closed()
+
+    async with gateway(script) as url:
+        subscriber = await run_until(url, applied(1))
+    assert subscriber.errors == []
+
+
 async def test_it_starts_over_where_the_position_is_of_no_use() -> None:
     async def script(peer: Peer) -> None:
         assert (await peer.receive())["from_seq"] == {PRODUCT: 5}
