@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-# Outcomes of `md_resync_total` that end a gap well; every other one leaves it unhealed.
-HEALED = frozenset({"healed", "refilled", "snapshot", "rebased", "refreshed"})
+# Outcomes of `md_resync_total` after which nothing is missing; the others say what was lost.
+HEALED = frozenset({"refilled", "late", "snapshot"})
 
 
 @dataclass(frozen=True)
 class GapFigures:
-    """Totals since the ingestor started; `resyncs` by outcome."""
+    """Totals since the ingestor started; `outcomes` of all resyncs by name."""
 
     detected: int = 0
     healed: int = 0
-    resyncs: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> GapFigures:
         """Read them from an exposition in Prometheus' text format."""
-        detected = 0.0
-        resyncs: dict[str, float] = {}
+        found: Counter[str] = Counter()
+        healed: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                count = int(sample.value)
+                stream = f"{sample.labels.get('channel')}:{sample.labels.get('product')}"
                 if sample.name == "md_seq_gap_total":
-                    detected += sample.value
+                    found[stream] += count
                 elif sample.name == "md_resync_total":
                     outcome = sample.labels.get("outcome", "")
-                    resyncs[outcome] = resyncs.get(outcome, 0) + sample.value
+                    outcomes[outcome] += count
+                    if outcome in HEALED:
+                        healed[stream] += count
         return cls(
-            int(detected),
-            int(sum(count for outcome, count in resyncs.items() if outcome in HEALED)),
-            {outcome: int(count) for outcome, count in sorted(resyncs.items())},
+            found.total(),
+            # A book is also based anew after a reconnect, when nobody spoke of a gap.
+            sum(min(count, healed[stream]) for stream, count in found.items()),
+            dict(sorted(outcomes.items())),
         )
 
     @classmethod

@@ -103,7 +103,7 @@ class Stack:
             "tools.simulator",
             port=self._ports.pick(),
             log_dir=self.run_dir,
-            ready_path="/_control/state",
+            ready_path="/healthz",
             arguments=lambda port: ["--port", str(port), *arguments],
             environment=lambda _port: service_environment(
                 EXCHANGE,

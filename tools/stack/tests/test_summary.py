@@ -14,7 +14,8 @@ md_seq_gap_total{channel="trades",cause="missing"} 2.0
 md_seq_gap_total{channel="book",cause="suspect"} 1.0
 # TYPE md_resync_total counter
 md_resync_total{channel="trades",outcome="refilled"} 2.0
-md_resync_total{channel="book",outcome="failed"} 1.0
+md_resync_total{channel="trades",outcome="lost"} 1.0
+md_resync_total{channel="book",outcome="snapshot"} 5.0
 """
 
 
@@ -36,8 +37,8 @@ def line(observation: Observation) -> dict[str, Any]:
 
 def test_figures_are_added_up_over_products_and_causes() -> None:
     figures = GapFigures.parse(METRICS)
-    assert (figures.detected, figures.healed) == (3, 2)
-    assert figures.resyncs == {"failed": 1, "refilled": 2}
+    assert (figures.detected, figures.healed) == (3, 3)
+    assert figures.outcomes == {"lost": 1, "refilled": 2, "snapshot": 5}
 
 
 def test_all_is_well_when_every_expected_channel_had_ticks() -> None:

@@ -1,0 +1,1 @@
+"""Checks a configuration before, or while, something does not work."""

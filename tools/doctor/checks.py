@@ -1,0 +1,188 @@
+"""The checks of `mdf doctor`: each says what it looked at, what it found, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib import import_module
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic_settings import BaseSettings
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from services.common.errors import BrokerError, SettingsError, StoreError, StoreMissing
+from services.common.settings import AwsSettings, CommonSettings, load
+from services.common.stores.aws import DYNAMODB, READER, S3, open_client, translated
+from services.common.stream.factory import open_broker
+
+Level = Literal["ok", "warning", "error"]
+# Where each service's settings are.
+SETTINGS = {
+    "ingestor": "services.ingestor.settings:Settings",
+    "normalizer": "services.normalizer.settings:NormalizerSettings",
+    "snapshotter": "services.snapshotter.settings:SnapshotterSettings",
+    "gateway": "services.gateway.settings:GatewaySettings",
+}
+_TIMEOUT_S = 5.0
+# Latencies and "how old is this" are computed across machines; beyond this they mislead.
+_SKEW_WARNING_S = 1.0
+# The venue's Date header has whole seconds.
+_DATE_RESOLUTION_S = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`advice` is empty when nothing has to be done."""
+
+    name: str
+    level: Level
+    detail: str
+    advice: str = ""
+
+
+def settings_class(service: str) -> type[BaseSettings]:
+    """The settings class of a service."""
+    module, _, name = SETTINGS[service].partition(":")
+    found: type[BaseSettings] = getattr(import_module(module), name)
+    return found
+
+
+def check_settings(service: str) -> tuple[Finding, BaseSettings | None]:
+    """Load a service's settings from this environment."""
+    name = f"settings of {service}"
+    try:
+        loaded = load(settings_class(service))
+    except SettingsError as error:
+        return Finding(name, "error", "; ".join(error.problems), "correct these variables"), None
+    given = sum(field in loaded.model_fields_set for field in type(loaded).model_fields)
+    return Finding(name, "ok", f"{given} variables set, the rest by default"), loaded
+
+
+async def check_broker(settings: CommonSettings) -> Finding:
+    """Open the configured broker and have it answer."""
+    if settings.broker_kind == "memory":
+        return Finding("broker", "warning", "memory", "several processes need nats or redis")
+    where = settings.redis_url if settings.broker_kind == "redis" else ",".join(settings.nats_urls)
+    name = f"broker ({settings.broker_kind})"
+    variable = "REDIS_URL" if settings.broker_kind == "redis" else "NATS_URLS"
+    advice = f"start it, or point {variable} at it"
+    try:
+        async with asyncio.timeout(_TIMEOUT_S), open_broker(settings) as broker:
+            await broker.ping()
+            # Without the logs of the others nothing flows, though everything is reachable.
+            subjects = await broker.subjects("raw")
+    except TimeoutError:
+        return Finding(name, "error", f"{_host(where)}: no answer in {_TIMEOUT_S:.0f} s", advice)
+    except BrokerError as error:
+        return Finding(name, "error", str(error), advice)
+    return Finding(name, "ok", f"{_host(where)}: {len(subjects)} raw streams")
+
+
+async def check_table(settings: AwsSettings) -> Finding:
+    """Whether the table of latest rows is there."""
+    try:
+        async with open_client(DYNAMODB, settings, READER) as client:
+            with translated("dynamodb", settings.ddb_table):
+                answer = await client.describe_table(TableName=settings.ddb_table)
+    except StoreError as error:
+        return _store_finding("dynamodb", error, "DDB_TABLE")
+    rows = answer["Table"].get("ItemCount", 0)
+    return Finding("dynamodb", "ok", f"{settings.ddb_table}: about {rows} rows")
+
+
+async def check_bucket(settings: AwsSettings) -> Finding:
+    """Whether the archive's bucket is there and may be listed."""
+    try:
+        async with open_client(S3, settings, READER) as client:
+            with translated("s3", settings.s3_bucket):
+                await client.list_objects_v2(Bucket=settings.s3_bucket, MaxKeys=1)
+    except StoreError as error:
+        return _store_finding("s3", error, "S3_BUCKET")
+    return Finding("s3", "ok", settings.s3_bucket)
+
+
+def _store_finding(name: str, error: StoreError, variable: str) -> Finding:
+    if isinstance(error, StoreMissing):
+        return Finding(
+            name, "warning", str(error), f"the snapshotter makes it; else check {variable}"
+        )
+    return Finding(name, "error", str(error), "check AWS_ENDPOINT_URL, region and credentials")
+
+
+async def check_venue_rest(url: str) -> list[Finding]:
+    """Whether the venue's REST API answers, and how far its clock is from ours."""
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
+            asked = time.time()
+            answer = await client.get(f"{url.rstrip('/')}/products")
+            received = time.time()
+            answer.raise_for_status()
+    except httpx.HTTPError as error:
+        text = f"{_host(url)}: {type(error).__name__} {error}".rstrip()
+        return [Finding("venue REST", "error", text, "check COINBASE_REST_URL, proxy and DNS")]
+    found = Finding("venue REST", "ok", f"{_host(url)}: {(received - asked) * 1000:.0f} ms")
+    date = answer.headers.get("date")
+    if date is None:
+        return [found]
+    return [found, clock_finding(parsedate_to_datetime(date).timestamp(), asked, received)]
+
+
+def clock_finding(theirs: float, asked: float, received: float) -> Finding:
+    """Judge this machine's clock by a `Date` header (whole seconds, cut) of an answer."""
+    # The header stands for any instant inside its second, taken between question and answer.
+    ahead = max(0.0, asked - (theirs + _DATE_RESOLUTION_S))
+    behind = max(0.0, theirs - received)
+    if max(ahead, behind) > _SKEW_WARNING_S:
+        how = f"{ahead:.1f} s ahead" if ahead else f"{behind:.1f} s behind"
+        return Finding("clock", "warning", f"{how} of the venue's", "run a time service (NTP)")
+    return Finding("clock", "ok", "within a second of the venue's")
+
+
+async def check_venue_ws(url: str) -> Finding:
+    """Whether the venue's WebSocket endpoint accepts a connection."""
+    began = time.monotonic()
+    try:
+        async with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1):
+            took = (time.monotonic() - began) * 1000
+    except (OSError, TimeoutError, WebSocketException) as error:
+        text = f"{_host(url)}: {type(error).__name__} {error}".rstrip()
+        return Finding("venue WebSocket", "error", text, "check COINBASE_WS_PRIMARY, proxy and DNS")
+    return Finding("venue WebSocket", "ok", f"{_host(url)}: {took:.0f} ms")
+
+
+def _host(url: str) -> str:
+    """The address without user and password."""
+    return ",".join(urlsplit(part).netloc.rpartition("@")[2] or part for part in url.split(","))
+
+
+async def examine() -> list[Finding]:
+    """Everything, as configured by this environment, in the order of the data flow."""
+    findings: list[Finding] = []
+    loaded: dict[str, BaseSettings] = {}
+    for service in SETTINGS:
+        finding, settings = check_settings(service)
+        findings.append(finding)
+        if settings is not None:
+            loaded[service] = settings
+    checks: list[Awaitable[Finding | list[Finding]]] = []
+    ingestor = loaded.get("ingestor")
+    if ingestor is not None:
+        urls: Mapping[str, object] = ingestor.model_dump()
+        checks.append(check_venue_rest(str(urls["coinbase_rest_url"])))
+        checks.append(check_venue_ws(str(urls["coinbase_ws_primary"])))
+    common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
+    if common is not None:
+        checks.append(check_broker(common))
+    stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
+    if stores is not None:
+        checks.append(check_table(stores))
+        checks.append(check_bucket(stores))
+    for result in await asyncio.gather(*checks):
+        findings += result if isinstance(result, list) else [result]
+    return findings

@@ -1,0 +1,1 @@
+"""Many verifying subscribers on one gateway."""
