@@ -1,0 +1,3 @@
+from tools.simulator.command import simulate
+
+simulate()

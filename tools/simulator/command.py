@@ -1,0 +1,201 @@
+"""`mdf simulate`: run the simulated exchange as a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import click
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from services.common.runtime import flatten
+from services.common.telemetry import configure_logging
+from tools.simulator.auth import Credentials
+from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
+from tools.simulator.faults import FaultRequest
+from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.replay import BadCapture
+from tools.simulator.server import Limits
+
+log = structlog.get_logger(__name__)
+
+
+def _depths(values: tuple[str, ...]) -> dict[str, int]:
+    depths = {}
+    for value in values:
+        product, _, levels = value.partition("=")
+        if not product or not levels.isdigit() or int(levels) < 1:
+            raise click.BadParameter(f"{value!r} is not PRODUCT=LEVELS", param_hint="--deep")
+        depths[product] = int(levels)
+    return depths
+
+
+def _faults(text: str | None) -> FaultRequest | None:
+    if text is None:
+        return None
+    try:
+        return FaultRequest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}" for each in error.errors()
+        )
+        raise click.BadParameter(problems, param_hint="--faults") from error
+
+
+@click.command(context_settings={"show_default": True, "auto_envvar_prefix": "SIM"})
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=8765, type=click.IntRange(0, 65_535), help="Port; 0 picks one.")
+@click.option(
+    "--products",
+    default=",".join(DEFAULT_PRODUCTS),
+    envvar=["SIM_PRODUCTS", "COINBASE_PRODUCTS"],
+    help="Products to list, comma-separated. Ignored with --capture.",
+)
+@click.option("--seed", default=1, help="Same seed, same market.")
+@click.option(
+    "--rate",
+    default=200.0,
+    type=click.FloatRange(min=1),
+    help="Messages a second, about, over all products, that a client of ticker, matches, heartbeat "
+    "and level2_batch gets.",
+)
+@click.option("--depth", default=200, type=click.IntRange(min=5), help="Book levels a side.")
+@click.option(
+    "--deep",
+    multiple=True,
+    metavar="PRODUCT=LEVELS",
+    help="Another depth for one product; 15000 makes a snapshot of about 1 MB. Repeatable.",
+)
+@click.option(
+    "--capture",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Replay this recording (one raw frame a line) instead of simulating a market.",
+)
+@click.option(
+    "--speed",
+    default=1.0,
+    type=click.FloatRange(min=0),
+    help="Replay speed; 0 is as fast as the clients read.",
+)
+@click.option("--settle", default=0.25, help="Seconds a replay waits after the first requests.")
+@click.option("--compression/--no-compression", default=True, help="Offer permessage-deflate.")
+@click.option(
+    "--open-channels",
+    is_flag=True,
+    help="Give level2, level3 and full to clients that do not sign.",
+)
+@click.option("--api-key", default=Credentials().key, help="Key that signed requests must use.")
+@click.option("--api-secret", default=Credentials().secret, help="Its secret, base64.")
+@click.option("--api-passphrase", default=Credentials().passphrase, help="Its passphrase.")
+@click.option(
+    "--subscribe-deadline", default=5.0, help="Seconds a client has for its first subscription."
+)
+@click.option("--rest-rate", default=10.0, help="REST requests a second and address; 0: no limit.")
+@click.option("--rest-burst", default=15, help="REST requests at once.")
+@click.option(
+    "--rest-cache/--no-rest-cache",
+    default=True,
+    help="Repeat REST answers for their max-age, as the venue's CDN does.",
+)
+@click.option(
+    "--faults",
+    metavar="JSON",
+    help='Faults from the start, as for POST /_control/faults: \'{"drop":{"probability":0.001}}\'.',
+)
+@click.option("--drop", default=0.0, type=click.FloatRange(0, 1), help="Share of messages to drop.")
+@click.option(
+    "--disconnect-every", default=0.0, help="Cut all connections each so many seconds; 0: never."
+)
+@click.option("--log-level", default="INFO", envvar=["SIM_LOG_LEVEL", "LOG_LEVEL"], help="Level.")
+@click.option(
+    "--log-format",
+    default="auto",
+    envvar=["SIM_LOG_FORMAT", "LOG_FORMAT"],
+    type=click.Choice(["auto", "json", "console"]),
+    help="Form of the log lines; auto is console on a terminal.",
+)
+def simulate(
+    *,
+    host: str,
+    port: int,
+    products: str,
+    seed: int,
+    rate: float,
+    depth: int,
+    deep: tuple[str, ...],
+    capture: Path | None,
+    speed: float,
+    settle: float,
+    compression: bool,
+    open_channels: bool,
+    api_key: str,
+    api_secret: str,
+    api_passphrase: str,
+    subscribe_deadline: float,
+    rest_rate: float,
+    rest_burst: int,
+    rest_cache: bool,
+    faults: str | None,
+    drop: float,
+    disconnect_every: float,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """A Coinbase Exchange look-alike on one port: WebSocket feed, REST, faults on demand.
+
+    Logs `exchange_listening` with its addresses when it is ready. GET /_control shows what it did,
+    POST /_control/faults breaks it, GET /_control/model/PRODUCT tells the truth. Every option can
+    be given as SIM_<OPTION>.
+    """
+    configure_logging("simulator", log_level.upper(), log_format)
+    request = _faults(faults) or FaultRequest()
+    if drop:
+        request = request.model_copy(
+            update={"drop": FaultRequest.model_validate({"drop": {"probability": drop}}).drop}
+        )
+    if disconnect_every:
+        extra = FaultRequest.model_validate({"disconnect": {"every_s": disconnect_every}})
+        request = request.model_copy(update={"disconnect": extra.disconnect})
+    config = ExchangeConfig(
+        host=host,
+        port=port,
+        products=tuple(each.strip() for each in products.split(",") if each.strip()),
+        seed=seed,
+        rate=rate,
+        depth=depth,
+        depths=_depths(deep),
+        capture=capture,
+        speed=speed,
+        settle_s=settle,
+        compression=compression,
+        credentials=(None if open_channels else Credentials(api_key, api_secret, api_passphrase)),
+        limits=Limits(
+            subscribe_deadline_s=subscribe_deadline,
+            rest_rate=rest_rate,
+            rest_burst=rest_burst,
+            rest_cache=rest_cache,
+        ),
+        faults=request if request.model_fields_set else None,
+    )
+    sys.exit(uvloop.run(_serve(config)))
+
+
+async def _serve(config: ExchangeConfig) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    failures: list[BaseException] = []
+    try:
+        async with SimulatedExchange(config):
+            await stop.wait()
+    except* (OSError, BadCapture) as group:
+        failures = list(flatten(group))
+    for error in failures:
+        log.error("exchange_failed", reason=str(error))
+    log.info("exchange_stopped")
+    return 1 if failures else 0

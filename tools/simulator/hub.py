@@ -1,0 +1,195 @@
+"""Who is connected, who gets which message, and the books kept about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable
+
+import structlog
+
+from tools.simulator.faults import FaultRequest, GarbageKind, MessageFaults, garbage_frame
+from tools.simulator.feed_protocol import FeedProtocol
+from tools.simulator.messages import (
+    LEVEL2,
+    TICKER_BATCH,
+    Error,
+    Outgoing,
+    encode,
+)
+from tools.simulator.subscriptions import ClientSubscriptions, Pair
+
+log = structlog.get_logger(__name__)
+
+_REMEMBERED = 10_000
+
+
+class Client:
+    """One connection. `kick` ends it from outside; its session notices and closes."""
+
+    def __init__(self, feed: FeedProtocol, subscriptions: ClientSubscriptions) -> None:
+        self.feed = feed
+        self.subscriptions = subscriptions
+        self.kicked: tuple[int, str] | None = None
+        # The session's current wait, so that `kick` can end it.
+        self.waiting: asyncio.Timeout | None = None
+
+    def kick(self, code: int, reason: str) -> None:
+        self.kicked = (code, reason)
+        if self.waiting is not None:
+            self.waiting.reschedule(asyncio.get_running_loop().time())
+
+
+class Hub:
+    """Passes the market's messages to the clients that subscribed them, through the faults.
+
+    Counts, per product and type: `produced` by the market, `sent` (to each client), and what was
+    `dropped`, `duplicated`, `reordered` or `stalled` on purpose.
+    """
+
+    def __init__(self, faults: MessageFaults, max_backlog: int) -> None:
+        self.faults = faults
+        self._max_backlog = max_backlog
+        self.clients: dict[Client, None] = {}
+        self._by_pair: dict[Pair, dict[Client, None]] = {}
+        self.counts: dict[str, dict[str, Counter[str]]] = {}
+        self.lost: deque[dict[str, object]] = deque(maxlen=_REMEMBERED)
+        self.stalled = False
+        self._garbage: tuple[GarbageKind, float] | None = None
+        self.subscribed = asyncio.Event()
+
+    def add(self, client: Client) -> None:
+        self.clients[client] = None
+
+    def remove(self, client: Client) -> None:
+        self.clients.pop(client, None)
+        self.leave(client, client.subscriptions.pairs())
+
+    def join(self, client: Client, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            self._by_pair.setdefault(pair, {})[client] = None
+            self.subscribed.set()
+
+    def leave(self, client: Client, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            members = self._by_pair.get(pair)
+            if members is not None:
+                members.pop(client, None)
+                if not members:
+                    del self._by_pair[pair]
+
+    def wanted(self, pair: Pair) -> bool:
+        return pair in self._by_pair
+
+    def _audience(self, message: Outgoing) -> dict[Client, None]:
+        product = message.product
+        if len(message.channels) == 1:
+            return self._by_pair.get((message.channels[0], product), {})
+        merged: dict[Client, None] = {}
+        for channel in message.channels:
+            merged.update(self._by_pair.get((channel, product), {}))
+        return merged
+
+    def greet(self, client: Client, messages: Iterable[Outgoing]) -> None:
+        """Send one client what its subscription begins with."""
+        for message in messages:
+            if self.stalled or not self.faults.keep_greeting(message):
+                self._note(message, "stalled" if self.stalled else "dropped")
+            else:
+                client.feed.push(message.encoded())
+                self._count(message, "sent", 1)
+        client.feed.flush()
+
+    def reply(self, client: Client, message: object) -> None:
+        """Answer a request of this client."""
+        if not self.stalled:
+            client.feed.push(encode(message))
+            client.feed.flush()
+
+    def dispatch(self, messages: Iterable[Outgoing]) -> None:
+        """Send what the market has just said to everybody who asked for it."""
+        reached: dict[Client, None] = {}
+        for message in messages:
+            self._count(message, "produced", 1)
+            # A fault that nobody could see would use up a counted rule.
+            if not self._audience(message):
+                continue
+            if self.stalled:
+                self._note(message, "stalled")
+                continue
+            if not self.faults.active:
+                self._send(message, reached)
+                continue
+            delivery = self.faults.pass_on(message)
+            if delivery.fate != "sent":
+                self._note(message, delivery.fate)
+            for each in delivery.send:
+                self._send(each, reached)
+        for client in reached:
+            client.feed.flush()
+            if client.feed.backlog > self._max_backlog:
+                self._too_slow(client)
+
+    def _send(self, message: Outgoing, reached: dict[Client, None]) -> None:
+        audience = self._audience(message)
+        payload = message.encoded()
+        for client in audience:
+            if self._garbage is not None:
+                self._maybe_garbage(client, *self._garbage)
+            client.feed.push(payload)
+            reached[client] = None
+        self._count(message, "sent", len(audience))
+
+    def _too_slow(self, client: Client) -> None:
+        log.warning("slow_consumer_cut", backlog_bytes=client.feed.backlog)
+        client.feed.push(encode(Error("ErrSlowConsume")))
+        client.feed.flush()
+        client.feed.cut()
+        self.remove(client)
+
+    async def drained(self) -> None:
+        """Wait until every client has taken most of what it was sent."""
+        for client in list(self.clients):
+            await client.feed.drained()
+
+    def set_garbage(self, request: FaultRequest) -> None:
+        """Send bad frames now, and go on doing so with the asked probability."""
+        if request.clear:
+            self._garbage = None
+        garbage = request.garbage
+        if garbage is None:
+            return
+        self._garbage = (garbage.kind, garbage.probability) if garbage.probability else None
+        is_text, payload = garbage_frame(garbage.kind)
+        for client in self.clients:
+            for _ in range(garbage.count):
+                client.feed.push(payload, text=is_text)
+            client.feed.flush()
+
+    def _maybe_garbage(self, client: Client, kind: GarbageKind, probability: float) -> None:
+        if self.faults.chance(probability):
+            is_text, payload = garbage_frame(kind)
+            client.feed.push(payload, text=is_text)
+
+    def _note(self, message: Outgoing, fate: str) -> None:
+        self._count(message, fate, 1)
+        if fate in ("dropped", "stalled"):
+            self.lost.append(
+                {
+                    "type": message.type,
+                    "product": message.product,
+                    "sequence": message.sequence,
+                    "trade_id": message.trade_id,
+                    "fate": fate,
+                }
+            )
+
+    def _count(self, message: Outgoing, what: str, amount: int) -> None:
+        name = message.type
+        if message.channels[0] in (LEVEL2, TICKER_BATCH):
+            name = f"{message.channels[0]}:{name}"
+        product = self.counts.setdefault(message.product, {})
+        counter = product.get(name)
+        if counter is None:
+            counter = product[name] = Counter()
+        counter[what] += amount

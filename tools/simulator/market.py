@@ -1,0 +1,160 @@
+"""The simulated market: a seeded discrete-event model of a whole exchange. Pure, no clock.
+
+`advance(to)` plays everything up to that time, in time order: orders arrive at random (Poisson),
+level 2 batches are cut each 50 ms, heartbeats fall on whole seconds. All channels, REST and the
+control endpoint are read from the same books, so they agree at every instant. What happens depends
+on the seed, the start and the settings alone, not on how the time is cut into calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+
+from tools.simulator.clock import SECOND
+from tools.simulator.messages import STATUS, Outgoing
+from tools.simulator.product_market import ProductMarket
+from tools.simulator.products import DELISTED, Product, product
+from tools.simulator.venue import ProductState, status
+
+BATCH_US = 50_000
+TICKER_BATCH_US = 5 * SECOND
+STATUS_US = 5 * SECOND
+# Orders that only change the book, for each one that trades.
+_QUIET_PER_TRADE = 4.0
+# Beyond this, more orders would hide inside the same 50 ms batch and cost without showing.
+_MAX_QUIET_PER_PRODUCT = 60.0
+_FILLS_PER_TRADE = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How the market is built.
+
+    `rate`: messages a second, about, that a client of ticker, matches, heartbeat and level2_batch
+    gets for all products together. `depth`: levels a side; `depths` overrides it by product.
+    `history`: trades a product had before the start.
+    """
+
+    products: Sequence[str]
+    seed: int = 1
+    rate: float = 200.0
+    depth: int = 200
+    depths: Mapping[str, int] | None = None
+    history: int = 200
+
+
+class MarketModel:
+    """All products of the exchange. `start_us` is the venue's clock before the first `advance`."""
+
+    def __init__(self, settings: ModelSettings, start_us: int) -> None:
+        listed = [product(each) for each in settings.products]
+        self.products: list[Product] = [*listed, *DELISTED]
+        self._now = start_us
+        self._rng = Random(f"{settings.seed}:schedule")
+        depths = settings.depths or {}
+        self._markets = [
+            ProductMarket(
+                each,
+                Random(f"{settings.seed}:{each.id}"),
+                depth=depths.get(each.id, settings.depth),
+                start_us=start_us,
+                history=settings.history,
+            )
+            for each in listed
+        ]
+        self._by_id = {market.product.id: market for market in self._markets}
+        weights = [each.weight for each in listed]
+        self._trades_per_s, self._quiet_per_s = plan_rates(settings.rate, weights)
+        trade_weights = [self._trades_per_s * weight / sum(weights) for weight in weights]
+        self._trade_weights = list(accumulate(trade_weights))
+        self._quiet_weights = list(accumulate(_quiet_rate(each) for each in trade_weights))
+        self._next_order = self._after_pause(start_us)
+        # Products take turns inside the 50 ms, so that batches do not come all at once.
+        self._turn_us = max(1, BATCH_US // max(1, len(self._markets)))
+        self._turn = start_us // self._turn_us + 1
+
+    @property
+    def now_us(self) -> int:
+        return self._now
+
+    def state(
+        self, product_id: str, *, orders: bool = False, depth: int | None = None
+    ) -> ProductState:
+        """The product now; `depth` limits the rows. Raises KeyError for one that is not traded."""
+        return self._by_id[product_id].state(self._now, orders=orders, depth=depth)
+
+    def has_book(self, product_id: str) -> bool:
+        return product_id in self._by_id
+
+    def advance(self, to_us: int) -> list[Outgoing]:
+        """Play everything after the last call up to and including `to_us`, in order."""
+        out: list[Outgoing] = []
+        second = (self._now // SECOND + 1) * SECOND
+        while True:
+            batch = self._turn * self._turn_us
+            at = min(self._next_order, batch, second)
+            if at > to_us:
+                break
+            # At equal times orders come first, then batches, then what reports on them.
+            if at == self._next_order:
+                self._order(at, out)
+                self._next_order = self._after_pause(at)
+            elif at == batch:
+                self._markets[self._turn % len(self._markets)].cut_batch(out)
+                self._turn += 1
+            else:
+                self._on_second(second, out)
+                second += SECOND
+        self._now = max(self._now, to_us)
+        return out
+
+    def _order(self, at: int, out: list[Outgoing]) -> None:
+        trades = self._rng.random() < self._trades_per_s / (self._trades_per_s + self._quiet_per_s)
+        weights = self._trade_weights if trades else self._quiet_weights
+        (market,) = self._rng.choices(self._markets, cum_weights=weights)
+        market.order(at, trades=trades, out=out)
+
+    def _on_second(self, at: int, out: list[Outgoing]) -> None:
+        for market in self._markets:
+            market.heartbeat(at, out)
+        if at % TICKER_BATCH_US == 0:
+            for market in self._markets:
+                market.ticker_batch(out)
+        if at % STATUS_US == 0:
+            out.append(Outgoing((STATUS,), "", "status", status(self.products)))
+
+    def _after_pause(self, at: int) -> int:
+        rate = self._trades_per_s + self._quiet_per_s
+        return at + max(1, math.ceil(self._rng.expovariate(rate) * SECOND))
+
+
+def plan_rates(rate: float, weights: Sequence[float]) -> tuple[float, float]:
+    """(trading, other) orders a second that make about `rate` public messages a second.
+
+    Heartbeats are fixed; each trade is a match and a ticker; level 2 batches saturate at 20 a
+    second and product. The whole rises with the trades, so bisection finds them.
+    """
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+
+    def messages(trades: float) -> float:
+        level2 = sum(
+            20 * (1 - math.exp(-(trades * share + _quiet_rate(trades * share)) / 20))
+            for share in shares
+        )
+        return len(shares) + level2 + 2 * _FILLS_PER_TRADE * trades
+
+    low, high = 0.01, max(1.0, rate)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if messages(middle) < rate else (low, middle)
+    return low, sum(_quiet_rate(low * share) for share in shares)
+
+
+def _quiet_rate(trades: float) -> float:
+    # Never fewer than the trades, which would empty the book.
+    return max(min(_QUIET_PER_TRADE * trades, _MAX_QUIET_PER_PRODUCT), 1.5 * trades)

@@ -1,0 +1,253 @@
+"""One product of the simulated market: its engine's events become numbered, dated messages."""
+
+from __future__ import annotations
+
+from random import Random
+
+from services.common.domain.book import BUY
+from tools.simulator.clock import SECOND, iso6
+from tools.simulator.flow import OrderFlow
+from tools.simulator.matching import Done, Event, Matched, Opened, Received, Resized
+from tools.simulator.messages import (
+    FULL,
+    HEARTBEAT,
+    LEVEL2,
+    LEVEL2_BATCH,
+    LEVEL3,
+    MATCHES,
+    TICKER,
+    TICKER_BATCH,
+    Change,
+    Heartbeat,
+    L2Update,
+    Match,
+    Open,
+    OrderEvent,
+    Outgoing,
+    Resize,
+)
+from tools.simulator.messages import Done as DoneMessage
+from tools.simulator.messages import Received as ReceivedMessage
+from tools.simulator.products import Product, size_text, trim
+from tools.simulator.tape import Tape
+from tools.simulator.venue import Figures, L2Row, ProductState, ticker_of
+
+# A ticker usually precedes its match in this share of trades, as on the venue.
+_TICKER_FIRST = 0.17
+# Trades of one order that share a ticker, as happens when an order sweeps several makers.
+_TICKER_COALESCED = 0.2
+
+
+class ProductMarket:
+    """Numbers every order event (`sequence` +1) and every trade (`trade_id` +1)."""
+
+    def __init__(
+        self, product: Product, rng: Random, *, depth: int, start_us: int, history: int
+    ) -> None:
+        self.product = product
+        self._rng = rng
+        self._scale = product.scale()
+        self._flow = OrderFlow(product, rng, depth)
+        self.tape = Tape()
+        self._sequence = rng.randrange(10_000_000_000, 140_000_000_000)
+        self._trade_id = rng.randrange(10_000_000, 1_000_000_000)
+        # (side, price) of level 2 changes since the last batch, and the time of the newest.
+        self._changed: dict[tuple[str, int], None] = {}
+        self._changed_us = start_us
+        self._batched_ticker = 0
+        start = self._scale.start
+        # Volume of the day before, of about a hundred million of the quote.
+        self._volume = self._scale.notional_size(rng.uniform(2e7, 2e8), start)
+        self._volume_30d = self._volume * rng.randrange(25, 35)
+        self._open = max(1, round(start * rng.uniform(0.97, 1.03)))
+        self._high = max(self._open, round(start * rng.uniform(1.001, 1.04)))
+        self._low = min(self._open, max(1, round(start * rng.uniform(0.96, 0.999))))
+        self._past(start_us, history)
+
+    def _past(self, start_us: int, count: int) -> None:
+        """Trades from before the start, so that paging has something to page through."""
+        rng, scale = self._rng, self._scale
+        at = start_us - count * SECOND // 4
+        for _ in range(max(1, count)):
+            self._sequence += rng.randrange(2, 400)
+            at = min(start_us, at + rng.randrange(1, SECOND // 2))
+            price = max(1, scale.start + round(rng.gauss(0, 3)))
+            size = scale.notional_size(rng.lognormvariate(5.5, 1.8), price)
+            ids = (f"{rng.getrandbits(128):032x}", f"{rng.getrandbits(128):032x}")
+            maker, taker = (f"{i[:8]}-{i[8:12]}-4{i[13:16]}-a{i[17:20]}-{i[20:]}" for i in ids)
+            side = rng.choice(("buy", "sell"))
+            self._record_trade(Matched(maker, taker, side, price, size), at)
+
+    def order(self, at: int, *, trades: bool, out: list[Outgoing]) -> None:
+        """Let the next order of the flow arrive."""
+        self._emit(self._flow.trade() if trades else self._flow.quiet(), at, out)
+
+    def _emit(self, events: list[Event], at: int, out: list[Outgoing]) -> None:
+        fills = sum(isinstance(event, Matched) for event in events)
+        coalesce = fills > 1 and self._rng.random() < _TICKER_COALESCED
+        for event in events:
+            message = self._message(event, at)
+            ticker = None
+            if isinstance(message, Match):
+                fills -= 1
+                if not coalesce or fills == 0:
+                    ticker = self._ticker_out(message, TICKER)
+            first = ticker is not None and self._rng.random() < _TICKER_FIRST
+            if ticker is not None and first:
+                out.append(ticker)
+            self._emit_order_event(message, out)
+            if ticker is not None and not first:
+                out.append(ticker)
+        touched = self._flow.book.touched
+        for side, price in touched:
+            update = L2Update(self.product.id, [self._change(side, price)], iso6(at))
+            out.append(Outgoing((LEVEL2,), self.product.id, "l2update", update))
+            self._changed_us = at
+        self._changed.update(touched)
+        touched.clear()
+
+    def _emit_order_event(self, message: OrderEvent, out: list[Outgoing]) -> None:
+        name = self.product.id
+        kind = str(type(message).__struct_config__.tag)
+        channels = (MATCHES, FULL) if isinstance(message, Match) else (FULL,)
+        out.append(Outgoing(channels, name, kind, message))
+        out.append(Outgoing((LEVEL3,), name, LEVEL3, message))
+
+    def _message(self, event: Event, at: int) -> OrderEvent:
+        if isinstance(event, Matched):
+            return self._record_trade(event, at)
+        self._sequence += 1
+        name, sequence, time, scale = self.product.id, self._sequence, iso6(at), self._scale
+        match event:
+            case Received():
+                return ReceivedMessage(
+                    order_id=event.order_id,
+                    order_type="market" if event.price is None else "limit",
+                    side=event.side,
+                    product_id=name,
+                    sequence=sequence,
+                    time=time,
+                    size=trim(size_text(event.size)),
+                    price=None if event.price is None else scale.trimmed_price(event.price),
+                )
+            case Opened():
+                price, remaining = scale.trimmed_price(event.price), size_text(event.remaining)
+                return Open(
+                    event.order_id, event.side, price, trim(remaining), name, sequence, time
+                )
+            case Done():
+                rested = event.price is not None
+                return DoneMessage(
+                    order_id=event.order_id,
+                    reason=event.reason,
+                    side=event.side,
+                    product_id=name,
+                    sequence=sequence,
+                    time=time,
+                    price=scale.trimmed_price(event.price) if event.price is not None else None,
+                    remaining_size=trim(size_text(event.remaining)) if rested else None,
+                )
+            case Resized():
+                return Resize(
+                    reason="STP",
+                    order_id=event.order_id,
+                    side=event.side,
+                    old_size=trim(size_text(event.old_size)),
+                    new_size=trim(size_text(event.new_size)),
+                    price=scale.trimmed_price(event.price),
+                    product_id=name,
+                    sequence=sequence,
+                    time=time,
+                )
+
+    def _record_trade(self, event: Matched, at: int) -> Match:
+        self._sequence += 1
+        self._trade_id += 1
+        trade = Match(
+            trade_id=self._trade_id,
+            maker_order_id=event.maker_id,
+            taker_order_id=event.taker_id,
+            side=event.side,
+            size=trim(size_text(event.size)),
+            price=self._scale.trimmed_price(event.price),
+            product_id=self.product.id,
+            sequence=self._sequence,
+            time=iso6(at),
+        )
+        self.tape.add(trade)
+        self._high = max(self._high, event.price)
+        self._low = min(self._low, event.price)
+        # The window does not slide: trades only add to the day that went before the start.
+        self._volume += event.size
+        self._volume_30d += event.size
+        return trade
+
+    def _change(self, side: str, price: int) -> Change:
+        return side, self._scale.price(price), size_text(self._flow.book.size_at(side, price))
+
+    def cut_batch(self, out: list[Outgoing]) -> None:
+        """Emit the level 2 changes since the last batch: absolute sizes, buys before sells.
+
+        A level that came and went inside the batch is reported as removed, as the venue does.
+        """
+        if not self._changed:
+            return
+        order = sorted(self._changed, key=lambda level: level[0] != BUY)
+        changes = [self._change(side, price) for side, price in order]
+        self._changed.clear()
+        update = L2Update(self.product.id, changes, iso6(self._changed_us))
+        out.append(Outgoing((LEVEL2_BATCH,), self.product.id, "l2update", update))
+
+    def heartbeat(self, at: int, out: list[Outgoing]) -> None:
+        beat = Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
+        out.append(Outgoing((HEARTBEAT,), self.product.id, "heartbeat", beat))
+
+    def ticker_batch(self, out: list[Outgoing]) -> None:
+        """The ticker of the newest trade, if there was one since the last time."""
+        trade = self.tape.last
+        if trade is not None and trade.trade_id != self._batched_ticker:
+            self._batched_ticker = trade.trade_id
+            out.append(self._ticker_out(trade, TICKER_BATCH))
+
+    def _ticker_out(self, trade: Match, channel: str) -> Outgoing:
+        bid, ask = self._rows(BUY, 1), self._rows("sell", 1)
+        ticker = ticker_of(trade, self._figures(), bid[0] if bid else None, ask[0] if ask else None)
+        return Outgoing((channel,), self.product.id, "ticker", ticker)
+
+    def _figures(self) -> Figures:
+        trimmed = self._scale.trimmed_price
+        return Figures(
+            open_24h=trimmed(self._open),
+            high_24h=trimmed(self._high),
+            low_24h=trimmed(self._low),
+            volume_24h=size_text(self._volume),
+            volume_30d=size_text(self._volume_30d),
+        )
+
+    def _rows(self, side: str, depth: int | None) -> list[L2Row]:
+        rows: list[L2Row] = []
+        for price, level in self._flow.book.half(side).walk():
+            if depth is not None and len(rows) >= depth:
+                break
+            rows.append((self._scale.price(price), size_text(level.size), len(level.orders)))
+        return rows
+
+    def state(self, now_us: int, *, orders: bool, depth: int | None) -> ProductState:
+        return ProductState(
+            product=self.product.id,
+            time_us=now_us,
+            sequence=self._sequence,
+            bids=self._rows("buy", depth),
+            asks=self._rows("sell", depth),
+            tape=self.tape,
+            figures=self._figures(),
+            orders=self._orders() if orders else None,
+        )
+
+    def _orders(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (side, self._scale.price(price), size_text(order.size), order.id)
+            for side in ("buy", "sell")
+            for price, level in self._flow.book.half(side).walk()
+            for order in level.orders.values()
+        ]

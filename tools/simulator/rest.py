@@ -1,0 +1,195 @@
+"""The venue's public REST API over a `Venue`. Pure: a path and a query in, an answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from tools.simulator.clock import SECOND, iso6, iso9
+from tools.simulator.edge import RestAnswer
+from tools.simulator.messages import encode
+from tools.simulator.products import product_rows, trim
+from tools.simulator.tape import PAGE_LIMIT
+from tools.simulator.venue import L2Row, ProductState, Venue
+
+_TRADES_MAX_AGE = 1
+_PRODUCTS_MAX_AGE = 5
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(message)
+
+
+class RestApi:
+    """Answers requests; `freeze` makes the answers stay as they are for a while."""
+
+    def __init__(self, venue: Venue) -> None:
+        self._venue = venue
+        self._frozen: dict[str, ProductState] = {}
+        self._frozen_us = 0
+
+    def freeze(self) -> None:
+        """From now on answer as of this instant, until `thaw`."""
+        self._frozen_us = self._venue.now_us
+        for each in self._venue.products:
+            if each.tradable:
+                state = self._venue.state(each.id, orders=True)
+                self._frozen[each.id] = replace(state, tape=state.tape.copy())
+
+    def thaw(self) -> None:
+        self._frozen.clear()
+
+    def get(self, path: str, query: Mapping[str, str]) -> RestAnswer:
+        """Answer a GET; what is wrong with a request is an answer too."""
+        try:
+            return self._route(path.strip("/").split("/"), query)
+        except _Refused as refused:
+            return RestAnswer(refused.status, encode({"message": refused.message}))
+
+    def _route(self, parts: list[str], query: Mapping[str, str]) -> RestAnswer:
+        match parts:
+            case ["time"]:
+                return self._time()
+            case ["products"]:
+                return _cached(product_rows(self._venue.products), _PRODUCTS_MAX_AGE)
+            case ["products", product]:
+                return self._product(product)
+            case ["products", product, "book"]:
+                return self._book(self._state(product, orders=True), query)
+            case ["products", product, "ticker"]:
+                return self._ticker(self._state(product))
+            case ["products", product, "trades"]:
+                return self._trades(self._state(product), query)
+            case _:
+                raise _Refused(404, "NotFound")
+
+    def _time(self) -> RestAnswer:
+        now = self._frozen_us if self._frozen else self._venue.now_us
+        body = {"iso": f"{iso6(now)[:-4]}Z", "epoch": round(now / SECOND, 3)}
+        return RestAnswer(200, encode(body), {"Cache-Control": "no-store"})
+
+    def _product(self, product: str) -> RestAnswer:
+        for each in self._venue.products:
+            if each.id == product:
+                return _cached(product_rows([each])[0], _PRODUCTS_MAX_AGE)
+        raise _Refused(404, "NotFound")
+
+    def _state(self, product: str, *, orders: bool = False) -> ProductState:
+        for each in self._venue.products:
+            if each.id == product and not each.tradable:
+                raise _Refused(400, "Not allowed for delisted products")
+        if product in self._frozen:
+            return self._frozen[product]
+        try:
+            return self._venue.state(product, orders=orders)
+        except KeyError:
+            raise _Refused(404, "NotFound") from None
+
+    def _book(self, state: ProductState, query: Mapping[str, str]) -> RestAnswer:
+        level = query.get("level", "1")
+        rows: Callable[[str, list[L2Row]], list[tuple[str, str, int | str]]]
+        match level:
+            case "1":
+                rows = _best
+            case "2":
+                rows = _aggregated
+            case "3":
+                rows = _by_order(state)
+            case _:
+                raise _Refused(400, "Invalid level")
+        body = {
+            "bids": rows("buy", state.bids),
+            "asks": rows("sell", state.asks),
+            "sequence": state.sequence,
+            "auction_mode": False,
+            "auction": None,
+            "time": iso9(state.time_us),
+        }
+        return RestAnswer(200, encode(body), {"Cache-Control": "no-store"})
+
+    def _ticker(self, state: ProductState) -> RestAnswer:
+        trade = state.last_trade
+        if trade is None:
+            raise _Refused(404, "NotFound")
+        body: dict[str, object] = {
+            "ask": trim(state.asks[0][0]) if state.asks else None,
+            "bid": trim(state.bids[0][0]) if state.bids else None,
+            "volume": state.figures.volume_24h,
+            "trade_id": trade.trade_id,
+            "price": trade.price,
+            "size": trade.size,
+            "time": f"{trade.time[:-1]}000Z",
+            "rfq_volume": "0.00000000",
+        }
+        if body["volume"] is None:
+            # A recorded market does not know its day.
+            del body["volume"]
+        return _cached(body, _TRADES_MAX_AGE)
+
+    def _trades(self, state: ProductState, query: Mapping[str, str]) -> RestAnswer:
+        limit = _number(query, "limit")
+        if limit is not None and limit < 1:
+            raise _Refused(400, "Invalid limit")
+        page = state.tape.page(
+            before=_number(query, "before"),
+            after=_number(query, "after"),
+            limit=min(limit or PAGE_LIMIT, PAGE_LIMIT),
+        )
+        body = [
+            {
+                "trade_id": trade.trade_id,
+                "side": trade.side,
+                "size": trade.size,
+                "price": trade.price,
+                "time": trade.time,
+            }
+            for trade in page
+        ]
+        answer = _cached(body, _TRADES_MAX_AGE)
+        if page:
+            answer.headers["CB-BEFORE"] = str(page[0].trade_id)
+            answer.headers["CB-AFTER"] = str(page[-1].trade_id)
+        return answer
+
+
+def _cached(body: object, max_age: int) -> RestAnswer:
+    headers = {"Cache-Control": f"public, max-age={max_age}"}
+    return RestAnswer(200, encode(body), headers, max_age)
+
+
+def _best(_side: str, rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
+    return _aggregated(_side, rows[:1])
+
+
+def _aggregated(_side: str, rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
+    return [(trim(price), trim(size), orders) for price, size, orders in rows]
+
+
+def _by_order(
+    state: ProductState,
+) -> Callable[[str, list[L2Row]], list[tuple[str, str, int | str]]]:
+    orders = state.orders
+    if orders is None:
+        raise _Refused(400, "Level 3 is not known for a recorded market")
+
+    def rows(wanted: str, _rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
+        return [
+            (trim(price), trim(size), order_id)
+            for side, price, size, order_id in orders
+            if side == wanted
+        ]
+
+    return rows
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise _Refused(400, f"Invalid {name}") from None

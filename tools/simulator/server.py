@@ -1,0 +1,213 @@
+"""The HTTP and WebSocket surface of the simulated exchange: one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tools.simulator.auth import Credentials
+from tools.simulator.edge import EdgeCache, RestAnswer, TokenBucket
+from tools.simulator.faults import FaultRequest, RestFault
+from tools.simulator.feed_protocol import EXTENSION, FeedProtocol
+from tools.simulator.hub import Client, Hub
+from tools.simulator.messages import encode
+from tools.simulator.rest import RestApi
+from tools.simulator.subscriptions import ClientSubscriptions
+from tools.simulator.venue import Venue, greeting, online
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the venue enforces. `rest_rate` 0 turns the REST limiter off."""
+
+    subscribe_deadline_s: float = 5.0
+    rest_rate: float = 10.0
+    rest_burst: int = 15
+    rest_cache: bool = True
+    max_backlog: int = 32 * 1024 * 1024
+
+
+class Surface:
+    """Requests and connections; what they ask is answered from `venue`, `hub` and `control`."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        hub: Hub,
+        limits: Limits,
+        credentials: Credentials | None,
+        control: Callable[[FaultRequest], dict[str, Any]],
+        report: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._venue = venue
+        self._hub = hub
+        self._limits = limits
+        self._credentials = credentials
+        self._control = control
+        self._report = report
+        self._tradable = frozenset(online(venue.products))
+        self.api = RestApi(venue)
+        self.rest_fault: tuple[RestFault, int] | None = None
+        self.refusing = False
+        self._cache = EdgeCache()
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def application(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/healthz", self._healthz),
+                Route("/_control", self._get_control),
+                Route("/_control/faults", self._post_faults, methods=["POST"]),
+                Route("/_control/model/{product}", self._get_model),
+                Route("/{path:path}", self._rest),
+                WebSocketRoute("/{path:path}", self._feed),
+            ]
+        )
+
+    # ------------------------------------------------------------ feed
+
+    async def _feed(self, socket: WebSocket) -> None:
+        if self.refusing:
+            await socket.send_denial_response(
+                JSONResponse({"message": "Service Unavailable"}, status_code=503)
+            )
+            return
+        await socket.accept()
+        feed = socket.scope["extensions"][EXTENSION]
+        assert isinstance(feed, FeedProtocol)
+        subscriptions = ClientSubscriptions(self._tradable, self._credentials)
+        client = Client(feed, subscriptions)
+        self._hub.add(client)
+        try:
+            await self._serve(socket, client)
+        except WebSocketDisconnect:
+            pass
+        finally:
+            self._hub.remove(client)
+
+    async def _serve(self, socket: WebSocket, client: Client) -> None:
+        loop = asyncio.get_running_loop()
+        deadline: float | None = loop.time() + self._limits.subscribe_deadline_s
+        while client.kicked is None:
+            try:
+                async with asyncio.timeout_at(deadline) as client.waiting:
+                    event = await socket.receive()
+            except TimeoutError:
+                if client.kicked is None:
+                    client.kicked = (1008, "no subscription within the time allowed")
+                break
+            if event["type"] == "websocket.disconnect":
+                return
+            self._on_message(client, event.get("text") or event.get("bytes") or "")
+            if client.subscriptions:
+                deadline = None
+        await socket.close(*client.kicked)
+
+    def _on_message(self, client: Client, text: str | bytes) -> None:
+        answer = client.subscriptions.handle(text, time.time())
+        self._hub.leave(client, answer.removed)
+        self._hub.reply(client, answer.reply)
+        for channel, product in answer.added:
+            self._hub.greet(client, greeting(self._venue, channel, product))
+        # Nothing of the market happens in between, so what comes next continues the greeting.
+        self._hub.join(client, answer.added)
+
+    # ------------------------------------------------------------ REST
+
+    async def _rest(self, request: Request) -> Response:
+        now = asyncio.get_running_loop().time()
+        if not self._allowed(request, now):
+            return _respond(RestAnswer(429, encode({"message": "Public rate limit exceeded"})))
+        fault = self._rest_fault(request.url.path)
+        if fault is not None:
+            await asyncio.sleep(fault.latency_ms / 1000)
+            if fault.status:
+                return _respond(RestAnswer(fault.status, encode({"message": "Injected failure"})))
+        url = f"{request.url.path}?{request.url.query}"
+        answer = self._cache.find(url, now) if self._limits.rest_cache else None
+        if answer is None:
+            answer = self.api.get(request.url.path, request.query_params)
+            if self._limits.rest_cache:
+                answer = self._cache.keep(url, answer, now)
+        return _respond(answer)
+
+    def _allowed(self, request: Request, now: float) -> bool:
+        if self._limits.rest_rate <= 0:
+            return True
+        host = request.client.host if request.client else ""
+        bucket = self._buckets.get(host)
+        if bucket is None:
+            bucket = TokenBucket(self._limits.rest_rate, self._limits.rest_burst, now)
+            self._buckets[host] = bucket
+        return bucket.take(now)
+
+    def _rest_fault(self, path: str) -> RestFault | None:
+        if self.rest_fault is None:
+            return None
+        fault, left = self.rest_fault
+        if fault.paths and not any(part in path for part in fault.paths):
+            return None
+        if not self._hub.faults.chance(fault.probability):
+            return None
+        if fault.count:
+            self.rest_fault = (fault, left - 1) if left > 1 else None
+        return fault
+
+    # ------------------------------------------------------------ control
+
+    async def _healthz(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _get_control(self, _request: Request) -> Response:
+        return JSONResponse(self._report())
+
+    async def _post_faults(self, request: Request) -> Response:
+        try:
+            faults = FaultRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+            ]
+            return JSONResponse({"message": "; ".join(problems)}, status_code=400)
+        return JSONResponse(self._control(faults))
+
+    async def _get_model(self, request: Request) -> Response:
+        try:
+            state = self._venue.state(request.path_params["product"])
+        except KeyError:
+            return JSONResponse({"message": "NotFound"}, status_code=404)
+        trade = state.last_trade
+        body = {
+            "product": state.product,
+            "time_us": state.time_us,
+            "sequence": state.sequence,
+            "last_trade_id": trade.trade_id if trade else None,
+            "trades": state.tape.all(),
+            "book": {
+                "bids": [row[:2] for row in state.bids],
+                "asks": [row[:2] for row in state.asks],
+            },
+        }
+        return Response(encode(body), media_type="application/json")
+
+
+def _respond(answer: RestAnswer) -> Response:
+    return Response(
+        answer.body,
+        status_code=answer.status,
+        headers=answer.headers,
+        media_type="application/json; charset=utf-8",
+    )

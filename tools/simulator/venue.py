@@ -1,0 +1,171 @@
+"""What the server needs to know of a market, whether it is simulated or replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.common.domain.book import BUY
+from tools.simulator.clock import iso6
+from tools.simulator.messages import (
+    LEVEL2,
+    LEVEL2_BATCH,
+    LEVEL3,
+    LEVEL3_SCHEMA,
+    MATCHES,
+    STATUS,
+    TICKER,
+    TICKER_BATCH,
+    LastMatch,
+    Match,
+    Outgoing,
+    Snapshot,
+    Status,
+    Ticker,
+    encode,
+)
+from tools.simulator.products import Product, product_rows, trim
+from tools.simulator.tape import Tape
+
+L2Row = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The day's figures of a product; None where they cannot be known."""
+
+    open_24h: str | None = None
+    high_24h: str | None = None
+    low_24h: str | None = None
+    volume_24h: str | None = None
+    volume_30d: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProductState:
+    """One product at one instant; everything in it belongs together.
+
+    Rows are (price, size, number of orders), best first, with all decimals. `orders` are
+    (side, price, size, order id) or None where the market has no orders.
+    """
+
+    product: str
+    time_us: int
+    sequence: int
+    bids: list[L2Row]
+    asks: list[L2Row]
+    tape: Tape
+    figures: Figures = field(default_factory=Figures)
+    orders: list[tuple[str, str, str, str]] | None = None
+
+    @property
+    def last_trade(self) -> Match | None:
+        return self.tape.last
+
+    def ticker(self) -> Ticker | None:
+        """The ticker message of the last trade; None before the first trade."""
+        trade = self.last_trade
+        if trade is None:
+            return None
+        return ticker_of(trade, self.figures, _first(self.bids), _first(self.asks))
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.product,
+            asks=[(price, size) for price, size, _ in self.asks],
+            bids=[(price, size) for price, size, _ in self.bids],
+            time=iso6(self.time_us),
+        )
+
+
+class Venue(Protocol):
+    """A market that can be asked at any instant."""
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """All listed products, also delisted ones."""
+
+    @property
+    def now_us(self) -> int:
+        """The market's clock."""
+
+    def state(
+        self, product: str, *, orders: bool = False, depth: int | None = None
+    ) -> ProductState:
+        """The product now.
+
+        Raises:
+            KeyError: the product is not traded here.
+        """
+
+    def has_book(self, product: str) -> bool:
+        """Whether the book is known yet (a replay has to pass the recorded snapshot first)."""
+
+
+def online(products: Sequence[Product]) -> list[str]:
+    return [each.id for each in products if each.tradable]
+
+
+def greeting(venue: Venue, channel: str, product: str) -> list[Outgoing]:
+    """What a client that has just subscribed gets at once."""
+    channels = (channel,)
+    if channel == STATUS:
+        return [Outgoing(channels, "", "status", status(venue.products))]
+    if channel == LEVEL3:
+        schema = {"type": "level3", "schema": LEVEL3_SCHEMA}
+        return [Outgoing(channels, product, "level3", encode(schema))]
+    if channel in (LEVEL2, LEVEL2_BATCH) and venue.has_book(product):
+        return [Outgoing(channels, product, "snapshot", venue.state(product).snapshot())]
+    if channel in (TICKER, TICKER_BATCH):
+        ticker = venue.state(product, depth=1).ticker()
+        return [Outgoing(channels, product, "ticker", ticker)] if ticker is not None else []
+    if channel == MATCHES:
+        trade = venue.state(product, depth=0).last_trade
+        if trade is not None:
+            return [Outgoing(channels, product, "last_match", LastMatch.of(trade))]
+    return []
+
+
+def ticker_of(trade: Match, figures: Figures, bid: L2Row | None, ask: L2Row | None) -> Ticker:
+    return Ticker(
+        sequence=trade.sequence,
+        product_id=trade.product_id,
+        price=trade.price,
+        open_24h=figures.open_24h,
+        volume_24h=figures.volume_24h,
+        low_24h=figures.low_24h,
+        high_24h=figures.high_24h,
+        volume_30d=figures.volume_30d,
+        best_bid=trim(bid[0]) if bid else None,
+        best_bid_size=bid[1] if bid else None,
+        best_ask=trim(ask[0]) if ask else None,
+        best_ask_size=ask[1] if ask else None,
+        side="sell" if trade.side == BUY else "buy",
+        time=trade.time,
+        trade_id=trade.trade_id,
+        last_size=trade.size,
+    )
+
+
+def status(products: Sequence[Product]) -> Status:
+    currencies = sorted({name for each in products for name in (each.base, each.quote)})
+    return Status(
+        products=product_rows([each for each in products if each.tradable]),
+        currencies=[
+            {
+                "id": name,
+                "name": name,
+                "min_size": "0.00000001",
+                "status": "online",
+                "status_message": "",
+                "max_precision": "0.00000001",
+                "convertible_to": [],
+            }
+            for name in currencies
+        ],
+    )
+
+
+def _first(rows: list[L2Row]) -> L2Row | None:
+    return rows[0] if rows else None
