@@ -1,0 +1,159 @@
+"""`python -m tools.charts`: everything that can be checked of the charts without a cluster.
+
+One line for each check, status 1 if one failed. `--write` renders what is generated first: the
+schemas of the values and `k8s/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.charts.helm import Helm, HelmFailed
+from tools.charts.kubernetes import validate
+from tools.charts.manifests import manifests
+from tools.charts.pods import pods, violations
+from tools.charts.schemas import schemas
+from tools.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
+
+KUBERNETES = ("1.33", "1.36")
+
+
+class Report:
+    """Prints a line for each check and remembers whether one failed."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.passed = 0
+
+    def clean(self) -> bool:
+        return self.failed == 0
+
+    @contextmanager
+    def check(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Run a check; the block may say a result, and fails by HelmFailed or Fault."""
+        words: list[str] = []
+        try:
+            yield words.append
+        except (HelmFailed, Fault) as error:
+            self.failed += 1
+            print(f"FAIL  {title}\n{error}")
+        else:
+            self.passed += 1
+            print(f"ok    {title:<62} {' '.join(words)}")
+
+
+class Fault(Exception):
+    """A check found something; the message says what."""
+
+
+def outdated(root: Path, expected: dict[str, str]) -> list[str]:
+    """Generated files that are missing or differ."""
+    return sorted(
+        name
+        for name, text in expected.items()
+        if not (root / name).is_file() or (root / name).read_text() != text
+    )
+
+
+def write(root: Path, files: dict[str, str]) -> int:
+    """Write what differs; how many files that were."""
+    changed = outdated(root, files)
+    for name in changed:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(files[name])
+    return len(changed)
+
+
+def compare(report: Report, title: str, expected: dict[str, str], folder: str = "") -> None:
+    """Fail unless the files are as expected and, in `folder`, no other stands beside them."""
+    with report.check(title) as say:
+        stale = outdated(ROOT, expected)
+        if folder:
+            present = {str(file.relative_to(ROOT)) for file in (ROOT / folder).glob("*.yaml")}
+            stale += sorted(present - set(expected))
+        if stale:
+            raise Fault(f"not what the charts give; run `make manifests`: {', '.join(stale)}")
+        say(f"{len(expected)} files")
+
+
+def validate_all(report: Report, rendered: dict[str, list[Object]]) -> None:
+    for version in KUBERNETES:
+        with report.check(f"Kubernetes {version} schemas, strict") as say:
+            verdicts = {name: validate(objects, version) for name, objects in rendered.items()}
+            faults = [f"{name}: {text}" for name, v in verdicts.items() for text in v.problems]
+            if faults:
+                raise Fault("\n".join(faults))
+            say(f"{sum(v.checked for v in verdicts.values())} objects")
+            unknown = sorted(set().union(*(v.unknown for v in verdicts.values())))
+            if unknown:
+                say(f"(no schema for {', '.join(unknown)})")
+
+
+def secure_all(report: Report, rendered: dict[str, list[Object]]) -> None:
+    with report.check("Pod Security restricted, read-only roots") as say:
+        found = [(name, pod) for name, objects in rendered.items() for pod in pods(objects)]
+        faults = [f"{name}: {pod.owner}: {text}" for name, pod in found for text in violations(pod)]
+        if faults:
+            raise Fault("\n".join(faults))
+        say(f"{len(found)} pods")
+
+
+def render_all(report: Report, workspace: Workspace) -> dict[str, list[Object]]:
+    """Every chart alone, and the umbrella with each of its values files."""
+    jobs = {chart: (chart, ()) for chart in CHARTS} | {
+        file: (UMBRELLA, (workspace.profile(file),)) for file in PROFILES
+    }
+    rendered: dict[str, list[Object]] = {}
+    with ThreadPoolExecutor() as pool:
+        lints = {n: pool.submit(workspace.lint, c, *files) for n, (c, files) in jobs.items()}
+        renders = {n: pool.submit(workspace.render, c, *files) for n, (c, files) in jobs.items()}
+        for name, (chart, _) in jobs.items():
+            title = f"{chart} alone" if name == chart else f"{chart} with {name}"
+            with report.check(f"lint and render {title}") as say:
+                lints[name].result()
+                rendered[name] = renders[name].result()
+                say(f"{len(rendered[name])} objects")
+    return rendered
+
+
+def run(*, rewrite: bool) -> int:
+    report = Report()
+    begun = time.monotonic()
+    with Helm() as helm:
+        workspace = Workspace(helm)
+        if rewrite:
+            # Before the build: the schemas are part of what is packed.
+            print(f"wrote {write(ROOT, schemas(workspace))} schemas")
+        compare(report, "values.schema.json as values and settings say", schemas(workspace))
+        with report.check("helm dependency build, offline") as say:
+            say(f"{workspace.build()} charts, helm {helm.version()}")
+        if not report.clean():
+            return 1
+        rendered = render_all(report, workspace)
+        validate_all(report, rendered)
+        secure_all(report, rendered)
+        if not report.clean():
+            return 1
+        plain = {f"k8s/{name}": text for name, text in manifests(workspace).items()}
+        if rewrite:
+            print(f"wrote {write(ROOT, plain)} manifests")
+        compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
+    seconds = time.monotonic() - begun
+    print(f"{report.passed} checks passed, {report.failed} failed, in {seconds:.1f} s")
+    return 0 if report.clean() else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.charts", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="render what is generated first")
+    return run(rewrite=parser.parse_args().write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""What the charts render, object by object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from tools.charts.pods import Pod, pods, violations
+from tools.charts.workspace import CHARTS, PROFILES, SERVICES, UMBRELLA, Object, Workspace
+
+pytestmark = pytest.mark.charts
+Profile = Callable[[str], list[Object]]
+every_profile = pytest.mark.parametrize("file", PROFILES)
+
+
+def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
+
+
+def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+@every_profile
+def test_every_pod_satisfies_pod_security_restricted(profile: Profile, file: str) -> None:
+    found = list(pods(profile(file)))
+    assert len(found) >= 8  # four services and their test pods
+    assert {pod.owner: violations(pod) for pod in found if violations(pod)} == {}
+
+
+def test_the_restricted_checker_sees_each_violation() -> None:
+    bad = Pod(
+        "Pod/x",
+        {},
+        {
+            "hostNetwork": True,
+            "volumes": [{"name": "root", "hostPath": {"path": "/"}}],
+            "containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["SYS"]}}}],
+        },
+    )
+    assert {text.split(": ")[-1] for text in violations(bad)} == {
+        "hostNetwork is set",
+        "volume root is of a forbidden type",
+        "runAsNonRoot",
+        "seccompProfile",
+        "allowPrivilegeEscalation",
+        "capabilities.drop",
+        "capabilities.add",
+        "readOnlyRootFilesystem",
+    }
+
+
+@every_profile
+def test_no_pod_gets_an_api_token_or_service_links(profile: Profile, file: str) -> None:
+    for pod in pods(profile(file)):
+        assert pod.spec["automountServiceAccountToken"] is False, pod.owner
+        assert pod.spec["enableServiceLinks"] is False, pod.owner
+
+
+@every_profile
+def test_every_long_running_container_has_the_three_probes_and_a_memory_limit(
+    profile: Profile, file: str
+) -> None:
+    for pod in pods(profile(file)):
+        if pod.owner.startswith("Pod/"):
+            continue
+        for container in pod.containers:
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+            assert container["resources"]["limits"]["memory"]
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+@every_profile
+def test_liveness_never_asks_whether_the_service_is_ready(profile: Profile, file: str) -> None:
+    for pod in pods(profile(file)):
+        for container in pod.containers:
+            if "livenessProbe" in container:
+                paths = [
+                    container[probe]["httpGet"]["path"]
+                    for probe in ("livenessProbe", "readinessProbe")
+                ]
+                assert "ready" not in paths[0]
+                assert paths[0] != paths[1]
+
+
+@every_profile
+def test_every_selector_of_a_service_finds_pods_and_their_ports(
+    profile: Profile, file: str
+) -> None:
+    objects = profile(file)
+    running = [pod for pod in pods(objects) if not pod.owner.startswith("Pod/")]
+    for name, service in of_kind(objects, "Service").items():
+        found = [pod for pod in running if matches(service["spec"]["selector"], pod.labels)]
+        assert found, name
+        apps = {pod.labels["app.kubernetes.io/name"] for pod in found}
+        assert len(apps) == 1, name
+        for pod in found:
+            ports = {port["name"] for c in pod.containers for port in c["ports"]}
+            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, name
+
+
+@every_profile
+def test_a_workload_selects_its_own_pods_and_no_other(profile: Profile, file: str) -> None:
+    objects = profile(file)
+    everything = list(pods(objects))
+    for item in objects:
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            selector = item["spec"]["selector"]["matchLabels"]
+            owner = f"{item['kind']}/{item['metadata']['name']}"
+            assert [p.owner for p in everything if matches(selector, p.labels)] == [owner]
+
+
+@every_profile
+def test_selectors_hold_nothing_that_changes_with_a_version(profile: Profile, file: str) -> None:
+    for item in profile(file):
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            assert item["spec"]["selector"]["matchLabels"].keys() <= {
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+                "market-data-fanout/unit",
+            }
+
+
+@every_profile
+def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
+    profile: Profile, file: str
+) -> None:
+    objects = profile(file)
+    scaled = {
+        item["spec"]["scaleTargetRef"]["name"]: item["spec"]["minReplicas"]
+        for item in objects
+        if item["kind"] == "HorizontalPodAutoscaler"
+    }
+    several = set()
+    for kind in ("Deployment", "StatefulSet"):
+        for name, item in of_kind(objects, kind).items():
+            if item["spec"].get("replicas", scaled.get(name, 1)) > 1:
+                several.add(name)
+    assert of_kind(objects, "PodDisruptionBudget").keys() == several
+
+
+@every_profile
+def test_everything_that_is_named_exists(profile: Profile, file: str) -> None:
+    """Config maps and service accounts; Secrets are the operator's own."""
+    objects = profile(file)
+    for pod in pods(objects):
+        account = pod.spec.get("serviceAccountName")
+        assert account is None or account in of_kind(objects, "ServiceAccount")
+        for container in pod.containers:
+            for source in container.get("envFrom", []):
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in of_kind(objects, "ConfigMap")
+        mounted = {m["name"] for c in pod.containers for m in c.get("volumeMounts", [])}
+        volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
+        claims = {"data"} if pod.owner.startswith("StatefulSet/") else set()
+        assert mounted == volumes | claims, pod.owner
+
+
+@every_profile
+def test_every_pod_is_behind_a_network_policy(profile: Profile, file: str) -> None:
+    objects = profile(file)
+    policies = [
+        item["spec"]["podSelector"]["matchLabels"]
+        for item in of_kind(objects, "NetworkPolicy").values()
+    ]
+    for pod in pods(objects):
+        if not pod.owner.startswith("Pod/"):
+            assert any(matches(policy, pod.labels) for policy in policies), pod.owner
+
+
+def test_changed_settings_roll_the_pods_and_an_unchanged_value_does_not(
+    workspace: Workspace,
+) -> None:
+    def checksum(**settings: str) -> str:
+        objects = workspace.render(
+            "snapshotter", settings={f"settings.{k}": v for k, v in settings.items()}
+        )
+        template = of_kind(objects, "Deployment")["market-data-snapshotter"]["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum(LOG_LEVEL="DEBUG") != checksum(LOG_LEVEL="INFO")
+    assert checksum(LOG_LEVEL="INFO") == checksum(LOG_LEVEL="INFO")
+
+
+def test_large_numbers_keep_their_digits(workspace: Workspace) -> None:
+    objects = workspace.render("snapshotter", settings={"settings.ARCHIVE_MAX_BYTES": "50000000"})
+    data = of_kind(objects, "ConfigMap")["market-data-snapshotter"]["data"]
+    assert data["ARCHIVE_MAX_BYTES"] == "50000000"
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_disabled_chart_is_not_rendered_and_the_others_are(
+    workspace: Workspace, chart: str
+) -> None:
+    objects = workspace.render(UMBRELLA, settings={f"{chart}.enabled": "false"})
+    found = {item["metadata"]["labels"]["app.kubernetes.io/name"] for item in objects}
+    assert {name.removesuffix("-test") for name in found} == {*CHARTS} - {chart}
+
+
+@pytest.mark.parametrize("chart", SERVICES)
+def test_a_role_for_irsa_is_an_annotation_and_none_without_it(
+    workspace: Workspace, chart: str
+) -> None:
+    role = "arn:aws:iam::123456789012:role/market-data"
+    for settings, expected in (
+        ({"serviceAccount.roleArn": role}, {"eks.amazonaws.com/role-arn": role}),
+        ({}, None),
+    ):
+        objects = workspace.render(chart, settings=settings)
+        (account,) = of_kind(objects, "ServiceAccount").values()
+        assert account["metadata"].get("annotations") == expected
+
+
+def test_a_registry_and_a_digest_reach_every_image_of_the_release(workspace: Workspace) -> None:
+    digest = "sha256:" + "a" * 64
+    objects = workspace.render(
+        UMBRELLA,
+        settings={
+            "global.imageRegistry": "example.internal/mirror",
+            "global.imageTag": "1.2.3",
+            "gateway.image.digest": digest,
+        },
+    )
+    images = {
+        pod.labels["app.kubernetes.io/name"]: container["image"]
+        for pod in pods(objects)
+        for container in pod.containers
+    }
+    assert all(image.startswith("example.internal/mirror/") for image in images.values())
+    assert images["gateway"].endswith(f"/gateway@{digest}")
+    assert images["ingestor"].endswith("/ingestor:1.2.3")
+    assert images["nats"].endswith("/nats:2.15.1-alpine")
+
+
+def test_nats_credentials_are_mounted_where_the_service_looks(workspace: Workspace) -> None:
+    objects = workspace.render(UMBRELLA, settings={"global.natsCredsSecret": "creds"})
+    for pod in pods(objects):
+        if pod.owner.startswith("Deployment/"):
+            (container,) = pod.containers
+            variables = {item["name"]: item["value"] for item in container["env"]}
+            mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
+            assert variables["NATS_CREDS_FILE"] == f"{mounts['nats-creds']}/nats.creds"

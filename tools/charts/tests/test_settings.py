@@ -1,0 +1,78 @@
+"""What the charts put into an environment is what the services read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from services.common.settings import load
+from tools.charts.pods import Pod, pods
+from tools.charts.schemas import settings_of
+from tools.charts.workspace import PROFILES, SERVICES, Object
+
+pytestmark = pytest.mark.charts
+# What the Secrets that a profile names have to hold.
+SECRETS = {"market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"}}
+
+
+def environment(objects: list[Object], pod: Pod) -> dict[str, str]:
+    """The variables of a pod's only container, its Secret taken from `SECRETS`."""
+    (container,) = pod.containers
+    maps = {
+        item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"
+    }
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            found |= maps[source["configMapRef"]["name"]]
+        else:
+            found |= SECRETS.get(source["secretRef"]["name"], {})
+    return found | {item["name"]: item["value"] for item in container.get("env", [])}
+
+
+def service_pods(objects: list[Object]) -> list[tuple[str, Pod]]:
+    return [
+        (pod.labels["app.kubernetes.io/name"], pod)
+        for pod in pods(objects)
+        if pod.owner.startswith("Deployment/")
+    ]
+
+
+@pytest.mark.parametrize("file", PROFILES)
+def test_each_service_starts_with_the_environment_that_the_charts_give_it(
+    profile: Callable[[str], list[Object]], file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = profile(file)
+    found = service_pods(objects)
+    assert {service for service, _ in found} == {*SERVICES}
+    for service, pod in found:
+        with monkeypatch.context() as patch:
+            for name in list(os.environ):
+                patch.delenv(name)
+            for name, value in environment(objects, pod).items():
+                patch.setenv(name, value)
+            settings = load(settings_of(service))
+        assert settings.model_dump()["admin_port"] == 9090
+
+
+@pytest.mark.parametrize("file", PROFILES)
+def test_every_variable_of_every_pod_is_a_setting_of_some_service(
+    profile: Callable[[str], list[Object]], file: str
+) -> None:
+    known = {name.upper() for s in SERVICES for name in settings_of(s).model_fields}
+    objects = profile(file)
+    for _, pod in service_pods(objects):
+        assert environment(objects, pod).keys() <= known, pod.owner
+
+
+def test_the_logs_have_no_more_replicas_than_there_are_servers(
+    profile: Callable[[str], list[Object]],
+) -> None:
+    for file in PROFILES:
+        objects = profile(file)
+        servers = [item for item in objects if item["kind"] == "StatefulSet"]
+        for _, pod in service_pods(objects):
+            replicas = int(environment(objects, pod)["JS_REPLICAS"])
+            assert not servers or replicas <= servers[0]["spec"]["replicas"]
