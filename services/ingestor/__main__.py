@@ -1,0 +1,37 @@
+"""`python -m services.ingestor`: settings from the environment, then serve until a signal."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from services.common.health import Health
+from services.common.runtime import Stop, run_service, serve_http
+from services.common.settings import load_or_exit
+from services.common.stream.factory import open_broker
+from services.ingestor.app import Ingestor
+from services.ingestor.http import make_app
+from services.ingestor.metrics import Metrics
+from services.ingestor.settings import Settings
+
+
+async def serve(settings: Settings, stop: Stop) -> None:
+    """The HTTP side answers from the first moment, also while the broker is still away."""
+    health = Health("ingestor", "broker", "feed")
+    broker = open_broker(settings)
+    ingestor = Ingestor(settings, broker, Metrics(), health)
+    port = settings.http_port if settings.admin_port is None else settings.admin_port
+    async with serve_http(make_app(ingestor, health), settings.http_host, port), broker:
+        await ingestor.run(stop)
+
+
+def main() -> int:
+    settings = load_or_exit(Settings)
+    # What is alive after start-up stays alive; per-message objects die young without the collector.
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    return run_service("ingestor", settings, lambda stop: serve(settings, stop))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""The ingestor put together: what is started, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from services.common.errors import BrokerError, BrokerUnavailable, VenueError, VenueRefused
+from services.common.health import Health
+from services.common.runtime import Stop
+from services.common.stream.broker import Broker
+from services.common.stream.factory import log_specs
+from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
+from services.common.wire import decode_raw
+from services.ingestor.backoff import Backoff
+from services.ingestor.cb_rest import CoinbaseRest
+from services.ingestor.cb_ws import Feed, FeedOptions
+from services.ingestor.condition import Condition
+from services.ingestor.healing import Healer, now_us
+from services.ingestor.journal import Journal
+from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.metrics import FeedCollector, Metrics
+from services.ingestor.outlet import Outlet
+from services.ingestor.sequencer import RULES, Sequencer
+from services.ingestor.settings import Settings
+from services.ingestor.venues.base import VenueRest
+from services.ingestor.venues.coinbase import CHANNELS, CoinbaseFeed
+
+log = structlog.get_logger(__name__)
+
+_STATISTICS_S = 30.0
+_HEALTH_S = 1.0
+_PING_TIMEOUT_S = 2.0
+_MEASURE_S = 1.0
+_VALIDATE_TIMEOUT_S = 5.0
+
+
+class Ingestor:
+    """One ingestor over an open broker.
+
+    `run` serves until it is told to stop. Everything else may be called while it runs.
+    """
+
+    def __init__(
+        self, settings: Settings, broker: Broker, metrics: Metrics, health: Health
+    ) -> None:
+        self.settings = settings
+        self.feeds: list[Feed] = []
+        self._broker = broker
+        self._metrics = metrics
+        self._health = health
+        self._venue = CoinbaseFeed(settings.credentials)
+        self._channels = sorted({CHANNELS[name] for name in settings.coinbase_channels} - {""})
+        self._outlet: Outlet | None = None
+        self._healer: Healer | None = None
+        self._rest: VenueRest | None = None
+        self._collector = FeedCollector(lambda: [feed.stats() for feed in self.feeds])
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where this ingestor's metrics are."""
+        return self._metrics.registry
+
+    async def run(self, stop: Stop) -> None:
+        """Serve until `stop`; then end intake, make what was taken durable, and return.
+
+        Raises:
+            VenueRefused: none of the products can be subscribed.
+        """
+        settings = self.settings
+        await self._while_unavailable(stop)
+        if stop.requested:
+            return
+        publisher = await self._broker.publisher(
+            max_records=settings.broker_buffer_records, max_bytes=settings.broker_buffer_bytes
+        )
+        parked = await self._broker.last(INVALID_SUBJECT)
+        outlet = self._outlet = Outlet(
+            publisher,
+            self._metrics,
+            max_records=settings.broker_buffer_records,
+            max_bytes=settings.broker_buffer_bytes,
+            parked_after=parked.position.seq if parked is not None else 0,
+        )
+        self._metrics.registry.register(self._collector)
+        try:
+            async with CoinbaseRest(settings.coinbase_rest_url) as rest:
+                self._rest = rest
+                products = await self._tradable(rest, settings.coinbase_products)
+                await self._serve(stop, outlet, rest, products)
+        finally:
+            self._metrics.registry.unregister(self._collector)
+            for feed in self.feeds:
+                feed.stopped("ingestor stopped")
+            abandoned = await outlet.flush(settings.drain_timeout_ms / 1000)
+            if abandoned:
+                log.error("records_abandoned", count=abandoned)
+            await publisher.aclose()
+
+    async def _serve(
+        self, stop: Stop, outlet: Outlet, rest: VenueRest, products: Sequence[str]
+    ) -> None:
+        settings = self.settings
+        # `suppress` also takes it out of the group's exception group.
+        with contextlib.suppress(_Ended):
+            async with asyncio.TaskGroup() as group:
+                self._healer = Healer(
+                    rest,
+                    group,
+                    outlet.has_room,
+                    settings.resync_max_queue_ms / 1000,
+                    settings.resync_max_trades,
+                )
+                for number, part in enumerate(_parts(products, settings)):
+                    feed = await self._feed(f"{self._venue.name}-{number}", part, outlet)
+                    self.feeds.append(feed)
+                    group.create_task(feed.run(), name=f"feed:{feed.name}")
+                group.create_task(outlet.measure(_MEASURE_S), name="measure")
+                group.create_task(self._check_health(), name="health")
+                group.create_task(self._statistics(), name="statistics")
+                await stop.wait()
+                # The group's tasks run for ever: this ends them, feeds and heals alike.
+                raise _Ended
+
+    # ---- making the parts
+
+    async def _feed(self, name: str, products: Sequence[str], outlet: Outlet) -> Feed:
+        settings = self.settings
+        options = FeedOptions(
+            settings.endpoints,
+            settings.coinbase_channels,
+            suspect_s=settings.heartbeat_suspect_ms / 1000,
+            dead_s=settings.heartbeat_dead_ms / 1000,
+            connect_timeout_s=settings.connect_timeout_ms / 1000,
+            max_pause_s=settings.reconnect_max_ms / 1000,
+        )
+        feed = Feed(name, self._venue, [], options, outlet, self._metrics)
+        for product in products:
+            await feed.add(await self._desk(product, feed, outlet))
+        return feed
+
+    async def _desk(self, product: str, feed: Feed, outlet: Outlet) -> Desk:
+        """A product's lanes, each going on where its stream ends in the log."""
+
+        def ask(want: Want) -> None:
+            if self._healer is not None:
+                self._healer.want(desk, want, feed.resubscribe_book)
+
+        journals: dict[str, tuple[Journal, Sequencer, Condition]] = {}
+        for channel in self._channels:
+            key = StreamKey(self._venue.name, channel, product)
+            journal, heard = await self._journal(key, outlet)
+            # A book's position is forced to increase and so says nothing of the venue's clock.
+            held = None if channel == "book" else journal.seq
+            sequencer = Sequencer(RULES[channel], held, heard)
+            journals[channel] = journal, sequencer, Condition(journal, now_us())
+        trades, book, ticker = (journals.get(name) for name in ("trades", "book", "ticker"))
+        metrics = self._metrics
+        desk = Desk(
+            product,
+            trades and TradesLane(*_lane(trades), lambda: ask(Want.TRADES), metrics),
+            book and BookLane(*_lane(book), lambda: ask(Want.BOOK), metrics),
+            ticker and TickerLane(*_lane(ticker), lambda: ask(Want.TICKER), metrics),
+            ask,
+        )
+        return desk
+
+    async def _journal(self, key: StreamKey, outlet: Outlet) -> tuple[Journal, int]:
+        """The stream's journal, and when its last record was received (µs, 0 if none)."""
+        line = self.settings.line
+        last = await self._broker.last(raw_subject(key))
+        if last is None:
+            epoch = await self._broker.log_epoch("raw")
+            return Journal(key, line, outlet.offer, epoch=epoch), 0
+        epoch, seq, sub = last.position
+        journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)
+        return journal, decode_raw(last.payload).ts_recv
+
+    async def _tradable(self, rest: VenueRest, wanted: Sequence[str]) -> list[str]:
+        """Those of `wanted` that the venue will serve; all of them when it does not answer."""
+        try:
+            async with asyncio.timeout(_VALIDATE_TIMEOUT_S):
+                known = await rest.tradable()
+        except (TimeoutError, VenueError) as error:
+            log.warning("products_not_validated", reason=str(error) or type(error).__name__)
+            return list(wanted)
+        good = []
+        for product in wanted:
+            problem = known.get(product, "unknown to the venue")
+            if problem is None:
+                good.append(product)
+            else:
+                log.warning("product_left_out", product=product, reason=problem)
+        if not good:
+            raise VenueRefused("products", f"none of {', '.join(wanted)} can be subscribed")
+        return good
+
+    async def _while_unavailable(self, stop: Stop) -> None:
+        """Prepare the logs, waiting for the broker as long as it takes."""
+        pauses = Backoff(0.1, 2.0)
+        while not stop.requested:
+            try:
+                await self._broker.ensure(log_specs(self.settings))
+                return
+            except BrokerUnavailable as error:
+                self._health.failed("broker", str(error))
+                await asyncio.sleep(pauses.next_delay())
+
+    # ---- what runs beside the feeds
+
+    async def _check_health(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_PING_TIMEOUT_S):
+                    await self._broker.ping()
+            except (BrokerError, TimeoutError) as error:
+                self._health.failed("broker", str(error) or "no answer")
+            else:
+                self._health.passed("broker")
+            waiting = [
+                f"{feed.name} is {feed.state.value}" for feed in self.feeds if not feed.connected
+            ]
+            if waiting or not self.feeds:
+                self._health.failed("feed", "; ".join(waiting) or "no feed")
+            else:
+                self._health.passed("feed")
+            await asyncio.sleep(_HEALTH_S)
+
+    async def _statistics(self) -> None:
+        before: Mapping[str, int] = {}
+        while True:
+            await asyncio.sleep(_STATISTICS_S)
+            for feed in self.feeds:
+                stats = feed.stats()
+                new = stats.messages - before.get(feed.name, 0)
+                log.info(
+                    "feed_statistics",
+                    feed=feed.name,
+                    state=feed.state.value,
+                    messages_per_s=round(new / _STATISTICS_S, 1),
+                    queued=stats.queued,
+                    reconnects=stats.reconnects,
+                    last_message_age_s=stats.last_message_age_s,
+                    refused_by_broker=self._outlet.refused if self._outlet else 0,
+                    heals=self._healer.under_way if self._healer else 0,
+                )
+            before = {feed.name: feed.messages for feed in self.feeds}
+
+
+class _Ended(Exception):
+    """Leaves the task group when the service is told to stop."""
+
+
+def _lane(
+    parts: tuple[Journal, Sequencer, Condition],
+) -> tuple[Journal, Condition, Sequencer]:
+    journal, sequencer, condition = parts
+    return journal, condition, sequencer
+
+
+def _parts(products: Sequence[str], settings: Settings) -> Iterator[Sequence[str]]:
+    size = settings.products_per_connection
+    for start in range(0, len(products), size):
+        yield products[start : start + size]

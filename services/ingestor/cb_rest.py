@@ -1,0 +1,153 @@
+"""Coinbase Exchange's REST API, as healing needs it.
+
+All calls share one limiter (the venue allows 10 a second with bursts of 15) and one product has
+one call under way at a time. 429, 5xx and silence are tried again with jittered backoff; the
+caller's deadline ends it. Answers come through a CDN and may be older than the question: ids and
+times are handed back for the caller to judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import httpx
+import msgspec
+
+from services.common.errors import VenueRefused, VenueUnavailable
+from services.ingestor.backoff import Backoff
+from services.ingestor.ratelimit import Limiter
+from services.ingestor.venues.base import BookImage, Quote, TradeRow, VenueRest
+from services.ingestor.venues.rfc3339 import Rfc3339
+
+RATE_PER_S = 10.0
+BURST = 15
+# Rows of one page of trades, at most.
+PAGE = 1000
+
+_ATTEMPTS = 6
+_TIMEOUT = httpx.Timeout(3.0)
+_TOO_MANY = 429
+_SERVER_ERROR = 500
+
+
+class _Product(msgspec.Struct):
+    id: str
+    status: str = "online"
+    trading_disabled: bool = False
+
+
+class _Trade(msgspec.Struct):
+    trade_id: int
+    time: str | None = None
+
+
+class _Ticker(msgspec.Struct):
+    trade_id: int
+    time: str | None = None
+
+
+class _Book(msgspec.Struct):
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+    sequence: int = 0
+    time: str | None = None
+
+
+class CoinbaseRest(VenueRest):
+    """Use as a context manager; `limiter` is shared by everything that calls this venue."""
+
+    def __init__(self, base_url: str, limiter: Limiter | None = None) -> None:
+        self._client = httpx.AsyncClient(base_url=base_url, timeout=_TIMEOUT)
+        self._limiter = limiter if limiter is not None else Limiter(RATE_PER_S, BURST)
+        self._flights: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._clock = Rfc3339()
+        # Whether both page bounds were honoured together so far; older clients doubt it.
+        self._both_bounds = True
+        self.calls = 0
+        self.failures = 0
+
+    async def __aenter__(self) -> CoinbaseRest:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._client.aclose()
+
+    async def tradable(self) -> Mapping[str, str | None]:
+        rows = self._read(list[_Product], await self._get("/products", {}), "/products")
+        return {
+            row.id: f"status {row.status}"
+            if row.status == "delisted" or row.trading_disabled
+            else None
+            for row in rows
+        }
+
+    async def trades(self, product: str, first: int, last: int) -> Sequence[TradeRow]:
+        last = min(last, first + PAGE - 1)
+        params = {"after": str(last + 1), "limit": str(last - first + 1)}
+        if self._both_bounds:
+            params["before"] = str(first - 1)
+        path = f"/products/{product}/trades"
+        async with self._flights[product]:
+            answer = await self._get(path, params)
+        rows = []
+        outside = 0
+        for body in self._read(list[msgspec.Raw], answer, path):
+            row = self._read(_Trade, bytes(body), path)
+            if first <= row.trade_id <= last:
+                rows.append(TradeRow(row.trade_id, self._clock.micros(row.time), bytes(body)))
+            else:
+                outside += 1
+        if outside and self._both_bounds:
+            # Page downwards with `after` alone from now on: ids tell where to stop.
+            self._both_bounds = False
+        rows.sort(key=lambda row: row.trade_id)
+        return rows
+
+    async def ticker(self, product: str) -> Quote:
+        path = f"/products/{product}/ticker"
+        async with self._flights[product]:
+            answer = await self._get(path, {})
+        head = self._read(_Ticker, answer, path)
+        return Quote(head.trade_id, self._clock.micros(head.time), answer)
+
+    async def book(self, product: str) -> BookImage:
+        path = f"/products/{product}/book"
+        async with self._flights[product]:
+            answer = await self._get(path, {"level": "2"})
+        head = self._read(_Book, answer, path)
+        return BookImage(self._clock.micros(head.time), head.sequence, answer)
+
+    async def _get(self, path: str, params: Mapping[str, str]) -> bytes:
+        backoff = Backoff(0.1, 2.0, immediate=False)
+        while True:
+            await self._limiter.turn()
+            self.calls += 1
+            reason, status = "", None
+            try:
+                response = await self._client.get(path, params=dict(params))
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            else:
+                status = response.status_code
+                if response.is_success:
+                    return response.content
+                reason = f"HTTP {status} {response.text[:200]}".rstrip()
+                if status != _TOO_MANY and status < _SERVER_ERROR:
+                    raise VenueRefused(path, reason, status=status)
+                if status == _TOO_MANY:
+                    self._limiter.exhausted()
+            self.failures += 1
+            if backoff.attempts >= _ATTEMPTS - 1:
+                raise VenueUnavailable(path, reason, status=status)
+            await asyncio.sleep(backoff.next_delay())
+
+    @staticmethod
+    def _read[T](shape: type[T], answer: bytes, path: str) -> T:
+        try:
+            return msgspec.json.decode(answer, type=shape)
+        except msgspec.DecodeError as error:
+            # A proxy's or CDN's page in place of the venue's answer: asking again may help.
+            raise VenueUnavailable(path, f"unreadable answer: {error}") from error

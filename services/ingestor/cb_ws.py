@@ -1,0 +1,376 @@
+"""One WebSocket connection to the venue: made, subscribed, watched, and made again.
+
+The feed knows how to stay connected and nothing about what a message means: each frame goes to the
+desk of its product, synchronously, in the order received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from services.ingestor.backoff import Backoff
+from services.ingestor.feed_stats import FeedStats
+from services.ingestor.lanes import Desk
+from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
+from services.ingestor.metrics import Metrics
+from services.ingestor.outlet import Outlet
+from services.ingestor.ratelimit import Limiter
+from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
+
+log = structlog.get_logger(__name__)
+
+# A BTC-USD book snapshot is 1.1 MB, and has been 1.3 MB.
+MAX_FRAME = 32 * 1024 * 1024
+# Frames read ahead of us before the kernel has to hold them.
+_MAX_QUEUE = 1024
+_WATCH_S = 0.5
+_CLOSE_TIMEOUT_S = 1.0
+_FIRST_PAUSE_S = 0.25
+# A connection that lasted this long was a success, and the next loss is retried at once.
+_LASTED_S = 2.0
+# The venue's documents disagree (100 or 10 client messages a second): stay below the smaller one.
+_SENDS_PER_S = 8.0
+_SEND_BURST = 10
+# Failures of one endpoint in a row before the next one is tried.
+_ENDPOINT_PATIENCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FeedOptions:
+    """How a feed behaves; durations in seconds.
+
+    Attributes:
+        endpoints: WebSocket addresses, the preferred one first.
+        channels: the venue's channel names to subscribe.
+        suspect_s: heartbeat age at which streams are stale.
+        dead_s: heartbeat age at which the connection is made anew.
+        connect_timeout_s: how long an attempt may take.
+        max_pause_s: the largest pause between attempts.
+    """
+
+    endpoints: Sequence[str]
+    channels: Sequence[str]
+    suspect_s: float = 3.0
+    dead_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    max_pause_s: float = 10.0
+
+
+class Feed:
+    """See the module. `desks` maps products to their desks and may change while running."""
+
+    def __init__(
+        self,
+        name: str,
+        venue: VenueFeed,
+        desks: Iterable[Desk],
+        options: FeedOptions,
+        outlet: Outlet,
+        metrics: Metrics,
+    ) -> None:
+        self.name = name
+        self.venue = venue
+        self.state = FeedState.STOPPED
+        self.since = time.time_ns() // 1000
+        self.endpoint = ""
+        self.last_reason = ""
+        self.messages = 0
+        self.ignored = 0
+        self.reconnects = 0
+        self._desks = {desk.product: desk for desk in desks}
+        self._options = options
+        self._outlet = outlet
+        self._metrics = metrics
+        self._socket: ClientConnection | None = None
+        self._sends = Limiter(_SENDS_PER_S, _SEND_BURST)
+        self._last_message = 0
+        self._flowing_since = 0.0
+        self._end_reason: str | None = None
+        self._refusal = ""
+        self._one_by_one: asyncio.Event = asyncio.Event()
+        self._book_channels = [c for c in options.channels if venue.channels[c] == "book"]
+
+    # ---- what the outside sees and asks
+
+    @property
+    def desks(self) -> Mapping[str, Desk]:
+        return self._desks
+
+    @property
+    def connected(self) -> bool:
+        return self.state is FeedState.ACTIVE
+
+    def stats(self) -> FeedStats:
+        age = (time.time_ns() // 1000 - self._last_message) / 1e6 if self._last_message else None
+        queued = 0
+        for desk in self._desks.values():
+            queued += desk.trades.held if desk.trades is not None else 0
+            queued += desk.book.held if desk.book is not None else 0
+        return FeedStats(
+            self.venue.name,
+            self.name,
+            self.connected,
+            self.messages,
+            self.ignored,
+            queued,
+            self.reconnects,
+            age,
+        )
+
+    async def resubscribe_book(self, product: str) -> bool:
+        """Have the venue send the product's book anew; False when that cannot be asked now."""
+        if self._socket is None or not self._book_channels:
+            return False
+        return await self._send(
+            lambda: self.venue.unsubscribe([product], self._book_channels)
+        ) and await self._send(
+            lambda: self.venue.subscribe([product], self._book_channels, time.time())
+        )
+
+    async def add(self, desk: Desk) -> None:
+        """Serve one more product, without a reconnect of the others."""
+        self._desks[desk.product] = desk
+        if self._socket is not None:
+            desk.connected(time.time_ns() // 1000)
+            await self._subscribe([desk.product])
+
+    async def remove(self, product: str) -> None:
+        """Serve a product no longer."""
+        desk = self._desks.pop(product, None)
+        if desk is None:
+            return
+        await self._send(lambda: self.venue.unsubscribe([product], self._options.channels))
+        desk.lost("product removed", time.time_ns() // 1000)
+
+    def stopped(self, reason: str) -> None:
+        """Write into every stream that nothing follows; call it when `run` has ended."""
+        now = time.time_ns() // 1000
+        for desk in self._desks.values():
+            desk.lost(reason, now)
+
+    # ---- the life of the connection
+
+    async def run(self) -> None:
+        """Keep the feed alive until cancelled."""
+        pauses = Backoff(_FIRST_PAUSE_S, self._options.max_pause_s)
+        failures = 0
+        self._enter(FeedEvent.STARTED)
+        try:
+            while True:
+                endpoints = self._options.endpoints
+                self.endpoint = endpoints[failures // _ENDPOINT_PATIENCE % len(endpoints)]
+                reason = await self._connection(self.endpoint)
+                if self._flowing_since and time.monotonic() - self._flowing_since >= _LASTED_S:
+                    pauses.reset()
+                    failures = 0
+                else:
+                    failures += 1
+                self._lost(reason)
+                if self.state is FeedState.FAILED:
+                    await asyncio.sleep(self._options.max_pause_s)
+                    self._enter(FeedEvent.STARTED)
+                    continue
+                delay = pauses.next_delay()
+                log.warning(
+                    "feed_lost",
+                    feed=self.name,
+                    endpoint=self.endpoint,
+                    reason=reason,
+                    attempt=pauses.attempts,
+                    delay_s=round(delay, 3),
+                )
+                await asyncio.sleep(delay)
+                self._enter(FeedEvent.RETRIED)
+        finally:
+            self._enter(FeedEvent.ENDED)
+
+    async def _connection(self, endpoint: str) -> str:
+        """One connection from handshake to end; why it ended."""
+        self._end_reason = None
+        self._refusal = ""
+        self._flowing_since = 0.0
+        self._one_by_one.clear()
+        try:
+            async with connect(
+                endpoint,
+                max_size=MAX_FRAME,
+                max_queue=_MAX_QUEUE,
+                open_timeout=self._options.connect_timeout_s,
+                close_timeout=_CLOSE_TIMEOUT_S,
+            ) as socket:
+                self._enter(FeedEvent.CONNECTED)
+                self._socket = socket
+                now = time.time_ns() // 1000
+                for desk in self._desks.values():
+                    desk.connected(now)
+                # All data of a first subscription may come before `_send` returns here.
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._watch(socket), name=f"{self.name}:watch"),
+                        group.create_task(self._request(), name=f"{self.name}:subscribe"),
+                    ]
+                    reason = await self._receive(socket)
+                    for task in tasks:
+                        task.cancel()
+                return self._why(reason)
+        except TimeoutError:
+            return "connect_timeout"
+        except InvalidHandshake:
+            return "handshake_refused"
+        except InvalidURI:
+            return "bad_address"
+        except ConnectionRefusedError:
+            return "connect_refused"
+        except OSError:
+            return "network"
+        finally:
+            self._socket = None
+
+    def _why(self, reason: str) -> str:
+        """Our own reason for ending the connection explains more than what the socket saw."""
+        return self._end_reason or reason
+
+    async def _request(self) -> None:
+        """Subscribe everything in one message; product by product once that was refused.
+
+        One product the venue does not like makes it refuse the whole message.
+        """
+        await self._subscribe(list(self._desks))
+        await self._one_by_one.wait()
+        for product in list(self._desks):
+            await self._subscribe([product])
+
+    async def _subscribe(self, products: Sequence[str]) -> None:
+        if products:
+            await self._send(
+                lambda: self.venue.subscribe(products, self._options.channels, time.time())
+            )
+
+    async def _send(self, request: Callable[[], bytes]) -> bool:
+        """Send in turn; the request is made when its turn has come (it may carry a time)."""
+        await self._sends.turn()
+        if self._socket is None:
+            return False
+        try:
+            await self._socket.send(request(), text=True)
+        except ConnectionClosed:
+            # The receiving side sees the same end and says why.
+            return False
+        return True
+
+    async def _receive(self, socket: ClientConnection) -> str:
+        parse, desks, clock = self.venue.parse, self._desks, time.time_ns
+        while True:
+            try:
+                frame = await socket.recv(decode=False)
+            except ConnectionClosed as error:
+                return _reason_of(error)
+            ts = clock() // 1000
+            self.messages += 1
+            self._last_message = ts
+            try:
+                event = parse(frame)
+            except MalformedFrame as error:
+                log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
+                self._outlet.park(error.reason, "", frame, ts)
+                continue
+            desk = desks.get(event.product)
+            if desk is None:
+                self._about_connection(event)
+                continue
+            if not self._flowing_since:
+                self._flowing_since = time.monotonic()
+                self._enter(FeedEvent.FLOWING)
+                log.info("feed_flowing", feed=self.name, endpoint=self.endpoint)
+            desk.feed(event, frame, ts)
+
+    def _about_connection(self, event: Event) -> None:
+        if event.kind is Kind.REFUSED:
+            self._refused(event.text)
+        elif event.kind is not Kind.SUBSCRIBED:
+            self.ignored += 1
+
+    def _refused(self, text: str) -> None:
+        log.warning("subscription_refused", feed=self.name, reason=text)
+        self._refusal = text
+        for desk in self._desks.values():
+            if self._one_by_one.is_set() and desk.product in text:
+                desk.refused = text
+                now = time.time_ns() // 1000
+                for lane in desk.lanes:
+                    lane.condition.raise_("down", f"refused by the venue: {text}", now)
+        self._one_by_one.set()
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        dead_us = int(self._options.dead_s * 1e6)
+        suspect_us = int(self._options.suspect_s * 1e6)
+        began = time.time_ns() // 1000
+        asked: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now = time.time_ns() // 1000
+            for desk in self._desks.values():
+                desk.watch(suspect_us, now)
+            heard = max((desk.heard for desk in self._desks.values()), default=now) or began
+            if now - heard > dead_us:
+                # A socket that is dead does not answer a closing handshake either.
+                self._end_reason = "silent"
+                socket.transport.abort()
+                return
+            for product, desk in list(self._desks.items()):
+                last = max(desk.heard or began, asked.get(product, 0))
+                if now - last > dead_us and desk.refused is None:
+                    asked[product] = now
+                    log.warning("product_silent", feed=self.name, product=product)
+                    await self._subscribe([product])
+
+    def _lost(self, reason: str) -> None:
+        now = time.time_ns() // 1000
+        self.reconnects += 1
+        self.last_reason = reason
+        self._metrics.reconnects.labels(self.venue.name, reason).inc()
+        for desk in self._desks.values():
+            desk.lost(f"connection lost: {reason}", now)
+        refused = self._refusal and self.state is FeedState.SUBSCRIBING
+        self._enter(FeedEvent.REFUSED if refused else FeedEvent.LOST)
+
+    def _enter(self, event: FeedEvent) -> None:
+        self.state = next_state(self.state, event)
+        self.since = time.time_ns() // 1000
+
+    def report(self) -> dict[str, Any]:
+        """What `GET /feeds/{name}` answers."""
+        stats = self.stats()
+        return {
+            "name": self.name,
+            "venue": self.venue.name,
+            "state": self.state.value,
+            "since": self.since,
+            "endpoint": self.endpoint,
+            "channels": list(self._options.channels),
+            "messages": stats.messages,
+            "ignored": stats.ignored,
+            "queued": stats.queued,
+            "reconnects": stats.reconnects,
+            "last_loss": self.last_reason or None,
+            "last_message_age_s": stats.last_message_age_s,
+            "products": {desk.product: desk.report() for desk in self._desks.values()},
+        }
+
+
+def _reason_of(error: ConnectionClosed) -> str:
+    """Metric label for how a connection ended."""
+    if error.rcvd is not None:
+        return f"closed_{error.rcvd.code}"
+    if error.sent is not None:
+        # We closed it: too large a frame (1009), no answer to a ping (1011), ...
+        return f"gave_up_{error.sent.code}"
+    return "reset"

@@ -1,0 +1,58 @@
+"""A stream's condition, written into its log when it changes. Pure.
+
+Whoever sees a reason raises it by name (`raise_`) and takes it back (`clear`); the gravest one
+that stands is the stream's state. A status the broker had no room for is offered again by `retry`.
+"""
+
+from __future__ import annotations
+
+from services.common.wire import StreamState
+from services.ingestor.journal import Journal
+
+# Gravest first. `quiet` is no fault: the venue is alive and says nothing on this stream.
+_GRAVITY: tuple[StreamState, ...] = ("down", "stale", "resyncing", "quiet")
+
+
+class Condition:
+    """State of one stream; `since` in µs. Begins `down` until the venue's first sign of life."""
+
+    __slots__ = ("_journal", "_reasons", "_written", "evidence", "since", "state")
+
+    def __init__(self, journal: Journal, now: int) -> None:
+        self._journal = journal
+        self._reasons: dict[StreamState, str] = {"down": "not connected yet"}
+        # Said only if the first connection fails: the log may still claim that all is well.
+        self._written = False
+        self.state: StreamState = "down"
+        self.evidence = "not connected yet"
+        self.since = now
+
+    def raise_(self, state: StreamState, evidence: str, now: int) -> None:
+        """`state` holds from now on, for the reason given."""
+        self._reasons[state] = evidence
+        self._settle(evidence, now)
+
+    def clear(self, state: StreamState, evidence: str, now: int) -> None:
+        """`state` holds no longer; `evidence` says what ended it."""
+        if self._reasons.pop(state, None) is not None:
+            self._settle(evidence, now)
+
+    def retry(self, now: int) -> None:
+        """Offer a status again that could not be written."""
+        if not self._written:
+            self._write(now)
+
+    def _settle(self, evidence: str, now: int) -> None:
+        worst = next((state for state in _GRAVITY if state in self._reasons), None)
+        state: StreamState = worst or "live"
+        if state == self.state and self._written:
+            return
+        if state != self.state:
+            self.state = state
+            self.since = now
+        # The reason that still stands says more than the one that just went.
+        self.evidence = self._reasons[state] if worst else evidence
+        self._write(now)
+
+    def _write(self, now: int) -> None:
+        self._written = self._journal.status(self.state, self.since, self.evidence, now)

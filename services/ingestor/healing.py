@@ -1,0 +1,204 @@
+"""Healing: fetching over REST what the lanes ask for, one task per product and want.
+
+Every heal has an allowance of time. When it is used up, what is missing is recorded as lost and
+the product goes on; a book has no allowance, since there is nothing to go on with, and is asked
+for until it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from opentelemetry import trace
+
+from services.common.errors import VenueError, VenueRefused
+from services.ingestor.backoff import Backoff
+from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.venues.base import VenueRest
+
+log = structlog.get_logger(__name__)
+tracer = trace.get_tracer(__name__)
+
+# A trade that only came late needs no call: wait this long before making one.
+_GRACE_S = 0.02
+# How long to wait before asking again for an answer that was older than the question.
+_STALE_S = 0.3
+# How often to look whether the broker has room again.
+_ROOM_S = 0.05
+# What one page of 1,000 trades adds to the allowance: the limiter lets 10 of them a second pass.
+_PAGE_ALLOWANCE_S = 0.25
+_PAGE = 1000
+# A book asked for by resubscribing must have come by then; else it is fetched over REST.
+_RESUBSCRIBED_S = 2.0
+# A product's book is not re-based more often than this.
+_REBASE_PAUSE_S = 1.0
+
+# Asks the venue to send a product's book anew; False when the connection is not up.
+Resubscribe = Callable[[str], Awaitable[bool]]
+
+
+def now_us() -> int:
+    """Microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+class Healer:
+    """Serves the lanes' wants.
+
+    Args:
+        rest: the venue's REST API.
+        group: parent of the tasks.
+        has_room: whether the broker takes records now.
+        max_queue_s: the allowance of a heal, seconds.
+        max_trades: a hole larger than this is healed at its newer end only.
+    """
+
+    def __init__(
+        self,
+        rest: VenueRest,
+        group: asyncio.TaskGroup,
+        has_room: Callable[[], bool],
+        max_queue_s: float,
+        max_trades: int,
+    ) -> None:
+        self._rest = rest
+        self._group = group
+        self._has_room = has_room
+        self._max_queue_s = max_queue_s
+        self._max_trades = max_trades
+        self._tasks: dict[tuple[str, Want], asyncio.Task[None]] = {}
+
+    @property
+    def under_way(self) -> int:
+        """How many heals run now."""
+        return len(self._tasks)
+
+    def want(self, desk: Desk, want: Want, resubscribe: Resubscribe) -> None:
+        """See to `want`; nothing happens when that is already under way."""
+        key = (desk.product, want)
+        if key not in self._tasks:
+            task = self._group.create_task(
+                self._serve(desk, want, resubscribe), name=f"heal:{desk.product}:{want.value}"
+            )
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    def forget(self, product: str) -> None:
+        """Stop all heals of a product."""
+        for (held, _), task in self._tasks.items():
+            if held == product:
+                task.cancel()
+
+    async def _serve(self, desk: Desk, want: Want, resubscribe: Resubscribe) -> None:
+        with tracer.start_as_current_span(
+            "ingest.resync", attributes={"product": desk.product, "want": want.value}
+        ):
+            if want is Want.TRADES and desk.trades is not None:
+                await self._trades(desk.product, desk.trades)
+            elif want is Want.BOOK and desk.book is not None:
+                await self._book(desk.product, desk.book, resubscribe)
+            elif want is Want.TICKER and desk.ticker is not None:
+                await self._ticker(desk.product, desk.ticker)
+
+    async def _trades(self, product: str, lane: TradesLane) -> None:
+        await asyncio.sleep(_GRACE_S)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        absent: tuple[int, int] | None = None
+        while lane.healing:
+            if not self._has_room():
+                # The allowance is for the venue: a broker that is away does not use it up.
+                await asyncio.sleep(_ROOM_S)
+                began = loop.time()
+                continue
+            if lane.settle(now_us()):
+                return
+            missing = lane.missing()
+            if missing is None:
+                await asyncio.sleep(_ROOM_S)
+                continue
+            if missing.count > self._max_trades:
+                lane.give_up(now_us(), upto=missing.last - self._max_trades)
+                continue
+            pages = min(lane.span, self._max_trades) // _PAGE
+            left = began + self._max_queue_s + pages * _PAGE_ALLOWANCE_S - loop.time()
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    rows = await self._rest.trades(product, missing.first, missing.last)
+                    if lane.refill(rows, now_us()):
+                        absent = None
+                        continue
+                    # The venue knows newer ones but not these: the same answer twice is believed,
+                    # since the first may have been a cache's.
+                    hole = (missing.first, rows[0].trade_id - 1) if rows else None
+                    if hole is not None and hole == absent:
+                        self._lost(product, lane, "unknown at the venue", upto=hole[1])
+                        continue
+                    absent = hole
+                    await asyncio.sleep(_STALE_S)
+            except TimeoutError:
+                self._lost(product, lane, "allowance used up")
+            except VenueRefused as error:
+                self._lost(product, lane, str(error))
+            except VenueError as error:
+                log.warning("refill_failed", product=product, reason=str(error))
+
+    @staticmethod
+    def _lost(product: str, lane: TradesLane, reason: str, *, upto: int | None = None) -> None:
+        missing = lane.missing()
+        if missing is not None:
+            last = missing.last if upto is None else upto
+            log.warning(
+                "trades_lost", product=product, first=missing.first, last=last, reason=reason
+            )
+        lane.give_up(now_us(), upto=upto)
+
+    async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:
+        backoff = Backoff(0.2, 5.0, immediate=False)
+        while lane.suspect:
+            if not self._has_room():
+                await asyncio.sleep(_ROOM_S)
+                continue
+            if not await resubscribe(product):
+                # The next connection begins with a snapshot of its own.
+                return
+            if await self._rebased(lane) or await self._book_over_rest(product, lane):
+                # Whatever makes it suspect again meanwhile is served by the next turn.
+                await asyncio.sleep(_REBASE_PAUSE_S)
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next_delay())
+
+    @staticmethod
+    async def _rebased(lane: BookLane) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _RESUBSCRIBED_S
+        while lane.suspect and loop.time() < deadline:  # noqa: ASYNC110 - lanes are pure, no Event
+            await asyncio.sleep(_ROOM_S)
+        return not lane.suspect
+
+    async def _book_over_rest(self, product: str, lane: BookLane) -> bool:
+        lane.hold()
+        try:
+            async with asyncio.timeout(self._max_queue_s):
+                while not lane.image(await self._rest.book(product), now_us()):  # noqa: ASYNC110 - CDN
+                    # The CDN's copy is older than what was already passed on.
+                    await asyncio.sleep(_STALE_S)
+        except (TimeoutError, VenueError) as error:
+            log.warning("book_fetch_failed", product=product, reason=str(error))
+            lane.release()
+        return not lane.suspect
+
+    async def _ticker(self, product: str, lane: TickerLane) -> None:
+        backoff = Backoff(0.3, 5.0, immediate=False)
+        while lane.behind:
+            if self._has_room():
+                try:
+                    if lane.refreshed(await self._rest.ticker(product), now_us()):
+                        continue
+                except VenueError as error:
+                    log.warning("ticker_fetch_failed", product=product, reason=str(error))
+            await asyncio.sleep(max(_ROOM_S, backoff.next_delay()))

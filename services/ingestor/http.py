@@ -1,0 +1,84 @@
+"""The ingestor's HTTP side: health, and what the feeds are doing."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from services.common.health import Health, health_routes
+from services.ingestor.app import Ingestor
+from services.ingestor.cb_ws import Feed
+from services.ingestor.healing import now_us
+
+
+def make_app(ingestor: Ingestor, health: Health) -> Starlette:
+    """The ASGI application; calls that change something need `ADMIN_API_KEY`."""
+
+    async def feeds(_request: Request) -> Response:
+        return JSONResponse({"feeds": [feed.report() for feed in ingestor.feeds]})
+
+    async def one_feed(request: Request) -> Response:
+        name = request.path_params["name"]
+        for feed in ingestor.feeds:
+            if feed.name == name:
+                return JSONResponse(feed.report())
+        return _problem(404, f"no feed {name!r}")
+
+    async def resync(request: Request) -> Response:
+        refusal = _refusal(ingestor, request)
+        if refusal is not None:
+            return refusal
+        product = request.path_params["product"]
+        feed = _feed_of(ingestor, product)
+        if feed is None:
+            return _problem(404, f"product {product!r} is not served")
+        book = feed.desks[product].book
+        if book is not None:
+            book.distrust("operator", "asked for by an operator", now_us())
+        return JSONResponse({"product": product, "resync": book is not None}, status_code=202)
+
+    return Starlette(
+        routes=[
+            *health_routes(health, _info(ingestor), registry=ingestor.registry),
+            Route("/feeds", feeds),
+            Route("/feeds/{name}", one_feed),
+            Route("/products/{product}/resync", resync, methods=["POST"]),
+        ]
+    )
+
+
+def _info(ingestor: Ingestor) -> dict[str, Any]:
+    settings = ingestor.settings
+    return {
+        "broker": settings.broker_kind,
+        "venue": "coinbase",
+        "channels": list(settings.coinbase_channels),
+        "line": settings.line,
+    }
+
+
+def _feed_of(ingestor: Ingestor, product: str) -> Feed | None:
+    return next((feed for feed in ingestor.feeds if product in feed.desks), None)
+
+
+def _refusal(ingestor: Ingestor, request: Request) -> Response | None:
+    """Why the caller may not change anything; None when they may."""
+    key = ingestor.settings.admin_api_key
+    if key is None:
+        return _problem(403, "ADMIN_API_KEY is not set, so nothing can be changed here")
+    given = request.headers.get("x-api-key", "")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        given = token
+    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
+        return _problem(401, "the key is missing or wrong")
+    return None
+
+
+def _problem(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status_code=status)

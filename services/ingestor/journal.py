@@ -1,0 +1,126 @@
+"""Writing one stream's raw records: who came before, and where the next one stands. Pure.
+
+A journal owns its stream's position (epoch, seq, sub). It moves only when the record was taken by
+the broker's window, so a refused record leaves no trace: whoever wrote it sees False, and the
+sequencer behind the lane then finds by itself what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from services.common.stream.broker import Position, Record
+from services.common.subjects import StreamKey, raw_subject
+from services.common.wire import (
+    RECORD_VERSION,
+    GapBody,
+    Missed,
+    RawKind,
+    RawRecord,
+    ResyncBody,
+    StatusBody,
+    StreamState,
+    encode,
+    to_raw,
+)
+
+# Takes a record, or answers False when there is no room for it now.
+Offer = Callable[[Record], bool]
+
+
+class Journal:
+    """See the module.
+
+    Args:
+        key: the stream.
+        line: which ingestor writes.
+        offer: where records go.
+        epoch: of the stream's last record, or of the log when it holds none.
+        seq: of the stream's last record; None when the log holds none, or only statuses.
+        sub: of the stream's last record.
+    """
+
+    __slots__ = ("_offer", "_subject", "epoch", "key", "line", "seq", "sub")
+
+    def __init__(
+        self,
+        key: StreamKey,
+        line: str,
+        offer: Offer,
+        *,
+        epoch: int,
+        seq: int | None = None,
+        sub: int = 0,
+    ) -> None:
+        self.key = key
+        self.line = line
+        self.epoch = epoch
+        self.seq = seq
+        self.sub = sub
+        self._offer = offer
+        self._subject = raw_subject(key)
+
+    def frame(self, seq: int, body: bytes, ts: int) -> bool:
+        """The venue's own message at `seq`, which must be above the last one."""
+        return self._advance("frame", seq, msgspec.Raw(body), ts)
+
+    def resync(
+        self, seq: int, cause: str, message: bytes, ts: int, missed: Missed | None = None
+    ) -> bool:
+        """The whole state as the venue tells it now."""
+        body = ResyncBody(cause, "snapshot", msgspec.Raw(message), missed)
+        return self._advance("resync", seq, to_raw(body), ts)
+
+    def gap(self, cause: str, missed: Missed, ts: int) -> bool:
+        """What `missed` names will not come; the stream goes on after it."""
+        return self._advance("gap", missed.to, to_raw(GapBody(cause, missed)), ts)
+
+    def status(self, state: StreamState, since: int, evidence: str, ts: int) -> bool:
+        """The stream's condition changed; `seq` stays."""
+        body = to_raw(StatusBody(state, since, evidence))
+        sub = self.sub + 1
+        if not self._write("status", self.seq or 0, sub, self.seq, body, ts):
+            return False
+        self.sub = sub
+        return True
+
+    def restart(self, now: int) -> None:
+        """The venue's numbering began anew: the next record opens a new epoch."""
+        self.epoch = max(self.epoch + 1, now)
+        self.seq = None
+        self.sub = 0
+
+    def after(self, wanted: int) -> int:
+        """`wanted`, or the lowest seq still possible when that is behind."""
+        return wanted if self.seq is None or wanted > self.seq else self.seq + 1
+
+    def _advance(self, kind: RawKind, seq: int, body: msgspec.Raw, ts: int) -> bool:
+        if not self._write(kind, seq, 0, self.seq, body, ts):
+            return False
+        self.seq = seq
+        self.sub = 0
+        return True
+
+    def _write(
+        self, kind: RawKind, seq: int, sub: int, prev: int | None, body: msgspec.Raw, ts: int
+    ) -> bool:
+        key = self.key
+        payload = encode(
+            RawRecord(
+                RECORD_VERSION,
+                kind,
+                key.venue,
+                key.channel,
+                key.product,
+                self.epoch,
+                seq,
+                sub,
+                prev,
+                ts,
+                self.line,
+                body,
+            )
+        )
+        return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))

@@ -1,0 +1,196 @@
+"""The book lane: its messages carry no number, so it lives by suspicion and new bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Sequencer
+from services.ingestor.venues.base import BookImage
+
+# Event times further ahead of our clock than this are a broken venue clock.
+_FUTURE_US = 86_400_000_000
+
+
+class BookLane:
+    """Passes updates on top of a snapshot; asks for a new snapshot when it is suspect.
+
+    Updates that arrive before a connection's snapshot are dropped: they cannot be applied to
+    anything (an old and a new socket may overlap).
+
+    Args:
+        journal: where records go.
+        condition: the stream's state.
+        sequencer: BY_TIME.
+        ask: called when a new base is needed.
+        events: who counts.
+        max_held: how many updates may wait for a book fetched over REST.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        condition: Condition,
+        sequencer: Sequencer,
+        ask: Callable[[], None],
+        events: LaneEvents,
+        max_held: int = 5_000,
+    ) -> None:
+        self.journal = journal
+        self.condition = condition
+        self._sequencer = sequencer
+        self._ask = ask
+        self._events = events
+        self._max_held = max_held
+        self._cause: str | None = "start"
+        self._since = 0
+        self._base_time = 0
+        self._held: list[tuple[int, bytes, int]] | None = None
+        # Time of the newest update that was dropped for want of a base.
+        self._let_go = 0
+        self.based = False
+        self.messages = 0
+        self.duplicates = 0
+        self.unbased = 0
+        self.gaps = 0
+        self.resyncs = 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a new base is awaited."""
+        return self._cause is not None
+
+    @property
+    def held(self) -> int:
+        """How many updates wait for a book fetched over REST."""
+        return len(self._held) if self._held is not None else 0
+
+    # ---- what the venue says
+
+    def snapshot(self, time: int, body: bytes, ts: int) -> None:
+        """The whole book, in line with the updates around it."""
+        self.messages += 1
+        self._held = None
+        self._rebase(time, body, ts)
+
+    def update(self, time: int, body: bytes, ts: int) -> None:
+        """Changes since the update before."""
+        self.messages += 1
+        if self._held is not None:
+            if len(self._held) < self._max_held:
+                self._held.append((time, body, ts))
+                return
+            self._events.dropped(self.journal.key, "queue_full", len(self._held))
+            self._held = None
+            self.based = False
+        if self.based:
+            self._pass_on(time, body, ts)
+        else:
+            self.unbased += 1
+            self._let_go = max(self._let_go, time)
+
+    def lost(self, ts: int) -> None:
+        """The connection is gone: whatever comes next needs a new base."""
+        self.based = False
+        self._held = None
+        self._let_go = 0
+        if self._cause is None:
+            self._since = ts
+        if self._cause != "start":
+            self._cause = "reconnect"
+
+    def distrust(self, cause: str, evidence: str, ts: int) -> None:
+        """Something says that updates were lost; the first such sign asks for a new base."""
+        if self._cause is not None:
+            # A base already asked for comes after whatever was lost before now.
+            return
+        self._cause = cause
+        self._since = ts
+        self.gaps += 1
+        self._events.gap_found(self.journal.key, cause)
+        self.condition.raise_("resyncing", evidence, ts)
+        self._ask()
+
+    # ---- what the healer brings
+
+    def hold(self) -> None:
+        """A book is being fetched over REST: updates wait until `image` or `release`."""
+        if self._held is None:
+            self._held = []
+
+    def image(self, image: BookImage, ts: int) -> bool:
+        """Take a fetched book; False when it is too old to go on from, so ask again."""
+        if self._held is None or self._cause is None:
+            # The connection was lost, or its own snapshot came first.
+            return True
+        if image.time < max(self._sequencer.held or 0, self._let_go):
+            # Updates between this book and the first one that waited are gone.
+            return False
+        waiting, self._held = self._held, None
+        if self._rebase(image.time, image.body, ts):
+            for time, body, received in waiting:
+                if time > image.time:
+                    self._pass_on(time, body, received)
+        return True
+
+    def release(self) -> None:
+        """The fetch failed: go on with what waited, if there is a base under it."""
+        waiting, self._held = self._held or [], None
+        for time, body, received in waiting:
+            self.update(time, body, received)
+
+    def extra(self) -> dict[str, int]:
+        """Counters that only this kind of lane has."""
+        return {"held": self.held, "based": self.based, "resyncs": self.resyncs}
+
+    # ---- inside
+
+    def _rebase(self, time: int, body: bytes, ts: int) -> bool:
+        cause = self._cause or "venue"
+        if not self.journal.resync(self._seq(time, ts), cause, body, ts):
+            self._refused(ts)
+            return False
+        if self._since:
+            self._events.resynced(self.journal.key, "snapshot", max(0, ts - self._since) / 1e6)
+        self.based = True
+        self.resyncs += 1
+        self._base_time = time
+        self._sequencer.restart(time)
+        self._cause = None
+        self._since = 0
+        self.condition.clear("resyncing", f"new snapshot ({cause})", ts)
+        return True
+
+    def _pass_on(self, time: int, body: bytes, ts: int) -> None:
+        if time:
+            if time <= self._base_time:
+                # Older than the base, so already part of it.
+                self.duplicates += 1
+                return
+            verdict = self._sequencer.observe(time)
+            if verdict is DUPLICATE:
+                self.duplicates += 1
+                return
+            if verdict is not IN_ORDER:
+                # Sizes are absolute: applying an older update now would bring dead levels back.
+                self._events.dropped(self.journal.key, "reordered", 1)
+                self.distrust("reordered", "an update older than the one before it", ts)
+                return
+        if not self.journal.frame(self._seq(time, ts), body, ts):
+            self._refused(ts)
+        elif time:
+            self._sequencer.advance(time)
+
+    def _refused(self, ts: int) -> None:
+        """The broker has no room: nothing may follow this hole but a new base."""
+        self.based = False
+        self._events.dropped(self.journal.key, "broker_away", 1)
+        self._cause = None
+        self.distrust("broker_away", "updates could not be published", ts)
+
+    def _seq(self, time: int, ts: int) -> int:
+        if not 0 < time < ts + _FUTURE_US:
+            time = ts if self.journal.seq is None else 0
+        return self.journal.after(time)

@@ -1,0 +1,162 @@
+"""One product's three lanes, fed from one connection. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from services.ingestor.lanes.book import BookLane
+from services.ingestor.lanes.ticker import TickerLane
+from services.ingestor.lanes.trades import TradesLane
+from services.ingestor.venues.base import Event, Kind
+
+# Heartbeats come every second, on the second: a larger step means one was lost.
+_HEARTBEAT_STEP_US = 1_900_000
+# A connection's first snapshot must be there by then.
+_FIRST_SNAPSHOT_US = 3_000_000
+
+
+class Want(Enum):
+    """What a lane needs fetched."""
+
+    TRADES = "trades"
+    BOOK = "book"
+    TICKER = "ticker"
+
+
+class Desk:
+    """Spreads a product's events over its lanes, and one lane's loss to the others' suspicion.
+
+    A lane is None when its channel is not subscribed. Times are µs.
+
+    Attributes:
+        heard: when the product's last heartbeat came on this connection; 0 before the first.
+        refused: why the venue will not serve the product, or None.
+    """
+
+    def __init__(
+        self,
+        product: str,
+        trades: TradesLane | None,
+        book: BookLane | None,
+        ticker: TickerLane | None,
+        ask: Callable[[Want], None],
+    ) -> None:
+        self.product = product
+        self.trades = trades
+        self.book = book
+        self.ticker = ticker
+        self.heard = 0
+        self.refused: str | None = None
+        self._ask = ask
+        self._connected_at = 0
+        self._heartbeat_time = 0
+        self._gaps_seen = 0
+
+    @property
+    def lanes(self) -> list[TradesLane | BookLane | TickerLane]:
+        return [lane for lane in (self.trades, self.book, self.ticker) if lane is not None]
+
+    @property
+    def messages(self) -> int:
+        return sum(lane.messages for lane in self.lanes)
+
+    def feed(self, event: Event, body: bytes, ts: int) -> None:
+        """Take an event of this product; those of a channel without a lane are ignored."""
+        kind = event.kind
+        if kind is Kind.BOOK_UPDATE:
+            if self.book is not None:
+                self.book.update(event.time, body, ts)
+        elif kind is Kind.TRADE:
+            if self.trades is not None:
+                self.trades.trade(event.number, event.time, body, ts)
+                if self.trades.gaps != self._gaps_seen:
+                    self._trades_gap(ts)
+        elif kind is Kind.TICKER:
+            if self.ticker is not None:
+                self.ticker.ticker(event.number, event.time, event.trade_id, body, ts)
+                self.ticker.condition.clear("down", "ticker received", ts)
+        elif kind is Kind.HEARTBEAT:
+            self._heartbeat(event, ts)
+        elif kind is Kind.TRADE_SEED:
+            if self.trades is not None:
+                self.trades.seed(event.number, event.time, ts)
+                # A reconnect's hole says nothing about the book: its snapshot comes anyway.
+                self._gaps_seen = self.trades.gaps
+                self.trades.condition.clear("down", f"joined at trade {event.number}", ts)
+        elif kind is Kind.BOOK_SNAPSHOT and self.book is not None:
+            self.book.snapshot(event.time, body, ts)
+            if self.book.based:
+                self.book.condition.clear("down", "snapshot received", ts)
+
+    def connected(self, ts: int) -> None:
+        """The subscription was sent."""
+        self._connected_at = ts
+        self._heartbeat_time = 0
+        self.heard = 0
+
+    def lost(self, reason: str, ts: int) -> None:
+        """The connection is gone."""
+        self._connected_at = 0
+        self.heard = 0
+        for lane in self.lanes:
+            lane.condition.raise_("down", reason, ts)
+        if self.book is not None:
+            self.book.lost(ts)
+        if self.ticker is not None:
+            self.ticker.lost()
+
+    def watch(self, suspect_us: int, ts: int) -> None:
+        """Judge silence: call this about twice a second while connected."""
+        if not self._connected_at or self.refused is not None:
+            return
+        age = ts - (self.heard or self._connected_at)
+        for lane in self.lanes:
+            if age > suspect_us:
+                lane.condition.raise_("stale", f"no heartbeat for {age / 1e6:.1f} s", ts)
+            else:
+                lane.condition.retry(ts)
+        book = self.book
+        if book is not None and not book.based and ts - self._connected_at > _FIRST_SNAPSHOT_US:
+            self._ask(Want.BOOK)
+
+    def report(self) -> dict[str, Any]:
+        """The product's streams, for people."""
+        return {
+            lane.journal.key.channel: {
+                "state": lane.condition.state,
+                "since": lane.condition.since,
+                "evidence": lane.condition.evidence,
+                "epoch": lane.journal.epoch,
+                "seq": lane.journal.seq,
+                "messages": lane.messages,
+                "duplicates": lane.duplicates,
+                "gaps": lane.gaps,
+                **lane.extra(),
+            }
+            for lane in self.lanes
+        } | {"heard": self.heard or None, "refused": self.refused}
+
+    def _heartbeat(self, event: Event, ts: int) -> None:
+        for lane in self.lanes:
+            lane.condition.clear("stale", "heartbeat received", ts)
+        self.heard = ts
+        if self.trades is not None:
+            self.trades.heartbeat(event.trade_id, ts)
+            if self.trades.gaps != self._gaps_seen:
+                self._trades_gap(ts)
+            self.trades.condition.clear("down", "heartbeat received", ts)
+        if self.ticker is not None:
+            self.ticker.heartbeat(event.number, event.trade_id, ts)
+            self.ticker.condition.clear("down", "heartbeat received", ts)
+        before, self._heartbeat_time = self._heartbeat_time, event.time
+        if self.book is not None and before and event.time - before > _HEARTBEAT_STEP_US:
+            step = (event.time - before) / 1e6
+            self.book.distrust("heartbeat", f"heartbeats {step:.0f} s apart", ts)
+
+    def _trades_gap(self, ts: int) -> None:
+        """Whatever lost a trade may have lost book updates."""
+        self._gaps_seen = self.trades.gaps if self.trades is not None else 0
+        if self.book is not None:
+            self.book.distrust("gap", "trades of this product are missing", ts)

@@ -1,0 +1,152 @@
+"""The ticker lane: the latest wins; loss is judged by trade ids, never by steps of `sequence`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.common.wire import Missed
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.sequencer import DUPLICATE, Restarted, Sequencer
+from services.ingestor.venues.base import Quote
+
+# Heartbeats in a row that must know of a newer trade than the last ticker did.
+_PATIENCE = 2
+
+
+class TickerLane:
+    """Passes on what is newer than the last; asks for a refresh when heartbeats run ahead.
+
+    Args:
+        journal: where records go.
+        condition: the stream's state.
+        sequencer: INCREASING.
+        ask: called when a fetched ticker is needed.
+        events: who counts.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        condition: Condition,
+        sequencer: Sequencer,
+        ask: Callable[[], None],
+        events: LaneEvents,
+    ) -> None:
+        self.journal = journal
+        self.condition = condition
+        self._sequencer = sequencer
+        self._ask = ask
+        self._events = events
+        self._trade = 0
+        self._behind = 0
+        self._asked = 0
+        # The product's sequence at the newest heartbeat: tickers of the trades it knows of are
+        # at or below it, so a refreshed ticker stands there.
+        self._mark = 0
+        self._unwritten: Missed | None = None
+        self.messages = 0
+        self.duplicates = 0
+        self.coalesced = 0
+        self.gaps = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether a refresh is awaited."""
+        return self._asked != 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether dropped tickers still have to be recorded."""
+        return self._unwritten is not None
+
+    def ticker(self, number: int, time: int, trade_id: int, body: bytes, ts: int) -> None:
+        """A live ticker; `number` is the product's sequence, `trade_id` 0 when it has none."""
+        self.messages += 1
+        verdict = self._sequencer.observe(number, time)
+        if verdict is DUPLICATE:
+            self.duplicates += 1
+            return
+        if isinstance(verdict, Restarted):
+            self._events.gap_found(self.journal.key, "renumbered")
+            self.gaps += 1
+            self.journal.restart(ts)
+            self._sequencer.restart(number - 1, time)
+            self._trade = 0
+            self._unwritten = None
+        if not self.settle(ts) or not self.journal.frame(number, body, ts):
+            self._refused(number, time)
+            return
+        self._sequencer.advance(number, time)
+        self._traded(trade_id, ts)
+
+    def heartbeat(self, sequence: int, last_trade: int, ts: int) -> None:
+        """The venue's marks: product sequence and last trade (0 = no mark)."""
+        self.settle(ts)
+        self._mark = max(self._mark, sequence)
+        if not self._trade or last_trade <= self._trade:
+            self._behind = 0
+            return
+        self._behind += 1
+        if self._behind == _PATIENCE:
+            self._asked = ts
+            self.gaps += 1
+            self._events.gap_found(self.journal.key, "heartbeat")
+            self.condition.raise_(
+                "resyncing", f"trade {last_trade} is known, last ticker was of {self._trade}", ts
+            )
+            self._ask()
+
+    def refreshed(self, quote: Quote, ts: int) -> bool:
+        """Take a fetched ticker; False when it is not newer than what is held."""
+        if not self._asked:
+            return True
+        if quote.trade_id <= self._trade:
+            return False
+        seq = self.journal.after(max(self._mark, (self._sequencer.held or 0) + 1))
+        asked = self._asked
+        if self.settle(ts) and self.journal.resync(seq, "gap", quote.body, ts):
+            self._sequencer.advance(seq, quote.time)
+            self._traded(quote.trade_id, ts)
+            self._events.resynced(self.journal.key, "snapshot", max(0, ts - asked) / 1e6)
+        return True
+
+    def settle(self, ts: int) -> bool:
+        """Record what was dropped while the broker was away; False when it still is."""
+        self.condition.retry(ts)
+        if self._unwritten is None:
+            return True
+        if not self.journal.gap("broker_away", self._unwritten, ts):
+            return False
+        self._unwritten = None
+        return True
+
+    def lost(self) -> None:
+        """The connection is gone; the next one begins with a ticker of its own."""
+        self._behind = 0
+        self._asked = 0
+
+    def extra(self) -> dict[str, int]:
+        """Counters that only this kind of lane has."""
+        return {"coalesced": self.coalesced}
+
+    def _traded(self, trade_id: int, ts: int) -> None:
+        if self._trade and trade_id > self._trade + 1:
+            # Cascading matches are told in one ticker: not a loss.
+            self.coalesced += 1
+        self._trade = max(self._trade, trade_id)
+        self._behind = 0
+        if self._asked:
+            self._asked = 0
+        self.condition.clear("resyncing", f"ticker of trade {self._trade}", ts)
+
+    def _refused(self, number: int, time: int) -> None:
+        if self._unwritten is None:
+            self._events.gap_found(self.journal.key, "broker_away")
+            self.gaps += 1
+            self._unwritten = Missed(number, number)
+        else:
+            self._unwritten = Missed(self._unwritten.from_, number)
+        self._events.dropped(self.journal.key, "broker_away", 1)
+        self._sequencer.advance(number, time)

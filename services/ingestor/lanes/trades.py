@@ -1,0 +1,262 @@
+"""The trades lane: ids are contiguous, so every loss is known by name and refilled exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from services.common.wire import Missed
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
+from services.ingestor.venues.base import TradeRow
+
+
+class _Episode:
+    """One resync, from the first sign of loss to the last record."""
+
+    __slots__ = ("cause", "first", "late", "lost", "refilled", "since", "target")
+
+    def __init__(self, cause: str, first: int, target: int, since: int) -> None:
+        self.cause = cause
+        self.first = first
+        # The highest trade id known to exist: the episode ends when it is reached.
+        self.target = target
+        self.since = since
+        self.refilled = 0
+        self.late = 0
+        self.lost = 0
+
+
+class TradesLane:
+    """While something is missing, newer trades wait here, by id, until all before them are there.
+
+    Args:
+        journal: where records go.
+        condition: the stream's state.
+        sequencer: with the last trade id that is in the log.
+        ask: called when missing trades have to be fetched (again).
+        events: who counts.
+        max_held: how many trades may wait; beyond it those waiting are let go and fetched later.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        condition: Condition,
+        sequencer: Sequencer,
+        ask: Callable[[], None],
+        events: LaneEvents,
+        max_held: int = 20_000,
+    ) -> None:
+        self.journal = journal
+        self.condition = condition
+        self._sequencer = sequencer
+        self._ask = ask
+        self._events = events
+        self._max_held = max_held
+        self._held: dict[int, tuple[int, bytes, int]] = {}
+        self._episode: _Episode | None = None
+        # Why a seed may find a hole: the process was away, later the connection was.
+        self._seed_cause = "restart"
+        self.messages = 0
+        self.duplicates = 0
+        self.gaps = 0
+        self.refilled = 0
+        self.lost = 0
+
+    # ---- what the venue says
+
+    def trade(self, number: int, time: int, body: bytes, ts: int) -> None:
+        """A live trade."""
+        self.messages += 1
+        sequencer = self._sequencer
+        if sequencer.held is None:
+            sequencer.advance(number - 1)
+        verdict = sequencer.observe(number, time)
+        if verdict is DUPLICATE:
+            self.duplicates += 1
+            return
+        if isinstance(verdict, Restarted):
+            self._renumbered(number - 1, time, ts)
+            verdict = IN_ORDER
+        episode = self._episode
+        if episode is None:
+            if verdict is IN_ORDER:
+                if self.journal.frame(number, body, ts):
+                    sequencer.advance(number, time)
+                    return
+                self._begin("broker_away", number, number, ts)
+            else:
+                self._begin("gap", number, number - 1, ts)
+        elif verdict is IN_ORDER:
+            episode.late += 1
+        elif number > episode.target + 1:
+            self._found("gap")
+        self._hold(number, time, body, ts)
+        self._drain(ts)
+
+    def seed(self, number: int, time: int, ts: int) -> None:
+        """The last trade before a subscription began; it is not a trade of the live stream."""
+        sequencer = self._sequencer
+        if sequencer.held is None:
+            sequencer.advance(number, time)
+        verdict = sequencer.witness(number, time)
+        if isinstance(verdict, Gap):
+            self._reach(verdict.last, self._seed_cause, ts)
+        elif isinstance(verdict, Restarted):
+            self._renumbered(number, time, ts)
+        self._seed_cause = "reconnect"
+
+    def heartbeat(self, last_trade: int, ts: int) -> None:
+        """The venue's own mark of the last trade; 0 is no mark."""
+        if last_trade <= 0:
+            return
+        if self._sequencer.held is None:
+            self._sequencer.advance(last_trade)
+        if self._episode is None:
+            verdict = self._sequencer.heartbeat(last_trade)
+            if isinstance(verdict, Gap):
+                self._reach(verdict.last, "tail", ts)
+
+    # ---- what the healer asks and brings
+
+    @property
+    def held(self) -> int:
+        """How many trades are waiting."""
+        return len(self._held)
+
+    @property
+    def healing(self) -> bool:
+        """Whether something is missing, or held up by the broker."""
+        return self._episode is not None
+
+    @property
+    def span(self) -> int:
+        """How many trades the resync under way is about, whatever of it is already there."""
+        return 0 if self._episode is None else self._episode.target - self._episode.first + 1
+
+    def missing(self) -> Gap | None:
+        """From the first missing trade to the last; None when only the broker holds things up."""
+        if self._episode is None or self._sequencer.held is None:
+            return None
+        first, last = self._sequencer.held + 1, self._episode.target
+        if first in self._held:
+            return None
+        while last in self._held:
+            last -= 1
+        return Gap(first, last) if last >= first else None
+
+    def refill(self, rows: Sequence[TradeRow], ts: int) -> int:
+        """Take fetched trades (ascending); how many of them were still missing."""
+        if self._episode is None or self._sequencer.held is None:
+            return 0
+        taken = 0
+        for row in rows:
+            if row.trade_id > self._sequencer.held and row.trade_id not in self._held:
+                self._held[row.trade_id] = (row.time, row.body, ts)
+                taken += 1
+        self._episode.refilled += taken
+        self.refilled += taken
+        self._drain(ts)
+        return taken
+
+    def settle(self, ts: int) -> bool:
+        """Try again what the broker had no room for; True when nothing is missing any more."""
+        self.condition.retry(ts)
+        self._drain(ts)
+        return self._episode is None
+
+    def give_up(self, ts: int, *, upto: int | None = None) -> None:
+        """Record what is missing (as far as `upto`) as lost, and go on with what is there."""
+        while self._episode is not None and self._sequencer.held is not None:
+            first = self._sequencer.held + 1
+            if first in self._held or (upto is not None and first > upto):
+                return
+            last = min(self._held, default=self._episode.target + 1) - 1
+            if upto is not None:
+                last = min(last, upto)
+            count = last - first + 1
+            if not self.journal.gap(self._episode.cause, Missed(first, last, count), ts):
+                return
+            self._episode.lost += count
+            self.lost += count
+            self._sequencer.advance(last)
+            self._drain(ts)
+
+    def extra(self) -> dict[str, int]:
+        """Counters that only this kind of lane has."""
+        return {"held": self.held, "refilled": self.refilled, "lost": self.lost}
+
+    # ---- inside
+
+    def _reach(self, target: int, cause: str, ts: int) -> None:
+        if self._episode is None:
+            self._begin(cause, target, target, ts)
+        elif target > self._episode.target:
+            self._episode.target = target
+            self._ask()
+
+    def _begin(self, cause: str, target: int, last: int, ts: int) -> None:
+        """Up to `last` is missing; all up to `target` exist."""
+        first = (self._sequencer.held or 0) + 1
+        self._episode = _Episode(cause, first, target, ts)
+        self._found(cause)
+        self.condition.raise_("resyncing", f"trades {first}..{last} missing ({cause})", ts)
+        self._ask()
+
+    def _found(self, cause: str) -> None:
+        self.gaps += 1
+        self._events.gap_found(self.journal.key, cause)
+
+    def _hold(self, number: int, time: int, body: bytes, ts: int) -> None:
+        if self._episode is None:
+            return
+        if number in self._held:
+            self.duplicates += 1
+            return
+        if len(self._held) >= self._max_held:
+            # They exist at the venue and will be fetched, so letting go loses nothing yet.
+            self._events.dropped(self.journal.key, "queue_full", len(self._held))
+            self._held.clear()
+        self._held[number] = (time, body, ts)
+        self._episode.target = max(self._episode.target, number)
+
+    def _drain(self, ts: int) -> None:
+        sequencer, episode = self._sequencer, self._episode
+        if episode is None or sequencer.held is None:
+            return
+        number = sequencer.held + 1
+        while (waiting := self._held.get(number)) is not None:
+            time, body, received = waiting
+            if not self.journal.frame(number, body, received):
+                return
+            del self._held[number]
+            sequencer.advance(number, time)
+            number += 1
+        if sequencer.held >= episode.target:
+            self._finish(episode, ts)
+
+    def _finish(self, episode: _Episode, ts: int) -> None:
+        self._episode = None
+        outcome = "lost" if episode.lost else "refilled" if episode.refilled else "late"
+        took = max(0, ts - episode.since)
+        self._events.resynced(self.journal.key, outcome, took / 1e6)
+        self.condition.clear(
+            "resyncing",
+            f"trades from {episode.first} ({episode.cause}): {episode.refilled} refilled, "
+            f"{episode.late} late, {episode.lost} lost, {took // 1000} ms",
+            ts,
+        )
+
+    def _renumbered(self, held: int, time: int, ts: int) -> None:
+        """The venue began a new numbering; `held` is the last id in it that will not come."""
+        self._held.clear()
+        self._episode = None
+        self.condition.clear("resyncing", "the venue's trade ids began anew", ts)
+        self._found("renumbered")
+        self._events.resynced(self.journal.key, "renumbered", 0.0)
+        self.journal.restart(ts)
+        # Where the new numbering began is unknown: all before this id is missing.
+        self.journal.gap("renumbered", Missed(0, max(0, held)), ts)
+        self._sequencer.restart(held, time)

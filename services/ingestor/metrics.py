@@ -1,0 +1,112 @@
+"""The ingestor's metrics (names as in the contract, section 7).
+
+What happens rarely is counted by prometheus-client objects; what happens per message is counted by
+plain integers where it happens and read at scrape time (`FeedCollector`), which costs the hot
+path nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.common.subjects import StreamKey
+from services.ingestor.feed_stats import FeedStats
+
+_STREAM = ("venue", "channel", "product")
+_RESYNC_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_PUBLISH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """Implements `LaneEvents`."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        self._gaps = Counter(
+            "md_seq_gap",
+            "Holes found in what the venue sent.",
+            (*_STREAM, "cause"),
+            registry=registry,
+        )
+        self._resyncs = Counter(
+            "md_resync", "Resyncs that ended.", (*_STREAM, "outcome"), registry=registry
+        )
+        self._resync_seconds = Histogram(
+            "md_resync_seconds",
+            "From the first sign of loss to a proven stream.",
+            ("venue", "channel"),
+            buckets=_RESYNC_SECONDS,
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "md_messages_dropped",
+            "New messages that were not passed on.",
+            ("venue", "channel", "reason"),
+            registry=registry,
+        )
+        self.invalid = Counter(
+            "md_invalid", "Messages parked because of their form.", ("reason",), registry=registry
+        )
+        self.reconnects = Counter(
+            "md_ingest_reconnect",
+            "Connections lost, by reason.",
+            ("venue", "reason"),
+            registry=registry,
+        )
+        self.publish_seconds = Histogram(
+            "md_broker_publish_seconds",
+            "From offering a record to its durability (sampled).",
+            buckets=_PUBLISH_SECONDS,
+            registry=registry,
+        )
+
+    def gap_found(self, key: StreamKey, cause: str) -> None:
+        self._gaps.labels(*key, cause).inc()
+
+    def resynced(self, key: StreamKey, outcome: str, seconds: float) -> None:
+        self._resyncs.labels(*key, outcome).inc()
+        self._resync_seconds.labels(key.venue, key.channel).observe(seconds)
+
+    def dropped(self, key: StreamKey, reason: str, count: int) -> None:
+        self._dropped.labels(key.venue, key.channel, reason).inc(count)
+
+
+class FeedCollector(Collector):
+    """Reads the feeds' own counters when Prometheus asks."""
+
+    def __init__(self, feeds: Callable[[], Iterable[FeedStats]]) -> None:
+        self._feeds = feeds
+
+    def collect(self) -> Iterator[Metric]:
+        messages = CounterMetricFamily(
+            "md_ingest_messages", "Messages received.", labels=("venue", "feed")
+        )
+        ignored = CounterMetricFamily(
+            "md_ingest_ignored",
+            "Messages of a kind or product not known.",
+            labels=("venue", "feed"),
+        )
+        connected = GaugeMetricFamily(
+            "md_ingest_connected", "1 while data flows.", labels=("venue", "feed")
+        )
+        age = GaugeMetricFamily(
+            "md_ingest_last_message_age_seconds",
+            "Time since the last message.",
+            labels=("venue", "feed"),
+        )
+        queue = GaugeMetricFamily(
+            "md_ingest_queue_depth", "Messages waiting for a resync.", labels=("venue", "feed")
+        )
+        for feed in self._feeds():
+            labels = (feed.venue, feed.name)
+            messages.add_metric(labels, feed.messages)
+            ignored.add_metric(labels, feed.ignored)
+            connected.add_metric(labels, 1 if feed.connected else 0)
+            if feed.last_message_age_s is not None:
+                age.add_metric(labels, feed.last_message_age_s)
+            queue.add_metric(labels, feed.queued)
+        yield from (messages, ignored, connected, age, queue)

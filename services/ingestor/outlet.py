@@ -1,0 +1,111 @@
+"""Where records leave for the broker: one pipelined publisher, never waited for on the way in."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from services.common.errors import BrokerClosed, RecordTooLarge
+from services.common.stream.broker import Position, Publisher, Record
+from services.common.subjects import INVALID_SUBJECT
+from services.common.wire import RECORD_VERSION, Parked, encode
+from services.ingestor.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+# Of a malformed message this much is kept: enough to see what it was.
+_PARKED_CHARACTERS = 65_536
+
+
+class Outlet:
+    """Offers records to the publisher's bounded window and remembers when it was full.
+
+    Args:
+        publisher: open; closed by whoever opened it.
+        max_records: the publisher's window, to judge when there is room again.
+        max_bytes: the same in bytes.
+        parked_after: seq of the newest record on the subject of malformed messages.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        metrics: Metrics,
+        *,
+        max_records: int,
+        max_bytes: int,
+        parked_after: int = 0,
+    ) -> None:
+        self._publisher = publisher
+        self._metrics = metrics
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._parked = parked_after
+        self._full = False
+        self.ticket = 0
+        self.refused = 0
+
+    def offer(self, record: Record) -> bool:
+        """Take a record, or answer False when there is no room for it now."""
+        if self._full and self.full:
+            self.refused += 1
+            return False
+        try:
+            ticket = self._publisher.offer(record)
+        except RecordTooLarge as error:
+            # It can never be stored; its stream sees a refusal and goes on from a new base.
+            log.error("record_too_large", subject=error.subject, size=error.size, limit=error.limit)
+            self.refused += 1
+            return False
+        if ticket is None:
+            self._full = True
+            self.refused += 1
+            return False
+        self.ticket = ticket
+        return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the window was full and has not drained to half since (a hysteresis)."""
+        if self._full:
+            stats = self._publisher.stats()
+            self._full = (
+                stats.in_flight * 2 > self._max_records
+                or stats.bytes_in_flight * 2 > self._max_bytes
+            )
+        return self._full
+
+    def has_room(self) -> bool:
+        return not self.full
+
+    def park(self, reason: str, subject: str, original: bytes, ts: int) -> None:
+        """Keep a malformed message for whoever investigates it."""
+        self._metrics.invalid.labels(reason).inc()
+        seq = max(ts, self._parked + 1)
+        text = original[:_PARKED_CHARACTERS].decode(errors="replace")
+        payload = encode(Parked(RECORD_VERSION, reason, subject, "", ts, text))
+        if self.offer(Record(INVALID_SUBJECT, payload, Position(0, seq))):
+            self._parked = seq
+
+    async def measure(self, every_s: float) -> None:
+        """Sample how long records take to become durable; runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        measured = 0
+        while True:
+            await asyncio.sleep(every_s)
+            if self.ticket == measured:
+                continue
+            measured = self.ticket
+            began = loop.time()
+            await self._publisher.durable(measured)
+            self._metrics.publish_seconds.observe(loop.time() - began)
+
+    async def flush(self, timeout_s: float) -> int:
+        """Wait until everything taken is durable; how many records still are not."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._publisher.flush()
+        except (TimeoutError, BrokerClosed):
+            return self._publisher.stats().in_flight
+        return 0

@@ -1,0 +1,49 @@
+"""A token bucket that hands out turns: everybody is served in the order they asked. Pure core."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class TokenBucket:
+    """Lazily filled with `rate` tokens a second, at most `burst` of them.
+
+    `reserve` takes a token now and says how long the caller must wait before using it, so a queue
+    forms by itself and nobody overtakes.
+    """
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = burst
+        self._at: float | None = None
+
+    def reserve(self, now: float) -> float:
+        """Take one token; seconds until it may be used (0 when at once)."""
+        if self._at is not None:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self.rate)
+
+    def drain(self, now: float) -> None:
+        """The other side says the bucket is empty (HTTP 429): believe it."""
+        self.reserve(now)
+        self._tokens = min(self._tokens, 0.0)
+
+
+class Limiter:
+    """A `TokenBucket` on the event loop's clock."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._bucket = TokenBucket(rate, burst)
+
+    async def turn(self) -> None:
+        """Wait for a turn."""
+        delay = self._bucket.reserve(asyncio.get_running_loop().time())
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    def exhausted(self) -> None:
+        """The other side refused for too many requests."""
+        self._bucket.drain(asyncio.get_running_loop().time())

@@ -1,0 +1,166 @@
+"""What a stream's numbers say: one sequencer, driven by a rule per channel. Pure.
+
+It is fed every number the venue sends and answers with a verdict; it never decides what to do
+about it. The caller says with `advance` which numbers it has passed on, so that what could not be
+passed on shows up as a gap by itself.
+
+| numbering   | channel (Coinbase)       | in order     | gap           |
+|-------------|--------------------------|--------------|---------------|
+| CONTIGUOUS  | trades by `trade_id`     | held + 1     | above held + 1 |
+| INCREASING  | ticker by `sequence`     | above held   | never: jumps are normal there |
+| BY_TIME     | book by update time, µs  | above held   | never; going back proves a reordering |
+
+A number at or below the held one is a duplicate, unless its event is clearly newer than the held
+number's event: then the venue's numbering has started over. One such message may be a broken one,
+so `RESTART_WITNESSES` of them in a row are needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+RESTART_WITNESSES = 3
+# How much newer an event with an old number must be before it counts as a contradiction.
+RESTART_TOLERANCE_US = 1_000_000
+# How many past times a BY_TIME sequencer knows, to tell a repetition from a reordering.
+_RECENT = 64
+
+
+class Numbering(Enum):
+    CONTIGUOUS = "contiguous"
+    INCREASING = "increasing"
+    BY_TIME = "by_time"
+
+
+# What proves continuity on each canonical channel.
+RULES = {
+    "trades": Numbering.CONTIGUOUS,
+    "ticker": Numbering.INCREASING,
+    "book": Numbering.BY_TIME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """Pass it on, then `advance` to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """It was seen before, or comes too late; drop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """`first` to `last`, both included, exist at the venue and have not been seen."""
+
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Something may be missing and no number can say what."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The venue's numbering began anew: `held` was the last of the old one."""
+
+    held: int
+
+
+Verdict = InOrder | Duplicate | Gap | Suspect | Restarted
+
+# Made once: these two are the answer to nearly every message.
+IN_ORDER = InOrder()
+DUPLICATE = Duplicate()
+
+
+class Sequencer:
+    """One stream's numbers. `held` is the last one passed on, None before the first.
+
+    Args:
+        numbering: the rule.
+        held: the last number passed on before this sequencer was made.
+        held_time: event time of that number, µs; 0 when unknown (no restart is then concluded
+            before a first number was passed on).
+    """
+
+    __slots__ = ("_ahead", "_held_time", "_recent", "_rule", "_witnesses", "held")
+
+    def __init__(self, numbering: Numbering, held: int | None = None, held_time: int = 0) -> None:
+        self._rule = numbering
+        self.held = held
+        self._held_time = held_time
+        self._witnesses = 0
+        self._ahead: int | None = None
+        self._recent: deque[int] = deque(maxlen=_RECENT)
+
+    def observe(self, number: int, time: int = 0) -> Verdict:
+        """Judge a message's number; `time` is its event time in µs. Changes nothing held."""
+        held = self.held
+        if held is None:
+            return IN_ORDER
+        if number > held:
+            if self._rule is not Numbering.CONTIGUOUS or number == held + 1:
+                return IN_ORDER
+            return Gap(held + 1, number - 1)
+        if self._rule is Numbering.BY_TIME:
+            if number == held or number in self._recent:
+                return DUPLICATE
+            return Suspect("reordered")
+        return self._behind(held, time)
+
+    def witness(self, number: int, time: int = 0) -> Verdict:
+        """Judge a number that the venue says it has reached, without the message itself."""
+        held = self.held
+        if held is None or number == held:
+            return IN_ORDER
+        return Gap(held + 1, number) if number > held else self._behind(held, time)
+
+    def heartbeat(self, number: int) -> Verdict:
+        """Like `witness`, for a mark that may overtake messages still on their way.
+
+        A gap is reported when the previous heartbeat's mark has still not been reached.
+        """
+        ahead, held = self._ahead, self.held
+        if held is None or number <= held:
+            self._ahead = None
+            return IN_ORDER
+        self._ahead = number
+        if ahead is None or ahead <= held:
+            return IN_ORDER
+        return Gap(held + 1, ahead)
+
+    def advance(self, number: int, time: int = 0) -> None:
+        """`number` was passed on, or is given up: what comes next must be above it."""
+        if self._rule is Numbering.BY_TIME:
+            self._recent.append(number)
+        self.held = number
+        if time:
+            self._held_time = time
+        self._witnesses = 0
+
+    def restart(self, held: int, time: int = 0) -> None:
+        """Go on in a new numbering whose last number passed on is `held`."""
+        self._recent.clear()
+        self._ahead = None
+        self._held_time = time
+        self.advance(held, time)
+
+    def _behind(self, held: int, time: int) -> Verdict:
+        if not time or not self._held_time or time <= self._held_time + RESTART_TOLERANCE_US:
+            return DUPLICATE
+        self._witnesses += 1
+        if self._witnesses < RESTART_WITNESSES:
+            return DUPLICATE
+        return Restarted(held)

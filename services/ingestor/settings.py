@@ -1,0 +1,142 @@
+"""The ingestor's settings; names are those of the environment."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import socket
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from services.common.errors import InvalidSubject
+from services.common.settings import CommaList, CommonSettings, split_commas
+from services.common.subjects import check_token
+from services.ingestor.venues.base import Credentials
+from services.ingestor.venues.coinbase import CHANNELS
+
+HEARTBEAT = "heartbeat"
+
+
+class Settings(CommonSettings):
+    coinbase_ws_primary: str = Field(
+        "wss://ws-feed.exchange.coinbase.com",
+        pattern=r"^wss?://",
+        description="WebSocket endpoint that is tried first.",
+    )
+    coinbase_ws_fallback: str | None = Field(
+        "wss://ws-direct.exchange.coinbase.com",
+        pattern=r"^wss?://",
+        description="Endpoint tried when the first fails; `ws-direct` is used only with a key.",
+    )
+    coinbase_rest_url: str = Field(
+        "https://api.exchange.coinbase.com",
+        pattern=r"^https?://",
+        description="REST endpoint that gaps are healed from.",
+    )
+    coinbase_products: CommaList = Field(
+        ("BTC-USD", "ETH-USD"), min_length=1, description="Products, comma-separated."
+    )
+    coinbase_channels: CommaList = Field(
+        ("ticker", "heartbeat", "matches", "level2_batch"),
+        min_length=1,
+        description="Venue channels, comma-separated; `heartbeat` is always added.",
+    )
+    coinbase_api_key: str | None = Field(None, description="Exchange API key; signs subscriptions.")
+    coinbase_api_secret: SecretStr | None = Field(None, description="Its secret, base64.")
+    coinbase_api_passphrase: SecretStr | None = Field(None, description="Its passphrase.")
+    admin_api_key: SecretStr | None = Field(
+        None, description="Required by calls that change something; unset refuses them."
+    )
+    resync_max_queue_ms: int = Field(
+        2000, ge=1, description="How long a product may pause for a refill before it goes on, ms."
+    )
+    resync_max_trades: int = Field(
+        100_000, ge=1, description="Largest hole that is refilled whole; else only its newer end."
+    )
+    products_per_connection: int = Field(
+        20, ge=1, description="Products that share one WebSocket connection."
+    )
+    heartbeat_suspect_ms: int = Field(
+        3000, ge=1, description="Heartbeat age at which a product's streams are stale, ms."
+    )
+    heartbeat_dead_ms: int = Field(
+        10_000, ge=1, description="Heartbeat age at which the connection is made anew, ms."
+    )
+    connect_timeout_ms: int = Field(
+        5000, ge=1, description="How long a connection attempt may take, ms."
+    )
+    reconnect_max_ms: int = Field(
+        10_000, ge=1, description="Largest pause between connection attempts, ms."
+    )
+    broker_buffer_records: int = Field(
+        65_536, ge=1, description="Records that wait for the broker before messages are dropped."
+    )
+    broker_buffer_bytes: int = Field(64 * 1024 * 1024, ge=1, description="The same bound in bytes.")
+    drain_timeout_ms: int = Field(
+        5000, ge=0, description="How long a stop waits for records to become durable, ms."
+    )
+    line: str = Field(
+        default_factory=socket.gethostname, description="Name of this ingestor in its records."
+    )
+
+    _split = field_validator("coinbase_products", "coinbase_channels", mode="before")(split_commas)
+
+    @field_validator("coinbase_products")
+    @classmethod
+    def _product_names(cls, products: tuple[str, ...]) -> tuple[str, ...]:
+        for product in products:
+            try:
+                check_token(product)
+            except InvalidSubject as error:
+                raise ValueError(f"expected product ids such as BTC-USD; {error}") from error
+        return tuple(dict.fromkeys(products))
+
+    @field_validator("coinbase_channels")
+    @classmethod
+    def _known_channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [channel for channel in channels if channel not in CHANNELS]
+        if unknown:
+            raise ValueError(f"expected channels among {', '.join(CHANNELS)}; not {unknown[0]}")
+        # Without heartbeats neither a lost last trade nor a dead socket is found.
+        return tuple(dict.fromkeys((HEARTBEAT, *channels)))
+
+    @field_validator("coinbase_api_secret")
+    @classmethod
+    def _secret_is_base64(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            try:
+                base64.b64decode(secret.get_secret_value(), validate=True)
+            except binascii.Error:
+                raise ValueError("expected base64 text") from None
+        return secret
+
+    @model_validator(mode="after")
+    def _key_is_whole(self) -> Self:
+        parts = (self.coinbase_api_key, self.coinbase_api_secret, self.coinbase_api_passphrase)
+        if any(parts) and not all(parts):
+            raise ValueError(
+                "COINBASE_API_KEY, COINBASE_API_SECRET and COINBASE_API_PASSPHRASE: "
+                "expected all three or none"
+            )
+        return self
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The key, when one is set."""
+        secret, passphrase = self.coinbase_api_secret, self.coinbase_api_passphrase
+        if self.coinbase_api_key is None or secret is None or passphrase is None:
+            return None
+        return Credentials(
+            self.coinbase_api_key, secret.get_secret_value(), passphrase.get_secret_value()
+        )
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Usable WebSocket endpoints, the preferred one first."""
+        fallback = self.coinbase_ws_fallback
+        if fallback is None or fallback == self.coinbase_ws_primary:
+            return (self.coinbase_ws_primary,)
+        if "ws-direct." in fallback and self.credentials is None:
+            return (self.coinbase_ws_primary,)
+        return (self.coinbase_ws_primary, fallback)

@@ -1,0 +1,1 @@
+"""One adapter per venue; the rest of the ingestor knows only `base`."""
