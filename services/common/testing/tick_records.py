@@ -1,0 +1,170 @@
+"""Tick log records for tests: a small market that writes chained records of one stream."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import msgspec
+
+from services.common.domain.book import Book
+from services.common.sharding import shard_of
+from services.common.stream import Position, Record
+from services.common.subjects import StreamKey, tick_subject
+from services.common.wire import Fields, Level, Reset, Status, Tick, Trade, encode, to_raw
+
+START = 1_790_000_000_000_000
+EPOCH = START - 1_000_000
+
+
+class TickStream:
+    """Makes the records of one stream, in order, chained as the normalizer chains them.
+
+    Args:
+        key: the stream.
+        shard_count: of the platform.
+        seed: the same seed gives the same records.
+        ts: receive time of the first record; each one comes 1 ms after the one before.
+    """
+
+    def __init__(
+        self, key: StreamKey, *, shard_count: int = 2, seed: int = 1, ts: int = START
+    ) -> None:
+        self.key = key
+        self.shard = shard_of(key.product, shard_count)
+        self.subject = tick_subject(self.shard, key)
+        self.epoch = EPOCH
+        self.seq = 0
+        self.sub = 0
+        self.records: list[Record] = []
+        self.book = Book()
+        self._held: int | None = None
+        self._ts = ts
+        self._random = random.Random(f"{seed}:{key}")
+
+    def tick(self) -> Record:
+        """The channel's ordinary record; a book's first one is a reset with its state."""
+        if self.key.channel == "book" and self._held is None:
+            return self.reset()
+        seq = self._advance()
+        return self._emit(
+            Tick(
+                v=1,
+                venue=self.key.venue,
+                channel=self.key.channel,
+                product=self.key.product,
+                shard=self.shard,
+                epoch=self.epoch,
+                seq=seq,
+                prev=self._held,
+                venue_seq=None,
+                ts_event=self._ts,
+                ts_ingest=self._ts,
+                fields=self._fields(seq),
+            )
+        )
+
+    def reset(self, levels: int = 60, *, whole: bool = True) -> Record:
+        """A reset; `whole` brings a book of `levels` levels a side, else it brings nothing."""
+        seq = self._advance()
+        state = None
+        if whole and self.key.channel == "book":
+            bids = [(f"{30_000 - n}.00", self._size()) for n in range(1, levels + 1)]
+            asks = [(f"{30_000 + n}.00", self._size()) for n in range(1, levels + 1)]
+            self.book.replace(bids, asks)
+            state = to_raw({"bids": bids, "asks": asks})
+        return self._emit(
+            Reset(
+                v=1,
+                venue=self.key.venue,
+                channel=self.key.channel,
+                product=self.key.product,
+                shard=self.shard,
+                epoch=self.epoch,
+                seq=seq,
+                prev=self._held,
+                ts_event=self._ts,
+                ts_ingest=self._ts,
+                cause="start",
+                repair="snapshot" if state is not None else "none",
+                state=state,
+            )
+        )
+
+    def status(self) -> Record:
+        self.sub += 1
+        self._ts += 1000
+        return self._append(
+            self.sub,
+            encode(
+                Status(
+                    v=1,
+                    venue=self.key.venue,
+                    channel=self.key.channel,
+                    product=self.key.product,
+                    shard=self.shard,
+                    epoch=self.epoch,
+                    seq=self.seq,
+                    sub=self.sub,
+                    state="live",
+                    since=self._ts,
+                    evidence="test",
+                    ts_ingest=self._ts,
+                )
+            ),
+        )
+
+    def many(self, count: int) -> list[Record]:
+        """`count` records, mostly ticks, now and then a status or a reset."""
+        made = []
+        for _ in range(count):
+            dice = self._random.random()
+            if dice < 0.03:
+                made.append(self.status())
+            elif dice < 0.04:
+                made.append(self.reset())
+            else:
+                made.append(self.tick())
+        return made
+
+    def _advance(self) -> int:
+        self.seq += 1 if self.key.channel == "trades" else self._random.randint(1, 9)
+        self.sub = 0
+        self._ts += 1000
+        return self.seq
+
+    def _emit(self, record: Tick | Reset) -> Record:
+        made = self._append(0, encode(record))
+        self._held = record.seq
+        return made
+
+    def _append(self, sub: int, payload: bytes) -> Record:
+        record = Record(self.subject, payload, Position(self.epoch, self.seq, sub))
+        self.records.append(record)
+        return record
+
+    def _size(self) -> str:
+        return f"{self._random.randint(1, 99)}.{self._random.randint(0, 99):02d}"
+
+    def _fields(self, seq: int) -> Fields:
+        price = f"{30_000 + self._random.randint(-50, 50)}.00"
+        if self.key.channel == "book":
+            changes = [self._change() for _ in range(self._random.randint(1, 4))]
+            self.book.apply(changes)
+            return Fields(changes=changes)
+        trade = Trade(price, self._size(), "buy", seq, self._ts)
+        if self.key.channel == "trades":
+            return Fields(last_trade=trade)
+        return Fields(last_trade=trade, best_bid=Level(price, self._size()))
+
+    def _change(self) -> tuple[str, str, str]:
+        side = self._random.choice(("buy", "sell"))
+        offset = self._random.randint(1, 80)
+        price = Decimal(30_000 - offset if side == "buy" else 30_000 + offset)
+        size = "0" if self._random.random() < 0.3 else self._size()
+        return side, f"{price}.00", size
+
+
+def state_json(state: bytes) -> object:
+    """A state as plain values, to compare."""
+    return msgspec.json.decode(state)

@@ -1,0 +1,25 @@
+"""Composition root of the snapshotter: `python -m services.snapshotter`."""
+
+from __future__ import annotations
+
+import sys
+
+from services.common.runtime import Stop, run_service
+from services.common.settings import load_or_exit
+from services.common.stream.factory import log_specs, open_broker
+from services.snapshotter.app import Snapshotter
+from services.snapshotter.settings import SnapshotterSettings
+
+
+def main() -> int:
+    settings = load_or_exit(SnapshotterSettings)
+
+    async def run(stop: Stop) -> None:
+        # The broker is opened by the service, so that `/readyz` answers while it is waited for.
+        await Snapshotter(settings, open_broker(settings), log_specs(settings)).run(stop)
+
+    return run_service("snapshotter", settings, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

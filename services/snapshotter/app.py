@@ -1,0 +1,292 @@
+"""Wires the snapshotter and owns its tasks: start order, readiness, stop order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from starlette.applications import Starlette
+
+from services.common.errors import (
+    BrokerUnavailable,
+    StoreError,
+    StoreMissing,
+    StoreUnavailable,
+)
+from services.common.health import Health, health_routes
+from services.common.runtime import Stop, serve_http
+from services.common.stores.aws import DYNAMODB, S3
+from services.common.stores.dynamodb import DynamoLatestReader
+from services.common.stores.layout import RAW, TICKS
+from services.common.stores.s3 import S3CheckpointReader
+from services.common.stream import Broker, LogSpec
+from services.common.subjects import RAW_LOG, tick_log
+from services.snapshotter import metrics
+from services.snapshotter.archiver import Archiver
+from services.snapshotter.batch import Batch
+from services.snapshotter.ddb import RowStore
+from services.snapshotter.paced import PacedWriter
+from services.snapshotter.pump import Pump
+from services.snapshotter.restore import Restorer
+from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
+from services.snapshotter.schedule import Backoff
+from services.snapshotter.settings import SnapshotterSettings
+from services.snapshotter.stream import Stream
+from services.snapshotter.writers import CheckpointWriter, RowWriter
+
+log = structlog.get_logger(__name__)
+
+BROKER = "broker"
+_PROBE_PERIOD_S = 5.0
+_PROBE_TIMEOUT_S = 5.0
+# Encoding a large book is CPU work, and two at once keep one connection busy.
+_CHECKPOINTS_AT_ONCE = 2
+
+
+class Snapshotter:
+    """The service. `run` returns when it was asked to stop and has stored what it held.
+
+    Args:
+        settings: see `settings.py`.
+        broker: not open yet; `run` opens it, so that `/readyz` answers meanwhile, and closes it.
+        specs: how the logs are to be kept.
+    """
+
+    def __init__(self, settings: SnapshotterSettings, broker: Broker, specs: list[LogSpec]) -> None:
+        self.health = Health("snapshotter", BROKER, DYNAMODB, S3)
+        self._settings = settings
+        self._broker = broker
+        self._specs = specs
+        self._rows = RowStore(settings)
+        self._bucket = Bucket(settings)
+        self._latest = DynamoLatestReader(settings, consistent=True)
+        self.port: int | None = None
+        self.listening = asyncio.Event()
+
+    async def run(self, stop: Stop) -> None:
+        """Serve until `stop`.
+
+        Raises:
+            StoreMissing: (in a group) the table or bucket does not exist and may not be made.
+        """
+        settings = self._settings
+        application = Starlette(
+            routes=health_routes(self.health, {"shards": settings.shards, "group": settings.group})
+        )
+        port = settings.http_port if settings.admin_port is None else settings.admin_port
+        async with (
+            self._rows,
+            self._bucket,
+            self._latest,
+            serve_http(application, settings.http_host, port) as self.port,
+            asyncio.TaskGroup() as tasks,
+        ):
+            self.listening.set()
+            starting = tasks.create_task(self._prepare(), name="prepare")
+            stopping = tasks.create_task(stop.wait(), name="stop")
+            try:
+                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                await _cancel([starting, stopping])
+                if not stop.requested:
+                    await self._work(stop)
+            finally:
+                await self._broker.aclose()
+
+    # ---------------------------------------------------------------- starting
+
+    async def _prepare(self) -> None:
+        """Wait for every dependency, making what may be made."""
+        create = self._settings.environment != "production"
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(
+                self._until_ok(lambda: self._rows.ensure(create=create), DYNAMODB), name="table"
+            )
+            tasks.create_task(
+                self._until_ok(lambda: self._bucket.ensure(create=create), S3), name="bucket"
+            )
+            tasks.create_task(self._until_ok(self._open_broker, BROKER), name="logs")
+
+    async def _open_broker(self) -> None:
+        self.health.failed(BROKER, "connecting")
+        await self._broker.open()
+        await self._broker.ensure(self._specs)
+
+    async def _until_ok(self, action: Callable[[], Awaitable[None]], check: str) -> None:
+        backoff = Backoff(first_s=0.2)
+        while True:
+            try:
+                await action()
+            except (BrokerUnavailable, StoreUnavailable) as error:
+                self.health.failed(check, error.reason)
+                log.warning("dependency_unavailable", check=check, reason=error.reason)
+                await asyncio.sleep(backoff.failed())
+            else:
+                self.health.passed(check)
+                return
+
+    # ---------------------------------------------------------------- working
+
+    async def _work(self, stop: Stop) -> None:
+        settings = self._settings
+        pumps: dict[int | None, Pump] = {}
+
+        async def on_stored(stream: Stream) -> None:
+            await pumps[stream.shard].settle([stream])
+
+        rows = PacedWriter(
+            settings.snapshot_period_ms / 1000,
+            settings.snapshot_writers,
+            RowWriter(self._rows, on_stored=on_stored, on_ok=self.health.passed).write,
+            self._failed("row", DYNAMODB),
+        )
+        books = PacedWriter(
+            settings.checkpoint_period_s,
+            _CHECKPOINTS_AT_ONCE,
+            CheckpointWriter(
+                CheckpointStore(self._bucket), self._rows, on_ok=self.health.passed
+            ).write,
+            self._failed("checkpoint", S3),
+        )
+
+        def on_changed(stream: Stream) -> None:
+            if stream.view is None:
+                return
+            if stream.view.dirty:
+                rows.changed(stream)
+            if stream.view.checkpoint_behind:
+                books.changed(stream, at_once=stream.view.take_reset())
+
+        restorer = Restorer(
+            self._latest,
+            S3CheckpointReader(self._bucket),
+            settings.shard_count,
+            self._failed("restore", DYNAMODB),
+        )
+        shards: list[int | None] = [*settings.shards, *([None] if settings.archive_raw else [])]
+        for shard in shards:
+            pumps[shard] = self._pump(shard, len(shards), restorer, on_changed)
+        async with asyncio.TaskGroup() as tasks:
+            writing = [
+                tasks.create_task(rows.run(), name="rows"),
+                tasks.create_task(books.run(), name="checkpoints"),
+                *(
+                    tasks.create_task(pump.archiver.run(), name=f"archive:{pump.name}")
+                    for pump in pumps.values()
+                ),
+            ]
+            taking = [
+                tasks.create_task(self._take(pump), name=f"take:{pump.name}")
+                for pump in pumps.values()
+            ]
+            watching = tasks.create_task(self._watch(pumps.values()), name="watch")
+            await stop.wait()
+            # In the direction of the data: take no more, store what was taken, ack it, leave.
+            await _cancel(taking)
+            rows.drain()
+            books.drain()
+            for pump in pumps.values():
+                pump.archiver.drain()
+            _, late = await asyncio.wait(writing, timeout=settings.stop_grace_s)
+            if late:
+                names = sorted(task.get_name() for task in late)
+                log.warning("stopped_before_all_was_stored", unfinished=names)
+            await _cancel([*late, watching])
+        for pump in pumps.values():
+            await pump.aclose()
+
+    def _pump(
+        self,
+        shard: int | None,
+        count: int,
+        restorer: Restorer,
+        on_changed: Callable[[Stream], None],
+    ) -> Pump:
+        settings = self._settings
+        name = RAW_LOG if shard is None else tick_log(shard)
+        share = settings.buffer_max_bytes // count
+        batch = Batch(
+            RAW if shard is None else TICKS,
+            period_s=settings.archive_period_s,
+            # A batch is written before the bound on what is held would stop the intake for it.
+            max_bytes=min(settings.archive_max_bytes, share // 2),
+            max_records=settings.max_pending // 2,
+        )
+        archiver = Archiver(
+            name,
+            ArchiveLog(self._bucket, name),
+            batch,
+            on_ok=self.health.passed,
+            on_error=self._failed("archive", S3),
+        )
+        return Pump(
+            name,
+            self._broker,
+            restorer,
+            archiver,
+            buffer_bytes=share,
+            on_changed=on_changed,
+            on_broker=self._broker_unavailable,
+        )
+
+    async def _take(self, pump: Pump) -> None:
+        settings = self._settings
+        await pump.join(
+            settings.group, max_pending=settings.max_pending, ack_wait_s=settings.ack_wait_s
+        )
+        await pump.run()
+
+    # ---------------------------------------------------------------- readiness
+
+    def _failed(self, kind: str, check: str) -> Callable[[StoreError], None]:
+        def on_error(error: StoreError) -> None:
+            metrics.WRITE_ERRORS.labels(kind).inc()
+            # Reading a checkpoint or naming it involves the other store as well.
+            store = error.store if isinstance(error, StoreUnavailable | StoreMissing) else check
+            self.health.failed(store, str(error))
+            log.warning("store_failed", kind=kind, reason=str(error))
+
+        return on_error
+
+    def _broker_unavailable(self, reason: str) -> None:
+        self.health.failed(BROKER, reason)
+
+    async def _watch(self, pumps: Iterable[Pump]) -> None:
+        """Ask every dependency now and then, so that `/readyz` is true when nothing happens.
+
+        What development may create and finds missing (an emptied local store) is made again.
+        """
+        create = self._settings.environment != "production"
+        while True:
+            await asyncio.sleep(_PROBE_PERIOD_S)
+            await asyncio.gather(
+                self._ask(DYNAMODB, self._rows.ensure(create=create)),
+                self._ask(S3, self._bucket.ensure(create=create)),
+                self._ask(BROKER, self._broker.ping()),
+            )
+            metrics.BOOKS_WAITING.set(
+                sum(
+                    stream.view is not None and not stream.view.whole
+                    for pump in pumps
+                    for stream in pump.streams.values()
+                )
+            )
+
+    async def _ask(self, check: str, question: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await question
+        except TimeoutError:
+            self.health.failed(check, f"no answer within {_PROBE_TIMEOUT_S:.0f} s")
+        except (BrokerUnavailable, StoreError) as error:
+            self.health.failed(check, str(error))
+        else:
+            self.health.passed(check)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,108 @@
+"""Archives one log: collects records into a batch and writes it when it is due."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from services.common.errors import StoreError
+from services.common.stores.aws import S3
+from services.common.stores.index import Head
+from services.common.subjects import StreamKey
+from services.snapshotter import metrics
+from services.snapshotter.batch import Batch, SealedBatch
+from services.snapshotter.s3 import ArchiveLog
+from services.snapshotter.schedule import Backoff
+
+log = structlog.get_logger(__name__)
+
+OnArchived = Callable[[Mapping[str, Head], int], Awaitable[None]]
+
+
+class Archiver:
+    """One per log. Whoever feeds it sets `on_archived` before `run`.
+
+    While S3 is away the batch grows; the pump that feeds it stops at its byte bound.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        archive: ArchiveLog,
+        batch: Batch,
+        *,
+        on_ok: Callable[[str], None],
+        on_error: Callable[[StoreError], None],
+    ) -> None:
+        self._name = name
+        self._kind = "raw" if name == "raw" else "ticks"
+        self._archive = archive
+        self._batch = batch
+        self._on_ok = on_ok
+        self._on_error = on_error
+        self._wake = asyncio.Event()
+        self._draining = False
+        # Told how far each stream of a written batch goes, and how many of its bytes were refilled.
+        self.on_archived: OnArchived | None = None
+
+    async def restore(self) -> Mapping[str, Head]:
+        """How far each stream is archived already; waits for S3 as long as it takes."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._archive.restore()
+            except StoreError as error:
+                self._on_error(error)
+                await asyncio.sleep(backoff.failed())
+
+    def add(
+        self, key: StreamKey, shard: int, head: Head, ts: int, payload: bytes, *, refilled: bool
+    ) -> None:
+        """Take a record into the current batch."""
+        before = self._batch.due_at()
+        self._batch.add(key, shard, head, ts, payload, time.monotonic(), refilled=refilled)
+        if self._batch.due_at() != before:
+            self._wake.set()
+
+    def drain(self) -> None:
+        """Write what is held without waiting for the period; then `run` returns."""
+        self._draining = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write batches until drained."""
+        while True:
+            self._wake.clear()
+            due = self._batch.due_at()
+            if due is not None and (self._draining or due <= time.monotonic()):
+                await self._write(self._batch.seal())
+                continue
+            if self._draining:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else due - time.monotonic()):
+                    await self._wake.wait()
+
+    async def _write(self, batch: SealedBatch) -> None:
+        backoff = Backoff()
+        while True:
+            started = time.monotonic()
+            try:
+                size = await self._archive.write(batch)
+            except StoreError as error:
+                self._on_error(error)
+                await asyncio.sleep(backoff.failed())
+                continue
+            metrics.WRITE_SECONDS.labels("archive").observe(time.monotonic() - started)
+            metrics.BATCHES.labels(self._kind).inc()
+            metrics.BYTES.labels(self._kind).inc(size)
+            metrics.RECORDS.labels(self._kind).inc(batch.records)
+            log.debug("batch_archived", log=self._name, records=batch.records, bytes=size)
+            self._on_ok(S3)
+            if self.on_archived is not None:
+                await self.on_archived(batch.heads, batch.refilled)
+            return

@@ -1,0 +1,309 @@
+"""Takes one log's records from the group, in order and once, into folds and the archive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from services.common.domain.book import BadLevel
+from services.common.errors import BrokerUnavailable, PositionLost
+from services.common.stores.index import Head
+from services.common.stream import Broker, GroupSubscription, Message
+from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.wire import Reset, Status, Tick, decode_record
+from services.snapshotter import metrics
+from services.snapshotter.archiver import Archiver
+from services.snapshotter.restore import Restorer
+from services.snapshotter.schedule import Backoff
+from services.snapshotter.stream import Stream, Verdict
+
+log = structlog.get_logger(__name__)
+
+# Book resets are megabytes each, so few records are asked for at once.
+_BATCH = 256
+_PAGE = 256
+
+
+class _RawHead(msgspec.Struct):
+    prev: int | None
+    ts_recv: int
+
+
+_decode_raw_head = msgspec.json.Decoder(_RawHead).decode
+
+
+class _Seen(msgspec.Struct):
+    """What taking a record needs of it; `record` only where it changes state."""
+
+    prev: int | None
+    ts: int
+    record: Tick | Reset | None
+
+
+def _read_tick(payload: bytes) -> _Seen:
+    record = decode_record(payload)
+    if isinstance(record, Status):
+        return _Seen(None, record.ts_ingest, None)
+    return _Seen(record.prev, record.ts_ingest, record)
+
+
+def _read_raw(payload: bytes) -> _Seen:
+    head = _decode_raw_head(payload)
+    return _Seen(head.prev, head.ts_recv, None)
+
+
+class Pump:
+    """One log's intake.
+
+    Args:
+        name: the log.
+        broker: where it is.
+        restorer: makes a stream as it was left.
+        archiver: the log's archiver.
+        buffer_bytes: nothing more is taken while this much is not stored.
+        on_changed: told of a stream whose view changed.
+        on_broker: told why the broker did not answer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        broker: Broker,
+        restorer: Restorer,
+        archiver: Archiver,
+        *,
+        buffer_bytes: int,
+        on_changed: Callable[[Stream], None],
+        on_broker: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.streams: dict[StreamKey, Stream] = {}
+        self.archiver = archiver
+        archiver.on_archived = self._archived
+        self._broker = broker
+        self._restorer = restorer
+        self._buffer_bytes = buffer_bytes
+        self._on_changed = on_changed
+        self._on_broker = on_broker
+        self._shard = None if name == RAW_LOG else int(name.removeprefix("tick."))
+        self._read = _read_raw if self._shard is None else _read_tick
+        self._subscription: GroupSubscription | None = None
+        self._heads: Mapping[str, Head] = {}
+        self._unacked_bytes = 0
+        self._refilled_bytes = 0
+        self._room = asyncio.Event()
+        self._gauge = metrics.HELD_BYTES.labels(name)
+
+    async def join(self, group: str, *, max_pending: int, ack_wait_s: float) -> None:
+        """Become a member of the group; waits for S3 and the broker as long as it takes."""
+        self._heads = await self.archiver.restore()
+        backoff = Backoff()
+        while self._subscription is None:
+            try:
+                self._subscription = await self._broker.group(
+                    self.name, group, max_pending=max_pending, ack_wait_s=ack_wait_s
+                )
+            except BrokerUnavailable as error:
+                self._on_broker(error.reason)
+                await asyncio.sleep(backoff.failed())
+
+    async def aclose(self) -> None:
+        """Leave the group; what is not acked goes to the next member."""
+        if self._subscription is not None:
+            await self._subscription.aclose()
+
+    async def run(self) -> None:
+        """Take records until cancelled. Cancelling it between two records loses nothing."""
+        subscription = self._subscription
+        if subscription is None:
+            raise RuntimeError("join first")
+        await self._read_what_is_there()
+        while True:
+            await self._wait_for_room()
+            batch = await subscription.next_batch(_BATCH)
+            await self._restore([message.subject for message in batch])
+            done = [message for message in batch if not await self._deliver(message)]
+            self._gauge.set(self._held_bytes)
+            await self._ack(done)
+
+    async def settle(self, streams: Iterable[Stream]) -> None:
+        """Ack what is stored by now."""
+        done: list[Message] = []
+        for stream in streams:
+            done.extend(stream.take_settled())
+        self._unacked_bytes -= sum(len(message.payload) for message in done)
+        self._made_room()
+        await self._ack(done)
+
+    async def _archived(self, heads: Mapping[str, Head], refilled: int) -> None:
+        """A batch was written that ends at `heads`."""
+        self._refilled_bytes -= refilled
+        touched = []
+        for text, head in heads.items():
+            stream = self.streams[StreamKey.parse(text)]
+            stream.archived = head.position
+            touched.append(stream)
+        await self.settle(touched)
+
+    async def _ack(self, messages: Sequence[Message]) -> None:
+        if not messages or self._subscription is None:
+            return
+        try:
+            await self._subscription.ack(messages)
+        except BrokerUnavailable as error:
+            # They come again after ack_wait, are known to be stored, and are acked then.
+            self._on_broker(error.reason)
+
+    # ---------------------------------------------------------------- taking
+
+    async def _restore(self, subjects: Iterable[str]) -> None:
+        unseen = {
+            key: subject for subject in subjects if (key := key_of(subject)) not in self.streams
+        }
+        if unseen:
+            for stream in await self._restorer.restore(unseen, self._shard, self._heads):
+                self.streams[stream.key] = stream
+
+    async def _deliver(self, message: Message) -> bool:
+        """Take a delivery; False when it can be acked at once."""
+        stream = self.streams[key_of(message.subject)]
+        position = message.position
+        try:
+            seen = self._read(message.payload)
+        except msgspec.MsgspecError:
+            # Skipped in its place, so that what follows is not mistaken for following directly.
+            if stream.judge(position, None) is not Verdict.HELD:
+                await self._catch_up(stream, message)
+            return False
+        verdict = stream.judge(position, seen.prev)
+        if verdict is Verdict.NEXT:
+            self._take(stream, message, seen, refilled=False)
+        elif verdict is Verdict.UNPROVEN:
+            await self._catch_up(stream, message)
+        if stream.settled(position):
+            return False
+        self._unacked_bytes += stream.deliver(message)
+        return True
+
+    async def _read_what_is_there(self) -> None:
+        """Bring every stream to the log's head without waiting for deliveries.
+
+        What a crashed member held is delivered again only after `ack_wait`.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                subjects = await self._broker.subjects(self.name)
+                break
+            except BrokerUnavailable as error:
+                self._on_broker(error.reason)
+                await asyncio.sleep(backoff.failed())
+        await self._restore(subjects)
+        for stream in list(self.streams.values()):
+            await self._catch_up(stream, None)
+
+    async def _catch_up(self, stream: Stream, message: Message | None) -> None:
+        """Read the log from what is held through `message` (None: its head), and take it all."""
+        through = message.position if message is not None else None
+        backoff = Backoff()
+        at_head = False
+        while not at_head and (through is None or stream.held is None or stream.held < through):
+            await self._wait_for_room()
+            try:
+                page = await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
+            except PositionLost as error:
+                log.warning("records_lost", stream=str(stream.key), reason=str(error))
+                metrics.CATCH_UPS.labels("lost").inc()
+                stream.cursor = ""
+                continue
+            except BrokerUnavailable as error:
+                self._on_broker(error.reason)
+                await asyncio.sleep(backoff.failed())
+                continue
+            at_head = page.at_head
+            if not page.messages:
+                stream.cursor = page.cursor
+            for found in page.messages:
+                if stream.held is None or found.position > stream.held:
+                    self._take_message(stream, found, refilled=found.position != through)
+                elif page.messages[-1] is found:
+                    # All of this page was held: it must not be read again.
+                    stream.cursor = page.cursor
+                if through is not None and found.position >= through:
+                    break
+        if message is not None and (stream.held is None or stream.held < message.position):
+            # Retention took it out of the log after it was delivered.
+            self._take_message(stream, message, refilled=False)
+        metrics.CATCH_UPS.labels("read").inc()
+
+    def _take_message(self, stream: Stream, message: Message, *, refilled: bool) -> None:
+        try:
+            seen = self._read(message.payload)
+        except msgspec.MsgspecError as error:
+            log.warning(
+                "record_unreadable",
+                stream=str(stream.key),
+                position=message.position,
+                reason=str(error),
+            )
+            metrics.INVALID.labels("undecodable").inc()
+            stream.advance(message.position, message.cursor)
+            return
+        self._take(stream, message, seen, refilled=refilled)
+
+    def _take(self, stream: Stream, message: Message, seen: _Seen, *, refilled: bool) -> None:
+        position = message.position
+        stream.advance(position, message.cursor)
+        if stream.wants_archived(position):
+            stream.batched = position
+            self.archiver.add(
+                stream.key,
+                stream.shard,
+                Head(position, message.cursor),
+                seen.ts,
+                message.payload,
+                refilled=refilled,
+            )
+            if refilled:
+                self._refilled_bytes += len(message.payload)
+        if stream.view is not None and seen.record is not None:
+            self._fold(stream, seen.record, message.cursor)
+
+    def _fold(self, stream: Stream, record: Tick | Reset, cursor: str) -> None:
+        view = stream.view
+        if view is None:
+            return
+        was_whole = view.whole
+        try:
+            changed = view.apply(record, cursor)
+        except (BadLevel, msgspec.MsgspecError) as error:
+            log.warning("record_unfoldable", stream=str(stream.key), reason=str(error))
+            metrics.INVALID.labels("unfoldable").inc()
+            changed = False
+        if view.whole != was_whole:
+            log.info("book_wholeness_changed", stream=str(stream.key), whole=view.whole)
+        if changed:
+            self._on_changed(stream)
+
+    # ---------------------------------------------------------------- bounds
+
+    @property
+    def _held_bytes(self) -> int:
+        return self._unacked_bytes + self._refilled_bytes
+
+    async def _wait_for_room(self) -> None:
+        if self._held_bytes < self._buffer_bytes:
+            return
+        log.warning("intake_paused", log=self.name, held_bytes=self._held_bytes)
+        while self._held_bytes >= self._buffer_bytes:
+            self._room.clear()
+            await self._room.wait()
+        log.info("intake_resumed", log=self.name)
+
+    def _made_room(self) -> None:
+        self._gauge.set(self._held_bytes)
+        if self._held_bytes < self._buffer_bytes:
+            self._room.set()

@@ -1,0 +1,101 @@
+"""Makes a stream as the last process left it, from the stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+import structlog
+
+from services.common.domain.book import BadLevel
+from services.common.errors import StoreError
+from services.common.sharding import shard_of
+from services.common.stores.index import Head
+from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
+from services.common.subjects import StreamKey
+from services.snapshotter.schedule import Backoff
+from services.snapshotter.stream import Stream, View
+
+log = structlog.get_logger(__name__)
+
+
+class Restorer:
+    """Reads latest rows and checkpoints.
+
+    Args:
+        latest: rows.
+        checkpoints: whole books.
+        shard_count: to tell the shard of a raw record.
+        on_error: told of each failed reading; it is tried again until it works.
+    """
+
+    def __init__(
+        self,
+        latest: LatestReader,
+        checkpoints: CheckpointReader,
+        shard_count: int,
+        on_error: Callable[[StoreError], None],
+    ) -> None:
+        self._latest = latest
+        self._checkpoints = checkpoints
+        self._shard_count = shard_count
+        self._on_error = on_error
+
+    async def restore(
+        self,
+        subjects: Mapping[StreamKey, str],
+        shard: int | None,
+        heads: Mapping[str, Head],
+    ) -> list[Stream]:
+        """Streams for these subjects of one tick log, or of the raw log when `shard` is None.
+
+        Waits for the stores as long as it takes.
+        """
+        if shard is None:
+            return [
+                Stream(
+                    key,
+                    subject,
+                    shard_of(key.product, self._shard_count),
+                    None,
+                    heads.get(str(key)),
+                )
+                for key, subject in subjects.items()
+            ]
+        views = await self._views(list(subjects))
+        return [
+            Stream(key, subject, shard, views[key], heads.get(str(key)))
+            for key, subject in subjects.items()
+        ]
+
+    async def _views(self, keys: list[StreamKey]) -> dict[StreamKey, View]:
+        backoff = Backoff()
+        while True:
+            try:
+                rows = await self._latest.get_many(keys)
+                return {key: await self._view(key, rows.get(key)) for key in keys}
+            except StoreError as error:
+                self._on_error(error)
+                await asyncio.sleep(backoff.failed())
+
+    async def _view(self, key: StreamKey, row: LatestRow | None) -> View:
+        view = View(key)
+        if row is None:
+            return view
+        view.written(row.position)
+        try:
+            if key.channel != "book":
+                view.load(row.position, row.cursor, row.state)
+            elif row.checkpoint is not None:
+                # The row has the best levels only; the log after the checkpoint has the rest.
+                held = await self._checkpoints.get_checkpoint(row.checkpoint)
+                if held is not None:
+                    view.load(held.position, held.cursor, held.state)
+                    view.checkpoint = row.checkpoint
+                    view.checkpointed = held.position
+        except (msgspec.MsgspecError, BadLevel) as error:
+            # The log is read from its beginning instead.
+            log.warning("stored_state_unreadable", stream=str(key), reason=str(error))
+            return View(key)
+        return view

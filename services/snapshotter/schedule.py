@@ -1,0 +1,102 @@
+"""When something is due. Pure: fed the time in seconds, then asked."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Hashable
+
+
+class Pacer[K: Hashable]:
+    """Lets each item's work start at most once a period, only when it changed, oldest first.
+
+    An item that is changed while its work runs is due again afterwards; work on one item never
+    overlaps itself.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period = period_s
+        self._due: dict[K, float] = {}
+        # (when, tie breaker, item); entries that no longer agree with _due are skipped.
+        self._queue: list[tuple[float, int, K]] = []
+        self._pushed = 0
+        self._started: dict[K, float] = {}
+        self._running: dict[K, bool] = {}
+
+    def changed(self, item: K, now: float, *, at_once: bool = False) -> None:
+        """The item has something to write; `at_once` does not wait for the period."""
+        if item in self._running:
+            self._running[item] = True
+            return
+        started = self._started.get(item)
+        when = now if at_once or started is None else max(now, started + self._period)
+        if when < self._due.get(item, float("inf")):
+            self._push(item, when)
+
+    def take(self, now: float, limit: int) -> list[K]:
+        """Up to `limit` items that are due; their work is running from now on."""
+        taken: list[K] = []
+        while self._queue and len(taken) < limit and self._queue[0][0] <= now:
+            when, _, item = heapq.heappop(self._queue)
+            if self._due.get(item) != when:
+                continue
+            del self._due[item]
+            self._running[item] = False
+            self._started[item] = now
+            taken.append(item)
+        return taken
+
+    def done(self, item: K, now: float) -> None:
+        """The item's work ended well."""
+        if self._running.pop(item):
+            self.changed(item, now)
+
+    def failed(self, item: K, now: float, delay_s: float) -> None:
+        """The item's work has to be done again, after `delay_s`."""
+        del self._running[item]
+        self._push(item, now + delay_s)
+
+    def drain(self, now: float) -> None:
+        """From now on nothing waits for the period; failed items still wait for their delay."""
+        self._period = 0.0
+        for item, when in list(self._due.items()):
+            if when > now:
+                self._push(item, now)
+
+    def next_due(self) -> float | None:
+        """When `take` may give something again; None when nothing waits."""
+        while self._queue and self._due.get(self._queue[0][2]) != self._queue[0][0]:
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else None
+
+    @property
+    def idle(self) -> bool:
+        return not self._due and not self._running
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def _push(self, item: K, when: float) -> None:
+        self._due[item] = when
+        self._pushed += 1
+        heapq.heappush(self._queue, (when, self._pushed, item))
+
+
+class Backoff:
+    """Delays between attempts: exponential up to a cap, with jitter over the upper half."""
+
+    def __init__(self, first_s: float = 0.1, cap_s: float = 5.0) -> None:
+        self._first = first_s
+        self._cap = cap_s
+        self._failures = 0
+
+    def failed(self) -> float:
+        """Seconds to wait before the next attempt."""
+        # Beyond some thirty doublings the cap has long been reached, and floats would overflow.
+        ceiling = min(self._cap, self._first * 2 ** min(self._failures, 30))
+        self._failures += 1
+        return random.uniform(ceiling / 2, ceiling)
+
+    def succeeded(self) -> None:
+        self._failures = 0

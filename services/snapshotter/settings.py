@@ -1,0 +1,81 @@
+"""What the snapshotter reads from the environment."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
+
+
+class SnapshotterSettings(CommonSettings, AwsSettings):
+    snapshot_period_ms: float = Field(
+        250, gt=0, description="A stream's latest row is written at most this often, milliseconds."
+    )
+    archive_period_s: float = Field(
+        60, gt=0, description="An archive batch is written when its first record is this old."
+    )
+    archive_max_bytes: int = Field(
+        5_000_000,
+        gt=0,
+        description="An archive batch is written when it has so many bytes of JSON.",
+    )
+    archive_raw: bool = Field(True, description="Whether raw records are archived too.")
+    checkpoint_period_s: float = Field(
+        10, gt=0, description="A changed book's checkpoint is written at most this often."
+    )
+    snapshotter_shards: CommaList = Field(
+        ("all",), description="Tick logs to take: `all`, or numbers and ranges such as `0-3,6`."
+    )
+    snapshot_writers: int = Field(32, ge=1, le=512, description="Row writes in flight at most.")
+    buffer_max_bytes: int = Field(
+        256_000_000,
+        ge=16_000_000,
+        description="Records held until they are stored; beyond it nothing more is taken.",
+    )
+    max_pending: int = Field(65_536, ge=1024, description="Unacked records of one log at most.")
+    stop_grace_s: float = Field(
+        20, gt=0, description="How long a stopping snapshotter tries to store what it holds."
+    )
+
+    _split_shards = field_validator("snapshotter_shards", mode="before")(split_commas)
+
+    @field_validator("snapshotter_shards")
+    @classmethod
+    def _shards_readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_shards(value, 1024)
+        return value
+
+    @property
+    def shards(self) -> list[int]:
+        """The shards whose tick logs this process takes."""
+        return parse_shards(self.snapshotter_shards, self.shard_count)
+
+    @property
+    def group(self) -> str:
+        return self.consumer_group or "snapshotter"
+
+    @property
+    def ack_wait_s(self) -> float:
+        """A record is acked one archive period after it came, plus the writing, at the latest."""
+        return 2 * self.archive_period_s + 30
+
+
+def parse_shards(parts: tuple[str, ...], count: int) -> list[int]:
+    """Read `all`, numbers and ranges.
+
+    Raises:
+        ValueError: a part is none of these, or is not below `count`.
+    """
+    shards: set[int] = set()
+    for part in parts:
+        if part == "all":
+            shards.update(range(count))
+            continue
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError("expected `all`, or shard numbers and ranges such as 0-3,6")
+        low, high = int(first), int(last or first)
+        if not low <= high < count:
+            raise ValueError(f"expected shards between 0 and {count - 1}")
+        shards.update(range(low, high + 1))
+    return sorted(shards)

@@ -1,0 +1,85 @@
+"""Writes one stream's row or checkpoint, as the stream is at that moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from services.common.stores.aws import DYNAMODB, S3
+from services.snapshotter import metrics
+from services.snapshotter.ddb import RowStore
+from services.snapshotter.s3 import CheckpointStore
+from services.snapshotter.stream import Stream
+
+
+class RowWriter:
+    """Latest rows. `on_stored` is told of a stream whose row is up to some position now."""
+
+    def __init__(
+        self,
+        rows: RowStore,
+        *,
+        on_stored: Callable[[Stream], Awaitable[None]],
+        on_ok: Callable[[str], None],
+    ) -> None:
+        self._rows = rows
+        self._on_stored = on_stored
+        self._on_ok = on_ok
+
+    async def write(self, stream: Stream) -> None:
+        """Write the stream's row if it is behind.
+
+        Raises:
+            StoreError: it was not written; nothing changed.
+        """
+        view = stream.view
+        row = view.row(stream.shard, _now()) if view is not None else None
+        if view is None or row is None:
+            return
+        received = view.ts_ingest
+        started = time.monotonic()
+        written = await self._rows.put(row)
+        metrics.WRITE_SECONDS.labels("row").observe(time.monotonic() - started)
+        metrics.ROWS.labels("written" if written else "refused").inc()
+        metrics.LAG_SECONDS.labels(stream.key.channel).observe(max(0, _now() - received) / 1e6)
+        # Refused means that a newer row is there, which covers this one as well.
+        view.written(row.position)
+        self._on_ok(DYNAMODB)
+        await self._on_stored(stream)
+
+
+class CheckpointWriter:
+    """Whole books, and the rows that name them."""
+
+    def __init__(
+        self, checkpoints: CheckpointStore, rows: RowStore, *, on_ok: Callable[[str], None]
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._rows = rows
+        self._on_ok = on_ok
+
+    async def write(self, stream: Stream) -> None:
+        """Write the book's checkpoint if it changed since the last one.
+
+        Raises:
+            StoreError: it was not written, or the row could not be told of it.
+        """
+        view = stream.view
+        checkpoint = view.take_checkpoint(stream.shard, _now()) if view is not None else None
+        if view is None or checkpoint is None:
+            return
+        started = time.monotonic()
+        object_key, size = await self._checkpoints.write(checkpoint)
+        metrics.WRITE_SECONDS.labels("checkpoint").observe(time.monotonic() - started)
+        metrics.CHECKPOINT_BYTES.inc(size)
+        self._on_ok(S3)
+        view.checkpoint = object_key
+        if not view.dirty:
+            # No later row is due that would name it. If the row moved on, that one named it.
+            await self._rows.name_checkpoint(stream.key, checkpoint.position, object_key)
+        view.checkpointed = checkpoint.position
+        await self._checkpoints.prune(stream.key, object_key)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
