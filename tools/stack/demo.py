@@ -82,6 +82,7 @@ class Demo:
         self._board = Board(self._stack.products, CHANNELS if options.gap else ("ticker", "trades"))
         self._story = GapStory(self._say)
         self._subscribers: list[Subscriber] = []
+        self._flowing = False
         self._seen = Observation(
             expected=self._stack.channels,
             counts={},
@@ -199,6 +200,9 @@ class Demo:
 
     def _on_message(self, message: Message, verdict: Verdict | None) -> None:
         now = time.time()
+        if verdict is Verdict.APPLIED and not self._flowing:
+            self._flowing = True
+            self._say("first ticks reached the subscriber")
         if self._options.board:
             self._board.take(message, verdict, now)
         self._story.take(message, verdict, now)
