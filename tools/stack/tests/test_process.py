@@ -1,0 +1,60 @@
+"""Children of the stack, with the simulated exchange as the child."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tools.stack.ports import PortPicker
+from tools.stack.process import ChildDied, Process
+
+
+def exchange(folder: Path, *arguments: str) -> Process:
+    return Process(
+        "exchange",
+        "tools.simulator",
+        port=PortPicker().pick(),
+        log_dir=folder,
+        ready_path="/healthz",
+        arguments=lambda port: ["--port", str(port), *arguments],
+        environment=lambda _port: os.environ,
+    )
+
+
+async def test_a_process_comes_back_on_its_port(tmp_path: Path) -> None:
+    process = exchange(tmp_path)
+    await process.start()
+    port, first = process.port, process.pid
+    await process.kill()
+    assert not process.is_running()
+    assert process.died().status == -9
+    await process.start()
+    assert process.port == port
+    assert process.pid != first
+    await process.stop()
+    assert await process.wait() == 0
+
+
+async def test_a_process_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    process = exchange(tmp_path, "--rate", "none")
+    with pytest.raises(ChildDied, match="exchange ended with status 2") as died:
+        await process.start()
+    assert "Invalid value for '--rate'" in died.value.log_tail
+    assert died.value.log_file == tmp_path / "exchange.log"
+
+
+async def test_a_process_that_was_never_started_needs_no_stopping(tmp_path: Path) -> None:
+    process = exchange(tmp_path)
+    await process.stop()
+    await process.kill()
+    assert process.pid is None
+    with pytest.raises(ChildDied):
+        await process.wait()
+
+
+def test_ports_are_never_given_twice() -> None:
+    picker = PortPicker()
+    ports = [picker.pick() for _ in range(200)]
+    assert len(set(ports)) == 200
