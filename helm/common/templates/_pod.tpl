@@ -3,6 +3,7 @@ The pod of a service.
   root: the chart's context
   unit: optional name of the part of the work this workload does (a product set, a shard range)
   env:  optional settings that only this workload has
+  http: whether it serves clients on 8080 beside the admin port
   preStopSeconds, graceSeconds: optional; the default is no preStop and terminationGracePeriodSeconds
 */ -}}
 {{- define "mdf.pod" -}}
@@ -61,8 +62,10 @@ spec:
       image: {{ include "mdf.image" $root | quote }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
       ports:
+        {{- if .http }}
         - name: http
           containerPort: 8080
+        {{- end }}
         - name: admin
           containerPort: 9090
       envFrom:
