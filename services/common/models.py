@@ -39,6 +39,7 @@ class RawRecord(Record):
     ts_recv: Micros
     line: str
     body: Any
+    prev_sub: int | None = None
 
 
 class Missed(Record):

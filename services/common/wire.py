@@ -10,7 +10,7 @@ microseconds since the Unix epoch, UTC; prices and sizes are decimal strings as 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -20,6 +20,12 @@ RawKind = Literal["frame", "resync", "gap", "status"]
 Repair = Literal["refilled", "snapshot", "none"]
 StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
 
+if TYPE_CHECKING:
+    _OptionalRaw = msgspec.Raw | None
+else:
+    # msgspec decodes no object into `Raw | None`; an absent field still becomes the default, None.
+    _OptionalRaw = msgspec.Raw
+
 
 class RawRecord(msgspec.Struct, frozen=True, gc=False):
     """What the ingestor writes: one venue message, or one fact it knows about the stream.
@@ -28,7 +34,8 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
     the `seq` before it, null when the ingestor holds none. `frame`: `body` is the venue's message,
     untouched. `resync`: `body` is a `ResyncBody`; `seq` advances. `gap`: `body` is a `GapBody`, and
     `seq` is the last position that is missing. `status`: `body` is a `StatusBody`; `seq` stays and
-    `sub` counts the statuses since that `seq`.
+    `sub` counts the statuses since that `seq`. `prev_sub` is the `sub` of the record before, where
+    the writer says it; with `prev` it proves that no status is missing either.
     """
 
     v: int
@@ -43,6 +50,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
     ts_recv: int
     line: str
     body: msgspec.Raw
+    prev_sub: int | None = None
 
 
 class Missed(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
@@ -150,7 +158,11 @@ class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_def
     cause: str
     repair: Repair
     missed: Missed | None = None
-    state: msgspec.Raw | None = None
+    state: _OptionalRaw = None
+
+    def __post_init__(self) -> None:
+        if self.state is not None and bytes(self.state) == b"null":
+            msgspec.structs.force_setattr(self, "state", None)
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="type", tag="status"):

@@ -50,6 +50,8 @@ class Chain:
 
     def __init__(self) -> None:
         self._held: dict[StreamKey, Position] = {}
+        # Streams whose held record went through this object, so that it saw every status too.
+        self._seen: set[StreamKey] = set()
 
     def held(self, key: StreamKey) -> Position | None:
         return self._held.get(key)
@@ -59,6 +61,7 @@ class Chain:
         held = self._held.get(key)
         if held is None or position > held:
             self._held[key] = position
+            self._seen.discard(key)
 
     def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:
         """How `raw` stands to what is held. Changes nothing."""
@@ -69,8 +72,10 @@ class Chain:
             return Verdict.DUPLICATE
         if raw.kind == "status":
             follows = raw.seq == held.seq and raw.sub == held.sub + 1
-        elif raw.prev:
-            follows = raw.prev == held.seq
+        elif raw.prev_sub != held.sub and (raw.prev_sub is not None or key not in self._seen):
+            follows = False
+        elif (prev := _prev(raw)) is not None:
+            follows = prev == held.seq
         else:
             follows = key.channel in CONTIGUOUS and raw.seq == held.seq + 1
         return Verdict.NEXT if follows else Verdict.UNPROVEN
@@ -79,22 +84,23 @@ class Chain:
         """Hold `raw`, which is no duplicate; everything of the raw log before it has been fed."""
         held = self._held.get(key)
         self._held[key] = Position(raw.epoch, raw.seq, raw.sub)
+        self._seen.add(key)
         if held is None:
             # Whoever ran before wrote the same `prev`, though retention took what it names.
-            return Link(raw.prev or None)
+            return Link(_prev(raw))
         if raw.epoch > held.epoch:
             return Link(None)
         # Only a status stands at seq 0: then the stream has a state, and no first record yet.
         if held.seq == 0:
-            return Link(raw.prev or None)
+            return Link(_prev(raw))
         lost = self._lost(key, raw, held)
         return Link(lost.seq if lost else held.seq, lost)
 
     def _lost(self, key: StreamKey, raw: RawRecord, held: Position) -> Break | None:
         if raw.kind == "status":
             last = raw.seq
-        elif raw.prev:
-            last = raw.prev
+        elif (prev := _prev(raw)) is not None:
+            last = prev
         elif raw.kind == "frame" and key.channel != "ticker":
             # The ingestor began anew and does not know what came before. A ticker tells its whole
             # state every time and its numbers have holes by nature; the others must not be trusted.
@@ -105,3 +111,8 @@ class Chain:
             return None
         count = last - held.seq if key.channel in CONTIGUOUS else None
         return Break(raw.epoch, last, held.seq, Missed(held.seq + 1, last, count))
+
+
+def _prev(raw: RawRecord) -> int | None:
+    """The predecessor `raw` names, unless that cannot be one: 0, or a `seq` of a former epoch."""
+    return raw.prev if raw.prev and raw.prev < raw.seq else None

@@ -91,8 +91,8 @@ class Normalizer:
         if raw.kind == "status":
             if raw.sub < 1:
                 raise Unmappable("bad_position", f"a status with sub {raw.sub}")
-        elif raw.sub != 0 or raw.seq < 1 or (raw.prev is not None and raw.prev >= raw.seq):
-            raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}, prev {raw.prev}")
+        elif raw.sub != 0 or raw.seq < 1:
+            raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}")
         return raw
 
     def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:

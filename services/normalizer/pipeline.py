@@ -77,8 +77,10 @@ class Pipeline:
         self._heads = Heads(broker, self._normalizer, clock)
         self._parking = Parking(broker)
         self._ticket = 0
-        self._published: Counter[StreamKey] = Counter()
+        self._counts: Counter[StreamKey] = Counter()
         self._member: GroupSubscription | None = None
+        self.published = 0
+        # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
         self.newest_ts_recv = 0
         self.worked_at = clock()
 
@@ -93,6 +95,7 @@ class Pipeline:
             lambda: self._broker.group(RAW_LOG, self._group, max_pending=self._max_pending)
         )
         self._member = member
+        self._ticket = 0
         log.info("consuming", group=self._group, shards=sorted(self._shards))
         finished: asyncio.Queue[_Batch | None] = asyncio.Queue(maxsize=_OUTSTANDING)
         try:
@@ -111,6 +114,7 @@ class Pipeline:
                     await finished.put(_Batch(batch, self._ticket, taken_at))
                 await finished.put(None)
         finally:
+            self._member = None
             await member.aclose()
             await publisher.aclose()
 
@@ -191,7 +195,8 @@ class Pipeline:
         headers = _trace_context(message)
         for out in output.records:
             await self._publish(out, headers, publisher)
-        self._published[key] += len(output.records)
+        self.published += len(output.records)
+        self._counts[key] += len(output.records)
 
     async def _publish(
         self, out: Out, headers: dict[str, str] | None, publisher: Publisher
@@ -231,11 +236,12 @@ class Pipeline:
             for message in page.messages:
                 if message.position >= current.position:
                     return
-                found = self._read(message)
-                if (
-                    found is not None
-                    and self._normalizer.judge(key, found) is not Verdict.DUPLICATE
-                ):
+                try:
+                    found = self._normalizer.read(subject, message.position, message.payload)
+                except Unmappable:
+                    # Parked by whoever the group delivers it to.
+                    continue
+                if self._normalizer.judge(key, found) is not Verdict.DUPLICATE:
                     await self._take(key, message, found, publisher)
             if page.at_head:
                 return
@@ -248,10 +254,10 @@ class Pipeline:
         return await patiently(lambda: self._broker.seek(subject, held))
 
     def _count(self) -> None:
-        for key, count in self._published.items():
+        for key, count in self._counts.items():
             shard = shard_of(key.product, self._shard_count)
             metrics.NORMALIZED.labels(key.venue, key.channel, shard).inc(count)
-        self._published.clear()
+        self._counts.clear()
 
 
 def _trace_context(message: Message) -> dict[str, str] | None:

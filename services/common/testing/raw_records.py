@@ -31,11 +31,8 @@ class RawStream:
 
     def add(self, kind: RawKind, seq: int, body: Any, *, prev: int | str | None = "") -> RawRecord:
         """A record at `seq`; `prev` follows by itself unless it is given."""
-        if kind == "status":
-            self.sub += 1
-        else:
-            self.sub = 0
-        held = self.seq or None
+        held, held_sub = self.seq or None, self.sub
+        self.sub = self.sub + 1 if kind == "status" else 0
         record = RawRecord(
             v=1,
             kind=kind,
@@ -49,6 +46,7 @@ class RawStream:
             ts_recv=FIRST_TS + 1000 * len(self.records),
             line=self._line,
             body=msgspec.Raw(body if isinstance(body, bytes) else encode(body)),
+            prev_sub=held_sub,
         )
         self.seq = seq
         self.records.append(record)

@@ -1,0 +1,375 @@
+"""The pure part: same raw log, same bytes, whoever computes them and however often."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.domain.fold import Fold
+from services.common.sharding import shard_of
+from services.common.stream import Position
+from services.common.subjects import StreamKey, tick_subject
+from services.common.testing.raw_records import EPOCH, FIRST_TS, RawStream, raw_message
+from services.common.wire import RawRecord, Reset, Status, Tick, decode_record
+from services.normalizer.chain import Verdict
+from services.normalizer.normalize import Normalizer, Out, too_large
+from services.normalizer.venues import Unmappable
+
+SHARDS = 8
+TRADES = StreamKey("coinbase", "trades", "BTC-USD")
+TICKER = StreamKey("coinbase", "ticker", "BTC-USD")
+BOOK = StreamKey("coinbase", "book", "BTC-USD")
+
+
+def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> list[Out]:
+    """What a normalizer writes that is fed these records in order."""
+    normalizer = normalizer or Normalizer(SHARDS)
+    found: list[Out] = []
+    for record in records:
+        message = raw_message(record)
+        key = StreamKey(record.venue, record.channel, record.product)
+        raw = normalizer.read(message.subject, message.position, message.payload)
+        if normalizer.judge(key, raw) is not Verdict.DUPLICATE:
+            found += normalizer.take(key, raw).records
+    return found
+
+
+def decoded(outs: Iterable[Out]) -> list[Any]:
+    return [decode_record(out.payload) for out in outs]
+
+
+@st.composite
+def raw_streams(draw: st.DrawFn) -> RawStream:
+    """A stream as an ingestor might write it, with everything that may happen to one."""
+    key = draw(st.sampled_from([TRADES, TICKER, BOOK]))
+    stream = RawStream(key)
+    step = st.just(1) if key.channel == "trades" else st.integers(1, 50)
+    kinds = ["frame"] * 6 + ["status", "gap", "resync", "restart", "epoch", "bad"]
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=25)):
+        seq = stream.seq + draw(step)
+        match kind:
+            case "frame":
+                add_frame(stream, seq)
+            case "status":
+                stream.status()
+            case "gap":
+                stream.gap(seq + 3)
+            case "resync":
+                add_resync(stream, seq)
+            case "restart":
+                # No baseline is held: what came before is not known.
+                stream.seq = seq + draw(st.integers(0, 5))
+                held, stream.seq = stream.seq, 0
+                add_frame(stream, held + 1)
+            case "epoch":
+                stream.epoch += 1
+                stream.seq = stream.sub = 0
+            case _:
+                stream.add("frame", seq, {"type": "surprise"})
+    return stream
+
+
+def add_frame(stream: RawStream, seq: int) -> None:
+    if stream.key.channel == "trades":
+        stream.match(seq)
+    elif stream.key.channel == "ticker":
+        stream.ticker(seq)
+    else:
+        stream.changes(seq, [("buy", "10.5", str(seq)), ("sell", "11", "0")])
+
+
+def add_resync(stream: RawStream, seq: int) -> None:
+    if stream.key.channel == "book":
+        stream.snapshot(seq, [["10", "1"]], [["11", "1"]])
+    else:
+        stream.add("resync", seq, {"cause": "gap", "repair": "refilled", "message": None})
+
+
+def assert_chained(records: list[Any]) -> None:
+    """Positions increase; inside an epoch each record names the one before it."""
+    positions = [(r.epoch, r.seq, getattr(r, "sub", 0)) for r in records]
+    assert positions == sorted(set(positions))
+    held: Tick | Reset | None = None
+    for record in records:
+        if isinstance(record, Status):
+            continue
+        if held is not None and record.epoch == held.epoch:
+            assert record.prev == held.seq
+        held = record
+
+
+@given(raw_streams())
+def test_whatever_an_ingestor_writes_the_ticks_are_chained(stream: RawStream) -> None:
+    records = decoded(run(stream.records))
+    assert_chained(records)
+    places = {(r.epoch, r.seq, getattr(r, "sub", 0)) for r in records}
+    assert places >= {(raw.epoch, raw.seq, raw.sub) for raw in stream.records}
+
+
+@given(raw_streams(), st.data())
+def test_a_normalizer_killed_anywhere_goes_on_with_the_same_bytes(
+    stream: RawStream, data: st.DataObject
+) -> None:
+    """Killed when any number of its ticks were stored, and given any part of the raw log again."""
+    undisturbed = run(stream.records)
+    stored = undisturbed[: data.draw(st.integers(0, len(undisturbed)), label="stored")]
+    second = Normalizer(SHARDS)
+    acked = 0
+    if stored:
+        second.chain.restore(stream.key, stored[-1].position)
+        done = [i for i, raw in enumerate(stream.records) if position(raw) <= stored[-1].position]
+        acked = data.draw(st.integers(0, len(done)), label="acked")
+    assert stored + run(stream.records[acked:], second) == undisturbed
+
+
+def position(raw: RawRecord) -> Position:
+    return Position(raw.epoch, raw.seq, raw.sub)
+
+
+@given(raw_streams(), st.data())
+def test_records_that_the_raw_log_lost_are_never_passed_over_in_silence(
+    stream: RawStream, data: st.DataObject
+) -> None:
+    kept = [raw for raw in stream.records if data.draw(st.booleans())]
+    lost = [raw for raw in stream.records if raw not in kept and raw.kind == "frame"]
+    records = decoded(run(kept))
+    assert_chained(records)
+    if not kept:
+        return
+    for raw in lost:
+        inside = [r for r in kept if r.epoch == raw.epoch]
+        if raw.channel == "ticker" or not inside or not inside[0].seq < raw.seq < inside[-1].seq:
+            continue
+        # A later record names what came before it, or a reset stands where it was.
+        assert any(
+            isinstance(record, Reset) and record.epoch == raw.epoch and record.seq >= raw.seq
+            for record in records
+        )
+
+
+@given(raw_streams())
+def test_a_record_seen_twice_is_a_duplicate(stream: RawStream) -> None:
+    normalizer = Normalizer(SHARDS)
+    once = run(stream.records, normalizer)
+    assert run(stream.records, normalizer) == []
+    assert once == run([raw for raw in stream.records for _ in range(2)])
+
+
+class TestKnownAnswers:
+    def test_a_trade(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(7, price="63514.6")
+        (out,) = run(stream.records)
+        shard = shard_of("BTC-USD", SHARDS)
+        assert out.subject == tick_subject(shard, TRADES)
+        assert out.position == Position(EPOCH, 7)
+        assert json.loads(out.payload) == {
+            "type": "tick",
+            "v": 1,
+            "venue": "coinbase",
+            "channel": "trades",
+            "product": "BTC-USD",
+            "shard": shard,
+            "epoch": EPOCH,
+            "seq": 7,
+            "prev": None,
+            "venue_seq": 1049,
+            "ts_event": 1783465097164892,
+            "ts_ingest": FIRST_TS,
+            "fields": {
+                "last_trade": {
+                    "price": "63514.6",
+                    "size": "0.50000000",
+                    "side": "buy",
+                    "trade_id": 7,
+                    "time": 1783465097164892,
+                }
+            },
+        }
+
+    def test_a_gap_and_a_snapshot_become_resets(self) -> None:
+        stream = RawStream(BOOK)
+        stream.snapshot(100, [["10", "1"]], [["11", "2"]])
+        stream.changes(200, [("buy", "10", "3")])
+        stream.gap(250)
+        stream.snapshot(300, [["9", "1"]], [["12", "2"]], cause="reconnect")
+        first, update, gap, again = decoded(run(stream.records))
+        assert (first.cause, first.repair, first.prev) == ("start", "snapshot", None)
+        assert update.prev == 100
+        assert (gap.cause, gap.repair, gap.prev, gap.seq) == ("gap", "none", 200, 250)
+        assert (gap.missed.from_, gap.missed.to) == (201, 250)
+        assert (again.cause, again.prev) == ("reconnect", 250)
+        assert json.loads(bytes(again.state)) == {"bids": [["9", "1"]], "asks": [["12", "2"]]}
+
+    def test_a_status_keeps_the_seq_and_does_not_move_the_chain(self) -> None:
+        stream = RawStream(TRADES)
+        for act in (stream.status, partial(stream.match, 5), stream.status, stream.status):
+            act()
+        stream.match(6)
+        records = decoded(run(stream.records))
+        assert [(r.seq, getattr(r, "sub", 0)) for r in records] == [
+            (0, 1),
+            (5, 0),
+            (5, 1),
+            (5, 2),
+            (6, 0),
+        ]
+        assert [r.prev for r in records if isinstance(r, Tick)] == [None, 5]
+
+    def test_lost_raw_records_become_a_reset_that_counts_them(self) -> None:
+        stream = RawStream(TRADES)
+        for trade_id in range(1, 8):
+            stream.match(trade_id)
+        records = decoded(run([*stream.records[:2], *stream.records[5:]]))
+        assert [r.seq for r in records] == [1, 2, 5, 6, 7]
+        lost = records[2]
+        assert (lost.cause, lost.repair, lost.prev) == ("raw_log_break", "none", 2)
+        assert (lost.missed.from_, lost.missed.to, lost.missed.count) == (3, 5, 3)
+        assert lost.ts_ingest == stream.records[5].ts_recv
+
+    def test_trades_without_a_baseline_are_joined_only_where_their_ids_prove_it(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(1)
+        stream.seq = 0
+        stream.match(2)
+        stream.seq = 0
+        stream.match(9)
+        records = decoded(run(stream.records))
+        assert [(type(r), r.seq, r.prev) for r in records] == [
+            (Tick, 1, None),
+            (Tick, 2, 1),
+            (Reset, 8, 2),
+            (Tick, 9, 8),
+        ]
+
+    def test_a_ticker_without_a_baseline_is_joined_and_a_books_update_is_not(self) -> None:
+        for key, kinds in ((TICKER, [Tick, Tick]), (BOOK, [Tick, Reset, Tick])):
+            stream = RawStream(key)
+            add_frame(stream, 10)
+            stream.seq = 0
+            add_frame(stream, 20)
+            records = decoded(run(stream.records))
+            assert [type(record) for record in records] == kinds
+            assert_chained(records)
+
+    def test_what_is_not_understood_is_a_reset_at_its_own_place(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(1)
+        stream.match(2, side="none")
+        stream.match(3)
+        one, reset, three = decoded(run(stream.records))
+        assert (one.seq, reset.seq, three.seq) == (1, 2, 3)
+        assert (reset.cause, reset.repair, reset.missed.count) == ("invalid_message", "none", 1)
+        assert three.prev == 2
+
+    def test_another_line_may_repeat_and_skip_without_harm(self) -> None:
+        one, two = RawStream(TICKER), RawStream(TICKER, line="line-2")
+        for sequence in (10, 20, 30):
+            one.ticker(sequence)
+        for sequence in (10, 30, 40):
+            two.ticker(sequence)
+        records = decoded(run([*one.records[:2], *two.records, *one.records[2:]]))
+        assert [(r.seq, r.prev) for r in records] == [(10, None), (20, 10), (30, 20), (40, 30)]
+
+    def test_a_new_epoch_begins_a_new_chain(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(900)
+        stream.epoch += 1
+        stream.match(1)
+        stream.match(2)
+        records = decoded(run(stream.records))
+        assert [(r.epoch - EPOCH, r.seq, r.prev) for r in records] == [
+            (0, 900, None),
+            (1, 1, None),
+            (1, 2, 1),
+        ]
+
+    def test_a_predecessor_that_cannot_be_one_is_none(self) -> None:
+        stream = RawStream(TRADES)
+        stream.seq = 900
+        stream.match(1)
+        stream.seq = 900
+        stream.match(3)
+        records = decoded(run(stream.records))
+        assert [(type(r), r.seq, r.prev) for r in records] == [
+            (Tick, 1, None),
+            (Reset, 2, 1),
+            (Tick, 3, 2),
+        ]
+
+    def test_a_record_of_an_older_epoch_is_a_duplicate(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(1)
+        stream.epoch += 1
+        stream.match(2)
+        assert run(reversed(stream.records)) == run(stream.records[1:])
+
+    def test_a_record_too_large_for_the_log_leaves_a_reset_in_its_place(self) -> None:
+        stream = RawStream(BOOK)
+        stream.snapshot(1, [["10", "1"]], [["11", "2"]])
+        stream.changes(2, [("buy", "10", "3")])
+        snapshot, update = run(stream.records)
+        for out in (snapshot, update):
+            before, after = decode_record(out.payload), decode_record(too_large(out.payload))
+            assert isinstance(before, Tick | Reset)
+            assert isinstance(after, Reset)
+            assert (after.epoch, after.seq, after.prev) == (before.epoch, before.seq, before.prev)
+            assert (after.cause, after.repair, after.state) == ("record_too_large", "none", None)
+
+
+class TestEnvelopes:
+    @pytest.mark.parametrize(
+        ("changes", "code"),
+        [
+            ({"v": 2}, "unknown_version"),
+            ({"product": "ETH-USD"}, "wrong_subject"),
+            ({"venue": "kraken"}, "wrong_subject"),
+            ({"epoch": 5}, "wrong_position"),
+            ({"seq": 8}, "wrong_position"),
+            ({"sub": 1}, "wrong_position"),
+            ({"kind": "status"}, "bad_position"),
+            ({"kind": "surprise"}, "bad_field"),
+            ({"seq": "7"}, "bad_field"),
+        ],
+    )
+    def test_a_record_that_contradicts_its_envelope_is_refused(
+        self, changes: dict[str, Any], code: str
+    ) -> None:
+        message = raw_message(RawStream(TRADES).match(7))
+        payload = json.dumps(json.loads(message.payload) | changes).encode()
+        with pytest.raises(Unmappable) as refusal:
+            Normalizer(SHARDS).read(message.subject, message.position, payload)
+        assert refusal.value.code == code
+
+    @given(st.binary(max_size=100))
+    def test_no_bytes_do_worse_than_being_refused(self, payload: bytes) -> None:
+        with pytest.raises(Unmappable):
+            Normalizer(SHARDS).read("market.raw.coinbase.trades.BTC-USD", Position(1, 1), payload)
+
+    def test_unknown_fields_are_ignored(self) -> None:
+        message = raw_message(RawStream(TRADES).match(7))
+        payload = json.dumps(json.loads(message.payload) | {"later": [1]}).encode()
+        raw = Normalizer(SHARDS).read(message.subject, message.position, payload)
+        assert raw.seq == 7
+
+    def test_a_venue_nobody_knows_is_refused_and_its_place_kept(self) -> None:
+        stream = RawStream(StreamKey("kraken", "trades", "BTC-USD"))
+        stream.match(1)
+        (reset,) = decoded(run(stream.records))
+        assert (reset.cause, reset.seq) == ("invalid_message", 1)
+
+
+def test_a_fold_of_the_ticks_gives_the_book_that_the_raw_messages_describe() -> None:
+    stream = RawStream(BOOK)
+    stream.snapshot(100, [["10", "1"], ["9", "1"]], [["11", "2"]])
+    stream.changes(200, [("buy", "10.0", "0"), ("sell", "10.50", "3")])
+    fold = Fold(BOOK)
+    for record in decoded(run(stream.records)):
+        assert fold.apply(record)
+    assert json.loads(fold.state()) == {"bids": [["9", "1"]], "asks": [["10.50", "3"], ["11", "2"]]}
