@@ -152,6 +152,8 @@ class Subscriber:
             additional_headers=self._headers,
             max_size=None,
             open_timeout=10,
+            # Nobody reads any more when this closes, so an answer behind a backlog never comes.
+            close_timeout=0.5,
             compression=None,
         ) as socket:
             self.connections += 1
