@@ -108,6 +108,7 @@ class TickerLane:
         asked = self._asked
         if self.settle(ts) and self.journal.resync(seq, "gap", quote.body, ts):
             self._sequencer.advance(seq, quote.time)
+            self._asked = 0
             self._traded(quote.trade_id, ts)
             self._events.resynced(self.journal.key, "snapshot", max(0, ts - asked) / 1e6)
         return True
@@ -120,6 +121,7 @@ class TickerLane:
         if not self.journal.gap("broker_away", self._unwritten, ts):
             return False
         self._unwritten = None
+        self._events.resynced(self.journal.key, "lost", 0.0)
         return True
 
     def lost(self) -> None:
@@ -138,6 +140,8 @@ class TickerLane:
         self._trade = max(self._trade, trade_id)
         self._behind = 0
         if self._asked:
+            # A live ticker was faster than the one that was asked for.
+            self._events.resynced(self.journal.key, "late", max(0, ts - self._asked) / 1e6)
             self._asked = 0
         self.condition.clear("resyncing", f"ticker of trade {self._trade}", ts)
 

@@ -15,7 +15,7 @@ from services.ingestor.venues.base import TradeRow
 class _Episode:
     """One resync, from the first sign of loss to the last record."""
 
-    __slots__ = ("cause", "first", "late", "lost", "refilled", "since", "target")
+    __slots__ = ("cause", "first", "gaps", "late", "lost", "refilled", "since", "target")
 
     def __init__(self, cause: str, first: int, target: int, since: int) -> None:
         self.cause = cause
@@ -23,6 +23,8 @@ class _Episode:
         # The highest trade id known to exist: the episode ends when it is reached.
         self.target = target
         self.since = since
+        # Holes counted meanwhile; each of them ends with this episode.
+        self.gaps = 0
         self.refilled = 0
         self.late = 0
         self.lost = 0
@@ -207,6 +209,8 @@ class TradesLane:
 
     def _found(self, cause: str) -> None:
         self.gaps += 1
+        if self._episode is not None:
+            self._episode.gaps += 1
         self._events.gap_found(self.journal.key, cause)
 
     def _hold(self, number: int, time: int, body: bytes, ts: int) -> None:
@@ -241,7 +245,8 @@ class TradesLane:
         self._episode = None
         outcome = "lost" if episode.lost else "refilled" if episode.refilled else "late"
         took = max(0, ts - episode.since)
-        self._events.resynced(self.journal.key, outcome, took / 1e6)
+        for _ in range(episode.gaps):
+            self._events.resynced(self.journal.key, outcome, took / 1e6)
         self.condition.clear(
             "resyncing",
             f"trades from {episode.first} ({episode.cause}): {episode.refilled} refilled, "
