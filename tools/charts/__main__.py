@@ -1,7 +1,7 @@
 """`python -m tools.charts`: everything that can be checked of the charts without a cluster.
 
 One line for each check, status 1 if one failed. `--write` renders what is generated first: the
-schemas of the values and `k8s/`.
+schemas and tables of the values, and `k8s/`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tools.charts.helm import Helm, HelmFailed
 from tools.charts.kubernetes import validate
 from tools.charts.manifests import manifests
 from tools.charts.pods import pods, violations
+from tools.charts.readme import readmes
 from tools.charts.schemas import schemas
 from tools.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
 
@@ -130,6 +131,8 @@ def run(*, rewrite: bool) -> int:
         if rewrite:
             # Before the build: the schemas are part of what is packed.
             print(f"wrote {write(ROOT, schemas(workspace))} schemas")
+            print(f"wrote {write(ROOT, readmes(workspace))} tables of values")
+        compare(report, "README.md of the charts as values.yaml says", readmes(workspace))
         compare(report, "values.schema.json as values and settings say", schemas(workspace))
         with report.check("helm dependency build, offline") as say:
             say(f"{workspace.build()} charts, helm {helm.version()}")
