@@ -254,7 +254,8 @@ class Demo:
         if not self._seen.counts:
             self._count()
         for text in problems(self._seen):
-            self._say(f"problem: {text}")
+            if text != self._seen.failure:
+                self._say(f"problem: {text}")
         line = summary(
             self._seen,
             products=self._stack.products,

@@ -35,14 +35,17 @@ class Observation:
 
 def problems(seen: Observation) -> list[str]:
     """What keeps this run from having gone well; empty when nothing does."""
-    found = [seen.failure] if seen.failure else []
-    silent = [name for name in seen.expected if not seen.counts[name].applied]
-    if silent:
-        found.append(f"no ticks on {', '.join(silent)}")
+    found = []
     total = _total(seen)
     if total.unexplained:
         found.append(f"{total.unexplained} unexplained chain breaks")
-    if seen.gaps is None and not seen.failure:
+    if seen.failure:
+        # What did not come because of it is no problem of its own.
+        return [seen.failure, *found]
+    silent = [name for name in seen.expected if not seen.counts[name].applied]
+    if silent:
+        found.append(f"no ticks on {', '.join(silent)}")
+    if seen.gaps is None:
         found.append("the ingestor's metrics could not be read")
     if seen.wants_gap and seen.gaps is not None:
         if not seen.gaps.detected:
