@@ -17,6 +17,7 @@ class SubscribedBook:
         self.complete = False
         self._bids: list[Any] = []
         self._asks: list[Any] = []
+        self._last_part = 0
 
     def take(self, message: dict[str, Any], verdict: Verdict | None) -> None:
         """Apply one `snapshot`, `reset` or `incr` message.
@@ -36,14 +37,18 @@ class SubscribedBook:
             self.book.apply(message["tick"]["fields"].get("changes") or ())
 
     def _part(self, message: dict[str, Any]) -> None:
-        if message.get("part", 0) == 0:
+        part = message.get("part", 0)
+        if part <= self._last_part:
+            # The parts before belong to a snapshot whose end never came.
             self._bids, self._asks = [], []
+        self._last_part = part
         state = message["snapshot"]["state"]
         self._bids += state.get("bids", ())
         self._asks += state.get("asks", ())
         if message.get("last", True):
             self._replace(self._bids, self._asks)
             self._bids, self._asks = [], []
+            self._last_part = 0
 
     def _replace(self, bids: list[Any], asks: list[Any]) -> None:
         self.book.replace(bids, asks)

@@ -93,6 +93,8 @@ class Subscriber:
         self._random = random.Random()
         self._heartbeat_s = 0.0
         self._backfilling: set[str] = set()
+        # Streams whose position was given up on this connection: told twice, done once.
+        self._started_over: set[str] = set()
         self._reconnect_after: tuple[float, float] | None = None
         self._commands: dict[int, Message] = {}
         self._next_id = 0
@@ -158,6 +160,7 @@ class Subscriber:
         ) as socket:
             self.connections += 1
             self._backfilling.clear()
+            self._started_over.clear()
             self._commands.clear()
             self._outbox = asyncio.Queue()
             if self.connections > 1:
@@ -239,6 +242,9 @@ class Subscriber:
 
     def _start_over(self, stream: str) -> None:
         """Subscribe again without a position; the server answers with a snapshot."""
+        if stream in self._started_over:
+            return
+        self._started_over.add(stream)
         self.chains[stream].forget()
         venue, channel, product = stream.split(":")
         want = next(w for w in self.wants if w.venue == venue and w.channel == channel)

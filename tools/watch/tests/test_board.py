@@ -74,14 +74,14 @@ def test_without_a_days_opening_the_change_is_since_the_first_price_seen() -> No
 def test_a_book_row_shows_the_best_levels_of_snapshot_parts_and_changes() -> None:
     board = Board((PRODUCT,), ("book",))
     board.take(
-        snapshot("book", 4, {"bids": [["99", "1"]], "asks": [["101", "1"]]}, part=0, last=False),
+        snapshot("book", 4, {"bids": [["99", "1"]], "asks": [["101", "1"]]}, part=1, last=False),
         None,
         NOW,
     )
     row = board.rows["book", PRODUCT]
     assert not row.bid
     board.take(
-        snapshot("book", 4, {"bids": [["98", "1"]], "asks": []}, part=1, last=True),
+        snapshot("book", 4, {"bids": [["98", "1"]], "asks": []}, part=2, last=True),
         Verdict.REPLACED,
         NOW,
     )
@@ -166,3 +166,11 @@ def test_a_reset_that_carries_the_state_makes_the_book_whole_at_once() -> None:
     assert book.book.bids() == [("1", "2")]
     book.take({"type": "reset", **record("book", 6)}, Verdict.RESET)
     assert not book.complete
+
+
+def test_the_parts_of_a_snapshot_that_was_cut_off_are_forgotten() -> None:
+    book = SubscribedBook()
+    book.take(snapshot("book", 4, {"bids": [["9", "1"]], "asks": []}, part=1, last=False), None)
+    book.take(snapshot("book", 5, {"bids": [["8", "1"]], "asks": []}, part=1, last=False), None)
+    book.take(snapshot("book", 5, {"bids": [], "asks": []}, part=2, last=True), None)
+    assert book.book.bids() == [("8", "1")]
