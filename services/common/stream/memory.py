@@ -27,30 +27,10 @@ from services.common.stream.broker import (
     Record,
 )
 from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
+from services.common.stream.worker import Bell
 from services.common.subjects import log_of
 
 _LIVE_BATCH = 1024
-
-
-class _Bell:
-    """Wakes everyone who waits; ringing is synchronous, so storing a record never awaits."""
-
-    def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
-
-    def ring(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, timeout_s: float | None = None) -> None:
-        """Return after the next ring or after `timeout_s`, whichever is first."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await asyncio.wait((waiter,), timeout=timeout_s)
-        finally:
-            self._waiters.discard(waiter)
 
 
 class MemoryServer:
@@ -70,7 +50,7 @@ class MemoryServer:
         self.clock = clock
         self.max_payload = max_payload
         self.running = True
-        self.bell = _Bell()
+        self.bell = Bell()
         self._logs: dict[str, MemoryLog] = {}
         self._newest_epoch = 0
         self._resume: list[Callable[[], None]] = []

@@ -1,0 +1,253 @@
+"""One member of a JetStream group: a durable pull consumer, read by callback in batches.
+
+JetStream redelivers what is unacked only after `ack_wait`, and goes on with newer records in the
+meantime; a member that lost its connection, or died, would leave a hole in front of them. So a
+member that begins (or begins again) sets the consumer back to what the group has acked, by the
+server's consumer reset where it has one (2.14 and later), else by making the consumer anew. Order
+is worth more than sparing a repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+from nats.aio.msg import Msg
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.nats_link import ApiError, Connection, Link
+from services.common.stream.nats_records import NatsMessage, sequence_cursor, sequence_of_reply
+from services.common.stream.worker import Worker, backoff_s
+
+log = structlog.get_logger(__name__)
+
+_PREFETCH = 1024
+_PULL_BYTES = 16 * 1024 * 1024
+_EXPIRES_S = 30
+_HEARTBEAT_S = 5
+# Two heartbeats and some grace: the consumer is gone or its server forgot the request.
+_SILENCE_S = 12.0
+NANOSECONDS = 1_000_000_000
+
+
+class NatsGroup(Worker, GroupSubscription):
+    """See `GroupSubscription`.
+
+    Args:
+        link: the broker's shared connection.
+        prepare: makes sure that the log exists; returns its epoch.
+        stream: JetStream's name of the log.
+        log_name: the log.
+        group: name of the durable consumer.
+        max_pending: B6.
+        ack_wait_s: B4.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        prepare: Callable[[Connection, str], Awaitable[int]],
+        stream: str,
+        log_name: str,
+        group: str,
+        max_pending: int,
+        ack_wait_s: float,
+    ) -> None:
+        super().__init__(f"group {group} on {log_name}")
+        self._link = link
+        self._prepare = prepare
+        self._stream = stream
+        self._log_name = log_name
+        self._group = group
+        self._max_pending = max_pending
+        self._ack_wait_s = ack_wait_s
+        self._capacity = min(_PREFETCH, max_pending)
+        self._buffer: deque[NatsMessage] = deque()
+        self._asked = 0
+        self._trouble: str | None = None
+        self._heard = 0.0
+        self._wake = asyncio.Event()
+        self.joined = asyncio.Event()
+        self.start(self._run())
+
+    async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
+        while True:
+            self.check_open()
+            if self._buffer:
+                break
+            await self.changed.wait()
+        buffer = self._buffer
+        if len(buffer) <= max_records:
+            batch = list(buffer)
+            buffer.clear()
+        else:
+            batch = [buffer.popleft() for _ in range(max_records)]
+        if self._wanted():
+            self._wake.set()
+        return batch
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        self.check_open()
+        try:
+            connection = self._link.current()
+            for message in messages:
+                if isinstance(message, NatsMessage) and message.reply:
+                    await connection.publish(message.reply)
+        except BrokerUnavailable as error:
+            # They come again after the reconnect: at least once is what a group promises.
+            log.debug("ack_not_sent", group=self._group, reason=error.reason)
+
+    async def lag(self) -> int:
+        self.check_open()
+        info = await self._link.current().api(self._verb("INFO"))
+        return int(info["num_pending"]) + int(info["num_ack_pending"])
+
+    def _verb(self, action: str) -> str:
+        return f"CONSUMER.{action}.{self._stream}.{self._group}"
+
+    def _wanted(self) -> bool:
+        return len(self._buffer) + self._asked <= self._capacity // 2
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            connection = await self._link.connected()
+            inbox = connection.new_inbox()
+            try:
+                epoch = await self._join(connection)
+                attempt = 0
+                await self._serve(connection, inbox, epoch)
+            except BrokerUnavailable as error:
+                log.warning("group_interrupted", group=self._group, reason=error.reason)
+            await asyncio.sleep(backoff_s(attempt))
+            attempt += 1
+
+    async def _join(self, connection: Connection) -> int:
+        epoch = await self._prepare(connection, self._log_name)
+        info = await self._make(connection, {"deliver_policy": "all"})
+        if info["num_ack_pending"]:
+            floor = int(info["ack_floor"]["stream_seq"])
+            try:
+                await connection.api(self._verb("RESET"))
+            except ApiError as error:
+                raise error
+            except BrokerUnavailable:
+                # Servers before 2.14 do not know the request, and nobody answers it.
+                await connection.api(self._verb("DELETE"))
+                start = {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
+                await self._make(connection, start)
+        self.joined.set()
+        self.changed.ring()
+        return epoch
+
+    async def _make(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
+        config = {
+            "name": self._group,
+            "durable_name": self._group,
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait_s * NANOSECONDS),
+            "max_ack_pending": self._max_pending,
+            "max_deliver": -1,
+            "replay_policy": "instant",
+        }
+        try:
+            held = await connection.api(self._verb("INFO"))
+        except ApiError as error:
+            if error.code != 10014:  # consumer not found
+                raise
+        else:
+            # Where it began cannot be changed, and need not be.
+            start = {k: v for k, v in held["config"].items() if k in _START_FIELDS}
+        return await connection.api(
+            self._verb("CREATE"), {"stream_name": self._stream, "config": config | start}
+        )
+
+    async def _serve(self, connection: Connection, inbox: str, epoch: int) -> None:
+        self._buffer.clear()
+        self._asked = 0
+        self._trouble = None
+        clock = asyncio.get_running_loop().time
+        self._heard = clock()
+
+        async def on_message(message: Msg) -> None:
+            self._heard = clock()
+            self._on_message(message, epoch)
+
+        subscription = await connection.subscribe(f"{inbox}.*", on_message)
+        connection.wake_when_lost.add(self._wake)
+        try:
+            number = 0
+            while True:
+                self._wake.clear()
+                if self._trouble is not None:
+                    raise BrokerUnavailable(connection.target, self._trouble)
+                if connection.lost.is_set():
+                    raise BrokerUnavailable(connection.target, "connection lost")
+                if self._asked > 0 and clock() - self._heard > _SILENCE_S:
+                    raise BrokerUnavailable(connection.target, "the consumer fell silent")
+                if self._wanted():
+                    number += 1
+                    await self._pull(connection, f"{inbox}.{number}")
+                await self._wait(_HEARTBEAT_S)
+        finally:
+            connection.wake_when_lost.discard(self._wake)
+            await connection.unsubscribe(subscription)
+
+    async def _pull(self, connection: Connection, reply: str) -> None:
+        batch = self._capacity - len(self._buffer) - self._asked
+        self._asked += batch
+        await connection.publish(
+            f"$JS.API.{self._verb('MSG.NEXT')}",
+            (
+                f'{{"batch":{batch},"max_bytes":{_PULL_BYTES},'
+                f'"expires":{_EXPIRES_S * NANOSECONDS},'
+                f'"idle_heartbeat":{_HEARTBEAT_S * NANOSECONDS}}}'
+            ).encode(),
+            reply,
+        )
+
+    async def _wait(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _on_message(self, message: Msg, epoch: int) -> None:
+        headers = message.headers
+        if message.reply:
+            self._asked -= 1
+            seq = sequence_of_reply(message.reply)
+            self._buffer.append(
+                NatsMessage(
+                    message.subject,
+                    message.data,
+                    headers,
+                    cursor=sequence_cursor(epoch, seq),
+                    seq=seq,
+                    reply=message.reply,
+                )
+            )
+            self.changed.ring()
+            if self._wanted():
+                self._wake.set()
+            return
+        status = headers.get("Status", "") if headers else ""
+        if status == "100":
+            return
+        left = headers.get("Nats-Pending-Messages") if headers else None
+        if left is None:
+            description = headers.get("Description", "") if headers else ""
+            self._trouble = f"pull ended: {status} {description}".rstrip()
+        else:
+            # The request ended (expired, or its bytes were used up) with this much undelivered.
+            self._asked -= int(left)
+        self._wake.set()
+
+
+_START_FIELDS = ("deliver_policy", "opt_start_seq", "opt_start_time")

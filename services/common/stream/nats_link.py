@@ -1,0 +1,289 @@
+"""A NATS connection that is kept up, and requests over it with typed errors.
+
+nats-py's own reconnect is off. It flushes what was buffered while the connection was away before
+it tells anybody that there is a new one, so a publisher could not put its unacked records first. A
+`Link` instead makes a new `Connection` each time, and whoever uses one starts over on the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.worker import Worker, backoff_s
+
+log = structlog.get_logger(__name__)
+
+REQUEST_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 3
+# nats-py may lose its own callback when the socket dies while it is closing; so look, too.
+_LOOK_S = 0.25
+
+_DRIVER_ERRORS = (nats.errors.Error, OSError, TimeoutError)
+
+
+class ApiError(BrokerUnavailable):
+    """JetStream answered a request with an error; `code` is its `err_code`."""
+
+    def __init__(self, target: str, code: int, description: str) -> None:
+        self.code = code
+        super().__init__(target, f"{description} (JetStream error {code})")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsOptions:
+    servers: tuple[str, ...]
+    creds_file: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The servers without user names and passwords, for messages and logs."""
+        return ",".join(server.rpartition("@")[2] or server for server in self.servers)
+
+
+class Connection:
+    """One life of a connection. After `lost` is set every call raises BrokerUnavailable."""
+
+    def __init__(self, client: Client, target: str) -> None:
+        self.client = client
+        self.target = target
+        self.lost = asyncio.Event()
+        # Set when the connection is lost, for those who wait for something else as well.
+        self.wake_when_lost: set[asyncio.Event] = set()
+        self._inbox = client.new_inbox()
+        self._tokens = 0
+        self._replies: dict[str, tuple[Callable[[Msg], bool], asyncio.Future[None]]] = {}
+
+    async def prepare(self) -> None:
+        await self.subscribe(f"{self._inbox}.*", self._on_reply)
+
+    @property
+    def max_payload(self) -> int:
+        return int(self.client.max_payload)
+
+    def new_inbox(self) -> str:
+        return str(self.client.new_inbox())
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
+    ) -> Subscription:
+        try:
+            return await self.client.subscribe(subject, cb=callback)
+        except _DRIVER_ERRORS as error:
+            raise BrokerUnavailable(self.target, str(error)) from error
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        try:
+            await subscription.unsubscribe()
+        except _DRIVER_ERRORS as error:
+            log.debug("nats_unsubscribe_failed", error=str(error))
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        try:
+            await self.client.publish(subject, payload, reply, headers)
+        except _DRIVER_ERRORS as error:
+            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+
+    async def collect(
+        self,
+        subject: str,
+        body: Mapping[str, Any] | None,
+        last: Callable[[Msg], bool],
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
+        """Send a request and hand every answer to `last` until that returns True.
+
+        Raises:
+            BrokerUnavailable: no answer in time, nobody to answer, or the connection was lost.
+        """
+        self._tokens += 1
+        token = str(self._tokens)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._replies[token] = (last, done)
+        try:
+            if self.lost.is_set():
+                raise BrokerUnavailable(self.target, "not connected")
+            payload = b"" if body is None else json.dumps(body).encode()
+            await self.publish(subject, payload, f"{self._inbox}.{token}")
+            async with asyncio.timeout(timeout_s):
+                await done
+        except TimeoutError as error:
+            raise BrokerUnavailable(self.target, f"no answer within {timeout_s:g} s") from error
+        finally:
+            del self._replies[token]
+
+    async def request(
+        self, subject: str, body: Mapping[str, Any] | None, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Msg:
+        answers: list[Msg] = []
+
+        def take(message: Msg) -> bool:
+            answers.append(message)
+            return True
+
+        await self.collect(subject, body, take, timeout_s)
+        return answers[0]
+
+    async def api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Call `$JS.API.<verb>`.
+
+        Raises:
+            ApiError: the server refused.
+            BrokerUnavailable: the server did not answer.
+        """
+        answer = json.loads((await self.request(f"$JS.API.{verb}", body)).data)
+        error = answer.get("error")
+        if error is not None:
+            code = int(error.get("err_code", 0))
+            raise ApiError(self.target, code, str(error.get("description", "error")))
+        return dict(answer)
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._replies.get(message.subject.rpartition(".")[2])
+        if waiting is None:
+            return
+        last, done = waiting
+        if done.done():
+            return
+        if message.headers and message.headers.get("Status") == "503":
+            done.set_exception(BrokerUnavailable(self.target, "JetStream is not ready"))
+        elif last(message):
+            done.set_result(None)
+
+    def lose(self) -> None:
+        self.lost.set()
+        for event in self.wake_when_lost:
+            event.set()
+        for _, done in self._replies.values():
+            if not done.done():
+                done.set_exception(BrokerUnavailable(self.target, "connection lost"))
+
+    async def close(self) -> None:
+        self.lose()
+        try:
+            await self.client.close()
+        except _DRIVER_ERRORS as error:
+            log.debug("nats_close_failed", error=str(error))
+
+
+class Link(Worker):
+    """Keeps one connection up until closed."""
+
+    def __init__(self, options: NatsOptions, name: str) -> None:
+        super().__init__(f"nats link {name}")
+        self._options = options
+        self._name = name
+        self._connection: Connection | None = None
+        self.start(self._run())
+
+    @property
+    def target(self) -> str:
+        return self._options.target
+
+    async def connected(self) -> Connection:
+        """The connection, waiting for one as long as it takes.
+
+        Raises:
+            BrokerClosed: the link was closed.
+        """
+        while True:
+            self.check_open()
+            if self._connection is not None and not self._connection.lost.is_set():
+                return self._connection
+            await self.changed.wait()
+
+    def current(self) -> Connection:
+        """The connection there is now.
+
+        Raises:
+            BrokerUnavailable: there is none.
+            BrokerClosed: the link was closed.
+        """
+        self.check_open()
+        if self._connection is None or self._connection.lost.is_set():
+            raise BrokerUnavailable(self.target, "not connected")
+        return self._connection
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                connection = await self._connect()
+            except BrokerUnavailable as error:
+                log.debug("nats_connect_failed", link=self._name, reason=error.reason)
+                await asyncio.sleep(backoff_s(attempt))
+                attempt += 1
+                continue
+            attempt = 0
+            self._connection = connection
+            log.info("broker_connected", kind="nats", target=self.target, link=self._name)
+            self.changed.ring()
+            try:
+                while not connection.lost.is_set() and connection.client.is_connected:
+                    await _wait(connection.lost, _LOOK_S)
+            finally:
+                self._connection = None
+                await connection.close()
+            log.warning("broker_disconnected", kind="nats", target=self.target, link=self._name)
+
+    async def _connect(self) -> Connection:
+        client = Client()
+        connection = Connection(client, self.target)
+
+        async def on_closed() -> None:
+            connection.lose()
+
+        async def on_error(error: Exception) -> None:
+            log.debug("nats_error", link=self._name, error=repr(error))
+            if isinstance(error, nats.errors.SlowConsumerError):
+                # Something was dropped in this process; starting over is what repairs it.
+                connection.lose()
+
+        options: dict[str, Any] = {}
+        if self._options.creds_file is not None:
+            options["user_credentials"] = self._options.creds_file
+        try:
+            await client.connect(
+                list(self._options.servers),
+                name=f"mdf {self._name}",
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                ping_interval=10,
+                skip_subject_validation=True,
+                closed_cb=on_closed,
+                error_cb=on_error,
+                **options,
+            )
+            await connection.prepare()
+        except BrokerUnavailable:
+            await connection.close()
+            raise
+        except _DRIVER_ERRORS as error:
+            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+        return connection
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

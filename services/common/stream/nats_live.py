@@ -1,0 +1,117 @@
+"""Following a log by a core subscription on the stream's own subjects: the cheapest live path.
+
+It sees what is published, before it is stored, also what the stream then drops as a duplicate; so
+each subject's positions are followed and what is not newer is left out. What is published while the
+connection is away is missed, and said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+from nats.aio.msg import Msg
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.broker import LiveBatch, LiveSubscription, Position
+from services.common.stream.nats_link import Connection, Link
+from services.common.stream.nats_records import (
+    MESSAGE_ID,
+    NatsMessage,
+    position_cursor,
+    position_of,
+)
+from services.common.stream.worker import Worker, backoff_s
+
+log = structlog.get_logger(__name__)
+
+_MAX_RECORDS = 65_536
+_MAX_BYTES = 64 * 1024 * 1024
+
+
+class NatsLive(Worker, LiveSubscription):
+    """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        prepare: Callable[[Connection, str], Awaitable[int]],
+        log_name: str,
+        pattern: str,
+    ) -> None:
+        super().__init__(f"live on {log_name}")
+        self._link = link
+        self._prepare = prepare
+        self._log_name = log_name
+        self._pattern = pattern
+        self._buffer: deque[NatsMessage] = deque()
+        self._bytes = 0
+        self._interrupted = False
+        self._newest: dict[str, Position] = {}
+        self.joined = asyncio.Event()
+        self.start(self._run())
+
+    async def next_batch(self) -> LiveBatch:
+        while True:
+            self.check_open()
+            if self._buffer or self._interrupted:
+                break
+            await self.changed.wait()
+        batch = LiveBatch(tuple(self._buffer), self._interrupted)
+        self._buffer.clear()
+        self._bytes = 0
+        self._interrupted = False
+        return batch
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            connection = await self._link.connected()
+            try:
+                await self._serve(connection)
+            except BrokerUnavailable as error:
+                log.warning("live_interrupted", log=self._log_name, reason=error.reason)
+            attempt = 0 if connection.lost.is_set() else attempt + 1
+            await asyncio.sleep(backoff_s(attempt))
+
+    async def _serve(self, connection: Connection) -> None:
+        epoch = await self._prepare(connection, self._log_name)
+
+        async def on_message(message: Msg) -> None:
+            self._on_message(message, epoch)
+
+        subscription = await connection.subscribe(self._pattern, on_message)
+        try:
+            # An answer proves that the server has taken the subscription that was sent before.
+            await self._prepare(connection, self._log_name)
+            if self.joined.is_set():
+                self._interrupted = True
+                self.changed.ring()
+            self.joined.set()
+            self.changed.ring()
+            await connection.lost.wait()
+        finally:
+            await connection.unsubscribe(subscription)
+
+    def _on_message(self, message: Msg, epoch: int) -> None:
+        subject = message.subject
+        headers = message.headers
+        position = position_of(subject, headers.get(MESSAGE_ID, "") if headers else "")
+        newest = self._newest.get(subject)
+        if newest is not None and position <= newest:
+            return
+        self._newest[subject] = position
+        size = len(message.data)
+        if len(self._buffer) >= _MAX_RECORDS or self._bytes + size > _MAX_BYTES:
+            log.warning("live_overflow", log=self._log_name, dropped=len(self._buffer))
+            self._buffer.clear()
+            self._bytes = 0
+            self._interrupted = True
+        self._buffer.append(
+            NatsMessage(subject, message.data, headers, cursor=position_cursor(epoch, position))
+        )
+        self._bytes += size
+        self.changed.ring()

@@ -1,0 +1,283 @@
+"""The pipelined JetStream publisher.
+
+Records go out in order on a connection of this publisher's own, each with a reply subject that
+carries its ticket; acks are matched by it. Whatever goes wrong, a lost connection, an error ack, an
+ack that does not come, has one cure: a new connection, on which everything unacked is sent again
+in order before anything newer. Three things keep that exact:
+
+- the server drops what it has already stored (`Nats-Msg-Id`) inside the duplicate window;
+- before resending, each subject's newest stored position is read, and what is not above it counts
+  as stored: so an outage longer than the duplicate window doubles nothing;
+- that read is answered by the stream itself, so nothing is sent into a server whose streams are
+  still being recovered, where the first records of a burst could be refused and later ones stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+from nats.aio.msg import Msg
+
+from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
+from services.common.stream.broker import Message, Publisher, PublisherStats, Record
+from services.common.stream.nats_link import Connection, Link
+from services.common.stream.nats_records import headers_of, wire_size
+from services.common.stream.worker import Worker, backoff_s
+from services.common.subjects import log_of
+
+log = structlog.get_logger(__name__)
+
+ACK_TIMEOUT_S = 5.0
+# The loop is given back this often, so that acks are read while a long backlog is sent.
+_YIELD_EVERY = 64
+
+
+@dataclass(slots=True)
+class _InFlight:
+    ticket: int
+    record: Record
+    headers: dict[str, str]
+    size: int
+    sends: int = 0
+    stored: bool = False
+
+
+@dataclass(slots=True)
+class _Session:
+    """One connection's life as the publisher sees it."""
+
+    inbox: str
+    ready: set[str] = field(default_factory=set)
+    acked: int = 0
+    trouble: str | None = None
+
+
+class NatsPublisher(Worker, Publisher):
+    """See `Publisher`.
+
+    Args:
+        link: this publisher's own connection; closed with it.
+        prepare: makes sure that a log exists and answers.
+        last: the newest stored record of a subject.
+        known_limit: the server's largest message, bytes.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        prepare: Callable[[Connection, str], Awaitable[None]],
+        last: Callable[[Connection, str], Awaitable[Message | None]],
+        known_limit: int,
+        max_records: int,
+        max_bytes: int,
+    ) -> None:
+        super().__init__("publisher")
+        self._link = link
+        self._prepare = prepare
+        self._last = last
+        self._limit = known_limit
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._window: deque[_InFlight] = deque()
+        self._by_ticket: dict[int, _InFlight] = {}
+        self._unsent: deque[_InFlight] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waits = 0
+        self._bytes = 0
+        self._sent = self._stored = self._duplicates = self._retried = self._horizon = 0
+        self._wake = asyncio.Event()
+        self.start(self._run())
+
+    async def send(self, record: Record) -> int:
+        while (ticket := self.offer(record)) is None:
+            await self.changed.wait()
+        return ticket
+
+    def offer(self, record: Record) -> int | None:
+        self.check_open()
+        headers = headers_of(record)
+        size = wire_size(record, headers)
+        if size > self._limit:
+            raise RecordTooLarge(record.subject, size, self._limit)
+        if self._window and (
+            len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
+        ):
+            return None
+        self._sent += 1
+        item = _InFlight(self._sent, record, headers, size)
+        self._window.append(item)
+        self._by_ticket[item.ticket] = item
+        self._unsent.append(item)
+        self._bytes += size
+        self._wake.set()
+        return item.ticket
+
+    async def durable(self, ticket: int) -> None:
+        if ticket <= self._horizon:
+            return
+        self.check_open()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waits += 1
+        heapq.heappush(self._waiting, (ticket, self._waits, waiter))
+        await waiter
+
+    def stats(self) -> PublisherStats:
+        return PublisherStats(
+            sent=self._sent,
+            stored=self._stored,
+            duplicates=self._duplicates,
+            retried=self._retried,
+            in_flight=len(self._window),
+            bytes_in_flight=self._bytes,
+        )
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self._end_waits()
+        await self._link.aclose()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        super()._ended(task)
+        self._end_waits()
+
+    def _end_waits(self) -> None:
+        for _, _, waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(BrokerClosed(self.what))
+        self._waiting.clear()
+
+    # ------------------------------------------------------------------ sending
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            connection = await self._link.connected()
+            session = _Session(connection.new_inbox())
+            try:
+                await self._serve(connection, session)
+            except BrokerUnavailable as error:
+                attempt = 0 if session.acked else attempt + 1
+                log.warning(
+                    "publisher_interrupted",
+                    reason=error.reason,
+                    in_flight=len(self._window),
+                    attempt=attempt,
+                )
+            # On the old connection something unacked could still be on its way.
+            connection.lose()
+            await asyncio.sleep(backoff_s(attempt))
+
+    async def _serve(self, connection: Connection, session: _Session) -> None:
+        self._limit = connection.max_payload
+
+        async def on_ack(message: Msg) -> None:
+            self._on_ack(session, message)
+
+        await connection.subscribe(f"{session.inbox}.*", on_ack)
+        connection.wake_when_lost.add(self._wake)
+        await self._reconcile(connection, session)
+        self._unsent = deque(item for item in self._window if not item.stored)
+        watched, seen = session.acked, asyncio.get_running_loop().time()
+        while True:
+            self._wake.clear()
+            await self._send_unsent(connection, session)
+            self._check(connection, session)
+            await self._wait(ACK_TIMEOUT_S / 4 if self._window else None)
+            now = asyncio.get_running_loop().time()
+            if session.acked != watched or not self._window:
+                watched, seen = session.acked, now
+            elif now - seen > ACK_TIMEOUT_S:
+                raise BrokerUnavailable(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _send_unsent(self, connection: Connection, session: _Session) -> None:
+        count = 0
+        while self._unsent:
+            item = self._unsent[0]
+            name = log_of(item.record.subject)
+            if name not in session.ready:
+                await self._prepare(connection, name)
+                session.ready.add(name)
+            self._unsent.popleft()
+            if item.sends:
+                self._retried += 1
+            item.sends += 1
+            await connection.publish(
+                item.record.subject,
+                item.record.payload,
+                f"{session.inbox}.{item.ticket}",
+                item.headers,
+            )
+            count += 1
+            if count % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+                self._check(connection, session)
+
+    def _check(self, connection: Connection, session: _Session) -> None:
+        if session.trouble is not None:
+            raise BrokerUnavailable(connection.target, session.trouble)
+        if connection.lost.is_set():
+            raise BrokerUnavailable(connection.target, "connection lost")
+
+    async def _reconcile(self, connection: Connection, session: _Session) -> None:
+        """Find out which of the records sent before are stored."""
+        doubtful: dict[str, list[_InFlight]] = {}
+        for item in self._window:
+            if item.sends and not item.stored:
+                doubtful.setdefault(item.record.subject, []).append(item)
+        for subject, items in doubtful.items():
+            name = log_of(subject)
+            if name not in session.ready:
+                await self._prepare(connection, name)
+                session.ready.add(name)
+            newest = await self._last(connection, subject)
+            if newest is None:
+                continue
+            position = newest.position
+            for item in items:
+                if item.record.position <= position:
+                    self._mark_stored(item, duplicate=False)
+
+    # ------------------------------------------------------------------ acks
+
+    def _on_ack(self, session: _Session, message: Msg) -> None:
+        data = message.data
+        if data.startswith(b'{"stream"'):
+            session.acked += 1
+            item = self._by_ticket.get(int(message.subject.rpartition(".")[2]))
+            if item is not None and not item.stored:
+                self._mark_stored(item, duplicate=b'"duplicate"' in data)
+            return
+        status = (message.headers or {}).get("Status", "")
+        session.trouble = f"not stored: {data.decode(errors='replace')[:200] or status}"
+        self._wake.set()
+
+    def _mark_stored(self, item: _InFlight, *, duplicate: bool) -> None:
+        item.stored = True
+        if duplicate:
+            self._duplicates += 1
+        else:
+            self._stored += 1
+        window = self._window
+        while window and window[0].stored:
+            gone = window.popleft()
+            self._bytes -= gone.size
+            self._horizon = gone.ticket
+            del self._by_ticket[gone.ticket]
+        while self._waiting and self._waiting[0][0] <= self._horizon:
+            waiter = heapq.heappop(self._waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+        self.changed.ring()
