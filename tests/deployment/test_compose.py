@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from services.common.settings import load
 from tools.charts.schemas import settings_of
-from tools.embedded.nats import MAX_PAYLOAD
+from tools.embedded import AwsServer, NatsServer
+from tools.embedded.nats import MAX_PAYLOAD, nats_binary
+from tools.embedded.process import free_port
+from tools.simulator.exchange import SimulatedExchange
+from tools.stack.process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("ingestor", "normalizer", "snapshotter", "gateway")
@@ -114,8 +120,10 @@ def test_the_exchange_lists_what_the_ingestor_asks_for() -> None:
     assert products["ingestor"] == products["simulator"]
 
 
-def test_a_book_snapshot_fits_through_the_broker() -> None:
-    assert f"max_payload: {MAX_PAYLOAD}\n" in (ROOT / "deploy/nats/nats.conf").read_text()
+def test_the_server_accepts_its_configuration_and_a_book_snapshot_fits_through_it() -> None:
+    file = ROOT / "deploy/nats/nats.conf"
+    subprocess.run([nats_binary(), "-t", "-c", str(file)], check=True, capture_output=True)
+    assert f"max_payload: {MAX_PAYLOAD}\n" in file.read_text()
 
 
 def test_prometheus_scrapes_every_service() -> None:
@@ -140,3 +148,52 @@ def test_every_panel_asks_for_metrics_that_some_service_has() -> None:
                 assert re.search(
                     rf'"{metric.removesuffix("_bucket").removesuffix("_total")}', source
                 ), metric
+
+
+def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str]) -> Process:
+    """A service as the stack runs it, but for its peers' addresses and its two ports."""
+    given = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
+    here = {key: value for key, value in addresses.items() if key in given}
+    return Process(
+        name,
+        f"services.{name}",
+        port=free_port(),
+        log_dir=log_dir,
+        ready_path="/readyz",
+        environment=lambda port: (
+            given | here | {"HTTP_PORT": str(http_port), "ADMIN_PORT": str(port)}
+        ),
+    )
+
+
+@pytest.mark.e2e
+async def test_each_service_answers_its_probes_on_the_admin_port_and_stops_cleanly(
+    nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
+) -> None:
+    http_port = free_port()
+    async with SimulatedExchange() as exchange:
+        addresses = {
+            "NATS_URLS": nats_server.url,
+            "COINBASE_PRODUCTS": "BTC-USD",
+            "COINBASE_WS_PRIMARY": exchange.ws_url,
+            "COINBASE_WS_FALLBACK": exchange.ws_url,
+            "COINBASE_REST_URL": exchange.rest_url,
+            "AWS_ENDPOINT_URL_DYNAMODB": aws_server.url,
+            "AWS_ENDPOINT_URL_S3": aws_server.url,
+        }
+        services = [container(name, http_port, tmp_path, addresses) for name in OURS]
+        try:
+            for service in services:
+                await service.start()  # returns once /readyz on the admin port says 200
+            async with httpx.AsyncClient(trust_env=False) as client:
+                for service in services:
+                    for path in ("/healthz", "/metrics", "/info"):
+                        answer = await client.get(service.url + path)
+                        assert answer.status_code == httpx.codes.OK, (service.name, path)
+                answer = await client.get(f"http://127.0.0.1:{http_port}/v1/products")
+                assert answer.status_code == httpx.codes.OK
+        finally:
+            for service in services:
+                await service.stop()
+        statuses = {service.name: await service.wait() for service in services}
+        assert statuses == dict.fromkeys(OURS, 0)
