@@ -16,13 +16,14 @@ _GRAVITY: tuple[StreamState, ...] = ("down", "stale", "resyncing", "quiet")
 class Condition:
     """State of one stream; `since` in µs. Begins `down` until the venue's first sign of life."""
 
-    __slots__ = ("_journal", "_reasons", "_written", "evidence", "since", "state")
+    __slots__ = ("_journal", "_reasons", "_said", "_written", "evidence", "since", "state")
 
     def __init__(self, journal: Journal, now: int) -> None:
         self._journal = journal
         self._reasons: dict[StreamState, str] = {"down": "not connected yet"}
+        self._written = True
         # Said only if the first connection fails: the log may still claim that all is well.
-        self._written = False
+        self._said = False
         self.state: StreamState = "down"
         self.evidence = "not connected yet"
         self.since = now
@@ -45,7 +46,7 @@ class Condition:
     def _settle(self, evidence: str, now: int) -> None:
         worst = next((state for state in _GRAVITY if state in self._reasons), None)
         state: StreamState = worst or "live"
-        if state == self.state and self._written:
+        if state == self.state and self._written and self._said:
             return
         if state != self.state:
             self.state = state
@@ -55,4 +56,5 @@ class Condition:
         self._write(now)
 
     def _write(self, now: int) -> None:
+        self._said = True
         self._written = self._journal.status(self.state, self.since, self.evidence, now)

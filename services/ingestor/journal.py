@@ -107,6 +107,8 @@ class Journal:
         self, kind: RawKind, seq: int, sub: int, prev: int | None, body: msgspec.Raw, ts: int
     ) -> bool:
         key = self.key
+        # None for the very first record: nothing stands before it.
+        prev_sub = self.sub if self.sub or self.seq is not None else None
         payload = encode(
             RawRecord(
                 RECORD_VERSION,
@@ -121,6 +123,7 @@ class Journal:
                 ts,
                 self.line,
                 body,
+                prev_sub,
             )
         )
         return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))

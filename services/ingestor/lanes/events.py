@@ -10,11 +10,11 @@ from services.common.subjects import StreamKey
 class LaneEvents(Protocol):
     """Called rarely: lanes count ordinary messages themselves."""
 
-    def gap_found(self, key: StreamKey, cause: str) -> None:
+    def gap_found(self, key: StreamKey, cause: str, /) -> None:
         """Something is missing, or a book is suspect."""
 
-    def resynced(self, key: StreamKey, outcome: str, seconds: float) -> None:
+    def resynced(self, key: StreamKey, outcome: str, seconds: float, /) -> None:
         """A resync ended: `refilled`, `late`, `snapshot`, `lost` or `renumbered`."""
 
-    def dropped(self, key: StreamKey, reason: str, count: int) -> None:
+    def dropped(self, key: StreamKey, reason: str, count: int, /) -> None:
         """Messages that were not passed on although they were new."""

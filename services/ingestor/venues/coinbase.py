@@ -90,7 +90,7 @@ class CoinbaseFeed(VenueFeed):
             if message.type == "error":
                 text = f"{message.message}: {message.reason}".strip(": ")
                 return Event(Kind.REFUSED, "", text=text)
-            return Event(Kind.UNKNOWN, message.product_id, text=message.type)
+            return Event(Kind.UNKNOWN, "", text=message.type)
         product = message.product_id
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")

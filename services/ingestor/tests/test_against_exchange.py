@@ -1,0 +1,434 @@
+"""The whole ingestor against the simulated exchange, over real sockets, into a broker in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.common.domain.book import Book
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.subjects import INVALID_SUBJECT
+from services.common.wire import Parked, RawRecord, ResyncBody
+from services.ingestor.app import Ingestor
+from services.ingestor.lanes import Desk
+from services.ingestor.testing import eventually, raw_records, running
+from tools.simulator import SimulatedExchange
+from tools.simulator.market import BATCH_US
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+
+
+class _Update(msgspec.Struct):
+    changes: list[tuple[str, str, str]]
+
+
+class _Whole(msgspec.Struct):
+    bids: list[list[str | int]]
+    asks: list[list[str | int]]
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[MemoryBroker]:
+    async with MemoryBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[SimulatedExchange]:
+    """A market that moves only when told to."""
+    async with SimulatedExchange(products=PRODUCTS, paced=False) as exchange:
+        yield exchange
+
+
+def desk_of(ingestor: Ingestor, product: str) -> Desk:
+    return next(feed.desks[product] for feed in ingestor.feeds if product in feed.desks)
+
+
+def last_trade(exchange: SimulatedExchange, product: str) -> int:
+    trade = exchange.state(product).last_trade
+    assert trade is not None
+    return trade.trade_id
+
+
+async def joined(ingestor: Ingestor, *products: str) -> None:
+    """Every stream of these has begun."""
+
+    def begun() -> bool:
+        return bool(ingestor.feeds) and all(
+            lane.condition.state == "live"
+            for product in products or PRODUCTS
+            for lane in desk_of(ingestor, product).lanes
+        )
+
+    await eventually(begun, "all streams live")
+
+
+def at_head(ingestor: Ingestor, exchange: SimulatedExchange, product: str) -> bool:
+    """The raw log holds the model's last trade, and the book is trusted."""
+    desk = desk_of(ingestor, product)
+    assert desk.trades is not None
+    assert desk.book is not None
+    trades = desk.trades.journal.seq == last_trade(exchange, product) and not desk.trades.healing
+    return trades and not desk.book.suspect
+
+
+async def caught_up(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
+    await eventually(
+        lambda: all(at_head(ingestor, exchange, product) for product in PRODUCTS), "caught up"
+    )
+
+
+def check_chain(records: list[RawRecord]) -> None:
+    held: int | None = None
+    position = (0, 0, 0)
+    for record in records:
+        here = (record.epoch, record.seq, record.sub)
+        assert here > position
+        assert record.prev == held
+        position = here
+        if record.kind != "status":
+            held = record.seq
+
+
+async def check_trades(broker: MemoryBroker, exchange: SimulatedExchange, product: str) -> None:
+    """Every trade of the model from the first one written, once, in order, with its content."""
+    records = await raw_records(broker, "trades", product)
+    check_chain(records)
+    assert [record for record in records if record.kind in ("gap", "resync")] == []
+    frames = [record for record in records if record.kind == "frame"]
+    first = frames[0].seq
+    assert [record.seq for record in frames] == list(
+        range(first, last_trade(exchange, product) + 1)
+    )
+    for record in frames:
+        body = msgspec.json.decode(record.body)
+        assert body["trade_id"] == record.seq
+
+
+def fold(records: list[RawRecord]) -> Book:
+    book = Book()
+    for record in records:
+        if record.kind == "resync":
+            message = msgspec.json.decode(record.body, type=ResyncBody).message
+            whole = msgspec.json.decode(message, type=_Whole)
+            book.replace(
+                [[str(cell) for cell in row] for row in whole.bids],
+                [[str(cell) for cell in row] for row in whole.asks],
+            )
+        elif record.kind == "frame":
+            book.apply(msgspec.json.decode(record.body, type=_Update).changes)
+    return book
+
+
+def true_book(exchange: SimulatedExchange, product: str) -> Book:
+    state = exchange.state(product)
+    book = Book()
+    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
+    return book
+
+
+async def check_books(broker: MemoryBroker, exchange: SimulatedExchange) -> None:
+    """The folded log equals the model's book, at the instants at which the model sends a batch."""
+    model = exchange.model
+    turn_us = BATCH_US // len(PRODUCTS)
+    for index, product in enumerate(PRODUCTS):
+        turn = model.now_us // turn_us + 1
+        while turn % len(PRODUCTS) != index:
+            turn += 1
+        exchange.advance((turn * turn_us - model.now_us) / 1e6)
+        truth = true_book(exchange, product)
+        async with asyncio.timeout(20):
+            while fold(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
+                await asyncio.sleep(0.02)
+
+
+async def test_without_faults_every_trade_is_in_the_log_once_and_in_order(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        exchange.advance(5)
+        await caught_up(ingestor, exchange)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+        check_chain(await raw_records(broker, "ticker", product))
+        check_chain(await raw_records(broker, "book", product))
+
+
+async def test_trades_are_exactly_the_models_after_drops_repeats_reorders_and_disconnects(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        exchange.control(
+            drop={"probability": 0.05},
+            duplicate={"probability": 0.05},
+            reorder={"probability": 0.05, "by": 3},
+        )
+        for _ in range(6):
+            exchange.advance(2)
+            exchange.control(disconnect={})
+            await joined(ingestor)
+        exchange.control(clear=True)
+        exchange.advance(3)
+        await caught_up(ingestor, exchange)
+        found = [lane.gaps for product in PRODUCTS for lane in desk_of(ingestor, product).lanes]
+        assert sum(found) > 0
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+
+
+async def test_a_gap_of_one_product_is_not_noticed_by_the_other(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """While BTC-USD waits for its refill, ETH-USD goes on."""
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, resync_max_queue_ms=60_000
+    ) as ingestor:
+        await joined(ingestor)
+        exchange.control(
+            drop={"count": 1, "types": ["match"], "products": ["BTC-USD"]},
+            rest={"status": 503, "paths": ["/trades"]},
+        )
+        exchange.advance(5)
+        btc, eth = (desk_of(ingestor, product).trades for product in PRODUCTS)
+        assert btc is not None
+        assert eth is not None
+        await eventually(
+            lambda: eth.journal.seq == last_trade(exchange, "ETH-USD") and btc.held > 0,
+            "ETH-USD at the head while BTC-USD waits",
+        )
+        assert btc.healing
+        assert eth.gaps == 0
+        exchange.control(clear=True)
+        await caught_up(ingestor, exchange)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+
+
+async def test_a_gap_re_bases_the_book_to_the_models(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        exchange.advance(2)
+        exchange.control(drop={"count": 6, "types": ["match", "l2update"], "products": ["BTC-USD"]})
+        exchange.advance(2)
+        book = desk_of(ingestor, "BTC-USD").book
+        assert book is not None
+        await eventually(lambda: book.resyncs > 1 and not book.suspect, "a new base")
+        exchange.advance(1)
+        await check_books(broker, exchange)
+    records = await raw_records(broker, "book", "BTC-USD")
+    check_chain(records)
+    causes = [
+        msgspec.json.decode(record.body, type=ResyncBody).cause
+        for record in records
+        if record.kind == "resync"
+    ]
+    assert causes == ["start", "gap"]
+
+
+async def test_an_ingestor_that_comes_back_fills_what_happened_in_between(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    for _ in range(3):
+        async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+            await joined(ingestor)
+            exchange.advance(2)
+            await caught_up(ingestor, exchange)
+        exchange.advance(20)
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        await caught_up(ingestor, exchange)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+        for channel in ("ticker", "book"):
+            check_chain(await raw_records(broker, channel, product))
+
+
+async def test_what_cannot_be_refilled_in_time_is_recorded_and_the_stream_goes_on(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, resync_max_queue_ms=300
+    ) as ingestor:
+        await joined(ingestor)
+        exchange.control(
+            drop={"count": 1, "types": ["match"], "products": ["BTC-USD"]},
+            rest={"status": 500, "paths": ["/trades"]},
+        )
+        exchange.advance(3)
+        await caught_up(ingestor, exchange)
+    records = [
+        record
+        for record in await raw_records(broker, "trades", "BTC-USD")
+        if record.kind in ("frame", "gap")
+    ]
+    assert [record.kind for record in records].count("gap") == 1
+    assert [record.seq for record in records] == list(
+        range(records[0].seq, last_trade(exchange, "BTC-USD") + 1)
+    )
+
+
+async def test_a_stale_answer_is_asked_for_again(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """A heal right after a gap may get a CDN's copy that does not contain it yet."""
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, resync_max_queue_ms=30_000
+    ) as ingestor:
+        await joined(ingestor)
+        exchange.control(
+            stale_rest_s=1.0, drop={"count": 2, "types": ["match"], "products": ["BTC-USD"]}
+        )
+        exchange.advance(3)
+        await caught_up(ingestor, exchange)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+
+
+async def test_the_last_trade_before_a_silence_is_not_lost(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """Only heartbeats can tell that a quiet stream lost its tail."""
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        exchange.advance(2)
+        await caught_up(ingestor, exchange)
+        exchange.control(drop={"probability": 1.0, "types": ["match", "ticker"]})
+        exchange.advance(4)
+        await caught_up(ingestor, exchange)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+        tickers = await raw_records(broker, "ticker", product)
+        check_chain(tickers)
+        refreshed = [record for record in tickers if record.kind == "resync"]
+        assert refreshed, "a ticker that fell behind is fetched"
+
+
+async def test_malformed_messages_are_parked_and_do_no_harm(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        for kind in ("json", "utf8", "binary", "unknown_type"):
+            exchange.control(garbage={"kind": kind, "count": 2})
+            exchange.advance(1)
+        await caught_up(ingestor, exchange)
+        ignored = sum(feed.ignored for feed in ingestor.feeds)
+        reconnects = sum(feed.reconnects for feed in ingestor.feeds)
+    page = await broker.read(INVALID_SUBJECT)
+    parked = [msgspec.json.decode(message.payload, type=Parked) for message in page.messages]
+    assert len(parked) == 6
+    assert {each.reason for each in parked} <= {"bad_json", "bad_field"}
+    assert all(each.original for each in parked)
+    assert (ignored, reconnects) == (2, 0)
+    for product in PRODUCTS:
+        await check_trades(broker, exchange, product)
+
+
+async def test_a_broker_that_was_away_costs_no_trade_and_every_hole_is_recorded(
+    exchange: SimulatedExchange,
+) -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker:
+        async with running(
+            broker,
+            exchange.ws_url,
+            exchange.rest_url,
+            *PRODUCTS,
+            broker_buffer_records=64,
+            resync_max_queue_ms=30_000,
+        ) as ingestor:
+            await joined(ingestor)
+            exchange.advance(2)
+            await caught_up(ingestor, exchange)
+            server.stop()
+            before = sum(feed.messages for feed in ingestor.feeds)
+            exchange.advance(10)
+            await eventually(
+                lambda: sum(feed.messages for feed in ingestor.feeds) > before + 200,
+                "messages while the broker is away",
+            )
+            server.start()
+            exchange.advance(2)
+            await caught_up(ingestor, exchange)
+            await joined(ingestor)
+            await check_books(broker, exchange)
+            await caught_up(ingestor, exchange)
+        for product in PRODUCTS:
+            await check_trades(broker, exchange, product)
+            for channel in ("ticker", "book"):
+                check_chain(await raw_records(broker, channel, product))
+
+
+async def test_a_product_the_venue_does_not_serve_is_left_out(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """One invalid or delisted product kills the whole subscribe (coinbase-pro-node #174)."""
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, "NO-SUCH"
+    ) as ingestor:
+        await joined(ingestor)
+        assert [set(feed.desks) for feed in ingestor.feeds] == [set(PRODUCTS)]
+
+
+async def test_without_validation_one_bad_product_still_costs_the_others_nothing(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    exchange.control(rest={"status": 500, "paths": ["/products"]})
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, "NO-SUCH"
+    ) as ingestor:
+        await joined(ingestor)
+        await eventually(
+            lambda: desk_of(ingestor, "NO-SUCH").refused is not None, "the refusal known"
+        )
+
+
+async def test_products_are_spread_over_connections(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, products_per_connection=1
+    ) as ingestor:
+        await joined(ingestor)
+        assert [set(feed.desks) for feed in ingestor.feeds] == [{"BTC-USD"}, {"ETH-USD"}]
+
+
+async def test_a_recording_gives_exactly_its_435_trades_in_order(
+    broker: MemoryBroker, captures: Path
+) -> None:
+    recording = captures / "coinbase" / "live-btc-eth.ndjson"
+    async with SimulatedExchange(capture=recording, speed=0) as exchange:
+        replay = exchange.replay
+        assert replay is not None
+        async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+            await eventually(lambda: replay.finished, "the end of the recording", 60)
+            await caught_up(ingestor, exchange)
+    expected: dict[str, list[int]] = {product: [] for product in PRODUCTS}
+    books = {product: Book() for product in PRODUCTS}
+    with recording.open("rb") as lines:
+        for line in lines:
+            message = msgspec.json.decode(line)
+            match message["type"]:
+                case "match":
+                    expected[message["product_id"]].append(message["trade_id"])
+                case "snapshot":
+                    books[message["product_id"]].replace(message["bids"], message["asks"])
+                case "l2update":
+                    books[message["product_id"]].apply(message["changes"])
+    total = 0
+    for product in PRODUCTS:
+        trades = await raw_records(broker, "trades", product)
+        check_chain(trades)
+        seqs = [record.seq for record in trades if record.kind == "frame"]
+        assert seqs == expected[product]
+        total += len(seqs)
+        assert fold(await raw_records(broker, "book", product)) == books[product]
+    assert total == 435

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from services.ingestor.venues.base import Credentials, Event, Kind, MalformedFrame
+from services.ingestor.venues.coinbase import CoinbaseFeed, sign
+from services.ingestor.venues.rfc3339 import Rfc3339
+
+
+def parse(**message: object) -> Event:
+    return CoinbaseFeed().parse(json.dumps(message).encode())
+
+
+def test_every_frame_of_a_real_recording_is_understood(captures: Path) -> None:
+    feed = CoinbaseFeed()
+    kinds: Counter[Kind] = Counter()
+    with (captures / "coinbase" / "live-btc-eth.ndjson").open("rb") as frames:
+        for frame in frames:
+            event = feed.parse(frame)
+            kinds[event.kind] += 1
+            if event.kind is not Kind.SUBSCRIBED:
+                assert event.time > 1_700_000_000_000_000
+                assert event.product in ("BTC-USD", "ETH-USD")
+    assert kinds == {
+        Kind.SUBSCRIBED: 1,
+        Kind.BOOK_SNAPSHOT: 2,
+        Kind.TRADE_SEED: 2,
+        Kind.BOOK_UPDATE: 1_898,
+        Kind.TRADE: 435,
+        Kind.HEARTBEAT: 118,
+    }
+
+
+def test_a_ticker_may_lack_what_old_ones_lacked() -> None:
+    """`side`, `time`, `trade_id` and `last_size` were absent (coinbase-pro-node #140)."""
+    event = parse(type="ticker", product_id="BTC-USD", sequence=7, price="1")
+    assert event == Event(Kind.TICKER, "BTC-USD", 7, 0, 0)
+
+
+def test_an_unknown_type_is_named_and_no_error() -> None:
+    assert parse(type="auction", product_id="BTC-USD").text == "auction"
+
+
+def test_errors_come_as_messages() -> None:
+    """coinbase-pro-node #219."""
+    event = parse(type="error", message="Failed to subscribe", reason="XX is not a valid product")
+    assert event.kind is Kind.REFUSED
+    assert event.text == "Failed to subscribe: XX is not a valid product"
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (b"not json", "bad_json"),
+        (b'{"type":"match"', "bad_json"),
+        (b"\xff\xfe", "bad_json"),
+        (b"[]", "bad_field"),
+        (b'{"product_id":"BTC-USD"}', "bad_field"),
+        (b'{"type":"match","product_id":"BTC-USD","trade_id":"7"}', "bad_field"),
+        (b'{"type":"match","product_id":"BTC-USD"}', "missing_field"),
+        (b'{"type":"match","trade_id":7}', "missing_field"),
+        (b'{"type":"ticker","product_id":"BTC-USD","trade_id":7}', "missing_field"),
+    ],
+)
+def test_what_is_malformed_says_how(frame: bytes, reason: str) -> None:
+    with pytest.raises(MalformedFrame) as caught:
+        CoinbaseFeed().parse(frame)
+    assert caught.value.reason == reason
+
+
+def test_product_ids_stand_inside_each_channel() -> None:
+    """At the top level they have been refused (gocryptotrader #1421)."""
+    request = json.loads(CoinbaseFeed().subscribe(["BTC-USD"], ["heartbeat", "matches"], 1.0))
+    assert request == {
+        "type": "subscribe",
+        "channels": [
+            {"name": "heartbeat", "product_ids": ["BTC-USD"]},
+            {"name": "matches", "product_ids": ["BTC-USD"]},
+        ],
+    }
+
+
+def test_a_signature_is_the_documented_hmac() -> None:
+    """Worked out independently: openssl dgst -sha256 -mac HMAC -macopt hexkey:... -binary | base64.
+
+    Key `key` repeated (base64 a2V5a2V5a2V5), text `1700000000GET/users/self/verify`.
+    """
+    assert sign("a2V5a2V5a2V5", "1700000000") == "qkhWIeVdfZOV7+8Pg2LSTsH/03kf25TXNlCKANQFMAM="
+
+
+def test_a_signed_subscription_carries_the_key_in_the_message() -> None:
+    feed = CoinbaseFeed(Credentials("k", "a2V5a2V5a2V5", "p"))
+    request = json.loads(feed.subscribe(["BTC-USD"], ["level2"], 1_700_000_000.5))
+    assert request["timestamp"] == "1700000000.500000"
+    assert request["signature"] == sign("a2V5a2V5a2V5", request["timestamp"])
+    assert (request["key"], request["passphrase"]) == ("k", "p")
+    unsigned = json.loads(feed.unsubscribe(["BTC-USD"], ["level2"]))
+    assert set(unsigned) == {"type", "channels"}
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("2026-07-07T22:58:17Z", 1_783_465_097_000_000),
+        ("2026-07-07T22:58:17.1Z", 1_783_465_097_100_000),
+        ("2026-07-07T22:58:17.050195Z", 1_783_465_097_050_195),
+        ("2026-07-07T22:58:17.050195999Z", 1_783_465_097_050_195),
+        ("0001-01-01T00:00:00Z", 0),
+        ("2026-13-07T22:58:17Z", 0),
+        ("2026-07-07T22:58:17", 0),
+        ("2026-07-07T22:58:17+02:00", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+def test_times_have_zero_to_nine_digits_and_nonsense_is_zero(text: str | None, micros: int) -> None:
+    clock = Rfc3339()
+    assert clock.micros(text) == micros
+    assert clock.micros(text) == micros, "the cached second gives the same"

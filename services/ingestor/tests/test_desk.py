@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from services.common.subjects import StreamKey
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.sequencer import Numbering, Sequencer
+from services.ingestor.testing import Counts, RawLog
+from services.ingestor.venues.base import Event, Kind
+
+NOW = 1_790_000_000_000_000
+SECOND = 1_000_000
+SUSPECT = 3 * SECOND
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.logs = {channel: RawLog() for channel in ("trades", "book", "ticker")}
+        self.wants: list[Want] = []
+        self.counts = Counts()
+        trades, book, ticker = (self._journal(channel) for channel in self.logs)
+        self.desk = Desk(
+            "BTC-USD",
+            TradesLane(
+                trades,
+                Condition(trades, NOW),
+                Sequencer(Numbering.CONTIGUOUS),
+                lambda: self.wants.append(Want.TRADES),
+                self.counts,
+            ),
+            BookLane(
+                book,
+                Condition(book, NOW),
+                Sequencer(Numbering.BY_TIME),
+                lambda: self.wants.append(Want.BOOK),
+                self.counts,
+            ),
+            TickerLane(
+                ticker,
+                Condition(ticker, NOW),
+                Sequencer(Numbering.INCREASING),
+                lambda: self.wants.append(Want.TICKER),
+                self.counts,
+            ),
+            self.wants.append,
+        )
+        self.desk.connected(NOW)
+
+    def _journal(self, channel: str) -> Journal:
+        key = StreamKey("coinbase", channel, "BTC-USD")
+        return Journal(key, "test", self.logs[channel].offer, epoch=1)
+
+    def feed(self, kind: Kind, number: int = 0, at: int = 0, trade_id: int = 0) -> None:
+        self.desk.feed(Event(kind, "BTC-USD", number, NOW + at, trade_id), b"{}", NOW + at)
+
+    def states(self, channel: str) -> list[str]:
+        return [
+            bytes(record.body).decode().split('"')[3] for record in self.logs[channel].of("status")
+        ]
+
+    def join(self) -> None:
+        self.feed(Kind.TRADE_SEED, 10)
+        self.feed(Kind.BOOK_SNAPSHOT)
+        self.feed(Kind.TICKER, 100, trade_id=10)
+
+
+def test_each_stream_is_live_when_its_own_first_message_is_there() -> None:
+    bench = Bench()
+    bench.feed(Kind.TRADE_SEED, 10)
+    assert (bench.states("trades"), bench.states("book")) == (["live"], [])
+    bench.feed(Kind.BOOK_SNAPSHOT)
+    bench.feed(Kind.TICKER, 100, trade_id=10)
+    assert bench.states("book") == bench.states("ticker") == ["live"]
+
+
+def test_a_trades_gap_makes_the_book_suspect_and_the_ticker_not() -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.TRADE, 12)
+    assert bench.wants == [Want.TRADES, Want.BOOK]
+    assert bench.states("book")[-1] == "resyncing"
+    assert bench.states("ticker") == ["live"]
+
+
+def test_a_hole_found_on_joining_says_nothing_of_the_snapshot_that_came_with_it() -> None:
+    bench = Bench()
+    bench.join()
+    bench.desk.lost("test", NOW)
+    bench.desk.connected(NOW)
+    bench.feed(Kind.BOOK_SNAPSHOT, at=1)
+    bench.feed(Kind.TRADE_SEED, 15, at=1)
+    assert bench.wants == [Want.TRADES]
+
+
+def test_a_heartbeat_that_was_skipped_proves_that_a_message_was_lost() -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
+    bench.feed(Kind.HEARTBEAT, 100, at=2 * SECOND, trade_id=10)
+    assert bench.wants == []
+    bench.feed(Kind.HEARTBEAT, 100, at=4 * SECOND, trade_id=10)
+    assert bench.wants == [Want.BOOK]
+
+
+def test_silence_makes_all_streams_stale_and_a_heartbeat_ends_it() -> None:
+    """Sockets have stopped without closing (coinbase-pro-node #200, gdax-java #29)."""
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
+    bench.desk.watch(SUSPECT, NOW + 3 * SECOND)
+    assert bench.states("trades")[-1] == "live"
+    bench.desk.watch(SUSPECT, NOW + 5 * SECOND)
+    for channel in bench.logs:
+        assert bench.states(channel)[-1] == "stale"
+    bench.feed(Kind.HEARTBEAT, 100, at=6 * SECOND, trade_id=10)
+    for channel in bench.logs:
+        assert bench.states(channel)[-1] in ("live", "resyncing")
+
+
+def test_a_lost_connection_is_said_once_on_every_stream() -> None:
+    bench = Bench()
+    bench.join()
+    bench.desk.lost("connection lost: reset", NOW)
+    bench.desk.lost("connection lost: connect_refused", NOW)
+    for channel in bench.logs:
+        assert bench.states(channel) == ["live", "down"]
+
+
+def test_a_first_connection_that_fails_is_said_because_the_log_may_claim_otherwise() -> None:
+    bench = Bench()
+    bench.desk.lost("connection lost: connect_refused", NOW)
+    for channel in bench.logs:
+        assert bench.states(channel) == ["down"]
+
+
+def test_a_snapshot_that_does_not_come_is_asked_for() -> None:
+    bench = Bench()
+    bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
+    bench.desk.watch(SUSPECT, NOW + 2 * SECOND)
+    assert bench.wants == []
+    bench.feed(Kind.HEARTBEAT, 100, at=4 * SECOND, trade_id=10)
+    bench.desk.watch(SUSPECT, NOW + 4 * SECOND)
+    assert Want.BOOK in bench.wants
+
+
+def test_a_status_the_broker_had_no_room_for_is_written_when_there_is_room_again() -> None:
+    bench = Bench()
+    bench.join()
+    for log in bench.logs.values():
+        log.away = True
+    bench.desk.lost("test", NOW)
+    for log in bench.logs.values():
+        log.away = False
+    bench.desk.connected(NOW)
+    bench.desk.watch(SUSPECT, NOW + SECOND)
+    assert bench.states("trades") == ["live", "down"]
+
+
+def test_events_of_channels_that_are_not_served_are_ignored() -> None:
+    desk = Desk("BTC-USD", None, None, None, lambda _want: None)
+    for kind in Kind:
+        desk.feed(Event(kind, "BTC-USD", 1, NOW, 1), b"{}", NOW)
+    assert desk.messages == 0

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingestor.sequencer import (
+    DUPLICATE,
+    IN_ORDER,
+    RESTART_TOLERANCE_US,
+    RESTART_WITNESSES,
+    Gap,
+    Numbering,
+    Restarted,
+    Sequencer,
+    Suspect,
+)
+
+NOW = 1_790_000_000_000_000
+numberings = st.sampled_from(Numbering)
+
+
+def contiguous(held: int | None = 100, held_time: int = NOW) -> Sequencer:
+    return Sequencer(Numbering.CONTIGUOUS, held, held_time)
+
+
+def test_the_first_number_of_a_stream_is_in_order_whatever_it_is() -> None:
+    for numbering in Numbering:
+        assert Sequencer(numbering).observe(137_212_619_516) is IN_ORDER
+
+
+def test_a_step_of_one_is_in_order_and_a_larger_one_names_what_is_missing() -> None:
+    sequencer = contiguous()
+    assert sequencer.observe(101) is IN_ORDER
+    assert sequencer.observe(105) == Gap(101, 104)
+    assert Gap(101, 104).count == 4
+
+
+def test_a_ticker_is_never_checked_for_steps_of_one() -> None:
+    """Measured: 0 of 97 steps of `ticker.sequence` are +1, the largest 2,152.
+
+    Checking for +1 is coinbase-pro-node #227 and coinbase-pro-trading-toolkit #39.
+    """
+    sequencer = Sequencer(Numbering.INCREASING, 100)
+    for number in (102, 120, 2_272):
+        assert sequencer.observe(number) is IN_ORDER
+        sequencer.advance(number)
+    assert sequencer.observe(2_272) is DUPLICATE
+
+
+def test_nothing_is_held_before_the_caller_says_so() -> None:
+    """What could not be passed on shows up as a gap by itself."""
+    sequencer = contiguous()
+    assert sequencer.observe(101) is IN_ORDER
+    assert sequencer.observe(102) == Gap(101, 101)
+
+
+def test_a_seed_ahead_of_what_is_held_is_part_of_the_gap() -> None:
+    assert contiguous().witness(103) == Gap(101, 103)
+    assert contiguous().witness(100) is IN_ORDER
+    assert contiguous().witness(99) is DUPLICATE
+
+
+def test_a_heartbeat_ahead_becomes_a_gap_only_when_the_next_one_finds_it_still_missing() -> None:
+    sequencer = contiguous()
+    assert sequencer.heartbeat(102) is IN_ORDER
+    assert sequencer.heartbeat(102) == Gap(101, 102)
+
+
+def test_a_heartbeat_that_was_only_early_is_forgotten() -> None:
+    sequencer = contiguous()
+    assert sequencer.heartbeat(101) is IN_ORDER
+    sequencer.advance(101)
+    assert sequencer.heartbeat(101) is IN_ORDER
+    assert sequencer.heartbeat(102) is IN_ORDER
+
+
+def test_a_heartbeat_gap_ends_at_the_mark_that_had_time_to_be_reached() -> None:
+    sequencer = contiguous()
+    sequencer.heartbeat(102)
+    assert sequencer.heartbeat(110) == Gap(101, 102)
+
+
+def test_old_numbers_on_new_events_are_a_restart_once_enough_of_them_agree() -> None:
+    sequencer = contiguous()
+    later = NOW + RESTART_TOLERANCE_US + 1
+    for number in range(1, RESTART_WITNESSES):
+        assert sequencer.observe(number, later) is DUPLICATE
+    assert sequencer.observe(RESTART_WITNESSES, later) == Restarted(100)
+
+
+def test_a_single_broken_number_does_not_restart_a_stream() -> None:
+    sequencer = contiguous()
+    later = NOW + RESTART_TOLERANCE_US + 1
+    for number in range(101, 110):
+        assert sequencer.observe(3, later) is DUPLICATE
+        assert sequencer.observe(number, NOW) is IN_ORDER
+        sequencer.advance(number, NOW)
+
+
+def test_repeated_old_messages_are_duplicates_however_many_they_are() -> None:
+    sequencer = contiguous()
+    for _ in range(50):
+        assert sequencer.observe(90, NOW - 5) is DUPLICATE
+
+
+def test_a_book_update_that_goes_back_is_suspect_and_a_repeated_one_is_not() -> None:
+    sequencer = Sequencer(Numbering.BY_TIME)
+    for time in (10, 20, 30):
+        assert sequencer.observe(time) is IN_ORDER
+        sequencer.advance(time)
+    assert sequencer.observe(20) is DUPLICATE
+    assert sequencer.observe(30) is DUPLICATE
+    assert sequencer.observe(25) == Suspect("reordered")
+
+
+def test_after_a_restart_the_new_numbering_goes_on_from_what_it_was_given() -> None:
+    sequencer = contiguous()
+    sequencer.restart(4, NOW)
+    assert sequencer.observe(5, NOW) is IN_ORDER
+    assert sequencer.observe(7, NOW) == Gap(5, 6)
+
+
+@given(numbering=numberings, numbers=st.lists(st.integers(1, 60)))
+def test_what_is_passed_on_strictly_increases(numbering: Numbering, numbers: list[int]) -> None:
+    sequencer = Sequencer(numbering)
+    passed: list[int] = []
+    for number in numbers:
+        if sequencer.observe(number) is IN_ORDER:
+            sequencer.advance(number)
+            passed.append(number)
+    assert passed == sorted(set(passed))
+
+
+@given(start=st.integers(1, 2**40), arrivals=st.lists(st.integers(-5, 30), min_size=1))
+def test_a_contiguous_verdict_says_exactly_what_is_missing(start: int, arrivals: list[int]) -> None:
+    """An independent model: the set of numbers seen, and the highest below which all is there."""
+    sequencer = Sequencer(Numbering.CONTIGUOUS, start)
+    top = start
+    for step in arrivals:
+        number = max(0, start + step)
+        verdict = sequencer.observe(number)
+        if number <= top:
+            assert verdict is DUPLICATE
+        elif number == top + 1:
+            assert verdict is IN_ORDER
+            sequencer.advance(number)
+            top = number
+        else:
+            assert isinstance(verdict, Gap)
+            assert set(range(verdict.first, verdict.last + 1)) == set(range(top + 1, number))
+
+
+@given(marks=st.lists(st.integers(100, 110), min_size=2))
+def test_heartbeats_never_report_what_was_reached_in_time(marks: list[int]) -> None:
+    """With every trade delivered before the next heartbeat, no heartbeat is a gap."""
+    sequencer = contiguous()
+    for mark in sorted(marks):
+        assert sequencer.heartbeat(mark) is IN_ORDER
+        sequencer.advance(mark)
+
+
+@pytest.mark.parametrize("numbering", list(Numbering))
+def test_a_sequencer_goes_on_where_an_earlier_one_ended(numbering: Numbering) -> None:
+    assert Sequencer(numbering, 500, NOW).observe(501, NOW) is IN_ORDER
+    if numbering is not Numbering.BY_TIME:
+        assert Sequencer(numbering, 500, NOW).observe(499, NOW) is DUPLICATE

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.common.errors import SettingsError
+from services.common.settings import load
+from services.ingestor.settings import Settings
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def problems(environment: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load(Settings)
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_public_feed(environment: pytest.MonkeyPatch) -> None:
+    settings = load(Settings)
+    assert settings.coinbase_products == ("BTC-USD", "ETH-USD")
+    assert set(settings.coinbase_channels) == {"ticker", "heartbeat", "matches", "level2_batch"}
+    assert settings.endpoints == ("wss://ws-feed.exchange.coinbase.com",)
+    assert settings.credentials is None
+
+
+def test_the_direct_host_is_a_fallback_only_with_a_key(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COINBASE_API_KEY", "key")
+    environment.setenv("COINBASE_API_SECRET", "c2VjcmV0")
+    environment.setenv("COINBASE_API_PASSPHRASE", "phrase")
+    assert load(Settings).endpoints == (
+        "wss://ws-feed.exchange.coinbase.com",
+        "wss://ws-direct.exchange.coinbase.com",
+    )
+
+
+def test_heartbeats_are_always_subscribed(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COINBASE_CHANNELS", "matches")
+    assert load(Settings).coinbase_channels == ("heartbeat", "matches")
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"COINBASE_PRODUCTS": "BTC.USD"}, "COINBASE_PRODUCTS"),
+        ({"COINBASE_CHANNELS": "tickers"}, "COINBASE_CHANNELS"),
+        ({"COINBASE_WS_PRIMARY": "http://x"}, "COINBASE_WS_PRIMARY"),
+        ({"COINBASE_API_KEY": "only"}, "COINBASE_API_PASSPHRASE"),
+        ({"RESYNC_MAX_QUEUE_MS": "soon"}, "RESYNC_MAX_QUEUE_MS='soon'"),
+    ],
+)
+def test_a_malformed_setting_is_named(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    assert named in problems(environment, **variables)
+
+
+def test_a_secret_is_never_printed(environment: pytest.MonkeyPatch) -> None:
+    given: Any = {"COINBASE_API_SECRET": "not base64!"}
+    assert "not base64!" not in problems(environment, **given)
