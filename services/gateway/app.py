@@ -1,0 +1,70 @@
+"""The FastAPI application and its listeners."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI, WebSocket
+from starlette.applications import Starlette
+
+from services.common.health import health_routes, package_version
+from services.common.runtime import serve_http
+from services.gateway.gateway import Gateway
+from services.gateway.http_api import api_router
+from services.gateway.protocol import SUBPROTOCOL
+from services.gateway.web_board import web_routes
+from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """Everything the gateway's port serves. Runs under any ASGI server."""
+    app = FastAPI(
+        title="Market Data Fan-Out gateway",
+        version=package_version(),
+        description="Snapshots, ticks and gaps over HTTP; the live streams are at `/ws`.",
+        redoc_url=None,
+    )
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await gateway.serve(websocket)
+
+    app.include_router(api_router(gateway))
+    app.router.routes.extend(health_routes(gateway.health, _info(gateway)))
+    app.router.routes.extend(web_routes())
+    return app
+
+
+@asynccontextmanager
+async def serve(gateway: Gateway) -> AsyncIterator[int]:
+    """The gateway on its port while the block runs; yields the port that was bound."""
+    settings = gateway.settings
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(gateway.running())
+        if settings.admin_port not in (None, settings.http_port):
+            admin = Starlette(routes=health_routes(gateway.health, _info(gateway)))
+            await stack.enter_async_context(
+                serve_http(admin, settings.http_host, settings.admin_port)
+            )
+        port = await stack.enter_async_context(
+            serve_http(
+                create_app(gateway),
+                settings.http_host,
+                settings.http_port,
+                ws=GatewayProtocol,
+                ws_max_size=MAX_READ_BYTES,
+                ws_ping_interval=settings.ws_ping_interval_s,
+                ws_ping_timeout=settings.ws_ping_timeout_s,
+                ws_per_message_deflate=False,
+            )
+        )
+        yield port
+
+
+def _info(gateway: Gateway) -> dict[str, object]:
+    return {
+        "protocol": SUBPROTOCOL,
+        "shards": gateway.settings.shard_count,
+        "broker": gateway.settings.broker_kind,
+    }

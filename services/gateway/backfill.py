@@ -1,0 +1,149 @@
+"""Where a client's position is: in the window, in the log, or nowhere any more."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from services.common.stream import Broker, Position
+from services.gateway.hub import BEGINNING
+from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
+from services.gateway.records import LAST_SUB, Entry
+from services.gateway.tail import Feed, entries_of
+
+_PAGE = 500
+# Enough to find the first record that is no status.
+_PEEK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a backfill begins.
+
+    Attributes:
+        position: everything after it is to be sent.
+        seq: what the client holds by its own word; the first record's `prev` is not above it.
+        complete: whether nothing is missing between what was asked for and the first record.
+    """
+
+    position: Position
+    seq: int
+    complete: bool = True
+
+
+class Backfill:
+    """Finds places in the log and reads from them.
+
+    Args:
+        max_age_us: how old the first record of a backfill may be, microseconds.
+    """
+
+    def __init__(self, broker: Broker, max_age_us: int) -> None:
+        self._broker = broker
+        self._max_age_us = max_age_us
+
+    async def start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
+        """Where to begin for a client that holds `from_seq` (0: with the oldest).
+
+        Raises:
+            Problem: 4000, 4001 or 4002: it cannot be served exactly.
+            BrokerUnavailable: the log had to be asked and did not answer.
+        """
+        head = feed.replica.head
+        if epoch is not None and head is not None and epoch != head.epoch:
+            raise Problem(
+                EPOCH_CHANGED,
+                f"the stream's epoch is {head.epoch}",
+                epoch=head.epoch,
+                head=head.seq,
+            )
+        if head is None:
+            if from_seq:
+                raise Problem(FUTURE_POSITION, "the stream holds no record yet", head=None)
+            return Start(BEGINNING, 0)
+        if from_seq > head.seq:
+            raise Problem(FUTURE_POSITION, f"the stream's head is {head.seq}", head=head.seq)
+        if from_seq == 0:
+            return await self._oldest(feed, now_us)
+        position = Position(head.epoch, from_seq, LAST_SUB)
+        first = await self._first_after(feed, position)
+        oldest_us = now_us - self._max_age_us
+        if first is None:
+            return Start(position, from_seq)
+        unbroken = first.position.epoch == head.epoch and (first.prev or 0) <= from_seq
+        if not unbroken or first.ts_ingest < oldest_us:
+            oldest = await self._oldest_entry(feed, oldest_us)
+            seq = oldest.position.seq if oldest is not None else head.seq
+            raise Problem(TOO_OLD, f"the oldest record that can be sent is {seq}", oldest_seq=seq)
+        return Start(position, from_seq)
+
+    async def read(self, feed: Feed, position: Position, cursor: str) -> tuple[deque[Entry], str]:
+        """Records after `position` from the log (none at its head), and the cursor to go on from.
+
+        Raises:
+            PositionLost: the cursor expired; try again without it.
+            BrokerUnavailable: the log does not answer.
+        """
+        if not cursor:
+            cursor = await self._broker.seek(feed.subject, _for_seek(position))
+        while True:
+            page = await self._broker.read(feed.subject, cursor, limit=_PAGE)
+            entries = entries_of(page.messages)
+            found = deque(entry for entry in entries if entry.position > position)
+            if found or page.at_head:
+                return found, page.cursor
+            cursor = page.cursor
+
+    async def _first_after(self, feed: Feed, position: Position) -> Entry | None:
+        """The first tick or reset after `position`."""
+        window = feed.replica.window
+        if window.covers(position):
+            recent = window.after(position, 1)
+            while recent and not recent[0].chained:
+                recent = window.after(recent[0].position, 1)
+            return recent[0] if recent else None
+        cursor = await self._broker.seek(feed.subject, _for_seek(position))
+        while True:
+            page = await self._broker.read(feed.subject, cursor, limit=_PEEK)
+            for entry in entries_of(page.messages):
+                if entry.chained and entry.position > position:
+                    return entry
+            if page.at_head:
+                return None
+            cursor = page.cursor
+
+    async def _oldest(self, feed: Feed, now_us: int) -> Start:
+        oldest = await self._oldest_entry(feed, now_us - self._max_age_us)
+        if oldest is None:
+            mark = feed.replica.mark or BEGINNING
+            return Start(mark, mark.seq)
+        return Start(oldest.before, oldest.before.seq, oldest.prev is None)
+
+    async def _oldest_entry(self, feed: Feed, oldest_us: int) -> Entry | None:
+        """The oldest tick or reset in the log that is young enough; None when none is."""
+        head = feed.replica.head
+        first = await self._first_after(feed, BEGINNING)
+        if first is None or head is None or first.ts_ingest >= oldest_us:
+            return first
+        # Older ones are still in the log: find the limit by halving the range of seqs.
+        if first.position.epoch != head.epoch:
+            first = await self._first_after(feed, Position(head.epoch, 0))
+            if first is None or first.ts_ingest >= oldest_us:
+                return first
+        low, high = first.position.seq, head.seq
+        found: Entry | None = None
+        while low < high:
+            middle = (low + high) // 2
+            entry = await self._first_after(feed, Position(head.epoch, middle, LAST_SUB))
+            if entry is None:
+                break
+            if entry.ts_ingest >= oldest_us:
+                found, high = entry, middle
+            else:
+                low = entry.position.seq
+        return found
+
+
+def _for_seek(position: Position) -> Position:
+    # Brokers know real positions only; what is not after `position` is left out when reading.
+    return Position(position.epoch, position.seq) if position.sub == LAST_SUB else position

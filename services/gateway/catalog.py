@@ -1,0 +1,84 @@
+"""Which streams there are: what the tick logs hold, and what the stores know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from services.common.errors import InvalidSubject, StoreError
+from services.common.sharding import shard_of
+from services.common.stores.ports import LatestReader
+from services.common.stream import Broker
+from services.common.subjects import CHANNELS, StreamKey, key_of, tick_log
+
+
+class Catalog:
+    """Streams seen so far. A product never seen is asked for again at most every `refresh_s`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        latest: LatestReader | None,
+        shard_count: int,
+        refresh_s: float = 1.0,
+    ) -> None:
+        self._broker = broker
+        self._latest = latest
+        self._shard_count = shard_count
+        self._refresh_s = refresh_s
+        self._streams: dict[int, set[StreamKey]] = {shard: set() for shard in range(shard_count)}
+        self._asked: dict[int, float] = {}
+        self._locks = [asyncio.Lock() for _ in range(shard_count)]
+
+    async def knows(self, venue: str, products: Iterable[str]) -> set[str]:
+        """Those of `products` that have any stream at `venue`.
+
+        Raises:
+            BrokerUnavailable: the log does not answer, and a product is not known from before.
+        """
+        wanted = set(products)
+        found = {product for product in wanted if self._held(venue, product)}
+        missing = wanted - found
+        shards = {shard_of(product, self._shard_count) for product in missing}
+        await asyncio.gather(*(self._refresh(shard) for shard in shards))
+        found |= {product for product in missing if self._held(venue, product)}
+        missing = wanted - found
+        if missing and self._latest is not None:
+            keys = [StreamKey(venue, channel, one) for one in missing for channel in CHANNELS]
+            try:
+                rows = await self._latest.get_many(keys)
+            except StoreError:
+                # The log has answered; without the store an old product stays unknown for now.
+                rows = {}
+            for key in rows:
+                self._streams[shard_of(key.product, self._shard_count)].add(key)
+                found.add(key.product)
+        return found
+
+    async def streams(self) -> list[StreamKey]:
+        """All that are known, sorted.
+
+        Raises:
+            BrokerUnavailable: the logs do not answer.
+        """
+        await asyncio.gather(*(self._refresh(shard) for shard in range(self._shard_count)))
+        return sorted(key for held in self._streams.values() for key in held)
+
+    def _held(self, venue: str, product: str) -> bool:
+        held = self._streams[shard_of(product, self._shard_count)]
+        return any(StreamKey(venue, channel, product) in held for channel in CHANNELS)
+
+    async def _refresh(self, shard: int) -> None:
+        async with self._locks[shard]:
+            asked = self._asked.get(shard)
+            if asked is not None and time.monotonic() - asked < self._refresh_s:
+                return
+            subjects = await self._broker.subjects(tick_log(shard))
+            self._asked[shard] = time.monotonic()
+            for subject in subjects:
+                try:
+                    self._streams[shard].add(key_of(subject))
+                except InvalidSubject:
+                    # Not written by this platform; nobody can subscribe to it.
+                    continue

@@ -1,0 +1,44 @@
+"""RFC 6455 frames as a server writes them: unmasked, final, text. Pure.
+
+A message is framed once and the same bytes are written to every client that gets it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+_FIN_TEXT = 0x81
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One unfragmented text frame; `payload` is UTF-8."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN_TEXT, size)) + payload
+    if size < 65_536:
+        return struct.pack("!BBH", _FIN_TEXT, 126, size) + payload
+    return struct.pack("!BBQ", _FIN_TEXT, 127, size) + payload
+
+
+def text_frames(payloads: Iterable[bytes]) -> bytes:
+    """The frames of several messages, one after the other."""
+    return b"".join(map(text_frame, payloads))
+
+
+def payloads_of(frames: bytes) -> list[bytes]:
+    """The messages inside bytes made by `text_frame`; the way back, for writers that frame anew."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(frames):
+        size = frames[at + 1]
+        at += 2
+        if size == 126:
+            (size,) = struct.unpack_from("!H", frames, at)
+            at += 2
+        elif size == 127:
+            (size,) = struct.unpack_from("!Q", frames, at)
+            at += 8
+        found.append(frames[at : at + size])
+        at += size
+    return found

@@ -1,0 +1,66 @@
+"""What waits to be written to one client. Pure.
+
+Two lanes. *Control* (pong, heartbeats, errors, rate limits, mode changes) is written first, so it
+never waits behind data. *Data* is everything whose order matters inside a stream; it is bounded:
+`offer` refuses what would exceed the limit, and the client is then taken off the live push.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Outbox:
+    """Frames of one client.
+
+    Attributes:
+        limit: bytes of data that may wait.
+        size: bytes of data that wait now.
+        control_size: bytes of control that wait now.
+        dirty: whether the owner already knows that there is something to write.
+    """
+
+    __slots__ = ("control", "control_size", "data", "dirty", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self.control_size = 0
+        self.dirty = False
+        self.control: list[bytes] = []
+        self.data: deque[bytes] = deque()
+
+    def offer(self, frames: bytes) -> bool:
+        """Take data if it fits; False when it does not, and nothing was taken."""
+        if self.size + len(frames) > self.limit:
+            return False
+        self.put(frames)
+        return True
+
+    def put(self, frames: bytes) -> None:
+        """Take data that has to be sent in this place, also beyond the limit."""
+        self.data.append(frames)
+        self.size += len(frames)
+
+    def put_control(self, frames: bytes) -> None:
+        self.control.append(frames)
+        self.control_size += len(frames)
+
+    def take(self, max_bytes: int) -> bytes:
+        """All control and about `max_bytes` of data (at least one piece), in writing order."""
+        if not self.control and self.size <= max_bytes:
+            taken = self.data[0] if len(self.data) == 1 else b"".join(self.data)
+            self.data.clear()
+            self.size = 0
+            return taken
+        parts, self.control, self.control_size = self.control, [], 0
+        taken_size = 0
+        while self.data and (taken_size == 0 or taken_size + len(self.data[0]) <= max_bytes):
+            part = self.data.popleft()
+            taken_size += len(part)
+            parts.append(part)
+        self.size -= taken_size
+        return b"".join(parts)
+
+    def __bool__(self) -> bool:
+        return bool(self.control or self.data)

@@ -1,0 +1,147 @@
+"""What the gateway knows of a log record: its place in the chain, and what clients are sent. Pure.
+
+A record's bytes are never decoded as a whole on the way to a client, only the few fields of `Head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from services.common.domain.fold import BookState
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+from services.common.wire import Reset, Snapshot, decode_head, encode
+
+# Levels (both sides together) in one part of a book's snapshot: about 50 KB of JSON.
+LEVELS_PER_PART = 2000
+# Above any `sub` a stream has: "after this seq and all statuses that belong to it".
+LAST_SUB = (1 << 62) - 1
+
+SnapshotReason = Literal["subscribe", "resync", "reset", "catch_up"]
+
+_decode_reset = msgspec.json.Decoder(Reset).decode
+_decode_book = msgspec.json.Decoder(BookState).decode
+
+
+class Entry:
+    """One record of a stream.
+
+    Attributes:
+        prev: `seq` of the record before it in the chain; a status has none and is not in the chain.
+        chained: whether it advances `seq` (ticks and resets do, statuses do not).
+        ts_ingest: when the ingestor received it, microseconds.
+        payload: the record, byte for byte as the normalizer wrote it.
+    """
+
+    __slots__ = ("chained", "kind", "payload", "position", "prev", "repair", "ts_ingest")
+
+    def __init__(self, payload: bytes) -> None:
+        """Read a record.
+
+        Raises:
+            msgspec.DecodeError: it is not one.
+        """
+        head = decode_head(payload)
+        self.payload = payload
+        self.kind = head.type
+        self.position = Position(head.epoch, head.seq, head.sub)
+        self.prev = head.prev
+        self.chained = head.type != "status"
+        self.repair = head.repair
+        self.ts_ingest = head.ts_ingest
+
+    @property
+    def size(self) -> int:
+        return len(self.payload)
+
+    @property
+    def before(self) -> Position:
+        """The position it comes right after, as far as the record itself can tell."""
+        epoch, seq, sub = self.position
+        if not self.chained:
+            return Position(epoch, seq, sub - 1)
+        # A predecessor that is not smaller belongs to an epoch before: this one begins here.
+        return Position(epoch, self.prev if self.prev is not None and self.prev < seq else 0)
+
+    def follows(self, head: Position | None) -> bool:
+        """Whether this record directly follows the chain's `head` (None: nothing before it)."""
+        if head is None:
+            return self.prev is None
+        return self.prev == head.seq and self.position > head
+
+    def messages(self, depth: int = 0) -> list[bytes]:
+        """What a client in `full` mode is sent for it; `depth` limits a reset book's levels."""
+        if self.kind == "tick":
+            return [b'{"type":"incr","tick":' + self.payload + b"}"]
+        if self.kind == "status":
+            return [self.payload]
+        return reset_messages(self.payload, depth)
+
+
+def reset_messages(payload: bytes, depth: int) -> list[bytes]:
+    """The `reset` without its state, then the state as a `snapshot` where the reset has one."""
+    record = _decode_reset(payload)
+    messages = [encode(msgspec.structs.replace(record, state=None))]
+    if record.repair == "snapshot" and record.state is not None:
+        snapshot = Snapshot(
+            v=record.v,
+            venue=record.venue,
+            channel=record.channel,
+            product=record.product,
+            shard=record.shard,
+            epoch=record.epoch,
+            seq=record.seq,
+            ts_snapshot=record.ts_ingest,
+            state=record.state,
+        )
+        messages += snapshot_messages(snapshot, "reset", depth)
+    return messages
+
+
+def snapshot_messages(snapshot: Snapshot, reason: SnapshotReason, depth: int = 0) -> list[bytes]:
+    """The `snapshot` message, a book's in parts of at most `LEVELS_PER_PART` levels.
+
+    `depth` keeps a book's best levels on each side; 0 keeps all.
+    """
+    if snapshot.channel != "book":
+        return [_snapshot_message(snapshot, reason, {})]
+    state = _decode_book(bytes(snapshot.state))
+    bids = state.bids[:depth] if depth else state.bids
+    asks = state.asks[:depth] if depth else state.asks
+    half = LEVELS_PER_PART // 2
+    count = max(1, -(-len(bids) // half), -(-len(asks) // half))
+    return [
+        _snapshot_message(
+            msgspec.structs.replace(
+                snapshot,
+                state=msgspec.Raw(
+                    encode(
+                        {
+                            "bids": bids[part * half : (part + 1) * half],
+                            "asks": asks[part * half : (part + 1) * half],
+                        }
+                    )
+                ),
+            ),
+            reason,
+            {"part": part + 1, "last": part + 1 == count},
+        )
+        for part in range(count)
+    ]
+
+
+def _snapshot_message(snapshot: Snapshot, reason: str, more: dict[str, Any]) -> bytes:
+    return encode({"type": "snapshot", "reason": reason, **more, "snapshot": snapshot})
+
+
+def chain_of(entries: Sequence[Entry]) -> list[Entry]:
+    """Only those that advance `seq`."""
+    return [entry for entry in entries if entry.chained]
+
+
+def stream_fields(key: StreamKey) -> dict[str, str]:
+    """How a stream is named inside client messages."""
+    return {"venue": key.venue, "channel": key.channel, "product": key.product}

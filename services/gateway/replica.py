@@ -1,0 +1,264 @@
+"""The rules of a replica: one stream's verified chain inside the gateway. Pure.
+
+A replica is fed what the live tail brings (`on_live`), pages of the log (`on_page`) and a stored
+state (`on_base`), in whatever order and however often they arrive. It answers what to fetch next
+(`want`) and what was proven to come next (`take`): exactly the log, in order, each record once.
+
+    BASE     no position yet: a stored state is wanted, or the log's oldest record
+    FILLING  the log is read from a known place; live records wait
+    LIVE     each live record follows the one before it; one that does not leads back to FILLING
+
+When the log itself has a hole after the position held (records expired before they were read, or
+the log was lost), the chain cannot go on: the replica starts over and counts up `generation`.
+Those who followed it need its state anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import msgspec
+
+from services.common.domain.book import BadLevel
+from services.common.domain.fold import Fold
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+from services.common.wire import Reset, Tick, decode_record
+from services.gateway.records import Entry
+from services.gateway.window import Window
+
+# Records that wait to be folded at once: a snapshot asked for has at most this much to catch up.
+_MAX_UNFOLDED = 256
+
+
+class Phase(Enum):
+    BASE = auto()
+    FILLING = auto()
+    LIVE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class WantBase:
+    """A stored state, or the answer that there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantPage:
+    """Records of the log: after `cursor` where given, else after position `after`.
+
+    Neither means from the oldest one retained.
+    """
+
+    cursor: str
+    after: Position | None
+
+
+class Replica:
+    """See the module's docstring.
+
+    Attributes:
+        head: position of the newest tick or reset (None: there is none yet).
+        mark: position of the newest record of any kind.
+        status: the newest status record.
+        whole: whether the folded state is complete: a book that begins in the middle is not.
+        generation: how often the chain had to start over.
+        last_ingest: `ts_ingest` of the newest record, microseconds.
+    """
+
+    def __init__(self, key: StreamKey, window: Window, *, max_held: int = 20_000) -> None:
+        self.key = key
+        self.window = window
+        self.head: Position | None = None
+        self.mark: Position | None = None
+        self.status: Entry | None = None
+        self.whole = False
+        self.generation = 0
+        self.last_ingest = 0
+        self.phase = Phase.BASE
+        self._max_held = max_held
+        self._held: list[Entry] = []
+        # Whether a stored state may help with the next hole: not twice without being live between.
+        self._may_load = False
+        self._cursor = ""
+        self._fold = Fold(key)
+        self._unfolded: list[Entry] = []
+        self._proven: list[Entry] = []
+
+    def want(self) -> WantBase | WantPage | None:
+        """What has to be fetched for the chain to go on; None while live."""
+        if self._in(Phase.LIVE):
+            return None
+        if self._in(Phase.BASE):
+            return WantBase()
+        return WantPage(self._cursor, self.mark)
+
+    def take(self) -> list[Entry]:
+        """The records proven since the last call, in the log's order."""
+        proven, self._proven = self._proven, []
+        return proven
+
+    def on_base(self, position: Position | None, cursor: str = "", state: bytes = b"") -> None:
+        """Begin after a stored state, or with the log's oldest record (None)."""
+        if not self._in(Phase.BASE):
+            return
+        self._may_load = False
+        self._begin()
+        self.phase = Phase.FILLING
+        if position is not None:
+            try:
+                self._fold.load(position, state)
+            except (msgspec.DecodeError, BadLevel):
+                self._fold = Fold(self.key)
+                return
+            self._cursor = cursor
+            self.head = self.mark = Position(position.epoch, position.seq)
+            self.whole = True
+            self.window.restart(self.head)
+
+    def on_page(self, entries: Sequence[Entry], cursor: str, *, at_head: bool) -> bool:
+        """Take what the log holds after the place that was wanted.
+
+        Answers False when this brought nothing and more is still wanted: wait before reading again.
+        """
+        if not self._in(Phase.FILLING):
+            return True
+        before = self.mark
+        for entry in entries:
+            if self.mark is not None and entry.position <= self.mark:
+                continue
+            if entry.chained and self.mark is not None and not entry.follows(self.head):
+                self._start_over()
+                if self._in(Phase.BASE):
+                    return True
+            self._prove(entry)
+        self._cursor = cursor
+        if at_head:
+            self._join()
+        return self._in(Phase.LIVE) or self.mark != before
+
+    def on_live(self, entries: Sequence[Entry]) -> None:
+        """Take what the live tail brought."""
+        for index, entry in enumerate(entries):
+            if not self._in(Phase.LIVE):
+                self._hold(entries[index:])
+                return
+            if self.mark is not None and entry.position <= self.mark:
+                continue
+            if not self._follows(entry):
+                self._refill()
+                self._hold(entries[index:])
+                return
+            self._prove(entry)
+
+    def on_interrupted(self) -> None:
+        """The live tail may have missed something: nothing after the mark is proven."""
+        if self._in(Phase.LIVE):
+            self._refill()
+
+    def on_lost(self) -> None:
+        """The log cannot go on from the place that was wanted."""
+        if not self._in(Phase.FILLING):
+            return
+        if self._cursor and self.mark is not None:
+            # The cursor is another log's, or expired; by position there may still be a way.
+            self._cursor = ""
+        else:
+            self._start_over()
+
+    def learn_status(self, entry: Entry) -> bool:
+        """Take an older record as the current status when none is known; whether it was taken."""
+        if self.status is not None:
+            return False
+        self.status = entry
+        return True
+
+    def state(self, depth: int | None = None) -> tuple[Position, bytes] | None:
+        """The whole state at `head`; None while there is nothing, or not all of it.
+
+        `depth` keeps a book's best levels on each side only.
+        """
+        self._catch_up_fold()
+        if self._fold.position is None or not self.whole:
+            return None
+        return self._fold.position, self._fold.state(depth)
+
+    def _in(self, phase: Phase) -> bool:
+        return self.phase is phase
+
+    def _begin(self) -> None:
+        self._fold = Fold(self.key)
+        self._unfolded.clear()
+        self.head = self.mark = None
+        self.whole = False
+        self.status = None
+        self.window.restart(None)
+
+    def _refill(self) -> None:
+        self.phase = Phase.FILLING
+        self._cursor = ""
+
+    def _hold(self, entries: Sequence[Entry]) -> None:
+        if len(self._held) + len(entries) <= self._max_held:
+            self._held.extend(entries)
+        else:
+            # They are in the log; the next live record will not follow and has them read.
+            self._held.clear()
+
+    def _join(self) -> None:
+        """The log is read to its head: go live if what waited follows, else read on."""
+        held, self._held = self._held, []
+        self.phase = Phase.LIVE
+        self._may_load = True
+        self.on_live(held)
+
+    def _follows(self, entry: Entry) -> bool:
+        if entry.chained:
+            return self.mark is not None and entry.follows(self.head)
+        return self.mark is not None and entry.before == self.mark
+
+    def _prove(self, entry: Entry) -> None:
+        if entry.chained:
+            if entry.kind == "reset" or self.head is None:
+                self._judge_whole(entry)
+            self.head = entry.position
+            self._unfolded.append(entry)
+            if len(self._unfolded) > _MAX_UNFOLDED:
+                self._catch_up_fold()
+        else:
+            self.status = entry
+        self.mark = entry.position
+        self.last_ingest = entry.ts_ingest or self.last_ingest
+        self.window.append(entry)
+        self._proven.append(entry)
+
+    def _judge_whole(self, entry: Entry) -> None:
+        if self.key.channel != "book":
+            # Every ticker tick tells all, and trades are whole however few are known.
+            self.whole = True
+        elif entry.kind == "reset":
+            self.whole = entry.repair == "snapshot"
+        else:
+            self.whole = entry.prev is None
+
+    def _catch_up_fold(self) -> None:
+        for entry in self._unfolded:
+            try:
+                record = decode_record(entry.payload)
+                if isinstance(record, Tick | Reset):
+                    self._fold.apply(record)
+            except (msgspec.DecodeError, BadLevel):
+                # The chain holds, the state no longer does.
+                self.whole = False
+        self._unfolded.clear()
+
+    def _start_over(self) -> None:
+        """Begin with a stored state again, or where one did not help, with what comes next."""
+        self.generation += 1
+        self._proven.clear()
+        self._cursor = ""
+        if self._may_load:
+            self.phase = Phase.BASE
+        else:
+            self._begin()

@@ -1,0 +1,87 @@
+"""What the gateway reads from the environment."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
+
+
+class GatewaySettings(CommonSettings, AwsSettings):
+    """Everything the gateway can be told."""
+
+    ws_max_msgs_per_sec: float = Field(
+        50, gt=0, description="Commands a second of one connection, on average."
+    )
+    ws_burst: int = Field(200, ge=1, description="Commands a connection may send at once.")
+    product_max_msgs_per_sec: float = Field(
+        0, ge=0, description="Messages a second of one stream to one connection; 0 is unlimited."
+    )
+    auth_api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Accepted API keys, comma-separated, plain or `sha256:<hex>`; empty lets "
+        "everyone in and is refused in production.",
+    )
+    allowed_origins: CommaList = Field(
+        (), description="Values of `Origin` that browsers may come from; empty allows all."
+    )
+    backfill_max_minutes: float = Field(
+        15, gt=0, description="How old the oldest record of a backfill may be."
+    )
+    ws_max_connections: int = Field(10_000, ge=1, description="WebSockets this process takes.")
+    ws_max_subscriptions: int = Field(1000, ge=1, description="Streams one connection may have.")
+    ws_queue_bytes: int = Field(
+        1024 * 1024, ge=1024, description="Bytes that may wait for one client before it is slow."
+    )
+    ws_heartbeat_ms: int = Field(5000, ge=50, description="Time between two heartbeats.")
+    ws_ping_interval_s: float = Field(20, gt=0, description="Time between two WebSocket pings.")
+    ws_ping_timeout_s: float = Field(
+        60, gt=0, description="How long a ping may stay unanswered; slow readers answer late."
+    )
+    ws_slow_close_s: float = Field(
+        120, gt=0, description="A client that takes nothing for so long is closed with 5002."
+    )
+    ws_auth_timeout_s: float = Field(
+        10, gt=0, description="Time to send a valid key where one is required."
+    )
+    window_bytes: int = Field(
+        4 * 1024 * 1024, ge=0, description="Recent records kept in memory for each stream."
+    )
+    window_total_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="Recent records kept in memory for all streams."
+    )
+    stream_linger_s: float = Field(
+        60, ge=0, description="How long a stream nobody wants is still followed."
+    )
+    ws_drain_s: float = Field(
+        10, ge=0, description="Time over which clients are closed at shutdown."
+    )
+
+    _split_origins = field_validator("allowed_origins", mode="before")(split_commas)
+
+    @field_validator("auth_api_keys")
+    @classmethod
+    def _keys_well_formed(cls, value: SecretStr) -> SecretStr:
+        for key in _keys(value):
+            if key.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", key):
+                raise ValueError("expected keys, or sha256: and 64 hex digits")
+        return value
+
+    @model_validator(mode="after")
+    def _production_has_keys(self) -> Self:
+        if self.environment == "production" and not self.api_keys:
+            raise ValueError(
+                "AUTH_API_KEYS=: expected at least one key when ENVIRONMENT=production"
+            )
+        return self
+
+    @property
+    def api_keys(self) -> list[str]:
+        return _keys(self.auth_api_keys)
+
+
+def _keys(value: SecretStr) -> list[str]:
+    return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]

@@ -1,0 +1,201 @@
+"""The socket under a WebSocket: uvicorn's protocol class with a way past ASGI for data.
+
+FastAPI keeps the handshake, receiving and closing. Data is framed elsewhere, once for all clients,
+and written straight to the transport by `write`. The object offers itself to the endpoint in
+`scope["extensions"]["mdf.link"]`; under any other server it is absent and `AsgiLink` serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from services.gateway.frames import payloads_of, text_frame
+from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
+
+EXTENSION = "mdf.link"
+# Messages up to this size are read, refused with an error and survived; larger ones end the
+# connection (1009), since reading them would let strangers fill the memory.
+MAX_READ_BYTES = 1024 * 1024
+# Data the kernel holds unsent for one client. By default it would take megabytes for a stuck one.
+_NOTSENT_LOWAT = 16 * 1024
+_HIGH_WATER = 64 * 1024
+
+
+class Link(ABC):
+    """A client's socket as the session sees it: whole frames in, backpressure out."""
+
+    @property
+    @abstractmethod
+    def paused(self) -> bool:
+        """Whether the transport holds more than it should; `on_resume` is called when not."""
+
+    @abstractmethod
+    def write(self, frames: bytes) -> bool:
+        """Write whole text frames; False when the connection is closing and nothing was written."""
+
+    @abstractmethod
+    def listen(self, on_resume: Callable[[], None]) -> None: ...
+
+    @property
+    @abstractmethod
+    def buffered(self) -> int:
+        """Bytes that wait in this process's transport."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop the connection without another byte."""
+
+
+class GatewayProtocol(WebSocketsSansIOProtocol, Link):
+    """For `uvicorn.Config(ws=GatewayProtocol)`."""
+
+    api_key: str | None = None
+    _paused = False
+    _on_resume: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError, AttributeError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"][EXTENSION] = self
+            self._hide_key(scope)
+
+    def _hide_key(self, scope: Any) -> None:
+        # uvicorn logs the query string of every accepted connection; a key must not be in it.
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        keys = [value for name, value in query if name == "api_key"]
+        if keys:
+            self.api_key = keys[0]
+            rest = [(name, value) for name, value in query if name != "api_key"]
+            scope["query_string"] = urlencode(rest).encode("ascii")
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def buffered(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def listen(self, on_resume: Callable[[], None]) -> None:
+        self._on_resume = on_resume
+
+    def write(self, frames: bytes) -> bool:
+        # Nothing may follow a close frame, and nothing may come before the handshake's answer.
+        if (
+            self.close_sent
+            or self.disconnected
+            or not self.handshake_complete
+            or self.transport.is_closing()
+        ):
+            return False
+        self.transport.write(frames)
+        return True
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._paused = False
+        if self._on_resume is not None:
+            self._on_resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._on_resume = None
+
+    def keepalive_timeout(self) -> None:
+        if self._paused:
+            # The ping itself still waits here behind data: that is a slow reader, and for those
+            # the session has its own measure.
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
+
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is not None and self.conn.close_sent.code == 1009:
+            error = {
+                "type": "error",
+                "code": TOO_LARGE.code,
+                "name": TOO_LARGE.name,
+                "message": f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing",
+                "retry": TOO_LARGE.retry,
+            }
+            self.write(text_frame(msgspec.json.encode(error)))
+        super().handle_parser_exception()
+
+
+class AsgiLink(Link):
+    """Plain ASGI sends, for any other server: a task writes, its backlog is the backpressure."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._on_resume: Callable[[], None] | None = None
+
+    @property
+    def paused(self) -> bool:
+        return self._size > _HIGH_WATER
+
+    @property
+    def buffered(self) -> int:
+        return self._size
+
+    def listen(self, on_resume: Callable[[], None]) -> None:
+        self._on_resume = on_resume
+
+    def write(self, frames: bytes) -> bool:
+        if self._closed:
+            return False
+        self._waiting.append(frames)
+        self._size += len(frames)
+        self._wake.set()
+        return True
+
+    def abort(self) -> None:
+        self._closed = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send what is written until the connection ends; run it as a task of the session."""
+        send: Callable[[str], Awaitable[None]] = self._websocket.send_text
+        while not self._closed:
+            await self._wake.wait()
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            was_paused = self.paused
+            for frames in waiting:
+                for payload in payloads_of(frames):
+                    await send(payload.decode())
+                self._size -= len(frames)
+            if was_paused and not self.paused and self._on_resume is not None:
+                self._on_resume()
