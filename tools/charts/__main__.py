@@ -1,7 +1,7 @@
 """`python -m tools.charts`: everything that can be checked of the charts without a cluster.
 
 One line for each check, status 1 if one failed. `--write` renders what is generated first: the
-schemas and tables of the values, and `k8s/`.
+schemas, tables and settings of the charts, and `k8s/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tools.charts.kubernetes import validate
 from tools.charts.manifests import manifests
 from tools.charts.pods import pods, violations
 from tools.charts.readme import readmes
-from tools.charts.schemas import schemas
+from tools.charts.schemas import schemas, settings_files
 from tools.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
 
 KUBERNETES = ("1.33", "1.36")
@@ -128,12 +128,16 @@ def run(*, rewrite: bool) -> int:
     begun = time.monotonic()
     with Helm() as helm:
         workspace = Workspace(helm)
-        if rewrite:
-            # Before the build: the schemas are part of what is packed.
-            print(f"wrote {write(ROOT, schemas(workspace))} schemas")
-            print(f"wrote {write(ROOT, readmes(workspace))} tables of values")
-        compare(report, "README.md of the charts as values.yaml says", readmes(workspace))
-        compare(report, "values.schema.json as values and settings say", schemas(workspace))
+        generated = {
+            "README.md of the charts as values.yaml says": readmes(workspace),
+            "settings.txt as the services' settings say": settings_files(workspace),
+            "values.schema.json as values and settings say": schemas(workspace),
+        }
+        for title, files in generated.items():
+            if rewrite:
+                # Before the build: they are part of what is packed.
+                print(f"wrote {write(ROOT, files)} of {len(files)} files")
+            compare(report, title, files)
         with report.check("helm dependency build, offline") as say:
             say(f"{workspace.build()} charts, helm {helm.version()}")
         if not report.clean():
@@ -145,7 +149,7 @@ def run(*, rewrite: bool) -> int:
             return 1
         plain = {f"k8s/{name}": text for name, text in manifests(workspace).items()}
         if rewrite:
-            print(f"wrote {write(ROOT, plain)} manifests")
+            print(f"wrote {write(ROOT, plain)} of {len(plain)} files")
         compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
     seconds = time.monotonic() - begun
     print(f"{report.passed} checks passed, {report.failed} failed, in {seconds:.1f} s")

@@ -89,6 +89,16 @@ def settings_of(service: str) -> type[CommonSettings]:
     )
 
 
+def settings_files(workspace: Workspace) -> dict[str, str]:
+    """`settings.txt` of each service's chart: the variables that the service reads, one a line."""
+    return {
+        str((workspace.chart(name) / "settings.txt").relative_to(workspace.root)): "".join(
+            f"{field.upper()}\n" for field in sorted(settings_of(name).model_fields)
+        )
+        for name in SERVICES
+    }
+
+
 def settings_schema(*services: str) -> Schema:
     """What may stand under `settings`: every setting that is no secret and not the chart's own."""
     properties = {

@@ -23,6 +23,12 @@ app.kubernetes.io/name: {{ include "mdf.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* Of a pod: nothing that a new chart version changes, or every upgrade would restart every pod. */ -}}
+{{- define "mdf.podLabels" -}}
+{{ include "mdf.selectorLabels" . }}
+app.kubernetes.io/part-of: market-data-fanout
+{{- end }}
+
 {{- define "mdf.labels" -}}
 {{ include "mdf.selectorLabels" . }}
 app.kubernetes.io/part-of: market-data-fanout

@@ -18,7 +18,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   labels:
-    {{- include "mdf.labels" $root | nindent 4 }}
+    {{- include "mdf.podLabels" $root | nindent 4 }}
     {{- with .unit }}
     market-data-fanout/unit: {{ . | quote }}
     {{- end }}

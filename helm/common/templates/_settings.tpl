@@ -1,6 +1,8 @@
 {{- /*
-The environment of a service, as YAML: what every pod of these charts needs, then global.settings,
-then the chart's own settings. Values are templates, numbers keep their digits (5000000, not 5e+06).
+The environment of a service, as YAML: what every pod of these charts needs, then those of
+global.settings that the service reads (settings.txt), then the chart's own settings. So a change
+restarts only the services that it is for. Values are templates; numbers keep their digits (5000000,
+not 5e+06).
 */ -}}
 {{- define "mdf.settings" -}}
 {{- $root := . -}}
@@ -10,8 +12,13 @@ then the chart's own settings. Values are templates, numbers keep their digits (
       "HTTP_PORT" "8080"
       "LOG_FORMAT" "json"
       "NATS_URLS" "nats://nats:4222" -}}
-{{- $merged := mergeOverwrite $base
-      (deepCopy ($global.settings | default dict)) (deepCopy (.Values.settings | default dict)) -}}
+{{- $shared := dict -}}
+{{- range $name := .Files.Lines "settings.txt" -}}
+{{- if hasKey ($global.settings | default dict) $name -}}
+{{- $_ := set $shared $name (index $global.settings $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $merged := mergeOverwrite $base (deepCopy $shared) (deepCopy (.Values.settings | default dict)) -}}
 {{- range $name, $value := $merged }}
 {{- if not (kindIs "invalid" $value) }}
 {{- if kindIs "string" $value }}

@@ -17,3 +17,13 @@
 {{- define "gateway.minReplicas" -}}
 {{- ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled -}}
 {{- end }}
+
+{{- /* The gateway itself refuses to be open in production; better to hear it before the rollout. */ -}}
+{{- define "gateway.checkKeys" -}}
+{{- $settings := include "mdf.settings" . | fromYaml -}}
+{{- $names := list -}}
+{{- range .Values.extraEnv }}{{ $names = append $names .name }}{{ end -}}
+{{- if and (eq (toString $settings.ENVIRONMENT) "production") (not .Values.existingSecret) (not (has "AUTH_API_KEYS" $names)) -}}
+{{- fail "ENVIRONMENT is production: set existingSecret to a Secret with the key AUTH_API_KEYS" -}}
+{{- end -}}
+{{- end }}

@@ -70,6 +70,16 @@ REFUSED = {
         {"maxPayload": "1048576"},
         "greater than or equal to 8.38",
     ),
+    "more replicas of a log than servers": (
+        UMBRELLA,
+        {"global.settings.JS_REPLICAS": "3"},
+        "JS_REPLICAS is 3, and nats.replicas is 1",
+    ),
+    "an open gateway in production": (
+        "gateway",
+        {"global.settings.ENVIRONMENT": "production"},
+        "Secret with the key AUTH_API_KEYS",
+    ),
     "a tag where a digest belongs": ("gateway", {"image.digest": "latest"}, "image.digest"),
     "a role that is no ARN": (
         "snapshotter",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,18 +172,47 @@ def test_every_pod_is_behind_a_network_policy(profile: Profile, file: str) -> No
             assert any(matches(policy, pod.labels) for policy in policies), pod.owner
 
 
-def test_changed_settings_roll_the_pods_and_an_unchanged_value_does_not(
-    workspace: Workspace,
-) -> None:
-    def checksum(**settings: str) -> str:
-        objects = workspace.render(
-            "snapshotter", settings={f"settings.{k}": v for k, v in settings.items()}
-        )
-        template = of_kind(objects, "Deployment")["market-data-snapshotter"]["spec"]["template"]
-        return str(template["metadata"]["annotations"]["checksum/config"])
+def templates(objects: Iterable[Object]) -> dict[str, Any]:
+    return {
+        item["metadata"]["name"]: item["spec"]["template"]
+        for item in objects
+        if item["kind"] in ("Deployment", "StatefulSet")
+    }
 
-    assert checksum(LOG_LEVEL="DEBUG") != checksum(LOG_LEVEL="INFO")
-    assert checksum(LOG_LEVEL="INFO") == checksum(LOG_LEVEL="INFO")
+
+@pytest.mark.parametrize(
+    ("setting", "services"),
+    [
+        ("S3_BUCKET", {"snapshotter", "gateway"}),
+        ("LOG_LEVEL", {*SERVICES}),
+        ("nothing", set()),
+    ],
+)
+def test_a_changed_setting_restarts_the_services_that_read_it_and_no_other(
+    workspace: Workspace, profile: Profile, setting: str, services: set[str]
+) -> None:
+    before = templates(profile("values.yaml"))
+    change = {} if setting == "nothing" else {f"global.settings.{setting}": "WARNING"}
+    after = templates(workspace.render(UMBRELLA, settings=change))
+    changed = {name.split("-")[2] for name in before if before[name] != after[name]}
+    assert changed == services
+
+
+def test_a_new_chart_version_with_the_same_image_restarts_nothing(
+    workspace: Workspace, profile: Profile, tmp_path: Path
+) -> None:
+    newer = Workspace.copy(workspace.helm, tmp_path)
+    for file in (*tmp_path.glob("*/*/Chart.yaml"), *tmp_path.glob("*/*/Chart.lock")):
+        if file.name == "Chart.lock":
+            file.unlink()
+        else:
+            file.write_text(re.sub(r"(?m)^( *version): 0\.1\.0$", r"\1: 0.2.0", file.read_text()))
+    newer.build()
+    objects = newer.render(UMBRELLA)
+    assert {item["metadata"]["labels"].get("helm.sh/chart", "-0.2.0")[-6:] for item in objects} == {
+        "-0.2.0"
+    }
+    assert templates(objects) == templates(profile("values.yaml"))
 
 
 def test_large_numbers_keep_their_digits(workspace: Workspace) -> None:
