@@ -108,7 +108,11 @@ class _Server(uvicorn.Server):
         self.up = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            # uvicorn has logged why; whether that ends the process is the service's to say.
+            raise PlatformError("the HTTP application failed to start") from error
         self.up.set()
 
     @contextlib.contextmanager
@@ -125,6 +129,7 @@ async def serve_http(app: Any, host: str, port: int, **options: Any) -> AsyncIte
 
     Raises:
         OSError: the address cannot be bound.
+        PlatformError: the application's own startup failed.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,10 +147,8 @@ async def serve_http(app: Any, host: str, port: int, **options: Any) -> AsyncIte
         )
         server = _Server(config)
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve(sockets=[listener]), name=f"http:{bound}")
-            up = group.create_task(server.up.wait(), name=f"http:{bound}:up")
-            await asyncio.wait((serving, up), return_when=asyncio.FIRST_COMPLETED)
-            up.cancel()
+            group.create_task(server.serve(sockets=[listener]), name=f"http:{bound}")
+            await server.up.wait()
             log.info("http_listening", host=host, port=bound)
             try:
                 yield bound

@@ -8,12 +8,14 @@ one line per problem that names the variable, the value and what is expected; se
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from services.common.errors import SettingsError
 
@@ -32,7 +34,9 @@ def split_commas(value: object) -> object:
 class CommonSettings(BaseSettings):
     """What every service reads."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log level that is written."
@@ -96,7 +100,9 @@ class CommonSettings(BaseSettings):
 class AwsSettings(BaseSettings):
     """Where the stores are. Credentials come from the default chain, never from here."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     s3_bucket: str = Field("market-data", min_length=3, description="Bucket of archive batches.")
     ddb_table: str = Field("market-latest", min_length=3, description="Table of latest rows.")
@@ -116,6 +122,8 @@ def load[S: BaseSettings](cls: type[S]) -> S:
         return cls()
     except ValidationError as error:
         raise SettingsError([_problem(cls, problem) for problem in error.errors()]) from error
+    except UnreadableSetting as error:
+        raise SettingsError([_unreadable(cls, str(error))]) from error
 
 
 def load_or_exit[S: BaseSettings](cls: type[S]) -> S:
@@ -141,6 +149,16 @@ def _problem(cls: type[BaseSettings], problem: Any) -> str:
         return f"{name.upper()}: missing; expected {expected}"
     value = "***" if secret else repr(problem["input"])
     return f"{name.upper()}={value}: expected {_expected(problem)}"
+
+
+def _unreadable(cls: type[BaseSettings], text: str) -> str:
+    """The line for a setting that has to be JSON and is not."""
+    found = re.search(r'field "(\w+)"', text)
+    name = found[1] if found else "a setting"
+    field = cls.model_fields.get(name)
+    secret = field is None or "SecretStr" in str(field.annotation)
+    value = "***" if secret else repr(os.environ.get(name.upper(), ""))
+    return f"{name.upper()}={value}: expected JSON"
 
 
 def _expected(problem: Any) -> str:

@@ -23,6 +23,7 @@ CHANNELS = ("ticker", "trades", "book")
 
 # NATS gives '.', '*', '>' and white space a meaning inside subjects; ':' and '@' separate our keys.
 _TOKEN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_SHARD = re.compile(r"0|[1-9]\d{0,5}", re.ASCII)
 
 
 def check_token(text: str) -> str:
@@ -85,12 +86,11 @@ def key_of(subject: str) -> StreamKey:
     """The stream a subject belongs to (its last three tokens).
 
     Raises:
-        InvalidSubject: the subject is none of ours.
+        InvalidSubject: the subject is none of ours, or belongs to no stream.
     """
-    parts = subject.split(".")
-    if len(parts) < 5 or parts[0] != ROOT:
-        raise InvalidSubject(subject, "not a subject of this platform")
-    return StreamKey(*parts[-3:])
+    if log_of(subject) == INVALID_LOG:
+        raise InvalidSubject(subject, "belongs to no stream")
+    return StreamKey(*(check_token(token) for token in subject.split(".")[-3:]))
 
 
 @lru_cache(maxsize=65_536)
@@ -105,7 +105,7 @@ def log_of(subject: str) -> str:
         return INVALID_LOG
     if parts[0] == ROOT and len(parts) == 5 and parts[1] == RAW_LOG:
         return RAW_LOG
-    if parts[0] == ROOT and len(parts) == 6 and parts[1] == "tick" and parts[2].isdigit():
+    if parts[0] == ROOT and len(parts) == 6 and parts[1] == "tick" and _SHARD.fullmatch(parts[2]):
         return f"tick.{parts[2]}"
     raise InvalidSubject(subject, "not a subject of this platform")
 

@@ -27,7 +27,7 @@ else:
     _OptionalRaw = msgspec.Raw
 
 
-class RawRecord(msgspec.Struct, frozen=True, gc=False):
+class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the ingestor writes: one venue message, or one fact it knows about the stream.
 
     (`epoch`, `seq`, `sub`) is the record's position in its stream, strictly increasing; `prev` is

@@ -41,8 +41,8 @@ class Book:
         Raises:
             BadLevel: a row is malformed; the book is unchanged.
         """
-        new_bids = dict(_level(BUY, row[0], row[1]) for row in bids)
-        new_asks = dict(_level(SELL, row[0], row[1]) for row in asks)
+        new_bids = dict(_level(BUY, *_cells(row, 2)) for row in bids)
+        new_asks = dict(_level(SELL, *_cells(row, 2)) for row in asks)
         self._bids = SortedDict({k: v for k, v in new_bids.items() if v is not None})
         self._asks = SortedDict({k: v for k, v in new_asks.items() if v is not None})
 
@@ -52,7 +52,7 @@ class Book:
         Raises:
             BadLevel: a change is malformed; the book is unchanged.
         """
-        levels = [(change[0], _level(change[0], change[1], change[2])) for change in changes]
+        levels = [(change[0], _level(*_cells(change, 3))) for change in changes]
         for side, (key, level) in levels:
             rows = self._bids if side == BUY else self._asks
             if level is None:
@@ -92,6 +92,13 @@ class Book:
             {price: Decimal(size) for price, (_, size) in self._bids.items()},
             {price: Decimal(size) for price, (_, size) in self._asks.items()},
         )
+
+
+def _cells(row: Row, count: int) -> Row:
+    """The first `count` cells of a row; what a venue adds behind them is not of interest."""
+    if len(row) < count:
+        raise BadLevel("", *(str(cell) for cell in (*row, "", "")[:2]))
+    return row[:count]
 
 
 def _level(side: str, price: str, size: str) -> tuple[Decimal, tuple[str, str] | None]:
