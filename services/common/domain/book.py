@@ -52,14 +52,15 @@ class Book:
         Raises:
             BadLevel: a change is malformed; the book is unchanged.
         """
-        levels = [(change[0], _level(*_cells(change, 3))) for change in changes]
+        rows = [_cells(change, 3) for change in changes]
+        levels = [(row[0], _level(*row)) for row in rows]
         for side, (key, level) in levels:
-            rows = self._bids if side == BUY else self._asks
+            held = self._bids if side == BUY else self._asks
             if level is None:
                 # Removing a level that is not held is normal: it was born and died in one batch.
-                rows.pop(key, None)
+                held.pop(key, None)
             else:
-                rows[key] = level
+                held[key] = level
 
     def bids(self, depth: int | None = None) -> list[tuple[str, str]]:
         """(price, size) of the best `depth` bids, best first; all of them with None."""

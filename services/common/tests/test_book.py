@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.domain.book import BadLevel, Book
+
+# Few different prices, each written in several ways, so that levels meet.
+PRICES = st.tuples(st.integers(1, 12), st.sampled_from(["", ".0", ".00", ".5", ".50"])).map(
+    lambda parts: f"{parts[0]}{parts[1]}"
+)
+SIZES = st.sampled_from(["0", "0.00000000", "1", "1.50", "2"])
+SIDES = st.sampled_from(["buy", "sell"])
+CHANGES = st.lists(st.tuples(SIDES, PRICES, SIZES), max_size=12)
+ROWS = st.lists(st.tuples(PRICES, SIZES), max_size=12)
+
+
+class Model:
+    """The same rules in the plainest form."""
+
+    def __init__(self) -> None:
+        self.sides: dict[str, dict[Decimal, tuple[str, str]]] = {"buy": {}, "sell": {}}
+
+    def apply(self, side: str, price: str, size: str) -> None:
+        if Decimal(size):
+            self.sides[side][Decimal(price)] = (price, size)
+        else:
+            self.sides[side].pop(Decimal(price), None)
+
+    @property
+    def bids(self) -> list[tuple[str, str]]:
+        return [level for _, level in sorted(self.sides["buy"].items(), reverse=True)]
+
+    @property
+    def asks(self) -> list[tuple[str, str]]:
+        return [level for _, level in sorted(self.sides["sell"].items())]
+
+
+@given(ROWS, ROWS, st.lists(CHANGES, max_size=5))
+def test_a_book_holds_what_the_plain_rules_give_best_first(
+    bids: list[tuple[str, str]],
+    asks: list[tuple[str, str]],
+    batches: list[list[tuple[str, str, str]]],
+) -> None:
+    book, model = Book(), Model()
+    book.apply([("buy", "99", "1"), ("sell", "99", "1")])
+    book.replace(bids, asks)
+    for side, rows in (("buy", bids), ("sell", asks)):
+        for price, size in rows:
+            model.apply(side, price, size)
+    for changes in batches:
+        book.apply(changes)
+        for change in changes:
+            model.apply(*change)
+    assert (book.bids(), book.asks()) == (model.bids, model.asks)
+    assert (book.bids(2), book.asks(2)) == (model.bids[:2], model.asks[:2])
+    assert len(book) == len(model.bids) + len(model.asks)
+    crossed = bool(model.bids and model.asks) and (
+        Decimal(model.bids[0][0]) >= Decimal(model.asks[0][0])
+    )
+    assert book.crossed is crossed
+
+
+@given(CHANGES, CHANGES)
+def test_applying_changes_again_changes_nothing(
+    before: list[tuple[str, str, str]], changes: list[tuple[str, str, str]]
+) -> None:
+    once, twice = Book(), Book()
+    for book in (once, twice):
+        book.apply(before)
+        book.apply(changes)
+    twice.apply(changes)
+    assert once == twice
+    assert once.bids() == twice.bids()
+
+
+def test_one_price_written_in_two_ways_is_one_level_with_the_newest_text() -> None:
+    book = Book()
+    book.apply([("buy", "9289.70", "1.0")])
+    book.apply([("buy", "9289.7", "2")])
+    assert book.bids() == [("9289.7", "2")]
+    book.apply([("buy", "9289.700", "0.00000000")])
+    assert len(book) == 0
+
+
+def test_books_are_equal_by_value() -> None:
+    one, two = Book(), Book()
+    one.replace([["10.0", "1"]], [["11", "2.50"]])
+    two.replace([["10", "1.00"]], [["11.00", "2.5"]])
+    assert one == two
+    two.apply([("buy", "10", "2")])
+    assert one != two
+    assert one != "a book"
+
+
+def test_what_a_venue_adds_behind_price_and_size_is_read_over() -> None:
+    book = Book()
+    book.replace([["10", "1", 7]], [["11", "2", "an order"]])  # type: ignore[list-item]  # as REST
+    assert (book.bids(), book.asks()) == ([("10", "1")], [("11", "2")])
+
+
+BAD: list[tuple[Any, ...]] = [
+    ("buy", "", "1"),
+    ("buy", "x", "1"),
+    ("buy", "NaN", "1"),
+    ("buy", "sNaN", "1"),
+    ("buy", "Infinity", "1"),
+    ("buy", "1", "-1"),
+    ("buy", "1", "0.-10000"),
+    ("buy", None, "1"),
+    ("bid", "1", "1"),
+    ("buy", "1"),
+    (),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_malformed_change_leaves_the_book_as_it_was(bad: tuple[Any, ...]) -> None:
+    book, same = Book(), Book()
+    for each in (book, same):
+        each.replace([["10", "1"]], [["11", "2"]])
+    with pytest.raises(BadLevel):
+        book.apply([("buy", "10", "0"), bad, ("sell", "11", "0")])
+    assert book == same
+    if bad[0:1] == ("buy",):
+        with pytest.raises(BadLevel):
+            book.replace([["9", "1"], bad[1:]], [])
+        with pytest.raises(BadLevel):
+            book.replace([], [bad[1:]])
+        assert book == same
