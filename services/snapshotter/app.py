@@ -61,6 +61,7 @@ class Snapshotter:
         self._rows = RowStore(settings)
         self._bucket = Bucket(settings)
         self._latest = DynamoLatestReader(settings, consistent=True)
+        self.pumps: list[Pump] = []
         self.port: int | None = None
         self.listening = asyncio.Event()
 
@@ -79,7 +80,7 @@ class Snapshotter:
             self._rows,
             self._bucket,
             self._latest,
-            serve_http(application, settings.http_host, port) as self.port,
+            serve_http(application, settings.http_host, port, lifespan="off") as self.port,
             asyncio.TaskGroup() as tasks,
         ):
             self.listening.set()
@@ -166,33 +167,33 @@ class Snapshotter:
         shards: list[int | None] = [*settings.shards, *([None] if settings.archive_raw else [])]
         for shard in shards:
             pumps[shard] = self._pump(shard, len(shards), restorer, on_changed)
+        self.pumps = list(pumps.values())
         async with asyncio.TaskGroup() as tasks:
             writing = [
                 tasks.create_task(rows.run(), name="rows"),
                 tasks.create_task(books.run(), name="checkpoints"),
                 *(
                     tasks.create_task(pump.archiver.run(), name=f"archive:{pump.name}")
-                    for pump in pumps.values()
+                    for pump in self.pumps
                 ),
             ]
             taking = [
-                tasks.create_task(self._take(pump), name=f"take:{pump.name}")
-                for pump in pumps.values()
+                tasks.create_task(self._take(pump), name=f"take:{pump.name}") for pump in self.pumps
             ]
-            watching = tasks.create_task(self._watch(pumps.values()), name="watch")
+            watching = tasks.create_task(self._watch(), name="watch")
             await stop.wait()
             # In the direction of the data: take no more, store what was taken, ack it, leave.
             await _cancel(taking)
             rows.drain()
             books.drain()
-            for pump in pumps.values():
+            for pump in self.pumps:
                 pump.archiver.drain()
             _, late = await asyncio.wait(writing, timeout=settings.stop_grace_s)
             if late:
                 names = sorted(task.get_name() for task in late)
                 log.warning("stopped_before_all_was_stored", unfinished=names)
             await _cancel([*late, watching])
-        for pump in pumps.values():
+        for pump in self.pumps:
             await pump.aclose()
 
     def _pump(
@@ -251,7 +252,7 @@ class Snapshotter:
     def _broker_unavailable(self, reason: str) -> None:
         self.health.failed(BROKER, reason)
 
-    async def _watch(self, pumps: Iterable[Pump]) -> None:
+    async def _watch(self) -> None:
         """Ask every dependency now and then, so that `/readyz` is true when nothing happens.
 
         What development may create and finds missing (an emptied local store) is made again.
@@ -267,7 +268,7 @@ class Snapshotter:
             metrics.BOOKS_WAITING.set(
                 sum(
                     stream.view is not None and not stream.view.whole
-                    for pump in pumps
+                    for pump in self.pumps
                     for stream in pump.streams.values()
                 )
             )

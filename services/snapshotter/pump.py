@@ -92,6 +92,8 @@ class Pump:
         self._read = _read_raw if self._shard is None else _read_tick
         self._subscription: GroupSubscription | None = None
         self._heads: Mapping[str, Head] = {}
+        # Whether the bound on held bytes stops the intake now.
+        self.paused = False
         self._unacked_bytes = 0
         self._refilled_bytes = 0
         self._room = asyncio.Event()
@@ -126,7 +128,7 @@ class Pump:
             batch = await subscription.next_batch(_BATCH)
             await self._restore([message.subject for message in batch])
             done = [message for message in batch if not await self._deliver(message)]
-            self._gauge.set(self._held_bytes)
+            self._gauge.set(self.held_bytes)
             await self._ack(done)
 
     async def settle(self, streams: Iterable[Stream]) -> None:
@@ -291,19 +293,22 @@ class Pump:
     # ---------------------------------------------------------------- bounds
 
     @property
-    def _held_bytes(self) -> int:
+    def held_bytes(self) -> int:
+        """Bytes of records that were taken and are not fully stored yet."""
         return self._unacked_bytes + self._refilled_bytes
 
     async def _wait_for_room(self) -> None:
-        if self._held_bytes < self._buffer_bytes:
+        if self.held_bytes < self._buffer_bytes:
             return
-        log.warning("intake_paused", log=self.name, held_bytes=self._held_bytes)
-        while self._held_bytes >= self._buffer_bytes:
+        log.warning("intake_paused", log=self.name, held_bytes=self.held_bytes)
+        self.paused = True
+        while self.held_bytes >= self._buffer_bytes:
             self._room.clear()
             await self._room.wait()
+        self.paused = False
         log.info("intake_resumed", log=self.name)
 
     def _made_room(self) -> None:
-        self._gauge.set(self._held_bytes)
-        if self._held_bytes < self._buffer_bytes:
+        self._gauge.set(self.held_bytes)
+        if self.held_bytes < self._buffer_bytes:
             self._room.set()

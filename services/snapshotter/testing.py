@@ -1,0 +1,105 @@
+"""A snapshotter in the test's process, on real stores behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from services.common.runtime import Stop
+from services.common.settings import AwsSettings
+from services.common.stores.dynamodb import DynamoLatestReader
+from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stream import Broker, LogSpec, Publisher
+from services.common.subjects import RAW_LOG, tick_log
+from services.common.testing.proxy import Proxy
+from services.snapshotter.app import Snapshotter
+from services.snapshotter.settings import SnapshotterSettings
+
+SHARDS = 2
+SPECS = [LogSpec(log, 3600.0) for log in (RAW_LOG, *(tick_log(n) for n in range(SHARDS)))]
+
+
+class Platform:
+    """The stores and a broker; `snapshotter` runs one in this process."""
+
+    def __init__(self, url: str, proxy: Proxy, broker: Callable[[], Broker]) -> None:
+        self.aws = AwsSettings(
+            s3_bucket="test-archive", ddb_table="test-latest", aws_endpoint_url=url
+        )
+        self.proxy = proxy
+        self.new_broker = broker
+
+    def settings(self, **changes: object) -> SnapshotterSettings:
+        values: dict[str, object] = {
+            "s3_bucket": self.aws.s3_bucket,
+            "ddb_table": self.aws.ddb_table,
+            "aws_endpoint_url": f"http://127.0.0.1:{self.proxy.port}",
+            "shard_count": SHARDS,
+            "http_port": 0,
+            "http_host": "127.0.0.1",
+            "snapshot_period_ms": 20,
+            "archive_period_s": 0.2,
+            "checkpoint_period_s": 0.2,
+            "stop_grace_s": 20,
+        }
+        return SnapshotterSettings.model_validate({**values, **changes})
+
+    @contextlib.asynccontextmanager
+    async def snapshotter(
+        self, *, wait: bool = True, **changes: object
+    ) -> AsyncIterator[Snapshotter]:
+        """Runs one while the block runs (ready first, with `wait`), then stops it as by SIGTERM."""
+        stop = Stop()
+        service = Snapshotter(self.settings(**changes), self.new_broker(), SPECS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(service.run(stop))
+            try:
+                if wait:
+                    await until(lambda: _ready(service))
+                yield service
+            finally:
+                stop.request("test")
+
+    async def crashing_snapshotter(self) -> None:
+        """Runs one until the task is cancelled, with nothing stored or acked at the end."""
+        await Snapshotter(self.settings(), self.new_broker(), SPECS).run(Stop())
+
+    async def raw_lines(self) -> list[bytes]:
+        """Every line of every raw object, in the order of the objects' names."""
+        async with S3Store(self.aws) as store:
+            keys = await store.keys("raw/")
+            contents = [await store.get(key) for key in keys]
+        return [
+            line for stored in contents if stored for line in gzip.decompress(stored).splitlines()
+        ]
+
+    @contextlib.asynccontextmanager
+    async def publisher(self) -> AsyncIterator[tuple[Broker, Publisher]]:
+        async with self.new_broker() as broker:
+            await broker.ensure(SPECS)
+            publisher = await broker.publisher()
+            yield broker, publisher
+            await publisher.aclose()
+
+    @contextlib.asynccontextmanager
+    async def latest(self) -> AsyncIterator[DynamoLatestReader]:
+        async with DynamoLatestReader(self.aws, consistent=True) as reader:
+            yield reader
+
+    @contextlib.asynccontextmanager
+    async def objects(self) -> AsyncIterator[tuple[S3Store, S3ArchiveReader, S3CheckpointReader]]:
+        async with S3Store(self.aws) as store:
+            yield store, S3ArchiveReader(store), S3CheckpointReader(store)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 30.0) -> None:
+    """Ask until the condition holds."""
+    async with asyncio.timeout(timeout):
+        while not await condition():  # noqa: ASYNC110 - stores cannot set an event here
+            await asyncio.sleep(0.02)
+
+
+async def _ready(service: Snapshotter) -> bool:
+    return service.health.ready

@@ -1,0 +1,293 @@
+"""The whole service on real stores: rows and archive equal what was published."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import httpx
+import pytest
+
+from services.common.domain.fold import Fold
+from services.common.errors import StoreMissing
+from services.common.runtime import flatten
+from services.common.stores.rows import BOOK_DEPTH
+from services.common.stream import Position, Publisher, Record
+from services.common.subjects import StreamKey
+from services.common.testing.raw_records import RawStream, raw_message
+from services.common.testing.tick_records import TickStream, state_json
+from services.common.wire import Status, decode_record
+from services.snapshotter.testing import SHARDS, Platform, until
+
+KEYS = [
+    StreamKey("coinbase", channel, product)
+    for channel in ("ticker", "trades", "book")
+    for product in ("BTC-USD", "ETH-USD", "SOL-USD")
+]
+START = Position(0, 0)
+
+
+def folded(stream: TickStream) -> Fold:
+    fold = Fold(stream.key)
+    for record in stream.records:
+        decoded = decode_record(record.payload)
+        if not isinstance(decoded, Status):
+            fold.apply(decoded)
+    return fold
+
+
+async def publish(publisher: Publisher, records: Sequence[Record]) -> None:
+    for record in records:
+        await publisher.send(record)
+    await publisher.flush()
+
+
+def new_streams() -> list[TickStream]:
+    return [TickStream(key, shard_count=SHARDS) for key in KEYS]
+
+
+async def publish_some(publisher: Publisher, streams: list[TickStream], rounds: int) -> None:
+    """Records of all streams, mixed."""
+    for _ in range(rounds):
+        for stream in random.sample(streams, len(streams)):
+            await publish(publisher, stream.many(5))
+
+
+async def rows_are_current(platform: Platform, streams: list[TickStream]) -> bool:
+    async with platform.latest() as latest:
+        rows = await latest.get_many([stream.key for stream in streams])
+    for stream in streams:
+        # Statuses, which have a sub, do not change the state.
+        newest = [record.position for record in stream.records if record.position.sub == 0][-1:]
+        row = rows.get(stream.key)
+        if newest and (row is None or row.position != newest[0]):
+            return False
+    return True
+
+
+async def assert_rows_equal_an_independent_fold(
+    platform: Platform, streams: list[TickStream]
+) -> None:
+    async with platform.latest() as latest, platform.objects() as (_, _, checkpoints):
+        for stream in streams:
+            row = await latest.get(stream.key)
+            fold = folded(stream)
+            assert row is not None
+            assert row.position == fold.position
+            assert row.shard == stream.shard
+            assert state_json(row.state) == state_json(fold.state(BOOK_DEPTH))
+            if stream.key.channel == "book":
+                assert row.checkpoint is not None
+                checkpoint = await checkpoints.get_checkpoint(row.checkpoint)
+                assert checkpoint is not None
+                assert checkpoint.position <= row.position
+
+
+async def archived(platform: Platform, stream: TickStream, after: Position = START) -> list[bytes]:
+    async with platform.objects() as (_, archive, _):
+        return [payload async for payload in archive.read(stream.key, stream.shard, after)]
+
+
+async def assert_archive_has_every_record_once(
+    platform: Platform, streams: list[TickStream]
+) -> None:
+    for stream in streams:
+        expected = [record.payload for record in stream.records]
+        assert await archived(platform, stream) == expected
+
+
+async def archive_is_complete(platform: Platform, streams: list[TickStream]) -> bool:
+    for stream in streams:
+        last = stream.records[-2].position if len(stream.records) > 1 else START
+        if await archived(platform, stream, last) != [stream.records[-1].payload]:
+            return False
+    return True
+
+
+async def test_rows_equal_an_independent_fold_and_every_record_is_archived_once_in_order(
+    platform: Platform,
+) -> None:
+    streams = new_streams()
+    async with platform.snapshotter(), platform.publisher() as (_, publisher):
+        await publish_some(publisher, streams, rounds=12)
+        await until(lambda: rows_are_current(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+async def test_archive_is_read_from_any_position(platform: Platform) -> None:
+    streams = new_streams()[:3]
+    async with platform.snapshotter(), platform.publisher() as (_, publisher):
+        for _ in range(5):
+            await publish_some(publisher, streams, rounds=2)
+            await asyncio.sleep(0.25)  # so that several batches come to be
+    for stream in streams:
+        for start in (0, 1, 17, len(stream.records) - 2, len(stream.records) - 1):
+            after = stream.records[start].position
+            expected = [record.payload for record in stream.records[start + 1 :]]
+            assert await archived(platform, stream, after) == expected
+
+
+async def test_restart_in_the_middle_loses_nothing_and_never_goes_backwards(
+    platform: Platform,
+) -> None:
+    streams = new_streams()
+    async with platform.publisher() as (_, publisher):
+        for _ in range(3):
+            async with platform.snapshotter():
+                await publish_some(publisher, streams, rounds=3)
+            await publish_some(publisher, streams, rounds=2)
+        async with platform.snapshotter():
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+async def test_everything_is_acked_in_the_end(platform: Platform) -> None:
+    streams = new_streams()
+    async with platform.publisher() as (broker, publisher):
+        async with platform.snapshotter():
+            await publish_some(publisher, streams, rounds=4)
+            await until(lambda: rows_are_current(platform, streams))
+        for shard in range(SHARDS):
+            group = await broker.group(f"tick.{shard}", "snapshotter")
+            assert await group.lag() == 0
+            await group.aclose()
+
+
+async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
+    platform: Platform,
+) -> None:
+    streams = new_streams()
+    dice = random.Random(5)
+    async with platform.publisher() as (_, publisher):
+        for _ in range(8):
+            service = asyncio.create_task(platform.crashing_snapshotter())  # cancelled below
+            for _ in range(dice.randint(1, 6)):
+                await publish_some(publisher, streams, rounds=1)
+                await asyncio.sleep(dice.uniform(0, 0.2))  # the crash comes at any moment
+            service.cancel()
+            await asyncio.wait([service])
+        async with platform.snapshotter():
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+@pytest.mark.parametrize("blackhole", [False, True], ids=["refusing", "swallowing"])
+async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
+    platform: Platform, blackhole: bool
+) -> None:
+    streams = new_streams()
+    async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
+        await publish_some(publisher, streams, rounds=2)
+        await until(lambda: rows_are_current(platform, streams))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as http:
+
+            async def failing() -> set[str]:
+                report = (await http.get("/readyz")).json()
+                return {name for name, check in report["checks"].items() if not check["ok"]}
+
+            async def stores_fail() -> bool:
+                return await failing() == {"dynamodb", "s3"}
+
+            async def all_well() -> bool:
+                return not await failing()
+
+            assert await all_well()
+            platform.proxy.cut(blackhole=blackhole)
+            await publish_some(publisher, streams, rounds=6)
+            await until(stores_fail, timeout=60)
+            platform.proxy.mend()
+            await until(all_well, timeout=60)
+        await until(lambda: rows_are_current(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Platform) -> None:
+    stream = TickStream(StreamKey("coinbase", "book", "BTC-USD"), shard_count=SHARDS)
+    bound = 16_000_000
+    async with (
+        platform.snapshotter(buffer_max_bytes=bound, archive_period_s=3600) as service,
+        platform.publisher() as (_, publisher),
+    ):
+        await publish(publisher, [stream.reset()])
+        await until(lambda: rows_are_current(platform, [stream]))
+        platform.proxy.cut()
+        # 24 resets of 0.5 MB each: twice the third of the bound that one of three logs may use.
+        for _ in range(24):
+            await publish(publisher, [stream.reset(levels=12_000)])
+
+        async def paused() -> bool:
+            return any(pump.paused for pump in service.pumps)
+
+        await until(paused)
+        held = max(pump.held_bytes for pump in service.pumps)
+        largest = max(len(record.payload) for record in stream.records)
+        assert held <= bound / 3 + largest
+        assert held < sum(len(record.payload) for record in stream.records)
+        platform.proxy.mend()
+        await until(lambda: rows_are_current(platform, [stream]), timeout=60)
+    await assert_archive_has_every_record_once(platform, [stream])
+
+
+async def test_undecodable_records_are_skipped_and_a_book_waits_for_its_next_reset(
+    platform: Platform,
+) -> None:
+    book = TickStream(StreamKey("coinbase", "book", "BTC-USD"), shard_count=SHARDS)
+    async with platform.snapshotter(), platform.publisher() as (_, publisher):
+        await publish(publisher, [book.tick(), book.tick()])
+        await until(lambda: rows_are_current(platform, [book]))
+        broken = book.tick()
+        book.records.remove(broken)
+        await publish(publisher, [Record(broken.subject, b"{not json", broken.position)])
+        whole_at = book.records[-1].position
+        await publish(publisher, [book.tick(), book.tick()])
+        marker = TickStream(StreamKey("coinbase", "ticker", "BTC-USD"), shard_count=SHARDS)
+        await publish(publisher, [marker.tick()])
+        await until(lambda: rows_are_current(platform, [marker]))
+        async with platform.latest() as latest:
+            row = await latest.get(book.key)
+        assert row is not None
+        assert row.position == whole_at
+        await publish(publisher, [book.reset(), book.tick()])
+        await until(lambda: rows_are_current(platform, [book]))
+    await assert_rows_equal_an_independent_fold(platform, [book])
+    await assert_archive_has_every_record_once(platform, [book])
+
+
+async def test_raw_records_are_archived_once_over_a_restart(platform: Platform) -> None:
+    raw = RawStream(StreamKey("coinbase", "ticker", "BTC-USD"))
+    for seq in range(10, 60):
+        raw.add("frame", seq, {"type": "ticker", "sequence": seq})
+        raw.add("status", seq, {"state": "live", "since": seq, "evidence": "x"})
+    records = [raw_message(record) for record in raw.records]
+    async with platform.publisher() as (_, publisher):
+        for start, end in ((0, 40), (40, 100)):
+            expected = [record.payload for record in records[:end]]
+
+            async def archived_so_far(expected: list[bytes] = expected) -> bool:
+                return await platform.raw_lines() == expected
+
+            async with platform.snapshotter():
+                await publish(publisher, records[start:end])
+                await until(archived_so_far)
+
+
+async def test_production_refuses_a_missing_table(platform: Platform) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with platform.snapshotter(wait=False, environment="production"):
+            await asyncio.Event().wait()
+    missing = [error for error in flatten(caught.value) if isinstance(error, StoreMissing)]
+    assert missing
+    assert "does not exist and may not be created here" in str(missing[0])
+
+
+async def test_stop_is_prompt_while_the_stores_are_away(platform: Platform) -> None:
+    platform.proxy.cut()
+    async with asyncio.timeout(10), platform.snapshotter(wait=False) as service:
+        await service.listening.wait()
