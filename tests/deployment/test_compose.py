@@ -31,12 +31,16 @@ SDK = {
 }
 
 
-def resolve(text: str) -> str:
+def resolve(node: Any) -> Any:
     """`${NAME:-default}` as compose reads it where no variable is set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    if isinstance(node, dict):
+        return {key: resolve(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [resolve(item) for item in node]
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", node) if isinstance(node, str) else node
 
 
-STACK: dict[str, Any] = yaml.safe_load(resolve((ROOT / "docker-compose.yaml").read_text()))
+STACK: dict[str, Any] = resolve(yaml.safe_load((ROOT / "docker-compose.yaml").read_text()))
 SERVICES: dict[str, Any] = STACK["services"]
 every_service = pytest.mark.parametrize("name", SERVICES)
 
