@@ -1,0 +1,170 @@
+"""`python -m services.ingestor` as it is deployed: killed, started again, asked over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.common.settings import child_environment
+from services.common.stream.broker import Broker
+from services.common.stream.nats import NatsBroker
+from services.ingestor.testing import raw_records
+from tools.embedded import NatsServer, free_port
+from tools.simulator import SimulatedExchange
+
+PRODUCT = "BTC-USD"
+
+
+class Service:
+    """One running process; `url` is its HTTP side."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+
+    async def ready(self) -> None:
+        async with httpx.AsyncClient() as client, asyncio.timeout(30):
+            while True:
+                assert self.process.returncode is None, self.log.read_text()
+                try:
+                    if (await client.get(f"{self.url}/readyz")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    async def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def service(
+    nats: NatsServer, exchange: SimulatedExchange, log: Path, **variables: str
+) -> AsyncIterator[Service]:
+    port = free_port()
+    environment = {
+        "BROKER_KIND": "nats",
+        "NATS_URLS": nats.url,
+        "COINBASE_WS_PRIMARY": exchange.ws_url,
+        "COINBASE_REST_URL": exchange.rest_url,
+        "COINBASE_PRODUCTS": f"{PRODUCT},ETH-USD",
+        "HTTP_PORT": str(port),
+        "HTTP_HOST": "127.0.0.1",
+        "SHARD_COUNT": "1",
+        "ADMIN_API_KEY": "key",
+        "LOG_FORMAT": "json",
+        **variables,
+    }
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "services.ingestor"),
+            env=child_environment(environment),
+            stdout=output,
+            stderr=output,
+        )
+        running = Service(process, port, log)
+        try:
+            yield running
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
+    async with NatsBroker([nats_server.url], prefix="MARKET") as broker:
+        yield broker
+
+
+async def test_a_killed_ingestor_comes_back_with_every_trade_once_and_in_order(
+    nats_server: NatsServer, broker: Broker, tmp_path: Path
+) -> None:
+    async with SimulatedExchange(products=(PRODUCT, "ETH-USD"), rate=400) as exchange:
+        for round_ in range(3):
+            async with service(nats_server, exchange, tmp_path / f"{round_}.log") as ingestor:
+                await ingestor.ready()
+                before = exchange.state(PRODUCT).sequence
+                async with asyncio.timeout(20):
+                    while exchange.state(PRODUCT).sequence < before + 200:  # noqa: ASYNC110 - the market's own pace
+                        await asyncio.sleep(0.02)
+                if round_ < 2:
+                    assert await ingestor.end(signal.SIGKILL) == -signal.SIGKILL
+                else:
+                    assert await ingestor.end(signal.SIGTERM) == 0, ingestor.log.read_text()
+        for product in (PRODUCT, "ETH-USD"):
+            records = await raw_records(broker, "trades", product)
+            seqs = [record.seq for record in records if record.kind == "frame"]
+            assert seqs == list(range(seqs[0], seqs[-1] + 1))
+            causes = [record for record in records if b"(restart)" in bytes(record.body)]
+            assert causes, "what happened between two lives was filled"
+            for channel in ("trades", "ticker", "book"):
+                held = None
+                for record in await raw_records(broker, channel, product):
+                    assert record.prev == held
+                    held = record.seq if record.kind != "status" else held
+            last = (await raw_records(broker, "trades", product))[-1]
+            assert json.loads(bytes(last.body))["evidence"] == "ingestor stopped"
+
+
+async def test_the_feeds_are_shown_and_guarded(nats_server: NatsServer, tmp_path: Path) -> None:
+    async with (
+        SimulatedExchange(products=(PRODUCT, "ETH-USD")) as exchange,
+        service(nats_server, exchange, tmp_path / "log") as ingestor,
+        httpx.AsyncClient(base_url=ingestor.url) as client,
+    ):
+        await ingestor.ready()
+        (feed,) = (await client.get("/feeds")).json()["feeds"]
+        assert feed["state"] == "active"
+        assert feed["endpoint"] == exchange.ws_url
+        assert feed["products"][PRODUCT]["trades"]["state"] == "live"
+        assert (await client.get(f"/feeds/{feed['name']}")).json()["name"] == feed["name"]
+        assert (await client.get("/feeds/none")).status_code == 404
+        path = f"/products/{PRODUCT}/resync"
+        assert (await client.post(path)).status_code == 401
+        assert (await client.post(path, headers={"X-API-Key": "wrong"})).status_code == 401
+        granted = await client.post(path, headers={"Authorization": "Bearer key"})
+        assert granted.status_code == 202
+        async with asyncio.timeout(20):
+            while True:
+                book = (await client.get("/feeds")).json()["feeds"][0]["products"][PRODUCT]["book"]
+                if book["resyncs"] == 2:
+                    break
+                await asyncio.sleep(0.05)
+        metrics = (await client.get("/metrics")).text
+        for name in (
+            "md_ingest_messages_total",
+            "md_ingest_connected",
+            "md_ingest_last_message_age_seconds",
+            "md_ingest_queue_depth",
+            'md_seq_gap_total{cause="operator",channel="book"',
+            'md_resync_total{channel="book",outcome="snapshot"',
+            "md_resync_seconds",
+            "md_broker_publish_seconds",
+        ):
+            assert name in metrics, name
+        assert (await client.get("/info")).json()["venue"] == "coinbase"
+
+
+async def test_a_bad_setting_stops_the_process_at_once_and_names_it(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with (
+        SimulatedExchange(products=(PRODUCT,)) as exchange,
+        service(nats_server, exchange, tmp_path / "log", COINBASE_CHANNELS="tick") as ingestor,
+    ):
+        async with asyncio.timeout(20):
+            assert await ingestor.process.wait() == 2
+        assert "COINBASE_CHANNELS='tick'" in ingestor.log.read_text()
