@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.common.settings import CommonSettings
+from services.common.stream.factory import open_broker
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.testing.proxy import Proxy
 from services.snapshotter.testing import Platform
@@ -34,3 +36,15 @@ async def proxy(aws_server: AwsServer) -> AsyncIterator[Proxy]:
 def platform(aws_server: AwsServer, proxy: Proxy) -> Platform:
     server = MemoryServer()
     return Platform(aws_server.url, proxy, lambda: MemoryBroker(server))
+
+
+@pytest.fixture(params=["nats"])
+def broker_platform(
+    request: pytest.FixtureRequest, aws_server: AwsServer, proxy: Proxy
+) -> Platform:
+    """On a real broker server."""
+    kind = request.param
+    server = request.getfixturevalue("nats_server" if kind == "nats" else "valkey_server")
+    address = {"nats_urls": server.url} if kind == "nats" else {"redis_url": server.url}
+    settings = CommonSettings.model_validate({"broker_kind": kind, **address})
+    return Platform(aws_server.url, proxy, lambda: open_broker(settings))
