@@ -35,8 +35,10 @@ class Client:
         self.waiting: asyncio.Timeout | None = None
 
     def kick(self, code: int, reason: str) -> None:
+        if self.kicked is not None:
+            return
         self.kicked = (code, reason)
-        if self.waiting is not None:
+        if self.waiting is not None and not self.waiting.expired():
             self.waiting.reschedule(asyncio.get_running_loop().time())
 
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import httpx
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from tools.simulator.command import simulate
+from tools.simulator.testing import FeedClient
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tools.simulator", "--port", "0", "--log-format", "json"),
+        *("--products", "BTC-USD,ETH-USD", "--seed", "11", "--rate", "300"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def test_it_says_where_it_listens_serves_and_stops_on_sigterm(
+    server: asyncio.subprocess.Process,
+) -> None:
+    assert server.stderr is not None
+    listening: dict[str, object] = {}
+    async with asyncio.timeout(30):
+        while listening.get("event") != "exchange_listening":
+            listening = msgspec.json.decode(await server.stderr.readline())
+    async with FeedClient(str(listening["ws_url"])) as client:
+        await client.subscribe(["ticker"], ["BTC-USD"])
+        await client.until_type("ticker")
+    async with httpx.AsyncClient(base_url=str(listening["rest_url"])) as rest:
+        assert (await rest.get("/_control")).json()["seed"] == 11
+        assert (await rest.get("/healthz")).status_code == 200
+    server.terminate()
+    async with asyncio.timeout(30):
+        assert await server.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--faults", '{"dorp": {}}'], "dorp"),
+        (["--deep", "BTC-USD"], "PRODUCT=LEVELS"),
+        (["--rate", "0"], "--rate"),
+        (["--capture", "/no/such/file"], "does not exist"),
+    ],
+)
+def test_a_wrong_option_is_explained(arguments: list[str], problem: str) -> None:
+    result = CliRunner().invoke(simulate, arguments)
+    assert result.exit_code == 2
+    assert problem in result.output
+
+
+def test_options_come_from_the_environment_too() -> None:
+    result = CliRunner().invoke(simulate, [], env={"SIM_RATE": "fast"})
+    assert result.exit_code == 2
+    assert "fast" in result.output
