@@ -32,6 +32,9 @@ from services.normalizer.venues import Unmappable
 log = structlog.get_logger(__name__)
 
 _OUTSTANDING = 8
+# What a killed normalizer had taken is delivered again after this. A busy stream goes on at once,
+# since its next record is proven against the raw log; only a quiet one's last records wait.
+_ACK_WAIT_S = 5.0
 _PAGE = 256
 _TRACE_HEADERS = ("traceparent", "tracestate")
 
@@ -92,7 +95,9 @@ class Pipeline:
         """
         publisher = await patiently(self._broker.publisher)
         member = await patiently(
-            lambda: self._broker.group(RAW_LOG, self._group, max_pending=self._max_pending)
+            lambda: self._broker.group(
+                RAW_LOG, self._group, max_pending=self._max_pending, ack_wait_s=_ACK_WAIT_S
+            )
         )
         self._member = member
         self._ticket = 0

@@ -1,0 +1,254 @@
+"""The real process on a real nats-server: start, readiness, stop, and being killed under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from services.common.settings import CommonSettings
+from services.common.sharding import shard_of
+from services.common.stream import Broker
+from services.common.stream.factory import log_specs, open_broker
+from services.common.subjects import StreamKey, tick_log, tick_subject
+from services.common.testing.raw_records import RawStream, log_bytes, publish_all
+from services.common.wire import RawRecord
+from services.normalizer.normalize import Normalizer
+from services.normalizer.restore import patiently
+from tools.embedded import NatsServer
+
+SHARDS = 3
+PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD"]
+KILLS = 6
+
+
+class Service:
+    """A running `python -m services.normalizer`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.port = 0
+
+    async def until_listening(self) -> None:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(30):
+            while line := await self.process.stderr.readline():
+                self.lines.append(json.loads(line))
+                if self.lines[-1]["event"] == "http_listening":
+                    self.port = self.lines[-1]["port"]
+                    return
+        raise AssertionError(f"it ended: {self.lines}")
+
+    async def drain(self) -> None:
+        """Keep reading its log, so that it never waits for us."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient() as client:
+            return await client.get(f"http://127.0.0.1:{self.port}{path}")
+
+    async def ready(self) -> bool:
+        return (await self.get("/readyz")).status_code == 200
+
+
+@contextlib.asynccontextmanager
+async def service(nats: NatsServer) -> AsyncIterator[Service]:
+    environment = {
+        **os.environ,
+        "NATS_URLS": nats.url,
+        "SHARD_COUNT": str(SHARDS),
+        "HTTP_PORT": "0",
+        "HTTP_HOST": "127.0.0.1",
+        "LOG_FORMAT": "json",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.normalizer"),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    found = Service(process)
+    try:
+        await found.until_listening()
+        async with asyncio.TaskGroup() as tasks:
+            draining = tasks.create_task(found.drain())
+            yield found
+            draining.cancel()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
+    settings = CommonSettings(broker_kind="nats", nats_urls=(nats_server.url,), shard_count=SHARDS)
+    async with open_broker(settings) as found:
+        await found.ensure(log_specs(settings))
+        yield found
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - it must be asked
+            await asyncio.sleep(0.02)
+
+
+def session(steps: int) -> list[RawRecord]:
+    streams = [
+        RawStream(StreamKey("coinbase", channel, product))
+        for product in PRODUCTS
+        for channel in ("ticker", "trades", "book")
+    ]
+    records = [stream.status() for stream in streams]
+    pick = random.Random(4)
+    for step in range(1, steps + 1):
+        for stream in streams:
+            if pick.random() < 0.02:
+                records.append(stream.status(pick.choice(["quiet", "live", "stale"])))
+            if stream.key.channel == "trades":
+                if pick.random() < 0.01:
+                    records.append(stream.gap(stream.seq + 3))
+                bad = {"side": "none"} if pick.random() < 0.005 else {}
+                records.append(stream.match(stream.seq + 1, **bad))
+            elif stream.key.channel == "ticker":
+                records.append(stream.ticker(stream.seq + pick.randint(1, 99)))
+            elif step % 200 == 1:
+                seq = stream.seq + 1000
+                records.append(stream.snapshot(seq, [["10", "1"]], [["11", "1"]]))
+            else:
+                records.append(stream.changes(stream.seq + 1000, [("buy", "10", str(step))]))
+    return records
+
+
+def undisturbed(records: list[RawRecord]) -> dict[str, list[bytes]]:
+    normalizer = Normalizer(SHARDS)
+    found: dict[str, list[bytes]] = {}
+    for record in records:
+        key = StreamKey(record.venue, record.channel, record.product)
+        for out in normalizer.take(key, record).records:
+            found.setdefault(out.subject, []).append(out.payload)
+    return found
+
+
+async def ticks(broker: Broker) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for shard in range(SHARDS):
+        found |= await log_bytes(broker, tick_log(shard))
+    return found
+
+
+async def test_it_gets_ready_works_and_stops_with_everything_acknowledged(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    records = session(50)
+    whole = undisturbed(records)
+    await publish_all(broker, records)
+    async with service(nats_server) as running:
+        await until(running.ready)
+        await until(lambda: holds(broker, whole))
+        info = (await running.get("/info")).json()
+        assert (info["shards"], info["group"]) == ([0, 1, 2], "normalizer-all")
+        running.process.terminate()
+        async with asyncio.timeout(20):
+            assert await running.process.wait() == 0
+    assert await ticks(broker) == whole
+    member = await broker.group("raw", "normalizer-all")
+    assert await member.lag() == 0
+    await member.aclose()
+
+
+async def holds(broker: Broker, whole: dict[str, list[bytes]]) -> bool:
+    """Whether every stream's newest tick is there."""
+    for subject, payloads in whole.items():
+        last = await patiently(partial(broker.last, subject))
+        if last is None or last.payload != payloads[-1]:
+            return False
+    return True
+
+
+async def test_killed_again_and_again_under_load_it_writes_what_an_undisturbed_run_writes(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    records = session(2500)
+    whole = undisturbed(records)
+    watched = StreamKey("coinbase", "trades", "BTC-USD")
+    subject = tick_subject(shard_of("BTC-USD", SHARDS), watched)
+    newest = records[-1].seq
+    pick = random.Random(7)
+
+    async def load() -> None:
+        for start in range(0, len(records), 250):
+            await publish_all(broker, records[start : start + 250])
+            # The pace of the load; nothing is waited for.
+            await asyncio.sleep(0.02)
+
+    async def position() -> int:
+        last = await broker.last(subject)
+        return 0 if last is None else last.position.seq
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(load())
+        for _ in range(KILLS):
+            async with service(nats_server) as running:
+                target = await position() + pick.randint(1, 300)
+
+                async def reached(target: int = target) -> bool:
+                    return await position() >= min(target, newest)
+
+                await until(reached)
+                running.process.kill()
+    async with service(nats_server):
+        await until(lambda: holds(broker, whole), 60)
+    assert await ticks(broker) == whole
+
+
+async def test_it_is_not_ready_while_the_broker_is_away_and_goes_on_when_it_is_back(
+    nats_server: NatsServer, broker: Broker
+) -> None:
+    records = session(40)
+    whole = undisturbed(records)
+    async with service(nats_server) as running:
+        await publish_all(broker, records[:200])
+        await until(running.ready)
+        await nats_server.kill()
+
+        async def not_ready() -> bool:
+            return not await running.ready()
+
+        await until(not_ready)
+        report = (await running.get("/readyz")).json()
+        assert report["checks"]["broker"]["reason"]
+        assert (await running.get("/healthz")).status_code == 200
+        await nats_server.start()
+        await publish_all(broker, records[200:])
+        await until(lambda: holds(broker, whole))
+        await until(running.ready)
+        text = (await running.get("/metrics")).text
+        assert 'md_normalized_total{channel="trades"' in text
+        assert "md_shard_lag_messages" in text
+    assert await ticks(broker) == whole
+
+
+async def test_it_waits_for_a_broker_that_is_not_there_yet_and_stops_while_it_waits() -> None:
+    nats = NatsServer()
+    await nats.start()
+    await nats.stop()
+    async with service(nats) as running:
+        assert not await running.ready()
+        running.process.terminate()
+        async with asyncio.timeout(20):
+            assert await running.process.wait() == 0
+    await nats.close()
