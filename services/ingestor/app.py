@@ -58,6 +58,10 @@ class Ingestor:
         self._outlet: Outlet | None = None
         self._healer: Healer | None = None
         self._rest: VenueRest | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._made = 0
+        self._changing = asyncio.Lock()
         self._collector = FeedCollector(lambda: [feed.stats() for feed in self.feeds])
 
     @property
@@ -115,16 +119,67 @@ class Ingestor:
                     settings.resync_max_queue_ms / 1000,
                     settings.resync_max_trades,
                 )
-                for number, part in enumerate(_parts(products, settings)):
-                    feed = await self._feed(f"{self._venue.name}-{number}", part, outlet)
-                    self.feeds.append(feed)
-                    group.create_task(feed.run(), name=f"feed:{feed.name}")
+                self._group = group
+                for part in _parts(products, settings):
+                    await self._start_feed(part, outlet)
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._check_health(), name="health")
                 group.create_task(self._statistics(), name="statistics")
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.
                 raise _Ended
+
+    async def set_products(self, wanted: Sequence[str]) -> dict[str, list[str]]:
+        """Serve exactly `wanted` from now on; products that stay do not notice.
+
+        Returns:
+            What was `added`, `removed` and `left_out` (the venue does not serve it).
+
+        Raises:
+            VenueRefused: none of them can be subscribed; nothing was changed.
+            BrokerUnavailable: where the new streams end is unknown; part may have been changed.
+        """
+        if self._outlet is None or self._rest is None or self._group is None:
+            raise VenueRefused("products", "the ingestor has not started yet")
+        async with self._changing:
+            good = await self._tradable(self._rest, wanted)
+            served = {product for feed in self.feeds for product in feed.desks}
+            removed = sorted(served - set(good))
+            added = [product for product in good if product not in served]
+            for product in removed:
+                await self._remove(product)
+            for product in added:
+                await self._add(product, self._outlet)
+            log.info("products_changed", added=added, removed=removed)
+            left_out = [product for product in wanted if product not in good]
+            return {"added": added, "removed": removed, "left_out": left_out}
+
+    async def _add(self, product: str, outlet: Outlet) -> None:
+        for feed in self.feeds:
+            if len(feed.desks) < self.settings.products_per_connection:
+                await feed.add(await self._desk(product, feed, outlet))
+                return
+        await self._start_feed([product], outlet)
+
+    async def _remove(self, product: str) -> None:
+        if self._healer is not None:
+            self._healer.forget(product)
+        for feed in list(self.feeds):
+            if product not in feed.desks:
+                continue
+            await feed.remove(product)
+            if not feed.desks:
+                # The venue closes connections that subscribe nothing.
+                self.feeds.remove(feed)
+                self._tasks.pop(feed.name).cancel()
+
+    async def _start_feed(self, products: Sequence[str], outlet: Outlet) -> None:
+        if self._group is None:
+            return
+        feed = await self._feed(f"{self._venue.name}-{self._made}", products, outlet)
+        self._made += 1
+        self.feeds.append(feed)
+        self._tasks[feed.name] = self._group.create_task(feed.run(), name=f"feed:{feed.name}")
 
     # ---- making the parts
 

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_FRAME = 32 * 1024 * 1024
 # Frames read ahead of us before the kernel has to hold them.
 _MAX_QUEUE = 1024
+# After so many messages in a row the rest of the process gets a turn.
+_BREATH = 256
 _WATCH_S = 0.5
 _CLOSE_TIMEOUT_S = 1.0
 _FIRST_PAUSE_S = 0.25
@@ -276,6 +278,10 @@ class Feed:
             ts = clock() // 1000
             self.messages += 1
             self._last_message = ts
+            if not self.messages % _BREATH:
+                # `recv` does not yield while frames are queued; publishing needs turns, too.
+                await asyncio.sleep(0)
+                await self._outlet.relief()
             try:
                 event = parse(frame)
             except MalformedFrame as error:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from services.common.errors import BrokerUnavailable, InvalidSubject, VenueRefused
 from services.common.health import Health, health_routes
+from services.common.subjects import check_token
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.healing import now_us
+
+
+class _Products(msgspec.Struct):
+    products: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+_decode_products = msgspec.json.Decoder(_Products).decode
 
 
 def make_app(ingestor: Ingestor, health: Health) -> Starlette:
@@ -28,6 +38,23 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
             if feed.name == name:
                 return JSONResponse(feed.report())
         return _problem(404, f"no feed {name!r}")
+
+    async def products(request: Request) -> Response:
+        refusal = _refusal(ingestor, request)
+        if refusal is not None:
+            return refusal
+        try:
+            wanted = _decode_products(await request.body()).products
+            for product in wanted:
+                check_token(product)
+            changed = await ingestor.set_products(list(dict.fromkeys(wanted)))
+        except (msgspec.DecodeError, InvalidSubject) as error:
+            return _problem(400, f'expected {{"products": ["BTC-USD", ...]}}: {error}')
+        except VenueRefused as error:
+            return _problem(409, str(error))
+        except BrokerUnavailable as error:
+            return _problem(503, str(error))
+        return JSONResponse(changed)
 
     async def resync(request: Request) -> Response:
         refusal = _refusal(ingestor, request)
@@ -47,6 +74,7 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
             *health_routes(health, _info(ingestor), registry=ingestor.registry),
             Route("/feeds", feeds),
             Route("/feeds/{name}", one_feed),
+            Route("/products", products, methods=["PUT"]),
             Route("/products/{product}/resync", resync, methods=["POST"]),
         ]
     )

@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 # Of a malformed message this much is kept: enough to see what it was.
 _PARKED_CHARACTERS = 65_536
 
+# The longest pause that a busy broker gets, each time.
+_RELIEF_S = 0.25
+
 
 class Outlet:
     """Offers records to the publisher's bounded window and remembers when it was full.
@@ -78,6 +81,23 @@ class Outlet:
 
     def has_room(self) -> bool:
         return not self.full
+
+    async def relief(self) -> None:
+        """Wait a moment when more than half of the window is used and the broker still takes more.
+
+        Reading slower for a moment is better than dropping: the socket's buffers hold what comes.
+        A broker that is away is not waited for.
+        """
+        if self._full:
+            return
+        stats = self._publisher.stats()
+        if stats.in_flight * 2 > self._max_records or stats.bytes_in_flight * 2 > self._max_bytes:
+            try:
+                async with asyncio.timeout(_RELIEF_S):
+                    await self._publisher.durable(self.ticket - stats.in_flight // 2)
+            except TimeoutError:
+                # The window takes what comes meanwhile; when it is full, its records are dropped.
+                return
 
     def park(self, reason: str, subject: str, original: bytes, ts: int) -> None:
         """Keep a malformed message for whoever investigates it."""

@@ -28,10 +28,9 @@ async def running(
     ingestor = Ingestor(
         Settings(
             coinbase_ws_primary=ws_url,
-            coinbase_ws_fallback=None,
             coinbase_rest_url=rest_url,
             coinbase_products=products or ("BTC-USD", "ETH-USD"),
-            **settings,
+            **{"coinbase_ws_fallback": None, **settings},
         ),
         broker,
         Metrics(CollectorRegistry()),

@@ -1,0 +1,178 @@
+"""Staying connected: every way a connection can end, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from services.common.stream.memory import MemoryBroker
+from services.ingestor.app import Ingestor
+from services.ingestor.testing import eventually, raw_records, running
+from tools.embedded import free_port
+from tools.simulator import Credentials, SimulatedExchange
+
+PRODUCT = "BTC-USD"
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[MemoryBroker]:
+    async with MemoryBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[SimulatedExchange]:
+    async with SimulatedExchange(products=(PRODUCT, "ETH-USD"), rate=100) as exchange:
+        yield exchange
+
+
+def live(ingestor: Ingestor) -> Callable[[], bool]:
+    """Whether all streams are live, and have been so since the newest connection."""
+
+    def check() -> bool:
+        return bool(ingestor.feeds) and all(
+            feed.connected and lane.condition.state == "live"
+            for feed in ingestor.feeds
+            for desk in feed.desks.values()
+            for lane in desk.lanes
+        )
+
+    return check
+
+
+async def check_trades(broker: MemoryBroker) -> None:
+    frames = [
+        record.seq
+        for record in await raw_records(broker, "trades", PRODUCT)
+        if record.kind == "frame"
+    ]
+    assert frames == list(range(frames[0], frames[-1] + 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"disconnect": {}}, "reset"),
+        ({"disconnect": {"code": 1001, "reason": "going away"}}, "closed_1001"),
+        ({"disconnect": {"code": 1000, "reason": "deprecated hostname"}}, "closed_1000"),
+        ({"refuse_s": 1.0, "disconnect": {}}, "handshake_refused"),
+        ({"stall_s": 3.0}, "silent"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_the_feed_flows_again_after_every_kind_of_loss(
+    broker: MemoryBroker, exchange: SimulatedExchange, fault: dict[str, Any], reason: str
+) -> None:
+    async with running(
+        broker,
+        exchange.ws_url,
+        exchange.rest_url,
+        PRODUCT,
+        heartbeat_suspect_ms=1_200,
+        heartbeat_dead_ms=1_500,
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        (feed,) = ingestor.feeds
+        exchange.control(**fault)
+        await eventually(lambda: feed.last_reason == reason, f"a loss by {reason}")
+        messages = feed.messages
+        await eventually(live(ingestor), "streams live again")
+        await eventually(lambda: feed.messages > messages, "messages again")
+    await check_trades(broker)
+    states = [
+        bytes(record.body).decode().split('"')[3]
+        for record in await raw_records(broker, "trades", PRODUCT)
+        if record.kind == "status"
+    ]
+    assert states[0] == "live"
+    assert states[-1] == "down", "the end of the ingestor"
+    assert states.count("down") >= 2
+
+
+async def test_the_fallback_is_used_when_the_primary_does_not_answer(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(
+        broker,
+        f"ws://127.0.0.1:{free_port()}/",
+        exchange.rest_url,
+        PRODUCT,
+        coinbase_ws_fallback=exchange.ws_url,
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        assert ingestor.feeds[0].endpoint == exchange.ws_url
+        assert ingestor.feeds[0].last_reason == "connect_refused"
+
+
+async def test_a_channel_that_needs_a_signature_is_served_with_the_key(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """level2 needs authentication since August 2023 (cryptofeed #990)."""
+    credentials = exchange.config.credentials
+    assert credentials is not None
+    async with running(
+        broker,
+        exchange.ws_url,
+        exchange.rest_url,
+        PRODUCT,
+        coinbase_channels=("matches", "level2"),
+        coinbase_api_key=credentials.key,
+        coinbase_api_secret=credentials.secret,
+        coinbase_api_passphrase=credentials.passphrase,
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+    assert any(record.kind == "resync" for record in await raw_records(broker, "book", PRODUCT))
+
+
+async def test_a_refused_key_is_tried_again_only_after_the_longest_pause(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    wrong = Credentials(key="other", secret="c2VjcmV0", passphrase="other")
+    async with running(
+        broker,
+        exchange.ws_url,
+        exchange.rest_url,
+        PRODUCT,
+        coinbase_channels=("matches", "level2"),
+        coinbase_api_key=wrong.key,
+        coinbase_api_secret=wrong.secret,
+        coinbase_api_passphrase=wrong.passphrase,
+        heartbeat_dead_ms=1_000,
+    ) as ingestor:
+        await eventually(
+            lambda: bool(ingestor.feeds) and ingestor.feeds[0].state.value == "failed", "failed"
+        )
+
+
+async def test_products_are_changed_without_a_reconnect_of_the_others(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, PRODUCT) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        (feed,) = ingestor.feeds
+        changed = await ingestor.set_products([PRODUCT, "ETH-USD", "NO-SUCH"])
+        assert changed == {"added": ["ETH-USD"], "removed": [], "left_out": ["NO-SUCH"]}
+        await eventually(live(ingestor), "both live")
+        changed = await ingestor.set_products(["ETH-USD"])
+        assert changed == {"added": [], "removed": [PRODUCT], "left_out": []}
+        messages = feed.messages
+        await eventually(lambda: feed.messages > messages + 50, "messages go on")
+        assert set(feed.desks) == {"ETH-USD"}
+        assert feed.reconnects == 0
+    last = (await raw_records(broker, "trades", PRODUCT))[-1]
+    assert b"product removed" in bytes(last.body)
+
+
+async def test_more_products_than_a_connection_takes_open_another_one(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, PRODUCT, products_per_connection=1
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        await ingestor.set_products([PRODUCT, "ETH-USD"])
+        await eventually(lambda: len(ingestor.feeds) == 2 and live(ingestor)(), "two feeds")
+        await ingestor.set_products(["ETH-USD"])
+        assert [set(feed.desks) for feed in ingestor.feeds] == [{"ETH-USD"}]
