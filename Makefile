@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.ready
+PIP := $(BIN)/pip install -qq --disable-pip-version-check
 MDF := $(PY) -m tools.cli
 
 ##@ Start here
@@ -107,11 +108,14 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
 	  echo "$$python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; \
 	fi; \
-	echo "Setting up $(VENV) with $$($$python --version) (once; about a minute)..." >&2; \
-	rm -rf $(VENV); \
-	"$$python" -m venv $(VENV); \
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt; \
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	if ! cmp -s requirements/dev.txt $(VENV)/.requirements; then \
+	  echo "Setting up $(VENV) with $$($$python --version) (once; about a minute)..." >&2; \
+	  rm -rf $(VENV); \
+	  "$$python" -m venv $(VENV); \
+	  $(PIP) --require-hashes -r requirements/dev.txt; \
+	  cp requirements/dev.txt $(VENV)/.requirements; \
+	fi; \
+	$(PIP) --no-deps --no-build-isolation --editable .; \
 	touch $@
 
 .PHONY: lock

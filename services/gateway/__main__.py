@@ -9,7 +9,8 @@ from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.s3 import S3CheckpointReader, S3Store
-from services.common.stream.factory import log_specs, open_broker
+from services.common.stream.factory import open_broker
+from services.common.stream.specs import log_specs
 from services.gateway.app import serve
 from services.gateway.gateway import Gateway, tune_collector
 from services.gateway.settings import GatewaySettings

@@ -13,7 +13,7 @@ from services.common.errors import BrokerError, BrokerUnavailable, VenueError, V
 from services.common.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
-from services.common.stream.factory import log_specs
+from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.backoff import Backoff

@@ -12,7 +12,7 @@ from services.common.errors import BrokerUnavailable
 from services.common.health import Health, health_routes
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
-from services.common.stream.factory import log_specs
+from services.common.stream.specs import log_specs
 from services.normalizer import metrics
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import patiently

@@ -6,7 +6,8 @@ import sys
 
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
-from services.common.stream.factory import log_specs, open_broker
+from services.common.stream.factory import open_broker
+from services.common.stream.specs import log_specs
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.settings import SnapshotterSettings
 

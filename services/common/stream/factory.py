@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from services.common.settings import CommonSettings
-from services.common.stream.broker import Broker, LogSpec
-from services.common.subjects import INVALID_LOG, RAW_LOG, tick_log
+from services.common.stream.broker import Broker
 
 
 def open_broker(settings: CommonSettings) -> Broker:
@@ -27,10 +26,3 @@ def open_broker(settings: CommonSettings) -> Broker:
             from services.common.stream.memory import MemoryBroker
 
             return MemoryBroker()
-
-
-def log_specs(settings: CommonSettings) -> list[LogSpec]:
-    """Every log of the platform, kept for as long as the settings say."""
-    retention_s = settings.js_retention_minutes * 60
-    logs = [RAW_LOG, *(tick_log(shard) for shard in range(settings.shard_count)), INVALID_LOG]
-    return [LogSpec(log, retention_s) for log in logs]

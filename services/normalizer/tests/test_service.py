@@ -18,7 +18,8 @@ import pytest
 from services.common.settings import CommonSettings
 from services.common.sharding import shard_of
 from services.common.stream import Broker
-from services.common.stream.factory import log_specs, open_broker
+from services.common.stream.factory import open_broker
+from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_log, tick_subject
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all
 from services.common.wire import RawRecord
