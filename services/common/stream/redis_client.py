@@ -1,0 +1,97 @@
+"""Calls to Redis or Valkey with typed errors.
+
+redis-py's own retries are off: what may be sent again, and when, is decided by the callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from services.common.errors import BrokerUnavailable
+
+# Blocking reads wait this long at the server, so the socket's own limit must be well above it.
+BLOCK_MS = 1000
+_SOCKET_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 3.0
+
+Command = tuple[Any, ...]
+
+
+class Refused(BrokerUnavailable):
+    """The server answered a command with an error; `reason` is its text."""
+
+
+def target_of(url: str) -> str:
+    """Host, port and database without the password, for messages and logs."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 6379}{parts.path}"
+
+
+class RedisClient:
+    """One worker's connections. Safe to keep over outages: the next call connects again."""
+
+    def __init__(self, url: str) -> None:
+        self.target = target_of(url)
+        # redis-py types its commands as sync or async at once; what is used of it is checked here.
+        self._redis: Any = redis.asyncio.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    async def call(self, *command: Any) -> Any:
+        """Run one command.
+
+        Raises:
+            Refused: the server answered with an error.
+            BrokerUnavailable: it did not answer.
+        """
+        try:
+            return await self._redis.execute_command(*command)
+        except ResponseError as error:
+            raise Refused(self.target, str(error)) from error
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+
+    async def transact(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands as one MULTI: all are taken, or none is; in one round trip.
+
+        An answer is a `ResponseError` where a command was taken and failed by itself.
+
+        Raises:
+            Refused: none was taken (out of memory, read-only replica, loading its data, ...).
+            BrokerUnavailable: no answer; they may have been run.
+        """
+        return await self._pipeline(commands, atomic=True)
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Run independent commands in one round trip; answers as in `transact`."""
+        return await self._pipeline(commands, atomic=False) if commands else []
+
+    async def _pipeline(self, commands: Sequence[Command], *, atomic: bool) -> list[Any]:
+        try:
+            async with self._redis.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return list(await pipeline.execute(raise_on_error=False))
+        except ResponseError as error:
+            raise Refused(self.target, str(error)) from error
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+def refusal(answer: Any) -> str | None:
+    """The error text when a pipelined answer is an error."""
+    return str(answer) if isinstance(answer, RedisError) else None

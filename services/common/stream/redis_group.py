@@ -1,0 +1,215 @@
+"""One member of a Redis group.
+
+All members read as one consumer, so that no dead consumer's entries are left behind. A member that
+begins (or begins again after an outage) takes over all that the group has not acked and sets the
+group back to the first of it: what follows is delivered again, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.redis_client import BLOCK_MS, Command, RedisClient, refusal
+from services.common.stream.redis_records import Names, RedisMessage, Source, parse_id
+from services.common.stream.redis_sources import Sources
+from services.common.stream.redis_tail import Prepare, Tail
+
+log = structlog.get_logger(__name__)
+
+_CLAIM = 1000
+_LARGEST_SUB = 2**64 - 1
+
+
+class RedisGroup(Tail, GroupSubscription):
+    """See `GroupSubscription`. `max_pending` bounds this member's unacked records."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        names: Names,
+        *,
+        prepare: Prepare,
+        log_name: str,
+        group: str,
+        max_pending: int,
+        ack_wait_s: float,
+        acks: RedisClient,
+    ) -> None:
+        super().__init__(
+            f"group {group} on {log_name}", client, names, prepare=prepare, log_name=log_name
+        )
+        self._group = group
+        self._max_pending = max_pending
+        self._ack_wait_s = ack_wait_s
+        # A blocked read keeps its connection; acks must not wait behind it.
+        self._acks = acks
+        self._held: set[tuple[Source, bytes]] = set()
+        self._claimed_at = 0.0
+        self.start(self._run())
+
+    async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
+        while not self._buffer:
+            self.check_open()
+            await self.changed.wait()
+        self.check_open()
+        batch = self._take(max_records)
+        self._held.update((message.source, message.identity) for message in batch)
+        return batch
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        self.check_open()
+        acked: dict[Source, list[bytes]] = {}
+        for message in messages:
+            # A record of a log that was lost must not ack its namesake in the new one.
+            if isinstance(message, RedisMessage) and message.cursor.startswith(f"{self._epoch}@"):
+                acked.setdefault(message.source, []).append(message.identity)
+        try:
+            await self._acks.batch(
+                [
+                    ("XACK", self._names.stream(*source), self._group, *identities)
+                    for source, identities in acked.items()
+                ]
+            )
+        except BrokerUnavailable as error:
+            # They come again after the reconnect: at least once is what a group promises.
+            log.debug("ack_not_sent", group=self._group, reason=error.reason)
+        for source, identities in acked.items():
+            self._held.difference_update((source, identity) for identity in identities)
+        self._room.set()
+
+    async def lag(self) -> int:
+        self.check_open()
+        _, held = await self._prepare(self._acks, self._log_name)
+        sources = sorted(held)
+        commands: list[Command] = []
+        for source in sources:
+            key = self._names.stream(*source)
+            commands += [("XINFO", "GROUPS", key), ("XINFO", "STREAM", key), ("XLEN", key)]
+        answers = await self._acks.batch(commands)
+        total = 0
+        for groups, stream, length in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
+            if refusal(groups) or refusal(stream):
+                continue
+            total += _lag(groups, stream, length, self._group)
+        return total
+
+    def _capacity(self) -> int:
+        unacked = len(self._held) + len(self._buffer)
+        return min(super()._capacity(), self._max_pending - unacked)
+
+    # ------------------------------------------------------------------ reading
+
+    async def _join(self) -> None:
+        self._epoch, held = await self._prepare(self._client, self._log_name)
+        self._buffer.clear()
+        self._bytes = 0
+        self._held.clear()
+        self._sources, self._by_key = Sources(), {}
+        await self._create(self._registry)
+        await self._add(sorted(held))
+        for source in sorted(held):
+            await self._take_over(source)
+        self._claimed_at = asyncio.get_running_loop().time()
+
+    async def _create(self, key: str) -> None:
+        [answer] = await self._client.batch(
+            [("XGROUP", "CREATE", key, self._group, "0", "MKSTREAM")]
+        )
+        text = refusal(answer)
+        if text is not None and not text.startswith("BUSYGROUP"):
+            raise BrokerUnavailable(self._client.target, text)
+
+    async def _found(self, fresh: Sequence[Source]) -> None:
+        for source in fresh:
+            await self._create(self._names.stream(*source))
+
+    async def _take_over(self, source: Source) -> None:
+        """Own what the group has not acked, and have it delivered again from its first record."""
+        key = self._names.stream(*source)
+        first: bytes | None = None
+        start = b"0-0"
+        while True:
+            answer = await self._client.call(
+                *("XAUTOCLAIM", key, self._group, self._group, 0, start, "COUNT", _CLAIM),
+            )
+            start, claimed = answer[0], answer[1]
+            if first is None and claimed:
+                first = claimed[0][0]
+            if start == b"0-0":
+                break
+        if first is not None:
+            seq, sub = parse_id(first)
+            before = f"{seq}-{sub - 1}" if sub else f"{seq - 1}-{_LARGEST_SUB}"
+            await self._client.call("XGROUP", "SETID", key, self._group, before)
+
+    async def _read(self, sources: Sequence[Source], count: int, block: bool) -> Any:
+        await self._claim_late()
+        return await self._client.call(
+            "XREADGROUP",
+            *("GROUP", self._group, self._group, "COUNT", count),
+            *(("BLOCK", BLOCK_MS) if block else ()),
+            "STREAMS",
+            self._registry,
+            *(self._names.stream(*source) for source in sources),
+            *(">" for _ in range(len(sources) + 1)),
+        )
+
+    async def _announcements(self, identities: Sequence[bytes]) -> None:
+        await self._client.call("XACK", self._registry, self._group, *identities)
+        # Another member may have been given an announcement; the whole list is short.
+        _, held = await self._prepare(self._client, self._log_name)
+        await self._add(sorted(held))
+
+    async def _claim_late(self) -> None:
+        """Have what nobody acked for `ack_wait` delivered again."""
+        now = asyncio.get_running_loop().time()
+        if now - self._claimed_at < self._ack_wait_s / 2:
+            return
+        self._claimed_at = now
+        _, held = await self._prepare(self._client, self._log_name)
+        await self._add(sorted(held))
+        sources = self._sources.all()
+        idle = int(self._ack_wait_s * 1000)
+        answers = await self._client.batch(
+            [
+                (
+                    *("XAUTOCLAIM", self._names.stream(*source), self._group, self._group),
+                    *(idle, "0-0", "COUNT", 100),
+                )
+                for source in sources
+            ]
+        )
+        waiting = {(message.source, message.identity) for message in self._buffer}
+        for source, answer in zip(sources, answers, strict=True):
+            text = refusal(answer)
+            if text is not None:
+                raise BrokerUnavailable(self._client.target, text)
+            for identity, fields in answer[1]:
+                if fields is not None and (source, identity) not in waiting:
+                    message = RedisMessage(source, identity, fields, self._epoch)
+                    self._buffer.append(message)
+                    self._bytes += len(message.payload)
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._acks.aclose()
+
+
+def _lag(groups: Any, stream: Any, length: int, group: str) -> int:
+    for info in groups:
+        if info["name"] == group.encode():
+            unread = info.get("lag")
+            if unread is None:
+                # The server lost count (the group was set back); the stream's length bounds it.
+                read_all = parse_id(info["last-delivered-id"]) >= parse_id(
+                    stream["last-generated-id"]
+                )
+                unread = 0 if read_all else length
+            return int(unread) + int(info["pending"])
+    return int(length)

@@ -1,0 +1,117 @@
+"""How records look on Redis Streams: keys, entries, cursors.
+
+One stream a subject and epoch; an entry's id is `<seq>-<sub>`, so that the server itself refuses
+what it has and what comes out of order. An entry's fields: `p` payload, `h` headers as JSON where
+there are any. Beside the streams, a log has
+
+- a registry stream that announces (subject, epoch) when a key is first written;
+- an epoch key, set once to the server's time (B9);
+- a hash of the newest trimmed id of each stream (B5);
+- for each stream a sorted set of (time, id) marks, by which it is trimmed: its ids are positions,
+  not times.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from services.common.errors import PositionLost
+from services.common.stream.broker import Message, Position, Record
+from services.common.subjects import redis_key, redis_registry_key
+
+ZERO = (0, 0)
+
+
+class Names:
+    """Keys of one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def stream(self, subject: str, epoch: int) -> str:
+        return redis_key(self.prefix, subject, epoch)
+
+    def marks(self, subject: str, epoch: int) -> str:
+        return f"{redis_key(self.prefix, subject, epoch)}:times"
+
+    def registry(self, log: str) -> str:
+        return redis_registry_key(self.prefix, log)
+
+    def epoch(self, log: str) -> str:
+        return f"{self.prefix}:epoch:{log}"
+
+    def trimmed(self, log: str) -> str:
+        return f"{self.prefix}:trimmed:{log}"
+
+
+class Source(NamedTuple):
+    """One Redis stream: a subject's records of one epoch."""
+
+    subject: str
+    epoch: int
+
+
+def entry_id(position: Position) -> str:
+    return f"{position.seq}-{position.sub}"
+
+
+def parse_id(text: bytes | str) -> tuple[int, int]:
+    seq, _, sub = (text.decode() if isinstance(text, bytes) else text).partition("-")
+    return int(seq), int(sub)
+
+
+def fields_of(record: Record) -> tuple[Any, ...]:
+    if record.headers:
+        return (b"p", record.payload, b"h", json.dumps(dict(record.headers)))
+    return (b"p", record.payload)
+
+
+def cursor_at(log_epoch: int, epoch: int, place: tuple[int, int]) -> str:
+    return f"{log_epoch}@{epoch}.{place[0]}-{place[1]}"
+
+
+def parse_cursor(subject: str, cursor: str, log_epoch: int) -> Position:
+    """What a cursor of this log says.
+
+    Raises:
+        PositionLost: it is malformed, or belongs to another incarnation of the log.
+    """
+    made, _, place = cursor.partition("@")
+    epoch, _, rest = place.partition(".")
+    seq, _, sub = rest.partition("-")
+    if made == str(log_epoch) and epoch.isdecimal() and seq.isdecimal() and sub.isdecimal():
+        return Position(int(epoch), int(seq), int(sub))
+    raise PositionLost(subject, cursor, None)
+
+
+class RedisMessage(Message):
+    __slots__ = ("_epoch", "_fields", "_id", "cursor", "payload", "subject")
+
+    def __init__(
+        self, source: Source, identity: bytes, fields: Mapping[bytes, bytes], log_epoch: int
+    ) -> None:
+        self.subject = source.subject
+        self._epoch = source.epoch
+        self._id = identity
+        self._fields = fields
+        self.payload = fields[b"p"]
+        self.cursor = f"{log_epoch}@{source.epoch}.{identity.decode()}"
+
+    @property
+    def source(self) -> Source:
+        return Source(self.subject, self._epoch)
+
+    @property
+    def identity(self) -> bytes:
+        return self._id
+
+    @property
+    def position(self) -> Position:
+        return Position(self._epoch, *parse_id(self._id))
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        text = self._fields.get(b"h")
+        return {} if text is None else dict(json.loads(text))

@@ -1,0 +1,56 @@
+"""Which Redis streams of a log may be read now. Pure: told what exists and what was read.
+
+A subject's epochs are read in order: a newer epoch's stream is read only once the older ones gave
+everything they hold. Drained streams stay in the set, for what a late writer may still add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.common.stream.redis_records import Source
+
+
+class Sources:
+    def __init__(self) -> None:
+        self._epochs: dict[str, list[int]] = {}
+        self._drained: set[Source] = set()
+
+    def __contains__(self, source: Source) -> bool:
+        return source.epoch in self._epochs.get(source.subject, ())
+
+    def add(self, source: Source) -> bool:
+        """False when it was known."""
+        epochs = self._epochs.setdefault(source.subject, [])
+        if source.epoch in epochs:
+            return False
+        epochs.append(source.epoch)
+        epochs.sort()
+        return True
+
+    def all(self) -> list[Source]:
+        return [Source(subject, epoch) for subject, held in self._epochs.items() for epoch in held]
+
+    def subjects(self) -> Iterable[str]:
+        return self._epochs.keys()
+
+    def epochs(self, subject: str) -> list[int]:
+        """Oldest first."""
+        return list(self._epochs.get(subject, ()))
+
+    def readable(self) -> tuple[list[Source], bool]:
+        """The streams to read, and whether newer ones wait behind them (then do not block)."""
+        found: list[Source] = []
+        behind = False
+        for subject, epochs in self._epochs.items():
+            for number, epoch in enumerate(epochs):
+                source = Source(subject, epoch)
+                found.append(source)
+                if source not in self._drained and number + 1 < len(epochs):
+                    behind = True
+                    break
+        return found, behind
+
+    def drained(self, source: Source) -> None:
+        """The stream gave all it held."""
+        self._drained.add(source)
