@@ -274,7 +274,7 @@ def _links(entry: Entry, subscription: Subscription) -> bool:
         return True
     # By its own word a client may hold a seq between two records; nothing is missing then.
     first = subscription.reason == "backfill" and subscription.count == 0
-    return first and (entry.prev or 0) < subscription.seq < entry.position.seq
+    return first and (entry.prev or 0) <= subscription.seq < entry.position.seq
 
 
 def _announced_loss(feed: Feed, held: int | None) -> bytes:
