@@ -90,7 +90,7 @@ class RedisGroup(Tail, GroupSubscription):
         commands: list[Command] = []
         for source in sources:
             key = self._names.stream(*source)
-            commands += [("XINFO", "GROUPS", key), ("XINFO", "STREAM", key), ("XLEN", key)]
+            commands += [("XINFO GROUPS", key), ("XINFO STREAM", key), ("XLEN", key)]
         answers = await self._acks.batch(commands)
         total = 0
         for groups, stream, length in zip(answers[::3], answers[1::3], answers[2::3], strict=True):

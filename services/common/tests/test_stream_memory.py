@@ -1,0 +1,42 @@
+"""The broker contract in one process's memory."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.register_assert_rewrite("services.common.testing.conformance")
+
+from services.common.stream import Broker  # noqa: E402 - after the rewrite is registered
+from services.common.stream.memory import MemoryBroker, MemoryServer  # noqa: E402
+from services.common.testing.conformance import Backend, BrokerConformance  # noqa: E402
+
+
+class _Memory(Backend):
+    too_large = 8 * 1024 * 1024 + 1
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.server = MemoryServer(clock=lambda: time.monotonic() + self.ahead)
+
+    def broker(self) -> Broker:
+        return MemoryBroker(self.server)
+
+    async def kill(self) -> None:
+        self.server.stop()
+
+    async def start(self) -> None:
+        self.server.start()
+
+    async def wipe(self) -> None:
+        self.server.wipe()
+
+    async def expire(self, broker: Broker) -> None:
+        self.ahead += 0.5
+
+
+class TestMemoryBroker(BrokerConformance):
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return _Memory()
