@@ -191,8 +191,11 @@ async def _serve(config: ExchangeConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     failures: list[BaseException] = []
     try:
-        async with SimulatedExchange(config):
-            await stop.wait()
+        async with SimulatedExchange(config) as exchange, asyncio.TaskGroup() as group:
+            waits = [group.create_task(each) for each in (stop.wait(), exchange.ended())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
     except* (OSError, BadCapture) as group:
         failures = list(flatten(group))
     for error in failures:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,22 +13,18 @@ import structlog
 from services.common.runtime import serve_http
 from tools.simulator.auth import Credentials
 from tools.simulator.clock import SECOND, wall_us
-from tools.simulator.faults import Disconnect, FaultRequest, MessageFaults
+from tools.simulator.faults import FaultRequest, MessageFaults
 from tools.simulator.feed_protocol import FeedProtocol
 from tools.simulator.hub import Hub
 from tools.simulator.market import MarketModel, ModelSettings
-from tools.simulator.messages import LEVEL2, LEVEL2_BATCH, MATCHES
 from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.pumps import pump_model, pump_replay
 from tools.simulator.replay import ReplayMarket, load_capture
 from tools.simulator.server import Limits, Surface
+from tools.simulator.switches import FaultSwitches
 from tools.simulator.venue import ProductState, Venue, online
 
 log = structlog.get_logger(__name__)
-
-# How often the market is moved on; messages of one step are written to a client together.
-_STEP_S = 0.005
-# Written frames between two looks at whether the clients keep up, when replaying at full speed.
-_REPLAY_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +66,6 @@ class SimulatedExchange:
         self.config = replace(config or ExchangeConfig(), **overrides)
         self.port = 0
         self.replay: ReplayMarket | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._disconnect: Disconnect | None = None
-        self._disconnect_changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -85,7 +77,11 @@ class SimulatedExchange:
         # One task owns the listener and the pumps, because a fixture may be entered and left in
         # different tasks, which a TaskGroup does not allow. `__aexit__` awaits it.
         self._owner = asyncio.create_task(self._run(started), name="simulated-exchange")
-        await asyncio.wait((self._owner, started), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait((self._owner, started), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._owner.cancel()
+            raise
         if self._owner.done():
             await self._owner
         return self
@@ -94,6 +90,14 @@ class SimulatedExchange:
         self._stop.set()
         if self._owner is not None:
             await self._owner
+
+    async def ended(self) -> None:
+        """Wait until it has stopped by itself, which means a failure that leaving the block raises.
+
+        A server waits for this beside its stop signal; a test has no need to.
+        """
+        if self._owner is not None:
+            await asyncio.wait((self._owner,))
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -114,19 +118,24 @@ class SimulatedExchange:
             if config.faults is not None:
                 self.apply(config.faults)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._disconnector(), name="simulator:disconnector")]
-                if self.replay is not None:
-                    tasks.append(
-                        group.create_task(self._pump_replay(self.replay), name="simulator:replay")
+                tasks = [
+                    group.create_task(
+                        self._switches.disconnect_repeatedly(), name="simulator:disconnect"
                     )
-                elif config.paced:
-                    tasks.append(group.create_task(self._pump_model(), name="simulator:model"))
+                ]
+                pump = self._pump()
+                if pump is not None:
+                    tasks.append(group.create_task(pump, name="simulator:pump"))
                 started.set_result(None)
                 await self._stop.wait()
                 for task in tasks:
                     task.cancel()
-            for timer in self._timers.values():
-                timer.cancel()
+            self._switches.end_timed()
+
+    def _pump(self) -> Coroutine[Any, Any, None] | None:
+        if self.replay is not None:
+            return pump_replay(self.replay, self.hub, self.config.speed, self.config.settle_s)
+        return pump_model(self.model, self.hub) if self.config.paced else None
 
     def _build(self) -> None:
         config = self.config
@@ -150,6 +159,7 @@ class SimulatedExchange:
         self._surface = Surface(
             venue, self.hub, config.limits, config.credentials, self.apply, self.report
         )
+        self._switches = FaultSwitches(self.hub, self._surface)
 
     def _log_listening(self) -> None:
         log.info(
@@ -189,7 +199,7 @@ class SimulatedExchange:
 
     def advance(self, seconds: float) -> None:
         """Move an unpaced market on and send what happened. Returns before clients have read it."""
-        self._step(self._model.now_us + round(seconds * SECOND))
+        self.hub.dispatch(self.model.advance(self.model.now_us + round(seconds * SECOND)))
 
     def control(self, **faults: Any) -> dict[str, Any]:
         """Set faults as `POST /_control/faults` does: `control(drop={"count": 3})`.
@@ -201,76 +211,7 @@ class SimulatedExchange:
 
     def apply(self, request: FaultRequest) -> dict[str, Any]:
         """Set faults; returns what is in force now."""
-        self.hub.faults.set(request)
-        self.hub.set_garbage(request)
-        if request.clear:
-            self._surface.rest_fault = None
-            self._set_disconnect(None)
-            for name in ("stall", "refuse", "stale_rest"):
-                self._end(name)
-        if request.rest is not None:
-            self._surface.rest_fault = (request.rest, request.rest.count)
-        for name, seconds in (
-            ("stall", request.stall_s),
-            ("refuse", request.refuse_s),
-            ("stale_rest", request.stale_rest_s),
-        ):
-            if seconds is not None:
-                self._begin(name, seconds)
-        if request.disconnect is not None:
-            self._set_disconnect(request.disconnect)
-        log.info("faults_set", **request.model_dump(exclude_defaults=True))
-        return self._faults()
-
-    def _begin(self, name: str, seconds: float) -> None:
-        self._end(name)
-        self._switch(name, on=True)
-        loop = asyncio.get_running_loop()
-        self._timers[name] = loop.call_later(seconds, self._end, name)
-
-    def _end(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-            self._switch(name, on=False)
-
-    def _switch(self, name: str, *, on: bool) -> None:
-        match name:
-            case "stall":
-                self.hub.stalled = on
-            case "refuse":
-                self._surface.refusing = on
-            case "stale_rest":
-                if on:
-                    self._surface.api.freeze()
-                else:
-                    self._surface.api.thaw()
-
-    def _set_disconnect(self, disconnect: Disconnect | None) -> None:
-        if disconnect is not None and not disconnect.every_s:
-            self._disconnect_all(disconnect)
-            return
-        self._disconnect = disconnect
-        self._disconnect_changed.set()
-
-    def _disconnect_all(self, how: Disconnect) -> None:
-        for client in list(self.hub.clients):
-            if how.code is None:
-                client.feed.cut()
-            else:
-                client.kick(how.code, how.reason)
-
-    def _faults(self) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        active: dict[str, Any] = self.hub.faults.report()
-        for name, timer in self._timers.items():
-            active[f"{name}_s"] = round(max(0.0, timer.when() - loop.time()), 3)
-        if self._surface.rest_fault is not None:
-            fault, left = self._surface.rest_fault
-            active["rest"] = {**fault.model_dump(), "left": left}
-        if self._disconnect is not None:
-            active["disconnect"] = self._disconnect.model_dump()
-        return active
+        return self._switches.apply(request)
 
     def report(self) -> dict[str, Any]:
         """What `GET /_control` answers."""
@@ -296,74 +237,10 @@ class SimulatedExchange:
             "uptime_s": round(asyncio.get_running_loop().time() - self._started_at, 3),
             "clients": len(self.hub.clients),
             "subscriptions": sum(len(each.subscriptions.pairs()) for each in self.hub.clients),
+            "disconnected": self.hub.disconnected,
             "replay": self.replay.progress() if self.replay is not None else None,
-            "faults": self._faults(),
+            "faults": self._switches.report(),
             "messages": totals,
             "products": products,
             "lost": list(self.hub.lost),
         }
-
-    # ------------------------------------------------------------ pumps
-
-    def _step(self, to_us: int) -> None:
-        self.hub.dispatch(self._model.advance(to_us))
-
-    async def _pump_model(self) -> None:
-        loop = asyncio.get_running_loop()
-        start_s, start_us = loop.time(), self._model.now_us
-        while True:
-            await asyncio.sleep(_STEP_S)
-            self._step(start_us + round((loop.time() - start_s) * SECOND))
-
-    async def _pump_replay(self, replay: ReplayMarket) -> None:
-        await self._first_subscription()
-        loop = asyncio.get_running_loop()
-        speed = self.config.speed
-        start_s, start_us = loop.time(), replay.first_us
-        replay.begin()
-        while not replay.finished:
-            if speed:
-                elapsed = (loop.time() - start_s) * speed * SECOND
-                self.hub.dispatch(replay.advance(start_us + round(elapsed)))
-                await asyncio.sleep(_STEP_S)
-            else:
-                self.hub.dispatch(replay.take(_REPLAY_CHUNK))
-                await self.hub.drained()
-                # Lets connections and requests in between two chunks.
-                await asyncio.sleep(0)
-        log.info("replay_finished", frames=replay.position)
-        # The market is quiet from here on: only heartbeats go on, with the last values.
-        start_s, start_us = loop.time(), replay.now_us
-        while True:
-            await asyncio.sleep(_STEP_S)
-            elapsed = (loop.time() - start_s) * SECOND
-            self.hub.dispatch(replay.beat(start_us + round(elapsed)))
-
-    async def _first_subscription(self) -> None:
-        """Wait for a client of matches or level 2, and until no more requests come in."""
-        products = online(self.venue.products)
-        while not any(
-            self.hub.wanted((channel, product))
-            for channel in (MATCHES, LEVEL2_BATCH, LEVEL2)
-            for product in products
-        ):
-            self.hub.subscribed.clear()
-            await self.hub.subscribed.wait()
-        while True:
-            self.hub.subscribed.clear()
-            try:
-                async with asyncio.timeout(self.config.settle_s):
-                    await self.hub.subscribed.wait()
-            except TimeoutError:
-                return
-
-    async def _disconnector(self) -> None:
-        while True:
-            every = self._disconnect.every_s if self._disconnect is not None else None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
-                    await self._disconnect_changed.wait()
-            if self._disconnect_changed.is_set():
-                self._disconnect_changed.clear()
-            elif self._disconnect is not None:
-                self._disconnect_all(self._disconnect)

@@ -57,7 +57,9 @@ class Hub:
         self.counts: dict[str, dict[str, Counter[str]]] = {}
         self.lost: deque[dict[str, object]] = deque(maxlen=_REMEMBERED)
         self.stalled = False
-        self._garbage: tuple[GarbageKind, float] | None = None
+        # Kind of bad frames that go between the good ones, and how often.
+        self.garbage: tuple[GarbageKind, float] | None = None
+        self.disconnected = 0
         self.subscribed = asyncio.Event()
 
     def add(self, client: Client) -> None:
@@ -136,8 +138,8 @@ class Hub:
         audience = self._audience(message)
         payload = message.encoded()
         for client in audience:
-            if self._garbage is not None:
-                self._maybe_garbage(client, *self._garbage)
+            if self.garbage is not None:
+                self._maybe_garbage(client, *self.garbage)
             client.feed.push(payload)
             reached[client] = None
         self._count(message, "sent", len(audience))
@@ -149,6 +151,15 @@ class Hub:
         client.feed.cut()
         self.remove(client)
 
+    def disconnect_all(self, code: int | None, reason: str) -> None:
+        """Close every connection with `code`, or cut it without a word when that is None."""
+        for client in list(self.clients):
+            if code is None:
+                client.feed.cut()
+            else:
+                client.kick(code, reason)
+        self.disconnected += len(self.clients)
+
     async def drained(self) -> None:
         """Wait until every client has taken most of what it was sent."""
         for client in list(self.clients):
@@ -157,11 +168,11 @@ class Hub:
     def set_garbage(self, request: FaultRequest) -> None:
         """Send bad frames now, and go on doing so with the asked probability."""
         if request.clear:
-            self._garbage = None
+            self.garbage = None
         garbage = request.garbage
         if garbage is None:
             return
-        self._garbage = (garbage.kind, garbage.probability) if garbage.probability else None
+        self.garbage = (garbage.kind, garbage.probability) if garbage.probability else None
         is_text, payload = garbage_frame(garbage.kind)
         for client in self.clients:
             for _ in range(garbage.count):

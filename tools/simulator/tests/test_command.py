@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from tools.simulator import SimulatedExchange
 from tools.simulator.command import simulate
 from tools.simulator.testing import FeedClient
 
@@ -64,3 +65,25 @@ def test_options_come_from_the_environment_too() -> None:
     result = CliRunner().invoke(simulate, [], env={"SIM_RATE": "fast"})
     assert result.exit_code == 2
     assert "fast" in result.output
+
+
+async def test_a_port_that_is_taken_ends_it_with_a_reason() -> None:
+    async with SimulatedExchange(products=("BTC-USD",), paced=False) as running:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tools.simulator", "--port", str(running.port)),
+            *("--log-format", "json", "--products", "BTC-USD"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            _, log = await process.communicate()
+    assert process.returncode == 1
+    events = {each["event"]: each for each in map(msgspec.json.decode, log.splitlines())}
+    assert "in use" in events["exchange_failed"]["reason"]
+
+
+async def test_a_market_that_fails_is_noticed_and_raised() -> None:
+    exchange = SimulatedExchange(products=("BTC-USD",), rate=500)
+    with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
+        async with exchange, asyncio.timeout(30):
+            exchange.hub.dispatch = lambda _: 1 // 0  # type: ignore[assignment,method-assign]  # breaks the pump
+            await exchange.ended()

@@ -129,6 +129,7 @@ async def test_all_clients_are_disconnected_and_may_come_back(
         await client.until_type("never sent")
     received = closed.value.rcvd
     assert (received.code if received else None) == code
+    assert exchange.report()["disconnected"] == 1
     async with FeedClient(exchange.ws_url) as again:
         assert (await again.subscribe(["matches"], PRODUCTS))["type"] == "subscriptions"
 

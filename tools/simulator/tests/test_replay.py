@@ -53,6 +53,20 @@ async def test_every_recorded_frame_is_sent_byte_for_byte_in_order(recording: Pa
     assert len(client.of("heartbeat")) == 118
 
 
+async def test_a_paced_replay_sends_the_same_frames(recording: Path) -> None:
+    async with (
+        SimulatedExchange(capture=recording, speed=100) as exchange,
+        FeedClient(exchange.ws_url) as client,
+    ):
+        # In three requests, as some clients do: nothing is missed by the later ones.
+        for channel in CHANNELS:
+            await client.subscribe([channel], PRODUCTS)
+        recorded = lines_of(recording)
+        while len(client.frames) < 3 + len(recorded):
+            await client.receive()
+    assert client.frames[3:] == recorded
+
+
 async def test_only_what_was_subscribed_is_sent(recording: Path) -> None:
     async with (
         SimulatedExchange(capture=recording, speed=0) as exchange,
@@ -168,3 +182,9 @@ def test_a_recording_of_the_full_channel_replays_too(captures: Path) -> None:
         if "full" in each.channels and each.product == "BTC-USD"
     ]
     assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+
+
+async def test_a_recording_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with SimulatedExchange(capture=tmp_path / "absent.ndjson"):
+            pass

@@ -1,0 +1,75 @@
+"""What moves a market on with the clock and hands its messages to the hub. Neither ever ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from tools.simulator.clock import SECOND
+from tools.simulator.hub import Hub
+from tools.simulator.market import MarketModel
+from tools.simulator.messages import LEVEL2, LEVEL2_BATCH, MATCHES
+from tools.simulator.replay import ReplayMarket
+from tools.simulator.venue import online
+
+log = structlog.get_logger(__name__)
+
+# How often the market is moved on; messages of one step are written to a client together.
+_STEP_S = 0.005
+# Written frames between two looks at whether the clients keep up, when replaying at full speed.
+_REPLAY_CHUNK = 64
+
+
+async def pump_model(model: MarketModel, hub: Hub) -> None:
+    """Let the market's clock go as the machine's does."""
+    loop = asyncio.get_running_loop()
+    start_s, start_us = loop.time(), model.now_us
+    while True:
+        await asyncio.sleep(_STEP_S)
+        hub.dispatch(model.advance(start_us + round((loop.time() - start_s) * SECOND)))
+
+
+async def pump_replay(replay: ReplayMarket, hub: Hub, speed: float, settle_s: float) -> None:
+    """Wait for a client, play the recording at `speed`, then keep a quiet market's heartbeats.
+
+    `speed` 0 is as fast as the slowest client reads. `settle_s` is how long the first clients have
+    been silent before it begins, so that one that subscribes in several requests misses nothing.
+    """
+    loop = asyncio.get_running_loop()
+    await _first_subscriptions(replay, hub, settle_s)
+    start_s, start_us = loop.time(), replay.first_us
+    replay.begin()
+    while not replay.finished:
+        if speed:
+            elapsed_us = round((loop.time() - start_s) * speed * SECOND)
+            hub.dispatch(replay.advance(start_us + elapsed_us))
+            await asyncio.sleep(_STEP_S)
+        else:
+            hub.dispatch(replay.take(_REPLAY_CHUNK))
+            await hub.drained()
+            # Lets connections and requests in between two chunks.
+            await asyncio.sleep(0)
+    log.info("replay_finished", frames=replay.position)
+    start_s, start_us = loop.time(), replay.now_us
+    while True:
+        await asyncio.sleep(_STEP_S)
+        hub.dispatch(replay.beat(start_us + round((loop.time() - start_s) * SECOND)))
+
+
+async def _first_subscriptions(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:
+    pairs = [
+        (channel, product)
+        for channel in (MATCHES, LEVEL2_BATCH, LEVEL2)
+        for product in online(replay.products)
+    ]
+    while not any(hub.wanted(pair) for pair in pairs):
+        hub.subscribed.clear()
+        await hub.subscribed.wait()
+    while True:
+        hub.subscribed.clear()
+        try:
+            async with asyncio.timeout(settle_s):
+                await hub.subscribed.wait()
+        except TimeoutError:
+            return
