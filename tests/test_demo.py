@@ -59,7 +59,7 @@ async def test_a_service_that_dies_is_named_and_ends_the_stack(tmp_path: Path) -
 
 async def test_ctrl_c_ends_it_in_order_with_the_summary(tmp_path: Path) -> None:
     async with stack_process(folder=tmp_path) as stack:
-        assert await stack.read_until(lambda line: "first ticks" in line), stack.output
+        assert await stack.read_until(lambda line: "ticks flow on" in line), stack.output
         stack.interrupt()
         status = await stack.finish()
         assert status == 0, stack.output

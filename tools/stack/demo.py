@@ -23,6 +23,7 @@ from tools.stack.process import ChildDied, NotReady
 from tools.stack.stack import EXCHANGE, Stack, Started
 from tools.stack.summary import Observation, problems, summary
 from tools.subscriber import ChainCounts, LatencyHistogram, Subscriber, Verdict, Want
+from tools.subscriber.book import record_of
 from tools.subscriber.client import Message, Refused
 from tools.watch.board import Board
 from tools.watch.command import draw
@@ -82,7 +83,8 @@ class Demo:
         self._board = Board(self._stack.products, CHANNELS if options.gap else ("ticker", "trades"))
         self._story = GapStory(self._say)
         self._subscribers: list[Subscriber] = []
-        self._flowing = False
+        # Expected channels on which the first subscriber has not got a tick yet.
+        self._silent = set(self._stack.channels)
         self._seen = Observation(
             expected=self._stack.channels,
             counts={},
@@ -200,9 +202,10 @@ class Demo:
 
     def _on_message(self, message: Message, verdict: Verdict | None) -> None:
         now = time.time()
-        if verdict is Verdict.APPLIED and not self._flowing:
-            self._flowing = True
-            self._say("first ticks reached the subscriber")
+        if verdict is Verdict.APPLIED and self._silent:
+            self._silent.discard(record_of(message)["channel"])
+            if not self._silent:
+                self._say(f"ticks flow on {', '.join(self._seen.expected)}")
         if self._options.board:
             self._board.take(message, verdict, now)
         self._story.take(message, verdict, now)
