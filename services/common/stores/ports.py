@@ -53,7 +53,8 @@ class Checkpoint:
 class LatestReader(ABC):
     """Reads latest rows.
 
-    Every method raises `StoreUnavailable` when the store does not answer.
+    Every method raises `StoreUnavailable` when the store does not answer, and `StoreMissing` when
+    there is no table (yet: in development the snapshotter makes it).
     """
 
     @abstractmethod

@@ -131,9 +131,9 @@ async def test_archive_is_read_from_every_position_over_commits_without_the_stre
     assert await read(store, BTC, Position(0, 0)) == []
     commit = None
     for round_ in range(12):
-        groups = [eth.many(3)]
-        if round_ in (1, 2, 9):
-            groups = [[*btc.many(4), *eth.many(1)], btc.many(3), groups[0]]
+        with_btc = round_ in (1, 2, 9)
+        groups = [[*btc.many(4), *eth.many(1)], btc.many(3)] if with_btc else []
+        groups.append(eth.many(3))
         commit = await write_commit(store, commit, *groups)
     for key, stream in ((BTC, btc), (ETH, eth)):
         payloads = [record.payload for record in stream.records]

@@ -109,9 +109,11 @@ async def test_only_the_newest_checkpoints_are_kept(platform: Platform) -> None:
     async with Bucket(platform.aws) as bucket:
         await bucket.ensure(create=True)
         written = []
+        store = CheckpointStore(bucket)
         for seq in range(1, 8):
             # Every other one by a process that has just started.
-            store = CheckpointStore(bucket) if seq % 2 else store
+            if seq % 2:
+                store = CheckpointStore(bucket)
             view = View(BTC)
             view.load(Position(1, seq), "c", b'{"bids":[],"asks":[]}')
             checkpoint = view.take_checkpoint(0, 0)
