@@ -46,8 +46,9 @@ def configure_logging(service: str, level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These narrate every request; their warnings and errors still come through.
-    for noisy in ("uvicorn.access", "httpx", "httpcore", "botocore", "aiobotocore", "websockets"):
+    # These narrate every request, uvicorn with the query string and so with `?api_key=`; their
+    # warnings and errors still come through.
+    for noisy in ("uvicorn", "httpx", "httpcore", "botocore", "aiobotocore", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
