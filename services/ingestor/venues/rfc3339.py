@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 # Years a market message can have; anything else is a broken clock (year 0001 has been seen).
 _EARLIEST = "2009"
 _LATEST = "2200"
 
 
-class Rfc3339:
-    """Parses with the last second cached, as consecutive messages mostly share it."""
+# Seconds kept parsed; streams and products are a few seconds apart at most.
+_CACHED = 64
 
-    __slots__ = ("_base", "_second")
+
+class Rfc3339:
+    """Parses with the latest seconds cached, as consecutive messages mostly share them."""
+
+    __slots__ = ("_seconds",)
 
     def __init__(self) -> None:
-        self._second = ""
-        self._base = 0
+        self._seconds: dict[str, int] = {}
 
     def micros(self, text: str | None) -> int:
         """Microseconds since the Unix epoch, or 0 when `text` is no sensible UTC time."""
         if text is None:
             return 0
-        second = text[:19]
-        if second != self._second:
-            if not _EARLIEST <= second < _LATEST:
-                return 0
-            try:
-                moment = datetime.strptime(second, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
-            except ValueError:
-                return 0
-            self._base = int(moment.timestamp()) * 1_000_000
-            self._second = second
+        base = self._seconds.get(text[:19]) or self._second(text[:19])
         rest = text[19:]
-        if rest == "Z":
-            return self._base
+        if rest == "Z" or not base:
+            return base
         digits = rest[1:-1]
         if rest[:1] != "." or rest[-1] != "Z" or not digits.isdecimal():
             return 0
-        return self._base + int(digits[:6].ljust(6, "0"))
+        return base + int(digits[:6].ljust(6, "0"))
+
+    def _second(self, text: str) -> int:
+        if not _EARLIEST <= text < _LATEST or text[10:11] != "T":
+            return 0
+        try:
+            moment = datetime.fromisoformat(f"{text}+00:00")
+        except ValueError:
+            return 0
+        if len(self._seconds) >= _CACHED:
+            self._seconds.clear()
+        micros = self._seconds[text] = int(moment.timestamp()) * 1_000_000
+        return micros
