@@ -15,8 +15,8 @@ from services.common.settings import CommonSettings
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position, Record
 from services.common.stream.factory import open_broker
-from services.common.stream.specs import log_specs
 from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all, raw_message
 from services.common.wire import RawRecord

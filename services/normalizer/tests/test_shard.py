@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import SettingsError
-from services.common.settings import load
+from services.common.settings import load, settings_table
 from services.normalizer.settings import NormalizerSettings
 from services.normalizer.shard import parse_shards, shard_label
 
@@ -61,3 +63,8 @@ def test_each_set_of_shards_has_a_group_of_its_own(monkeypatch: pytest.MonkeyPat
     assert load(NormalizerSettings).group == "normalizer-0-3"
     monkeypatch.setenv("CONSUMER_GROUP", "blue")
     assert load(NormalizerSettings).group == "blue-0-3"
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    assert settings_table(NormalizerSettings) in readme.read_text()
