@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
 
 from services.common.settings import load
 from tools.charts.schemas import settings_of
@@ -141,17 +146,7 @@ def test_prometheus_scrapes_every_service() -> None:
     assert targets == [f"{name}:9090" for name in OURS]
 
 
-def test_every_panel_asks_for_metrics_that_some_service_has() -> None:
-    source = "\n".join(
-        file.read_text() for file in (ROOT / "services").rglob("*.py") if "tests" not in file.parts
-    )
-    board = json.loads((ROOT / "deploy/grafana/dashboards/market-data.json").read_text())
-    for panel in board["panels"]:
-        for target in panel["targets"]:
-            for metric in re.findall(r"\bmd_\w+", target["expr"]):
-                assert re.search(
-                    rf'"{metric.removesuffix("_bucket").removesuffix("_total")}', source
-                ), metric
+# ---------------------------------------------------------------- the services themselves
 
 
 def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str]) -> Process:
@@ -170,34 +165,125 @@ def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str
     )
 
 
-@pytest.mark.e2e
-async def test_each_service_answers_its_probes_on_the_admin_port_and_stops_cleanly(
-    nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def running(
+    nats: NatsServer, aws: AwsServer, log_dir: Path
+) -> AsyncIterator[tuple[dict[str, Process], int]]:
+    """The four services on a simulated exchange, ready; and the gateway's port for clients."""
     http_port = free_port()
     async with SimulatedExchange() as exchange:
         addresses = {
-            "NATS_URLS": nats_server.url,
+            "NATS_URLS": nats.url,
             "COINBASE_PRODUCTS": "BTC-USD",
             "COINBASE_WS_PRIMARY": exchange.ws_url,
             "COINBASE_WS_FALLBACK": exchange.ws_url,
             "COINBASE_REST_URL": exchange.rest_url,
-            "AWS_ENDPOINT_URL_DYNAMODB": aws_server.url,
-            "AWS_ENDPOINT_URL_S3": aws_server.url,
+            "AWS_ENDPOINT_URL_DYNAMODB": aws.url,
+            "AWS_ENDPOINT_URL_S3": aws.url,
         }
-        services = [container(name, http_port, tmp_path, addresses) for name in OURS]
+        services = {name: container(name, http_port, log_dir, addresses) for name in OURS}
         try:
-            for service in services:
-                await service.start()  # returns once /readyz on the admin port says 200
-            async with httpx.AsyncClient(trust_env=False) as client:
-                for service in services:
-                    for path in ("/healthz", "/metrics", "/info"):
-                        answer = await client.get(service.url + path)
-                        assert answer.status_code == httpx.codes.OK, (service.name, path)
-                answer = await client.get(f"http://127.0.0.1:{http_port}/v1/products")
-                assert answer.status_code == httpx.codes.OK
+            async with asyncio.TaskGroup() as group:
+                for service in services.values():
+                    # Returns once /readyz on the admin port says 200.
+                    group.create_task(service.start())
+            yield services, http_port
         finally:
-            for service in services:
+            for service in services.values():
                 await service.stop()
-        statuses = {service.name: await service.wait() for service in services}
-        assert statuses == dict.fromkeys(OURS, 0)
+
+
+async def receive_ticks(port: int, count: int) -> None:
+    """Be a client until so many ticks came."""
+    async with connect(f"ws://127.0.0.1:{port}/ws", max_size=None, proxy=None) as client:
+        await client.send(json.dumps({"type": "subscribe", "product": "BTC-USD"}))
+        async with asyncio.timeout(30):
+            while count:
+                count -= json.loads(await client.recv())["type"] == "incr"
+
+
+@pytest.mark.e2e
+async def test_each_service_answers_its_probes_on_the_admin_port_and_stops_cleanly(
+    nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
+) -> None:
+    async with (
+        running(nats_server, aws_server, tmp_path) as (services, http_port),
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        for service in services.values():
+            for path in ("/healthz", "/metrics", "/info"):
+                answer = await client.get(service.url + path)
+                assert answer.status_code == httpx.codes.OK, (service.name, path)
+        answer = await client.get(f"http://127.0.0.1:{http_port}/v1/products")
+        assert answer.status_code == httpx.codes.OK
+    statuses = {name: await service.wait() for name, service in services.items()}
+    assert statuses == dict.fromkeys(OURS, 0)
+
+
+# What Prometheus adds to every sample in a cluster.
+TARGET_LABELS = {"namespace", "job", "instance", "pod"}
+
+
+def exposed(text: str) -> dict[str, set[str]]:
+    """Names that a query may use, with the labels of their samples so far."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for suffix in suffixes.get(family.type, ("",)):
+            name = family.name + suffix
+            labels = [set(sample.labels) for sample in family.samples if sample.name == name]
+            found[name] = set().union(*labels)
+    return found
+
+
+def faults(expression: str, metrics: dict[str, set[str]]) -> list[str]:
+    """Metrics and labels that a query asks for and nothing exposes."""
+    wrong = []
+    grouped = {
+        label.strip()
+        for group in re.findall(r"by \(([^)]*)\)", expression)
+        for label in group.split(",")
+    }
+    for name, matchers in re.findall(r"\b(md_\w+)(?:\{([^}]*)\})?", expression):
+        if name not in metrics:
+            wrong.append(f"{name} is not exposed")
+        elif metrics[name]:
+            asked = grouped | set(re.findall(r"(\w+)!?=", matchers))
+            wrong += [f"{name} has no label {x}" for x in asked - metrics[name] - TARGET_LABELS]
+    return wrong
+
+
+def test_the_query_check_sees_a_wrong_metric_and_a_wrong_label() -> None:
+    metrics = {"md_a_total": {"venue"}, "md_b": set()}
+    assert faults('sum by (venue) (md_a_total{venue="x"}) + md_b', metrics) == []
+    assert faults("sum by (shard) (md_a_total) + md_a", metrics) == [
+        "md_a_total has no label shard",
+        "md_a is not exposed",
+    ]
+
+
+@pytest.mark.e2e
+async def test_every_panel_and_every_alert_asks_for_what_the_services_expose(
+    nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
+) -> None:
+    metrics = {}
+    async with running(nats_server, aws_server, tmp_path) as (services, http_port):
+        await receive_ticks(http_port, 50)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for name, service in services.items():
+                metrics[name] = exposed((await client.get(service.url + "/metrics")).text)
+    assert metrics["gateway"]["md_ws_sent_total"] >= {"venue", "channel"}
+    found = {}
+    for name in OURS:
+        for rule in yaml.safe_load((ROOT / "helm" / name / "alerts.yaml").read_text()):
+            found[rule["alert"]] = faults(rule["expr"], metrics[name])
+            assert {"summary", "action"} == rule["annotations"].keys()
+    everything: dict[str, set[str]] = {}
+    for names in metrics.values():
+        for metric, labels in names.items():
+            everything[metric] = everything.get(metric, set()) | labels
+    board = json.loads((ROOT / "deploy/grafana/dashboards/market-data.json").read_text())
+    for panel in board["panels"]:
+        expressions = [target["expr"] for target in panel["targets"]]
+        found[panel["title"]] = [text for e in expressions for text in faults(e, everything)]
+    assert {title: wrong for title, wrong in found.items() if wrong} == {}

@@ -142,3 +142,23 @@ spec:
       securityContext:
         {{- include "mdf.containerSecurityContext" . | nindent 8 }}
 {{- end }}
+
+{{- /* The chart's alerts.yaml, a plain list of Prometheus rules, for the Prometheus operator. */ -}}
+{{- define "mdf.prometheusRule" -}}
+{{- if .Values.metrics.prometheusRule.enabled }}
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {{ include "mdf.fullname" . }}
+  labels:
+    {{- include "mdf.labels" . | nindent 4 }}
+    {{- with .Values.metrics.prometheusRule.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  groups:
+    - name: {{ include "mdf.fullname" . }}
+      rules:
+        {{- .Files.Get "alerts.yaml" | trim | nindent 8 }}
+{{- end }}
+{{- end }}
