@@ -195,13 +195,22 @@ class RedisPublisher(Worker, Publisher):
                 self._marked[source] = now
                 commands.append(("ZADD", self._names.marks(*source), now, identity))
         answers = await self._client.transact(commands)
-        self._take(items, [answers[index] for index in adds])
         self._announced |= fresh
         for name, answer in zip(logs, answers, strict=False):
             if answer is None or int(answer) != self._epochs[name]:
-                # Emptied without a disconnect: announce everything anew.
-                self._epochs.clear()
-                self._announced.clear()
+                await self._announce_again(name, {item.source for item in items})
+        self._take(items, [answers[index] for index in adds])
+
+    async def _announce_again(self, name: str, sources: set[Source]) -> None:
+        """The log is another one than before: the server was emptied behind our back."""
+        self._epochs[name], held = await self._prepare(self._client, name)
+        self._announced = {s for s in self._announced if log_of(s.subject) != name} | held
+        missing = sorted(s for s in sources - held if log_of(s.subject) == name)
+        registry = self._names.registry(name)
+        commands = [("XADD", registry, "*", "s", s.subject, "e", s.epoch) for s in missing]
+        if commands:
+            await self._client.transact(commands)
+            self._announced.update(missing)
 
     def _mark_every(self, subject: str) -> float:
         spec = self._specs.get(log_of(subject))
