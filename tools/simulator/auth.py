@@ -26,11 +26,17 @@ class Credentials:
     """An API key of the simulated exchange. `secret` is base64, as the venue issues it.
 
     The defaults are public and open nothing but a simulation.
+
+    Raises:
+        ValueError: `secret` is not base64.
     """
 
     key: str = "simulated-key"
     secret: str = field(default="c2ltdWxhdGVkLXNlY3JldA==", repr=False)
     passphrase: str = field(default="simulated-passphrase", repr=False)
+
+    def __post_init__(self) -> None:
+        base64.b64decode(self.secret, validate=True)
 
     def sign(self, timestamp: str) -> str:
         """The signature a client sends with this timestamp (Unix seconds as text)."""
@@ -68,6 +74,7 @@ class Credentials:
             raise AuthFailed("request timestamp expired")
         if given["passphrase"] != self.passphrase:
             raise AuthFailed("invalid passphrase")
-        if not hmac.compare_digest(str(given["signature"] or ""), self.sign(timestamp)):
+        signature = str(given["signature"] or "").encode()
+        if not hmac.compare_digest(signature, self.sign(timestamp).encode()):
             raise AuthFailed("invalid signature")
         return True

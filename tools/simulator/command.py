@@ -34,6 +34,26 @@ def _depths(values: tuple[str, ...]) -> dict[str, int]:
     return depths
 
 
+def _product_ids(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+    for name in names:
+        base, _, quote = name.partition("-")
+        if not base or not quote or name != name.upper():
+            raise click.BadParameter(
+                f"{name!r} is not a product such as BTC-USD", param_hint="--products"
+            )
+    if not names:
+        raise click.BadParameter("at least one product is needed", param_hint="--products")
+    return names
+
+
+def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
+    try:
+        return Credentials(key, secret, passphrase)
+    except ValueError as error:
+        raise click.BadParameter("is not base64", param_hint="--api-secret") from error
+
+
 def _faults(text: str | None) -> FaultRequest | None:
     if text is None:
         return None
@@ -68,7 +88,7 @@ def _faults(text: str | None) -> FaultRequest | None:
     "--deep",
     multiple=True,
     metavar="PRODUCT=LEVELS",
-    help="Another depth for one product; 15000 makes a snapshot of about 1 MB. Repeatable.",
+    help="Another depth for one product; 21000 makes a snapshot of about 1 MB. Repeatable.",
 )
 @click.option(
     "--capture",
@@ -81,7 +101,12 @@ def _faults(text: str | None) -> FaultRequest | None:
     type=click.FloatRange(min=0),
     help="Replay speed; 0 is as fast as the clients read.",
 )
-@click.option("--settle", default=0.25, help="Seconds a replay waits after the first requests.")
+@click.option(
+    "--settle",
+    default=0.25,
+    type=click.FloatRange(min=0),
+    help="Seconds a replay waits after the first requests.",
+)
 @click.option("--compression/--no-compression", default=True, help="Offer permessage-deflate.")
 @click.option(
     "--open-channels",
@@ -92,10 +117,18 @@ def _faults(text: str | None) -> FaultRequest | None:
 @click.option("--api-secret", default=Credentials().secret, help="Its secret, base64.")
 @click.option("--api-passphrase", default=Credentials().passphrase, help="Its passphrase.")
 @click.option(
-    "--subscribe-deadline", default=5.0, help="Seconds a client has for its first subscription."
+    "--subscribe-deadline",
+    default=5.0,
+    type=click.FloatRange(min=0),
+    help="Seconds a client has for its first subscription.",
 )
-@click.option("--rest-rate", default=10.0, help="REST requests a second and address; 0: no limit.")
-@click.option("--rest-burst", default=15, help="REST requests at once.")
+@click.option(
+    "--rest-rate",
+    default=10.0,
+    type=click.FloatRange(min=0),
+    help="REST requests a second and address; 0: no limit.",
+)
+@click.option("--rest-burst", default=15, type=click.IntRange(min=1), help="REST requests at once.")
 @click.option(
     "--rest-cache/--no-rest-cache",
     default=True,
@@ -108,7 +141,10 @@ def _faults(text: str | None) -> FaultRequest | None:
 )
 @click.option("--drop", default=0.0, type=click.FloatRange(0, 1), help="Share of messages to drop.")
 @click.option(
-    "--disconnect-every", default=0.0, help="Cut all connections each so many seconds; 0: never."
+    "--disconnect-every",
+    default=0.0,
+    type=click.FloatRange(min=0),
+    help="Cut all connections each so many seconds; 0: never.",
 )
 @click.option("--log-level", default="INFO", envvar=["SIM_LOG_LEVEL", "LOG_LEVEL"], help="Level.")
 @click.option(
@@ -163,7 +199,7 @@ def simulate(
     config = ExchangeConfig(
         host=host,
         port=port,
-        products=tuple(each.strip() for each in products.split(",") if each.strip()),
+        products=_product_ids(products),
         seed=seed,
         rate=rate,
         depth=depth,
@@ -172,7 +208,7 @@ def simulate(
         speed=speed,
         settle_s=settle,
         compression=compression,
-        credentials=(None if open_channels else Credentials(api_key, api_secret, api_passphrase)),
+        credentials=(None if open_channels else _credentials(api_key, api_secret, api_passphrase)),
         limits=Limits(
             subscribe_deadline_s=subscribe_deadline,
             rest_rate=rest_rate,

@@ -52,7 +52,8 @@ class MarketModel:
 
     def __init__(self, settings: ModelSettings, start_us: int) -> None:
         listed = [product(each) for each in settings.products]
-        self.products: list[Product] = [*listed, *DELISTED]
+        gone = [each for each in DELISTED if each.id not in settings.products]
+        self.products: list[Product] = [*listed, *gone]
         self._now = start_us
         self._rng = Random(f"{settings.seed}:schedule")
         depths = settings.depths or {}

@@ -52,6 +52,10 @@ async def test_it_says_where_it_listens_serves_and_stops_on_sigterm(
         (["--faults", '{"dorp": {}}'], "dorp"),
         (["--deep", "BTC-USD"], "PRODUCT=LEVELS"),
         (["--rate", "0"], "--rate"),
+        (["--products", " , "], "at least one product"),
+        (["--products", "BTC-USD,btcusd"], "'btcusd' is not a product"),
+        (["--api-secret", "no base64!"], "is not base64"),
+        (["--rest-burst", "0"], "--rest-burst"),
         (["--capture", "/no/such/file"], "does not exist"),
     ],
 )
