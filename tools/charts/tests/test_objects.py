@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tools.charts.kubernetes import validate
 from tools.charts.pods import Pod, pods, violations
 from tools.charts.workspace import CHARTS, PROFILES, SERVICES, UMBRELLA, Object, Workspace
 
@@ -273,3 +275,58 @@ def test_nats_credentials_are_mounted_where_the_service_looks(workspace: Workspa
             variables = {item["name"]: item["value"] for item in container["env"]}
             mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
             assert variables["NATS_CREDS_FILE"] == f"{mounts['nats-creds']}/nats.creds"
+
+
+@pytest.mark.parametrize("chart", SERVICES)
+def test_alerts_reach_prometheus_as_they_are_written(workspace: Workspace, chart: str) -> None:
+    objects = workspace.render(chart, settings={"metrics.prometheusRule.enabled": "true"})
+    (rule,) = of_kind(objects, "PrometheusRule").values()
+    written = yaml.safe_load((workspace.chart(chart) / "alerts.yaml").read_text())
+    assert [group["rules"] for group in rule["spec"]["groups"]] == [written]
+
+
+@pytest.mark.parametrize("certificate", ["", "arn:aws:acm:eu-west-1:123456789012:certificate/x"])
+@pytest.mark.parametrize("host", ["", "md.example.com"])
+def test_an_alb_asks_the_admin_port_for_readiness_and_sends_to_pods(
+    workspace: Workspace, host: str, certificate: str
+) -> None:
+    objects = workspace.render(
+        "gateway",
+        settings={
+            "loadBalancer.profile": "alb",
+            "loadBalancer.host": host,
+            "loadBalancer.certificateArn": certificate,
+        },
+    )
+    assert validate(objects, "1.33").problems == []
+    (ingress,) = of_kind(objects, "Ingress").values()
+    marks = ingress["metadata"]["annotations"]
+    assert marks["alb.ingress.kubernetes.io/target-type"] == "ip"
+    assert marks["alb.ingress.kubernetes.io/healthcheck-port"] == "9090"
+    assert marks["alb.ingress.kubernetes.io/healthcheck-path"] == "/readyz"
+    assert ("HTTPS" in str(marks)) == bool(certificate)
+    (rule,) = ingress["spec"]["rules"]
+    assert rule.get("host", "") == host
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert backend["name"] in of_kind(objects, "Service")
+
+
+def test_an_nlb_is_the_service_itself(workspace: Workspace) -> None:
+    objects = workspace.render(
+        "gateway",
+        settings={
+            "loadBalancer.profile": "nlb",
+            "loadBalancer.certificateArn": "arn:aws:acm:eu-west-1:123456789012:certificate/x",
+            "drain.preStopSeconds": "120",
+            "loadBalancer.deregistrationDelaySeconds": "240",
+        },
+    )
+    assert validate(objects, "1.33").problems == []
+    assert of_kind(objects, "Ingress") == {}
+    service = of_kind(objects, "Service")["market-data-gateway"]
+    assert service["spec"]["loadBalancerClass"] == "service.k8s.aws/nlb"
+    assert [port["port"] for port in service["spec"]["ports"]] == [443]
+    attributes = service["metadata"]["annotations"][
+        "service.beta.kubernetes.io/aws-load-balancer-target-group-attributes"
+    ]
+    assert attributes == "deregistration_delay.timeout_seconds=240"

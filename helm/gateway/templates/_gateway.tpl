@@ -27,3 +27,10 @@
 {{- fail "ENVIRONMENT is production: set existingSecret to a Secret with the key AUTH_API_KEYS" -}}
 {{- end -}}
 {{- end }}
+
+{{- /* Of the Service: what clients see with an NLB, else only what stands before it. */ -}}
+{{- define "gateway.port" -}}
+{{- if ne .Values.loadBalancer.profile "nlb" -}}8080
+{{- else -}}{{ ternary 443 80 (ne .Values.loadBalancer.certificateArn "") }}
+{{- end -}}
+{{- end }}
