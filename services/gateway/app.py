@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, WebSocket
 from starlette.applications import Starlette
 
 from services.common.health import health_routes, package_version
 from services.common.runtime import serve_http
+from services.gateway.asyncapi import asyncapi_document
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
 from services.gateway.protocol import SUBPROTOCOL
@@ -29,6 +31,10 @@ def create_app(gateway: Gateway) -> FastAPI:
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:
         await gateway.serve(websocket)
+
+    @app.get("/asyncapi.json", summary="The WebSocket protocol, as AsyncAPI")
+    async def asyncapi() -> dict[str, Any]:
+        return asyncapi_document()
 
     app.include_router(api_router(gateway))
     app.router.routes.extend(health_routes(gateway.health, _info(gateway)))

@@ -32,18 +32,15 @@ class Catalog:
         self._locks = [asyncio.Lock() for _ in range(shard_count)]
 
     async def knows(self, venue: str, products: Iterable[str]) -> set[str]:
-        """Those of `products` that have any stream at `venue`.
+        """Those of `products` that have any stream at `venue`; asks only for those never seen.
 
         Raises:
-            BrokerUnavailable: the log does not answer, and a product is not known from before.
+            BrokerUnavailable: the log does not answer, and one of them was never seen.
         """
-        wanted = set(products)
-        found = {product for product in wanted if self._held(venue, product)}
-        missing = wanted - found
+        missing = self.unseen(venue, products)
         shards = {shard_of(product, self._shard_count) for product in missing}
         await asyncio.gather(*(self._refresh(shard) for shard in shards))
-        found |= {product for product in missing if self._held(venue, product)}
-        missing = wanted - found
+        missing = self.unseen(venue, missing)
         if missing and self._latest is not None:
             keys = [StreamKey(venue, channel, one) for one in missing for channel in CHANNELS]
             try:
@@ -53,8 +50,12 @@ class Catalog:
                 rows = {}
             for key in rows:
                 self._streams[shard_of(key.product, self._shard_count)].add(key)
-                found.add(key.product)
-        return found
+            missing = self.unseen(venue, missing)
+        return set(products) - missing
+
+    def unseen(self, venue: str, products: Iterable[str]) -> set[str]:
+        """Those of `products` that were never seen at `venue`; asks nobody."""
+        return {product for product in products if not self._held(venue, product)}
 
     async def streams(self) -> list[StreamKey]:
         """All that are known, sorted.

@@ -17,7 +17,7 @@ from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
 from services.common.stream import Position
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
-from services.common.wire import Snapshot, decode_record, encode
+from services.common.wire import Snapshot, encode
 from services.gateway.auth import offered_key
 from services.gateway.gateway import Gateway
 from services.gateway.records import LAST_SUB, Entry
@@ -203,7 +203,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         for channel in CHANNELS:
             try:
                 async for entry in _resets(gateway, StreamKey(venue, channel, product)):
-                    record = msgspec.to_builtins(decode_record(entry.payload))
+                    record = msgspec.json.decode(entry.payload)
                     record.pop("state", None)
                     found.append(record)
             except BrokerUnavailable as error:

@@ -214,9 +214,12 @@ class Replica:
         self.on_live(held)
 
     def _follows(self, entry: Entry) -> bool:
-        if entry.chained:
-            return self.mark is not None and entry.follows(self.head)
-        return self.mark is not None and entry.before == self.mark
+        if self.mark is None:
+            return False
+        if not entry.chained:
+            return entry.before == self.mark
+        # A seq of another epoch proves nothing; the log tells what stands between.
+        return entry.follows(self.head) and entry.position.epoch == self.mark.epoch
 
     def _prove(self, entry: Entry) -> None:
         if entry.chained:

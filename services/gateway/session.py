@@ -75,6 +75,8 @@ class _Plan:
     start: Start | None = None
     kind: str = "snapshot"
     reason: SnapshotReason = "subscribe"
+    # The stream is followed already and only the way of sending changes.
+    change: bool = False
     problem: Problem | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -205,11 +207,13 @@ class Session(CatchingUp):
             self.outbox.put(frame)
         self._core.hub.touch(self)
 
-    def tell_problem(self, problem: Problem, id: CommandId | None = None) -> None:
-        """Send an `error` message."""
+    def tell_problem(
+        self, problem: Problem, id: CommandId | None = None, *, control: bool = True
+    ) -> None:
+        """Send an `error` message, before the data or (`control` False) behind it."""
         METRICS.errors.labels(str(problem.code.code)).inc()
         id = problem.id if problem.id is not None else id
-        self.tell({"type": "error", **_echo(id), **problem.body()}, control=True)
+        self.tell({"type": "error", **_echo(id), **problem.body()}, control=control)
 
     def _tell_welcome(self) -> None:
         settings = self._core.settings
@@ -407,16 +411,19 @@ class Session(CatchingUp):
     async def _subscribe(self, command: Subscribe, id: CommandId | None) -> None:
         arrived = time.monotonic()
         products = command.all_products
+        catalog = self._core.catalog
+        unsure: set[str] = set()
         try:
-            known: set[str] | None = await self._core.catalog.knows(command.venue, products)
+            known = await catalog.knows(command.venue, products)
         except BrokerUnavailable:
-            known = None
+            unsure = catalog.unseen(command.venue, products)
+            known = set(products) - unsure
         keys = [
             StreamKey(command.venue, channel, product)
             for channel in command.all_channels
             for product in products
         ]
-        plans = await self._plan_all(command, keys, known)
+        plans = await self._plan_all(command, keys, known, unsure)
         # From here on nothing awaits: what follows the heads told now is what comes next.
         if command.batch is not None:
             self._batch = command.batch
@@ -427,16 +434,16 @@ class Session(CatchingUp):
             if plan.problem is None:
                 self._begin(plan, command, arrived)
             elif 4000 <= plan.problem.code.code < 5000:
-                self.tell_problem(_at(plan.problem, plan.key), id)
+                self.tell_problem(_at(plan.problem, plan.key), id, control=False)
 
     async def _plan_all(
-        self, command: Subscribe, keys: Sequence[StreamKey], known: set[str] | None
+        self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
     ) -> list[_Plan]:
         plans = [_Plan(key) for key in keys]
         room = self._core.settings.ws_max_subscriptions - len(self.subscriptions)
         for plan in plans:
             try:
-                _check_stream(plan.key, known)
+                _check_stream(plan.key, known, unsure)
                 if plan.key not in self.subscriptions:
                     if room <= 0:
                         limit = self._core.settings.ws_max_subscriptions
@@ -471,6 +478,15 @@ class Session(CatchingUp):
     async def _place(self, command: Subscribe, plan: _Plan, feed: Feed) -> None:
         """Decide what this stream begins with."""
         from_seq, epoch = command.position_of(plan.key.product)
+        if (
+            plan.subscription is not None
+            and plan.subscription.live
+            and from_seq is None
+            and command.depth in (None, plan.subscription.depth)
+            and (command.mode is not None or command.max_rate is not None)
+        ):
+            plan.kind, plan.change = "live", True
+            return
         if from_seq is not None:
             now_us = time.time_ns() // 1000
             try:
@@ -491,6 +507,9 @@ class Session(CatchingUp):
         subscription, feed = plan.subscription, plan.feed
         assert subscription is not None
         assert feed is not None
+        if plan.change:
+            self._change(subscription, feed, command)
+            return
         status = feed.replica.status
         if status is not None:
             self.tell(status.payload)
@@ -506,6 +525,19 @@ class Session(CatchingUp):
         if subscription in self._catch_up:
             self._start_catching()
         METRICS.snapshot_seconds.labels(*feed.fan.labels).observe(time.monotonic() - arrived)
+
+    def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
+        """Go on in another mode or rate, with nothing between lost."""
+        old = subscription.mode
+        self._core.hub.settle(subscription)
+        self._core.hub.detach(subscription)
+        depth = subscription.depth
+        _configure(subscription, command)
+        subscription.depth = depth
+        head = feed.replica.head
+        self._core.hub.attach(subscription, head.seq if head is not None else None)
+        if subscription.mode != old:
+            self._tell_mode(subscription, old, subscription.mode, "request", 0)
 
     def _begin_backfill(self, subscription: Subscription, feed: Feed, start: Start) -> None:
         head = feed.replica.head
@@ -565,7 +597,7 @@ def _result(plan: _Plan, command: Subscribe) -> dict[str, Any]:
         return {**names, "ok": False, "error": plan.problem.body()}
     assert plan.feed is not None
     head = plan.feed.replica.head
-    mode = command.mode or "full"
+    mode = command.mode or ("latest" if command.max_rate else "full")
     return {
         **names,
         "ok": True,
@@ -580,14 +612,14 @@ def _result(plan: _Plan, command: Subscribe) -> dict[str, Any]:
 
 
 def _configure(subscription: Subscription, command: Subscribe) -> None:
-    mode: Mode = command.mode or "full"
+    mode: Mode = command.mode or ("latest" if command.max_rate else "full")
     subscription.mode = mode
     subscription.max_rate = command.max_rate if mode == "latest" else None
     subscription.depth = command.depth or 0
     subscription.on_unrecoverable = command.on_unrecoverable
 
 
-def _check_stream(key: StreamKey, known: set[str] | None) -> None:
+def _check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
     if key.channel not in CHANNELS:
         raise Problem(UNKNOWN_CHANNEL, f"channel: expected one of {', '.join(CHANNELS)}")
     try:
@@ -595,7 +627,7 @@ def _check_stream(key: StreamKey, known: set[str] | None) -> None:
         check_token(key.product)
     except InvalidSubject as error:
         raise Problem(UNKNOWN_PRODUCT, str(error)) from error
-    if known is None:
+    if key.product in unsure:
         raise Problem(BROKER_UNAVAILABLE, "the log does not answer", retry_after_ms=1000)
     if key.product not in known:
         raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")

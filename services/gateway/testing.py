@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from services.common.sharding import shard_of
 from services.common.stores.ports import (
@@ -19,7 +20,7 @@ from services.common.stores.ports import (
     LatestRow,
 )
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.factory import log_specs
+from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import (
     Fields,
@@ -40,6 +41,13 @@ from services.gateway.settings import GatewaySettings
 Message = dict[str, Any]
 EPOCH = 1_700_000_000_000_000
 WAIT_S = 20.0
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds; fail after 20 s."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - the condition belongs to another part's state
+            await asyncio.sleep(0.005)
 
 
 class Market:
@@ -268,6 +276,14 @@ class Client:
         for message in decoded if isinstance(decoded, list) else [decoded]:
             self._take(message)
         return self.messages[-1]
+
+    async def closed(self) -> int | None:
+        """Receive until the server closes; the close code."""
+        try:
+            while True:
+                await self.receive()
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd is not None else None
 
     async def until(self, wanted: Callable[[Message], bool]) -> Message:
         """Receive until a message that was not asked for before fits."""

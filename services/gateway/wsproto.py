@@ -30,6 +30,7 @@ MAX_READ_BYTES = 1024 * 1024
 # Data the kernel holds unsent for one client. By default it would take megabytes for a stuck one.
 _NOTSENT_LOWAT = 16 * 1024
 _HIGH_WATER = 64 * 1024
+_LINGER_S = 2.0
 
 
 class Link(ABC):
@@ -62,6 +63,7 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
 
     api_key: str | None = None
     _paused = False
+    _lingering = False
     _on_resume: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,17 +140,39 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
             return
         super().keepalive_timeout()
 
+    def data_received(self, data: bytes) -> None:
+        if not self._lingering:
+            super().data_received(data)
+
+    def eof_received(self) -> None:
+        if self._lingering:
+            self.transport.close()
+
     def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is not None and self.conn.close_sent.code == 1009:
-            error = {
-                "type": "error",
-                "code": TOO_LARGE.code,
-                "name": TOO_LARGE.name,
-                "message": f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing",
-                "retry": TOO_LARGE.retry,
-            }
-            self.write(text_frame(msgspec.json.encode(error)))
-        super().handle_parser_exception()
+        closing = self.conn.close_sent
+        if closing is None or closing.code != 1009:
+            super().handle_parser_exception()
+            return
+        # Closing now would reset the connection under a client that still sends, and it would
+        # never read why. So it is told, and what it sends is thrown away for a while.
+        error = {
+            "type": "error",
+            "code": TOO_LARGE.code,
+            "name": TOO_LARGE.name,
+            "message": f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing",
+            "retry": TOO_LARGE.retry,
+        }
+        self.write(text_frame(msgspec.json.encode(error)))
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": 1009, "reason": closing.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._lingering = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
 
 class AsgiLink(Link):

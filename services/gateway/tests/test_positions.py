@@ -1,0 +1,202 @@
+"""`from_seq`: from the window, from the log, and where it cannot be served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.common.stores.ports import LatestRow
+from services.common.stream import Position
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.gateway.testing import EPOCH, Bench, Rows, bench
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Bench]:
+    async with bench(MemoryBroker(), backfill_max_minutes=60) as running:
+        yield running
+
+
+async def test_from_the_window_each_tick_comes_once_and_then_live_ones(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(30)
+    chain = market.chain
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=["BTC-USD"], from_seq=chain[9])
+        subscribed = await client.of("subscribed")
+        assert subscribed["results"][0]["start"] == "backfill"
+        begin = await client.of("backfill")
+        assert (begin["state"], begin["from"], begin["to"]) == ("begin", chain[9], chain[29])
+        end = await client.of("backfill")
+        assert (end["state"], end["count"], end["complete"]) == ("end", 20, True)
+        await market.ticks(5)
+        await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain[10:]
+    assert "snapshot" not in client.types()
+    assert client.breaks == []
+
+
+async def test_from_the_log_when_the_window_is_too_small() -> None:
+    async with bench(MemoryBroker(), window_bytes=4000) as gateway:
+        market = gateway.market()
+        await market.ticks(1500)
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[0])
+            await client.reach(market)
+            await market.ticks(5)
+            await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain[1:]
+    assert client.breaks == []
+
+
+async def test_ticks_published_during_a_backfill_are_neither_lost_nor_doubled() -> None:
+    async with bench(MemoryBroker(), window_bytes=20_000) as gateway:
+        market = gateway.market()
+        await market.ticks(2000)
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=0)
+            await client.of("backfill")
+            for _ in range(50):
+                await market.ticks(20)
+                await client.receive()
+            await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain
+    assert client.breaks == []
+
+
+async def test_the_head_itself_means_start_live(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(3)
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.seq)
+        begin = await client.of("backfill")
+        end = await client.of("backfill")
+        assert (begin["state"], end["state"], end["count"]) == ("begin", "end", 0)
+        await market.ticks(1)
+        await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain[-1:]
+
+
+async def test_zero_is_the_oldest_retained(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(12)
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=["BTC-USD"], from_seq=0)
+        await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain
+
+
+async def test_a_cursor_stands_for_epoch_and_seq(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(12)
+    cursor = f"{EPOCH}.{market.chain[3]}"
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=["BTC-USD"], cursor=cursor)
+        await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain[4:]
+
+
+@pytest.mark.parametrize(
+    ("position", "code"),
+    [({"from_seq": 10**9}, 4002), ({"from_seq": 107, "epoch": 5}, 4000)],
+)
+async def test_positions_of_another_future_or_epoch_are_errors_where_asked_for(
+    gateway: Bench, position: dict[str, int], code: int
+) -> None:
+    market = gateway.market()
+    await market.ticks(12)
+    async with gateway.client() as client:
+        await client.send(
+            type="subscribe", id=1, products=["BTC-USD"], on_unrecoverable="error", **position
+        )
+        subscribed = await client.of("subscribed")
+        assert subscribed["results"][0]["error"]["code"] == code
+        error = await client.of("error")
+        assert (error["code"], error["stream"], error["id"]) == (code, str(market.key), 1)
+
+
+async def test_positions_that_cannot_be_served_give_a_snapshot_otherwise(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(12)
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=["BTC-USD"], from_seq=10**9)
+        subscribed = await client.of("subscribed")
+        assert subscribed["results"][0]["start"] == "snapshot"
+        snapshot = await client.of("snapshot")
+        assert snapshot["reason"] == "catch_up"
+        await market.ticks(2)
+        await client.reach(market)
+    assert client.breaks == []
+
+
+async def test_too_old_by_age_names_the_oldest_seq() -> None:
+    async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
+        market = gateway.market()
+        now = time.time_ns() // 1000
+        market.clock = lambda: now - 3_600_000_000
+        await market.ticks(40)
+        market.clock = lambda: now
+        await market.ticks(10)
+        chain = market.chain
+        async with gateway.client() as client:
+            await client.send(
+                type="subscribe",
+                products=["BTC-USD"],
+                from_seq=chain[5],
+                on_unrecoverable="error",
+            )
+            error = await client.of("error")
+            assert (error["code"], error["oldest_seq"]) == (4001, chain[40])
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=chain[39])
+            await client.reach(market)
+        assert client.seen[str(market.key)] == chain[40:]
+
+
+async def test_too_old_by_retention() -> None:
+    now = [0.0]
+    broker = MemoryBroker(MemoryServer(clock=lambda: now[0]))
+    async with bench(broker, js_retention_minutes=30) as gateway:
+        market = gateway.market()
+        await market.ticks(10)
+        now[0] += 3600
+        await market.ticks(5)
+        chain = market.chain
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=chain[3])
+            result = (await client.of("subscribed"))["results"][0]
+            assert (result["warning"]["code"], result["start"]) == (4001, "snapshot")
+            assert result["warning"]["oldest_seq"] in chain[10:]
+            await client.of("snapshot")
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=chain[9])
+            await client.reach(market)
+        assert client.breaks == []
+
+
+async def test_a_stored_row_is_the_base_and_the_log_goes_on_from_it() -> None:
+    rows = Rows()
+    broker = MemoryBroker()
+    async with bench(broker, rows=rows) as gateway:
+        market = gateway.market()
+        await market.ticks(10)
+        messages = (await broker.read(market.subject)).messages
+        row = messages[6]
+        rows.rows[market.key] = LatestRow(
+            market.key,
+            Position(market.epoch, market.chain[6]),
+            row.cursor,
+            market.shard,
+            0,
+            b'{"volume_30d":"77"}',
+        )
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"])
+            snapshot = await client.of("snapshot")
+            assert snapshot["snapshot"]["seq"] == market.seq
+            feed = gateway.gateway.core.tails.feeds[market.key]
+            assert feed.replica.window.start == Position(market.epoch, market.chain[6])
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[1])
+            await client.of("backfill")
+            await client.of("backfill")
+        assert client.seen[str(market.key)] == market.chain[2:]

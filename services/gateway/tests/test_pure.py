@@ -1,0 +1,224 @@
+"""Windows, outboxes, buckets, frames, conflation, keys: fed and asked."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from websockets.frames import Frame
+from websockets.streams import StreamReader
+
+from services.common.stream import Position
+from services.common.wire import Fields, Level, decode_tick
+from services.gateway.auth import KeyRing, offered_key
+from services.gateway.conflation import Conflation, merge
+from services.gateway.frames import payloads_of, text_frame, text_frames
+from services.gateway.outbox import Outbox
+from services.gateway.protocol import (
+    ERROR_CODES,
+    Problem,
+    Subscribe,
+    make_cursor,
+    parse_command,
+    parse_cursor,
+    parse_json,
+)
+from services.gateway.ratelimit import TokenBucket
+from services.gateway.records import Entry
+from services.gateway.settings import GatewaySettings
+from services.gateway.testing import Market, small_settings
+from services.gateway.window import Budget, Window
+
+
+@given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=6))
+def test_frames_hold_the_messages_they_were_made_of(sizes: list[int]) -> None:
+    payloads = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    assert payloads_of(text_frames(payloads)) == payloads
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
+def test_a_frame_is_what_a_websocket_library_reads(size: int) -> None:
+    reader = StreamReader()
+    reader.feed_data(text_frame(b"x" * size))
+    parsing = Frame.parse(reader.read_exact, mask=False, max_size=None)
+    with pytest.raises(StopIteration) as done:
+        next(parsing)
+    frame = done.value.value
+    assert (frame.opcode, frame.fin, len(frame.data)) == (1, True, size)
+
+
+@given(st.lists(st.integers(1, 400), max_size=200), st.integers(0, 20_000), st.integers(0, 20_000))
+def test_a_window_is_contiguous_and_within_its_bounds(
+    sizes: list[int], own: int, total: int
+) -> None:
+    budget = Budget(total)
+    window, other = Window(budget, own), Window(budget, own)
+    market = Market(None)
+    market.clock = lambda: 1
+    entries = [Entry(market.tick(Fields(volume_30d="1" * size)).payload) for size in sizes]
+    for index, entry in enumerate(entries):
+        (window if index % 3 else other).append(entry)
+    mine = [entry for index, entry in enumerate(entries) if index % 3]
+    held = list(window)
+    assert held == mine[len(mine) - len(held) :]
+    assert window.size <= own
+    assert budget.used == window.size + other.size <= total
+    for entry in held:
+        assert window.covers(entry.position)
+        assert window.after(entry.position, 10**9) == held[held.index(entry) + 1 :]
+    if len(held) < len(mine):
+        assert not window.covers(Position(0, 0))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["offer", "put", "control", "take"]), st.integers(1, 5000)),
+        max_size=100,
+    )
+)
+def test_an_outbox_keeps_order_and_its_bound_and_control_goes_first(
+    steps: list[tuple[str, int]],
+) -> None:
+    outbox = Outbox(limit=8000)
+    data = written = b""
+    for number, (name, size) in enumerate(steps):
+        piece = b"d%d;" % number + b"." * size
+        if name == "offer":
+            fits = outbox.size + len(piece) <= 8000
+            assert outbox.offer(piece) == fits
+            data += piece if fits else b""
+        elif name == "put":
+            outbox.put(piece)
+            data += piece
+        elif name == "control":
+            outbox.put_control(b"c%d;" % number)
+        else:
+            control = b"".join(outbox.control)
+            taken = outbox.take(size)
+            assert taken.startswith(control)
+            written += taken.removeprefix(control)
+            assert outbox.control_size == 0
+        assert outbox.size == len(data) - len(written)
+        assert data.startswith(written)
+
+
+@given(st.lists(st.floats(0, 3), max_size=100), st.floats(0.5, 50), st.integers(1, 20))
+def test_a_bucket_never_gives_more_than_rate_and_burst(
+    pauses: list[float], rate: float, burst: int
+) -> None:
+    now = 0.0
+    bucket = TokenBucket(rate, burst, now)
+    given_out = 0
+    for pause in pauses:
+        now += pause
+        wait = bucket.take(now)
+        if wait == 0:
+            given_out += 1
+        else:
+            assert bucket.take(now + wait + 1e-6) == 0
+            given_out += 1
+            now += wait + 1e-6
+    assert given_out <= burst + rate * now + 1e-3
+
+
+def _tick(market: Market, **fields: object) -> Entry:
+    return Entry(market.tick(Fields(**fields)).payload)  # type: ignore[arg-type]  # test data
+
+
+def test_merged_ticks_carry_the_newest_of_every_field() -> None:
+    market = Market(None)
+    first = _tick(market, best_bid=Level("1"), volume_30d="5")
+    last = _tick(market, best_bid=Level("2"))
+    merged = decode_tick(merge([first, last]))
+    assert (merged.seq, merged.fields.best_bid) == (last.position.seq, Level("2"))
+    assert merged.fields.volume_30d == "5"
+
+
+def test_merged_books_carry_the_newest_size_of_every_level() -> None:
+    market = Market(None, channel="book")
+    first = _tick(market, changes=[("buy", "1", "1"), ("sell", "5", "1")])
+    last = _tick(market, changes=[("buy", "1", "0")])
+    merged = decode_tick(merge([first, last]))
+    assert merged.fields.changes == [("buy", "1", "0"), ("sell", "5", "1")]
+
+
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=5))
+def test_a_conflated_chain_verifies_and_counts_every_tick(groups: list[int]) -> None:
+    market = Market(None)
+    market.clock = lambda: 1
+    market.tick()
+    conflation = Conflation(market.seq, max_rate=2)
+    held, merged, now = market.seq, 0, 0.0
+    for group in groups:
+        for _ in range(group):
+            conflation.offer(Entry(market.tick().payload))
+        now = max(now, conflation.due)
+        taken = conflation.take(now)
+        assert taken is not None
+        message = msgspec.json.decode(taken[0])
+        assert message["prev"] == held
+        held = message["tick"]["seq"]
+        merged += message["merged"]
+        assert conflation.due >= now + 0.5
+    assert held == market.seq
+    assert merged == sum(groups)
+
+
+def test_keys_are_accepted_plain_or_hashed() -> None:
+    digest = hashlib.sha256(b"two").hexdigest()
+    ring = KeyRing(["one", f"sha256:{digest}"])
+    assert ring.accepts("one")
+    assert ring.accepts("two")
+    assert not ring.accepts("three")
+    assert not ring.accepts(f"sha256:{digest}")
+    assert KeyRing([]).open
+    assert offered_key({"authorization": "Basic x"}, "") is None
+
+
+def test_production_refuses_to_start_open() -> None:
+    with pytest.raises(ValidationError, match="AUTH_API_KEYS"):
+        small_settings(environment="production", broker_kind="nats")
+    settings = small_settings(environment="production", broker_kind="nats", auth_api_keys="k")
+    assert isinstance(settings, GatewaySettings)
+    assert "k" not in repr(settings.auth_api_keys)
+
+
+@given(st.integers(0, 2**62), st.integers(0, 2**62))
+def test_a_cursor_comes_back_as_it_was_made(epoch: int, seq: int) -> None:
+    assert parse_cursor(make_cursor(epoch, seq)) == (seq, epoch)
+
+
+@given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: b.decode("latin-1")))
+def test_any_text_is_a_command_or_a_problem(text: str) -> None:
+    # Anything else would be an error of ours and fail here.
+    with suppress(Problem):
+        parse_command(parse_json(text))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+command_fields = st.sampled_from(
+    [*Subscribe.model_fields, "api_key", "ts", "type", "products", "nonsense"]
+)
+
+
+@given(
+    st.sampled_from(["subscribe", "unsubscribe", "resync", "ping", "auth", "", "x"]),
+    st.dictionaries(command_fields, json_values, max_size=6),
+)
+def test_any_object_is_a_command_or_a_problem(kind: str, fields: dict[str, object]) -> None:
+    value = {"type": kind, **fields}
+    with suppress(Problem):
+        parse_command(value)
+
+
+def test_error_codes_are_unique() -> None:
+    assert len({row.code for row in ERROR_CODES}) == len(ERROR_CODES) == 22
