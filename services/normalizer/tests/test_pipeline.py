@@ -23,7 +23,7 @@ from services.common.wire import RawRecord
 from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import REFRESH_S
-from tools.embedded import NatsServer
+from tools.embedded import NatsServer, ValkeyServer
 
 SHARDS = 4
 PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "XRP-USD"]
@@ -31,16 +31,20 @@ PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "XRP-USD"]
 Connect = Callable[[], Broker]
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "nats", "redis"])
 async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     """Makes clients of one and the same server."""
     if request.param == "memory":
         memory = MemoryServer()
         yield lambda: MemoryBroker(memory)
-    else:
+    elif request.param == "nats":
         async with NatsServer() as nats:
             settings = CommonSettings(broker_kind="nats", nats_urls=(nats.url,))
             yield lambda: open_broker(settings)
+    else:
+        async with ValkeyServer() as valkey:
+            in_redis = CommonSettings(broker_kind="redis", redis_url=valkey.url)
+            yield lambda: open_broker(in_redis)
 
 
 @contextlib.asynccontextmanager
