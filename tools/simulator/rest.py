@@ -58,11 +58,11 @@ class RestApi:
             case ["products", product]:
                 return self._product(product)
             case ["products", product, "book"]:
-                return self._book(self._state(product, orders=True), query)
+                return self._book(product, query)
             case ["products", product, "ticker"]:
-                return self._ticker(self._state(product))
+                return self._ticker(self._state(product, depth=1))
             case ["products", product, "trades"]:
-                return self._trades(self._state(product), query)
+                return self._trades(self._state(product, depth=0), query)
             case _:
                 raise _Refused(404, "NotFound")
 
@@ -77,19 +77,24 @@ class RestApi:
                 return _cached(product_rows([each])[0], _PRODUCTS_MAX_AGE)
         raise _Refused(404, "NotFound")
 
-    def _state(self, product: str, *, orders: bool = False) -> ProductState:
+    def _state(
+        self, product: str, *, orders: bool = False, depth: int | None = None
+    ) -> ProductState:
         for each in self._venue.products:
             if each.id == product and not each.tradable:
                 raise _Refused(400, "Not allowed for delisted products")
         if product in self._frozen:
             return self._frozen[product]
         try:
-            return self._venue.state(product, orders=orders)
+            return self._venue.state(product, orders=orders, depth=depth)
         except KeyError:
             raise _Refused(404, "NotFound") from None
 
-    def _book(self, state: ProductState, query: Mapping[str, str]) -> RestAnswer:
+    def _book(self, product: str, query: Mapping[str, str]) -> RestAnswer:
         level = query.get("level", "1")
+        # Writing out a deep book takes long, so no more of it than is asked for.
+        depth = {"1": 1, "2": None}.get(level, 0)
+        state = self._state(product, orders=level == "3", depth=depth)
         rows: Callable[[str, list[L2Row]], list[tuple[str, str, int | str]]]
         match level:
             case "1":
