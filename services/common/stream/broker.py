@@ -1,7 +1,7 @@
 """The Broker: a durable, ordered, replayable log behind one interface.
 
 Every backend (JetStream, Redis Streams, in memory) obeys the clauses below and passes one
-conformance suite, `services/common/tests/conformance.py`, whose tests are named after them.
+conformance suite, `services/common/testing/conformance.py`, whose tests are named after them.
 
 Vocabulary. A *record* is published on a *subject*; subjects belong to a *log* (`subjects.log_of`);
 a record's *position* in its subject is (epoch, seq, sub), chosen by the publisher and strictly
@@ -16,6 +16,9 @@ B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored in
     window is acknowledged and not stored again.
 B4  Groups. A group gets every record of a log at least once, in order per subject; what is not
     acked is delivered again, to this member or, after `ack_wait`, to another. Ack after the effect.
+    A member that joins, or comes back after an outage, is first given everything the group has not
+    acked, so that no newer record can overtake it. Members that read at the same time share the
+    records; whoever needs a subject's records in one piece runs one member.
 B5  Cursors. `read(subject, cursor)` returns what follows the cursor, without a hole, or raises
     `PositionLost`; it never skips silently. A cursor of a log that was lost raises `PositionLost`.
 B6  Bounds. A group has at most `max_pending` unacked records; no subscription makes the caller's
@@ -249,15 +252,27 @@ class Broker(ABC):
     async def group(
         self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
     ) -> GroupSubscription:
-        """Join `group` on `log`; a new group begins at the oldest record the log holds."""
+        """Join `group` on `log`; a new group begins at the oldest record the log holds.
+
+        What the group has not acked is delivered again, also what another member still holds.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer, or the log does not exist.
+        """
 
     @abstractmethod
     async def live(self, log: str) -> LiveSubscription:
-        """Follow all subjects of `log` from now on. Active when this returns."""
+        """Follow all subjects of `log` from now on. Active when this returns.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer, or the log does not exist.
+        """
 
     @abstractmethod
     async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
         """Up to `limit` records of `subject` after `cursor`; "" is the oldest one retained.
+
+        A page may hold fewer than `limit` before the head, where records are large.
 
         Raises:
             PositionLost: the log cannot go on from this cursor (B5).

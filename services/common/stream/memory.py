@@ -279,7 +279,7 @@ class _MemoryGroupMember(_Member, GroupSubscription):
         self._group = group
         self._max_pending = max_pending
         self._ack_wait_s = ack_wait_s
-        self._state()
+        self._state().take_over()
 
     def _state(self) -> MemoryGroup:
         log = self._broker.log(self._log)
@@ -298,7 +298,7 @@ class _MemoryGroupMember(_Member, GroupSubscription):
             if server.running:
                 state = self._state()
                 now = server.clock()
-                if taken := state.take(self, max_records, now):
+                if taken := state.take(max_records, now):
                     return taken
                 deadline = state.next_deadline()
                 timeout = None if deadline is None else max(0.001, deadline - now)
@@ -320,13 +320,6 @@ class _MemoryGroupMember(_Member, GroupSubscription):
     async def lag(self) -> int:
         self._check()
         return self._state().lag()
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            log = self._broker.server.log(self._log)
-            if log is not None and (group := log.groups.get(self._group)) is not None:
-                group.release(self)
-        await super().aclose()
 
 
 class _MemoryLive(_Member, LiveSubscription):

@@ -143,20 +143,20 @@ class MemoryLog:
 
 
 class MemoryGroup:
-    """Who holds which records of a log unacked, and what has to be delivered (again)."""
+    """Which records of a log were delivered and not acked, and what has to be delivered (again)."""
 
     def __init__(self, log: MemoryLog, max_pending: int, ack_wait_s: float) -> None:
         self._log = log
         self.max_pending = max_pending
         self.ack_wait_s = ack_wait_s
         self._delivered = log.first_seq - 1
-        # seq -> (member, deadline). Each delivery is put at the end, so deadlines ascend.
-        self._pending: dict[int, tuple[object, float]] = {}
+        # seq -> deadline. Each delivery is put at the end, so deadlines ascend.
+        self._pending: dict[int, float] = {}
         self._returned: set[int] = set()
         self._order: list[int] = []
 
-    def take(self, member: object, limit: int, now: float) -> list[StoredRecord]:
-        """What `member` gets now, at most `limit`: returned records first, then new ones."""
+    def take(self, limit: int, now: float) -> list[StoredRecord]:
+        """What a member gets now, at most `limit`: returned records first, then new ones."""
         self._expire(now)
         limit = min(limit, self.max_pending - len(self._pending))
         taken: list[StoredRecord] = []
@@ -172,7 +172,7 @@ class MemoryGroup:
             taken.extend(fresh)
         deadline = now + self.ack_wait_s
         for stored in taken:
-            self._pending[stored.seq] = (member, deadline)
+            self._pending[stored.seq] = deadline
         return taken
 
     def ack(self, seqs: Sequence[int]) -> None:
@@ -180,14 +180,14 @@ class MemoryGroup:
             self._pending.pop(seq, None)
             self._returned.discard(seq)
 
-    def release(self, member: object) -> None:
-        """The member is gone: what it held is to be delivered again."""
-        for seq in [seq for seq, (holder, _) in self._pending.items() if holder is member]:
+    def take_over(self) -> None:
+        """A member joins: whatever is unacked is to be delivered again."""
+        for seq in list(self._pending):
             self._give_back(seq)
 
     def next_deadline(self) -> float | None:
         """When the oldest unacked delivery is given to somebody else."""
-        return next((deadline for _, deadline in self._pending.values()), None)
+        return next(iter(self._pending.values()), None)
 
     def lag(self) -> int:
         fresh = self._log.last_seq - max(self._delivered, self._log.first_seq - 1)
@@ -195,7 +195,7 @@ class MemoryGroup:
 
     def _expire(self, now: float) -> None:
         late = []
-        for seq, (_, deadline) in self._pending.items():
+        for seq, deadline in self._pending.items():
             if deadline > now:
                 break
             late.append(seq)

@@ -308,10 +308,10 @@ class NatsBroker(Broker):
         body = {"seq": max(1, seq), "next_by_subj": subject}
         return await self._direct(connection, log, body, epoch)
 
-    async def _last(self, connection: Connection, subject: str) -> NatsMessage | None:
-        log = log_of(subject)
-        epoch = await self._prepare(connection, log)
-        return await self._direct(connection, log, {"last_by_subj": subject}, epoch)
+    async def _last(
+        self, connection: Connection, subject: str, epoch: int = 0
+    ) -> NatsMessage | None:
+        return await self._direct(connection, log_of(subject), {"last_by_subj": subject}, epoch)
 
     async def first(self, subject: str) -> Message | None:
         connection = self._current()
@@ -320,13 +320,16 @@ class NatsBroker(Broker):
         return await self._next(connection, log, subject, 1, epoch)
 
     async def last(self, subject: str) -> Message | None:
-        return await self._last(self._current(), subject)
+        connection = self._current()
+        return await self._last(
+            connection, subject, await self._prepare(connection, log_of(subject))
+        )
 
     async def seek(self, subject: str, after: Position) -> str:
         connection = self._current()
         log = log_of(subject)
         state = await self._state(connection, log)
-        newest = await self._direct(connection, log, {"last_by_subj": subject}, state.epoch)
+        newest = await self._last(connection, subject, state.epoch)
         if newest is None or newest.position <= after:
             end = max(state.last, newest.seq if newest is not None else 0)
             return sequence_cursor(state.epoch, end)
@@ -373,9 +376,7 @@ class NatsBroker(Broker):
         Raises:
             PositionLost: it is not in the log, so what follows it cannot be told.
         """
-        newest = await self._direct(
-            connection, log_of(subject), {"last_by_subj": subject}, state.epoch
-        )
+        newest = await self._last(connection, subject, state.epoch)
         if newest is None or newest.position < position:
             # Seen live a moment before it is stored; it will be read once more.
             return max(state.last, state.first - 1)

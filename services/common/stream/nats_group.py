@@ -134,8 +134,8 @@ class NatsGroup(Worker, GroupSubscription):
             floor = int(info["ack_floor"]["stream_seq"])
             try:
                 await connection.api(self._verb("RESET"))
-            except ApiError as error:
-                raise error
+            except ApiError:
+                raise
             except BrokerUnavailable:
                 # Servers before 2.14 do not know the request, and nobody answers it.
                 await connection.api(self._verb("DELETE"))

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import Message, Position, Record
+from services.common.stream.broker import Message, Position
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)
@@ -60,12 +60,6 @@ def entry_id(position: Position) -> str:
 def parse_id(text: bytes | str) -> tuple[int, int]:
     seq, _, sub = (text.decode() if isinstance(text, bytes) else text).partition("-")
     return int(seq), int(sub)
-
-
-def fields_of(record: Record) -> tuple[Any, ...]:
-    if record.headers:
-        return (b"p", record.payload, b"h", json.dumps(dict(record.headers)))
-    return (b"p", record.payload)
 
 
 def cursor_at(log_epoch: int, epoch: int, place: tuple[int, int]) -> str:

@@ -89,9 +89,12 @@ class Tail(Worker, ABC):
         sources, behind = self._sources.readable()
         # COUNT is for each stream; one is asked at least, so the buffer may pass its bound by
         # one record a stream.
-        while (room := self._capacity()) <= 0:
-            self._room.clear()
-            await self._room.wait()
+        if self._capacity() <= 0:
+            while self._capacity() <= 0:
+                self._room.clear()
+                await self._room.wait()
+            await self._resumed()
+        room = self._capacity()
         count = max(1, min(_MOST_PER_STREAM, room // max(1, len(sources))))
         answer = await self._read(sources[:room], count, not behind)
         given: set[Source] = set()
@@ -117,6 +120,9 @@ class Tail(Worker, ABC):
             await self._add(announced)
         if self._buffer:
             self.changed.ring()
+
+    async def _resumed(self) -> None:
+        """Reading goes on after the caller let the buffer fill up."""
 
     async def _announcements(self, identities: Sequence[bytes]) -> None:
         """Entries of the registry were read."""
@@ -192,6 +198,9 @@ class RedisLive(Tail, LiveSubscription):
         # A stream announced between the two looks begins in the one and is known in the other.
         _, now = await self._prepare(self._client, self._log_name)
         await self._add(sorted(now))
+
+    async def _resumed(self) -> None:
+        await self._check_trimmed()
 
     async def _check_trimmed(self) -> None:
         trimmed = await self._client.call("HGETALL", self._names.trimmed(self._log_name))
