@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.stack import Stack, StackOptions
-from tools.stack.options import SERVICES
+from tools.stack.options import SERVICES, BrokerKind
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Want
 
@@ -19,9 +19,8 @@ CHANNELS = ("ticker", "trades", "book")
 OUTAGE_S = 5.0
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> StackOptions:
-    return StackOptions(products=("BTC-USD", "ETH-USD"), run_dir=tmp_path)
+def options(folder: Path, broker: BrokerKind = "nats") -> StackOptions:
+    return StackOptions(products=("BTC-USD", "ETH-USD"), broker_kind=broker, run_dir=folder)
 
 
 def subscribers(stack: Stack) -> list[Subscriber]:
@@ -56,8 +55,11 @@ def assert_unbroken(clients: list[Subscriber]) -> None:
         assert client.errors == []
 
 
-async def test_the_chain_survives_five_seconds_without_the_broker(options: StackOptions) -> None:
-    async with Stack(options) as stack:
+@pytest.mark.parametrize("broker", ["nats", "redis"])
+async def test_the_chain_survives_five_seconds_without_the_broker(
+    broker: BrokerKind, tmp_path: Path
+) -> None:
+    async with Stack(options(tmp_path, broker)) as stack:
         clients = subscribers(stack)
         async with running_subscriber(*clients):
             await ticks_flow(clients)
@@ -68,8 +70,8 @@ async def test_the_chain_survives_five_seconds_without_the_broker(options: Stack
         assert_unbroken(clients)
 
 
-async def test_the_chain_survives_the_crash_of_each_service_in_turn(options: StackOptions) -> None:
-    async with Stack(options) as stack:
+async def test_the_chain_survives_the_crash_of_each_service_in_turn(tmp_path: Path) -> None:
+    async with Stack(options(tmp_path)) as stack:
         clients = subscribers(stack)
         async with running_subscriber(*clients):
             await ticks_flow(clients)

@@ -1,4 +1,4 @@
-"""A recorded hour of the venue through the whole platform: what comes out is what went in."""
+"""A recorded minute of the venue through the whole platform: what comes out is what went in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tools.stack import Stack, StackOptions
+from tools.stack.options import BrokerKind
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Verdict, Want
 from tools.subscriber.book import SubscribedBook, record_of
@@ -85,7 +86,7 @@ def levels(book: SubscribedBook) -> dict[str, Levels]:
 
 @pytest.mark.parametrize("broker", ["nats", "redis"])
 async def test_a_subscriber_gets_exactly_the_recorded_trades_and_books(
-    broker: str, captures: Path, tmp_path: Path
+    broker: BrokerKind, captures: Path, tmp_path: Path
 ) -> None:
     path = captures / "coinbase" / "live-btc-eth.ndjson"
     recording = Recording(path)
@@ -94,7 +95,7 @@ async def test_a_subscriber_gets_exactly_the_recorded_trades_and_books(
         upstream="replay",
         capture=path,
         speed=10,
-        broker_kind="redis" if broker == "redis" else "nats",
+        broker_kind=broker,
         run_dir=tmp_path,
     )
     async with Stack(options) as stack:

@@ -172,6 +172,8 @@ class Demo:
                         await self._signals.stop.wait()
                 self._seen.duration_s = time.monotonic() - began
                 await self._settle()
+                if self._options.gap and self._seen.gaps is not None:
+                    self._story.conclude(self._seen.gaps)
                 for task in tasks:
                     task.cancel()
         finally:

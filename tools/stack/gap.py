@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import httpx
 
+from tools.stack.gaps import GapFigures
 from tools.subscriber import Verdict
 from tools.subscriber.book import record_of
 from tools.subscriber.client import Message
@@ -42,6 +43,14 @@ class GapStory:
             )
             answer.raise_for_status()
         self._say(f"\n[gap] the exchange drops the next {_DROPPED} messages of {product}")
+
+    def conclude(self, figures: GapFigures) -> None:
+        """Say what the ingestor counted."""
+        outcomes = ", ".join(f"{count} {name}" for name, count in figures.outcomes.items())
+        self._say(
+            f"[gap] the ingestor found {figures.detected} and healed {figures.healed}"
+            f"{f' ({outcomes})' if outcomes else ''}"
+        )
 
     def take(self, message: Message, _verdict: Verdict | None, now: float) -> None:
         """Take in what a subscriber received at `now`, seconds since the Unix epoch."""

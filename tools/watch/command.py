@@ -10,7 +10,7 @@ import time
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from tools.options import ProductList
@@ -154,10 +154,15 @@ async def _board(url: str, wants: list[Want], api_key: str | None, board: Board)
 
 async def draw(board: Board, title: str, console: Console) -> None:
     """Redraw the board until cancelled; the last picture stays on the terminal."""
+
+    def picture() -> RenderableType:
+        # Asked anew each time: the window may have been resized.
+        return render(board, time.time(), title=title, width=console.width, height=console.height)
+
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
-                live.update(render(board, time.time(), title=title), refresh=True)
+                live.update(picture(), refresh=True)
                 await asyncio.sleep(1 / _FRAMES_A_SECOND)
         finally:
-            live.update(render(board, time.time(), title=title), refresh=True)
+            live.update(picture(), refresh=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -144,16 +145,43 @@ def test_the_rate_is_over_whole_seconds_and_falls_to_zero_in_silence() -> None:
     assert rate.per_second(200.0) == 0.0
 
 
+def picture(board: Board, width: int) -> list[str]:
+    console = Console(width=width, file=StringIO())
+    console.print(render(board, NOW, title="a gateway", width=width))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
 def test_the_picture_holds_every_row_and_the_news() -> None:
     board = Board((PRODUCT, "ETH-USD"), ("ticker", "trades"))
     board.take(incr("ticker", 5, last_trade=trade("110.00")), Verdict.APPLIED, NOW)
     board.note("something happened", NOW)
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115 - lives as long as the console
-    console.print(render(board, NOW, title="a gateway"))
-    console.file.close()
-    text = console.export_text()
+    text = "\n".join(picture(board, 120))
     for expected in ("a gateway", "BTC-USD", "ETH-USD", "110.00", "trades", "something happened"):
         assert expected in text
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_prices() -> None:
+    board = Board((PRODUCT,), ("ticker", "trades"))
+    board.take(
+        incr(
+            "ticker",
+            5,
+            last_trade=trade("110000.00"),
+            best_bid={"price": "109999.99"},
+            best_ask={"price": "110000.01"},
+        ),
+        Verdict.APPLIED,
+        NOW,
+    )
+    wide, narrow = picture(board, 120), picture(board, 60)
+    assert "feed" in "\n".join(wide)
+    assert "feed" not in "\n".join(narrow)
+    for price in ("110000.00", "109999.99"):
+        assert price in "\n".join(narrow)
+    assert max(map(len, narrow)) <= 60
+    for width in range(40, 140):
+        assert "…" not in "\n".join(picture(board, width)[:6])
 
 
 def test_a_reset_that_carries_the_state_makes_the_book_whole_at_once() -> None:
