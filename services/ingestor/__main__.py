@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 
 from services.common.health import Health
 from services.common.runtime import Stop, run_service, serve_http
 from services.common.settings import load_or_exit
+from services.common.stream.broker import Broker
 from services.common.stream.factory import open_broker
 from services.ingestor.app import Ingestor
 from services.ingestor.http import make_app
@@ -21,8 +23,23 @@ async def serve(settings: Settings, stop: Stop) -> None:
     broker = open_broker(settings)
     ingestor = Ingestor(settings, broker, Metrics(), health)
     port = settings.http_port if settings.admin_port is None else settings.admin_port
-    async with serve_http(make_app(ingestor, health), settings.http_host, port), broker:
-        await ingestor.run(stop)
+    async with serve_http(make_app(ingestor, health), settings.http_host, port):
+        try:
+            if await _opened(broker, stop):
+                await ingestor.run(stop)
+        finally:
+            await broker.aclose()
+
+
+async def _opened(broker: Broker, stop: Stop) -> bool:
+    """Wait for the broker as long as it takes; False when the service is to end before that."""
+    async with asyncio.TaskGroup() as group:
+        opening = group.create_task(broker.open(), name="open-broker")
+        stopping = group.create_task(stop.wait(), name="stop")
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        opening.cancel()
+        stopping.cancel()
+    return not opening.cancelled()
 
 
 def main() -> int:

@@ -79,12 +79,18 @@ class Healer:
     def want(self, desk: Desk, want: Want, resubscribe: Resubscribe) -> None:
         """See to `want`; nothing happens when that is already under way."""
         key = (desk.product, want)
-        if key not in self._tasks:
+        running = self._tasks.get(key)
+        # A task that has just ended is still listed until its callback runs, and serves no more.
+        if running is None or running.done():
             task = self._group.create_task(
                 self._serve(desk, want, resubscribe), name=f"heal:{desk.product}:{want.value}"
             )
             self._tasks[key] = task
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+            task.add_done_callback(lambda ended: self._ended(key, ended))
+
+    def _ended(self, key: tuple[str, Want], task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
 
     def forget(self, product: str) -> None:
         """Stop all heals of a product."""
@@ -128,7 +134,7 @@ class Healer:
             try:
                 async with asyncio.timeout(max(0.0, left)):
                     rows = await self._rest.trades(product, missing.first, missing.last)
-                    if lane.refill(rows, now_us()):
+                    if lane.refill(rows, now_us()) or lane.missing() != missing:
                         absent = None
                         continue
                     # The venue knows newer ones but not these: the same answer twice is believed,

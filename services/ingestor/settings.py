@@ -72,12 +72,16 @@ class Settings(CommonSettings):
     broker_buffer_records: int = Field(
         65_536, ge=1, description="Records that wait for the broker before messages are dropped."
     )
-    broker_buffer_bytes: int = Field(64 * 1024 * 1024, ge=1, description="The same bound in bytes.")
+    broker_buffer_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="The same bound in bytes of records."
+    )
     drain_timeout_ms: int = Field(
         5000, ge=0, description="How long a stop waits for records to become durable, ms."
     )
-    line: str = Field(
-        default_factory=socket.gethostname, description="Name of this ingestor in its records."
+    ingestor_line: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="Name of this ingestor in its records; the host's name if unset.",
     )
 
     _split = field_validator("coinbase_products", "coinbase_channels", mode="before")(split_commas)
@@ -120,6 +124,11 @@ class Settings(CommonSettings):
                 "expected all three or none"
             )
         return self
+
+    @property
+    def line(self) -> str:
+        """Name of this ingestor in its records."""
+        return self.ingestor_line or socket.gethostname()
 
     @property
     def credentials(self) -> Credentials | None:

@@ -17,6 +17,12 @@ _HEARTBEAT_STEP_US = 1_900_000
 _FIRST_SNAPSHOT_US = 3_000_000
 
 
+# A stream without messages for so long is called quiet.
+_QUIET_US = 30_000_000
+
+Lane = TradesLane | BookLane | TickerLane
+
+
 class Want(Enum):
     """What a lane needs fetched."""
 
@@ -53,9 +59,11 @@ class Desk:
         self._connected_at = 0
         self._heartbeat_time = 0
         self._gaps_seen = 0
+        # Per channel: how many messages there were when `watch` last saw a new one, and when.
+        self._spoke: dict[str, tuple[int, int]] = {}
 
     @property
-    def lanes(self) -> list[TradesLane | BookLane | TickerLane]:
+    def lanes(self) -> list[Lane]:
         return [lane for lane in (self.trades, self.book, self.ticker) if lane is not None]
 
     @property
@@ -95,6 +103,7 @@ class Desk:
         self._connected_at = ts
         self._heartbeat_time = 0
         self.heard = 0
+        self.refused = None
 
     def lost(self, reason: str, ts: int) -> None:
         """The connection is gone."""
@@ -117,9 +126,20 @@ class Desk:
                 lane.condition.raise_("stale", f"no heartbeat for {age / 1e6:.1f} s", ts)
             else:
                 lane.condition.retry(ts)
+            self._judge_quiet(lane, ts)
         book = self.book
         if book is not None and not book.based and ts - self._connected_at > _FIRST_SNAPSHOT_US:
             self._ask(Want.BOOK)
+
+    def _judge_quiet(self, lane: Lane, ts: int) -> None:
+        channel = lane.journal.key.channel
+        seen, since = self._spoke.get(channel, (-1, ts))
+        if lane.messages != seen:
+            self._spoke[channel] = (lane.messages, ts)
+            lane.condition.clear("quiet", "messages again", ts)
+        elif ts - since > _QUIET_US:
+            text = f"nothing for {_QUIET_US // 1_000_000} s while heartbeats go on"
+            lane.condition.raise_("quiet", text, ts)
 
     def report(self) -> dict[str, Any]:
         """The product's streams, for people."""

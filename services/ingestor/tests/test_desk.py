@@ -117,6 +117,18 @@ def test_silence_makes_all_streams_stale_and_a_heartbeat_ends_it() -> None:
         assert bench.states(channel)[-1] in ("live", "resyncing")
 
 
+def test_a_stream_without_messages_is_quiet_while_heartbeats_go_on() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(1, 34):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+        bench.desk.watch(SUSPECT, NOW + second * SECOND)
+    assert bench.states("trades") == ["live", "quiet"]
+    bench.feed(Kind.TRADE, 11, at=34 * SECOND)
+    bench.desk.watch(SUSPECT, NOW + 34 * SECOND)
+    assert bench.states("trades") == ["live", "quiet", "live"]
+
+
 def test_a_lost_connection_is_said_once_on_every_stream() -> None:
     bench = Bench()
     bench.join()
