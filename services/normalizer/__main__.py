@@ -8,12 +8,14 @@ from services.common.runtime import run_service
 from services.common.settings import load_or_exit
 from services.common.stream.factory import open_broker
 from services.normalizer.app import App
+from services.normalizer.metrics import Metrics
 from services.normalizer.settings import NormalizerSettings
 
 
 def main() -> int:
     settings = load_or_exit(NormalizerSettings)
-    return run_service("normalizer", settings, App(settings, open_broker(settings)).serve)
+    app = App(settings, open_broker(settings), Metrics())
+    return run_service("normalizer", settings, app.serve)
 
 
 if __name__ == "__main__":

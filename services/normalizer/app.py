@@ -13,7 +13,7 @@ from services.common.health import Health, health_routes
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
 from services.common.stream.specs import log_specs
-from services.normalizer import metrics
+from services.normalizer.metrics import Metrics
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import patiently
 from services.normalizer.settings import NormalizerSettings
@@ -30,8 +30,9 @@ _DRAIN_S = 10.0
 class App:
     """One normalizer. `serve` returns after `stop` was requested and everything is closed."""
 
-    def __init__(self, settings: NormalizerSettings, broker: Broker) -> None:
+    def __init__(self, settings: NormalizerSettings, broker: Broker, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._broker = broker
         self.health = Health("normalizer", "broker", "consuming")
         self._pipeline: Pipeline | None = None
@@ -40,7 +41,7 @@ class App:
         """Raises OSError when the HTTP port is taken, BrokerClosed when the broker was closed."""
         settings = self._settings
         info = {"shards": sorted(settings.shards), "group": settings.group}
-        http = Starlette(routes=health_routes(self.health, info))
+        http = Starlette(routes=health_routes(self.health, info, self._metrics.registry))
         port = settings.http_port if settings.admin_port is None else settings.admin_port
         async with serve_http(http, settings.http_host, port), asyncio.TaskGroup() as tasks:
             work = tasks.create_task(self._work(stop), name="work")
@@ -62,6 +63,7 @@ class App:
             await patiently(lambda: self._broker.ensure(log_specs(settings)))
             pipeline = self._pipeline = Pipeline(
                 self._broker,
+                self._metrics,
                 group=settings.group,
                 shard_count=settings.shard_count,
                 shards=settings.shards,
@@ -86,9 +88,9 @@ class App:
                 self.health.failed("broker", reason)
             else:
                 self.health.passed("broker")
-                metrics.SHARD_LAG_MESSAGES.labels(label).set(lag)
+                self._metrics.lag_messages.labels(label).set(lag)
                 behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
-                metrics.SHARD_LAG_SECONDS.labels(label).set(
+                self._metrics.lag_seconds.labels(label).set(
                     behind if pipeline.newest_ts_recv else 0
                 )
                 idle_s = time.monotonic() - pipeline.worked_at

@@ -9,7 +9,7 @@ from services.common.errors import RecordTooLarge
 from services.common.stream import Broker, Message, Position, Publisher, Record
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import RECORD_VERSION, Parked, encode
-from services.normalizer.metrics import INVALID
+from services.normalizer.metrics import Metrics
 from services.normalizer.restore import patiently
 from services.normalizer.venues import Unmappable
 
@@ -32,13 +32,14 @@ class Parking:
     The same record may be parked again after a crash: (`subject`, `cursor`) tells it is the same.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, metrics: Metrics) -> None:
         self._broker = broker
+        self._metrics = metrics
         self._waiting: list[Parked] = []
         self._last = 0
 
     def refuse(self, message: Message, error: Unmappable) -> None:
-        INVALID.labels(reason=error.code).inc()
+        self._metrics.invalid.labels(reason=error.code).inc()
         self._waiting.append(
             Parked(
                 v=RECORD_VERSION,

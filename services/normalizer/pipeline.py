@@ -22,8 +22,8 @@ from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
-from services.normalizer import metrics
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
+from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer, Out, too_large
 from services.normalizer.parking import Parking
 from services.normalizer.restore import Heads, patiently
@@ -50,6 +50,7 @@ class Pipeline:
 
     Args:
         broker: open; the raw, tick and invalid logs exist.
+        metrics: where it counts.
         group: the consumer group; members of one group share the work, two groups each see all.
         shard_count: number of tick logs.
         shards: those this process works on; records of others are passed over.
@@ -61,6 +62,7 @@ class Pipeline:
     def __init__(
         self,
         broker: Broker,
+        metrics: Metrics,
         *,
         group: str,
         shard_count: int,
@@ -70,6 +72,7 @@ class Pipeline:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
+        self._metrics = metrics
         self._group = group
         self._shard_count = shard_count
         self._shards = shards
@@ -78,7 +81,7 @@ class Pipeline:
         self._clock = clock
         self._normalizer = Normalizer(shard_count)
         self._heads = Heads(broker, self._normalizer, clock)
-        self._parking = Parking(broker)
+        self._parking = Parking(broker, metrics)
         self._ticket = 0
         self._counts: Counter[StreamKey] = Counter()
         self._member: GroupSubscription | None = None
@@ -144,7 +147,7 @@ class Pipeline:
     ) -> None:
         while (batch := await finished.get()) is not None:
             await publisher.durable(batch.ticket)
-            metrics.PUBLISH_SECONDS.observe(self._clock() - batch.taken_at)
+            self._metrics.publish_seconds.observe(self._clock() - batch.taken_at)
             await patiently(partial(member.ack, batch.messages))
             self.worked_at = self._clock()
 
@@ -163,7 +166,7 @@ class Pipeline:
                 await self._catch_up(key, message, raw, publisher)
                 verdict = self._normalizer.judge(key, raw)
             if verdict is Verdict.DUPLICATE:
-                metrics.DUPLICATES.inc()
+                self._metrics.duplicates.inc()
             else:
                 await self._take(key, message, raw, publisher)
         await self._parking.flush(publisher)
@@ -195,7 +198,7 @@ class Pipeline:
         for error in output.refused:
             self._parking.refuse(message, error)
         if len(output.records) > 1:
-            metrics.BREAKS.labels(cause=RAW_LOG_BREAK, channel=key.channel).inc()
+            self._metrics.gaps.labels(cause=RAW_LOG_BREAK, channel=key.channel).inc()
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
         headers = _trace_context(message)
         for out in output.records:
@@ -212,7 +215,7 @@ class Pipeline:
             self._ticket = await publisher.send(record) if ticket is None else ticket
         except RecordTooLarge as error:
             log.warning("record_too_large", subject=out.subject, size=error.size)
-            metrics.INVALID.labels(reason="record_too_large").inc()
+            self._metrics.invalid.labels(reason="record_too_large").inc()
             small = Record(out.subject, too_large(out.payload), out.position, headers)
             self._ticket = await publisher.send(small)
 
@@ -229,7 +232,7 @@ class Pipeline:
             first = await patiently(lambda: self._broker.first(subject))
             if first is None or first.position >= current.position:
                 return
-        metrics.CATCH_UPS.inc()
+        self._metrics.catch_ups.inc()
         cursor = await self._cursor_after(key, subject)
         while True:
             try:
@@ -261,7 +264,7 @@ class Pipeline:
     def _count(self) -> None:
         for key, count in self._counts.items():
             shard = shard_of(key.product, self._shard_count)
-            metrics.NORMALIZED.labels(key.venue, key.channel, shard).inc(count)
+            self._metrics.normalized.labels(key.venue, key.channel, shard).inc(count)
         self._counts.clear()
 
 

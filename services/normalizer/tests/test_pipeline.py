@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.runtime import Stop
 from services.common.settings import CommonSettings
@@ -20,6 +21,7 @@ from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all, raw_message
 from services.common.wire import RawRecord
+from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import REFRESH_S
@@ -76,6 +78,7 @@ def pipeline_on(
 ) -> Pipeline:
     return Pipeline(
         broker,
+        Metrics(CollectorRegistry()),
         group=group,
         shard_count=shard_count,
         shards=frozenset(shards),
