@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from services.common.telemetry import configure_logging
 from tools.doctor.checks import Finding, examine
 
 _STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -23,6 +24,8 @@ def doctor(as_json: bool) -> None:
     Reads the environment exactly as the services do. The exit status is 1 when a check failed;
     warnings do not count.
     """
+    # What the adapters log while they try is told by the findings.
+    configure_logging("doctor", "ERROR", "auto")
     findings = asyncio.run(examine())
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
