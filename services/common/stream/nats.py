@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
-
-from nats.aio.msg import Msg
 
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.stream.broker import (
@@ -30,39 +27,16 @@ from services.common.stream.broker import (
     Position,
     Publisher,
 )
-from services.common.stream.nats_group import NANOSECONDS, NatsGroup
-from services.common.stream.nats_link import ApiError, Connection, Link, NatsOptions
+from services.common.stream.nats_group import NatsGroup
+from services.common.stream.nats_link import Connection, Link, NatsOptions
 from services.common.stream.nats_live import NatsLive
 from services.common.stream.nats_publisher import NatsPublisher
 from services.common.stream.nats_records import NatsMessage, parse_cursor, sequence_cursor
+from services.common.stream.nats_streams import LogState, Streams
 from services.common.stream.worker import Worker
-from services.common.subjects import jetstream_name, log_of, log_subjects
+from services.common.subjects import log_of, log_subjects
 
-_STREAM_NOT_FOUND = 10059
-_NAME_IN_USE = 10058
-_PAGE_BYTES = 16 * 1024 * 1024
-_PAGE_TIMEOUT_S = 15.0
 _DEFAULT_LIMIT = 1024 * 1024
-
-
-class _LogState:
-    """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1."""
-
-    __slots__ = ("epoch", "first", "last")
-
-    def __init__(self, info: dict[str, object]) -> None:
-        state = info["state"]
-        assert isinstance(state, dict)
-        self.epoch = _microseconds(str(info["created"]))
-        self.last = int(state["last_seq"])
-        self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
-
-
-def _microseconds(text: str) -> int:
-    """A time as the server writes it (nanoseconds, UTC) in microseconds since the epoch."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
-    return seconds * 1_000_000 + int(fraction[:6].ljust(6, "0"))
 
 
 class NatsBroker(Broker):
@@ -86,9 +60,7 @@ class NatsBroker(Broker):
         replicas: int = 1,
     ) -> None:
         self._options = NatsOptions(tuple(servers), creds_file)
-        self._prefix = prefix
-        self._replicas = replicas
-        self._specs: dict[str, LogSpec] = {}
+        self._streams = Streams(prefix, replicas)
         self._link: Link | None = None
         self._workers: list[Worker] = []
         self._closed = False
@@ -130,44 +102,11 @@ class NatsBroker(Broker):
     async def ensure(self, specs: Sequence[LogSpec]) -> None:
         connection = self._current()
         for spec in specs:
-            self._specs[spec.log] = spec
-            await self._ensure_one(connection, spec)
-
-    async def _ensure_one(self, connection: Connection, spec: LogSpec) -> None:
-        name = jetstream_name(self._prefix, spec.log)
-        config: dict[str, object] = {
-            "name": name,
-            "subjects": [log_subjects(spec.log)],
-            "retention": "limits",
-            "discard": "old",
-            "storage": "file",
-            "max_age": int(spec.retention_s * NANOSECONDS),
-            "duplicate_window": int(min(spec.duplicate_window_s, spec.retention_s) * NANOSECONDS),
-            "num_replicas": self._replicas,
-            "allow_direct": True,
-        }
-        try:
-            await connection.api(f"STREAM.CREATE.{name}", config)
-        except ApiError as error:
-            if error.code != _NAME_IN_USE:
-                raise
-            held = (await connection.api(f"STREAM.INFO.{name}"))["config"]
-            await connection.api(f"STREAM.UPDATE.{name}", {**held, **config})
-
-    async def _state(self, connection: Connection, log: str) -> _LogState:
-        name = jetstream_name(self._prefix, log)
-        try:
-            return _LogState(await connection.api(f"STREAM.INFO.{name}"))
-        except ApiError as error:
-            if error.code != _STREAM_NOT_FOUND or log not in self._specs:
-                raise
-        # The server came back without it.
-        await self._ensure_one(connection, self._specs[log])
-        return _LogState(await connection.api(f"STREAM.INFO.{name}"))
+            await self._streams.ensure(connection, spec)
 
     async def _prepare(self, connection: Connection, log: str) -> int:
         """Make sure that the log exists and answers; its epoch."""
-        return (await self._state(connection, log)).epoch
+        return (await self._streams.state(connection, log)).epoch
 
     async def log_epoch(self, log: str) -> int:
         return await self._prepare(self._current(), log)
@@ -175,16 +114,7 @@ class NatsBroker(Broker):
     async def subjects(self, log: str) -> Sequence[str]:
         connection = self._current()
         await self._prepare(connection, log)
-        name = jetstream_name(self._prefix, log)
-        found: list[str] = []
-        while True:
-            info = await connection.api(
-                f"STREAM.INFO.{name}", {"subjects_filter": ">", "offset": len(found)}
-            )
-            page = info["state"].get("subjects") or {}
-            found.extend(page)
-            if not page or len(found) >= int(info.get("total", 0)):
-                return sorted(set(found))
+        return await self._streams.subjects(connection, log)
 
     # ------------------------------------------------------------------ publish and follow
 
@@ -200,7 +130,7 @@ class NatsBroker(Broker):
             NatsPublisher(
                 Link(self._options, "publisher"),
                 prepare=prepare,
-                last=self._last,
+                last=self._streams.last,
                 known_limit=self._limit,
                 max_records=max_records,
                 max_bytes=max_bytes,
@@ -215,7 +145,7 @@ class NatsBroker(Broker):
             NatsGroup(
                 self._shared(),
                 prepare=self._prepare,
-                stream=jetstream_name(self._prefix, log),
+                stream=self._streams.name(log),
                 log_name=log,
                 group=group,
                 max_pending=max_pending,
@@ -238,7 +168,7 @@ class NatsBroker(Broker):
     async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
         connection = self._current()
         log = log_of(subject)
-        before = await self._state(connection, log)
+        before = await self._streams.state(connection, log)
         after = 0
         if cursor:
             place = parse_cursor(subject, cursor, before.epoch)
@@ -248,88 +178,39 @@ class NatsBroker(Broker):
             if after > before.last:
                 raise PositionLost(subject, cursor, None)
             self._check_retained(subject, cursor, after, before)
-        found, pending = await self._batch(connection, log, subject, after, limit, before.epoch)
+        found, pending = await self._streams.page(
+            connection, log, subject, after, limit, before.epoch
+        )
         if cursor:
             # Records may have been purged between the two looks.
-            self._check_retained(subject, cursor, after, await self._state(connection, log))
+            self._check_retained(subject, cursor, after, await self._streams.state(connection, log))
         end = found[-1].seq if found else after
         if pending == 0:
             # Whatever the log held before the batch was asked for, this subject has no more of it.
             end = max(end, before.last)
         return Page(found, sequence_cursor(before.epoch, end), pending == 0)
 
-    def _check_retained(self, subject: str, cursor: str, after: int, state: _LogState) -> None:
+    def _check_retained(self, subject: str, cursor: str, after: int, state: LogState) -> None:
         if state.first > after + 1:
             raise PositionLost(subject, cursor, sequence_cursor(state.epoch, state.first - 1))
-
-    async def _batch(
-        self, connection: Connection, log: str, subject: str, after: int, limit: int, epoch: int
-    ) -> tuple[list[NatsMessage], int]:
-        """Up to `limit` records behind sequence `after`, and how many more there are."""
-        found: list[NatsMessage] = []
-        pending = 0
-
-        def take(message: Msg) -> bool:
-            nonlocal pending
-            headers = message.headers or {}
-            if "Nats-Sequence" not in headers:
-                # 204 ends a batch, 404 says that there is nothing.
-                pending = int(headers.get("Nats-Num-Pending", 0))
-                return True
-            found.append(_stored(message, epoch))
-            pending = int(headers.get("Nats-Num-Pending", 0))
-            # Servers before 2.11 answer one record and know no batches.
-            return "Nats-Num-Pending" not in headers
-
-        await connection.collect(
-            f"$JS.API.DIRECT.GET.{jetstream_name(self._prefix, log)}",
-            {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": _PAGE_BYTES},
-            take,
-            _PAGE_TIMEOUT_S,
-        )
-        if len(found) == 1 and limit > 1 and pending == 0:
-            more = await self._next(connection, log, subject, found[0].seq + 1, epoch)
-            pending = 0 if more is None else 1
-        return found, pending
-
-    async def _direct(
-        self, connection: Connection, log: str, body: dict[str, object], epoch: int
-    ) -> NatsMessage | None:
-        name = jetstream_name(self._prefix, log)
-        message = await connection.request(f"$JS.API.DIRECT.GET.{name}", body)
-        if message.headers is None or "Nats-Sequence" not in message.headers:
-            return None
-        return _stored(message, epoch)
-
-    async def _next(
-        self, connection: Connection, log: str, subject: str, seq: int, epoch: int
-    ) -> NatsMessage | None:
-        """The first record of a subject at or behind a stream sequence."""
-        body = {"seq": max(1, seq), "next_by_subj": subject}
-        return await self._direct(connection, log, body, epoch)
-
-    async def _last(
-        self, connection: Connection, subject: str, epoch: int = 0
-    ) -> NatsMessage | None:
-        return await self._direct(connection, log_of(subject), {"last_by_subj": subject}, epoch)
 
     async def first(self, subject: str) -> Message | None:
         connection = self._current()
         log = log_of(subject)
         epoch = await self._prepare(connection, log)
-        return await self._next(connection, log, subject, 1, epoch)
+        return await self._streams.next(connection, log, subject, 1, epoch)
 
     async def last(self, subject: str) -> Message | None:
         connection = self._current()
-        return await self._last(
+        return await self._streams.last(
             connection, subject, await self._prepare(connection, log_of(subject))
         )
 
     async def seek(self, subject: str, after: Position) -> str:
         connection = self._current()
         log = log_of(subject)
-        state = await self._state(connection, log)
-        newest = await self._last(connection, subject, state.epoch)
+        state = await self._streams.state(connection, log)
+        newest = await self._streams.last(connection, subject, state.epoch)
         if newest is None or newest.position <= after:
             end = max(state.last, newest.seq if newest is not None else 0)
             return sequence_cursor(state.epoch, end)
@@ -341,7 +222,7 @@ class NatsBroker(Broker):
         connection: Connection,
         subject: str,
         after: Position,
-        state: _LogState,
+        state: LogState,
         newest: NatsMessage,
     ) -> NatsMessage:
         """The first retained record above `after`, which `newest` is too.
@@ -353,7 +234,9 @@ class NatsBroker(Broker):
         low, high = state.first, newest.seq - 1
         while low <= high:
             middle = (low + high) // 2
-            found = await self._next(connection, log_of(subject), subject, middle, state.epoch)
+            found = await self._streams.next(
+                connection, log_of(subject), subject, middle, state.epoch
+            )
             if found is None or found.seq >= best.seq:
                 high = middle - 1
             elif found.position > after:
@@ -369,14 +252,14 @@ class NatsBroker(Broker):
         subject: str,
         cursor: str,
         position: Position,
-        state: _LogState,
+        state: LogState,
     ) -> int:
         """The stream sequence a live record was given.
 
         Raises:
             PositionLost: it is not in the log, so what follows it cannot be told.
         """
-        newest = await self._last(connection, subject, state.epoch)
+        newest = await self._streams.last(connection, subject, state.epoch)
         if newest is None or newest.position < position:
             # Seen live a moment before it is stored; it will be read once more.
             return max(state.last, state.first - 1)
@@ -385,13 +268,6 @@ class NatsBroker(Broker):
         if found.position != position:
             raise PositionLost(subject, cursor, sequence_cursor(state.epoch, state.first - 1))
         return found.seq
-
-
-def _stored(message: Msg, epoch: int) -> NatsMessage:
-    headers = message.headers or {}
-    seq = int(headers["Nats-Sequence"])
-    cursor = sequence_cursor(epoch, seq)
-    return NatsMessage(headers["Nats-Subject"], message.data, headers, cursor=cursor, seq=seq)
 
 
 async def _joined(worker: Worker, event: asyncio.Event) -> None:

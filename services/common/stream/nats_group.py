@@ -21,6 +21,7 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
 from services.common.stream.nats_link import ApiError, Connection, Link
 from services.common.stream.nats_records import NatsMessage, sequence_cursor, sequence_of_reply
+from services.common.stream.nats_streams import NANOSECONDS
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,6 @@ _EXPIRES_S = 30
 _HEARTBEAT_S = 5
 # Two heartbeats and some grace: the consumer is gone or its server forgot the request.
 _SILENCE_S = 12.0
-NANOSECONDS = 1_000_000_000
 
 
 class NatsGroup(Worker, GroupSubscription):

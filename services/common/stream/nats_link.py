@@ -61,7 +61,8 @@ class Connection:
         # Set when the connection is lost, for those who wait for something else as well.
         self.wake_when_lost: set[asyncio.Event] = set()
         self._inbox = client.new_inbox()
-        self._tokens = 0
+        # How many were sent; also the next one's token.
+        self.requests = 0
         self._replies: dict[str, tuple[Callable[[Msg], bool], asyncio.Future[None]]] = {}
 
     async def prepare(self) -> None:
@@ -112,8 +113,8 @@ class Connection:
         Raises:
             BrokerUnavailable: no answer in time, nobody to answer, or the connection was lost.
         """
-        self._tokens += 1
-        token = str(self._tokens)
+        self.requests += 1
+        token = str(self.requests)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._replies[token] = (last, done)
         try:

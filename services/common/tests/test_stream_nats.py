@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 import pytest
@@ -11,9 +12,23 @@ from tools.embedded.nats import MAX_PAYLOAD
 
 pytest.register_assert_rewrite("services.common.testing.conformance")
 
-from services.common.stream import Broker  # noqa: E402 - after the rewrite is registered
+from services.common.stream import (  # noqa: E402 - after the rewrite is registered
+    Broker,
+    LogSpec,
+    Position,
+    Publisher,
+)
 from services.common.stream.nats import NatsBroker  # noqa: E402
-from services.common.testing.conformance import Backend, BrokerConformance  # noqa: E402
+from services.common.testing.conformance import (  # noqa: E402
+    LOG,
+    Backend,
+    BrokerConformance,
+    publish,
+    read_all,
+    record,
+    seqs,
+    until,
+)
 
 
 class _Nats(Backend):
@@ -43,3 +58,55 @@ class TestNatsBroker(BrokerConformance):
     @pytest.fixture
     def backend(self, nats_server: NatsServer) -> Backend:
         return _Nats(nats_server)
+
+    async def test_an_outage_longer_than_the_duplicate_window_doubles_nothing(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        await broker.ensure([LogSpec(LOG, 3600, duplicate_window_s=0.1)])
+        publisher = await broker.publisher(max_records=4096)
+        for last in (1000, 2000, 3000):
+            for n in range(last - 999, last + 1):
+                await publisher.send(record(n))
+            # Some of these are stored by now, and their acks are lost with the connection.
+            await until(lambda: _some_acked(publisher, last - 1000))  # noqa: B023 - awaited here
+            await backend.kill()
+            await asyncio.sleep(0.2)  # the server forgets ids by its clock
+            await backend.start()
+            await publisher.flush()
+        await until(lambda: _answers(broker))
+        assert seqs(await read_all(broker)) == list(range(1, 3001))
+
+    async def test_seek_takes_as_many_round_trips_as_the_log_has_bits(self, broker: Broker) -> None:
+        subjects = [f"market.raw.coinbase.ticker.P{n}-USD" for n in range(8)]
+        await publish(broker, [record(n, s) for n in range(1, 2001) for s in subjects])
+        assert isinstance(broker, NatsBroker)
+        for wanted in (0, 1, 777, 1999, 2000, 5000):
+            before = broker._current().requests
+            cursor = await broker.seek(subjects[3], Position(1, wanted))
+            assert (
+                broker._current().requests - before <= 17
+            )  # 16,000 records, the log's state, the newest
+            page = await broker.read(subjects[3], cursor, limit=1)
+            assert seqs(page.messages, subjects[3]) == ([wanted + 1] if wanted < 2000 else [])
+
+    async def test_a_stream_made_with_other_settings_is_brought_up_to_date(
+        self, broker: Broker, nats_server: NatsServer
+    ) -> None:
+        await publish(broker, [record(1)])
+        async with NatsBroker([nats_server.url]) as other:
+            await other.ensure([LogSpec(LOG, 60, duplicate_window_s=30)])
+            assert seqs(await read_all(other)) == [1]
+            info = (await other._current().api("STREAM.INFO.MARKET_RAW"))["config"]
+        assert info["max_age"] == 60 * 10**9
+        assert info["duplicate_window"] == 30 * 10**9
+        assert info["allow_direct"] is True
+
+
+async def _some_acked(publisher: Publisher, base: int) -> bool:
+    stats = publisher.stats()
+    return stats.stored + stats.duplicates > base
+
+
+async def _answers(broker: Broker) -> bool:
+    await broker.ping()
+    return True

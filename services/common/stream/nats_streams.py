@@ -1,0 +1,170 @@
+"""JetStream's streams as logs: their settings, their state, and reading them by direct get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from nats.aio.msg import Msg
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.broker import LogSpec
+from services.common.stream.nats_link import ApiError, Connection
+from services.common.stream.nats_records import NatsMessage, sequence_cursor
+from services.common.subjects import jetstream_name, log_of, log_subjects
+
+NANOSECONDS = 1_000_000_000
+_STREAM_NOT_FOUND = 10059
+_NAME_IN_USE = 10058
+_PAGE_BYTES = 16 * 1024 * 1024
+_PAGE_TIMEOUT_S = 15.0
+
+
+class LogState:
+    """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1."""
+
+    __slots__ = ("epoch", "first", "last")
+
+    def __init__(self, info: dict[str, object]) -> None:
+        state = info["state"]
+        assert isinstance(state, dict)
+        self.epoch = _microseconds(str(info["created"]))
+        self.last = int(state["last_seq"])
+        self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
+
+
+def _microseconds(text: str) -> int:
+    """A time as the server writes it (nanoseconds, UTC) in microseconds since the epoch."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    return seconds * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+
+
+class Streams:
+    """The streams of one prefix. `specs` holds what was ensured, by log."""
+
+    def __init__(self, prefix: str, replicas: int) -> None:
+        self._prefix = prefix
+        self._replicas = replicas
+        self.specs: dict[str, LogSpec] = {}
+
+    def name(self, log: str) -> str:
+        return jetstream_name(self._prefix, log)
+
+    async def ensure(self, connection: Connection, spec: LogSpec) -> None:
+        """Create the stream or bring its settings up to date."""
+        self.specs[spec.log] = spec
+        name = self.name(spec.log)
+        config: dict[str, object] = {
+            "name": name,
+            "subjects": [log_subjects(spec.log)],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "max_age": int(spec.retention_s * NANOSECONDS),
+            "duplicate_window": int(min(spec.duplicate_window_s, spec.retention_s) * NANOSECONDS),
+            "num_replicas": self._replicas,
+            "allow_direct": True,
+        }
+        try:
+            await connection.api(f"STREAM.CREATE.{name}", config)
+        except ApiError as error:
+            if error.code != _NAME_IN_USE:
+                raise
+            held = (await connection.api(f"STREAM.INFO.{name}"))["config"]
+            await connection.api(f"STREAM.UPDATE.{name}", {**held, **config})
+
+    async def state(self, connection: Connection, log: str) -> LogState:
+        """What the log holds; it is made again when the server lost it."""
+        name = self.name(log)
+        try:
+            return LogState(await connection.api(f"STREAM.INFO.{name}"))
+        except ApiError as error:
+            if error.code != _STREAM_NOT_FOUND or log not in self.specs:
+                raise
+        await self.ensure(connection, self.specs[log])
+        return LogState(await connection.api(f"STREAM.INFO.{name}"))
+
+    async def subjects(self, connection: Connection, log: str) -> list[str]:
+        """The subjects that hold records, sorted."""
+        name = self.name(log)
+        found: list[str] = []
+        while True:
+            info = await connection.api(
+                f"STREAM.INFO.{name}", {"subjects_filter": ">", "offset": len(found)}
+            )
+            page = info["state"].get("subjects") or {}
+            found.extend(page)
+            if not page or len(found) >= int(info.get("total", 0)):
+                return sorted(set(found))
+
+    async def page(
+        self, connection: Connection, log: str, subject: str, after: int, limit: int, epoch: int
+    ) -> tuple[list[NatsMessage], int]:
+        """Up to `limit` records behind sequence `after`, and how many more there are."""
+        found: list[NatsMessage] = []
+        pending = 0
+        refused = ""
+
+        def take(message: Msg) -> bool:
+            nonlocal pending, refused
+            headers = message.headers or {}
+            if "Nats-Sequence" not in headers:
+                status = headers.get("Status", "")
+                # 204 ends a batch, 404 says that there is nothing.
+                refused = "" if status in ("204", "404") else _problem(headers)
+                pending = int(headers.get("Nats-Num-Pending", 0))
+                return True
+            found.append(_stored(message, epoch))
+            pending = int(headers.get("Nats-Num-Pending", 0))
+            # Servers before 2.11 answer one record and know no batches.
+            return "Nats-Num-Pending" not in headers
+
+        await connection.collect(
+            f"$JS.API.DIRECT.GET.{self.name(log)}",
+            {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": _PAGE_BYTES},
+            take,
+            _PAGE_TIMEOUT_S,
+        )
+        if refused:
+            raise BrokerUnavailable(connection.target, f"read of {subject}: {refused}")
+        if len(found) == 1 and limit > 1 and pending == 0:
+            more = await self.next(connection, log, subject, found[0].seq + 1, epoch)
+            pending = 0 if more is None else 1
+        return found, pending
+
+    async def _direct(
+        self, connection: Connection, log: str, body: dict[str, object], epoch: int
+    ) -> NatsMessage | None:
+        name = self.name(log)
+        message = await connection.request(f"$JS.API.DIRECT.GET.{name}", body)
+        headers = message.headers or {}
+        if "Nats-Sequence" not in headers:
+            if headers.get("Status") != "404":
+                raise BrokerUnavailable(connection.target, f"direct get: {_problem(headers)}")
+            return None
+        return _stored(message, epoch)
+
+    async def next(
+        self, connection: Connection, log: str, subject: str, seq: int, epoch: int
+    ) -> NatsMessage | None:
+        """The first record of a subject at or behind a stream sequence."""
+        body = {"seq": max(1, seq), "next_by_subj": subject}
+        return await self._direct(connection, log, body, epoch)
+
+    async def last(
+        self, connection: Connection, subject: str, epoch: int = 0
+    ) -> NatsMessage | None:
+        """The newest record of a subject."""
+        return await self._direct(connection, log_of(subject), {"last_by_subj": subject}, epoch)
+
+
+def _stored(message: Msg, epoch: int) -> NatsMessage:
+    headers = message.headers or {}
+    seq = int(headers["Nats-Sequence"])
+    cursor = sequence_cursor(epoch, seq)
+    return NatsMessage(headers["Nats-Subject"], message.data, headers, cursor=cursor, seq=seq)
+
+
+def _problem(headers: Mapping[str, str]) -> str:
+    return f"{headers.get('Status', '')} {headers.get('Description', 'no answer')}".strip()
