@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from services.common.stream import Broker, Position
+from services.gateway.feed import Feed, entries_of
 from services.gateway.hub import BEGINNING
 from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
 from services.gateway.records import LAST_SUB, Entry
-from services.gateway.tail import Feed, entries_of
 
 _PAGE = 500
 # Enough to find the first record that is no status.

@@ -18,12 +18,12 @@ import structlog
 from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.wire import encode
 from services.gateway.backfill import Backfill
+from services.gateway.feed import Feed
 from services.gateway.frames import text_frame
 from services.gateway.hub import BEGINNING, Client, Hub, Subscription
 from services.gateway.metrics import METRICS
-from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, Problem
+from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
 from services.gateway.records import Entry, SnapshotReason, stream_fields
-from services.gateway.tail import Feed
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,12 @@ class CatchingUp(Client):
     @abstractmethod
     def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
         """Put a message into the outbox, behind the data or (`control`) before it."""
+
+    @abstractmethod
+    def tell_problem(
+        self, problem: Problem, id: CommandId | None = None, *, control: bool = True
+    ) -> None:
+        """Send an `error` message, before the data or (`control` False) behind it."""
 
     @abstractmethod
     def refuse(self, problem: Problem, subscription: Subscription) -> None:

@@ -23,19 +23,21 @@ from services.gateway.auth import KeyRing, offered_key
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
+from services.gateway.feed import Sources
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     CONNECTION_QUOTA,
     DRAINING,
+    INTERNAL,
     ORIGIN_DENIED,
     SUBPROTOCOL,
     Problem,
 )
 from services.gateway.session import Session
 from services.gateway.settings import GatewaySettings
-from services.gateway.tail import Sources, Tails
+from services.gateway.tail import Tails
 from services.gateway.wsproto import EXTENSION, AsgiLink, GatewayProtocol, Link
 
 log = structlog.get_logger(__name__)
@@ -153,6 +155,11 @@ class Gateway:
         METRICS.connections.inc()
         try:
             await session.run(key)
+        except Exception:
+            # Whatever it was, this client is told, it is not silent, and the others go on.
+            log.exception("session_failed", session=session.id)
+            session.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
+            await session.close(1011, "internal")
         finally:
             METRICS.connections.dec()
             del self.sessions[session]
@@ -223,7 +230,7 @@ class Gateway:
         """Tell every client where to go on, then close them one after another."""
         self.draining = True
         self.health.failed("serving", "draining")
-        seconds = self.settings.ws_drain_s
+        seconds = self.settings.drain_seconds
         deadline_ms = int(seconds * 1000)
         sessions = list(self.sessions)
         log.info("draining", clients=len(sessions), seconds=seconds)
@@ -233,7 +240,7 @@ class Gateway:
                     "type": "drain",
                     "deadline_ms": deadline_ms,
                     "reconnect_after_ms": _RECONNECT_MS,
-                    "resume": session.resume(),
+                    "resume": session.interests.resume(),
                 },
                 control=True,
             )

@@ -19,9 +19,9 @@ from services.common.stream import Position
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
 from services.gateway.auth import offered_key
+from services.gateway.feed import entries_of
 from services.gateway.gateway import Gateway
 from services.gateway.records import LAST_SUB, Entry
-from services.gateway.tail import entries_of
 
 Channel = Literal["ticker", "trades", "book"]
 _READY_S = 5.0
@@ -219,7 +219,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             ready=gateway.health.ready,
             draining=gateway.draining,
             connections=len(sessions),
-            subscriptions=sum(len(session.subscriptions) for session in sessions),
+            subscriptions=sum(len(session.interests.subscriptions) for session in sessions),
             queued_bytes=sum(session.queued for session in sessions),
             streams=[stream_info(key) for key in sorted(core.tails.feeds)],
         )

@@ -46,6 +46,12 @@ class Outbox:
         self.control.append(frames)
         self.control_size += len(frames)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.control, self.control_size = [], 0
+        self.data.clear()
+        self.size = 0
+
     def take(self, max_bytes: int) -> bytes:
         """All control and about `max_bytes` of data (at least one piece), in writing order."""
         if not self.control and self.size <= max_bytes:

@@ -227,6 +227,11 @@ def id_of(value: dict[str, Any]) -> CommandId | None:
     return found if not isinstance(found, str) or len(found) <= 256 else None
 
 
+def echo(id: CommandId | None) -> dict[str, CommandId]:
+    """The `id` field of an answer, where the command had one."""
+    return {} if id is None else {"id": id}
+
+
 def parse_command(value: dict[str, Any]) -> Command:
     """The command in a message.
 

@@ -56,7 +56,7 @@ class GatewaySettings(CommonSettings, AwsSettings):
     stream_linger_s: float = Field(
         60, ge=0, description="How long a stream nobody wants is still followed."
     )
-    ws_drain_s: float = Field(
+    drain_seconds: float = Field(
         10, ge=0, description="Time over which clients are closed at shutdown."
     )
 

@@ -199,7 +199,7 @@ def small_settings(**more: Any) -> GatewaySettings:
         "broker_kind": "memory",
         "ws_heartbeat_ms": 200,
         "stream_linger_s": 5,
-        "ws_drain_s": 1,
+        "drain_seconds": 1,
         **more,
     }
     return GatewaySettings(**values)

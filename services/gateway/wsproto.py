@@ -128,7 +128,11 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._on_resume = None
+        # Whoever waits for room is let go; what it writes then is refused.
+        self._paused = False
+        if self._on_resume is not None:
+            self._on_resume()
+            self._on_resume = None
 
     def keepalive_timeout(self) -> None:
         if self._paused:

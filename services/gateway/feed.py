@@ -1,0 +1,284 @@
+"""One stream inside the gateway: its replica and its fetching.
+
+A feed gives its replica what it wants: live records as they come, and where they do not follow, a
+stored state or pages of the log, one fetch at a time. What the replica proves goes to the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from services.common.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    PositionLost,
+    StoreError,
+)
+from services.common.health import Health
+from services.common.sharding import shard_of
+from services.common.stores.ports import CheckpointReader, LatestReader
+from services.common.stream import Broker, Position
+from services.common.stream.broker import Message
+from services.common.subjects import StreamKey, tick_subject
+from services.common.wire import Snapshot, Status, encode
+from services.gateway.frames import text_frame
+from services.gateway.hub import BEGINNING, Fan, Hub
+from services.gateway.metrics import METRICS
+from services.gateway.records import Entry, SnapshotReason, snapshot_messages
+from services.gateway.replica import Phase, Replica, WantBase
+from services.gateway.window import Budget, Window
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 500
+_RETRY_FIRST_S = 0.05
+_RETRY_MOST_S = 2.0
+# How far back, in records of the log, a stream's last status is looked for.
+_STATUS_PAGE = 500
+_STATUS_STEPS = (1 << 6, 1 << 12, 1 << 20, 1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where records and states come from; the stores are optional.
+
+    Attributes:
+        window_bytes: of recent records kept for each stream.
+    """
+
+    broker: Broker
+    shard_count: int
+    latest: LatestReader | None
+    checkpoints: CheckpointReader | None
+    health: Health
+    window_bytes: int
+
+
+def entries_of(messages: Iterable[Message]) -> list[Entry]:
+    """Records that can be read; others cannot be in a chain and are left out, and said so."""
+    entries: list[Entry] = []
+    for message in messages:
+        try:
+            entries.append(Entry(message.payload))
+        except msgspec.DecodeError as error:
+            log.error("record_unreadable", subject=message.subject, error=str(error))
+    return entries
+
+
+class Feed:
+    """One stream inside the gateway: its replica, its live clients, its fetching.
+
+    Attributes:
+        interest: how many hold it; at zero it lingers and is then dropped.
+        ready: set while the chain has a position to begin from.
+    """
+
+    def __init__(self, key: StreamKey, sources: Sources, hub: Hub, budget: Budget) -> None:
+        self.key = key
+        self.shard = shard_of(key.product, sources.shard_count)
+        self.subject = tick_subject(self.shard, key)
+        self.fan = Fan(key)
+        self.replica = Replica(key, Window(budget, sources.window_bytes))
+        self.ready = asyncio.Event()
+        self.wanted = asyncio.Event()
+        self.interest = 0
+        self.idle_since = 0.0
+        self._sources = sources
+        self._hub = hub
+        self._published: Position | None = None
+        self._generation = 0
+        # Snapshots at `_cached_at`, framed, by reason and depth.
+        self._cache: dict[tuple[str, int], list[bytes]] = {}
+        self._cached_at: Position | None = None
+
+    # ------------------------------------------------------------------ what clients are given
+
+    def snapshot_parts(self, reason: SnapshotReason, depth: int) -> list[bytes] | None:
+        """The frames of a snapshot at the chain's head; None when there is no whole state."""
+        found = self.replica.state()
+        if found is None:
+            return None
+        position, state = found
+        if self._cached_at != position:
+            self._cache = {}
+            self._cached_at = position
+        cached = self._cache.get((reason, depth))
+        if cached is None:
+            snapshot = Snapshot(
+                v=1,
+                venue=self.key.venue,
+                channel=self.key.channel,
+                product=self.key.product,
+                shard=self.shard,
+                epoch=position.epoch,
+                seq=position.seq,
+                ts_snapshot=time.time_ns() // 1000,
+                state=msgspec.Raw(state),
+            )
+            messages = snapshot_messages(snapshot, reason, depth)
+            cached = self._cache[reason, depth] = [text_frame(message) for message in messages]
+        return cached
+
+    # ------------------------------------------------------------------ live records
+
+    def on_live(self, entries: list[Entry]) -> None:
+        """The tail brought these."""
+        was_live = self.replica.phase is Phase.LIVE
+        self.replica.on_live(entries)
+        self._after(was_live, "chain")
+
+    def on_interrupted(self) -> None:
+        """The tail may have missed something."""
+        was_live = self.replica.phase is Phase.LIVE
+        self.replica.on_interrupted()
+        self._after(was_live, "interrupted")
+
+    def _after(self, was_live: bool, cause: str) -> None:
+        self._publish()
+        if self.replica.phase is not Phase.LIVE:
+            if was_live:
+                METRICS.gaps.labels(*self.key, cause).inc()
+            self.wanted.set()
+
+    def _publish(self) -> None:
+        replica = self.replica
+        proven = replica.take()
+        if replica.generation != self._generation:
+            if replica.phase is Phase.LIVE:
+                self._generation = replica.generation
+                self._published = replica.mark
+                self._rebase()
+            return
+        if proven:
+            before, self._published = self._published, replica.mark
+            if self.fan.full or self.fan.conflated:
+                self._hub.publish(self.fan, proven, before or BEGINNING)
+
+    def _rebase(self) -> None:
+        self.ready.set()
+        log.warning("chain_restarted", stream=str(self.key), head=self.replica.head)
+        for subscription in self.fan.subscriptions():
+            subscription.client.rebased(subscription)
+
+    # ------------------------------------------------------------------ fetching
+
+    async def run(self) -> None:
+        """Fetch whenever the replica wants something; ends by cancellation."""
+        while True:
+            await self._fill()
+            self.ready.set()
+            await self._find_status()
+            await self.wanted.wait()
+            self.wanted.clear()
+
+    async def _fill(self) -> None:
+        delay = _RETRY_FIRST_S
+        generation = self.replica.generation
+        while (want := self.replica.want()) is not None:
+            if self.replica.generation != generation:
+                generation = self.replica.generation
+                self.ready.clear()
+            try:
+                if isinstance(want, WantBase):
+                    await self._load_base()
+                    continue
+                cursor = want.cursor
+                if not cursor and want.after is not None:
+                    cursor = await self._sources.broker.seek(self.subject, want.after)
+                page = await self._sources.broker.read(self.subject, cursor, limit=_PAGE)
+            except PositionLost:
+                self.replica.on_lost()
+            except BrokerClosed:
+                raise
+            except BrokerUnavailable as error:
+                log.warning("log_read_failed", stream=str(self.key), reason=str(error))
+            else:
+                entries = entries_of(page.messages)
+                went_on = self.replica.on_page(entries, page.cursor, at_head=page.at_head)
+                self._publish()
+                if went_on:
+                    delay = _RETRY_FIRST_S
+                    continue
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_MOST_S)
+
+    async def _load_base(self) -> None:
+        sources = self._sources
+        position, cursor, state = None, "", b""
+        if sources.latest is not None:
+            try:
+                row = await sources.latest.get(self.key)
+                if row is not None and self.key.channel != "book":
+                    position, cursor, state = row.position, row.cursor, row.state
+                    if row.shard != self.shard:
+                        cursor = ""
+                elif row is not None and row.checkpoint and sources.checkpoints is not None:
+                    whole = await sources.checkpoints.get_checkpoint(row.checkpoint)
+                    if whole is not None:
+                        position, cursor, state = whole.position, whole.cursor, whole.state
+                        if whole.shard != self.shard:
+                            cursor = ""
+            except StoreError as error:
+                # The log alone serves too; only what is older than it is missing.
+                log.warning("store_read_failed", stream=str(self.key), reason=str(error))
+                sources.health.failed("stores", str(error))
+            else:
+                sources.health.passed("stores")
+        self.replica.on_base(position, cursor, state)
+
+    async def _find_status(self) -> None:
+        """Look for the last status before the place where the chain was begun.
+
+        Statuses are written on a change only. Where none stands among the newest records, none of
+        them changed anything: the records themselves say that the stream is live, or was.
+        """
+        head = self.replica.head
+        if self.replica.status is not None or head is None:
+            return
+        seen: list[Entry] = []
+        with suppress(BrokerUnavailable, PositionLost):
+            for step in _STATUS_STEPS:
+                after = Position(head.epoch, max(0, head.seq - step))
+                cursor = await self._sources.broker.seek(self.subject, after)
+                page = await self._sources.broker.read(self.subject, cursor, limit=_STATUS_PAGE)
+                if not page.at_head:
+                    break
+                seen = entries_of(page.messages)
+                found = [entry for entry in seen if not entry.chained]
+                if found:
+                    self._learn(found[-1])
+                    return
+        if seen:
+            self._learn(self._inferred(seen))
+
+    def _learn(self, status: Entry) -> None:
+        if self.replica.learn_status(status):
+            self._hub.publish(self.fan, [status], self._published)
+
+    def _inferred(self, seen: list[Entry]) -> Entry:
+        newest = seen[-1]
+        return Entry(
+            encode(
+                Status(
+                    v=1,
+                    venue=self.key.venue,
+                    channel=self.key.channel,
+                    product=self.key.product,
+                    shard=self.shard,
+                    epoch=newest.position.epoch,
+                    seq=newest.position.seq,
+                    sub=0,
+                    state="live",
+                    since=seen[0].ts_ingest,
+                    evidence=f"no change of state among the newest {len(seen)} records",
+                    ts_ingest=newest.ts_ingest,
+                )
+            )
+        )

@@ -1,0 +1,424 @@
+"""The streams of one connection: what it subscribed to, and what each of them begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common.errors import BrokerUnavailable, InvalidSubject
+from services.common.subjects import CHANNELS, StreamKey, check_token
+from services.gateway.backfill import Start
+from services.gateway.catchup import NO_STATE, CatchingUp, CatchUp
+from services.gateway.core import Core
+from services.gateway.feed import Feed
+from services.gateway.hub import BEGINNING, Mode, Subscription
+from services.gateway.metrics import METRICS
+from services.gateway.protocol import (
+    BROKER_UNAVAILABLE,
+    NOT_SUBSCRIBED,
+    SUBSCRIPTION_LIMIT,
+    UNKNOWN_CHANNEL,
+    UNKNOWN_PRODUCT,
+    CommandId,
+    Problem,
+    Resync,
+    Subscribe,
+    Unsubscribe,
+    echo,
+    make_cursor,
+)
+from services.gateway.records import SnapshotReason, stream_fields
+
+_READY_S = 5.0
+
+
+@dataclass
+class _Plan:
+    """What a `subscribe` will do with one stream, or why it will not."""
+
+    key: StreamKey
+    feed: Feed | None = None
+    subscription: Subscription | None = None
+    start: Start | None = None
+    kind: str = "snapshot"
+    reason: SnapshotReason = "subscribe"
+    # The stream is followed already and only the way of sending changes.
+    change: bool = False
+    problem: Problem | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class Interests:
+    """See the module's docstring.
+
+    Args:
+        client: the connection; it is told everything.
+        spawn_catch_up: starts a task of the connection that runs the given `CatchUp`.
+    """
+
+    def __init__(
+        self, core: Core, client: CatchingUp, spawn_catch_up: Callable[[CatchUp], None]
+    ) -> None:
+        self.subscriptions: dict[StreamKey, tuple[Subscription, Feed]] = {}
+        self._core = core
+        self._client = client
+        self._catch_up = CatchUp(client, core.hub, core.backfill)
+        self._spawn = spawn_catch_up
+        self._spawned = False
+
+    def close(self) -> None:
+        """Give everything back."""
+        for subscription, feed in self.subscriptions.values():
+            self._let_go(subscription, feed)
+        self.subscriptions.clear()
+
+    # ------------------------------------------------------------------ where the client stands
+
+    def heads(self) -> dict[str, int]:
+        """For each stream that is live, the last seq this client was sent."""
+        heads: dict[str, int] = {}
+        for key, (subscription, feed) in self.subscriptions.items():
+            head = feed.replica.head
+            if not subscription.live or head is None:
+                continue
+            conflation = subscription.conflation
+            seq = head.seq if conflation is None else conflation.held
+            if seq is not None:
+                heads[str(key)] = seq
+        return heads
+
+    def resume(self) -> dict[str, Any]:
+        """For each stream, where a new connection can go on: what this client was sent last."""
+        places: dict[str, Any] = {}
+        for key, (subscription, feed) in self.subscriptions.items():
+            head = feed.replica.head
+            if head is None:
+                continue
+            epoch, seq = head.epoch, head.seq
+            if subscription in self._catch_up:
+                if subscription.seq is None:
+                    continue
+                epoch, seq = subscription.position.epoch, subscription.seq
+            elif subscription.conflation is not None and subscription.conflation.held is not None:
+                seq = subscription.conflation.held
+            places[str(key)] = {"epoch": epoch, "seq": seq, "cursor": make_cursor(epoch, seq)}
+        return places
+
+    # ------------------------------------------------------------------ what the hub says
+
+    def fell_behind(self, subscription: Subscription, records: int) -> None:
+        found = self.subscriptions.get(subscription.fan.key)
+        if found is None:
+            return
+        METRICS.slow.labels("catch_up").inc()
+        subscription.reason = "slow"
+        subscription.count = 0
+        position = subscription.position
+        subscription.seq = position.seq if position != BEGINNING else None
+        self._tell_mode(subscription, subscription.mode, "catch_up", "slow", records)
+        self._begin_catch_up(subscription, found[1])
+
+    def rebased(self, subscription: Subscription) -> None:
+        found = self.subscriptions.get(subscription.fan.key)
+        if found is not None:
+            self._core.hub.detach(subscription)
+            self._catch_up.go_live(subscription, found[1], "catch_up")
+
+    def over_quota(self, subscription: Subscription) -> None:
+        rate = self._core.settings.product_max_msgs_per_sec
+        METRICS.rate_limited.labels("product").inc()
+        self._tell_mode(subscription, "full", "latest", "quota", 0)
+        self._client.tell(
+            {
+                "type": "rate_limit",
+                "scope": "product",
+                "retry_after_ms": int(1000 / rate) + 1,
+                "product": subscription.fan.key.product,
+                "stream": str(subscription.fan.key),
+            },
+            control=True,
+        )
+
+    def refuse(self, problem: Problem, subscription: Subscription) -> None:
+        key = subscription.fan.key
+        found = self.subscriptions.pop(key, None)
+        if found is not None:
+            self._let_go(*found)
+        self._client.tell_problem(_at(problem, key))
+
+    def _tell_mode(
+        self, subscription: Subscription, old: str, new: str, reason: str, lag: int
+    ) -> None:
+        key = subscription.fan.key
+        self._client.tell(
+            {
+                "type": "mode",
+                "stream": str(key),
+                **stream_fields(key),
+                "from": old,
+                "to": new,
+                "reason": reason,
+                "lag": lag,
+            },
+            control=True,
+        )
+
+    def _begin_catch_up(self, subscription: Subscription, feed: Feed) -> None:
+        self._catch_up.add(subscription, feed)
+        self._start_catching()
+
+    def _start_catching(self) -> None:
+        # Most clients never catch up on anything; the task is made for those that do.
+        if not self._spawned:
+            self._spawned = True
+            self._spawn(self._catch_up)
+
+    def _let_go(self, subscription: Subscription, feed: Feed) -> None:
+        self._core.hub.detach(subscription)
+        self._catch_up.remove(subscription)
+        self._core.tails.release(feed)
+        METRICS.subscriptions.labels(*subscription.fan.labels).dec()
+
+    # ------------------------------------------------------------------ commands
+
+    async def subscribe(self, command: Subscribe, id: CommandId | None) -> None:
+        """Begin the streams named, or change how they are sent; one answer for all of them."""
+        arrived = time.monotonic()
+        products = command.all_products
+        catalog = self._core.catalog
+        unsure: set[str] = set()
+        try:
+            known = await catalog.knows(command.venue, products)
+        except BrokerUnavailable:
+            unsure = catalog.unseen(command.venue, products)
+            known = set(products) - unsure
+        keys = [
+            StreamKey(command.venue, channel, product)
+            for channel in command.all_channels
+            for product in products
+        ]
+        plans = await self._plan_all(command, keys, known, unsure)
+        # From here on nothing awaits: what follows the heads told now is what comes next.
+        self._client.tell(
+            {"type": "subscribed", **echo(id), "results": [_result(p, command) for p in plans]},
+        )
+        for plan in plans:
+            if plan.problem is None:
+                self._begin(plan, command, arrived)
+            elif 4000 <= plan.problem.code.code < 5000:
+                self._client.tell_problem(_at(plan.problem, plan.key), id, control=False)
+
+    async def _plan_all(
+        self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
+    ) -> list[_Plan]:
+        plans = [_Plan(key) for key in keys]
+        room = self._core.settings.ws_max_subscriptions - len(self.subscriptions)
+        for plan in plans:
+            try:
+                _check_stream(plan.key, known, unsure)
+                if plan.key not in self.subscriptions:
+                    if room <= 0:
+                        limit = self._core.settings.ws_max_subscriptions
+                        raise Problem(SUBSCRIPTION_LIMIT, f"at most {limit} streams a connection")
+                    room -= 1
+            except Problem as problem:
+                plan.problem = problem
+        await asyncio.gather(*(self._plan(command, plan) for plan in plans if not plan.problem))
+        return plans
+
+    async def _plan(self, command: Subscribe, plan: _Plan) -> None:
+        held = self.subscriptions.get(plan.key)
+        if held is None:
+            feed = self._core.tails.acquire(plan.key)
+            subscription = Subscription(self._client, feed.fan)
+            self.subscriptions[plan.key] = (subscription, feed)
+            METRICS.subscriptions.labels(*feed.fan.labels).inc()
+        else:
+            subscription, feed = held
+        plan.subscription, plan.feed = subscription, feed
+        try:
+            await _ready(feed)
+            await self._place(command, plan, feed)
+        except BrokerUnavailable as error:
+            plan.problem = Problem(BROKER_UNAVAILABLE, error.reason, retry_after_ms=1000)
+        except Problem as problem:
+            plan.problem = problem
+        if plan.problem is not None and held is None:
+            self.subscriptions.pop(plan.key, None)
+            self._let_go(subscription, feed)
+
+    async def _place(self, command: Subscribe, plan: _Plan, feed: Feed) -> None:
+        """Decide what this stream begins with."""
+        from_seq, epoch = command.position_of(plan.key.product)
+        if (
+            plan.subscription is not None
+            and plan.subscription.live
+            and from_seq is None
+            and command.depth in (None, plan.subscription.depth)
+            and (command.mode is not None or command.max_rate is not None)
+        ):
+            plan.kind, plan.change = "live", True
+            return
+        if from_seq is not None:
+            now_us = time.time_ns() // 1000
+            try:
+                plan.start = await self._core.backfill.start(feed, from_seq, epoch, now_us)
+                plan.kind = "backfill"
+                return
+            except Problem as problem:
+                if command.on_unrecoverable == "error":
+                    raise
+                plan.reason = "catch_up"
+                plan.more["warning"] = problem.body()
+        if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
+            plan.kind = "live"
+        elif feed.replica.state() is None:
+            raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
+
+    def _begin(self, plan: _Plan, command: Subscribe, arrived: float) -> None:
+        subscription, feed = plan.subscription, plan.feed
+        assert subscription is not None
+        assert feed is not None
+        if plan.change:
+            self._change(subscription, feed, command)
+            return
+        status = feed.replica.status
+        if status is not None:
+            self._client.tell(status.payload)
+        self._core.hub.detach(subscription)
+        self._catch_up.remove(subscription)
+        _configure(subscription, command)
+        if plan.start is not None:
+            self._begin_backfill(subscription, feed, plan.start)
+            return
+        self._catch_up.go_live(
+            subscription, feed, plan.reason, with_snapshot=plan.kind == "snapshot"
+        )
+        if subscription in self._catch_up:
+            self._start_catching()
+        METRICS.snapshot_seconds.labels(*feed.fan.labels).observe(time.monotonic() - arrived)
+
+    def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
+        """Go on in another mode or rate, with nothing between lost."""
+        old = subscription.mode
+        self._core.hub.settle(subscription)
+        self._core.hub.detach(subscription)
+        depth = subscription.depth
+        _configure(subscription, command)
+        subscription.depth = depth
+        head = feed.replica.head
+        self._core.hub.attach(subscription, head.seq if head is not None else None)
+        if subscription.mode != old:
+            self._tell_mode(subscription, old, subscription.mode, "request", 0)
+
+    def _begin_backfill(self, subscription: Subscription, feed: Feed, start: Start) -> None:
+        head = feed.replica.head
+        subscription.reason = "backfill"
+        subscription.position = start.position
+        subscription.seq = subscription.start = start.seq
+        subscription.count = 0
+        self._client.tell(
+            {
+                "type": "backfill",
+                "state": "begin",
+                "stream": str(feed.key),
+                **stream_fields(feed.key),
+                "from": start.seq,
+                "to": head.seq if head is not None else start.seq,
+                "count": None,
+                "complete": start.complete,
+            }
+        )
+        self._begin_catch_up(subscription, feed)
+
+    def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:
+        """End the streams named."""
+        results: list[dict[str, Any]] = []
+        for channel in command.all_channels:
+            for product in command.all_products:
+                key = StreamKey(command.venue, channel, product)
+                held = self.subscriptions.pop(key, None)
+                result: dict[str, Any] = {**stream_fields(key), "stream": str(key)}
+                if held is None:
+                    problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
+                    results.append({**result, "ok": False, "error": problem.body()})
+                else:
+                    self._let_go(*held)
+                    results.append({**result, "ok": True})
+        self._client.tell({"type": "unsubscribed", **echo(id), "results": results})
+
+    async def resync(self, command: Resync, id: CommandId | None) -> None:
+        """Send the state of the streams named anew."""
+        for channel in command.all_channels:
+            for product in command.all_products:
+                key = StreamKey(command.venue, channel, product)
+                held = self.subscriptions.get(key)
+                if held is None:
+                    problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
+                    self._client.tell_problem(_at(problem, key), id)
+                    continue
+                subscription, feed = held
+                await _ready(feed)
+                self._core.hub.detach(subscription)
+                self._catch_up.go_live(subscription, feed, "resync")
+                if subscription in self._catch_up:
+                    self._start_catching()
+
+
+def _result(plan: _Plan, command: Subscribe) -> dict[str, Any]:
+    names = {**stream_fields(plan.key), "stream": str(plan.key)}
+    if plan.problem is not None:
+        return {**names, "ok": False, "error": plan.problem.body()}
+    assert plan.feed is not None
+    head = plan.feed.replica.head
+    mode = command.mode or ("latest" if command.max_rate else "full")
+    return {
+        **names,
+        "ok": True,
+        "epoch": head.epoch if head is not None else None,
+        "seq": head.seq if head is not None else None,
+        "start": plan.kind,
+        "mode": mode,
+        "max_rate": command.max_rate if mode == "latest" else None,
+        "depth": command.depth or 0,
+        **plan.more,
+    }
+
+
+def _configure(subscription: Subscription, command: Subscribe) -> None:
+    mode: Mode = command.mode or ("latest" if command.max_rate else "full")
+    subscription.mode = mode
+    subscription.max_rate = command.max_rate if mode == "latest" else None
+    subscription.depth = command.depth or 0
+    subscription.on_unrecoverable = command.on_unrecoverable
+
+
+def _check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
+    if key.channel not in CHANNELS:
+        raise Problem(UNKNOWN_CHANNEL, f"channel: expected one of {', '.join(CHANNELS)}")
+    try:
+        check_token(key.venue)
+        check_token(key.product)
+    except InvalidSubject as error:
+        raise Problem(UNKNOWN_PRODUCT, str(error)) from error
+    if key.product in unsure:
+        raise Problem(BROKER_UNAVAILABLE, "the log does not answer", retry_after_ms=1000)
+    if key.product not in known:
+        raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")
+
+
+async def _ready(feed: Feed) -> None:
+    try:
+        async with asyncio.timeout(_READY_S):
+            await feed.ready.wait()
+    except TimeoutError:
+        message = "the log does not answer"
+        raise Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000) from None
+
+
+def _at(problem: Problem, key: StreamKey) -> Problem:
+    problem.more.setdefault("stream", str(key))
+    return problem
