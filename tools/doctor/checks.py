@@ -16,10 +16,18 @@ from pydantic_settings import BaseSettings
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from services.common.errors import BrokerError, SettingsError, StoreError, StoreMissing
+from services.common.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    SettingsError,
+    StoreError,
+    StoreMissing,
+)
 from services.common.settings import AwsSettings, CommonSettings, load
 from services.common.stores.aws import DYNAMODB, READER, S3, open_client, translated
+from services.common.stream import Broker
 from services.common.stream.factory import open_broker
+from services.common.subjects import RAW_LOG
 
 Level = Literal["ok", "warning", "error"]
 # Where each service's settings are.
@@ -75,13 +83,21 @@ async def check_broker(settings: CommonSettings) -> Finding:
     try:
         async with asyncio.timeout(_TIMEOUT_S), open_broker(settings) as broker:
             await broker.ping()
-            # Without the logs of the others nothing flows, though everything is reachable.
-            subjects = await broker.subjects("raw")
+            found = await _raw_log(broker)
     except TimeoutError:
         return Finding(name, "error", f"{_host(where)}: no answer in {_TIMEOUT_S:.0f} s", advice)
     except BrokerError as error:
         return Finding(name, "error", str(error), advice)
-    return Finding(name, "ok", f"{_host(where)}: {len(subjects)} raw streams")
+    return Finding(name, "ok", f"{_host(where)}: {found}")
+
+
+async def _raw_log(broker: Broker) -> str:
+    try:
+        subjects = await broker.subjects(RAW_LOG)
+    except BrokerUnavailable:
+        # It has just answered a ping, so it is the log that is missing: no service ran yet.
+        return "no logs yet, the services make them"
+    return f"{len(subjects)} raw streams"
 
 
 async def check_table(settings: AwsSettings) -> Finding:
