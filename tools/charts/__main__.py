@@ -123,34 +123,36 @@ def render_all(report: Report, workspace: Workspace) -> dict[str, list[Object]]:
     return rendered
 
 
+def check(report: Report, workspace: Workspace, *, rewrite: bool) -> None:
+    """Run the checks in order; what cannot be built or rendered ends them."""
+    generated = {
+        "README.md of the charts as values.yaml says": readmes(workspace),
+        "settings.txt as the services' settings say": settings_files(workspace),
+        "values.schema.json as values and settings say": schemas(workspace),
+    }
+    for title, files in generated.items():
+        if rewrite:
+            # Before the build: they are part of what is packed.
+            print(f"wrote {write(ROOT, files)} of {len(files)} files")
+        compare(report, title, files)
+    with report.check("helm dependency build, offline") as say:
+        say(f"{workspace.build()} charts, helm {workspace.helm.version()}")
+    rendered = render_all(report, workspace)
+    if len(rendered) < len(CHARTS) + len(PROFILES):
+        return
+    validate_all(report, rendered)
+    secure_all(report, rendered)
+    plain = {f"k8s/{name}": text for name, text in manifests(workspace).items()}
+    if rewrite:
+        print(f"wrote {write(ROOT, plain)} of {len(plain)} files")
+    compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
+
+
 def run(*, rewrite: bool) -> int:
     report = Report()
     begun = time.monotonic()
     with Helm() as helm:
-        workspace = Workspace(helm)
-        generated = {
-            "README.md of the charts as values.yaml says": readmes(workspace),
-            "settings.txt as the services' settings say": settings_files(workspace),
-            "values.schema.json as values and settings say": schemas(workspace),
-        }
-        for title, files in generated.items():
-            if rewrite:
-                # Before the build: they are part of what is packed.
-                print(f"wrote {write(ROOT, files)} of {len(files)} files")
-            compare(report, title, files)
-        with report.check("helm dependency build, offline") as say:
-            say(f"{workspace.build()} charts, helm {helm.version()}")
-        if not report.clean():
-            return 1
-        rendered = render_all(report, workspace)
-        validate_all(report, rendered)
-        secure_all(report, rendered)
-        if not report.clean():
-            return 1
-        plain = {f"k8s/{name}": text for name, text in manifests(workspace).items()}
-        if rewrite:
-            print(f"wrote {write(ROOT, plain)} of {len(plain)} files")
-        compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
+        check(report, Workspace(helm), rewrite=rewrite)
     seconds = time.monotonic() - begun
     print(f"{report.passed} checks passed, {report.failed} failed, in {seconds:.1f} s")
     return 0 if report.clean() else 1
