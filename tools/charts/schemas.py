@@ -72,7 +72,7 @@ RULES: dict[str, Schema] = {
 # Settings that follow from other values, or from the shape of the pod.
 OWNED = {
     *("ADMIN_PORT", "HTTP_HOST", "HTTP_PORT", "NATS_CREDS_FILE"),
-    *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS", "WS_DRAIN_S"),
+    *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS", "DRAIN_SECONDS"),
 }
 NATS_RULES: dict[str, Schema] = {"replicas": {"enum": [1, 3, 5]}}
 

@@ -45,8 +45,8 @@ REFUSED = {
     ),
     "a setting that follows from other values": (
         "gateway",
-        {"settings.WS_DRAIN_S": "5"},
-        "WS_DRAIN_S is not allowed",
+        {"settings.DRAIN_SECONDS": "5"},
+        "DRAIN_SECONDS is not allowed",
     ),
     "a misspelt setting for all services": (
         UMBRELLA,
@@ -113,7 +113,7 @@ def test_a_gateway_gets_the_time_that_its_drain_takes(workspace: Workspace, file
     (container,) = spec["containers"]
     pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pre_stop >= 20
-    (drain,) = (int(item["value"]) for item in container["env"] if item["name"] == "WS_DRAIN_S")
+    (drain,) = (int(item["value"]) for item in container["env"] if item["name"] == "DRAIN_SECONDS")
     assert spec["terminationGracePeriodSeconds"] > pre_stop + drain
     for item in objects:
         if item["kind"] == "Ingress":
