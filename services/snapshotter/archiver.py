@@ -100,8 +100,8 @@ class Archiver:
             metrics.WRITE_SECONDS.labels("archive").observe(time.monotonic() - started)
             metrics.BATCHES.labels(self._kind).inc()
             metrics.BYTES.labels(self._kind).inc(size)
-            metrics.RECORDS.labels(self._kind).inc(batch.records)
-            log.debug("batch_archived", log=self._name, records=batch.records, bytes=size)
+            metrics.RECORDS.labels(self._kind).inc(batch.count)
+            log.debug("batch_archived", log=self._name, records=batch.count, bytes=size)
             self._on_ok(S3)
             if self.on_archived is not None:
                 await self.on_archived(batch.heads, batch.refilled)

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.common.stores.index import Head, ObjectEntry, Span
 from services.common.stores.layout import Partition, archive_key, mark, partition_of
 from services.common.subjects import StreamKey
 
 
-@dataclass(slots=True)
-class _Part:
-    """Records that go into one object, in the order they came."""
+class Entry(NamedTuple):
+    """One record of a batch: what the archive has to know of it, and its line."""
 
-    first: str
-    last: str
-    lines: list[bytes] = field(default_factory=list)
-    spans: dict[str, Span] = field(default_factory=dict)
+    key: StreamKey
+    head: Head
+    ts: int
+    line: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SealedObject:
-    entry: ObjectEntry
-    lines: Sequence[bytes]
+    """An object to write: its place in the index, and its records in order."""
+
+    partition: Partition
+    records: Sequence[Entry]
+
+    @property
+    def entry(self) -> ObjectEntry:
+        first, last = self.records[0], self.records[-1]
+        spans: dict[str, Span] = {}
+        for record in self.records:
+            stream = str(record.key)
+            held = spans.get(stream)
+            start, count = (held.first, held.count) if held else (record.head.position, 0)
+            spans[stream] = Span(start, record.head, count + 1)
+        name = archive_key(
+            self.partition,
+            mark(first.key, first.head.position, first.ts),
+            mark(last.key, last.head.position, last.ts),
+        )
+        return ObjectEntry(name, spans)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [record.line for record in self.records]
+
+    def beyond(self, heads: Mapping[str, Head]) -> SealedObject:
+        """The same without what `heads` already covers."""
+        kept = [
+            record
+            for record in self.records
+            if (held := heads.get(str(record.key))) is None or record.head.position > held.position
+        ]
+        return SealedObject(self.partition, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +63,27 @@ class SealedBatch:
 
     Attributes:
         objects: in an order in which no stream goes backwards.
-        heads: the last record of each stream in the batch.
         refilled: bytes of records that the broker has not delivered yet.
     """
 
     objects: Sequence[SealedObject]
-    heads: Mapping[str, Head]
-    records: int
     refilled: int
+
+    @property
+    def count(self) -> int:
+        return sum(len(sealed.records) for sealed in self.objects)
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The last record of each stream in the batch."""
+        return {
+            str(record.key): record.head for sealed in self.objects for record in sealed.records
+        }
+
+    def beyond(self, heads: Mapping[str, Head]) -> SealedBatch:
+        """The same without what `heads` already covers; perhaps nothing is left."""
+        rest = (sealed.beyond(heads) for sealed in self.objects)
+        return SealedBatch([sealed for sealed in rest if sealed.records], self.refilled)
 
 
 class Batch:
@@ -60,7 +104,7 @@ class Batch:
         self._clear()
 
     def _clear(self) -> None:
-        self._parts: dict[Partition, _Part] = {}
+        self._parts: dict[Partition, list[Entry]] = {}
         self._hours: dict[StreamKey, Partition] = {}
         self._opened: float | None = None
         self.records = 0
@@ -85,13 +129,7 @@ class Batch:
         if held is not None and held.hour > partition.hour:
             partition = held
         self._hours[key] = partition
-        name = mark(key, head.position, ts)
-        part = self._parts.get(partition)
-        if part is None:
-            part = self._parts[partition] = _Part(first=name, last=name)
-        part.last = name
-        part.lines.append(one_line(payload))
-        part.spans[str(key)] = _extended(part.spans.get(str(key)), head)
+        self._parts.setdefault(partition, []).append(Entry(key, head, ts, one_line(payload)))
         if self._opened is None:
             self._opened = now
         self.records += 1
@@ -110,15 +148,10 @@ class Batch:
     def seal(self) -> SealedBatch:
         """What was collected; the batch is empty afterwards."""
         objects = [
-            SealedObject(
-                ObjectEntry(archive_key(partition, part.first, part.last), part.spans), part.lines
-            )
-            for partition, part in sorted(self._parts.items(), key=lambda item: item[0].hour)
+            SealedObject(partition, records)
+            for partition, records in sorted(self._parts.items(), key=lambda item: item[0].hour)
         ]
-        heads = {
-            stream: span.last for sealed in objects for stream, span in sealed.entry.streams.items()
-        }
-        sealed = SealedBatch(objects, heads, self.records, self.refilled)
+        sealed = SealedBatch(objects, self.refilled)
         self._clear()
         return sealed
 
@@ -128,9 +161,3 @@ def one_line(payload: bytes) -> bytes:
     if b"\n" in payload or b"\r" in payload:
         return payload.replace(b"\r", b" ").replace(b"\n", b" ")
     return payload
-
-
-def _extended(span: Span | None, head: Head) -> Span:
-    if span is None:
-        return Span(head.position, head, 1)
-    return Span(span.first, head, span.count + 1)

@@ -15,6 +15,7 @@ from services.common.stores.aws import OBJECT_WRITER, S3, Limits, error_code, tr
 from services.common.stores.index import (
     Commit,
     Head,
+    ObjectEntry,
     archived_heads,
     next_commit,
     pack_commit,
@@ -85,10 +86,12 @@ class Bucket(S3Store):
 
 
 class ArchiveLog:
-    """The archive of one log: a chain of commits, each written once. One writer per log.
+    """The archive of one log: a chain of commits, each number written once.
 
     Order of writing: the plan (`pending`), the objects, the numbered commit. After a crash
-    `restore` finishes or drops what was begun, so every record is archived once.
+    `restore` finishes or drops what was begun, so every record is archived once. A number that
+    somebody else has taken is refused by S3 (`If-None-Match`), so two processes that overlap, as in
+    a rolling update, cannot archive a record twice either: the later one drops what is there.
     """
 
     def __init__(self, bucket: Bucket, log_name: str) -> None:
@@ -107,28 +110,22 @@ class ArchiveLog:
         if pending is None:
             self._last = None
             return {}
-        finished = await self._index.commit(pending.number)
-        if finished is not None:
-            self._last = finished
-            return finished.heads
+        self._last = await self._index.commit(pending.number)
+        if self._last is None:
+            await self._settle(pending)
+        await self._follow()
+        return archived_heads(self._last)
+
+    async def _settle(self, pending: Commit) -> None:
+        """Finish or drop what a crash left between plan and commit."""
         self._last = await self._index.commit(pending.number - 1) if pending.number > 1 else None
         existing = {entry.key for entry in pending.objects if await self._bucket.exists(entry.key)}
         settlement = settle_pending(pending, self._last, existing)
         await self._bucket.delete(settlement.orphans)
         if settlement.commit is not None:
-            # A reader may still see the old plan; its number stays the same.
-            await self._put_commit(pending_key(self._log), settlement.commit)
-            await self._put_commit(
-                commit_key(self._log, settlement.commit.number), settlement.commit
-            )
-            self._last = settlement.commit
-        log.info(
-            "archive_settled",
-            log=self._log,
-            kept=len(settlement.commit.objects) if settlement.commit is not None else 0,
-            planned=len(pending.objects),
-        )
-        return archived_heads(self._last)
+            await self._commit(settlement.commit)
+        kept = len(settlement.commit.objects) if settlement.commit is not None else 0
+        log.info("archive_settled", log=self._log, kept=kept, planned=len(pending.objects))
 
     async def write(self, batch: SealedBatch) -> int:
         """Make the batch durable and readable; returns the compressed bytes.
@@ -136,28 +133,69 @@ class ArchiveLog:
         Raises:
             StoreUnavailable: S3 does not answer; calling it again with the same batch is safe.
         """
-        entries = [sealed.entry for sealed in batch.objects]
-        commit = next_commit(self._log, self._last, entries, time.time_ns() // 1000)
-        await self._put_commit(pending_key(self._log), commit)
+        written = 0
+        # Most often this drops nothing; it does after a call that failed on its way back.
+        batch = batch.beyond(archived_heads(self._last))
+        while batch.objects:
+            entries = [sealed.entry for sealed in batch.objects]
+            commit = next_commit(self._log, self._last, entries, time.time_ns() // 1000)
+            await self._bucket.put(pending_key(self._log), pack_commit(commit), _INDEX)
+            written += await self._put_objects(batch.objects, entries)
+            if not await self._commit(commit):
+                await self._withdraw(commit)
+            batch = batch.beyond(archived_heads(self._last))
+        return written
+
+    async def _put_objects(
+        self, objects: Sequence[SealedObject], entries: Sequence[ObjectEntry]
+    ) -> int:
         limit = asyncio.Semaphore(_WRITES)
+
+        async def put(sealed: SealedObject, entry: ObjectEntry) -> int:
+            async with limit:
+                content = await asyncio.to_thread(_compressed, sealed.lines)
+                await self._bucket.put(entry.key, content, _JSONL)
+                return len(content)
+
         results = await asyncio.gather(
-            *(self._put_object(sealed, limit) for sealed in batch.objects), return_exceptions=True
+            *(put(sealed, entry) for sealed, entry in zip(objects, entries, strict=True)),
+            return_exceptions=True,
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        await self._put_commit(commit_key(self._log, commit.number), commit)
-        self._last = commit
         return sum(size for size in results if isinstance(size, int))
 
-    async def _put_object(self, sealed: SealedObject, limit: asyncio.Semaphore) -> int:
-        async with limit:
-            content = await asyncio.to_thread(_compressed, sealed.lines)
-            await self._bucket.put(sealed.entry.key, content, _JSONL)
-            return len(content)
+    async def _commit(self, commit: Commit) -> bool:
+        """Write the numbered commit; False when the number was taken by another process."""
+        content = await asyncio.to_thread(pack_commit, commit)
+        if await self._bucket.create(commit_key(self._log, commit.number), content, _INDEX):
+            self._last = commit
+            return True
+        found = await self._index.commit(commit.number)
+        # The same objects: our own attempt, whose answer was lost.
+        if found is not None and found.objects == commit.objects:
+            self._last = found
+            return True
+        return False
 
-    async def _put_commit(self, key: str, commit: Commit) -> None:
-        await self._bucket.put(key, await asyncio.to_thread(pack_commit, commit), _INDEX)
+    async def _withdraw(self, commit: Commit) -> None:
+        """Another process took this number: follow it and remove what is archived twice now."""
+        log.warning("archive_shared", log=self._log, number=commit.number)
+        theirs = await self._follow()
+        await self._bucket.delete(
+            [entry.key for entry in commit.objects if entry.key not in theirs]
+        )
+
+    async def _follow(self) -> set[str]:
+        """Advance to the newest commit; returns the keys of the objects met."""
+        keys: set[str] = set()
+        number = self._last.number if self._last is not None else 0
+        while (following := await self._index.commit(number + 1)) is not None:
+            self._last = following
+            number = following.number
+            keys |= {entry.key for entry in following.objects}
+        return keys
 
 
 class CheckpointStore:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self
 
 from services.common.runtime import Stop
 from services.common.settings import AwsSettings
@@ -30,6 +31,17 @@ class Platform:
         )
         self.proxy = proxy
         self.new_broker = broker
+        self._latest = DynamoLatestReader(self.aws, consistent=True)
+        self._store = S3Store(self.aws)
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._latest)
+        await self._stack.enter_async_context(self._store)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
 
     def settings(self, **changes: object) -> SnapshotterSettings:
         values: dict[str, object] = {
@@ -68,9 +80,15 @@ class Platform:
 
     async def raw_lines(self) -> list[bytes]:
         """Every line of every raw object, in the order of the objects' names."""
-        async with S3Store(self.aws) as store:
-            keys = await store.keys("raw/")
-            contents = [await store.get(key) for key in keys]
+        return await self._lines("raw/")
+
+    async def tick_lines(self) -> list[bytes]:
+        """Every line of every tick object."""
+        return await self._lines("ticks/")
+
+    async def _lines(self, prefix: str) -> list[bytes]:
+        keys = await self._store.keys(prefix)
+        contents = [await self._store.get(key) for key in keys]
         return [
             line for stored in contents if stored for line in gzip.decompress(stored).splitlines()
         ]
@@ -85,13 +103,11 @@ class Platform:
 
     @contextlib.asynccontextmanager
     async def latest(self) -> AsyncIterator[DynamoLatestReader]:
-        async with DynamoLatestReader(self.aws, consistent=True) as reader:
-            yield reader
+        yield self._latest
 
     @contextlib.asynccontextmanager
     async def objects(self) -> AsyncIterator[tuple[S3Store, S3ArchiveReader, S3CheckpointReader]]:
-        async with S3Store(self.aws) as store:
-            yield store, S3ArchiveReader(store), S3CheckpointReader(store)
+        yield self._store, S3ArchiveReader(self._store), S3CheckpointReader(self._store)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 30.0) -> None:

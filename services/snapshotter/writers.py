@@ -42,6 +42,10 @@ class RowWriter:
         metrics.WRITE_SECONDS.labels("row").observe(time.monotonic() - started)
         metrics.ROWS.labels("written" if written else "refused").inc()
         metrics.LAG_SECONDS.labels(stream.key.channel).observe(max(0, _now() - received) / 1e6)
+        newest = view.checkpoint
+        if newest is not None and newest != row.checkpoint and view.fold.position == row.position:
+            # It was written while this row was on its way, and no later row is due to name it.
+            await self._rows.name_checkpoint(stream.key, row.position, newest)
         # Refused means that a newer row is there, which covers this one as well.
         view.written(row.position)
         self._on_ok(DYNAMODB)
@@ -74,9 +78,9 @@ class CheckpointWriter:
         metrics.CHECKPOINT_BYTES.inc(size)
         self._on_ok(S3)
         view.checkpoint = object_key
-        if not view.dirty:
-            # No later row is due that would name it. If the row moved on, that one named it.
-            await self._rows.name_checkpoint(stream.key, checkpoint.position, object_key)
+        if not view.dirty and view.stored is not None:
+            # No later row is due that would name it.
+            await self._rows.name_checkpoint(stream.key, view.stored, object_key)
         view.checkpointed = checkpoint.position
         await self._checkpoints.prune(stream.key, object_key)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _GONE = {"NoSuchKey", "404"}
+_TAKEN = {"PreconditionFailed", "412"}
 
 
 class S3Store:
@@ -90,6 +91,23 @@ class S3Store:
             await self.client.put_object(
                 Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
             )
+
+    async def create(self, key: str, content: bytes, content_type: str) -> bool:
+        """Write the object unless there is one already; says whether it was written."""
+        with translated(S3, self.bucket):
+            try:
+                await self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=content,
+                    ContentType=content_type,
+                    IfNoneMatch="*",
+                )
+            except ClientError as error:
+                if error_code(error) in _TAKEN:
+                    return False
+                raise
+            return True
 
     async def exists(self, key: str) -> bool:
         with translated(S3, self.bucket):

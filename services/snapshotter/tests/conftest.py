@@ -33,18 +33,24 @@ async def proxy(aws_server: AwsServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-def platform(aws_server: AwsServer, proxy: Proxy) -> Platform:
+async def platform(aws_server: AwsServer, proxy: Proxy) -> AsyncIterator[Platform]:
     server = MemoryServer()
-    return Platform(aws_server.url, proxy, lambda: MemoryBroker(server))
+    async with Platform(aws_server.url, proxy, lambda: MemoryBroker(server)) as opened:
+        yield opened
 
 
 @pytest.fixture(params=["nats"])
-def broker_platform(
-    request: pytest.FixtureRequest, aws_server: AwsServer, proxy: Proxy
-) -> Platform:
-    """On a real broker server."""
+def broker_settings(request: pytest.FixtureRequest) -> CommonSettings:
+    """Of a real broker server that runs for this test."""
     kind = request.param
     server = request.getfixturevalue("nats_server" if kind == "nats" else "valkey_server")
     address = {"nats_urls": server.url} if kind == "nats" else {"redis_url": server.url}
-    settings = CommonSettings.model_validate({"broker_kind": kind, **address})
-    return Platform(aws_server.url, proxy, lambda: open_broker(settings))
+    return CommonSettings.model_validate({"broker_kind": kind, **address})
+
+
+@pytest.fixture
+async def broker_platform(
+    broker_settings: CommonSettings, aws_server: AwsServer, proxy: Proxy
+) -> AsyncIterator[Platform]:
+    async with Platform(aws_server.url, proxy, lambda: open_broker(broker_settings)) as opened:
+        yield opened

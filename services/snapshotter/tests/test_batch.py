@@ -88,7 +88,7 @@ def test_every_record_is_in_one_object_and_streams_keep_their_order(
         for stream, span in part.entry.streams.items():
             assert span.count == sum(stream.endswith(x.split(b'"')[3].decode()) for x in part.lines)
     assert found == expected
-    assert sealed.records == len(records)
+    assert sealed.count == len(records)
     assert {k: h.position.seq for k, h in sealed.heads.items()} == {
         stream: int(lines[-1].split(b":")[-1][:-1]) for stream, lines in expected.items()
     }
