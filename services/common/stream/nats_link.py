@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker, backoff_s, worth_saying
 
 log = structlog.get_logger(__name__)
 
@@ -227,7 +227,8 @@ class Link(Worker):
             try:
                 connection = await self._connect()
             except BrokerUnavailable as error:
-                log.debug("nats_connect_failed", link=self._name, reason=error.reason)
+                say = log.warning if worth_saying(attempt) else log.debug
+                say("broker_connect_failed", kind="nats", link=self._name, reason=str(error))
                 await asyncio.sleep(backoff_s(attempt))
                 attempt += 1
                 continue

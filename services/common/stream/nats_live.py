@@ -51,6 +51,7 @@ class NatsLive(Worker, LiveSubscription):
         self._bytes = 0
         self._interrupted = False
         self._newest: dict[str, Position] = {}
+        self._epoch = 0
         self.joined = asyncio.Event()
         self.start(self._run())
 
@@ -79,6 +80,10 @@ class NatsLive(Worker, LiveSubscription):
 
     async def _serve(self, connection: Connection) -> None:
         epoch = await self._prepare(connection, self._log_name)
+        if epoch != self._epoch:
+            # In a new log positions may be used again.
+            self._newest.clear()
+            self._epoch = epoch
 
         async def on_message(message: Msg) -> None:
             self._on_message(message, epoch)

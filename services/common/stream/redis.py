@@ -40,7 +40,7 @@ from services.common.stream.redis_records import (
     parse_id,
 )
 from services.common.stream.redis_tail import RedisLive, Tail
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -88,7 +88,8 @@ class RedisBroker(Broker):
             try:
                 await self.ping()
             except BrokerUnavailable as error:
-                log.debug("redis_connect_failed", reason=error.reason)
+                say = log.warning if worth_saying(attempt) else log.debug
+                say("broker_connect_failed", kind="redis", reason=str(error))
                 await asyncio.sleep(backoff_s(attempt))
                 attempt += 1
             else:

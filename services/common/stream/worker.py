@@ -27,6 +27,11 @@ def backoff_s(attempt: int, *, base_s: float = 0.05, cap_s: float = 2.0) -> floa
     return random.uniform(ceiling / 2, ceiling)
 
 
+def worth_saying(attempt: int) -> bool:
+    """Whether a failed try is worth a warning: the first, and then now and then."""
+    return attempt == 0 or attempt % 15 == 0
+
+
 class Bell:
     """Wakes everyone who waits; ringing is synchronous."""
 
