@@ -21,7 +21,6 @@ from services.common.errors import (
     PositionLost,
     StoreError,
 )
-from services.common.health import Health
 from services.common.sharding import shard_of
 from services.common.stores.ports import CheckpointReader, LatestReader
 from services.common.stream import Broker, Position
@@ -29,6 +28,7 @@ from services.common.stream.broker import Message
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.frames import text_frame
+from services.gateway.health import GatewayHealth
 from services.gateway.hub import BEGINNING, Fan, Hub
 from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
@@ -57,7 +57,7 @@ class Sources:
     shard_count: int
     latest: LatestReader | None
     checkpoints: CheckpointReader | None
-    health: Health
+    health: GatewayHealth
     window_bytes: int
 
 
@@ -228,9 +228,9 @@ class Feed:
             except StoreError as error:
                 # The log alone serves too; only what is older than it is missing.
                 log.warning("store_read_failed", stream=str(self.key), reason=str(error))
-                sources.health.failed("stores", str(error))
+                sources.health.degraded("stores", str(error))
             else:
-                sources.health.passed("stores")
+                sources.health.restored("stores")
         self.replica.on_base(position, cursor, state)
 
     async def _find_status(self) -> None:

@@ -16,7 +16,6 @@ from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.errors import BrokerError, BrokerUnavailable
-from services.common.health import Health
 from services.common.stores.ports import CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
 from services.gateway.auth import KeyRing, offered_key
@@ -24,6 +23,7 @@ from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
 from services.gateway.feed import Sources
+from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
@@ -65,7 +65,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.broker = broker
-        self.health = Health("gateway", "broker", "serving")
+        self.health = GatewayHealth()
         self.ready = asyncio.Event()
         self.sessions: dict[Session, None] = {}
         self.draining = False

@@ -12,6 +12,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from services.common.errors import StoreUnavailable
 from services.common.sharding import shard_of
 from services.common.stores.ports import (
     Checkpoint,
@@ -174,20 +175,28 @@ class Market:
 
 
 class Rows(LatestReader, CheckpointReader):
-    """Stores in a dictionary."""
+    """Stores in a dictionary. While `away` is set, they do not answer."""
 
     def __init__(self) -> None:
+        self.away = False
         self.rows: dict[StreamKey, LatestRow] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
 
     async def get(self, key: StreamKey) -> LatestRow | None:
+        self._answer()
         return self.rows.get(key)
 
     async def get_many(self, keys: Sequence[StreamKey]) -> Mapping[StreamKey, LatestRow]:
+        self._answer()
         return {key: self.rows[key] for key in keys if key in self.rows}
 
     async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
+        self._answer()
         return self.checkpoints.get(object_key)
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("memory", "away")
 
 
 def small_settings(**more: Any) -> GatewaySettings:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
-from services.common.stores.ports import LatestRow
+from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.gateway.testing import EPOCH, Bench, Rows, bench
@@ -200,3 +201,61 @@ async def test_a_stored_row_is_the_base_and_the_log_goes_on_from_it() -> None:
             await client.of("backfill")
             await client.of("backfill")
         assert client.seen[str(market.key)] == market.chain[2:]
+
+
+async def test_without_the_stores_the_log_alone_serves_and_the_reason_is_shown() -> None:
+    rows = Rows()
+    rows.away = True
+    async with bench(MemoryBroker(), rows=rows) as gateway:
+        market = gateway.market()
+        await market.ticks(10)
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"])
+            snapshot = await client.of("snapshot")
+            assert snapshot["snapshot"]["seq"] == market.seq
+        report = gateway.gateway.health.report()
+        assert report["ready"]
+        assert "away" in report["degraded"]["stores"]["reason"]
+
+
+async def test_a_book_begins_with_its_checkpoint_and_the_log_after_it() -> None:
+    rows = Rows()
+    broker = MemoryBroker()
+    async with bench(broker, rows=rows) as gateway:
+        market = gateway.market(channel="book")
+        await market.ticks(10)
+        place = (await broker.read(market.subject)).messages[4]
+        at = Position(market.epoch, market.chain[4])
+        whole = {"bids": [["7", "7"]], "asks": []}
+        rows.rows[market.key] = LatestRow(
+            market.key, at, place.cursor, market.shard, 0, b"{}", checkpoint="one"
+        )
+        rows.checkpoints["one"] = Checkpoint(
+            market.key, at, place.cursor, market.shard, 0, msgspec.json.encode(whole)
+        )
+        async with gateway.client() as client:
+            await client.send(type="subscribe", product="BTC-USD", channel="book")
+            snapshot = await client.of("snapshot")
+            assert snapshot["snapshot"]["seq"] == market.seq
+            assert ["7", "7"] in snapshot["snapshot"]["state"]["bids"]
+            await market.ticks(3)
+            await client.reach(market)
+        assert client.breaks == []
+
+
+async def test_a_book_that_begins_in_the_middle_is_refused_until_a_reset_brings_its_state() -> None:
+    broker = MemoryBroker()
+    async with bench(broker) as gateway:
+        market = gateway.market(channel="book")
+        market.tick()
+        await market.ticks(3)
+        async with gateway.client() as client:
+            await client.send(type="subscribe", product="BTC-USD", channel="book")
+            result = (await client.of("subscribed"))["results"][0]
+            assert result["error"]["code"] == 6001
+            await market.publish(market.reset({"bids": [], "asks": []}))
+            ok = False
+            while not ok:
+                await client.send(type="subscribe", product="BTC-USD", channel="book")
+                ok = (await client.of("subscribed"))["results"][0]["ok"]
+            await client.of("snapshot")
