@@ -17,6 +17,7 @@ from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.backoff import Backoff
+from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed, FeedOptions
 from services.ingestor.condition import Condition
@@ -62,7 +63,12 @@ class Ingestor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._made = 0
         self._changing = asyncio.Lock()
-        self._collector = FeedCollector(lambda: [feed.stats() for feed in self.feeds])
+        self._breaker = CircuitBreaker(
+            settings.rest_breaker_failures, settings.rest_breaker_recovery_ms / 1000
+        )
+        self._collector = FeedCollector(
+            lambda: [feed.stats() for feed in self.feeds], self._circuits
+        )
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -92,7 +98,7 @@ class Ingestor:
         )
         self._metrics.registry.register(self._collector)
         try:
-            async with CoinbaseRest(settings.coinbase_rest_url) as rest:
+            async with CoinbaseRest(settings.coinbase_rest_url, breaker=self._breaker) as rest:
                 self._rest = rest
                 products = await self._tradable(rest, settings.coinbase_products)
                 await self._serve(stop, outlet, rest, products)
@@ -128,6 +134,14 @@ class Ingestor:
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.
                 raise _Ended
+
+    def _circuits(self) -> dict[str, Circuit]:
+        broker_away = self._outlet is not None and self._outlet.full
+        return {
+            "rest": self._breaker.state,
+            # Records are refused until half of the window is free: that is an open circuit.
+            "broker": Circuit.OPEN if broker_away else Circuit.CLOSED,
+        }
 
     async def set_products(self, wanted: Sequence[str]) -> dict[str, list[str]]:
         """Serve exactly `wanted` from now on; products that stay do not notice.

@@ -17,6 +17,7 @@ import msgspec
 
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.ingestor.backoff import Backoff
+from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.ratelimit import Limiter
 from services.ingestor.venues.base import BookImage, Quote, TradeRow, VenueRest
 from services.ingestor.venues.rfc3339 import Rfc3339
@@ -56,11 +57,23 @@ class _Book(msgspec.Struct):
 
 
 class CoinbaseRest(VenueRest):
-    """Use as a context manager; `limiter` is shared by everything that calls this venue."""
+    """Use as a context manager.
 
-    def __init__(self, base_url: str, limiter: Limiter | None = None) -> None:
+    Args:
+        base_url: where the API is.
+        limiter: shared by everything that calls this venue.
+        breaker: likewise; while its circuit is open, calls fail at once.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        limiter: Limiter | None = None,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
         self._client = httpx.AsyncClient(base_url=base_url, timeout=_TIMEOUT)
         self._limiter = limiter if limiter is not None else Limiter(RATE_PER_S, BURST)
+        self._breaker = breaker if breaker is not None else CircuitBreaker(10, 1.0)
         self._flights: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._clock = Rfc3339()
         # Whether both page bounds were honoured together so far; older clients doubt it.
@@ -122,7 +135,10 @@ class CoinbaseRest(VenueRest):
 
     async def _get(self, path: str, params: Mapping[str, str]) -> bytes:
         backoff = Backoff(0.1, 2.0, immediate=False)
+        clock = asyncio.get_running_loop().time
         while True:
+            if not self._breaker.allows(clock()):
+                raise VenueUnavailable(path, "circuit open after repeated failures")
             await self._limiter.turn()
             self.calls += 1
             reason, status = "", None
@@ -133,13 +149,17 @@ class CoinbaseRest(VenueRest):
             else:
                 status = response.status_code
                 if response.is_success:
+                    self._breaker.succeeded()
                     return response.content
                 reason = f"HTTP {status} {response.text[:200]}".rstrip()
                 if status != _TOO_MANY and status < _SERVER_ERROR:
+                    # A refusal is an answer, too.
+                    self._breaker.succeeded()
                     raise VenueRefused(path, reason, status=status)
                 if status == _TOO_MANY:
                     self._limiter.exhausted()
             self.failures += 1
+            self._breaker.failed(clock())
             if backoff.attempts >= _ATTEMPTS - 1:
                 raise VenueUnavailable(path, reason, status=status)
             await asyncio.sleep(backoff.next_delay())

@@ -151,6 +151,7 @@ class Healer:
                 self._lost(product, lane, str(error))
             except VenueError as error:
                 log.warning("refill_failed", product=product, reason=str(error))
+                await asyncio.sleep(_STALE_S)
 
     @staticmethod
     def _lost(product: str, lane: TradesLane, reason: str, *, upto: int | None = None) -> None:

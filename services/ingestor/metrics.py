@@ -7,13 +7,14 @@ path nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.common.subjects import StreamKey
+from services.ingestor.breaker import Circuit
 from services.ingestor.feed_stats import FeedStats
 
 _STREAM = ("venue", "channel", "product")
@@ -76,10 +77,15 @@ class Metrics:
 
 
 class FeedCollector(Collector):
-    """Reads the feeds' own counters when Prometheus asks."""
+    """Reads the feeds' own counters and the circuits' states when Prometheus asks."""
 
-    def __init__(self, feeds: Callable[[], Iterable[FeedStats]]) -> None:
+    def __init__(
+        self,
+        feeds: Callable[[], Iterable[FeedStats]],
+        circuits: Callable[[], Mapping[str, Circuit]],
+    ) -> None:
         self._feeds = feeds
+        self._circuits = circuits
 
     def collect(self) -> Iterator[Metric]:
         messages = CounterMetricFamily(
@@ -109,4 +115,9 @@ class FeedCollector(Collector):
             if feed.last_message_age_s is not None:
                 age.add_metric(labels, feed.last_message_age_s)
             queue.add_metric(labels, feed.queued)
-        yield from (messages, ignored, connected, age, queue)
+        circuits = GaugeMetricFamily(
+            "md_circuit_state", "0 closed, 1 half open, 2 open.", labels=("target",)
+        )
+        for target, state in self._circuits().items():
+            circuits.add_metric((target,), state.value)
+        yield from (messages, ignored, connected, age, queue, circuits)

@@ -75,6 +75,12 @@ class Settings(CommonSettings):
     broker_buffer_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="The same bound in bytes of records."
     )
+    rest_breaker_failures: int = Field(
+        10, ge=1, description="REST failures in a row that open its circuit."
+    )
+    rest_breaker_recovery_ms: int = Field(
+        1000, ge=1, description="How long an open REST circuit waits before it probes, ms."
+    )
     drain_timeout_ms: int = Field(
         5000, ge=0, description="How long a stop waits for records to become durable, ms."
     )

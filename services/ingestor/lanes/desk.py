@@ -17,6 +17,10 @@ _HEARTBEAT_STEP_US = 1_900_000
 _FIRST_SNAPSHOT_US = 3_000_000
 
 
+# A book without updates for so long, while its product's sequence moved by at least so much, is
+# suspect. A few steps prove nothing: an order that never rested moves it and leaves no trace.
+_SILENT_US = 10_000_000
+_SILENT_STEPS = 50
 # A stream without messages for so long is called quiet.
 _QUIET_US = 30_000_000
 
@@ -59,6 +63,9 @@ class Desk:
         self._connected_at = 0
         self._heartbeat_time = 0
         self._gaps_seen = 0
+        self._book_messages = 0
+        self._book_sequence = 0
+        self._book_since = 0
         # Per channel: how many messages there were when `watch` last saw a new one, and when.
         self._spoke: dict[str, tuple[int, int]] = {}
 
@@ -102,6 +109,7 @@ class Desk:
         """The subscription was sent."""
         self._connected_at = ts
         self._heartbeat_time = 0
+        self._book_sequence = 0
         self.heard = 0
         self.refused = None
 
@@ -174,6 +182,19 @@ class Desk:
         if self.book is not None and before and event.time - before > _HEARTBEAT_STEP_US:
             step = (event.time - before) / 1e6
             self.book.distrust("heartbeat", f"heartbeats {step:.0f} s apart", ts)
+        self._judge_book_silence(event.number, ts)
+
+    def _judge_book_silence(self, sequence: int, ts: int) -> None:
+        """A book that stands still while its product's sequence moves on has lost its updates."""
+        book = self.book
+        if book is None:
+            return
+        if book.messages != self._book_messages or not self._book_sequence:
+            self._book_messages, self._book_sequence, self._book_since = book.messages, sequence, ts
+        elif ts - self._book_since > _SILENT_US and sequence - self._book_sequence >= _SILENT_STEPS:
+            moved = sequence - self._book_sequence
+            self._book_sequence = 0
+            book.distrust("silent", f"no update while the sequence moved by {moved}", ts)
 
     def _trades_gap(self, ts: int) -> None:
         """Whatever lost a trade may have lost book updates."""

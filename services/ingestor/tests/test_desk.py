@@ -102,6 +102,23 @@ def test_a_heartbeat_that_was_skipped_proves_that_a_message_was_lost() -> None:
     assert bench.wants == [Want.BOOK]
 
 
+def test_a_book_that_stands_still_while_the_sequence_moves_is_suspect() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(1, 13):
+        bench.feed(Kind.HEARTBEAT, 100 + 10 * second, at=second * SECOND, trade_id=10)
+    assert bench.wants == [Want.BOOK]
+    assert bench.counts.gaps == ["silent"]
+
+
+def test_a_quiet_book_of_a_quiet_product_is_trusted() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(1, 30):
+        bench.feed(Kind.HEARTBEAT, 100 + second, at=second * SECOND, trade_id=10)
+    assert bench.wants == []
+
+
 def test_silence_makes_all_streams_stale_and_a_heartbeat_ends_it() -> None:
     """Sockets have stopped without closing (coinbase-pro-node #200, gdax-java #29)."""
     bench = Bench()

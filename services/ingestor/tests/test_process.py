@@ -153,8 +153,19 @@ async def test_the_feeds_are_shown_and_guarded(nats_server: NatsServer, tmp_path
             'md_resync_total{channel="book",outcome="snapshot"',
             "md_resync_seconds",
             "md_broker_publish_seconds",
+            'md_circuit_state{target="rest"} 0.0',
         ):
             assert name in metrics, name
+        key = {"X-API-Key": "key"}
+        assert (await client.put("/products", json={"products": [PRODUCT]})).status_code == 401
+        assert (
+            await client.put("/products", json={"products": []}, headers=key)
+        ).status_code == 400
+        assert (await client.put("/products", content=b"?", headers=key)).status_code == 400
+        nowhere = await client.put("/products", json={"products": ["NO-SUCH"]}, headers=key)
+        assert nowhere.status_code == 409
+        changed = await client.put("/products", json={"products": [PRODUCT]}, headers=key)
+        assert changed.json() == {"added": [], "removed": ["ETH-USD"], "left_out": []}
         assert (await client.get("/info")).json()["venue"] == "coinbase"
 
 

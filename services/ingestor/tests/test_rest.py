@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.common.runtime import serve_http
+from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.ratelimit import Limiter
 from tools.simulator import SimulatedExchange
@@ -34,7 +35,9 @@ async def venue(answer: Answer) -> AsyncIterator[tuple[CoinbaseRest, list[str]]]
     app = Starlette(routes=[Route("/{path:path}", respond)])
     async with (
         serve_http(app, "127.0.0.1", 0) as port,
-        CoinbaseRest(f"http://127.0.0.1:{port}", Limiter(1000.0, 1000)) as rest,
+        CoinbaseRest(
+            f"http://127.0.0.1:{port}", Limiter(1000.0, 1000), CircuitBreaker(10, 60.0)
+        ) as rest,
     ):
         yield rest, asked
 
@@ -90,6 +93,17 @@ async def test_a_venue_that_keeps_failing_is_unavailable() -> None:
         with pytest.raises(VenueUnavailable) as caught:
             await rest.book("BTC-USD")
     assert caught.value.status == 502
+
+
+async def test_an_open_circuit_answers_at_once_without_asking() -> None:
+    async with venue(lambda _: PlainTextResponse("no", 502)) as (rest, asked):
+        for _ in range(2):
+            with pytest.raises(VenueUnavailable):
+                await rest.book("BTC-USD")
+        calls = len(asked)
+        with pytest.raises(VenueUnavailable, match="circuit open"):
+            await rest.book("BTC-USD")
+    assert len(asked) == calls
 
 
 async def test_a_page_of_a_proxy_in_place_of_an_answer_is_no_answer() -> None:

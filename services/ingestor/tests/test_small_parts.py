@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingestor.backoff import Backoff
+from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.lifecycle import TRANSITIONS, FeedEvent, FeedState, next_state
 from services.ingestor.ratelimit import TokenBucket
 
@@ -47,6 +48,32 @@ def test_never_more_than_burst_plus_rate_calls_in_any_window(steps: list[float])
     for start in range(len(uses)):
         for end in range(start, len(uses)):
             assert end - start + 1 <= 15 + 10 * (uses[end] - uses[start]) + 1e-6
+
+
+def test_a_circuit_opens_after_failures_in_a_row_and_closes_after_a_good_probe() -> None:
+    breaker = CircuitBreaker(threshold=3, recovery_s=1.0)
+    for _ in range(2):
+        breaker.failed(0.0)
+    breaker.succeeded()
+    for _ in range(3):
+        assert breaker.allows(0.0)
+        breaker.failed(0.0)
+    assert breaker.state is Circuit.OPEN
+    assert not breaker.allows(0.5)
+    assert breaker.allows(1.0), "the probe"
+    assert not breaker.allows(1.1), "one probe at a time"
+    breaker.failed(1.2)
+    assert not breaker.allows(2.1)
+    assert breaker.allows(2.2)
+    breaker.succeeded()
+    assert all(breaker.allows(2.3) for _ in range(3)), "closed again"
+
+
+def test_a_probe_that_was_given_up_does_not_keep_a_circuit_open() -> None:
+    breaker = CircuitBreaker(threshold=1, recovery_s=1.0)
+    breaker.failed(0.0)
+    assert breaker.allows(1.0)
+    assert breaker.allows(2.0)
 
 
 def test_every_state_can_be_reached_and_left() -> None:
