@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
 
@@ -39,11 +41,14 @@ class SnapshotterSettings(CommonSettings, AwsSettings):
 
     _split_shards = field_validator("snapshotter_shards", mode="before")(split_commas)
 
-    @field_validator("snapshotter_shards")
-    @classmethod
-    def _shards_readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        parse_shards(value, 1024)
-        return value
+    @model_validator(mode="after")
+    def _shards_exist(self) -> Self:
+        try:
+            parse_shards(self.snapshotter_shards, self.shard_count)
+        except ValueError as error:
+            text = ",".join(self.snapshotter_shards)
+            raise ValueError(f"SNAPSHOTTER_SHARDS={text!r}: {error}") from error
+        return self
 
     @property
     def shards(self) -> list[int]:

@@ -39,7 +39,7 @@ async def platform(aws_server: AwsServer, proxy: Proxy) -> AsyncIterator[Platfor
         yield opened
 
 
-@pytest.fixture(params=["nats"])
+@pytest.fixture(params=["nats", "redis"])
 def broker_settings(request: pytest.FixtureRequest) -> CommonSettings:
     """Of a real broker server that runs for this test."""
     kind = request.param

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Sequence
 
 import httpx
@@ -12,13 +13,16 @@ import pytest
 from services.common.domain.fold import Fold
 from services.common.errors import StoreMissing
 from services.common.runtime import flatten
+from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Position, Publisher, Record
+from services.common.stream.nats import NatsBroker
 from services.common.subjects import StreamKey
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Status, decode_record
 from services.snapshotter.testing import SHARDS, Platform, until
+from tools.embedded import NatsServer
 
 KEYS = [
     StreamKey("coinbase", channel, product)
@@ -201,6 +205,47 @@ async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
             await until(lambda: archive_is_complete(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
+
+
+async def test_sigkill_at_random_moments_loses_nothing_and_archives_nothing_twice(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    dice = random.Random(11)
+    environment = {
+        "NATS_URLS": nats_server.url,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{platform.proxy.port}",
+        "S3_BUCKET": platform.aws.s3_bucket,
+        "DDB_TABLE": platform.aws.ddb_table,
+        "SHARD_COUNT": str(SHARDS),
+        "SNAPSHOT_PERIOD_MS": "20",
+        "ARCHIVE_PERIOD_S": "0.2",
+        "CHECKPOINT_PERIOD_S": "0.2",
+        "HTTP_PORT": "0",
+    }
+    settings = CommonSettings.model_validate({"nats_urls": nats_server.url})
+    platform.new_broker = lambda: NatsBroker(settings.nats_urls)
+    streams = new_streams()
+    async with platform.publisher() as (_, publisher):
+        for _ in range(4):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.snapshotter"),
+                env=child_environment(environment),
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            try:
+                await publish_some(publisher, streams, rounds=1)
+                await until(lambda: rows_are_current(platform, streams), timeout=60)
+                await publish_some(publisher, streams, rounds=1)
+                await asyncio.sleep(dice.uniform(0, 0.5))  # the kill comes at any moment
+            finally:
+                process.kill()
+                await process.wait()
+        async with platform.snapshotter():
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+    assert len(await platform.tick_lines()) == sum(len(stream.records) for stream in streams)
 
 
 async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
