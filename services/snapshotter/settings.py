@@ -76,10 +76,11 @@ def parse_shards(parts: tuple[str, ...], count: int) -> list[int]:
         if part == "all":
             shards.update(range(count))
             continue
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal():
             raise ValueError("expected `all`, or shard numbers and ranges such as 0-3,6")
-        low, high = int(first), int(last or first)
+        low, high = int(first), int(last)
         if not low <= high < count:
             raise ValueError(f"expected shards between 0 and {count - 1}")
         shards.update(range(low, high + 1))
