@@ -167,7 +167,7 @@ class RedisBroker(Broker):
         self._calls()
         return self._own(
             RedisPublisher(
-                RedisClient(self._url),
+                RedisClient(self._url, sticky=True),
                 self._names,
                 specs=self._specs,
                 prepare=self._prepare,

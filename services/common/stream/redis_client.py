@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from services.common.errors import BrokerUnavailable
@@ -35,10 +36,15 @@ def target_of(url: str) -> str:
 
 
 class RedisClient:
-    """One worker's connections. Safe to keep over outages: the next call connects again."""
+    """One worker's connections. Safe to keep over outages: the next call connects again.
 
-    def __init__(self, url: str) -> None:
+    A sticky client does not connect a second time by itself: once its connection is lost, calls
+    raise BrokerUnavailable until `renew`. Use it from one task.
+    """
+
+    def __init__(self, url: str, *, sticky: bool = False) -> None:
         self.target = target_of(url)
+        self._connected = False
         # redis-py types its commands as sync or async at once; what is used of it is checked here.
         self._redis: Any = redis.asyncio.Redis.from_url(
             url,
@@ -46,7 +52,19 @@ class RedisClient:
             socket_timeout=_SOCKET_TIMEOUT_S,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
+            redis_connect_func=self._on_connect if sticky else None,
         )
+
+    async def _on_connect(self, connection: Any) -> None:
+        if self._connected:
+            raise ConnectionLost("connection lost")
+        self._connected = True
+        await connection.on_connect()
+
+    async def renew(self) -> None:
+        """Let a sticky client connect again."""
+        await self._redis.connection_pool.disconnect()
+        self._connected = False
 
     async def call(self, *command: Any) -> Any:
         """Run one command.

@@ -5,6 +5,8 @@ each log are one call of a script. It writes nothing when the log is not the one
 announces new streams together with their first record, and ends at the first write that fails. So
 no record is stored while an older one of its stream is not, and an id that is "equal or smaller"
 can only mean that the record is stored already. Without an answer the same records are sent again.
+After any trouble, what was acknowledged of late is sent first, in case the log went back (see
+`history`); for that a lost connection must not be replaced unseen, so the client is a sticky one.
 (A script, and not MULTI, because it takes the client a third of the time.)
 """
 
@@ -23,6 +25,7 @@ import structlog
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
+from services.common.stream.history import History
 from services.common.stream.redis_client import Command, RedisClient, refusal
 from services.common.stream.redis_records import Names, Source, entry_id
 from services.common.stream.worker import Worker, backoff_s
@@ -36,6 +39,10 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_RECORD = 512 * 1024 * 1024
 # How many (time, id) marks a stream has inside its retention; trimming is exact to one of them.
 _MARKS = 20
+# An idle publisher looks this often whether its connection, and so the log's end, still stands.
+_LOOK_S = 1.0
+# Windows of acknowledged records that are kept.
+_KEPT_WINDOWS = 4
 
 # KEYS: epoch, registry, streams. ARGV: expected epoch, time, number of announcements and of marks;
 # then (subject, epoch), (marks key, id), and (number of the stream's key, id, payload, headers).
@@ -114,6 +121,7 @@ class RedisPublisher(Worker, Publisher):
         self._epochs: dict[str, int] = {}
         self._announced: set[Source] = set()
         self._marked: dict[Source, float] = {}
+        self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
         self._wake = asyncio.Event()
         self.start(self._run())
 
@@ -175,14 +183,20 @@ class RedisPublisher(Worker, Publisher):
 
     async def _run(self) -> None:
         attempt = 0
+        doubtful = False
         while True:
             self._wake.clear()
-            if not self._window:
-                await self._wake.wait()
             try:
-                await self._store()
+                if doubtful:
+                    await self._restore()
+                    doubtful = False
+                elif self._window:
+                    await self._store()
+                else:
+                    await self._idle()
             except BrokerUnavailable as error:
-                # The server may have come back empty: look at everything again.
+                # The server may have come back empty, or with less: look at everything again.
+                doubtful = True
                 self._epochs.clear()
                 self._announced.clear()
                 log.warning(
@@ -195,6 +209,34 @@ class RedisPublisher(Worker, Publisher):
                 attempt += 1
             else:
                 attempt = 0
+
+    async def _idle(self) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S if self._history else None):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._client.call("PING")
+
+    async def _restore(self) -> None:
+        """Write again what the log has lost of what it had acknowledged."""
+        await self._client.renew()
+        for name in self._history.logs():
+            epoch, held = await self._prepare(self._client, name)
+            self._epochs[name] = epoch
+            self._announced |= held
+            records = self._history.of(name, epoch)
+            restored = len(records)
+            for start in range(0, len(records), _BATCH):
+                items = [
+                    _InFlight(0, record, Source(record.subject, record.position.epoch), 0)
+                    for record in records[start : start + _BATCH]
+                ]
+                fresh: list[Source] = []
+                command = self._command(name, items, fresh, time.time())
+                restored -= self._duplicates_of(name, *await self._client.batch([command]))
+                self._announced.update(fresh)
+            if restored:
+                log.warning("log_tail_written_again", log=name, records=restored)
 
     async def _store(self) -> None:
         items = self._next_items()
@@ -212,14 +254,17 @@ class RedisPublisher(Worker, Publisher):
                 self._announced |= held
             commands.append(self._command(name, part, fresh, now))
         for name, answer in zip(by_log, await self._client.batch(commands), strict=True):
-            text = refusal(answer)
-            if text is not None:
-                raise BrokerUnavailable(self._client.target, f"not stored: {text}")
-            if answer < 0:
-                raise BrokerUnavailable(self._client.target, f"log {name} was replaced")
-            self._duplicates += answer
+            self._duplicates += self._duplicates_of(name, answer)
         self._announced.update(fresh)
         self._take(items)
+
+    def _duplicates_of(self, name: str, answer: object) -> int:
+        text = refusal(answer)
+        if text is not None:
+            raise BrokerUnavailable(self._client.target, f"not stored: {text}")
+        if not isinstance(answer, int) or answer < 0:
+            raise BrokerUnavailable(self._client.target, f"log {name} was replaced")
+        return answer
 
     def _next_items(self) -> list[_InFlight]:
         items: list[_InFlight] = []
@@ -269,6 +314,7 @@ class RedisPublisher(Worker, Publisher):
             self._window.popleft()
             self._bytes -= item.size
             self._horizon = item.ticket
+            self._history.add(item.record, item.size, self._epochs[log_of(item.record.subject)])
         while self._waiting and self._waiting[0][0] <= self._horizon:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():

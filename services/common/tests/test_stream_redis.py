@@ -12,7 +12,15 @@ pytest.register_assert_rewrite("services.common.testing.conformance")
 
 from services.common.stream import Broker  # noqa: E402 - after the rewrite is registered
 from services.common.stream.redis import RedisBroker  # noqa: E402
-from services.common.testing.conformance import Backend, BrokerConformance  # noqa: E402
+from services.common.testing.conformance import (  # noqa: E402
+    ETH,
+    Backend,
+    BrokerConformance,
+    read_all,
+    record,
+    seqs,
+    until,
+)
 
 
 class _Redis(Backend):
@@ -40,3 +48,35 @@ class TestRedisBroker(BrokerConformance):
     @pytest.fixture
     def backend(self, valkey_server: ValkeyServer) -> Backend:
         return _Redis(valkey_server)
+
+    @pytest.mark.parametrize("idle", [False, True])
+    async def test_what_the_log_lost_of_what_it_acknowledged_is_written_again_in_order(
+        self, broker: Broker, valkey_server: ValkeyServer, idle: bool
+    ) -> None:
+        publisher = await broker.publisher()
+        for n in range(1, 101):
+            await publisher.send(record(n))
+        await publisher.flush()
+        older = valkey_server.data_dir / "older"
+        shutil.copytree(valkey_server.data_dir / "appendonlydir", older)
+        for n in range(101, 201):
+            await publisher.send(record(n))
+            await publisher.send(record(n, ETH))
+        await publisher.flush()
+        await valkey_server.kill()
+        shutil.rmtree(valkey_server.data_dir / "appendonlydir")
+        older.rename(valkey_server.data_dir / "appendonlydir")
+        await valkey_server.start()
+        last = 200
+        if not idle:
+            last = 201
+            await publisher.send(record(201))
+            await publisher.send(record(201, ETH))
+            await publisher.flush()
+
+        async def whole() -> bool:
+            return seqs(await read_all(broker, ETH), ETH) == list(range(101, last + 1))
+
+        await until(whole)
+        assert seqs(await read_all(broker)) == list(range(1, last + 1))
+        assert publisher.stats().duplicates == 0
