@@ -14,7 +14,7 @@ from services.common.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
 from services.common.stream.specs import log_specs
-from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
+from services.common.subjects import INVALID_SUBJECT, RAW_LOG, StreamKey, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
@@ -62,6 +62,7 @@ class Ingestor:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._made = 0
+        self._log_epoch: int | None = None
         self._changing = asyncio.Lock()
         self._breaker = CircuitBreaker(
             settings.rest_breaker_failures, settings.rest_breaker_recovery_ms / 1000
@@ -88,6 +89,7 @@ class Ingestor:
         publisher = await self._broker.publisher(
             max_records=settings.broker_buffer_records, max_bytes=settings.broker_buffer_bytes
         )
+        self._log_epoch = await self._broker.log_epoch(RAW_LOG)
         parked = await self._broker.last(INVALID_SUBJECT)
         outlet = self._outlet = Outlet(
             publisher,
@@ -243,7 +245,7 @@ class Ingestor:
         line = self.settings.line
         last = await self._broker.last(raw_subject(key))
         if last is None:
-            epoch = await self._broker.log_epoch("raw")
+            epoch = await self._broker.log_epoch(RAW_LOG)
             return Journal(key, line, outlet.offer, epoch=epoch), 0
         epoch, seq, sub = last.position
         journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)
@@ -286,6 +288,7 @@ class Ingestor:
             try:
                 async with asyncio.timeout(_PING_TIMEOUT_S):
                     await self._broker.ping()
+                    self._check_log(await self._broker.log_epoch(RAW_LOG))
             except (BrokerError, TimeoutError) as error:
                 self._health.failed("broker", str(error) or "no answer")
             else:
@@ -298,6 +301,16 @@ class Ingestor:
             else:
                 self._health.passed("feed")
             await asyncio.sleep(_HEALTH_S)
+
+    def _check_log(self, epoch: int) -> None:
+        before, self._log_epoch = self._log_epoch, epoch
+        if before is None or epoch == before:
+            return
+        log.error("log_lost", before=before, now=epoch)
+        now = now_us()
+        for feed in self.feeds:
+            for desk in feed.desks.values():
+                desk.log_lost(epoch, now)
 
     async def _statistics(self) -> None:
         before: Mapping[str, int] = {}

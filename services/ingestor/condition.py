@@ -38,6 +38,10 @@ class Condition:
         if self._reasons.pop(state, None) is not None:
             self._settle(evidence, now)
 
+    def repeat(self, now: int) -> None:
+        """Write the state again: nobody can read it any more where it was written."""
+        self._write(now)
+
     def retry(self, now: int) -> None:
         """Offer a status again that could not be written."""
         if not self._written:

@@ -86,9 +86,13 @@ class Journal:
         self.sub = sub
         return True
 
-    def restart(self, now: int) -> None:
-        """The venue's numbering began anew: the next record opens a new epoch."""
-        self.epoch = max(self.epoch + 1, now)
+    def restart(self, epoch: int) -> None:
+        """The next record opens a new epoch: at least `epoch`, and above the one before.
+
+        For when the venue's numbering began anew (`epoch` is then the time, µs), and for when the
+        log was lost (then the new log's epoch).
+        """
+        self.epoch = max(self.epoch + 1, epoch)
         self.seq = None
         self.sub = 0
 

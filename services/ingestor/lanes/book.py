@@ -113,6 +113,13 @@ class BookLane:
         self.condition.raise_("resyncing", evidence, ts)
         self._ask()
 
+    def unbase(self, cause: str, evidence: str, ts: int) -> None:
+        """Nothing may follow but a new base."""
+        self.based = False
+        self._held = None
+        self._cause = None
+        self.distrust(cause, evidence, ts)
+
     # ---- what the healer brings
 
     def hold(self) -> None:
@@ -184,11 +191,9 @@ class BookLane:
             self._sequencer.advance(time)
 
     def _refused(self, ts: int) -> None:
-        """The broker has no room: nothing may follow this hole but a new base."""
-        self.based = False
+        """The broker has no room."""
         self._events.dropped(self.journal.key, "broker_away", 1)
-        self._cause = None
-        self.distrust("broker_away", "updates could not be published", ts)
+        self.unbase("broker_away", "updates could not be published", ts)
 
     def _seq(self, time: int, ts: int) -> int:
         if not 0 < time < ts + _FUTURE_US:

@@ -105,6 +105,14 @@ class Desk:
             if self.book.based:
                 self.book.condition.clear("down", "snapshot received", ts)
 
+    def log_lost(self, epoch: int, ts: int) -> None:
+        """The broker lost the log and made a new one: every stream begins anew in it."""
+        for lane in self.lanes:
+            lane.journal.restart(epoch)
+            lane.condition.repeat(ts)
+        if self.book is not None:
+            self.book.unbase("log_lost", "the log was lost", ts)
+
     def connected(self, ts: int) -> None:
         """The subscription was sent."""
         self._connected_at = ts

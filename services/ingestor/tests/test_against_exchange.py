@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from services.common.domain.book import Book
+from services.common.stream.broker import LogSpec
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
@@ -373,6 +374,34 @@ async def test_a_broker_that_was_away_costs_no_trade_and_every_hole_is_recorded(
             await check_trades(broker, exchange, product)
             for channel in ("ticker", "book"):
                 check_chain(await raw_records(broker, channel, product))
+
+
+async def test_a_log_that_was_lost_begins_anew_in_a_greater_epoch(
+    exchange: SimulatedExchange,
+) -> None:
+    server = MemoryServer()
+    async with (
+        MemoryBroker(server) as broker,
+        running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor,
+    ):
+        await joined(ingestor)
+        exchange.advance(2)
+        await caught_up(ingestor, exchange)
+        before = (await raw_records(broker, "trades", "BTC-USD"))[-1].epoch
+        server.wipe()
+        await broker.ensure([LogSpec("raw", 3600)])
+        trades = desk_of(ingestor, "BTC-USD").trades
+        assert trades is not None
+        await eventually(lambda: trades.journal.epoch > before, "a new epoch")
+        exchange.advance(2)
+        await caught_up(ingestor, exchange)
+        await check_books(broker, exchange)
+        for product in PRODUCTS:
+            for channel in ("trades", "ticker", "book"):
+                records = await raw_records(broker, channel, product)
+                first, *rest = (record for record in records if record.epoch > before)
+                assert (first.kind, first.seq, first.prev) == ("status", 0, None)
+                check_chain([first, *rest])
 
 
 async def test_a_product_the_venue_does_not_serve_is_left_out(
