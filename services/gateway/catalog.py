@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from services.common.errors import InvalidSubject, StoreError
+from services.common.errors import InvalidSubject
 from services.common.sharding import shard_of
-from services.common.stores.ports import LatestReader
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, key_of, tick_log
+from services.gateway.stores import Stores
 
 
 class Catalog:
@@ -19,12 +19,12 @@ class Catalog:
     def __init__(
         self,
         broker: Broker,
-        latest: LatestReader | None,
+        stores: Stores,
         shard_count: int,
         refresh_s: float = 1.0,
     ) -> None:
         self._broker = broker
-        self._latest = latest
+        self._stores = stores
         self._shard_count = shard_count
         self._refresh_s = refresh_s
         self._streams: dict[int, set[StreamKey]] = {shard: set() for shard in range(shard_count)}
@@ -41,16 +41,11 @@ class Catalog:
         shards = {shard_of(product, self._shard_count) for product in missing}
         await asyncio.gather(*(self._refresh(shard) for shard in shards))
         missing = self.unseen(venue, missing)
-        if missing and self._latest is not None:
-            keys = [StreamKey(venue, channel, one) for one in missing for channel in CHANNELS]
-            try:
-                rows = await self._latest.get_many(keys)
-            except StoreError:
-                # The log has answered; without the store an old product stays unknown for now.
-                rows = {}
-            for key in rows:
-                self._streams[shard_of(key.product, self._shard_count)].add(key)
-            missing = self.unseen(venue, missing)
+        # Without the stores a product that is only there stays unknown for now.
+        keys = [StreamKey(venue, channel, one) for one in missing for channel in CHANNELS]
+        for key in await self._stores.known(keys):
+            self._streams[shard_of(key.product, self._shard_count)].add(key)
+        missing = self.unseen(venue, missing)
         return set(products) - missing
 
     def unseen(self, venue: str, products: Iterable[str]) -> set[str]:

@@ -19,20 +19,18 @@ from services.common.errors import (
     BrokerClosed,
     BrokerUnavailable,
     PositionLost,
-    StoreError,
 )
 from services.common.sharding import shard_of
-from services.common.stores.ports import CheckpointReader, LatestReader
 from services.common.stream import Broker, Position
 from services.common.stream.broker import Message
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.frames import text_frame
-from services.gateway.health import GatewayHealth
 from services.gateway.hub import BEGINNING, Fan, Hub
 from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
 from services.gateway.replica import Phase, Replica, WantBase
+from services.gateway.stores import Stores
 from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)
@@ -47,7 +45,7 @@ _STATUS_STEPS = (1 << 6, 1 << 12, 1 << 20, 1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where records and states come from; the stores are optional.
+    """Where records and states come from.
 
     Attributes:
         window_bytes: of recent records kept for each stream.
@@ -55,9 +53,7 @@ class Sources:
 
     broker: Broker
     shard_count: int
-    latest: LatestReader | None
-    checkpoints: CheckpointReader | None
-    health: GatewayHealth
+    stores: Stores
     window_bytes: int
 
 
@@ -210,28 +206,11 @@ class Feed:
             delay = min(delay * 2, _RETRY_MOST_S)
 
     async def _load_base(self) -> None:
-        sources = self._sources
-        position, cursor, state = None, "", b""
-        if sources.latest is not None:
-            try:
-                row = await sources.latest.get(self.key)
-                if row is not None and self.key.channel != "book":
-                    position, cursor, state = row.position, row.cursor, row.state
-                    if row.shard != self.shard:
-                        cursor = ""
-                elif row is not None and row.checkpoint and sources.checkpoints is not None:
-                    whole = await sources.checkpoints.get_checkpoint(row.checkpoint)
-                    if whole is not None:
-                        position, cursor, state = whole.position, whole.cursor, whole.state
-                        if whole.shard != self.shard:
-                            cursor = ""
-            except StoreError as error:
-                # The log alone serves too; only what is older than it is missing.
-                log.warning("store_read_failed", stream=str(self.key), reason=str(error))
-                sources.health.degraded("stores", str(error))
-            else:
-                sources.health.restored("stores")
-        self.replica.on_base(position, cursor, state)
+        base = await self._sources.stores.base(self.key, self.shard)
+        if base is None:
+            self.replica.on_base(None)
+        else:
+            self.replica.on_base(base.position, base.cursor, base.state)
 
     async def _find_status(self) -> None:
         """Look for the last status before the place where the chain was begun.

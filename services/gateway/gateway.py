@@ -37,6 +37,7 @@ from services.gateway.protocol import (
 )
 from services.gateway.session import Session
 from services.gateway.settings import GatewaySettings
+from services.gateway.stores import Stores
 from services.gateway.tail import Tails
 from services.gateway.wsproto import EXTENSION, AsgiLink, GatewayProtocol, Link
 
@@ -81,12 +82,11 @@ class Gateway:
             lambda: time.time_ns() // 1000,
             settings.product_max_msgs_per_sec,
         )
+        stores = Stores(latest, checkpoints, self.health)
         sources = Sources(
             broker,
             settings.shard_count,
-            latest,
-            checkpoints,
-            self.health,
+            stores,
             settings.window_bytes,
         )
         tails = Tails(
@@ -100,7 +100,7 @@ class Gateway:
             settings,
             hub,
             tails,
-            Catalog(broker, latest, settings.shard_count),
+            Catalog(broker, stores, settings.shard_count),
             Backfill(broker, max_age_us),
             KeyRing(settings.api_keys),
         )

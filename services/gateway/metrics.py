@@ -65,6 +65,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.circuit = Gauge(
+            "md_circuit_state",
+            "0 closed, 1 open: not asked for a while.",
+            ("target",),
+            registry=registry,
+        )
         self.gaps = Counter(
             "md_seq_gap_total",
             "Breaks of a stream's chain seen on the live tail and healed from the log.",

@@ -263,6 +263,7 @@ class Client:
         self.held: dict[str, int] = {}
         self.breaks: list[str] = []
         self.seen: dict[str, list[int]] = {}
+        self._claimed: set[str] = set()
         self._options = {"compression": None, "max_size": None, **options}
         self._read = 0
         self.socket: ClientConnection
@@ -321,7 +322,11 @@ class Client:
     def _take(self, message: Message) -> None:
         self.messages.append(message)
         kind = message["type"]
-        if kind == "snapshot" and message.get("last", True):
+        if kind == "backfill" and message["state"] == "begin":
+            # What was held is given up for the position that was asked for.
+            self.held[_stream(message)] = message["from"]
+            self._claimed.add(_stream(message))
+        elif kind == "snapshot" and message.get("last", True):
             record = message["snapshot"]
             self.held[_stream(record)] = record["seq"]
         elif kind in ("incr", "reset"):
@@ -329,7 +334,9 @@ class Client:
             stream = _stream(record)
             prev = message["prev"] if kind == "incr" and "prev" in message else record["prev"]
             held = self.held.get(stream)
-            if held is not None and prev != held:
+            claimed = stream in self._claimed and (prev or 0) <= (held or 0)
+            self._claimed.discard(stream)
+            if held is not None and prev != held and not claimed:
                 self.breaks.append(f"{stream}: {kind} {record['seq']} after {prev}, held {held}")
             self.held[stream] = record["seq"]
             self.seen.setdefault(stream, []).append(record["seq"])

@@ -18,6 +18,7 @@ from services.common.wire import Fields, Level, decode_tick
 from services.gateway.auth import KeyRing, offered_key
 from services.gateway.conflation import Conflation, merge
 from services.gateway.frames import payloads_of, text_frame, text_frames
+from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     ERROR_CODES,
@@ -31,7 +32,8 @@ from services.gateway.protocol import (
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
-from services.gateway.testing import Market, small_settings
+from services.gateway.stores import Stores
+from services.gateway.testing import Market, Rows, small_settings
 from services.gateway.window import Budget, Window
 
 
@@ -222,3 +224,19 @@ def test_any_object_is_a_command_or_a_problem(kind: str, fields: dict[str, objec
 
 def test_error_codes_are_unique() -> None:
     assert len({row.code for row in ERROR_CODES}) == len(ERROR_CODES) == 22
+
+
+async def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
+    now = [0.0]
+    rows, health = Rows(), GatewayHealth()
+    rows.away = True
+    stores = Stores(rows, rows, health, clock=lambda: now[0])
+    key = Market(None).key
+    assert await stores.base(key, 0) is None
+    assert "stores" in health.report()["degraded"]
+    rows.away = False
+    assert await stores.known([key]) == []
+    assert "stores" in health.report()["degraded"], "not asked again yet"
+    now[0] += 60
+    assert await stores.known([key]) == []
+    assert health.report()["degraded"] == {}

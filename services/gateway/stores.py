@@ -1,0 +1,94 @@
+"""Stored states that chains may begin with; a store that does not answer holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from services.common.errors import StoreError
+from services.common.stores.ports import Checkpoint, CheckpointReader, LatestReader, LatestRow
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+from services.gateway.health import GatewayHealth
+from services.gateway.metrics import METRICS
+
+log = structlog.get_logger(__name__)
+
+# A subscriber waits for this; the log can serve without.
+_ANSWER_S = 1.5
+# After a failure nobody asks for so long.
+_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A whole state at a position, and the log's cursor of that position ("" when unknown)."""
+
+    position: Position
+    cursor: str
+    state: bytes
+
+
+class Stores:
+    """Reads latest rows and checkpoints; without readers, or while they fail, it knows nothing."""
+
+    def __init__(
+        self,
+        latest: LatestReader | None,
+        checkpoints: CheckpointReader | None,
+        health: GatewayHealth,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._latest = latest
+        self._checkpoints = checkpoints
+        self._health = health
+        self._clock = clock
+        self._paused_until = 0.0
+
+    async def base(self, key: StreamKey, shard: int) -> Base | None:
+        """The newest whole state of a stream, if there is one and the stores answer.
+
+        A book's row holds its best levels only, so a book begins with its checkpoint.
+        """
+        if self._latest is None:
+            return None
+        row = await self._ask(self._latest.get(key))
+        found: LatestRow | Checkpoint | None = row
+        if row is not None and key.channel == "book":
+            found = None
+            if row.checkpoint is not None and self._checkpoints is not None:
+                found = await self._ask(self._checkpoints.get_checkpoint(row.checkpoint))
+        if found is None:
+            return None
+        # A cursor belongs to one log; with another number of shards the stream moved to another.
+        cursor = found.cursor if found.shard == shard else ""
+        return Base(found.position, cursor, found.state)
+
+    async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey]:
+        """Those of `keys` that have a row."""
+        if self._latest is None or not keys:
+            return []
+        return list(await self._ask(self._latest.get_many(keys)) or ())
+
+    async def _ask[T](self, question: Awaitable[T]) -> T | None:
+        if self._clock() < self._paused_until:
+            if asyncio.iscoroutine(question):
+                question.close()
+            return None
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await question
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {_ANSWER_S} s"
+            log.warning("store_read_failed", reason=reason)
+            self._paused_until = self._clock() + _PAUSE_S
+            self._health.degraded("stores", reason)
+            METRICS.circuit.labels("stores").set(1)
+            return None
+        self._health.restored("stores")
+        METRICS.circuit.labels("stores").set(0)
+        return answer
