@@ -14,12 +14,16 @@ from typing import NamedTuple
 from services.common.stream.broker import Record
 from services.common.subjects import log_of
 
+# JetStream's default `sync_interval` and some grace.
+_MAX_AGE_S = 150.0
+
 
 class _Kept(NamedTuple):
     log: str
     epoch: int
     record: Record
     size: int
+    at: float
 
 
 class History:
@@ -34,9 +38,9 @@ class History:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, record: Record, size: int, epoch: int) -> None:
-        """`epoch` is that of the log that acknowledged it."""
-        self._kept.append(_Kept(log_of(record.subject), epoch, record, size))
+    def add(self, record: Record, size: int, epoch: int, now: float) -> None:
+        """`epoch` is that of the log that acknowledged it, `now` any clock's seconds."""
+        self._kept.append(_Kept(log_of(record.subject), epoch, record, size, now))
         self._bytes += size
         while len(self._kept) > self._max_records or self._bytes > self._max_bytes:
             self._bytes -= self._kept.popleft().size
@@ -44,15 +48,16 @@ class History:
     def logs(self) -> list[str]:
         return list(dict.fromkeys(kept.log for kept in self._kept))
 
-    def of(self, log: str, epoch: int) -> list[Record]:
-        """What this incarnation of the log acknowledged; of another one nothing is kept on.
+    def of(self, log: str, epoch: int, retention_s: float, now: float) -> list[Record]:
+        """What this incarnation of the log acknowledged of late and must still hold.
 
         A log that was lost as a whole is not written again: its successor has its own epoch, and
-        those who number records begin anew in it.
+        those who number records begin anew in it. So its records are dropped here.
         """
         if any(kept.log == log and kept.epoch != epoch for kept in self._kept):
             self._kept = deque(
                 kept for kept in self._kept if kept.log != log or kept.epoch == epoch
             )
             self._bytes = sum(kept.size for kept in self._kept)
-        return [kept.record for kept in self._kept if kept.log == log]
+        oldest = now - min(_MAX_AGE_S, retention_s / 2)
+        return [kept.record for kept in self._kept if kept.log == log and kept.at >= oldest]

@@ -123,13 +123,11 @@ class NatsBroker(Broker):
     ) -> Publisher:
         self._shared()
 
-        async def prepare(connection: Connection, log: str) -> None:
-            await self._prepare(connection, log)
-
         return self._own(
             NatsPublisher(
                 Link(self._options, "publisher"),
-                prepare=prepare,
+                specs=self._streams.specs,
+                prepare=self._prepare,
                 last=self._streams.last,
                 known_limit=self._limit,
                 max_records=max_records,

@@ -29,7 +29,8 @@ _CONNECT_TIMEOUT_S = 3
 # nats-py may lose its own callback when the socket dies while it is closing; so look, too.
 _LOOK_S = 0.25
 
-_DRIVER_ERRORS = (nats.errors.Error, OSError, TimeoutError)
+# The last two come out of asyncio's transports when nats-py writes to one that has just died.
+_DRIVER_ERRORS = (nats.errors.Error, OSError, TimeoutError, RuntimeError, AttributeError)
 
 
 class ApiError(BrokerUnavailable):

@@ -16,15 +16,24 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 from nats.aio.msg import Msg
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import Message, Publisher, PublisherStats, Record
+from services.common.stream.broker import (
+    LogSpec,
+    Message,
+    Position,
+    Publisher,
+    PublisherStats,
+    Record,
+)
+from services.common.stream.history import History
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_records import headers_of, wire_size
 from services.common.stream.worker import Worker, backoff_s
@@ -35,16 +44,23 @@ log = structlog.get_logger(__name__)
 ACK_TIMEOUT_S = 5.0
 # The loop is given back this often, so that acks are read while a long backlog is sent.
 _YIELD_EVERY = 64
+# Windows of acknowledged records that are kept.
+_KEPT_WINDOWS = 4
+# For a log somebody else ensured.
+_DEFAULT_RETENTION_S = 1200.0
 
 
 @dataclass(slots=True)
 class _InFlight:
+    """`ticket` is below 0 for a record that is written again."""
+
     ticket: int
     record: Record
     headers: dict[str, str]
     size: int
     sends: int = 0
     stored: bool = False
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -52,7 +68,7 @@ class _Session:
     """One connection's life as the publisher sees it."""
 
     inbox: str
-    ready: set[str] = field(default_factory=set)
+    epochs: dict[str, int] = field(default_factory=dict)
     acked: int = 0
     trouble: str | None = None
 
@@ -62,7 +78,8 @@ class NatsPublisher(Worker, Publisher):
 
     Args:
         link: this publisher's own connection; closed with it.
-        prepare: makes sure that a log exists and answers.
+        specs: of the logs that were ensured.
+        prepare: makes sure that a log exists and answers; returns its epoch.
         last: the newest stored record of a subject.
         known_limit: the server's largest message, bytes.
     """
@@ -71,7 +88,8 @@ class NatsPublisher(Worker, Publisher):
         self,
         link: Link,
         *,
-        prepare: Callable[[Connection, str], Awaitable[None]],
+        specs: Mapping[str, LogSpec],
+        prepare: Callable[[Connection, str], Awaitable[int]],
         last: Callable[[Connection, str], Awaitable[Message | None]],
         known_limit: int,
         max_records: int,
@@ -79,6 +97,7 @@ class NatsPublisher(Worker, Publisher):
     ) -> None:
         super().__init__("publisher")
         self._link = link
+        self._specs = specs
         self._prepare = prepare
         self._last = last
         self._limit = known_limit
@@ -91,6 +110,8 @@ class NatsPublisher(Worker, Publisher):
         self._waits = 0
         self._bytes = 0
         self._sent = self._stored = self._duplicates = self._retried = self._horizon = 0
+        self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
+        self._again = 0
         self._wake = asyncio.Event()
         self.start(self._run())
 
@@ -207,9 +228,8 @@ class NatsPublisher(Worker, Publisher):
         while self._unsent:
             item = self._unsent[0]
             name = log_of(item.record.subject)
-            if name not in session.ready:
-                await self._prepare(connection, name)
-                session.ready.add(name)
+            if name not in session.epochs:
+                session.epochs[name] = await self._prepare(connection, name)
             self._unsent.popleft()
             if item.sends:
                 self._retried += 1
@@ -232,23 +252,47 @@ class NatsPublisher(Worker, Publisher):
             raise BrokerUnavailable(connection.target, "connection lost")
 
     async def _reconcile(self, connection: Connection, session: _Session) -> None:
-        """Find out which of the records sent before are stored."""
-        doubtful: dict[str, list[_InFlight]] = {}
-        for item in self._window:
-            if item.sends and not item.stored:
-                doubtful.setdefault(item.record.subject, []).append(item)
-        for subject, items in doubtful.items():
-            name = log_of(subject)
-            if name not in session.ready:
-                await self._prepare(connection, name)
-                session.ready.add(name)
-            newest = await self._last(connection, subject)
-            if newest is None:
+        """Find out what the log has of what was sent to it before."""
+        newest: dict[str, Position | None] = {}
+
+        async def stored(record: Record) -> bool:
+            subject = record.subject
+            if subject not in newest:
+                name = log_of(subject)
+                if name not in session.epochs:
+                    session.epochs[name] = await self._prepare(connection, name)
+                message = await self._last(connection, subject)
+                newest[subject] = None if message is None else message.position
+            held = newest[subject]
+            return held is not None and record.position <= held
+
+        # Those that were being written again are in the history still, and are found there.
+        self._window = deque(item for item in self._window if item.ticket > 0)
+        self._by_ticket = {item.ticket: item for item in self._window}
+        lost: list[Record] = []
+        for name in self._history.logs():
+            epoch = session.epochs[name] = await self._prepare(connection, name)
+            spec = self._specs.get(name)
+            retention = _DEFAULT_RETENTION_S if spec is None else spec.retention_s
+            kept = self._history.of(name, epoch, retention, time.monotonic())
+            lost += [record for record in kept if not await stored(record)]
+        for item in list(self._window):
+            if not item.sends:
                 continue
-            position = newest.position
-            for item in items:
-                if item.record.position <= position:
-                    self._mark_stored(item, duplicate=False)
+            there = await stored(item.record)
+            if there and not item.stored:
+                self._mark_stored(session, item, duplicate=False)
+            elif item.stored and not there:
+                # Acknowledged out of turn, and lost since.
+                item.stored = False
+                self._stored -= 1
+        if lost:
+            log.warning("log_tail_written_again", records=len(lost))
+        for record in reversed(lost):
+            self._again -= 1
+            item = _InFlight(self._again, record, headers_of(record), 0)
+            self._window.appendleft(item)
+            self._by_ticket[item.ticket] = item
 
     # ------------------------------------------------------------------ acks
 
@@ -258,24 +302,29 @@ class NatsPublisher(Worker, Publisher):
             session.acked += 1
             item = self._by_ticket.get(int(message.subject.rpartition(".")[2]))
             if item is not None and not item.stored:
-                self._mark_stored(item, duplicate=b'"duplicate"' in data)
+                self._mark_stored(session, item, duplicate=b'"duplicate"' in data)
             return
         status = (message.headers or {}).get("Status", "")
         session.trouble = f"not stored: {data.decode(errors='replace')[:200] or status}"
         self._wake.set()
 
-    def _mark_stored(self, item: _InFlight, *, duplicate: bool) -> None:
+    def _mark_stored(self, session: _Session, item: _InFlight, *, duplicate: bool) -> None:
         item.stored = True
-        if duplicate:
-            self._duplicates += 1
-        else:
-            self._stored += 1
+        if item.ticket > 0:
+            if duplicate:
+                self._duplicates += 1
+            else:
+                self._stored += 1
+            item.epoch = session.epochs[log_of(item.record.subject)]
         window = self._window
+        now = time.monotonic()
         while window and window[0].stored:
             gone = window.popleft()
             self._bytes -= gone.size
-            self._horizon = gone.ticket
+            self._horizon = max(self._horizon, gone.ticket)
             del self._by_ticket[gone.ticket]
+            if gone.ticket > 0:
+                self._history.add(gone.record, gone.size, gone.epoch, now)
         while self._waiting and self._waiting[0][0] <= self._horizon:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():

@@ -39,6 +39,8 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_RECORD = 512 * 1024 * 1024
 # How many (time, id) marks a stream has inside its retention; trimming is exact to one of them.
 _MARKS = 20
+# For a log somebody else ensured.
+_DEFAULT_RETENTION_S = 1200.0
 # An idle publisher looks this often whether its connection, and so the log's end, still stands.
 _LOOK_S = 1.0
 # Windows of acknowledged records that are kept.
@@ -224,7 +226,7 @@ class RedisPublisher(Worker, Publisher):
             epoch, held = await self._prepare(self._client, name)
             self._epochs[name] = epoch
             self._announced |= held
-            records = self._history.of(name, epoch)
+            records = self._history.of(name, epoch, self._retention_s(name), time.monotonic())
             restored = len(records)
             for start in range(0, len(records), _BATCH):
                 items = [
@@ -289,7 +291,7 @@ class RedisPublisher(Worker, Publisher):
         for item in items:
             record, source = item.record, item.source
             identity = entry_id(record.position)
-            if now - self._marked.get(source, 0.0) >= self._mark_every(record.subject):
+            if now - self._marked.get(source, 0.0) >= self._retention_s(name) / _MARKS:
                 self._marked[source] = now
                 marks += (self._names.marks(*source), identity)
             headers = json.dumps(dict(record.headers)) if record.headers else b""
@@ -304,17 +306,19 @@ class RedisPublisher(Worker, Publisher):
             *records,
         )
 
-    def _mark_every(self, subject: str) -> float:
-        spec = self._specs.get(log_of(subject))
-        return 60.0 if spec is None else spec.retention_s / _MARKS
+    def _retention_s(self, name: str) -> float:
+        spec = self._specs.get(name)
+        return _DEFAULT_RETENTION_S if spec is None else spec.retention_s
 
     def _take(self, items: list[_InFlight]) -> None:
         """The server has these, the oldest of the window."""
+        now = time.monotonic()
         for item in items:
             self._window.popleft()
             self._bytes -= item.size
             self._horizon = item.ticket
-            self._history.add(item.record, item.size, self._epochs[log_of(item.record.subject)])
+            epoch = self._epochs[log_of(item.record.subject)]
+            self._history.add(item.record, item.size, epoch, now)
         while self._waiting and self._waiting[0][0] <= self._horizon:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():

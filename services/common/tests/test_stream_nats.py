@@ -20,6 +20,7 @@ from services.common.stream import (  # noqa: E402 - after the rewrite is regist
 )
 from services.common.stream.nats import NatsBroker  # noqa: E402
 from services.common.testing.conformance import (  # noqa: E402
+    ETH,
     LOG,
     Backend,
     BrokerConformance,
@@ -100,6 +101,40 @@ class TestNatsBroker(BrokerConformance):
         assert info["max_age"] == 60 * 10**9
         assert info["duplicate_window"] == 30 * 10**9
         assert info["allow_direct"] is True
+
+    @pytest.mark.parametrize("idle", [False, True])
+    async def test_what_the_log_lost_of_what_it_acknowledged_is_written_again_in_order(
+        self, broker: Broker, nats_server: NatsServer, idle: bool
+    ) -> None:
+        store, older = nats_server.data_dir / "jetstream", nats_server.data_dir / "older"
+        publisher = await broker.publisher()
+        for n in range(1, 101):
+            await publisher.send(record(n))
+        await publisher.flush()
+        await nats_server.stop()
+        shutil.copytree(store, older)
+        await nats_server.start()
+        for n in range(101, 201):
+            await publisher.send(record(n))
+            await publisher.send(record(n, ETH))
+        await publisher.flush()
+        await nats_server.kill()
+        shutil.rmtree(store)
+        older.rename(store)
+        await nats_server.start()
+        last = 200
+        if not idle:
+            last = 201
+            await publisher.send(record(201))
+            await publisher.send(record(201, ETH))
+            await publisher.flush()
+
+        async def whole() -> bool:
+            return seqs(await read_all(broker, ETH), ETH) == list(range(101, last + 1))
+
+        await until(whole)
+        assert seqs(await read_all(broker)) == list(range(1, last + 1))
+        assert publisher.stats().duplicates == 0
 
 
 async def _some_acked(publisher: Publisher, base: int) -> bool:

@@ -10,6 +10,7 @@ from services.common.errors import PositionLost
 from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.factory import open_broker
+from services.common.stream.history import History
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.memory_log import MemoryGroup, MemoryLog
 from services.common.stream.nats import NatsBroker
@@ -74,6 +75,25 @@ def test_a_newer_epoch_is_read_only_when_the_older_one_is_drained() -> None:
     sources.drained(other)
     sources.drained(old)
     assert sources.readable() == ([old, new, other], False)
+
+
+def test_a_history_keeps_the_newest_records_within_its_bounds() -> None:
+    history = History(max_records=3, max_bytes=100)
+    for n in range(1, 6):
+        history.add(Record(BTC, b"", Position(1, n)), 10, epoch=1, now=float(n))
+    assert [r.position.seq for r in history.of("raw", 1, 3600.0, 5.0)] == [3, 4, 5]
+    history.add(Record(BTC, b"", Position(1, 6)), 95, epoch=1, now=6.0)
+    assert [r.position.seq for r in history.of("raw", 1, 3600.0, 6.0)] == [6]
+    assert history.of("raw", 1, 3600.0, 400.0) == []
+
+
+def test_a_history_writes_nothing_of_a_lost_log_into_its_successor() -> None:
+    history = History(max_records=9, max_bytes=100)
+    history.add(Record(BTC, b"", Position(1, 1)), 10, epoch=1, now=0.0)
+    history.add(Record("market.tick.0.a.b.c", b"", Position(1, 1)), 10, epoch=5, now=0.0)
+    assert history.logs() == ["raw", "tick.0"]
+    assert history.of("raw", 2, 3600.0, 1.0) == []
+    assert history.logs() == ["tick.0"]
 
 
 @given(attempt=st.integers(0, 10_000))
