@@ -98,29 +98,35 @@ class Feed:
 
     def snapshot_parts(self, reason: SnapshotReason, depth: int) -> list[bytes] | None:
         """The frames of a snapshot at the chain's head; None when there is no whole state."""
-        found = self.replica.state()
-        if found is None:
+        position = self.replica.head
+        if position is None or not self.replica.stateful:
             return None
-        position, state = found
         if self._cached_at != position:
             self._cache = {}
             self._cached_at = position
         cached = self._cache.get((reason, depth))
         if cached is None:
-            snapshot = Snapshot(
-                v=1,
-                venue=self.key.venue,
-                channel=self.key.channel,
-                product=self.key.product,
-                shard=self.shard,
-                epoch=position.epoch,
-                seq=position.seq,
-                ts_snapshot=time.time_ns() // 1000,
-                state=msgspec.Raw(state),
-            )
-            messages = snapshot_messages(snapshot, reason, depth)
-            cached = self._cache[reason, depth] = [text_frame(message) for message in messages]
+            # Many clients subscribe at the same position; it is encoded and framed for the first.
+            cached = self._cache[reason, depth] = self._framed_snapshot(position, reason, depth)
         return cached
+
+    def _framed_snapshot(
+        self, position: Position, reason: SnapshotReason, depth: int
+    ) -> list[bytes]:
+        found = self.replica.state(depth or None)
+        assert found is not None
+        snapshot = Snapshot(
+            v=1,
+            venue=self.key.venue,
+            channel=self.key.channel,
+            product=self.key.product,
+            shard=self.shard,
+            epoch=position.epoch,
+            seq=position.seq,
+            ts_snapshot=time.time_ns() // 1000,
+            state=msgspec.Raw(found[1]),
+        )
+        return [text_frame(message) for message in snapshot_messages(snapshot, reason, depth)]
 
     # ------------------------------------------------------------------ live records
 

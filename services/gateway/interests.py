@@ -275,7 +275,7 @@ class Interests:
                 plan.more["warning"] = problem.body()
         if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
             plan.kind = "live"
-        elif feed.replica.state() is None:
+        elif not feed.replica.stateful:
             raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
 
     def _begin(self, plan: _Plan, command: Subscribe, arrived: float) -> None:

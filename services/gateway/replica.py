@@ -174,15 +174,21 @@ class Replica:
         self.status = entry
         return True
 
+    @property
+    def stateful(self) -> bool:
+        """Whether the whole state at `head` is known."""
+        if self._unfolded and self.whole:
+            self._catch_up_fold()
+        return self.whole and self.head is not None
+
     def state(self, depth: int | None = None) -> tuple[Position, bytes] | None:
         """The whole state at `head`; None while there is nothing, or not all of it.
 
         `depth` keeps a book's best levels on each side only.
         """
-        self._catch_up_fold()
-        if self._fold.position is None or not self.whole:
+        if not self.stateful or self.head is None:
             return None
-        return self._fold.position, self._fold.state(depth)
+        return self.head, self._fold.state(depth)
 
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
