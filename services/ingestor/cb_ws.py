@@ -7,6 +7,7 @@ desk of its product, synchronously, in the order received.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _SENDS_PER_S = 8.0
 _SEND_BURST = 10
 # Failures of one endpoint in a row before the next one is tried.
 _ENDPOINT_PATIENCE = 2
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Feed:
         self._flowing_since = 0.0
         self._end_reason: str | None = None
         self._refusal = ""
+        self._malformed: set[str] = set()
         self._one_by_one: asyncio.Event = asyncio.Event()
         self._book_channels = [c for c in options.channels if venue.channels[c] == "book"]
 
@@ -199,6 +202,7 @@ class Feed:
         self._end_reason = None
         self._refusal = ""
         self._flowing_since = 0.0
+        self._malformed.clear()
         self._one_by_one.clear()
         try:
             async with connect(
@@ -285,7 +289,10 @@ class Feed:
             try:
                 event = parse(frame)
             except MalformedFrame as error:
-                log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
+                if error.reason not in self._malformed:
+                    # All are counted and parked; one line per reason and connection is enough.
+                    self._malformed.add(error.reason)
+                    log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
                 self._outlet.park(error.reason, "", frame, ts)
                 continue
             desk = desks.get(event.product)
@@ -307,8 +314,10 @@ class Feed:
     def _refused(self, text: str) -> None:
         log.warning("subscription_refused", feed=self.name, reason=text)
         self._refusal = text
+        # Whole words, since BTC-USD is part of BTC-USDT.
+        named = set(_WORD.findall(text))
         for desk in self._desks.values():
-            if self._one_by_one.is_set() and desk.product in text:
+            if self._one_by_one.is_set() and desk.product in named:
                 desk.refused = text
                 now = time.time_ns() // 1000
                 for lane in desk.lanes:

@@ -146,6 +146,18 @@ async def test_a_refused_key_is_tried_again_only_after_the_longest_pause(
         )
 
 
+@pytest.mark.parametrize("channel", ["ticker", "matches", "level2_batch"])
+async def test_each_channel_can_be_served_alone(
+    broker: MemoryBroker, exchange: SimulatedExchange, channel: str
+) -> None:
+    async with running(
+        broker, exchange.ws_url, exchange.rest_url, PRODUCT, coinbase_channels=(channel,)
+    ) as ingestor:
+        await eventually(live(ingestor), "the stream live")
+        (lane,) = ingestor.feeds[0].desks[PRODUCT].lanes
+        await eventually(lambda: lane.messages > 10, "messages")
+
+
 async def test_products_are_changed_without_a_reconnect_of_the_others(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
