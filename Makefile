@@ -42,7 +42,7 @@ test: $(STAMP) ## All tests, on real servers [ARGS=...]
 	@$(PY) -m pytest $(ARGS)
 
 .PHONY: check
-check: lint typecheck arch charts test ## Lint, types, import contracts, charts, all tests
+check: lint typecheck arch charts-render test ## Lint, types, import contracts, charts, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: format and lint
@@ -62,8 +62,11 @@ typecheck: $(STAMP) ## mypy --strict over code and tests
 arch: $(STAMP) ## Import contracts
 	@$(BIN)/lint-imports
 
-.PHONY: charts
-charts: $(STAMP) ## Lint, render and validate the Helm charts
+.PHONY: charts charts-render
+charts: charts-render ## Lint, render and validate the Helm charts, and run their tests
+	@$(PY) -m pytest -q tools/charts
+
+charts-render: $(STAMP)
 	@$(PY) -m tools.charts
 
 .PHONY: manifests
