@@ -42,7 +42,8 @@ def position_of(subject: str, identity: str) -> Position:
 
 
 def headers_of(record: Record) -> dict[str, str]:
-    return {**(record.headers or {}), MESSAGE_ID: message_id(record.subject, record.position)}
+    identity = message_id(record.subject, record.position)
+    return {**record.headers, MESSAGE_ID: identity} if record.headers else {MESSAGE_ID: identity}
 
 
 def wire_size(record: Record, headers: Mapping[str, str]) -> int:

@@ -163,8 +163,7 @@ class RedisGroup(Tail, GroupSubscription):
     async def _announcements(self, identities: Sequence[bytes]) -> None:
         await self._client.call("XACK", self._registry, self._group, *identities)
         # Another member may have been given an announcement; the whole list is short.
-        _, held = await self._prepare(self._client, self._log_name)
-        await self._add(sorted(held))
+        await self._add(sorted(await self._known_epoch()))
 
     async def _claim_late(self) -> None:
         """Have what nobody acked for `ack_wait` delivered again."""
@@ -172,8 +171,7 @@ class RedisGroup(Tail, GroupSubscription):
         if now - self._claimed_at < self._ack_wait_s / 2:
             return
         self._claimed_at = now
-        _, held = await self._prepare(self._client, self._log_name)
-        await self._add(sorted(held))
+        await self._add(sorted(await self._known_epoch()))
         sources = self._sources.all()
         idle = int(self._ack_wait_s * 1000)
         answers = await self._client.batch(

@@ -121,6 +121,17 @@ class Tail(Worker, ABC):
         if self._buffer:
             self.changed.ring()
 
+    async def _known_epoch(self) -> set[Source]:
+        """The log's streams.
+
+        Raises:
+            BrokerUnavailable: the log was replaced while the connection stood; begin again.
+        """
+        epoch, held = await self._prepare(self._client, self._log_name)
+        if epoch != self._epoch:
+            raise BrokerUnavailable(self._client.target, f"log {self._log_name} was replaced")
+        return held
+
     async def _resumed(self) -> None:
         """Reading goes on after the caller let the buffer fill up."""
 
@@ -223,6 +234,7 @@ class RedisLive(Tail, LiveSubscription):
         )
 
     async def _announcements(self, identities: Sequence[bytes]) -> None:
+        await self._known_epoch()
         self._announced_to = identities[-1].decode()
 
     def _advance(self, source: Source, identity: bytes) -> None:

@@ -24,10 +24,12 @@ from services.common.testing.conformance import (  # noqa: E402
     LOG,
     Backend,
     BrokerConformance,
+    follow,
     publish,
     read_all,
     record,
     seqs,
+    take,
     until,
 )
 
@@ -135,6 +137,27 @@ class TestNatsBroker(BrokerConformance):
         await until(whole)
         assert seqs(await read_all(broker)) == list(range(1, last + 1))
         assert publisher.stats().duplicates == 0
+
+    async def test_work_goes_on_when_the_log_is_replaced_while_the_connection_stands(
+        self, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher()
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        for n in range(1, 11):
+            await publisher.send(record(n))
+        await publisher.flush()
+        await take(member, 10)
+        await follow(live, 10)
+        epoch = await broker.log_epoch(LOG)
+        assert isinstance(broker, NatsBroker)
+        await broker._current().api("STREAM.DELETE.MARKET_RAW")
+        await publisher.send(record(5))
+        await publisher.durable(await publisher.send(record(11)))
+        assert seqs(await take(member, 2)) == [5, 11]
+        assert await broker.log_epoch(LOG) > epoch
+        assert seqs(await read_all(broker)) == [5, 11]
+        assert seqs(await follow(live, 1))[-1] == 11
 
 
 async def _some_acked(publisher: Publisher, base: int) -> bool:

@@ -14,11 +14,14 @@ from services.common.stream import Broker  # noqa: E402 - after the rewrite is r
 from services.common.stream.redis import RedisBroker  # noqa: E402
 from services.common.testing.conformance import (  # noqa: E402
     ETH,
+    LOG,
     Backend,
     BrokerConformance,
+    follow,
     read_all,
     record,
     seqs,
+    take,
     until,
 )
 
@@ -80,3 +83,24 @@ class TestRedisBroker(BrokerConformance):
         await until(whole)
         assert seqs(await read_all(broker)) == list(range(1, last + 1))
         assert publisher.stats().duplicates == 0
+
+    async def test_work_goes_on_when_the_log_is_replaced_while_the_connection_stands(
+        self, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher()
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        for n in range(1, 11):
+            await publisher.send(record(n))
+        await publisher.flush()
+        await take(member, 10)
+        await follow(live, 10)
+        epoch = await broker.log_epoch(LOG)
+        assert isinstance(broker, RedisBroker)
+        await broker._calls().call("FLUSHALL")
+        await publisher.send(record(5))
+        await publisher.durable(await publisher.send(record(11)))
+        assert seqs(await take(member, 2)) == [5, 11]
+        assert await broker.log_epoch(LOG) > epoch
+        assert seqs(await read_all(broker)) == [5, 11]
+        assert seqs(await follow(live, 2)) == [5, 11]
