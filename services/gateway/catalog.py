@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from services.common.errors import InvalidSubject
 from services.common.sharding import shard_of
 from services.common.stream import Broker
-from services.common.subjects import CHANNELS, StreamKey, key_of, tick_log
+from services.common.subjects import CHANNELS, StreamKey, check_token, key_of, tick_log
 from services.gateway.stores import Stores
+
+# A command may name thousands of products; the stores are not asked for more than so many of them.
+_ASKED_AT_ONCE = 100
 
 
 class Catalog:
@@ -42,7 +45,8 @@ class Catalog:
         await asyncio.gather(*(self._refresh(shard) for shard in shards))
         missing = self.unseen(venue, missing)
         # Without the stores a product that is only there stays unknown for now.
-        keys = [StreamKey(venue, channel, one) for one in missing for channel in CHANNELS]
+        asked = sorted(filter(_may_be, missing))[:_ASKED_AT_ONCE] if _may_be(venue) else []
+        keys = [StreamKey(venue, channel, one) for one in asked for channel in CHANNELS]
         for key in await self._stores.known(keys):
             self._streams[shard_of(key.product, self._shard_count)].add(key)
         missing = self.unseen(venue, missing)
@@ -78,3 +82,12 @@ class Catalog:
                 except InvalidSubject:
                     # Not written by this platform; nobody can subscribe to it.
                     continue
+
+
+def _may_be(name: str) -> bool:
+    """Whether a venue or product can have this name at all."""
+    try:
+        check_token(name)
+    except InvalidSubject:
+        return False
+    return True

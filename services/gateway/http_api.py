@@ -28,6 +28,8 @@ _READY_S = 5.0
 _PAGE = 1000
 # Records looked through for gaps in one request.
 _GAP_SCAN = 200_000
+_GAPS_KEPT_S = 3.0
+_GAPS_KEPT = 1000
 
 
 class StreamInfo(BaseModel):
@@ -198,6 +200,20 @@ def api_router(gateway: Gateway) -> APIRouter:
     @router.get("/gaps", summary="Where the record of a product is broken, and how it was mended")
     async def gaps(product: str, venue: str = "coinbase") -> Gaps:
         await known(product, "ticker", venue)
+        async with looking:
+            at, answer = looked_up.get((venue, product), (0.0, None))
+            if answer is None or time.monotonic() - at > _GAPS_KEPT_S:
+                answer = await look_for_gaps(venue, product)
+                if len(looked_up) >= _GAPS_KEPT:
+                    looked_up.clear()
+                looked_up[venue, product] = (time.monotonic(), answer)
+            return answer
+
+    # Looking goes through whole logs: one at a time, and answers are kept for a moment.
+    looking = asyncio.Lock()
+    looked_up: dict[tuple[str, str], tuple[float, Gaps | None]] = {}
+
+    async def look_for_gaps(venue: str, product: str) -> Gaps:
         found: list[dict[str, Any]] = []
         complete = True
         for channel in CHANNELS:

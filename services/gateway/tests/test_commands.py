@@ -288,3 +288,13 @@ async def test_the_connection_quota_is_free_again_at_once() -> None:
         await eventually(lambda: not gateway.gateway.sessions)
         async with gateway.client() as client:
             await client.of("welcome")
+
+
+async def test_thousands_of_products_in_one_command_are_answered_each(gateway: Bench) -> None:
+    products = [f"P{number}-USD" for number in range(4000)]
+    async with gateway.client() as client:
+        await client.send(type="subscribe", products=[*products, "BTC-USD"])
+        results = (await client.of("subscribed"))["results"]
+        assert len(results) == 4001
+        assert [result["product"] for result in results if result["ok"]] == ["BTC-USD"]
+        await client.of("snapshot")
