@@ -18,10 +18,12 @@ class Conflation:
         max_rate: messages a second, None for as many as the client takes.
     """
 
-    __slots__ = ("_due", "_interval", "_pending", "held")
+    __slots__ = ("_due", "_interval", "_pending", "held", "singles")
 
     def __init__(self, held: int | None, max_rate: float | None) -> None:
         self.held = held
+        # How many messages in a row stood for one tick only.
+        self.singles = 0
         self._pending: list[Entry] = []
         self._interval = 0.0
         self._due = 0.0
@@ -53,6 +55,7 @@ class Conflation:
             return None
         pending, self._pending = self._pending, []
         merged = sum(map(_ticks_in, pending))
+        self.singles = self.singles + 1 if merged == 1 else 0
         tick = merge(pending)
         prev = b"null" if self.held is None else b"%d" % self.held
         self.held = pending[-1].position.seq

@@ -23,6 +23,8 @@ from services.gateway.records import Entry
 
 Mode = Literal["full", "latest"]
 BEGINNING = Position(0, 0)
+# Messages in a row that merged nothing, after which a quota no longer needs conflation.
+_CALM = 10
 
 
 class Client(ABC):
@@ -50,6 +52,10 @@ class Client(ABC):
     @abstractmethod
     def over_quota(self, subscription: Subscription) -> None:
         """It gets more than its share of messages; it is conflated from now on."""
+
+    @abstractmethod
+    def within_quota(self, subscription: Subscription) -> None:
+        """It gets every record again."""
 
 
 class Subscription:
@@ -294,6 +300,11 @@ class Hub:
             elif subscription.client.writable:
                 del self._owing[subscription]
                 self._send_owed(subscription)
+                if subscription.mode == "full" and conflation.singles >= _CALM:
+                    # It was stepped down for its rate, which is within the quota again.
+                    self.detach(subscription)
+                    self.attach(subscription, conflation.held)
+                    subscription.client.within_quota(subscription)
         if next_due is not None and (self._timer is None or next_due < self._timer):
             self._timer = next_due
             self._schedule_at(next_due, self._on_timer)

@@ -142,6 +142,9 @@ class Interests:
             control=True,
         )
 
+    def within_quota(self, subscription: Subscription) -> None:
+        self._tell_mode(subscription, "latest", "full", "recovered", 0)
+
     def refuse(self, problem: Problem, subscription: Subscription) -> None:
         key = subscription.fan.key
         found = self.subscriptions.pop(key, None)

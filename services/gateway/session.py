@@ -244,6 +244,9 @@ class Session(CatchingUp):
     def over_quota(self, subscription: Subscription) -> None:
         self.interests.over_quota(subscription)
 
+    def within_quota(self, subscription: Subscription) -> None:
+        self.interests.within_quota(subscription)
+
     def refuse(self, problem: Problem, subscription: Subscription) -> None:
         self.interests.refuse(problem, subscription)
 

@@ -122,7 +122,7 @@ async def test_the_rate_of_latest_mode_changes_without_a_new_snapshot() -> None:
 
 
 async def test_a_product_rate_steps_a_client_down_and_says_so() -> None:
-    async with bench(MemoryBroker(), product_max_msgs_per_sec=5) as gateway:
+    async with bench(MemoryBroker(), product_max_msgs_per_sec=20) as gateway:
         market = gateway.market()
         await market.ticks(3)
         async with gateway.client() as client:
@@ -133,9 +133,16 @@ async def test_a_product_rate_steps_a_client_down_and_says_so() -> None:
             limit = await client.of("rate_limit")
             assert (limit["scope"], limit["product"]) == ("product", "BTC-USD")
             await client.reach(market)
+            modes = [m for m in client.messages if m["type"] == "mode"]
+            assert modes[0]["reason"] == "quota"
+            # As soon as the stream is calm again, every record comes again.
+            recovered = False
+            while not recovered:
+                await market.ticks(1)
+                await client.reach(market)
+                found = [m["reason"] for m in client.messages if m["type"] == "mode"]
+                recovered = "recovered" in found
         assert client.breaks == []
-        modes = [m for m in client.messages if m["type"] == "mode"]
-        assert modes[0]["reason"] == "quota"
 
 
 async def test_a_reset_comes_with_its_state_and_the_chain_goes_on() -> None:
