@@ -88,6 +88,10 @@ class CoinbaseRest(VenueRest):
     async def __aexit__(self, *exc_info: object) -> None:
         await self._client.aclose()
 
+    @property
+    def backlog_s(self) -> float:
+        return self._limiter.backlog_s
+
     async def tradable(self) -> Mapping[str, str | None]:
         rows = self._read(list[_Product], await self._get("/products", {}), "/products")
         return {

@@ -1,15 +1,15 @@
 """Healing: fetching over REST what the lanes ask for, one task per product and want.
 
-Every heal has an allowance of time. When it is used up, what is missing is recorded as lost and
-the product goes on; a book has no allowance, since there is nothing to go on with, and is asked
-for until it comes.
+A refill has an allowance of time without progress. When it is used up, what is missing is recorded
+as lost and the product goes on; a book has no allowance, since there is nothing to go on with, and
+is asked for until it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from opentelemetry import trace
@@ -17,7 +17,8 @@ from opentelemetry import trace
 from services.common.errors import VenueError, VenueRefused
 from services.ingestor.backoff import Backoff
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.venues.base import VenueRest
+from services.ingestor.sequencer import Gap
+from services.ingestor.venues.base import TradeRow, VenueRest
 
 log = structlog.get_logger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -28,8 +29,7 @@ _GRACE_S = 0.02
 _STALE_S = 0.3
 # How often to look whether the broker has room again.
 _ROOM_S = 0.05
-# What one page of 1,000 trades adds to the allowance: the limiter lets 10 of them a second pass.
-_PAGE_ALLOWANCE_S = 0.25
+# Trades in one answer, at most.
 _PAGE = 1000
 # A book asked for by resubscribing must have come by then; else it is fetched over REST.
 _RESUBSCRIBED_S = 2.0
@@ -52,7 +52,7 @@ class Healer:
         rest: the venue's REST API.
         group: parent of the tasks.
         has_room: whether the broker takes records now.
-        max_queue_s: the allowance of a heal, seconds.
+        max_queue_s: the allowance, seconds.
         max_trades: a hole larger than this is healed at its newer end only.
     """
 
@@ -111,14 +111,14 @@ class Healer:
 
     async def _trades(self, product: str, lane: TradesLane) -> None:
         await asyncio.sleep(_GRACE_S)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        clock = asyncio.get_running_loop().time
+        progress = clock()
         absent: tuple[int, int] | None = None
         while lane.healing:
             if not self._has_room():
                 # The allowance is for the venue: a broker that is away does not use it up.
                 await asyncio.sleep(_ROOM_S)
-                began = loop.time()
+                progress = clock()
                 continue
             if lane.settle(now_us()):
                 return
@@ -127,19 +127,23 @@ class Healer:
                 await asyncio.sleep(_ROOM_S)
                 continue
             if missing.count > self._max_trades:
-                lane.give_up(now_us(), upto=missing.last - self._max_trades)
+                self._lost(
+                    product, lane, "more than is refilled", upto=missing.last - self._max_trades
+                )
                 continue
-            pages = min(lane.span, self._max_trades) // _PAGE
-            left = began + self._max_queue_s + pages * _PAGE_ALLOWANCE_S - loop.time()
+            # Every answer that helps renews the allowance, and waiting for our own limiter, which
+            # all products share, does not use it up.
+            left = progress + self._max_queue_s + self._rest.backlog_s - clock()
             try:
                 async with asyncio.timeout(max(0.0, left)):
-                    rows = await self._rest.trades(product, missing.first, missing.last)
+                    # One more than is missing: that one is there, so an answer without it is stale,
+                    # and one with it is believed about those before it.
+                    rows = await self._rest.trades(product, missing.first, missing.last + 1)
                     if lane.refill(rows, now_us()) or lane.missing() != missing:
+                        progress = clock()
                         absent = None
                         continue
-                    # The venue knows newer ones but not these: the same answer twice is believed,
-                    # since the first may have been a cache's.
-                    hole = (missing.first, rows[0].trade_id - 1) if rows else None
+                    hole = _absent(missing, rows)
                     if hole is not None and hole == absent:
                         self._lost(product, lane, "unknown at the venue", upto=hole[1])
                         continue
@@ -209,3 +213,17 @@ class Healer:
                 except VenueError as error:
                     log.warning("ticker_fetch_failed", product=product, reason=str(error))
             await asyncio.sleep(max(_ROOM_S, backoff.next_delay()))
+
+
+def _absent(missing: Gap, rows: Sequence[TradeRow]) -> tuple[int, int] | None:
+    """What an answer that helped nothing says not to exist; None when it may only be stale.
+
+    The same conclusion twice is believed, since the first answer may have been a cache's.
+    """
+    if rows:
+        return missing.first, rows[0].trade_id - 1
+    if missing.count >= _PAGE:
+        # Far newer trades exist and not one of these: the venue skipped them, or keeps them no
+        # more. Go on with the newest page.
+        return missing.first, missing.last - _PAGE + 1
+    return None

@@ -26,6 +26,13 @@ class TokenBucket:
         self._tokens -= 1.0
         return max(0.0, -self._tokens / self.rate)
 
+    def backlog(self, now: float) -> float:
+        """Seconds that a token asked for now would have to be waited for."""
+        if self._at is None:
+            return 0.0
+        tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        return max(0.0, (1.0 - tokens) / self.rate)
+
     def drain(self, now: float) -> None:
         """The other side says the bucket is empty (HTTP 429): believe it."""
         self.reserve(now)
@@ -43,6 +50,11 @@ class Limiter:
         delay = self._bucket.reserve(asyncio.get_running_loop().time())
         if delay > 0:
             await asyncio.sleep(delay)
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that somebody who asks for a turn now would wait."""
+        return self._bucket.backlog(asyncio.get_running_loop().time())
 
     def exhausted(self) -> None:
         """The other side refused for too many requests."""

@@ -49,7 +49,9 @@ class Settings(CommonSettings):
         None, description="Required by calls that change something; unset refuses them."
     )
     resync_max_queue_ms: int = Field(
-        2000, ge=1, description="How long a product may pause for a refill before it goes on, ms."
+        2000,
+        ge=1,
+        description="How long a product pauses for a refill that makes no progress, ms.",
     )
     resync_max_trades: int = Field(
         100_000, ge=1, description="Largest hole that is refilled whole; else only its newer end."

@@ -133,11 +133,6 @@ class TradesLane:
         """Whether something is missing, or held up by the broker."""
         return self._episode is not None
 
-    @property
-    def span(self) -> int:
-        """How many trades the resync under way is about, whatever of it is already there."""
-        return 0 if self._episode is None else self._episode.target - self._episode.first + 1
-
     def missing(self) -> Gap | None:
         """From the first missing trade to the last; None when only the broker holds things up."""
         if self._episode is None or self._sequencer.held is None:

@@ -252,6 +252,34 @@ async def test_an_ingestor_that_comes_back_fills_what_happened_in_between(
             check_chain(await raw_records(broker, channel, product))
 
 
+async def test_a_hole_that_the_venue_knows_nothing_of_is_recorded_without_a_long_pause(
+    broker: MemoryBroker,
+) -> None:
+    """The venue comes back with ids far ahead: none of those between ever existed."""
+    heads: list[int] = []
+    for seed in (1, 2):
+        async with SimulatedExchange(products=PRODUCTS, paced=False, seed=seed) as exchange:
+            heads.append(last_trade(exchange, "BTC-USD"))
+    low, high = (1, 2) if heads[0] < heads[1] else (2, 1)
+    for seed in (low, high):
+        async with (
+            SimulatedExchange(products=PRODUCTS, paced=False, seed=seed) as exchange,
+            running(
+                broker, exchange.ws_url, exchange.rest_url, "BTC-USD", resync_max_queue_ms=60_000
+            ) as ingestor,
+        ):
+            await joined(ingestor, "BTC-USD")
+            exchange.advance(2)
+            await eventually(lambda: at_head(ingestor, exchange, "BTC-USD"), "caught up")
+    records = await raw_records(broker, "trades", "BTC-USD")
+    check_chain(records)
+    gaps = [record for record in records if record.kind == "gap"]
+    assert gaps, "ids that never were"
+    assert {record.epoch for record in records} == {records[0].epoch}
+    frames = [record.seq for record in records if record.seq > gaps[-1].seq]
+    assert frames[0] == gaps[-1].seq + 1
+
+
 async def test_what_cannot_be_refilled_in_time_is_recorded_and_the_stream_goes_on(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:

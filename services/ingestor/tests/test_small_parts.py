@@ -27,7 +27,9 @@ def test_a_delay_never_exceeds_the_cap(draws: list[float]) -> None:
 
 def test_a_bucket_serves_a_burst_at_once_and_then_in_turn() -> None:
     bucket = TokenBucket(rate=10, burst=3)
+    assert bucket.backlog(100.0) == 0
     assert [round(bucket.reserve(100.0), 6) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
+    assert round(bucket.backlog(100.0), 6) == 0.3
     assert bucket.reserve(200.0) == 0
 
 

@@ -118,6 +118,11 @@ class VenueRest(ABC):
     and `VenueRefused` when asking again cannot help.
     """
 
+    @property
+    @abstractmethod
+    def backlog_s(self) -> float:
+        """Seconds that a call made now waits for its turn before it is sent."""
+
     @abstractmethod
     async def tradable(self) -> Mapping[str, str | None]:
         """Every product; the value says why it cannot be subscribed, None when it can."""
