@@ -40,6 +40,7 @@ class RawRecord(Record):
     line: str
     body: Any
     prev_sub: int | None = None
+    changes: list[tuple[Literal["buy", "sell"], Decimalish, Decimalish]] | None = None
 
 
 class Missed(Record):

@@ -36,6 +36,10 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `seq` is the last position that is missing. `status`: `body` is a `StatusBody`; `seq` stays and
     `sub` counts the statuses since that `seq`. `prev_sub` is the `sub` of the record before, where
     the writer says it; with `prev` it proves that no status is missing either.
+
+    `changes` stands beside a `frame` that speaks of single orders (Coinbase's `full`): what it
+    changed in the book of levels, `[side, price, new_size]`, often nothing. `body.sequence` is then
+    the venue's own.
     """
 
     v: int
@@ -51,6 +55,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     line: str
     body: msgspec.Raw
     prev_sub: int | None = None
+    changes: list[tuple[str, str, str]] | None = None
 
 
 class Missed(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):

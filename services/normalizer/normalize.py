@@ -133,7 +133,7 @@ class Normalizer:
             raise Unmappable("unknown_venue", key.venue)
         body = bytes(raw.body)
         if raw.kind == "frame":
-            ts_event, venue_seq, fields = venue.fields(key, body, raw.ts_recv)
+            ts_event, venue_seq, fields = venue.fields(key, body, raw.ts_recv, raw.changes)
             return (
                 Tick(
                     RECORD_VERSION,

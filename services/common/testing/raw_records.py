@@ -99,6 +99,21 @@ class RawStream:
         }
         return self.add("frame", seq, body)
 
+    def order(
+        self, sequence: int, kind: str, rows: list[tuple[str, str, str]], **fields: Any
+    ) -> RawRecord:
+        """A message of `full`, with what it changed in the levels."""
+        body = {
+            "type": kind,
+            "product_id": self.key.product,
+            "sequence": sequence,
+            "order_id": "d50ec984-77a8-460a-b958-66f114b0de9b",
+            "time": "2026-07-07T22:58:17.164892Z",
+        }
+        record = self.add("frame", sequence, body | fields)
+        self.records[-1] = msgspec.structs.replace(record, changes=rows)
+        return self.records[-1]
+
     def snapshot(
         self, seq: int, bids: list[list[str]], asks: list[list[str]], *, cause: str = "start"
     ) -> RawRecord:

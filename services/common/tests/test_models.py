@@ -76,6 +76,7 @@ RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
         *(ONE, KINDS, *KEY, INTS, INTS, INTS, optional(INTS), INTS, TEXT),
         raw(JSON_OBJECT),
         optional(INTS),
+        optional(st.lists(st.tuples(SIDES, DECIMALS, DECIMALS), max_size=3)),
     ),
     wire.Missed: MISSED,
     wire.ResyncBody: st.builds(wire.ResyncBody, TEXT, REPAIRS, raw(JSON_OBJECT), optional(MISSED)),

@@ -194,6 +194,47 @@ class TestBook:
         }
         assert fields("book", body) == (TS_RECV, None, Fields(changes=[]))
 
+    @pytest.mark.parametrize("changes", [[("sell", "200.20", "0")], []])
+    def test_an_orders_message_gives_the_changes_of_levels_that_stand_beside_it(
+        self, changes: list[tuple[str, str, str]]
+    ) -> None:
+        body = {
+            "type": "done",
+            "time": "2026-07-07T22:58:17.164892Z",
+            "product_id": BTC,
+            "sequence": 137212619516,
+            "price": "200.20",
+            "order_id": "d50ec984-77a8-460a-b958-66f114b0de9b",
+            "reason": "filled",
+            "side": "sell",
+            "remaining_size": "0",
+        }
+        key = StreamKey("coinbase", "book", BTC)
+        assert MAPPER.fields(key, as_bytes(body), TS_RECV, changes) == (
+            instant("2026-07-07T22:58:17+00:00") + 164_892,
+            137212619516,
+            Fields(changes=changes),
+        )
+
+    @pytest.mark.parametrize(
+        ("body", "changes", "code"),
+        [
+            ({}, [("sell", "x", "0")], "bad_decimal"),
+            ({}, [("ask", "1", "0")], "bad_side"),
+            ({"product_id": "ETH-USD"}, [], "wrong_product"),
+            ({"type": "l2update"}, [], "unexpected_type"),
+            ({"sequence": None}, [], "bad_field"),
+        ],
+    )
+    def test_an_orders_message_that_makes_no_sense_is_refused(
+        self, body: dict[str, Any], changes: list[tuple[str, str, str]], code: str
+    ) -> None:
+        whole = {"type": "open", "product_id": BTC, "sequence": 5} | body
+        key = StreamKey("coinbase", "book", BTC)
+        with pytest.raises(Unmappable) as refusal:
+            MAPPER.fields(key, as_bytes(whole), TS_RECV, changes)
+        assert refusal.value.code == code
+
     def test_a_rest_books_rows_are_trimmed_to_price_and_size(self, captures: Path) -> None:
         body = (captures / "coinbase/rest-book-btc.json").read_bytes()
         given_book = json.loads(body)

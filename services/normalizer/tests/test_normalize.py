@@ -207,6 +207,25 @@ class TestKnownAnswers:
         assert (again.cause, again.prev) == ("reconnect", 250)
         assert json.loads(bytes(again.state)) == {"bids": [["9", "1"]], "asks": [["12", "2"]]}
 
+    def test_a_book_of_orders_begins_an_epoch_of_its_own_and_counts_the_venues_sequence(
+        self,
+    ) -> None:
+        stream = RawStream(BOOK)
+        stream.changes(1_783_465_100_000_000, [("buy", "10", "1")])
+        stream.epoch += 1
+        stream.seq = 0
+        message = {"bids": [["10", "3"]], "asks": [["11", "1"]]}
+        body = {"cause": "start", "repair": "snapshot", "message": message}
+        stream.add("resync", 1000, body, prev=None)
+        stream.order(1001, "received", [])
+        stream.order(1002, "open", [("buy", "10", "4.5")])
+        _, reset, received, opened = decoded(run(stream.records))
+        assert (reset.epoch, reset.seq, reset.prev) == (EPOCH + 1, 1000, None)
+        assert json.loads(bytes(reset.state)) == message
+        assert (received.prev, received.venue_seq, received.fields.changes) == (1000, 1001, [])
+        assert (opened.prev, opened.venue_seq) == (1001, 1002)
+        assert opened.fields.changes == [("buy", "10", "4.5")]
+
     def test_a_status_keeps_the_seq_and_does_not_move_the_chain(self) -> None:
         stream = RawStream(TRADES)
         for act in (stream.status, partial(stream.match, 5), stream.status, stream.status):

@@ -27,6 +27,7 @@ _are_changes = re.compile(
     r"(?:(?:buy|sell) \d++(?:\.\d++)? \d++(?:\.\d++)? )*+", re.ASCII
 ).fullmatch
 _TAKER = {"buy": "sell", "sell": "buy"}
+_ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
 # What every reader of the log can hold; msgspec by itself takes integers of any size.
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -83,6 +84,15 @@ class _L2Update(msgspec.Struct, gc=False):
     time: str | None = None
 
 
+class _Order(msgspec.Struct, gc=False):
+    """A message of `full` about one order."""
+
+    type: str
+    product_id: str
+    sequence: _Id
+    time: str | None = None
+
+
 class _Row(msgspec.Struct, array_like=True, gc=False):
     """A row of a book. REST adds the number of orders, which is read over and not written."""
 
@@ -109,6 +119,7 @@ _ticker = msgspec.json.Decoder(_Ticker)
 _rest_ticker = msgspec.json.Decoder(_RestTicker)
 _match = msgspec.json.Decoder(_Match)
 _trades = msgspec.json.Decoder(list[_Match])
+_order = msgspec.json.Decoder(_Order)
 _l2update = msgspec.json.Decoder(_L2Update)
 _book = msgspec.json.Decoder(_Book)
 
@@ -116,8 +127,16 @@ _book = msgspec.json.Decoder(_Book)
 class CoinbaseMapper:
     """See `VenueMapper`."""
 
-    def fields(self, key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
+    def fields(
+        self,
+        key: StreamKey,
+        body: bytes,
+        ts_recv: int,
+        changes: list[tuple[str, str, str]] | None = None,
+    ) -> Mapped:
         if key.channel == "book":
+            if changes is not None:
+                return _map_order(key, body, ts_recv, changes)
             return _map_changes(key, body, ts_recv)
         if key.channel == "trades":
             return _map_match(key, body, ts_recv)
@@ -198,13 +217,28 @@ def _taker_trade(match: _Match, ts_recv: int) -> Trade:
 def _map_changes(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
     update = decode(_l2update, body)
     _expect(key, "l2update", update.type, update.product_id)
-    changes = update.changes
+    _check_changes(update.changes)
+    return Mapped(micros(update.time) or ts_recv, None, Fields(changes=update.changes))
+
+
+def _map_order(
+    key: StreamKey, body: bytes, ts_recv: int, changes: list[tuple[str, str, str]]
+) -> Mapped:
+    """A message about one order. The ingestor, which holds the orders, says what it changed."""
+    order = decode(_order, body)
+    if order.type not in _ORDER_TYPES:
+        raise Unmappable("unexpected_type", f"expected an order's message, got {order.type!r}")
+    _expect(key, order.type, order.type, order.product_id)
+    _check_changes(changes)
+    return Mapped(micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
+
+
+def _check_changes(changes: list[tuple[str, str, str]]) -> None:
+    """One bad row refuses all: without it there would be a wrong level in the book."""
     text = " ".join(chain.from_iterable(changes)) + " "
     # The count of spaces says that no cell holds one itself.
     if changes and (_are_changes(text) is None or text.count(" ") != 3 * len(changes)):
         raise _first_bad(changes)
-    # Leaving out only the row that is not understood would leave a wrong level in the book.
-    return Mapped(micros(update.time) or ts_recv, None, Fields(changes=changes))
 
 
 def _first_bad(changes: Iterable[tuple[str, str, str]]) -> Unmappable:

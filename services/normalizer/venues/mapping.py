@@ -44,8 +44,14 @@ class MappedState(NamedTuple):
 class VenueMapper(Protocol):
     """Turns a venue's own messages into the platform's words. Pure: same input, same output."""
 
-    def fields(self, key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
-        """What one message of the stream says.
+    def fields(
+        self,
+        key: StreamKey,
+        body: bytes,
+        ts_recv: int,
+        changes: list[tuple[str, str, str]] | None = None,
+    ) -> Mapped:
+        """What one message of the stream says; `changes` as in `RawRecord`.
 
         Raises:
             Unmappable: it is malformed, or not a message of this stream.
