@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+
+from services.common.metrics import HealthCollector, Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class Health:
         self._checks[name] = Check(reason, since)
 
     @property
+    def checks(self) -> Mapping[str, Check]:
+        return self._checks
+
+    @property
     def ready(self) -> bool:
         return all(check.reason is None for check in self._checks.values())
 
@@ -76,10 +83,16 @@ def package_version() -> str:
 
 def health_routes(
     health: Health,
-    info: Mapping[str, Any] | None = None,
-    registry: CollectorRegistry = REGISTRY,
+    info: Mapping[str, Any] | None,
+    registry: CollectorRegistry,
 ) -> list[BaseRoute]:
-    """The four routes, to be mounted in the service's application."""
+    """The routes every service has, to be mounted in its application.
+
+    `/livez` is `/healthz` under the name that says what it is. Both say that the event loop turns,
+    by being answered at all: a stuck loop answers nothing, the probe times out, and the watchdog
+    (`services.common.loop`) has written by then where it hangs.
+    """
+    exposed = Together(registry, HealthCollector(health))
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"alive": True, "service": health.service})
@@ -87,8 +100,10 @@ def health_routes(
     async def readyz(_request: Request) -> Response:
         return JSONResponse(health.report(), status_code=200 if health.ready else 503)
 
-    async def metrics(_request: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        # OpenMetrics, and with it exemplars, for whoever accepts it.
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(exposed), media_type=content_type)
 
     async def about(_request: Request) -> Response:
         return JSONResponse(
@@ -102,6 +117,7 @@ def health_routes(
 
     return [
         Route("/healthz", healthz),
+        Route("/livez", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
         Route("/info", about),

@@ -14,6 +14,7 @@ from services.common.runtime import serve_http
 from services.gateway.asyncapi import asyncapi_document
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
+from services.gateway.metrics import METRICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.web_board import web_routes
 from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol
@@ -37,7 +38,7 @@ def create_app(gateway: Gateway) -> FastAPI:
         return asyncapi_document()
 
     app.include_router(api_router(gateway))
-    app.router.routes.extend(health_routes(gateway.health, _info(gateway)))
+    app.router.routes.extend(health_routes(gateway.health, _info(gateway), METRICS.registry))
     app.router.routes.extend(web_routes())
     return app
 
@@ -49,7 +50,9 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
         if settings.admin_port not in (None, settings.http_port):
-            admin = Starlette(routes=health_routes(gateway.health, _info(gateway)))
+            admin = Starlette(
+                routes=health_routes(gateway.health, _info(gateway), METRICS.registry)
+            )
             await stack.enter_async_context(
                 serve_http(admin, settings.http_host, settings.admin_port)
             )

@@ -146,7 +146,7 @@ class Feed:
         self._publish()
         if self.replica.phase is not Phase.LIVE:
             if was_live:
-                METRICS.gaps.labels(*self.key, cause).inc()
+                METRICS.gap(self.key, cause)
             self.wanted.set()
 
     def _publish(self) -> None:

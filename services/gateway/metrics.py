@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry
+from services.common.subjects import StreamKey
+
 _STREAM = ("venue", "channel")
 
 
 class Metrics:
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    """One set of them; without a registry given, on one of its own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = self.registry = new_registry() if registry is None else registry
         self.connections = Gauge("md_ws_connections", "Open WebSockets.", registry=registry)
         self.subscriptions = Gauge(
             "md_ws_subscriptions", "Subscriptions of all clients.", _STREAM, registry=registry
@@ -36,14 +41,14 @@ class Metrics:
             "md_ws_snapshot_seconds",
             "From a subscription's arrival to its snapshot being on its way.",
             _STREAM,
-            buckets=_SECONDS,
+            buckets=FAST_SECONDS,
             registry=registry,
         )
         self.backfill_seconds = Histogram(
             "md_ws_backfill_seconds",
             "From a backfill's begin to its end.",
             _STREAM,
-            buckets=_SECONDS,
+            buckets=FAST_SECONDS,
             registry=registry,
         )
         self.backfill_ticks = Counter(
@@ -62,21 +67,25 @@ class Metrics:
             "md_end_to_end_seconds",
             "From the ingestor's receipt to the socket write.",
             _STREAM,
-            buckets=_SECONDS,
+            buckets=FAST_SECONDS,
             registry=registry,
         )
         self.circuit = Gauge(
             "md_circuit_state",
-            "0 closed, 1 open: not asked for a while.",
+            "0 closed, 1 half open, 2 open: not asked for a while.",
             ("target",),
             registry=registry,
         )
-        self.gaps = Counter(
+        self._gaps = Counter(
             "md_seq_gap_total",
             "Breaks of a stream's chain seen on the live tail and healed from the log.",
-            ("venue", "channel", "product", "cause"),
+            ("venue", "channel", "product", "cause", "stage"),
             registry=registry,
         )
+
+    def gap(self, key: StreamKey, cause: str) -> None:
+        """A break of the chain was seen on the live tail."""
+        self._gaps.labels(*key, cause, STAGE_TICK).inc()
 
 
 METRICS = Metrics()

@@ -87,7 +87,7 @@ class Stores:
             log.warning("store_read_failed", reason=reason)
             self._paused_until = self._clock() + _PAUSE_S
             self._health.degraded("stores", reason)
-            METRICS.circuit.labels("stores").set(1)
+            METRICS.circuit.labels("stores").set(2)
             return None
         self._health.restored("stores")
         METRICS.circuit.labels("stores").set(0)

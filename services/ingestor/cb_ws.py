@@ -351,7 +351,7 @@ class Feed:
         now = time.time_ns() // 1000
         self.reconnects += 1
         self.last_reason = reason
-        self._metrics.reconnects.labels(self.venue.name, reason).inc()
+        self._metrics.reconnected(self.venue.name, reason)
         for desk in self._desks.values():
             desk.lost(f"connection lost: {reason}", now)
         refused = self._refusal and self.state is FeedState.SUBSCRIBING

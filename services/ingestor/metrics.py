@@ -9,28 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.metrics import (
+    FAST_SECONDS,
+    STAGE_RAW,
+    STAGE_VENUE,
+    STORE_SECONDS,
+    Bounded,
+    new_registry,
+)
 from services.common.subjects import StreamKey
+from services.common.wire import StreamState
 from services.ingestor.breaker import Circuit
 from services.ingestor.feed_stats import FeedStats
 
 _STREAM = ("venue", "channel", "product")
-_RESYNC_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_PUBLISH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+# Close codes are the peer's choice: the usual ones get a series each, the rest share one.
+_REASONS = 32
+# Gravest last, so that `>=` means "at least as bad as".
+_STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
 
 class Metrics:
     """Implements `LaneEvents`."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.registry = registry
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = self.registry = new_registry() if registry is None else registry
+        self._reason = Bounded(_REASONS)
         self._gaps = Counter(
             "md_seq_gap",
             "Holes found in what the venue sent.",
-            (*_STREAM, "cause"),
+            (*_STREAM, "cause", "stage"),
             registry=registry,
         )
         self._resyncs = Counter(
@@ -40,7 +52,7 @@ class Metrics:
             "md_resync_seconds",
             "From the first sign of loss to a proven stream.",
             ("venue", "channel"),
-            buckets=_RESYNC_SECONDS,
+            buckets=STORE_SECONDS,
             registry=registry,
         )
         self._dropped = Counter(
@@ -49,24 +61,37 @@ class Metrics:
             ("venue", "channel", "reason"),
             registry=registry,
         )
-        self.invalid = Counter(
-            "md_invalid", "Messages parked because of their form.", ("reason",), registry=registry
+        self._invalid = Counter(
+            "md_invalid",
+            "Messages parked because of their form.",
+            ("reason", "stage"),
+            registry=registry,
         )
-        self.reconnects = Counter(
+        self._reconnects = Counter(
             "md_ingest_reconnect",
             "Connections lost, by reason.",
             ("venue", "reason"),
             registry=registry,
         )
-        self.publish_seconds = Histogram(
+        publish_seconds = Histogram(
             "md_broker_publish_seconds",
             "From offering a record to its durability (sampled).",
-            buckets=_PUBLISH_SECONDS,
+            ("stage",),
+            buckets=FAST_SECONDS,
             registry=registry,
         )
+        self.publish_seconds = publish_seconds.labels(STAGE_RAW)
+
+    def invalid(self, reason: str) -> None:
+        """A message was parked."""
+        self._invalid.labels(reason, STAGE_VENUE).inc()
+
+    def reconnected(self, venue: str, reason: str) -> None:
+        """A connection was lost."""
+        self._reconnects.labels(venue, self._reason(reason)).inc()
 
     def gap_found(self, key: StreamKey, cause: str) -> None:
-        self._gaps.labels(*key, cause).inc()
+        self._gaps.labels(*key, cause, STAGE_VENUE).inc()
 
     def resynced(self, key: StreamKey, outcome: str, seconds: float) -> None:
         self._resyncs.labels(*key, outcome).inc()

@@ -101,7 +101,7 @@ class Outlet:
 
     def park(self, reason: str, subject: str, original: bytes, ts: int) -> None:
         """Keep a malformed message for whoever investigates it."""
-        self._metrics.invalid.labels(reason).inc()
+        self._metrics.invalid(reason)
         seq = max(ts, self._parked + 1)
         text = original[:_PARKED_CHARACTERS].decode(errors="replace")
         payload = encode(Parked(RECORD_VERSION, reason, subject, "", ts, text))

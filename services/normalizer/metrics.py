@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.common.metrics import FAST_SECONDS, STAGE_RAW, STAGE_TICK, new_registry
+from services.common.subjects import StreamKey
 
 
 class Metrics:
-    """One set of them. A process has one on the default registry; a test may have many."""
+    """One set of them; without a registry given, on one of its own."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.registry = registry
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = self.registry = new_registry() if registry is None else registry
         self.normalized = Counter(
             "md_normalized_total",
             "Records given to the tick log.",
             ["venue", "channel", "shard"],
             registry=registry,
         )
-        self.invalid = Counter(
+        self._invalid = Counter(
             "md_invalid_total",
             "Raw records, or rows of a snapshot, that were refused and parked.",
-            ["reason"],
+            ["reason", "stage"],
             registry=registry,
         )
         self.duplicates = Counter(
@@ -27,10 +30,10 @@ class Metrics:
             "Raw records at or before the position already held; redeliveries and the like.",
             registry=registry,
         )
-        self.gaps = Counter(
+        self._gaps = Counter(
             "md_seq_gap_total",
-            "Gaps of a stream, by what caused them.",
-            ["cause", "channel"],
+            "Breaks of a stream's chain in the raw log, which nothing can heal.",
+            ["venue", "channel", "product", "cause", "stage"],
             registry=registry,
         )
         self.catch_ups = Counter(
@@ -50,9 +53,19 @@ class Metrics:
             ["shard"],
             registry=registry,
         )
-        self.publish_seconds = Histogram(
+        publish_seconds = Histogram(
             "md_broker_publish_seconds",
             "From a batch's first record taken to all its ticks durable.",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            ["stage"],
+            buckets=FAST_SECONDS,
             registry=registry,
         )
+        self.publish_seconds = publish_seconds.labels(STAGE_TICK)
+
+    def invalid(self, reason: str) -> None:
+        """A record was refused and parked."""
+        self._invalid.labels(reason, STAGE_RAW).inc()
+
+    def gap(self, key: StreamKey, cause: str) -> None:
+        """The raw log itself has a hole."""
+        self._gaps.labels(*key, cause, STAGE_RAW).inc()

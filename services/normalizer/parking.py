@@ -39,7 +39,7 @@ class Parking:
         self._last = 0
 
     def refuse(self, message: Message, error: Unmappable) -> None:
-        self._metrics.invalid.labels(reason=error.code).inc()
+        self._metrics.invalid(error.code)
         self._waiting.append(
             Parked(
                 v=RECORD_VERSION,

@@ -198,7 +198,7 @@ class Pipeline:
         for error in output.refused:
             self._parking.refuse(message, error)
         if len(output.records) > 1:
-            self._metrics.gaps.labels(cause=RAW_LOG_BREAK, channel=key.channel).inc()
+            self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
         headers = _trace_context(message)
         for out in output.records:
@@ -215,7 +215,7 @@ class Pipeline:
             self._ticket = await publisher.send(record) if ticket is None else ticket
         except RecordTooLarge as error:
             log.warning("record_too_large", subject=out.subject, size=error.size)
-            self._metrics.invalid.labels(reason="record_too_large").inc()
+            self._metrics.invalid("record_too_large")
             small = Record(out.subject, too_large(out.payload), out.position, headers)
             self._ticket = await publisher.send(small)
 

@@ -73,7 +73,9 @@ class Snapshotter:
         """
         settings = self._settings
         application = Starlette(
-            routes=health_routes(self.health, {"shards": settings.shards, "group": settings.group})
+            routes=health_routes(
+                self.health, {"shards": settings.shards, "group": settings.group}, metrics.REGISTRY
+            )
         )
         port = settings.http_port if settings.admin_port is None else settings.admin_port
         async with (
