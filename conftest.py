@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tools.embedded import AwsServer, NatsServer, ValkeyServer
 from tools.embedded.nats import nats_version
@@ -17,6 +19,11 @@ ROOT = Path(__file__).resolve().parent
 
 def pytest_report_header() -> list[str]:
     return [f"broker servers: {nats_version()}; {valkey_version()}"]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the services run on; asyncio's own would prove another program."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
