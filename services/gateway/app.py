@@ -10,11 +10,12 @@ from fastapi import FastAPI, WebSocket
 from starlette.applications import Starlette
 
 from services.common.health import health_routes, package_version
+from services.common.observed import observed
 from services.common.runtime import serve_http
 from services.gateway.asyncapi import asyncapi_document
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.web_board import web_routes
 from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol
@@ -49,6 +50,7 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
     settings = gateway.settings
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
+        await stack.enter_async_context(observed(METRICS.registry, METRICS.loop, STATISTICS))
         if settings.admin_port not in (None, settings.http_port):
             admin = Starlette(
                 routes=health_routes(gateway.health, _info(gateway), METRICS.registry)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.common.loop import LoopMetrics
 from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry
+from services.common.statistics import Figure
 from services.common.subjects import StreamKey
 
 _STREAM = ("venue", "channel")
+
+STATISTICS = {
+    "connections": Figure("md_ws_connections", "sum"),
+    "subscriptions": Figure("md_ws_subscriptions", "sum"),
+    "sent_per_s": Figure("md_ws_sent_total", "rate"),
+    "conflated_per_s": Figure("md_ws_conflated_total", "rate"),
+    "queue_bytes": Figure("md_ws_queue_bytes", "sum"),
+    "end_to_end_ms": Figure("md_end_to_end_seconds", "mean_ms"),
+    "gaps": Figure("md_seq_gap_total", "sum"),
+    "errors": Figure("md_ws_errors_total", "sum"),
+    "loop_lag_max_s": Figure("md_event_loop_lag_max_seconds", "max"),
+}
 
 
 class Metrics:
@@ -15,6 +29,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
+        self.loop = LoopMetrics(registry)
         self.connections = Gauge("md_ws_connections", "Open WebSockets.", registry=registry)
         self.subscriptions = Gauge(
             "md_ws_subscriptions", "Subscriptions of all clients.", _STREAM, registry=registry

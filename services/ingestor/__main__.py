@@ -7,13 +7,14 @@ import gc
 import sys
 
 from services.common.health import Health
+from services.common.observed import observed
 from services.common.runtime import Stop, run_service, serve_http
 from services.common.settings import load_or_exit
 from services.common.stream.broker import Broker
 from services.common.stream.factory import open_broker
 from services.ingestor.app import Ingestor
 from services.ingestor.http import make_app
-from services.ingestor.metrics import Metrics
+from services.ingestor.metrics import STATISTICS, Metrics
 from services.ingestor.settings import Settings
 
 
@@ -21,9 +22,13 @@ async def serve(settings: Settings, stop: Stop) -> None:
     """The HTTP side answers from the first moment, also while the broker is still away."""
     health = Health("ingestor", "broker", "feed")
     broker = open_broker(settings)
-    ingestor = Ingestor(settings, broker, Metrics(), health)
+    metrics = Metrics()
+    ingestor = Ingestor(settings, broker, metrics, health)
     port = settings.http_port if settings.admin_port is None else settings.admin_port
-    async with serve_http(make_app(ingestor, health), settings.http_host, port):
+    async with (
+        serve_http(make_app(ingestor, health), settings.http_host, port),
+        observed(metrics.registry, metrics.loop, STATISTICS),
+    ):
         try:
             if await _opened(broker, stop):
                 await ingestor.run(stop)

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from services.ingestor.backoff import Backoff
-from services.ingestor.feed_stats import FeedStats
+from services.ingestor.feed_stats import FeedStats, stream_stats
 from services.ingestor.lanes import Desk
 from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
 from services.ingestor.metrics import Metrics
@@ -101,7 +101,7 @@ class Feed:
         self._refusal = ""
         self._malformed: set[str] = set()
         self._one_by_one: asyncio.Event = asyncio.Event()
-        self._book_channels = [c for c in options.channels if venue.channels[c] == "book"]
+        self._book_channels = [c for c in options.channels if venue.channels[c] == ("book",)]
 
     # ---- what the outside sees and asks
 
@@ -114,7 +114,8 @@ class Feed:
         return self.state is FeedState.ACTIVE
 
     def stats(self) -> FeedStats:
-        age = (time.time_ns() // 1000 - self._last_message) / 1e6 if self._last_message else None
+        now = time.time_ns() // 1000
+        age = (now - self._last_message) / 1e6 if self._last_message else None
         queued = 0
         for desk in self._desks.values():
             queued += desk.trades.held if desk.trades is not None else 0
@@ -128,6 +129,11 @@ class Feed:
             queued,
             self.reconnects,
             age,
+            tuple(
+                stream_stats(lane.journal, lane.condition, now)
+                for desk in self._desks.values()
+                for lane in desk.lanes
+            ),
         )
 
     async def resubscribe_book(self, product: str) -> bool:

@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.common.subjects import StreamKey
+from services.common.wire import StreamState
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStats:
+    """A stream at one moment.
+
+    Attributes:
+        state: its condition, for `state_age_s` by now.
+        record_age_s: since its newest record was received; None before the first.
+    """
+
+    key: StreamKey
+    state: StreamState
+    state_age_s: float
+    record_age_s: float | None
+
 
 @dataclass(frozen=True, slots=True)
 class FeedStats:
@@ -18,6 +38,7 @@ class FeedStats:
         queued: messages waiting for a resync.
         reconnects: connections lost.
         last_message_age_s: None before the first message.
+        streams: of all its products.
     """
 
     venue: str
@@ -28,3 +49,15 @@ class FeedStats:
     queued: int
     reconnects: int
     last_message_age_s: float | None
+    streams: tuple[StreamStats, ...] = ()
+
+
+def stream_stats(journal: Journal, condition: Condition, now: int) -> StreamStats:
+    """A stream as it is `now` (µs)."""
+    at = journal.advanced_at
+    return StreamStats(
+        journal.key,
+        condition.state,
+        max(0, now - condition.since) / 1e6,
+        max(0, now - at) / 1e6 if at else None,
+    )

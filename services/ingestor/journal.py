@@ -26,6 +26,9 @@ from services.common.wire import (
     to_raw,
 )
 
+# Side, price, new size.
+Changes = list[tuple[str, str, str]]
+
 # Takes a record, or answers False when there is no room for it now.
 Offer = Callable[[Record], bool]
 
@@ -42,7 +45,7 @@ class Journal:
         sub: of the stream's last record.
     """
 
-    __slots__ = ("_offer", "_subject", "epoch", "key", "line", "seq", "sub")
+    __slots__ = ("_offer", "_subject", "advanced_at", "epoch", "key", "line", "seq", "sub")
 
     def __init__(
         self,
@@ -59,12 +62,17 @@ class Journal:
         self.epoch = epoch
         self.seq = seq
         self.sub = sub
+        # When the newest record that advanced `seq` was received, µs; 0 before the first.
+        self.advanced_at = 0
         self._offer = offer
         self._subject = raw_subject(key)
 
-    def frame(self, seq: int, body: bytes, ts: int) -> bool:
-        """The venue's own message at `seq`, which must be above the last one."""
-        return self._advance("frame", seq, msgspec.Raw(body), ts)
+    def frame(self, seq: int, body: bytes, ts: int, changes: Changes | None = None) -> bool:
+        """The venue's own message at `seq`, which must be above the last one.
+
+        `changes`: what it does to the levels of a book, where the message speaks of orders.
+        """
+        return self._advance("frame", seq, msgspec.Raw(body), ts, changes)
 
     def resync(
         self, seq: int, cause: str, message: bytes, ts: int, missed: Missed | None = None
@@ -100,15 +108,30 @@ class Journal:
         """`wanted`, or the lowest seq still possible when that is behind."""
         return wanted if self.seq is None or wanted > self.seq else self.seq + 1
 
-    def _advance(self, kind: RawKind, seq: int, body: msgspec.Raw, ts: int) -> bool:
-        if not self._write(kind, seq, 0, self.seq, body, ts):
+    def _advance(
+        self,
+        kind: RawKind,
+        seq: int,
+        body: msgspec.Raw,
+        ts: int,
+        changes: Changes | None = None,
+    ) -> bool:
+        if not self._write(kind, seq, 0, self.seq, body, ts, changes):
             return False
         self.seq = seq
         self.sub = 0
+        self.advanced_at = ts
         return True
 
     def _write(
-        self, kind: RawKind, seq: int, sub: int, prev: int | None, body: msgspec.Raw, ts: int
+        self,
+        kind: RawKind,
+        seq: int,
+        sub: int,
+        prev: int | None,
+        body: msgspec.Raw,
+        ts: int,
+        changes: Changes | None = None,
     ) -> bool:
         key = self.key
         # None for the very first record: nothing stands before it.
@@ -128,6 +151,7 @@ class Journal:
                 self.line,
                 body,
                 prev_sub,
+                changes,
             )
         )
         return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.loop import LoopMetrics
 from services.common.metrics import (
     FAST_SECONDS,
     STAGE_RAW,
@@ -21,6 +22,7 @@ from services.common.metrics import (
     Bounded,
     new_registry,
 )
+from services.common.statistics import Figure
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
 from services.ingestor.breaker import Circuit
@@ -33,11 +35,24 @@ _REASONS = 32
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
 
+STATISTICS = {
+    "messages_per_s": Figure("md_ingest_messages_total", "rate"),
+    "gaps": Figure("md_seq_gap_total", "sum"),
+    "resyncs": Figure("md_resync_total", "sum"),
+    "dropped": Figure("md_messages_dropped_total", "sum"),
+    "reconnects": Figure("md_ingest_reconnect_total", "sum"),
+    "worst_stream_state": Figure("md_stream_state", "max"),
+    "publish_ms": Figure("md_broker_publish_seconds", "mean_ms"),
+    "loop_lag_max_s": Figure("md_event_loop_lag_max_seconds", "max"),
+}
+
+
 class Metrics:
     """Implements `LaneEvents`."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
+        self.loop = LoopMetrics(registry)
         self._reason = Bounded(_REASONS)
         self._gaps = Counter(
             "md_seq_gap",
@@ -140,9 +155,35 @@ class FeedCollector(Collector):
             if feed.last_message_age_s is not None:
                 age.add_metric(labels, feed.last_message_age_s)
             queue.add_metric(labels, feed.queued)
+        yield from (messages, ignored, connected, age, queue)
+        yield from self._streams()
         circuits = GaugeMetricFamily(
             "md_circuit_state", "0 closed, 1 half open, 2 open.", labels=("target",)
         )
         for target, state in self._circuits().items():
             circuits.add_metric((target,), state.value)
-        yield from (messages, ignored, connected, age, queue, circuits)
+        yield circuits
+
+    def _streams(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily(
+            "md_stream_state",
+            "A stream's condition: 0 live, 1 quiet, 2 resyncing, 3 stale, 4 down.",
+            labels=_STREAM,
+        )
+        held = GaugeMetricFamily(
+            "md_stream_state_seconds",
+            "How long a stream's condition has been what it is.",
+            labels=_STREAM,
+        )
+        ages = GaugeMetricFamily(
+            "md_stream_record_age_seconds",
+            "Time since a stream's newest record was received.",
+            labels=_STREAM,
+        )
+        for feed in self._feeds():
+            for stream in feed.streams:
+                states.add_metric(stream.key, _STATES[stream.state])
+                held.add_metric(stream.key, stream.state_age_s)
+                if stream.record_age_s is not None:
+                    ages.add_metric(stream.key, stream.record_age_s)
+        yield from (states, held, ages)

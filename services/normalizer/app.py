@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 
 from services.common.errors import BrokerUnavailable
 from services.common.health import Health, health_routes
+from services.common.observed import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
 from services.common.stream.specs import log_specs
-from services.normalizer.metrics import Metrics
+from services.normalizer.metrics import STATISTICS, Metrics
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import patiently
 from services.normalizer.settings import NormalizerSettings
@@ -43,7 +44,11 @@ class App:
         info = {"shards": sorted(settings.shards), "group": settings.group}
         http = Starlette(routes=health_routes(self.health, info, self._metrics.registry))
         port = settings.http_port if settings.admin_port is None else settings.admin_port
-        async with serve_http(http, settings.http_host, port), asyncio.TaskGroup() as tasks:
+        async with (
+            serve_http(http, settings.http_host, port),
+            observed(self._metrics.registry, self._metrics.loop, STATISTICS),
+            asyncio.TaskGroup() as tasks,
+        ):
             work = tasks.create_task(self._work(stop), name="work")
             tasks.create_task(self._end(stop, work), name="end")
 

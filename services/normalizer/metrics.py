@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.common.loop import LoopMetrics
 from services.common.metrics import FAST_SECONDS, STAGE_RAW, STAGE_TICK, new_registry
+from services.common.statistics import Figure
 from services.common.subjects import StreamKey
+
+STATISTICS = {
+    "records_per_s": Figure("md_normalized_total", "rate"),
+    "invalid": Figure("md_invalid_total", "sum"),
+    "gaps": Figure("md_seq_gap_total", "sum"),
+    "lag_records": Figure("md_shard_lag_messages", "max"),
+    "lag_s": Figure("md_shard_lag_seconds", "max"),
+    "publish_ms": Figure("md_broker_publish_seconds", "mean_ms"),
+    "loop_lag_max_s": Figure("md_event_loop_lag_max_seconds", "max"),
+}
 
 
 class Metrics:
@@ -13,6 +25,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
+        self.loop = LoopMetrics(registry)
         self.normalized = Counter(
             "md_normalized_total",
             "Records given to the tick log.",

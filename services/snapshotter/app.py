@@ -15,6 +15,7 @@ from services.common.errors import (
     StoreUnavailable,
 )
 from services.common.health import Health, health_routes
+from services.common.observed import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader
@@ -83,6 +84,7 @@ class Snapshotter:
             self._bucket,
             self._latest,
             serve_http(application, settings.http_host, port, lifespan="off") as self.port,
+            observed(metrics.REGISTRY, metrics.LOOP, metrics.STATISTICS),
             asyncio.TaskGroup() as tasks,
         ):
             self.listening.set()

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.common.loop import LoopMetrics
 from services.common.metrics import STORE_SECONDS, new_registry
+from services.common.statistics import Figure
 
 REGISTRY = new_registry()
+LOOP = LoopMetrics(REGISTRY)
+STATISTICS = {
+    "rows_per_s": Figure("md_snapshot_rows_total", "rate"),
+    "row_lag_ms": Figure("md_snapshot_lag_seconds", "mean_ms"),
+    "write_ms": Figure("md_snapshot_write_seconds", "mean_ms"),
+    "write_errors": Figure("md_snapshot_write_errors_total", "sum"),
+    "archived_per_s": Figure("md_archive_records_total", "rate"),
+    "held_bytes": Figure("md_snapshot_held_bytes", "sum"),
+    "loop_lag_max_s": Figure("md_event_loop_lag_max_seconds", "max"),
+}
 
 WRITE_SECONDS = Histogram(
     "md_snapshot_write_seconds",
