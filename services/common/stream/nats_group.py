@@ -15,12 +15,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from nats.aio.msg import Msg
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.nats_frames import (
+    description_of,
+    header_of,
+    publish_frame,
+    status_of,
+)
 from services.common.stream.nats_link import ApiError, Connection, Link
-from services.common.stream.nats_records import NatsMessage, sequence_cursor, sequence_of_reply
+from services.common.stream.nats_records import NatsMessage, sequence_of_reply
 from services.common.stream.nats_streams import NANOSECONDS
 from services.common.stream.worker import Worker, backoff_s
 
@@ -95,9 +100,13 @@ class NatsGroup(Worker, GroupSubscription):
         self.check_open()
         try:
             connection = self._link.current()
-            for message in messages:
-                if isinstance(message, NatsMessage) and message.reply:
-                    await connection.publish(message.reply)
+            frames = "".join(
+                f"PUB {message.reply} 0\r\n\r\n"
+                for message in messages
+                if isinstance(message, NatsMessage) and message.reply
+            )
+            connection.write(frames.encode())
+            await connection.drain()
         except BrokerUnavailable as error:
             # They come again after the reconnect: at least once is what a group promises.
             log.debug("ack_not_sent", group=self._group, reason=error.reason)
@@ -174,11 +183,19 @@ class NatsGroup(Worker, GroupSubscription):
         clock = asyncio.get_running_loop().time
         self._heard = clock()
 
-        async def on_message(message: Msg) -> None:
+        def on_message(subject: str, reply: str, headers: bytes, payload: bytes) -> None:
             self._heard = clock()
-            self._on_message(message, epoch)
+            if not reply:
+                self._on_status(headers)
+                return
+            self._asked -= 1
+            seq = sequence_of_reply(reply)
+            self._buffer.append(NatsMessage(subject, payload, headers, epoch, seq, reply))
+            self.changed.ring()
+            if self._wanted():
+                self._wake.set()
 
-        subscription = await connection.subscribe(f"{inbox}.*", on_message)
+        subscription = connection.subscribe(f"{inbox}.*", on_message)
         connection.wake_when_lost.add(self._wake)
         try:
             number = 0
@@ -192,23 +209,22 @@ class NatsGroup(Worker, GroupSubscription):
                     raise BrokerUnavailable(connection.target, "the consumer fell silent")
                 if self._wanted():
                     number += 1
-                    await self._pull(connection, f"{inbox}.{number}")
+                    self._pull(connection, f"{inbox}.{number}")
                 await self._wait(_HEARTBEAT_S)
         finally:
             connection.wake_when_lost.discard(self._wake)
-            await connection.unsubscribe(subscription)
+            connection.unsubscribe(subscription)
 
-    async def _pull(self, connection: Connection, reply: str) -> None:
+    def _pull(self, connection: Connection, reply: str) -> None:
         batch = self._capacity - len(self._buffer) - self._asked
         self._asked += batch
-        await connection.publish(
-            f"$JS.API.{self._verb('MSG.NEXT')}",
-            (
-                f'{{"batch":{batch},"max_bytes":{_PULL_BYTES},'
-                f'"expires":{_EXPIRES_S * NANOSECONDS},'
-                f'"idle_heartbeat":{_HEARTBEAT_S * NANOSECONDS}}}'
-            ).encode(),
-            reply,
+        request = (
+            f'{{"batch":{batch},"max_bytes":{_PULL_BYTES},'
+            f'"expires":{_EXPIRES_S * NANOSECONDS},'
+            f'"idle_heartbeat":{_HEARTBEAT_S * NANOSECONDS}}}'
+        )
+        connection.write(
+            publish_frame(f"$JS.API.{self._verb('MSG.NEXT')}", reply, request.encode())
         )
 
     async def _wait(self, timeout_s: float) -> None:
@@ -218,32 +234,13 @@ class NatsGroup(Worker, GroupSubscription):
         except TimeoutError:
             return
 
-    def _on_message(self, message: Msg, epoch: int) -> None:
-        headers = message.headers
-        if message.reply:
-            self._asked -= 1
-            seq = sequence_of_reply(message.reply)
-            self._buffer.append(
-                NatsMessage(
-                    message.subject,
-                    message.data,
-                    headers,
-                    cursor=sequence_cursor(epoch, seq),
-                    seq=seq,
-                    reply=message.reply,
-                )
-            )
-            self.changed.ring()
-            if self._wanted():
-                self._wake.set()
-            return
-        status = headers.get("Status", "") if headers else ""
+    def _on_status(self, headers: bytes) -> None:
+        status = status_of(headers)
         if status == "100":
             return
-        left = headers.get("Nats-Pending-Messages") if headers else None
+        left = header_of(headers, b"Nats-Pending-Messages:")
         if left is None:
-            description = headers.get("Description", "") if headers else ""
-            self._trouble = f"pull ended: {status} {description}".rstrip()
+            self._trouble = f"pull ended: {status} {description_of(headers)}".rstrip()
         else:
             # The request ended (expired, or its bytes were used up) with this much undelivered.
             self._asked -= int(left)

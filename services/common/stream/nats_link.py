@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from services.common.errors import BrokerUnavailable
+from services.common.stream.nats_client import LeanClient
+from services.common.stream.nats_frames import Handler, publish_frame, status_of
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 
 log = structlog.get_logger(__name__)
@@ -52,10 +51,17 @@ class NatsOptions:
         return ",".join(server.rpartition("@")[2] or server for server in self.servers)
 
 
+class Answer(NamedTuple):
+    """A reply to a request."""
+
+    headers: bytes
+    payload: bytes
+
+
 class Connection:
     """One life of a connection. After `lost` is set every call raises BrokerUnavailable."""
 
-    def __init__(self, client: Client, target: str) -> None:
+    def __init__(self, client: LeanClient, target: str) -> None:
         self.client = client
         self.target = target
         self.lost = asyncio.Event()
@@ -64,10 +70,10 @@ class Connection:
         self._inbox = client.new_inbox()
         # How many were sent; also the next one's token.
         self.requests = 0
-        self._replies: dict[str, tuple[Callable[[Msg], bool], asyncio.Future[None]]] = {}
+        self._replies: dict[str, tuple[Callable[[Answer], bool], asyncio.Future[None]]] = {}
 
-    async def prepare(self) -> None:
-        await self.subscribe(f"{self._inbox}.*", self._on_reply)
+    def prepare(self) -> None:
+        self.subscribe(f"{self._inbox}.*", self._on_reply)
 
     @property
     def max_payload(self) -> int:
@@ -76,37 +82,41 @@ class Connection:
     def new_inbox(self) -> str:
         return str(self.client.new_inbox())
 
-    async def subscribe(
-        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
-    ) -> Subscription:
+    def subscribe(self, subject: str, handler: Handler) -> str:
+        """Answers what `unsubscribe` wants; for the handler see `LeanClient`."""
         try:
-            return await self.client.subscribe(subject, cb=callback)
+            return self.client.attach(subject, handler)
         except _DRIVER_ERRORS as error:
-            raise BrokerUnavailable(self.target, str(error)) from error
+            raise self._unavailable(error) from error
 
-    async def unsubscribe(self, subscription: Subscription) -> None:
+    def unsubscribe(self, subscription: str) -> None:
         try:
-            await subscription.unsubscribe()
+            self.client.detach(subscription)
         except _DRIVER_ERRORS as error:
             log.debug("nats_unsubscribe_failed", error=str(error))
 
-    async def publish(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        reply: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> None:
+    def write(self, frames: bytes) -> None:
+        """Send whole frames (see `nats_frames`)."""
         try:
-            await self.client.publish(subject, payload, reply, headers)
+            self.client.write(frames)
         except _DRIVER_ERRORS as error:
-            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+            raise self._unavailable(error) from error
+
+    async def drain(self) -> None:
+        """Wait while more is written than the server takes."""
+        try:
+            await self.client.drain()
+        except _DRIVER_ERRORS as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> BrokerUnavailable:
+        return BrokerUnavailable(self.target, str(error) or type(error).__name__)
 
     async def collect(
         self,
         subject: str,
         body: Mapping[str, Any] | None,
-        last: Callable[[Msg], bool],
+        last: Callable[[Answer], bool],
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         """Send a request and hand every answer to `last` until that returns True.
@@ -122,7 +132,7 @@ class Connection:
             if self.lost.is_set():
                 raise BrokerUnavailable(self.target, "not connected")
             payload = b"" if body is None else json.dumps(body).encode()
-            await self.publish(subject, payload, f"{self._inbox}.{token}")
+            self.write(publish_frame(subject, f"{self._inbox}.{token}", payload))
             async with asyncio.timeout(timeout_s):
                 await done
         except TimeoutError as error:
@@ -132,11 +142,11 @@ class Connection:
 
     async def request(
         self, subject: str, body: Mapping[str, Any] | None, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> Msg:
-        answers: list[Msg] = []
+    ) -> Answer:
+        answers: list[Answer] = []
 
-        def take(message: Msg) -> bool:
-            answers.append(message)
+        def take(answer: Answer) -> bool:
+            answers.append(answer)
             return True
 
         await self.collect(subject, body, take, timeout_s)
@@ -149,23 +159,23 @@ class Connection:
             ApiError: the server refused.
             BrokerUnavailable: the server did not answer.
         """
-        answer = json.loads((await self.request(f"$JS.API.{verb}", body)).data)
+        answer = json.loads((await self.request(f"$JS.API.{verb}", body)).payload)
         error = answer.get("error")
         if error is not None:
             code = int(error.get("err_code", 0))
             raise ApiError(self.target, code, str(error.get("description", "error")))
         return dict(answer)
 
-    async def _on_reply(self, message: Msg) -> None:
-        waiting = self._replies.get(message.subject.rpartition(".")[2])
+    def _on_reply(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+        waiting = self._replies.get(subject.rpartition(".")[2])
         if waiting is None:
             return
         last, done = waiting
         if done.done():
             return
-        if message.headers and message.headers.get("Status") == "503":
+        if status_of(headers) == "503":
             done.set_exception(BrokerUnavailable(self.target, "JetStream is not ready"))
-        elif last(message):
+        elif last(Answer(headers, payload)):
             done.set_result(None)
 
     def lose(self) -> None:
@@ -246,7 +256,7 @@ class Link(Worker):
             log.warning("broker_disconnected", kind="nats", target=self.target, link=self._name)
 
     async def _connect(self) -> Connection:
-        client = Client()
+        client = LeanClient()
         connection = Connection(client, self.target)
 
         async def on_closed() -> None:
@@ -275,7 +285,7 @@ class Link(Worker):
                 error_cb=on_error,
                 **options,
             )
-            await connection.prepare()
+            connection.prepare()
         except BrokerUnavailable:
             await connection.close()
             raise

@@ -12,17 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 import structlog
-from nats.aio.msg import Msg
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription, Position
 from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_records import (
-    MESSAGE_ID,
-    NatsMessage,
-    position_cursor,
-    position_of,
-)
+from services.common.stream.nats_records import NatsMessage
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -85,10 +79,10 @@ class NatsLive(Worker, LiveSubscription):
             self._newest.clear()
             self._epoch = epoch
 
-        async def on_message(message: Msg) -> None:
-            self._on_message(message, epoch)
+        def on_message(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+            self._on_message(NatsMessage(subject, payload, headers, epoch))
 
-        subscription = await connection.subscribe(self._pattern, on_message)
+        subscription = connection.subscribe(self._pattern, on_message)
         try:
             # An answer proves that the server has taken the subscription that was sent before.
             await self._prepare(connection, self._log_name)
@@ -99,24 +93,21 @@ class NatsLive(Worker, LiveSubscription):
             self.changed.ring()
             await connection.lost.wait()
         finally:
-            await connection.unsubscribe(subscription)
+            connection.unsubscribe(subscription)
 
-    def _on_message(self, message: Msg, epoch: int) -> None:
+    def _on_message(self, message: NatsMessage) -> None:
         subject = message.subject
-        headers = message.headers
-        position = position_of(subject, headers.get(MESSAGE_ID, "") if headers else "")
+        position = message.position
         newest = self._newest.get(subject)
         if newest is not None and position <= newest:
             return
         self._newest[subject] = position
-        size = len(message.data)
+        size = len(message.payload)
         if len(self._buffer) >= _MAX_RECORDS or self._bytes + size > _MAX_BYTES:
             log.warning("live_overflow", log=self._log_name, dropped=len(self._buffer))
             self._buffer.clear()
             self._bytes = 0
             self._interrupted = True
-        self._buffer.append(
-            NatsMessage(subject, message.data, headers, cursor=position_cursor(epoch, position))
-        )
+        self._buffer.append(message)
         self._bytes += size
         self.changed.ring()

@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
-from nats.aio.msg import Msg
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import (
@@ -34,8 +33,9 @@ from services.common.stream.broker import (
     Record,
 )
 from services.common.stream.history import History
+from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_records import headers_of, wire_size
+from services.common.stream.nats_records import header_lines, message_id
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
 
@@ -46,6 +46,8 @@ ACK_TIMEOUT_S = 5.0
 _YIELD_EVERY = 64
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
+# Of a message's size, what is added when it is sent: an expectation, line ends.
+_MOST_ADDED = 256
 # For a log somebody else ensured.
 _DEFAULT_RETENTION_S = 1200.0
 
@@ -56,7 +58,8 @@ class _InFlight:
 
     ticket: int
     record: Record
-    headers: dict[str, str]
+    identity: str
+    headers: bytes
     size: int
     sends: int = 0
     stored: bool = False
@@ -122,8 +125,9 @@ class NatsPublisher(Worker, Publisher):
 
     def offer(self, record: Record) -> int | None:
         self.check_open()
-        headers = headers_of(record)
-        size = wire_size(record, headers)
+        identity = message_id(record.subject, record.position)
+        headers = header_lines(record, identity)
+        size = len(headers) + len(record.payload) + _MOST_ADDED
         if size > self._limit:
             raise RecordTooLarge(record.subject, size, self._limit)
         if self._window and (
@@ -131,7 +135,7 @@ class NatsPublisher(Worker, Publisher):
         ):
             return None
         self._sent += 1
-        item = _InFlight(self._sent, record, headers, size)
+        item = _InFlight(self._sent, record, identity, headers, size)
         self._window.append(item)
         self._by_ticket[item.ticket] = item
         self._unsent.append(item)
@@ -197,10 +201,10 @@ class NatsPublisher(Worker, Publisher):
     async def _serve(self, connection: Connection, session: _Session) -> None:
         self._limit = connection.max_payload
 
-        async def on_ack(message: Msg) -> None:
-            self._on_ack(session, message)
+        def on_ack(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+            self._on_ack(session, subject, headers, payload)
 
-        await connection.subscribe(f"{session.inbox}.*", on_ack)
+        connection.subscribe(f"{session.inbox}.*", on_ack)
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
         self._unsent = deque(item for item in self._window if not item.stored)
@@ -225,6 +229,7 @@ class NatsPublisher(Worker, Publisher):
 
     async def _send_unsent(self, connection: Connection, session: _Session) -> None:
         count = 0
+        frames: list[bytes] = []
         while self._unsent:
             item = self._unsent[0]
             name = log_of(item.record.subject)
@@ -234,16 +239,26 @@ class NatsPublisher(Worker, Publisher):
             if item.sends:
                 self._retried += 1
             item.sends += 1
-            await connection.publish(
-                item.record.subject,
-                item.record.payload,
-                f"{session.inbox}.{item.ticket}",
-                item.headers,
+            payload = item.record.payload
+            head = item.headers
+            frames += (
+                f"HPUB {item.record.subject} {session.inbox}.{item.ticket} "
+                f"{len(head) + 2} {len(head) + 2 + len(payload)}\r\n".encode(),
+                head,
+                b"\r\n",
+                payload,
+                b"\r\n",
             )
             count += 1
             if count % _YIELD_EVERY == 0:
+                connection.write(b"".join(frames))
+                frames.clear()
+                await connection.drain()
                 await asyncio.sleep(0)
                 self._check(connection, session)
+        if frames:
+            connection.write(b"".join(frames))
+            await connection.drain()
 
     def _check(self, connection: Connection, session: _Session) -> None:
         if session.trouble is not None:
@@ -290,22 +305,21 @@ class NatsPublisher(Worker, Publisher):
             log.warning("log_tail_written_again", records=len(lost))
         for record in reversed(lost):
             self._again -= 1
-            item = _InFlight(self._again, record, headers_of(record), 0)
+            identity = message_id(record.subject, record.position)
+            item = _InFlight(self._again, record, identity, header_lines(record, identity), 0)
             self._window.appendleft(item)
             self._by_ticket[item.ticket] = item
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: _Session, message: Msg) -> None:
-        data = message.data
+    def _on_ack(self, session: _Session, subject: str, headers: bytes, data: bytes) -> None:
         if data.startswith(b'{"stream"'):
             session.acked += 1
-            item = self._by_ticket.get(int(message.subject.rpartition(".")[2]))
+            item = self._by_ticket.get(int(subject.rpartition(".")[2]))
             if item is not None and not item.stored:
                 self._mark_stored(session, item, duplicate=b'"duplicate"' in data)
             return
-        status = (message.headers or {}).get("Status", "")
-        session.trouble = f"not stored: {data.decode(errors='replace')[:200] or status}"
+        session.trouble = f"not stored: {data.decode(errors='replace')[:200] or status_of(headers)}"
         self._wake.set()
 
     def _mark_stored(self, session: _Session, item: _InFlight, *, duplicate: bool) -> None:

@@ -12,11 +12,8 @@ from functools import lru_cache
 
 from services.common.errors import PositionLost
 from services.common.stream.broker import Message, Position, Record
+from services.common.stream.nats_frames import header_block, header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
-
-MESSAGE_ID = "Nats-Msg-Id"
-# "NATS/1.0\r\n" before the headers and "\r\n" after them.
-_HEADER_FRAME = 12
 
 
 @lru_cache(maxsize=65_536)
@@ -41,46 +38,64 @@ def position_of(subject: str, identity: str) -> Position:
     return Position(0, 0)
 
 
-def headers_of(record: Record) -> dict[str, str]:
-    identity = message_id(record.subject, record.position)
-    return {**record.headers, MESSAGE_ID: identity} if record.headers else {MESSAGE_ID: identity}
+def header_lines(record: Record, identity: str) -> bytes:
+    """The header block of a record to publish, without the empty line that ends it.
 
-
-def wire_size(record: Record, headers: Mapping[str, str]) -> int:
-    """Bytes that count against the server's `max_payload`."""
-    text = sum(len(name) + len(value) + 4 for name, value in headers.items())
-    return len(record.payload) + text + _HEADER_FRAME
+    Raises:
+        ValueError: one of the record's own headers has an impossible name.
+    """
+    own = header_block(record.headers) if record.headers else b""
+    return b"NATS/1.0\r\n%bNats-Msg-Id: %b\r\n" % (own, identity.encode())
 
 
 class NatsMessage(Message):
-    """`reply` is where an ack is sent, empty outside of groups; `seq` is the stream's sequence."""
+    """A stored record.
 
-    __slots__ = ("_raw_headers", "cursor", "payload", "reply", "seq", "subject")
+    `reply` is where an ack is sent, empty outside of groups; `seq` is the stream's sequence, 0 for
+    a live one, whose subscriber is not told. What is not asked for is not computed.
+    """
+
+    __slots__ = ("_epoch", "_header_block", "_position", "payload", "reply", "seq", "subject")
 
     def __init__(
         self,
         subject: str,
         payload: bytes,
-        headers: Mapping[str, str] | None,
-        *,
-        cursor: str,
+        header_block: bytes,
+        epoch: int,
         seq: int = 0,
         reply: str = "",
     ) -> None:
         self.subject = subject
         self.payload = payload
-        self.cursor = cursor
         self.seq = seq
         self.reply = reply
-        self._raw_headers = headers or {}
+        self._epoch = epoch
+        self._header_block = header_block
+        self._position: Position | None = None
+
+    @property
+    def cursor(self) -> str:  # type: ignore[override]  # read only here, and rarely read
+        if self.seq:
+            return sequence_cursor(self._epoch, self.seq)
+        return position_cursor(self._epoch, self.position)
 
     @property
     def position(self) -> Position:
-        return position_of(self.subject, self._raw_headers.get(MESSAGE_ID, ""))
+        position = self._position
+        if position is None:
+            identity = header_of(self._header_block, b"Nats-Msg-Id:") or ""
+            position = self._position = position_of(self.subject, identity)
+        return position
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {k: v for k, v in self._raw_headers.items() if not k.startswith("Nats-")}
+        # Nearly always there are none but the server's.
+        return {
+            name: value
+            for name, value in headers_of(self._header_block).items()
+            if not name.startswith("Nats-")
+        }
 
 
 def sequence_cursor(epoch: int, seq: int) -> str:

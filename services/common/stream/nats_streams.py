@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-
-from nats.aio.msg import Msg
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LogSpec
-from services.common.stream.nats_link import ApiError, Connection
-from services.common.stream.nats_records import NatsMessage, sequence_cursor
+from services.common.stream.nats_frames import description_of, header_of, status_of
+from services.common.stream.nats_link import Answer, ApiError, Connection
+from services.common.stream.nats_records import NatsMessage
 from services.common.subjects import jetstream_name, log_of, log_subjects
 
 NANOSECONDS = 1_000_000_000
@@ -106,19 +104,19 @@ class Streams:
         pending = 0
         refused = ""
 
-        def take(message: Msg) -> bool:
+        def take(answer: Answer) -> bool:
             nonlocal pending, refused
-            headers = message.headers or {}
-            if "Nats-Sequence" not in headers:
-                status = headers.get("Status", "")
+            headers = answer.headers
+            left = header_of(headers, b"Nats-Num-Pending:")
+            pending = int(left or 0)
+            message = _stored(answer, epoch)
+            if message is None:
                 # 204 ends a batch, 404 says that there is nothing.
-                refused = "" if status in ("204", "404") else _problem(headers)
-                pending = int(headers.get("Nats-Num-Pending", 0))
+                refused = "" if status_of(headers) in ("204", "404") else _problem(headers)
                 return True
-            found.append(_stored(message, epoch))
-            pending = int(headers.get("Nats-Num-Pending", 0))
+            found.append(message)
             # Servers before 2.11 answer one record and know no batches.
-            return "Nats-Num-Pending" not in headers
+            return left is None
 
         await connection.collect(
             f"$JS.API.DIRECT.GET.{self.name(log)}",
@@ -136,14 +134,11 @@ class Streams:
     async def _direct(
         self, connection: Connection, log: str, body: dict[str, object], epoch: int
     ) -> NatsMessage | None:
-        name = self.name(log)
-        message = await connection.request(f"$JS.API.DIRECT.GET.{name}", body)
-        headers = message.headers or {}
-        if "Nats-Sequence" not in headers:
-            if headers.get("Status") != "404":
-                raise BrokerUnavailable(connection.target, f"direct get: {_problem(headers)}")
-            return None
-        return _stored(message, epoch)
+        answer = await connection.request(f"$JS.API.DIRECT.GET.{self.name(log)}", body)
+        message = _stored(answer, epoch)
+        if message is None and status_of(answer.headers) != "404":
+            raise BrokerUnavailable(connection.target, f"direct get: {_problem(answer.headers)}")
+        return message
 
     async def next(
         self, connection: Connection, log: str, subject: str, seq: int, epoch: int
@@ -159,12 +154,15 @@ class Streams:
         return await self._direct(connection, log_of(subject), {"last_by_subj": subject}, epoch)
 
 
-def _stored(message: Msg, epoch: int) -> NatsMessage:
-    headers = message.headers or {}
-    seq = int(headers["Nats-Sequence"])
-    cursor = sequence_cursor(epoch, seq)
-    return NatsMessage(headers["Nats-Subject"], message.data, headers, cursor=cursor, seq=seq)
+def _stored(answer: Answer, epoch: int) -> NatsMessage | None:
+    """The record an answer of direct get holds."""
+    headers = answer.headers
+    seq = header_of(headers, b"Nats-Sequence:")
+    if seq is None:
+        return None
+    subject = header_of(headers, b"Nats-Subject:") or ""
+    return NatsMessage(subject, answer.payload, headers, epoch, int(seq))
 
 
-def _problem(headers: Mapping[str, str]) -> str:
-    return f"{headers.get('Status', '')} {headers.get('Description', 'no answer')}".strip()
+def _problem(headers: bytes) -> str:
+    return f"{status_of(headers)} {description_of(headers) or 'no answer'}".strip()

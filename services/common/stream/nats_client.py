@@ -1,0 +1,90 @@
+"""nats-py's client with a hot path of its own.
+
+Connecting, TLS, credentials, pings and closing are nats-py's. What the server sends goes through
+`Frames`, and what is published is written to the transport as it stands. The names with an
+underscore are nats-py's own; `tests/test_stream_nats_client.py` fails should they change.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nats import errors
+from nats.aio.client import Client
+
+from services.common.stream.nats_frames import Frames, Handler
+
+
+class LeanClient(Client):
+    """Messages are handed to plain functions, from within the reading task.
+
+    A handler must not wait and keeps its own bounds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frames = Frames()
+        self._ps: Any = self  # the reading task asks it for parse() and reset(), nothing else
+
+    def reset(self) -> None:
+        self._frames.reset()
+
+    async def parse(self, data: bytes = b"") -> None:
+        try:
+            lines = self._frames.feed(data)
+        except (ValueError, LookupError) as error:
+            raise errors.ProtocolError from error
+        for line in lines:
+            operation, _, rest = line.partition(b" ")
+            match operation.upper():
+                case b"PING":
+                    await self._process_ping()
+                case b"PONG":
+                    await self._process_pong()
+                case b"INFO":
+                    await self._process_info(json.loads(rest))
+                case b"-ERR":
+                    await self._process_err(rest.strip().decode(errors="replace").lower())
+                case b"+OK":
+                    pass
+                case _:
+                    raise errors.ProtocolError
+
+    def attach(self, subject: str, handler: Handler) -> str:
+        """Subscribe; answers what `detach` wants.
+
+        Raises:
+            ConnectionClosedError: there is no connection.
+        """
+        self._sid += 1
+        sid = str(self._sid)
+        self._frames.handlers[sid] = handler
+        self.write(f"SUB {subject} {sid}\r\n".encode())
+        return sid
+
+    def detach(self, sid: str) -> None:
+        """Raises ConnectionClosedError when there is no connection."""
+        self._frames.handlers.pop(sid, None)
+        self.write(f"UNSUB {sid}\r\n".encode())
+
+    def write(self, frames: bytes) -> None:
+        """Send whole frames. Each call is a system call, so join what goes together.
+
+        Raises:
+            ConnectionClosedError: there is no connection.
+        """
+        if self._transport is None or not self.is_connected:
+            raise errors.ConnectionClosedError
+        self._transport.write(frames)
+
+    async def drain(self) -> None:
+        """Wait while the transport holds more than it wants to.
+
+        Raises:
+            ConnectionClosedError: there is no connection.
+            OSError: it broke.
+        """
+        if self._transport is None:
+            raise errors.ConnectionClosedError
+        await self._transport.drain()
