@@ -1,0 +1,50 @@
+"""Runs the examples of a Markdown page as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# What the pages call a local gateway.
+WRITTEN = "127.0.0.1:8080"
+
+
+def examples(page: Path, language: str) -> list[str]:
+    """The code blocks of one language, in order."""
+    return [code for name, code in _BLOCK.findall(page.read_text()) if name == language]
+
+
+async def run_example(
+    code: str,
+    command: tuple[str, ...],
+    suffix: str,
+    port: int,
+    *,
+    environment: Mapping[str, str],
+    seconds: float = 40.0,
+) -> tuple[int, str]:
+    """Run an example against the gateway on `port`; its exit status and all its output."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"example{suffix}"
+        file.write_text(code.replace(WRITTEN, f"127.0.0.1:{port}"))
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            str(file),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return process.returncode or 0, output.decode()

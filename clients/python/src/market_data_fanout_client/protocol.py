@@ -1,0 +1,349 @@
+"""The protocol without a socket: fed with messages, it says what to hand out and to send. Pure.
+
+One `Protocol` outlives its connections: it holds every stream's position, so `opened()` knows what
+to ask for again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from market_data_fanout_client import decode
+from market_data_fanout_client.book import OrderBook
+from market_data_fanout_client.chain import Chain, Verdict
+from market_data_fanout_client.decode import Json, stream_of
+from market_data_fanout_client.errors import NotSubscribed, Refused
+from market_data_fanout_client.messages import (
+    AnyEvent,
+    Connected,
+    Resync,
+    ServerError,
+    StreamError,
+)
+
+SUBPROTOCOL = "md.v1.json"
+# So that a command stays far below the 64 KiB a gateway takes.
+_PRODUCTS_PER_COMMAND = 500
+_CAUSES: dict[Verdict, Literal["break", "epoch", "behind"]] = {
+    Verdict.BREAK: "break",
+    Verdict.EPOCH: "epoch",
+    Verdict.BEHIND: "behind",
+}
+
+
+@dataclass(slots=True)
+class StreamState:
+    """One subscribed stream.
+
+    Attributes:
+        options: of its `subscribe` command, without position.
+        from_seq: where the user wants it to begin; the chain's position counts once there is one.
+        state_due: its state is void until a snapshot comes; without it a book cannot go on.
+        cursor: how `drain` named the position that is held.
+    """
+
+    venue: str
+    channel: str
+    product: str
+    options: tuple[tuple[str, Any], ...]
+    from_seq: int | None
+    chain: Chain
+    book: OrderBook | None
+    parts: list[Json] = field(default_factory=list)
+    backfilling: bool = False
+    state_due: bool = False
+    cursor: tuple[int, int, str] | None = None
+
+    def position(self) -> tuple[str, int | None, int | str | None]:
+        """What to ask with: a kind of position, its epoch, and itself."""
+        chain = self.chain
+        if self.state_due and self.channel == "book":
+            return "none", None, None
+        if chain.seq is None:
+            return "from_seq", None, self.from_seq
+        if self.cursor is not None and self.cursor[:2] == (chain.epoch, chain.seq):
+            return "cursor", None, self.cursor[2]
+        return "from_seq", chain.epoch, chain.seq
+
+
+class Protocol:
+    """What one client wants and holds.
+
+    Read `heartbeat_s` (0 before the first `welcome`) and `reconnect_after_s` (set by `drain`).
+    """
+
+    def __init__(self) -> None:
+        self.streams: dict[str, StreamState] = {}
+        self.connections = 0
+        self.heartbeat_s = 0.0
+        self.reconnect_after_s: tuple[float, float] | None = None
+        self._ids = 0
+        self._unanswered: dict[int, Json] = {}
+        # (when, order, command): what to send, soonest first.
+        self._outbox: list[tuple[float, int, Json]] = []
+
+    # ------------------------------------------------------------------ what the user wants
+
+    def subscribe(
+        self,
+        products: Iterable[str],
+        channels: Iterable[str],
+        venue: str,
+        from_seq: int | Mapping[str, int] | None,
+        epoch: int | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Want these streams from now on; `opened` or the next `ready` sends the commands."""
+        chosen = []
+        given = tuple(sorted((k, v) for k, v in options.items() if v is not None))
+        for channel in channels:
+            for product in products:
+                seq = from_seq.get(product) if isinstance(from_seq, Mapping) else from_seq
+                stream = StreamState(
+                    venue,
+                    channel,
+                    product,
+                    given,
+                    seq,
+                    Chain(seq, epoch if seq else None),
+                    OrderBook() if channel == "book" else None,
+                )
+                self.streams[f"{venue}:{channel}:{product}"] = stream
+                chosen.append(stream)
+        for command in self._subscriptions(chosen):
+            self._command(command)
+
+    def unsubscribe(self, products: Iterable[str], channels: Iterable[str], venue: str) -> None:
+        names = list(products)
+        for channel in channels:
+            for product in names:
+                if self.streams.pop(f"{venue}:{channel}:{product}", None) is None:
+                    raise NotSubscribed(f"{venue}:{channel}:{product}")
+            self._command(
+                {"type": "unsubscribe", "venue": venue, "channel": channel, "products": names}
+            )
+
+    # ------------------------------------------------------------------ connection
+
+    def opened(self) -> None:
+        """A connection stands: everything wanted is asked for, from where it is held."""
+        self.connections += 1
+        self.reconnect_after_s = None
+        self._outbox.clear()
+        self._unanswered.clear()
+        for stream in self.streams.values():
+            stream.chain.reconnected()
+            stream.parts.clear()
+            stream.backfilling = False
+        for command in self._subscriptions(self.streams.values()):
+            self._command(command)
+
+    def ready(self, now: float) -> Json | None:
+        """The next command whose time has come."""
+        if not self._outbox or self._outbox[0][0] > now:
+            return None
+        return heapq.heappop(self._outbox)[2]
+
+    @property
+    def next_due(self) -> float | None:
+        return self._outbox[0][0] if self._outbox else None
+
+    # ------------------------------------------------------------------ messages
+
+    def take(self, message: Json, now: float) -> list[AnyEvent]:
+        """Take in one server message received at `now` (seconds on a clock that goes forward).
+
+        Raises:
+            Refused: the gateway will not let this client in.
+        """
+        kind = message.get("type")
+        if kind == "incr":
+            return self._incr(message)
+        if kind not in ("rate_limit", "error"):
+            self._unanswered.pop(message.get("id", 0), None)
+        handler = getattr(self, f"_on_{kind}", None)
+        # Types that are not known are ignored, so that older clients live on.
+        return handler(message, now) if handler is not None else []
+
+    def _incr(self, message: Json) -> list[AnyEvent]:
+        row = message["tick"]
+        stream = self.streams.get(stream_of(row))
+        if stream is None:
+            return []
+        prev = message["prev"] if "prev" in message else row.get("prev")
+        held = stream.chain.seq
+        verdict = stream.chain.incr(row["epoch"], row["seq"], prev)
+        if verdict.asks_resync:
+            return [self._resync(stream, verdict, held, row["seq"])]
+        if verdict is Verdict.IGNORE:
+            return []
+        tick = decode.tick(message)
+        if stream.book is not None and stream.book.valid:
+            stream.book.apply(tick.epoch, tick.seq, tick.fields.changes)
+        return [tick]
+
+    def _on_welcome(self, message: Json, _now: float) -> list[AnyEvent]:
+        self.heartbeat_s = message.get("heartbeat_ms", 0) / 1000
+        return [Connected(self.connections, str(message.get("session", "")))]
+
+    def _on_snapshot(self, message: Json, _now: float) -> list[AnyEvent]:
+        stream = self.streams.get(stream_of(message["snapshot"]))
+        if stream is None:
+            return []
+        if message.get("part", 1) <= len(stream.parts):
+            # The parts before belong to a snapshot whose end never came.
+            stream.parts.clear()
+        stream.parts.append(message)
+        if not message.get("last", True):
+            return []
+        snapshot = decode.snapshot(stream.parts)
+        stream.parts.clear()
+        stream.state_due = False
+        stream.chain.snapshot(snapshot.epoch, snapshot.seq)
+        if stream.book is not None:
+            stream.book.replace(snapshot.epoch, snapshot.seq, snapshot.bids, snapshot.asks)
+        return [snapshot]
+
+    def _on_reset(self, message: Json, _now: float) -> list[AnyEvent]:
+        stream = self.streams.get(stream_of(message))
+        if stream is None or stream.chain.reset(message["epoch"], message["seq"]) is Verdict.IGNORE:
+            return []
+        stream.parts.clear()
+        stream.state_due = True
+        if stream.book is not None:
+            stream.book.valid = False
+        return [decode.reset(message)]
+
+    def _on_status(self, message: Json, _now: float) -> list[AnyEvent]:
+        return [decode.status(message)] if stream_of(message) in self.streams else []
+
+    def _on_mode(self, message: Json, _now: float) -> list[AnyEvent]:
+        return [decode.mode(message)] if stream_of(message) in self.streams else []
+
+    def _on_backfill(self, message: Json, _now: float) -> list[AnyEvent]:
+        stream = self.streams.get(stream_of(message))
+        if stream is None:
+            return []
+        stream.backfilling = message["state"] == "begin"
+        return [decode.backfill(message)]
+
+    def _on_hb(self, message: Json, now: float) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        for name, head in message.get("heads", {}).items():
+            stream = self.streams.get(name)
+            if stream is None or stream.backfilling or head is None:
+                continue
+            verdict = stream.chain.head(head, now, self.heartbeat_s)
+            if verdict.asks_resync:
+                events.append(self._resync(stream, verdict, stream.chain.seq, head))
+        return events
+
+    def _on_subscribed(self, message: Json, now: float) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        for result in message.get("results", ()):
+            if stream_of(result) not in self.streams:
+                continue
+            if result.get("ok"):
+                events.append(decode.subscribed(result))
+            else:
+                events.append(self._refused(stream_of(result), result.get("error", {}), now))
+        return events
+
+    def _on_rate_limit(self, message: Json, now: float) -> list[AnyEvent]:
+        command = self._unanswered.get(message.get("id", 0))
+        if message.get("scope") == "commands" and command is not None:
+            # It was not obeyed: say it again when told.
+            self._push(now + message.get("retry_after_ms", 1000) / 1000, command)
+        return []
+
+    def _on_drain(self, message: Json, _now: float) -> list[AnyEvent]:
+        low, high = message.get("reconnect_after_ms", (0, 1000))
+        self.reconnect_after_s = (low / 1000, high / 1000)
+        for name, resume in message.get("resume", {}).items():
+            if name in self.streams and resume.get("cursor"):
+                self.streams[name].cursor = (resume["epoch"], resume["seq"], resume["cursor"])
+        return []
+
+    def _on_error(self, message: Json, now: float) -> list[AnyEvent]:
+        code, text = message.get("code", 0), message.get("message", "")
+        if 2000 <= code < 2005:
+            raise Refused(code, f"{message.get('name')}: {text}")
+        name, retry = message.get("name", ""), message.get("retry", "no")
+        command = self._unanswered.get(message.get("id", 0))
+        stream = self.streams.get(str(message.get("stream")))
+        if stream is None:
+            return [ServerError(code, name, text, retry)]
+        if command is not None and command["type"] == "subscribe":
+            # The same stands in the stream's result, where it is acted on.
+            return []
+        if command is not None and retry == "after":
+            self._push(now + message.get("retry_after_ms", 1000) / 1000, command)
+        return [StreamError(stream.venue, stream.channel, stream.product, code, name, text, retry)]
+
+    # ------------------------------------------------------------------ commands
+
+    def _refused(self, name: str, error: Json, now: float) -> StreamError:
+        stream = self.streams[name]
+        retry = error.get("retry", "no")
+        if retry == "after":
+            due = now + error.get("retry_after_ms", 1000) / 1000
+            for command in self._subscriptions([stream]):
+                self._command(command, due)
+        return StreamError(
+            stream.venue,
+            stream.channel,
+            stream.product,
+            error.get("code", 0),
+            error.get("name", ""),
+            error.get("message", ""),
+            retry,
+        )
+
+    def _resync(self, stream: StreamState, verdict: Verdict, held: int | None, got: int) -> Resync:
+        if stream.book is not None:
+            stream.book.valid = False
+        self._command(
+            {
+                "type": "resync",
+                "venue": stream.venue,
+                "channel": stream.channel,
+                "product": stream.product,
+            }
+        )
+        return Resync(stream.venue, stream.channel, stream.product, _CAUSES[verdict], held, got)
+
+    def _subscriptions(self, streams: Iterable[StreamState]) -> Iterator[Json]:
+        """As few commands as can be: one for all that share channel, options and epoch."""
+        groups: dict[tuple[Any, ...], dict[str, int | str | None]] = {}
+        for stream in streams:
+            kind, epoch, position = stream.position()
+            group = (stream.venue, stream.channel, stream.options, kind, epoch)
+            groups.setdefault(group, {})[stream.product] = position
+        for (venue, channel, options, kind, epoch), positions in groups.items():
+            products = list(positions)
+            for start in range(0, len(products), _PRODUCTS_PER_COMMAND):
+                part = products[start : start + _PRODUCTS_PER_COMMAND]
+                known = {p: positions[p] for p in part if positions[p] is not None}
+                yield {
+                    "type": "subscribe",
+                    "venue": venue,
+                    "channel": channel,
+                    "products": part,
+                    "batch": True,
+                    **dict(options),
+                    **({kind: known} if known else {}),
+                    **({"epoch": epoch} if epoch is not None else {}),
+                }
+
+    def _command(self, command: Json, due: float = 0.0) -> None:
+        self._ids += 1
+        command = {**command, "id": self._ids}
+        self._unanswered[self._ids] = command
+        self._push(due, command)
+
+    def _push(self, due: float, command: Json) -> None:
+        self._ids += 1
+        heapq.heappush(self._outbox, (due, self._ids, command))

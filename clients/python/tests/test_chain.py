@@ -1,0 +1,187 @@
+"""The rule and the book, without a socket."""
+
+from __future__ import annotations
+
+import itertools
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from market_data_fanout_client import Level, OrderBook, Resync, Snapshot, Tick
+from market_data_fanout_client.chain import Chain, Verdict
+from market_data_fanout_client.protocol import Protocol
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=2, max_size=40, unique=True).map(sorted),
+    st.data(),
+)
+def test_whatever_is_dropped_repeated_or_swapped_only_an_unbroken_chain_is_applied(
+    seqs: list[int], data: Any
+) -> None:
+    links = list(zip([None, *seqs], seqs, strict=False))
+    played = data.draw(st.lists(st.sampled_from(links), max_size=80))
+    chain, applied = Chain(), []
+    for prev, seq in played:
+        if chain.waiting:
+            chain.snapshot(1, seqs[0])
+            applied.append(seqs[0])
+        if chain.incr(1, seq, prev) is Verdict.APPLY:
+            applied.append(seq)
+    following = dict(links)
+    predecessor = {seq: prev for prev, seq in following.items()}
+    assert all(
+        later == seqs[0] or predecessor[later] == earlier
+        for earlier, later in itertools.pairwise(applied)
+    )
+
+
+def test_a_position_that_was_only_claimed_may_lie_between_two_records() -> None:
+    chain = Chain(seq=105)
+    assert chain.incr(1, 107, 100) is Verdict.APPLY
+    assert chain.incr(1, 110, 105) is Verdict.BREAK
+
+
+def test_a_head_is_behind_only_after_a_whole_heartbeat() -> None:
+    chain = Chain()
+    chain.snapshot(1, 10)
+    assert chain.head(12, 0.0, 5.0) is Verdict.APPLY
+    assert chain.head(12, 4.0, 5.0) is Verdict.APPLY
+    assert chain.head(12, 5.0, 5.0) is Verdict.BEHIND
+    assert chain.incr(1, 12, 10) is Verdict.IGNORE
+    chain.snapshot(1, 12)
+    assert chain.head(12, 10.0, 5.0) is Verdict.APPLY
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["buy", "sell"]),
+        st.integers(1, 30).map(lambda n: f"{n / 2:.2f}"),
+        st.sampled_from(["0", "0.00", "1", "2.5"]),
+    ),
+    max_size=60,
+)
+
+
+@given(ROWS)
+def test_a_book_holds_the_newest_size_of_each_price_best_first(rows: Any) -> None:
+    book, expected = OrderBook(), {"buy": {}, "sell": {}}  # type: ignore[var-annotated]
+    book.replace(1, 1, [Level("3.0", "1")], [Level("12", "1")])
+    expected["buy"][Decimal(3)] = "1"
+    expected["sell"][Decimal(12)] = "1"
+    for n, (side, price, size) in enumerate(rows):
+        book.apply(1, n + 2, [(side, price, size)])
+        if Decimal(size):
+            expected[side][Decimal(price)] = size
+        else:
+            expected[side].pop(Decimal(price), None)
+    depth = book.depth()
+    assert [(Decimal(b.price), b.size) for b in depth.bids] == sorted(
+        expected["buy"].items(), reverse=True
+    )
+    assert [(Decimal(a.price), a.size) for a in depth.asks] == sorted(expected["sell"].items())
+    assert book.best_bid == (depth.bids[0] if depth.bids else None)
+    assert book.depth(2).asks == depth.asks[:2]
+    assert book.depth(0).bids == ()
+
+
+NAMES = {"venue": "coinbase", "channel": "book", "product": "BTC-USD"}
+
+
+def book_snapshot(seq: int, **more: Any) -> dict[str, Any]:
+    state = {"bids": [["10", "1"]], "asks": [["11", "1"]]}
+    record = {**NAMES, "epoch": 1, "seq": seq, "ts_snapshot": 1, "state": state}
+    return {"type": "snapshot", "reason": "subscribe", "snapshot": record, **more}
+
+
+def book_tick(seq: int, prev: int) -> dict[str, Any]:
+    fields = {"changes": [["buy", str(seq), "1"]]}
+    record = {**NAMES, "epoch": 1, "seq": seq, "prev": prev, "ts_ingest": 1, "fields": fields}
+    return {"type": "incr", "tick": record}
+
+
+def subscribed_protocol() -> Protocol:
+    protocol = Protocol()
+    protocol.subscribe(["BTC-USD"], ["book"], "coinbase", None, None, {})
+    protocol.opened()
+    assert protocol.ready(0.0) is not None
+    return protocol
+
+
+def test_a_break_makes_the_book_invalid_until_the_snapshot_that_was_asked_for() -> None:
+    protocol = subscribed_protocol()
+    book = protocol.streams["coinbase:book:BTC-USD"].book
+    assert book is not None
+    assert isinstance(protocol.take(book_snapshot(1), 0.0)[0], Snapshot)
+    assert isinstance(protocol.take(book_tick(2, 1), 0.0)[0], Tick)
+    assert isinstance(protocol.take(book_tick(5, 4), 0.0)[0], Resync)
+    assert not book.valid
+    command = protocol.ready(0.0)
+    assert command is not None
+    assert (command["type"], command["channel"]) == ("resync", "book")
+    assert protocol.take(book_tick(6, 5), 0.0) == []
+    protocol.take(book_snapshot(6), 0.0)
+    assert (book.valid, book.seq) == (True, 6)
+
+
+def test_after_a_reset_a_lost_connection_asks_the_book_anew_and_not_from_its_position() -> None:
+    protocol = subscribed_protocol()
+    protocol.take(book_snapshot(1), 0.0)
+    protocol.take({"type": "reset", **NAMES, "epoch": 1, "seq": 9, "prev": 1, "cause": "gap"}, 0.0)
+    protocol.take(book_snapshot(9, part=1, last=False), 0.0)
+    protocol.opened()
+    command = protocol.ready(0.0)
+    assert command is not None
+    assert "from_seq" not in command
+    protocol.take(book_snapshot(9, part=1, last=False), 0.0)
+    (whole,) = protocol.take(book_snapshot(9, part=2, last=True), 0.0)
+    assert isinstance(whole, Snapshot)
+    protocol.opened()
+    command = protocol.ready(0.0)
+    assert command is not None
+    assert (command["from_seq"], command["epoch"]) == ({"BTC-USD": 9}, 1)
+
+
+def test_a_command_that_the_rate_limit_refused_is_said_again_when_told() -> None:
+    protocol = subscribed_protocol()
+    protocol.subscribe(["ETH-USD"], ["ticker"], "coinbase", None, None, {})
+    command = protocol.ready(0.0)
+    assert command is not None
+    limit = {"type": "rate_limit", "scope": "commands", "id": command["id"], "retry_after_ms": 500}
+    protocol.take(limit, 10.0)
+    assert protocol.ready(10.4) is None
+    assert protocol.ready(10.5) == command
+
+
+def test_a_resync_that_could_not_be_answered_is_asked_again() -> None:
+    protocol = subscribed_protocol()
+    protocol.take(book_snapshot(1), 0.0)
+    protocol.take(book_tick(5, 4), 0.0)
+    command = protocol.ready(0.0)
+    assert command is not None
+    error = {"code": 6001, "name": "broker_unavailable", "retry": "after", "retry_after_ms": 1000}
+    protocol.take(
+        {"type": "error", "id": command["id"], "stream": "coinbase:book:BTC-USD", **error}, 1.0
+    )
+    assert protocol.ready(1.9) is None
+    assert protocol.ready(2.0) == command
+
+
+def test_a_drains_cursor_is_used_only_for_the_position_it_names() -> None:
+    protocol = subscribed_protocol()
+    protocol.take(book_snapshot(1), 0.0)
+    resume = {"coinbase:book:BTC-USD": {"epoch": 1, "seq": 2, "cursor": "c"}}
+    drain = {"type": "drain", "reconnect_after_ms": [10, 20], "resume": resume}
+    protocol.take(drain, 0.0)
+    assert protocol.reconnect_after_s == (0.01, 0.02)
+    protocol.opened()
+    command = protocol.ready(0.0)
+    assert command is not None
+    assert command["from_seq"] == {"BTC-USD": 1}
+    protocol.take(book_tick(2, 1), 0.0)
+    protocol.opened()
+    command = protocol.ready(0.0)
+    assert command is not None
+    assert command["cursor"] == {"BTC-USD": "c"}
+    assert "from_seq" not in command

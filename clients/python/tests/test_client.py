@@ -1,0 +1,256 @@
+"""The client on a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from market_data_conformance.proxy import BreakingProxy
+from market_data_fanout_client import (
+    AnyEvent,
+    Client,
+    Connected,
+    Disconnected,
+    NotSubscribed,
+    Refused,
+    Snapshot,
+    Status,
+    StreamError,
+    Subscribed,
+    SyncClient,
+    Tick,
+)
+
+from services.common.stream.memory import MemoryBroker
+from services.gateway.testing import Bench, Market, bench
+
+
+def url(gateway: Bench) -> str:
+    return f"ws://127.0.0.1:{gateway.port}/ws"
+
+
+async def until[E](client: Client, kind: type[E]) -> E:
+    async for event in client:
+        if isinstance(event, kind):
+            return event
+    raise AssertionError("the client ended")
+
+
+async def reach(client: Client, market: Market, seen: list[AnyEvent]) -> None:
+    """Iterate until the market's newest record is held."""
+    async with asyncio.timeout(60):
+        while client.position(market.key.product, market.key.channel) != (  # type: ignore[arg-type]  # a channel's name
+            market.epoch,
+            market.seq,
+        ):
+            seen.append(await anext(client))
+
+
+def ticks(seen: list[AnyEvent]) -> list[int]:
+    return [event.seq for event in seen if isinstance(event, Tick)]
+
+
+async def test_a_subscription_gives_snapshot_then_verified_typed_ticks() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        market = gateway.market()
+        await market.ticks(3)
+        await client.subscribe("BTC-USD")
+        seen: list[AnyEvent] = []
+        await reach(client, market, seen)
+        await market.ticks(4)
+        await reach(client, market, seen)
+        snapshot = next(event for event in seen if isinstance(event, Snapshot))
+        assert snapshot.fields.last_trade is not None
+        assert ticks(seen) == market.chain[3:]
+        tick = seen[-1]
+        assert isinstance(tick, Tick)
+        assert tick.fields.last_trade is not None
+        assert tick.fields.last_trade.price == f"{market.seq}.5"
+        assert tick.stream == "coinbase:ticker:BTC-USD"
+
+
+async def test_from_seq_0_gives_everything_retained_and_a_stored_position_goes_on() -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market()
+        await market.ticks(20)
+        seen: list[AnyEvent] = []
+        async with Client(url(gateway)) as client:
+            await client.subscribe("BTC-USD", from_seq=0)
+            await reach(client, market, seen)
+            position = client.position("BTC-USD")
+        assert ticks(seen) == market.chain
+        await market.ticks(5)
+        assert position is not None
+        async with Client(url(gateway)) as later:
+            await later.subscribe("BTC-USD", from_seq=position[1], epoch=position[0])
+            await reach(later, market, seen)
+        assert ticks(seen) == market.chain
+
+
+@pytest.mark.parametrize("channel", ["ticker", "book"])
+async def test_100_reconnects_at_random_points_under_load_give_every_tick_once_in_order(
+    channel: str,
+) -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market(channel=channel)
+        await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
+        first = market.seq
+        async with BreakingProxy(gateway.port, limit=110, mean_bytes=12_000) as proxy:
+
+            async def load() -> None:
+                while not proxy.done:
+                    await market.ticks(5)
+                    await asyncio.sleep(0.002)
+
+            seen: list[AnyEvent] = []
+            async with (
+                Client(f"ws://127.0.0.1:{proxy.port}/ws", max_backoff_s=0.05) as client,
+                asyncio.TaskGroup() as group,
+            ):
+                await client.subscribe("BTC-USD", channel=channel, from_seq=0)  # type: ignore[arg-type]  # a channel's name
+                loading = group.create_task(load())
+                while not loading.done():
+                    await reach(client, market, seen)
+                    # Nothing may have been left to wait for.
+                    await asyncio.sleep(0)
+                await reach(client, market, seen)
+                # Some cuts fell into a handshake.
+                assert client.connections > 100
+                if channel == "book":
+                    book = client.book("BTC-USD")
+                    best = max(seq % 100 + 1 for seq in market.chain[1:])
+                    assert book.valid
+                    assert book.best_bid is not None
+                    assert Decimal(book.best_bid.price) == best
+                    assert book.best_ask is not None
+                    assert book.best_ask.size == str(market.seq)
+        assert first == market.chain[0]
+        assert ticks(seen) == market.chain[1:]
+
+
+async def test_a_gateway_that_restarts_is_followed_by_its_drain_without_loss() -> None:
+    async with bench(MemoryBroker(), drain_seconds=0.2) as gateway:
+        market = gateway.market()
+        await market.ticks(3)
+        async with Client(url(gateway)) as client:
+            await client.subscribe("BTC-USD", from_seq=0)
+            seen: list[AnyEvent] = []
+            await reach(client, market, seen)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(gateway.gateway.drain())
+                lost = await until(client, Disconnected)
+            assert "1012" in lost.reason
+
+
+async def test_one_bad_product_is_told_and_the_others_go_on() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        await gateway.market().ticks(1)
+        await client.subscribe("NO-SUCH", "BTC-USD")
+        error = await until(client, StreamError)
+        assert (error.product, error.code) == ("NO-SUCH", 3000)
+        snapshot = await until(client, Snapshot)
+        assert snapshot.product == "BTC-USD"
+
+
+async def test_a_wrong_key_is_refused_and_not_tried_again() -> None:
+    async with bench(MemoryBroker(), auth_api_keys="right") as gateway:
+        async with Client(url(gateway), api_key="wrong") as client:
+            await client.subscribe("BTC-USD")
+            with pytest.raises(Refused):
+                await until(client, Snapshot)
+        async with Client(url(gateway), api_key="right") as client:
+            await gateway.market().ticks(1)
+            await client.subscribe("BTC-USD")
+            await until(client, Snapshot)
+
+
+async def test_after_unsubscribe_nothing_of_the_stream_is_handed_out() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        bitcoin, ether = gateway.market(), gateway.market("ETH-USD")
+        await bitcoin.ticks(1)
+        await ether.ticks(1)
+        await client.subscribe("BTC-USD", "ETH-USD")
+        seen: list[AnyEvent] = []
+        await reach(client, bitcoin, seen)
+        await reach(client, ether, seen)
+        await client.unsubscribe("BTC-USD")
+        seen.clear()
+        await bitcoin.ticks(5)
+        await ether.ticks(5)
+        await reach(client, ether, seen)
+        assert {event.product for event in seen if isinstance(event, Tick)} == {"ETH-USD"}
+        with pytest.raises(NotSubscribed):
+            await client.unsubscribe("BTC-USD")
+
+
+async def test_latest_mode_hands_out_merged_ticks_of_an_unbroken_chain() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        market = gateway.market()
+        await market.ticks(1)
+        await client.subscribe("BTC-USD", mode="latest", max_rate=20)
+        await until(client, Snapshot)
+        seen: list[AnyEvent] = []
+        await market.ticks(200)
+        await reach(client, market, seen)
+        merged = [event.merged for event in seen if isinstance(event, Tick)]
+        assert sum(merged) == 200
+        assert len(merged) < 200
+
+
+async def test_callbacks_get_the_events_of_their_type() -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market()
+        await market.publish(market.status())
+        await market.ticks(1)
+        client = Client(url(gateway))
+        found: list[Any] = []
+        client.on(Connected, found.append)
+        client.on(Status, found.append)
+
+        async def close(snapshot: Snapshot) -> None:
+            found.append(snapshot)
+            await client.aclose()
+
+        client.on(Snapshot, close)
+        await client.subscribe("BTC-USD")
+        async with asyncio.timeout(20):
+            await client.run()
+        assert [type(event).__name__ for event in found] == ["Connected", "Status", "Snapshot"]
+
+
+async def test_cancelling_the_wait_for_an_event_loses_nothing() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        market = gateway.market()
+        await market.ticks(1)
+        await client.subscribe("BTC-USD", from_seq=0)
+        seen: list[AnyEvent] = []
+        while client.position("BTC-USD") != (market.epoch, market.seq) or len(market.chain) < 200:
+            await market.ticks(1)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.0005):
+                    seen.append(await anext(client))
+            if len(market.chain) >= 200:
+                await reach(client, market, seen)
+        assert ticks(seen) == market.chain
+
+
+async def test_the_synchronous_client_gives_the_same_events() -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market()
+        await market.ticks(10)
+
+        def follow() -> list[AnyEvent]:
+            seen: list[AnyEvent] = []
+            with SyncClient(url(gateway)) as client:
+                client.subscribe("BTC-USD", from_seq=0)
+                for event in client:
+                    seen.append(event)
+                    if ticks(seen) == market.chain:
+                        break
+            return seen
+
+        seen = await asyncio.to_thread(follow)
+        assert [type(event) for event in seen[:2]] == [Connected, Subscribed]
