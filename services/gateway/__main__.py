@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve
@@ -29,6 +29,7 @@ def main() -> int:
                 log_specs(settings),
                 latest,
                 S3CheckpointReader(store),
+                S3ArchiveReader(store),
             )
             tune_collector()
             async with serve(gateway):

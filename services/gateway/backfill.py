@@ -1,15 +1,27 @@
-"""Where a client's position is: in the window, in the log, or nowhere any more."""
+"""Where a client's position is: in the window, the log, the archive, or nowhere any more."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
 
+import structlog
+
+from services.common.errors import StoreUnavailable
 from services.common.stream import Broker, Position
+from services.gateway.archive import Archive
 from services.gateway.feed import Feed, entries_of
 from services.gateway.hub import BEGINNING
-from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
+from services.gateway.protocol import (
+    BROKER_UNAVAILABLE,
+    EPOCH_CHANGED,
+    FUTURE_POSITION,
+    TOO_OLD,
+    Problem,
+)
 from services.gateway.records import LAST_SUB, Entry
+
+log = structlog.get_logger(__name__)
 
 _PAGE = 500
 # Enough to find the first record that is no status.
@@ -32,14 +44,16 @@ class Start:
 
 
 class Backfill:
-    """Finds places in the log and reads from them.
+    """Finds places in the log and the archive, and reads from them.
 
     Args:
-        max_age_us: how old the first record of a backfill may be, microseconds.
+        max_age_us: how old the first record of a backfill may be, microseconds. The archive is
+            asked only where the log does not reach back so far.
     """
 
-    def __init__(self, broker: Broker, max_age_us: int) -> None:
+    def __init__(self, broker: Broker, archive: Archive, max_age_us: int) -> None:
         self._broker = broker
+        self._archive = archive
         self._max_age_us = max_age_us
 
     async def start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
@@ -67,11 +81,12 @@ class Backfill:
             return await self._oldest(feed, now_us)
         position = Position(head.epoch, from_seq, LAST_SUB)
         first = await self._first_after(feed, position)
-        oldest_us = now_us - self._max_age_us
-        if first is None:
+        if first is None and from_seq == head.seq:
             return Start(position, from_seq)
-        unbroken = first.position.epoch == head.epoch and (first.prev or 0) <= from_seq
-        if not unbroken or first.ts_ingest < oldest_us:
+        oldest_us = now_us - self._max_age_us
+        if not _continues(first, position) and (first is None or first.ts_ingest >= oldest_us):
+            first = await self._archived_after(feed, position) or first
+        if first is None or not _continues(first, position) or first.ts_ingest < oldest_us:
             oldest = await self._oldest_entry(feed, oldest_us)
             seq = oldest.position.seq if oldest is not None else head.seq
             raise Problem(TOO_OLD, f"the oldest record that can be sent is {seq}", oldest_seq=seq)
@@ -93,6 +108,30 @@ class Backfill:
             if found or page.at_head:
                 return found, page.cursor
             cursor = page.cursor
+
+    async def archived(
+        self, feed: Feed, position: Position, now_us: int | None = None
+    ) -> list[Entry]:
+        """A page of records after `position` from the archive.
+
+        With `now_us`, none when the first of them is older than a backfill may be.
+
+        Raises:
+            StoreUnavailable: the archive does not answer.
+        """
+        page = await self._archive.page(feed.key, feed.shard, position)
+        if now_us is not None and page and page[0].ts_ingest < now_us - self._max_age_us:
+            return []
+        return page
+
+    async def _archived_after(self, feed: Feed, position: Position) -> Entry | None:
+        try:
+            return await self._archive.first_after(feed.key, feed.shard, position)
+        except StoreUnavailable as error:
+            # Whether it could be served is not known; saying "too old" might be wrong.
+            raise Problem(
+                BROKER_UNAVAILABLE, "the archive does not answer", retry_after_ms=1000
+            ) from error
 
     async def _first_after(self, feed: Feed, position: Position) -> Entry | None:
         """The first tick or reset after `position`."""
@@ -120,9 +159,17 @@ class Backfill:
         return Start(oldest.before, oldest.before.seq, oldest.prev is None)
 
     async def _oldest_entry(self, feed: Feed, oldest_us: int) -> Entry | None:
-        """The oldest tick or reset in the log that is young enough; None when none is."""
+        """The oldest tick or reset retained that is young enough; None when none is."""
         head = feed.replica.head
         first = await self._first_after(feed, BEGINNING)
+        if head is None or (first is not None and first.prev is None):
+            older = None
+        elif first is None or first.ts_ingest >= oldest_us:
+            older = await self._oldest_archived(feed, head.epoch, oldest_us)
+        else:
+            older = None
+        if older is not None and (first is None or older.position < first.position):
+            return older
         if first is None or head is None or first.ts_ingest >= oldest_us:
             return first
         # Older ones are still in the log: find the limit by halving the range of seqs.
@@ -142,6 +189,20 @@ class Backfill:
             else:
                 low = entry.position.seq
         return found
+
+    async def _oldest_archived(self, feed: Feed, epoch: int, oldest_us: int) -> Entry | None:
+        try:
+            return await self._archive.oldest_since(feed.key, feed.shard, epoch, oldest_us)
+        except StoreUnavailable as error:
+            log.warning("archive_read_failed", stream=str(feed.key), reason=str(error))
+            return None
+
+
+def _continues(first: Entry | None, position: Position) -> bool:
+    """Whether nothing stands between `position` and this record, the first after it."""
+    if first is None or first.position.epoch != position.epoch:
+        return False
+    return (first.prev or 0) <= position.seq
 
 
 def _for_seek(position: Position) -> Position:

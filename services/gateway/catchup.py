@@ -2,7 +2,8 @@
 
 One `CatchUp` serves one client. While a subscription catches up it is not live: nothing queues for
 it. It reads on from where it stands, from the window where that reaches far enough, else from the
-log, as fast as the client takes it, and goes live in the same turn in which it meets the head.
+log, or the archive where the log begins later, as fast as the client takes it, and goes live in the
+same turn in which it meets the head.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, PositionLost
+from services.common.errors import BrokerUnavailable, PositionLost, StoreUnavailable
 from services.common.wire import encode
 from services.gateway.backfill import Backfill
 from services.gateway.feed import Feed
@@ -125,16 +127,12 @@ class CatchUp:
         while subscription in self._waiting:
             position = subscription.position
             try:
-                page, cursor = await self._backfill.read(feed, position, subscription.cursor)
+                page, cursor = await self._page(subscription, feed)
             except PositionLost:
-                if not subscription.cursor:
-                    self._lost(subscription, feed)
-                    return
                 subscription.cursor = ""
-            except BrokerUnavailable as error:
+                empty += 1
+            except (BrokerUnavailable, StoreUnavailable) as error:
                 log.warning("backfill_waits", stream=str(feed.key), reason=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_MOST_S)
             else:
                 if subscription not in self._waiting or subscription.position != position:
                     # Something else moved it meanwhile, and the page is not what follows.
@@ -146,22 +144,35 @@ class CatchUp:
                 # The log's head, though the replica has more: a copy of the log that lags, or the
                 # log was lost meanwhile.
                 empty += 1
-                if empty > _EMPTY_READS:
-                    self._lost(subscription, feed)
-                    return
                 subscription.cursor = ""
-                await asyncio.sleep(delay)
+            if empty > _EMPTY_READS:
+                self._lost(subscription, feed)
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_MOST_S)
+
+    async def _page(self, subscription: Subscription, feed: Feed) -> tuple[deque[Entry], str]:
+        """What follows in the log, or in the archive where the log begins later."""
+        position = subscription.position
+        page, cursor = await self._backfill.read(feed, position, subscription.cursor)
+        linked = _linked(page, subscription)
+        if linked:
+            return deque(linked), cursor if len(linked) == len(page) else ""
+        now_us = time.time_ns() // 1000 if subscription.reason == "slow" else None
+        archived = _linked(await self._backfill.archived(feed, position, now_us), subscription)
+        return (deque(archived), "") if archived else (page, cursor)
 
     def _give(self, subscription: Subscription, feed: Feed, entries: deque[Entry]) -> None:
         frames: list[bytes] = []
         size = ticks = 0
         while entries and size < _CHUNK:
             entry = entries.popleft()
+            if not _links(entry, subscription):
+                subscription.count += ticks
+                self._put(b"".join(frames))
+                self._lost(subscription, feed)
+                return
             if entry.chained:
-                if not _links(entry, subscription):
-                    self._put(b"".join(frames))
-                    self._lost(subscription, feed)
-                    return
                 subscription.seq = entry.position.seq
                 ticks += 1
             subscription.position = entry.position
@@ -178,6 +189,10 @@ class CatchUp:
             self._hub.touch(self._client)
 
     def _arrive(self, subscription: Subscription, feed: Feed) -> None:
+        head = feed.replica.head
+        if head is not None and subscription.seq not in (None, head.seq):
+            self._lost(subscription, feed)
+            return
         self.remove(subscription)
         self._end(subscription, complete=True)
         if subscription.mode == "latest" and subscription.reason == "slow":
@@ -274,13 +289,35 @@ NO_STATE = "the stream's whole state is not known here yet"
 
 
 def _links(entry: Entry, subscription: Subscription) -> bool:
-    if subscription.seq is None:
+    """Whether nothing is missing between what the client holds and this record."""
+    held = subscription.seq
+    if held is None:
         return True
-    if entry.prev == subscription.seq:
+    if not entry.chained:
+        # A status names the seq it was written after; a greater one was never sent.
+        same_epoch = entry.position.epoch == subscription.position.epoch
+        return not same_epoch or entry.position.seq <= held
+    if entry.prev == held:
         return True
     # By its own word a client may hold a seq between two records; nothing is missing then.
     first = subscription.reason == "backfill" and subscription.count == 0
-    return first and (entry.prev or 0) <= subscription.seq < entry.position.seq
+    return first and (entry.prev or 0) <= held < entry.position.seq
+
+
+def _linked(entries: Iterable[Entry], subscription: Subscription) -> list[Entry]:
+    """As many of them, from the first on, as go on from where the client stands without a hole."""
+    found: list[Entry] = []
+    held: int | None = None
+    for entry in entries:
+        if held is None:
+            if not _links(entry, subscription):
+                break
+        elif entry.chained and entry.prev != held:
+            break
+        if entry.chained:
+            held = entry.position.seq
+        found.append(entry)
+    return found
 
 
 def _announced_loss(feed: Feed, held: int | None) -> bytes:

@@ -16,8 +16,9 @@ from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.errors import BrokerError, BrokerUnavailable
-from services.common.stores.ports import CheckpointReader, LatestReader
+from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
+from services.gateway.archive import Archive
 from services.gateway.auth import KeyRing, offered_key
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
@@ -63,6 +64,7 @@ class Gateway:
         specs: Sequence[LogSpec],
         latest: LatestReader | None = None,
         checkpoints: CheckpointReader | None = None,
+        archive: ArchiveReader | None = None,
     ) -> None:
         self.settings = settings
         self.broker = broker
@@ -101,7 +103,7 @@ class Gateway:
             hub,
             tails,
             Catalog(broker, stores, settings.shard_count),
-            Backfill(broker, max_age_us),
+            Backfill(broker, Archive(archive, self.health), max_age_us),
             KeyRing(settings.api_keys),
         )
 

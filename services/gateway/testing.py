@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from services.common.errors import StoreUnavailable
 from services.common.sharding import shard_of
 from services.common.stores.ports import (
+    ArchiveReader,
     Checkpoint,
     CheckpointReader,
     LatestReader,
@@ -37,6 +38,7 @@ from services.common.wire import (
 )
 from services.gateway.app import serve
 from services.gateway.gateway import Gateway
+from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
 
 Message = dict[str, Any]
@@ -174,11 +176,18 @@ class Market:
         return Fields(last_trade=trade, best_bid=best[0], best_ask=best[1], volume_30d="1")
 
 
-class Rows(LatestReader, CheckpointReader):
-    """Stores in a dictionary. While `away` is set, they do not answer."""
+class Rows(LatestReader, CheckpointReader, ArchiveReader):
+    """Stores in a dictionary. While `away` is set, they do not answer.
+
+    Attributes:
+        archived: the archived records of each stream, in order.
+        asked: how often the archive was read.
+    """
 
     def __init__(self) -> None:
         self.away = False
+        self.archived: dict[StreamKey, list[bytes]] = {}
+        self.asked = 0
         self.rows: dict[StreamKey, LatestRow] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
 
@@ -193,6 +202,21 @@ class Rows(LatestReader, CheckpointReader):
     async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
         self._answer()
         return self.checkpoints.get(object_key)
+
+    async def read(self, key: StreamKey, shard: int, after: Position) -> AsyncGenerator[bytes]:
+        del shard
+        self.asked += 1
+        self._answer()
+        for payload in self.archived.get(key, []):
+            if Entry(payload).position > after:
+                yield payload
+
+    async def reached(self, key: StreamKey, shard: int, ts: int) -> Position | None:
+        del shard
+        self._answer()
+        found = [Entry(payload) for payload in self.archived.get(key, [])]
+        older = [entry.position for entry in found if entry.ts_ingest < ts]
+        return older[-1] if older else None
 
     def _answer(self) -> None:
         if self.away:
@@ -236,12 +260,16 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    broker: Broker, writer: Broker | None = None, rows: Rows | None = None, **more: Any
+    broker: Broker,
+    writer: Broker | None = None,
+    rows: Rows | None = None,
+    archive: ArchiveReader | None = None,
+    **more: Any,
 ) -> AsyncIterator[Bench]:
     """A gateway on `broker`; `writer` is another broker object on the same log (required)."""
     settings = small_settings(**more)
     async with AsyncExitStack() as stack:
-        gateway = Gateway(settings, broker, log_specs(settings), rows, rows)
+        gateway = Gateway(settings, broker, log_specs(settings), rows, rows, archive or rows)
         port = await stack.enter_async_context(serve(gateway))
         async with asyncio.timeout(WAIT_S):
             await gateway.ready.wait()

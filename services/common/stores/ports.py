@@ -8,7 +8,7 @@ The snapshotter writes latest rows and archive batches; the gateway reads them. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common.stream import Position
@@ -77,8 +77,20 @@ class CheckpointReader(ABC):
 
 class ArchiveReader(ABC):
     @abstractmethod
-    def read(self, key: StreamKey, shard: int, after: Position) -> AsyncIterator[bytes]:
+    def read(self, key: StreamKey, shard: int, after: Position) -> AsyncGenerator[bytes]:
         """The archived tick records of a stream with a position > `after`, in order, as published.
+
+        Close it (`contextlib.aclosing`) when it is not read to its end.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+
+    @abstractmethod
+    async def reached(self, key: StreamKey, shard: int, ts: int) -> Position | None:
+        """How far the stream was archived at `ts` (microseconds); None when nothing was.
+
+        Whatever was received at `ts` or later has a greater position.
 
         Raises:
             StoreUnavailable: the store does not answer.

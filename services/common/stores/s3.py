@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -211,6 +211,23 @@ class ArchiveIndex:
                 low = middle + 1
         return found
 
+    async def before(self, ts: int, newest: Commit) -> Commit | None:
+        """The last commit made before `ts` (microseconds): O(log n) requests."""
+        if newest.ts < ts:
+            return newest
+        low = await self.oldest_number()
+        found: Commit | None = None
+        high = newest.number
+        while low is not None and low < high:
+            middle = (low + high) // 2
+            commit = await self.commit(middle)
+            if commit is not None and commit.ts < ts:
+                found = commit
+                low = middle + 1
+            else:
+                high = middle
+        return found
+
     def _unpack(self, stored: bytes | None) -> Commit | None:
         if stored is None:
             return None
@@ -226,7 +243,7 @@ class S3ArchiveReader(ArchiveReader):
     def __init__(self, store: S3Store) -> None:
         self._store = store
 
-    async def read(self, key: StreamKey, shard: int, after: Position) -> AsyncIterator[bytes]:
+    async def read(self, key: StreamKey, shard: int, after: Position) -> AsyncGenerator[bytes]:
         index = ArchiveIndex(self._store, tick_log(shard))
         stream = str(key)
         newest = await index.newest()
@@ -246,6 +263,13 @@ class S3ArchiveReader(ArchiveReader):
                 # Nothing for this stream here: jump to where its next record is.
                 following = await index.find(stream, after, newest)
             commit = following
+
+    async def reached(self, key: StreamKey, shard: int, ts: int) -> Position | None:
+        index = ArchiveIndex(self._store, tick_log(shard))
+        newest = await index.newest()
+        commit = await index.before(ts, newest) if newest is not None else None
+        head = commit.heads.get(str(key)) if commit is not None else None
+        return head.position if head is not None else None
 
     async def _records(
         self, object_key: str, key: StreamKey, after: Position

@@ -98,7 +98,9 @@ async def test_a_checkpoint_that_is_gone_or_garbage_is_none(store: S3Store) -> N
     assert await reader.get_checkpoint("checkpoints/y") is None
 
 
-async def write_commit(store: S3Store, previous: Commit | None, *groups: list[Record]) -> Commit:
+async def write_commit(
+    store: S3Store, previous: Commit | None, *groups: list[Record], ts: int = 0
+) -> Commit:
     """A commit of one object for each group of records, as the snapshotter writes it."""
     number = previous.number + 1 if previous is not None else 1
     entries = []
@@ -114,7 +116,7 @@ async def write_commit(store: S3Store, previous: Commit | None, *groups: list[Re
         lines = b"".join(record.payload + b"\n" for record in records)
         await store.put(key, gzip.compress(lines), "application/gzip")
         entries.append(ObjectEntry(key, spans))
-    commit = next_commit("tick.0", previous, entries, 0)
+    commit = next_commit("tick.0", previous, entries, ts)
     for name in (pending_key("tick.0"), commit_key("tick.0", number)):
         await store.put(name, pack_commit(commit), "application/gzip")
     return commit
@@ -152,6 +154,23 @@ async def test_archive_goes_on_over_what_a_lifecycle_rule_removed(store: S3Store
     payloads = [record.payload for record in btc.records]
     assert await read(store, BTC, Position(0, 0)) == payloads[8:]
     assert await read(store, BTC, btc.records[9].position) == payloads[10:]
+
+
+async def test_how_far_a_stream_was_archived_at_a_time_is_found(store: S3Store) -> None:
+    btc, eth = TickStream(BTC, shard_count=1), TickStream(ETH, shard_count=1)
+    archive = S3ArchiveReader(store)
+    assert await archive.reached(BTC, 0, 10) is None
+    commit = None
+    for number in range(1, 12):
+        groups = [btc.many(2)] if number % 3 == 0 else [eth.many(1)]
+        commit = await write_commit(store, commit, *groups, ts=number * 10)
+    ends = [btc.records[2 * n - 1].position for n in range(1, 4)]
+    for ts in range(130):
+        held = [end for n, end in enumerate(ends, start=1) if n * 30 < ts]
+        assert await archive.reached(BTC, 0, ts) == (held[-1] if held else None)
+    await store.delete([commit_key("tick.0", number) for number in range(1, 7)])
+    assert await archive.reached(BTC, 0, 61) is None
+    assert await archive.reached(BTC, 0, 91) == ends[2]
 
 
 async def test_an_unfinished_commit_is_not_read(store: S3Store) -> None:
