@@ -12,7 +12,7 @@ _COMMANDS = {
     "stack": ("tools.stack.command:stack", "Run the whole platform on this machine."),
     "watch": ("tools.watch.command:watch", "Show a running gateway's ticks on a board."),
     "simulate": ("tools.simulator.command:simulate", "Run a simulated Coinbase exchange."),
-    "replay": ("tools.replay:replay", "Serve a recording as if it were the exchange."),
+    "replay": ("tools.replay.command:replay", "Publish recorded raw records to the log again."),
     "doctor": ("tools.doctor.command:doctor", "Check settings and reach of every dependency."),
     "loadtest": ("tools.loadtest.command:loadtest", "Put many verifying subscribers on a gateway."),
 }

@@ -110,11 +110,13 @@ class Platform:
         yield self._store, S3ArchiveReader(self._store), S3CheckpointReader(self._store)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 30.0) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool]], timeout: float = 30.0, *, every: float = 0.02
+) -> None:
     """Ask until the condition holds."""
     async with asyncio.timeout(timeout):
         while not await condition():  # noqa: ASYNC110 - stores cannot set an event here
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(every)
 
 
 async def _ready(service: Snapshotter) -> bool:

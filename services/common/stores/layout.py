@@ -13,6 +13,7 @@ in UTC. Every name follows from the content, so writing the same thing again rep
 from __future__ import annotations
 
 import gzip
+import re
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -62,6 +63,43 @@ def mark(key: StreamKey, position: Position, ts: int) -> str:
 
 def archive_key(partition: Partition, first: str, last: str) -> str:
     return f"{partition.prefix}{first}-{last}.jsonl.gz"
+
+
+class ArchiveName(NamedTuple):
+    """What an archive object's key says of it; times in microseconds.
+
+    `lane` is its path without date and hour: the objects of one lane, sorted by (hour, name), hold
+    every stream's records in order.
+    """
+
+    key: str
+    lane: str
+    hour: str
+    name: str
+    first: int
+    last: int
+
+
+_ARCHIVED = re.compile(
+    r"(?P<head>.*?(?:raw|ticks)/v=1/venue=[^/]+/channel=[^/]+)"
+    r"/date=(?P<date>[0-9-]{10})/hour=(?P<hour>\d\d)/(?P<shard>shard=\d+)/"
+    r"(?P<name>(?P<first>\d{16})\.[0-9a-f]{16}-(?P<last>\d{16})\.[0-9a-f]{16}\.jsonl\.gz)"
+)
+
+
+def parse_archive_key(key: str) -> ArchiveName | None:
+    """Read the key of a batch's object back; None for another key."""
+    found = _ARCHIVED.fullmatch(key)
+    if found is None:
+        return None
+    return ArchiveName(
+        key=key,
+        lane=f"{found['head']}/{found['shard']}",
+        hour=f"{found['date']}T{found['hour']}",
+        name=found["name"],
+        first=int(found["first"]),
+        last=int(found["last"]),
+    )
 
 
 def checkpoint_prefix(key: StreamKey) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from services.common.errors import StoreUnavailable
 from services.common.settings import AwsSettings
+from services.common.stores.ahead import ahead
 from services.common.stores.aws import READER, S3, Limits, error_code, open_client, translated
 from services.common.stores.index import BadCommit, Commit, unpack_commit
 from services.common.stores.layout import (
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 _GONE = {"NoSuchKey", "404"}
 _TAKEN = {"PreconditionFailed", "412"}
+# Archive objects that are fetched while an earlier one is read.
+OBJECTS_AHEAD = 2
 
 
 class S3Store:
@@ -136,6 +139,36 @@ class S3Store:
                 Bucket=self.bucket, Prefix=prefix, MaxKeys=limit
             )
         return [item["Key"] for item in answer.get("Contents", ())]
+
+    async def walk(self, prefix: str) -> AsyncGenerator[str]:
+        """Every key under `prefix`, sorted, a thousand a request."""
+        token: str | None = None
+        while True:
+            with translated(S3, self.bucket):
+                more: Any = {} if token is None else {"ContinuationToken": token}
+                answer = await self.client.list_objects_v2(
+                    Bucket=self.bucket, Prefix=prefix, **more
+                )
+            for item in answer.get("Contents", ()):
+                yield item["Key"]
+            if not answer.get("IsTruncated"):
+                return
+            token = answer["NextContinuationToken"]
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The prefixes one level below `prefix` (which ends in `/`), each ending in `/`, sorted."""
+        found: list[str] = []
+        token: str | None = None
+        while True:
+            with translated(S3, self.bucket):
+                more: Any = {} if token is None else {"ContinuationToken": token}
+                answer = await self.client.list_objects_v2(
+                    Bucket=self.bucket, Prefix=prefix, Delimiter="/", **more
+                )
+            found += [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                return found
+            token = answer["NextContinuationToken"]
 
     async def ping(self) -> None:
         """Return when the bucket answers."""
@@ -238,31 +271,26 @@ class ArchiveIndex:
 
 
 class S3ArchiveReader(ArchiveReader):
-    """Reads by the archive's index; nothing is listed but the index's oldest entry."""
+    """Reads by the archive's index; nothing is listed but the index's oldest entry.
+
+    While one object's records are taken, the next ones are on their way: `OBJECTS_AHEAD` of them,
+    each at most a batch of `ARCHIVE_MAX_BYTES`.
+    """
 
     def __init__(self, store: S3Store) -> None:
         self._store = store
 
     async def read(self, key: StreamKey, shard: int, after: Position) -> AsyncGenerator[bytes]:
-        index = ArchiveIndex(self._store, tick_log(shard))
-        stream = str(key)
-        newest = await index.newest()
-        if newest is None:
-            return
-        commit = await index.find(stream, after, newest)
-        while commit is not None:
-            for object_key in commit.objects_of(stream, after):
-                async for position, payload in self._records(object_key, key, after):
-                    after = position
-                    yield payload
-            head = commit.heads.get(stream)
-            # Also when objects are gone: never the same commit again.
-            after = max(after, head.position) if head is not None else after
-            following = await index.commit(commit.number + 1)
-            if following is not None and not following.objects_of(stream, after):
-                # Nothing for this stream here: jump to where its next record is.
-                following = await index.find(stream, after, newest)
-            commit = following
+        async def load(object_key: str) -> list[tuple[Position, bytes]]:
+            return await self._records(object_key, key)
+
+        keys = self._object_keys(key, shard, after)
+        async with contextlib.aclosing(ahead(keys, load, OBJECTS_AHEAD)) as objects:
+            async for records in objects:
+                for position, payload in records:
+                    if position > after:
+                        after = position
+                        yield payload
 
     async def reached(self, key: StreamKey, shard: int, ts: int) -> Position | None:
         index = ArchiveIndex(self._store, tick_log(shard))
@@ -271,27 +299,51 @@ class S3ArchiveReader(ArchiveReader):
         head = commit.heads.get(str(key)) if commit is not None else None
         return head.position if head is not None else None
 
-    async def _records(
-        self, object_key: str, key: StreamKey, after: Position
-    ) -> AsyncIterator[tuple[Position, bytes]]:
+    async def _object_keys(
+        self, key: StreamKey, shard: int, after: Position
+    ) -> AsyncGenerator[str]:
+        """The objects that hold records of the stream beyond `after`, in order."""
+        index = ArchiveIndex(self._store, tick_log(shard))
+        stream = str(key)
+        newest = await index.newest()
+        if newest is None:
+            return
+        commit = await index.find(stream, after, newest)
+        while commit is not None:
+            for object_key in commit.objects_of(stream, after):
+                yield object_key
+            head = commit.heads.get(stream)
+            after = max(after, head.position) if head is not None else after
+            following = await index.commit(commit.number + 1)
+            if following is not None and not following.objects_of(stream, after):
+                # Nothing for this stream here: jump to where its next record is.
+                following = await index.find(stream, after, newest)
+            commit = following
+
+    async def _records(self, object_key: str, key: StreamKey) -> list[tuple[Position, bytes]]:
         stored = await self._store.get(object_key)
         if stored is None:
             log.warning("archive_object_gone", key=object_key)
-            return
-        content = await asyncio.to_thread(gzip.decompress, stored)
-        mine = f'"{key.product}"'.encode()
-        for line in content.splitlines():
-            # A substring test is far cheaper than a decode, and most lines are other products'.
-            if mine not in line:
-                continue
-            try:
-                head = decode_head(line)
-            except msgspec.MsgspecError:
-                log.warning("archive_line_unreadable", key=object_key)
-                continue
-            position = Position(head.epoch, head.seq, head.sub)
-            if (head.venue, head.channel, head.product) == key and position > after:
-                yield position, line
+            return []
+        return await asyncio.to_thread(_lines_of, stored, object_key, key)
+
+
+def _lines_of(stored: bytes, object_key: str, key: StreamKey) -> list[tuple[Position, bytes]]:
+    """One stream's records in an object."""
+    found: list[tuple[Position, bytes]] = []
+    mine = f'"{key.product}"'.encode()
+    for line in gzip.decompress(stored).splitlines():
+        # A substring test is far cheaper than a decode, and most lines are other products'.
+        if mine not in line:
+            continue
+        try:
+            head = decode_head(line)
+        except msgspec.MsgspecError:
+            log.warning("archive_line_unreadable", key=object_key)
+            continue
+        if (head.venue, head.channel, head.product) == key:
+            found.append((Position(head.epoch, head.seq, head.sub), line))
+    return found
 
 
 __all__ = ["ArchiveIndex", "S3ArchiveReader", "S3CheckpointReader", "S3Store"]

@@ -1,0 +1,1 @@
+"""`mdf replay`: recorded traffic published to the raw log again."""
