@@ -54,7 +54,9 @@ def run_service(
     0 after a clean stop, 1 when the service ended by an error, which has then been logged.
     """
     configure_logging(name, settings.log_level, settings.log_format)
-    tracing = configure_tracing(name, settings.otel_exporter_otlp_endpoint)
+    tracing = configure_tracing(
+        name, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg
+    )
     try:
         return uvloop.run(_supervise(main))
     finally:

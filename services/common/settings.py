@@ -47,6 +47,9 @@ class CommonSettings(BaseSettings):
     otel_exporter_otlp_endpoint: str | None = Field(
         None, description="OTLP over HTTP endpoint for traces; unset turns tracing off."
     )
+    otel_traces_sampler_arg: float = Field(
+        0.01, ge=0, le=1, description="Part of the records whose way is traced, 0 to 1."
+    )
     environment: str = Field("development", description="`production` refuses insecure defaults.")
     broker_kind: Literal["nats", "redis", "memory"] = Field(
         "nats", description="Which broker carries the logs."

@@ -17,6 +17,11 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from services.common import tracing
+
+NAMESPACE = "market-data-fanout"
 
 
 def configure_logging(service: str, level: str, log_format: str) -> None:
@@ -63,18 +68,25 @@ def configure_logging(service: str, level: str, log_format: str) -> None:
     structlog.contextvars.bind_contextvars(service=service)
 
 
-def configure_tracing(service: str, endpoint: str | None) -> TracerProvider | None:
+def configure_tracing(
+    service: str, endpoint: str | None, ratio: float = 1.0
+) -> TracerProvider | None:
     """Export spans to `endpoint` by OTLP over HTTP; None leaves tracing off and free of cost.
 
-    The caller shuts the provider down before it exits, so that the last spans are sent.
+    `ratio` of the records are followed through the platform (`services.common.tracing`); what
+    happens rarely, such as a resync, is always traced. The caller shuts the provider down before it
+    exits, so that the last spans are sent.
     """
     if endpoint is None:
         return None
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    resource = Resource.create({"service.name": service, "service.namespace": NAMESPACE})
+    # Chance is thrown where a trace begins, before a span is made; here everything is kept.
+    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(
         BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
     )
     trace.set_tracer_provider(provider)
+    tracing.install(tracing.Tracing(provider.get_tracer(NAMESPACE), ratio))
     return provider
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from services.common import tracing
 from services.common.errors import (
     BrokerClosed,
     BrokerUnavailable,
@@ -24,6 +25,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.broker import Message
 from services.common.subjects import StreamKey, tick_subject
+from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.frames import text_frame
 from services.gateway.hub import BEGINNING, Fan, Hub
@@ -62,9 +64,13 @@ def entries_of(messages: Iterable[Message]) -> list[Entry]:
     entries: list[Entry] = []
     for message in messages:
         try:
-            entries.append(Entry(message.payload))
+            entry = Entry(message.payload)
         except msgspec.DecodeError as error:
             log.error("record_unreadable", subject=message.subject, error=str(error))
+            continue
+        if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
+            entry.trace = (time.time_ns() // 1000, headers)
+        entries.append(entry)
     return entries
 
 

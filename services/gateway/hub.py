@@ -12,8 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from opentelemetry.trace import SpanKind
+
+from services.common import tracing
 from services.common.stream import Position
 from services.common.subjects import StreamKey
+from services.common.tracing import exemplar_of
 from services.gateway.conflation import Conflation
 from services.gateway.frames import text_frame, text_frames
 from services.gateway.metrics import METRICS
@@ -115,13 +119,16 @@ class Subscription:
 class Fan:
     """The live clients of one stream: in `full` mode by depth, and those that are conflated."""
 
-    __slots__ = ("conflated", "full", "key", "labels")
+    __slots__ = ("conflated", "end_to_end", "full", "key", "labels", "sent")
 
     def __init__(self, key: StreamKey) -> None:
         self.key = key
         self.full: dict[int, dict[Subscription, None]] = {}
         self.conflated: dict[Subscription, None] = {}
         self.labels = (key.venue, key.channel)
+        # Looked up once: `labels` takes a lock and builds a key each time.
+        self.sent = METRICS.sent.labels(*self.labels)
+        self.end_to_end = METRICS.end_to_end.labels(*self.labels)
 
     def subscriptions(self) -> list[Subscription]:
         """Those that are live now, in any mode."""
@@ -156,7 +163,9 @@ class Hub:
         self._flushing = False
         self._owing: dict[Subscription, None] = {}
         self._timer: float | None = None
-        self._ingested: list[tuple[Fan, int]] = []
+        # Newest records of streams since the last flush: how long ago were they received?
+        self._ingested: list[tuple[Fan, Entry]] = []
+        self._traced: list[tuple[Fan, Entry]] = []
 
     def attach(self, subscription: Subscription, held: int | None) -> None:
         """Give it every record from now on; `held` is the seq its client has by then."""
@@ -218,7 +227,7 @@ class Hub:
                 if not outbox.dirty:
                     outbox.dirty = True
                     dirty.append(subscription.client)
-            METRICS.sent.labels(*fan.labels).inc(len(messages) * (len(group) - len(behind)))
+            fan.sent.inc(len(messages) * (len(group) - len(behind)))
         for subscription in fan.conflated:
             self._conflate(subscription, entries, behind)
         for subscription in behind:
@@ -226,7 +235,9 @@ class Hub:
             subscription.position = before or BEGINNING
             subscription.client.fell_behind(subscription, len(entries))
         if entries and (fan.full or fan.conflated):
-            self._ingested.append((fan, entries[-1].ts_ingest))
+            self._ingested.append((fan, entries[-1]))
+            if tracing.ACTIVE is not None:
+                self._traced += [(fan, entry) for entry in entries if entry.trace is not None]
         self._want_flush()
 
     def touch(self, client: Client) -> None:
@@ -247,10 +258,34 @@ class Hub:
             client.flush()
         if self._ingested:
             now = self._micros()
-            for fan, ts_ingest in self._ingested:
-                if ts_ingest:
-                    METRICS.end_to_end.labels(*fan.labels).observe(max(0, now - ts_ingest) / 1e6)
+            traces = self._end_traces() if self._traced else {}
+            for fan, entry in self._ingested:
+                if entry.ts_ingest:
+                    fan.end_to_end.observe(
+                        max(0, now - entry.ts_ingest) / 1e6, traces.get(fan) if traces else None
+                    )
             self._ingested.clear()
+
+    def _end_traces(self) -> dict[Fan, dict[str, str]]:
+        """Tell of traced records that were written; an exemplar for each of their streams."""
+        exemplars: dict[Fan, dict[str, str]] = {}
+        for fan, entry in self._traced:
+            if tracing.ACTIVE is None or entry.trace is None:
+                continue
+            came, headers = entry.trace
+            span = tracing.ACTIVE.begin(
+                "fan out",
+                fan.key,
+                entry.position.seq,
+                parent=headers,
+                kind=SpanKind.CONSUMER,
+                start_us=came,
+            )
+            span.set_attribute("clients", len(fan.subscriptions()))
+            span.end()
+            exemplars[fan] = exemplar_of(span)
+        self._traced.clear()
+        return exemplars
 
     def _want_flush(self) -> None:
         if not self._flushing and (self._dirty or self._owing):
@@ -326,7 +361,7 @@ class Hub:
             return
         message, merged = owed
         subscription.outbox.put(text_frame(message))
-        METRICS.sent.labels(*subscription.fan.labels).inc()
+        subscription.fan.sent.inc()
         METRICS.conflated.labels(*subscription.fan.labels).inc(merged - 1)
         if not subscription.outbox.dirty:
             subscription.outbox.dirty = True

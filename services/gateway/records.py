@@ -5,7 +5,7 @@ A record's bytes are never decoded as a whole on the way to a client, only the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -34,9 +34,10 @@ class Entry:
         chained: whether it advances `seq` (ticks and resets do, statuses do not).
         ts_ingest: when the ingestor received it, microseconds.
         payload: the record, byte for byte as the normalizer wrote it.
+        trace: of a record that is traced: when it came here (µs), and the headers it came with.
     """
 
-    __slots__ = ("chained", "kind", "payload", "position", "prev", "repair", "ts_ingest")
+    __slots__ = ("chained", "kind", "payload", "position", "prev", "repair", "trace", "ts_ingest")
 
     def __init__(self, payload: bytes) -> None:
         """Read a record.
@@ -52,6 +53,7 @@ class Entry:
         self.chained = head.type != "status"
         self.repair = head.repair
         self.ts_ingest = head.ts_ingest
+        self.trace: tuple[int, Mapping[str, str]] | None = None
 
     @property
     def size(self) -> int:

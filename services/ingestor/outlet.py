@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import time
+from collections import deque
 
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
+from services.common import tracing
 from services.common.errors import BrokerClosed, RecordTooLarge
 from services.common.stream.broker import Position, Publisher, Record
-from services.common.subjects import INVALID_SUBJECT
-from services.common.wire import RECORD_VERSION, Parked, encode
+from services.common.subjects import INVALID_SUBJECT, key_of
+from services.common.tracing import Tracing, exemplar_of, headers_of
+from services.common.wire import RECORD_VERSION, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -19,6 +25,8 @@ _PARKED_CHARACTERS = 65_536
 
 # The longest pause that a busy broker gets, each time.
 _RELIEF_S = 0.25
+# Traced records that wait for the broker; the spans of more than that are not kept.
+_TRACED_AT_ONCE = 1000
 
 
 class Outlet:
@@ -46,6 +54,8 @@ class Outlet:
         self._max_bytes = max_bytes
         self._parked = parked_after
         self._full = False
+        self._traced: deque[tuple[int, float, Span]] = deque()
+        self._has_traced = asyncio.Event()
         self.ticket = 0
         self.refused = 0
 
@@ -54,6 +64,9 @@ class Outlet:
         if self._full and self.full:
             self.refused += 1
             return False
+        span = None
+        if tracing.ACTIVE is not None and tracing.ACTIVE.chosen():
+            record, span = _traced(tracing.ACTIVE, record)
         try:
             ticket = self._publisher.offer(record)
         except RecordTooLarge as error:
@@ -66,6 +79,9 @@ class Outlet:
             self.refused += 1
             return False
         self.ticket = ticket
+        if span is not None and len(self._traced) < _TRACED_AT_ONCE:
+            self._traced.append((ticket, time.monotonic(), span))
+            self._has_traced.set()
         return True
 
     @property
@@ -110,6 +126,22 @@ class Outlet:
 
     async def measure(self, every_s: float) -> None:
         """Sample how long records take to become durable; runs until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._end_spans(), name="spans")
+            group.create_task(self._measure(every_s), name="durability")
+
+    async def _end_spans(self) -> None:
+        while True:
+            self._has_traced.clear()
+            while self._traced:
+                ticket, began, span = self._traced[0]
+                await self._publisher.durable(ticket)
+                self._traced.popleft()
+                span.end()
+                self._metrics.publish_seconds.observe(time.monotonic() - began, exemplar_of(span))
+            await self._has_traced.wait()
+
+    async def _measure(self, every_s: float) -> None:
         loop = asyncio.get_running_loop()
         measured = 0
         while True:
@@ -129,3 +161,15 @@ class Outlet:
         except (TimeoutError, BrokerClosed):
             return self._publisher.stats().in_flight
         return 0
+
+
+def _traced(active: Tracing, record: Record) -> tuple[Record, Span | None]:
+    """The record with a trace begun, and the span of its publishing."""
+    if record.subject == INVALID_SUBJECT:
+        return record, None
+    key = key_of(record.subject)
+    seq = record.position.seq
+    received = active.begin("ingest", key, seq, start_us=decode_raw(record.payload).ts_recv)
+    span = active.begin("publish raw", key, seq, parent=received, kind=SpanKind.PRODUCER)
+    received.end()
+    return dataclasses.replace(record, headers=headers_of(span)), span

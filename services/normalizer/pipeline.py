@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
+from services.common import tracing
 from services.common.errors import InvalidSubject, PositionLost, RecordTooLarge
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
 from services.normalizer.metrics import Metrics
@@ -43,6 +46,7 @@ class _Batch(NamedTuple):
     messages: Sequence[Message]
     ticket: int
     taken_at: float
+    spans: Sequence[Span]
 
 
 class Pipeline:
@@ -85,6 +89,8 @@ class Pipeline:
         self._ticket = 0
         self._counts: Counter[StreamKey] = Counter()
         self._member: GroupSubscription | None = None
+        # Of traced records that were given to the publisher since the last batch.
+        self._spans: list[Span] = []
         self.published = 0
         # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
         self.newest_ts_recv = 0
@@ -119,7 +125,8 @@ class Pipeline:
                     batch = taking.result()
                     taken_at = self._clock()
                     await self._work_on(batch, publisher)
-                    await finished.put(_Batch(batch, self._ticket, taken_at))
+                    spans, self._spans = self._spans, []
+                    await finished.put(_Batch(batch, self._ticket, taken_at, spans))
                 await finished.put(None)
         finally:
             self._member = None
@@ -147,7 +154,10 @@ class Pipeline:
     ) -> None:
         while (batch := await finished.get()) is not None:
             await publisher.durable(batch.ticket)
-            self._metrics.publish_seconds.observe(self._clock() - batch.taken_at)
+            for span in batch.spans:
+                span.end()
+            exemplar = exemplar_of(batch.spans[0]) if batch.spans else None
+            self._metrics.publish_seconds.observe(self._clock() - batch.taken_at, exemplar)
             await patiently(partial(member.ack, batch.messages))
             self.worked_at = self._clock()
 
@@ -194,6 +204,7 @@ class Pipeline:
     async def _take(
         self, key: StreamKey, message: Message, raw: RawRecord, publisher: Publisher
     ) -> None:
+        began = time.time_ns() // 1000
         output = self._normalizer.take(key, raw)
         for error in output.refused:
             self._parking.refuse(message, error)
@@ -201,10 +212,33 @@ class Pipeline:
             self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
         headers = _trace_context(message)
+        if tracing.ACTIVE is not None and headers is not None:
+            headers = self._traced(tracing.ACTIVE, key, raw.seq, headers, began)
         for out in output.records:
             await self._publish(out, headers, publisher)
         self.published += len(output.records)
         self._counts[key] += len(output.records)
+
+    def _traced(
+        self, active: Tracing, key: StreamKey, seq: int, headers: Mapping[str, str], began: int
+    ) -> dict[str, str]:
+        """Headers that go on with the raw record's trace."""
+        shard = shard_of(key.product, self._shard_count)
+        done = active.begin(
+            "normalize",
+            key,
+            seq,
+            parent=headers,
+            kind=SpanKind.CONSUMER,
+            shard=shard,
+            start_us=began,
+        )
+        span = active.begin(
+            "publish tick", key, seq, parent=done, kind=SpanKind.PRODUCER, shard=shard
+        )
+        done.end()
+        self._spans.append(span)
+        return headers_of(span)
 
     async def _publish(
         self, out: Out, headers: dict[str, str] | None, publisher: Publisher

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
+from opentelemetry.trace import SpanKind
 
+from services.common import tracing
 from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.tracing import TRACEPARENT
 from services.common.wire import Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
@@ -271,7 +274,21 @@ class Pump:
             )
             if refilled:
                 self._refilled_bytes += len(message.payload)
-        if stream.view is not None and seen.record is not None:
+        if stream.view is None or seen.record is None:
+            return
+        if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
+            span = tracing.ACTIVE.begin(
+                "fold",
+                stream.key,
+                position.seq,
+                parent=headers,
+                kind=SpanKind.CONSUMER,
+                shard=stream.shard,
+            )
+            with span:
+                self._fold(stream, seen.record, message.cursor)
+            stream.trace = span
+        else:
             self._fold(stream, seen.record, message.cursor)
 
     def _fold(self, stream: Stream, record: Tick | Reset, cursor: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from opentelemetry.trace import Span
+
 from services.common.domain.book import BadLevel
 from services.common.domain.fold import Fold
 from services.common.stores.index import Head
@@ -170,6 +172,8 @@ class Stream:
         self.held = start.position if start is not None else None
         self.cursor = start.cursor if start is not None else ""
         self._unacked: dict[Position, Message] = {}
+        # Of the last traced record that was folded and is in no row yet.
+        self.trace: Span | None = None
 
     def judge(self, position: Position, prev: int | None) -> Verdict:
         """How a record relates to what was taken; `prev` as the record says it."""

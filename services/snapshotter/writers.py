@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+from opentelemetry.trace import SpanKind
+
+from services.common import tracing
 from services.common.stores.aws import DYNAMODB, S3
+from services.common.tracing import exemplar_of
 from services.snapshotter import metrics
 from services.snapshotter.ddb import RowStore
 from services.snapshotter.s3 import CheckpointStore
@@ -37,9 +41,24 @@ class RowWriter:
         if view is None or row is None:
             return
         received = view.ts_ingest
+        parent, stream.trace = stream.trace, None
+        span = None
+        if tracing.ACTIVE is not None and parent is not None:
+            span = tracing.ACTIVE.begin(
+                "write row",
+                stream.key,
+                row.position.seq,
+                parent=parent,
+                kind=SpanKind.CLIENT,
+                shard=stream.shard,
+            )
         started = time.monotonic()
         written = await self._rows.put(row)
-        metrics.WRITE_SECONDS.labels("row").observe(time.monotonic() - started)
+        exemplar = None
+        if span is not None:
+            span.end()
+            exemplar = exemplar_of(span)
+        metrics.WRITE_SECONDS.labels("row").observe(time.monotonic() - started, exemplar)
         metrics.ROWS.labels("written" if written else "refused").inc()
         metrics.LAG_SECONDS.labels(stream.key.channel).observe(max(0, _now() - received) / 1e6)
         newest = view.checkpoint
