@@ -73,6 +73,11 @@ charts-render: $(STAMP)
 manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 	@$(PY) -m tools.charts --write
 
+##@ Measure
+.PHONY: bench
+bench: $(STAMP) ## Benchmarks on embedded servers: table, JSON in bench-results/ [BENCH="broker reads ..." ARGS=--full]
+	@$(PY) -m tools.bench $(BENCH) $(ARGS)
+
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway
 run-ingestor: $(STAMP) ## The ingestor

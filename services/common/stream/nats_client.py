@@ -87,4 +87,4 @@ class LeanClient(Client):
         """
         if self._transport is None:
             raise errors.ConnectionClosedError
-        await self._transport.drain()
+        await self._transport.drain()  # type: ignore[no-untyped-call]  # nats-py left it so

@@ -3,23 +3,26 @@
 Records go out in order on a connection of this publisher's own, each with a reply subject that
 carries its ticket; acks are matched by it. Whatever goes wrong, a lost connection, an error ack, an
 ack that does not come, has one cure: a new connection, on which everything unacked is sent again
-in order before anything newer. Three things keep that exact:
+in order before anything newer. Four things keep that exact:
 
+- no record is stored while an older one of its subject is not (see `nats_order`);
 - the server drops what it has already stored (`Nats-Msg-Id`) inside the duplicate window;
 - before resending, each subject's newest stored position is read, and what is not above it counts
   as stored: so an outage longer than the duplicate window doubles nothing;
 - that read is answered by the stream itself, so nothing is sent into a server whose streams are
-  still being recovered, where the first records of a burst could be refused and later ones stored.
+  still being recovered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
@@ -35,6 +38,7 @@ from services.common.stream.broker import (
 from services.common.stream.history import History
 from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
+from services.common.stream.nats_order import Lane
 from services.common.stream.nats_records import header_lines, message_id
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
@@ -42,8 +46,14 @@ from services.common.subjects import log_of
 log = structlog.get_logger(__name__)
 
 ACK_TIMEOUT_S = 5.0
-# The loop is given back this often, so that acks are read while a long backlog is sent.
-_YIELD_EVERY = 64
+# What is written at a time.
+_WRITE_BYTES = 64 * 1024
+# What the server says of a record that does not follow the log's newest.
+_WRONG_LAST = re.compile(r"wrong last msg ID: ([^\"]*)")
+_FOLLOWS = "Nats-Expected-Last-Msg-Id: "
+# How long a log counts as shared after somebody else was seen to write to it, and at most.
+_SHARED_S = 30.0
+_MAX_SHARED_S = 3600.0
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
 # Of a message's size, what is added when it is sent: an expectation, line ends.
@@ -68,12 +78,22 @@ class _InFlight:
 
 @dataclass(slots=True)
 class _Session:
-    """One connection's life as the publisher sees it."""
+    """One connection's life as the publisher sees it; logs by name."""
 
     inbox: str
     epochs: dict[str, int] = field(default_factory=dict)
+    lanes: dict[str, Lane[_InFlight]] = field(default_factory=dict)
     acked: int = 0
     trouble: str | None = None
+    advancing: bool = False
+    over: bool = False
+
+
+class _Contention(NamedTuple):
+    """Another publisher was seen to write to a log; `until` is the loop's time."""
+
+    until: float
+    period_s: float
 
 
 class NatsPublisher(Worker, Publisher):
@@ -114,6 +134,7 @@ class NatsPublisher(Worker, Publisher):
         self._bytes = 0
         self._sent = self._stored = self._duplicates = self._retried = self._horizon = 0
         self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
+        self._contended: dict[str, _Contention] = {}
         self._again = 0
         self._wake = asyncio.Event()
         self.start(self._run())
@@ -194,6 +215,8 @@ class NatsPublisher(Worker, Publisher):
                     in_flight=len(self._window),
                     attempt=attempt,
                 )
+            self._advance(session)
+            session.over = True
             # On the old connection something unacked could still be on its way.
             connection.lose()
             await asyncio.sleep(backoff_s(attempt))
@@ -207,6 +230,7 @@ class NatsPublisher(Worker, Publisher):
         connection.subscribe(f"{session.inbox}.*", on_ack)
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
+        self._advance(session)
         self._unsent = deque(item for item in self._window if not item.stored)
         watched, seen = session.acked, asyncio.get_running_loop().time()
         while True:
@@ -228,37 +252,59 @@ class NatsPublisher(Worker, Publisher):
             return
 
     async def _send_unsent(self, connection: Connection, session: _Session) -> None:
-        count = 0
-        frames: list[bytes] = []
-        while self._unsent:
-            item = self._unsent[0]
-            name = log_of(item.record.subject)
-            if name not in session.epochs:
-                session.epochs[name] = await self._prepare(connection, name)
-            self._unsent.popleft()
-            if item.sends:
-                self._retried += 1
-            item.sends += 1
-            payload = item.record.payload
-            head = item.headers
-            frames += (
-                f"HPUB {item.record.subject} {session.inbox}.{item.ticket} "
-                f"{len(head) + 2} {len(head) + 2 + len(payload)}\r\n".encode(),
-                head,
-                b"\r\n",
-                payload,
-                b"\r\n",
-            )
-            count += 1
-            if count % _YIELD_EVERY == 0:
-                connection.write(b"".join(frames))
-                frames.clear()
-                await connection.drain()
-                await asyncio.sleep(0)
-                self._check(connection, session)
-        if frames:
+        while True:
+            unsent = self._unsent
+            while unsent:
+                item = unsent[0]
+                subject = item.record.subject
+                lane = session.lanes.get(log_of(subject))
+                if lane is None or (lane.shared and lane.idle):
+                    lane = await self._lane(connection, session, log_of(subject))
+                unsent.popleft()
+                lane.put(subject, item.identity, item)
+            frames: list[bytes] = []
+            size = 0
+            for lane in session.lanes.values():
+                while size < _WRITE_BYTES and (ready := lane.next()) is not None:
+                    size += self._add_frame(frames, session, *ready)
+            if not frames:
+                return
             connection.write(b"".join(frames))
             await connection.drain()
+            # The loop is given back, so that acks are read while a long backlog is sent.
+            await asyncio.sleep(0)
+            self._check(connection, session)
+
+    def _add_frame(
+        self, frames: list[bytes], session: _Session, item: _InFlight, follows: str
+    ) -> int:
+        """Append the record's message to `frames`; its size, roughly."""
+        if item.sends:
+            self._retried += 1
+        item.sends += 1
+        payload = item.record.payload
+        end = f"{_FOLLOWS}{follows}\r\n\r\n".encode() if follows else b"\r\n"
+        head = len(item.headers) + len(end)
+        frames += (
+            f"HPUB {item.record.subject} {session.inbox}.{item.ticket} "
+            f"{head} {head + len(payload)}\r\n".encode(),
+            item.headers,
+            end,
+            payload,
+            b"\r\n",
+        )
+        return head + len(payload)
+
+    async def _lane(self, connection: Connection, session: _Session, name: str) -> Lane[_InFlight]:
+        """The log's lane; a new one where there is none, or it is shared no longer."""
+        if name not in session.epochs:
+            session.epochs[name] = await self._prepare(connection, name)
+        contention = self._contended.get(name)
+        shared = contention is not None and asyncio.get_running_loop().time() < contention.until
+        lane = session.lanes.get(name)
+        if lane is None or lane.shared != shared:
+            lane = session.lanes[name] = Lane(shared=shared)
+        return lane
 
     def _check(self, connection: Connection, session: _Session) -> None:
         if session.trouble is not None:
@@ -313,14 +359,37 @@ class NatsPublisher(Worker, Publisher):
     # ------------------------------------------------------------------ acks
 
     def _on_ack(self, session: _Session, subject: str, headers: bytes, data: bytes) -> None:
-        if data.startswith(b'{"stream"'):
-            session.acked += 1
-            item = self._by_ticket.get(int(subject.rpartition(".")[2]))
-            if item is not None and not item.stored:
-                self._mark_stored(session, item, duplicate=b'"duplicate"' in data)
+        item = self._by_ticket.get(int(subject.rpartition(".")[2]))
+        if not data.startswith(b'{"stream"'):
+            if session.trouble is None:
+                reason = data.decode(errors="replace")[:300] or status_of(headers)
+                session.trouble = f"not stored: {reason}"
+                if item is not None and (last := _WRONG_LAST.search(reason)) is not None:
+                    self._contend(session, log_of(item.record.subject), last[1])
+            self._wake.set()
             return
-        session.trouble = f"not stored: {data.decode(errors='replace')[:200] or status_of(headers)}"
-        self._wake.set()
+        session.acked += 1
+        if item is None or item.stored:
+            return
+        self._mark_stored(session, item, duplicate=b'"duplicate"' in data)
+        lane = session.lanes.get(log_of(item.record.subject))
+        if lane is not None:
+            lane.stored(item.record.subject, item.identity)
+        if not session.advancing:
+            # Once for all acks that arrived together.
+            session.advancing = True
+            asyncio.get_running_loop().call_soon(self._advance, session)
+
+    def _contend(self, session: _Session, name: str, last: str) -> None:
+        """The log's newest record is not the one it should be: somebody else's, or one was lost."""
+        lane = session.lanes.get(name)
+        if lane is None or last in ("", lane.newest):
+            return
+        held = self._contended.get(name)
+        period_s = _SHARED_S if held is None else min(2 * held.period_s, _MAX_SHARED_S)
+        until = asyncio.get_running_loop().time() + period_s
+        self._contended[name] = _Contention(until, period_s)
+        log.info("log_is_shared", log=name, last=last, for_s=period_s)
 
     def _mark_stored(self, session: _Session, item: _InFlight, *, duplicate: bool) -> None:
         item.stored = True
@@ -330,6 +399,13 @@ class NatsPublisher(Worker, Publisher):
             else:
                 self._stored += 1
             item.epoch = session.epochs[log_of(item.record.subject)]
+
+    def _advance(self, session: _Session) -> None:
+        """Let go of the window's stored front."""
+        session.advancing = False
+        if session.over:
+            # What is stored is being looked into.
+            return
         window = self._window
         now = time.monotonic()
         while window and window[0].stored:
@@ -344,3 +420,5 @@ class NatsPublisher(Worker, Publisher):
             if not waiter.done():
                 waiter.set_result(None)
         self.changed.ring()
+        # What waited for one of these may go out.
+        self._wake.set()

@@ -1,0 +1,93 @@
+"""`python -m tools.bench [names]`: run benchmarks, print a table, write JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+import time
+from pathlib import Path
+
+import click
+import structlog
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from tools.bench.registry import Case, Run, benchmarks
+
+RESULTS = Path("bench-results")
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--full", is_flag=True, help="At the sizes the documents cite; takes minutes.")
+@click.option("--rounds", default=3, show_default=True, help="How often each case is measured.")
+def main(names: tuple[str, ...], full: bool, rounds: int) -> None:
+    """Run the benchmarks NAMES, or all of them.
+
+    CPU is this process's own (and the server's, where one is embedded) for each unit, the median
+    and in brackets the least and the most of the rounds. It says more than wall time on a machine
+    that does other work too.
+    """
+    known = benchmarks()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.UsageError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    cases: list[Case] = []
+    for name in names or known:
+        summary = (known[name].__doc__ or "").strip().partition("\n")[0]
+        console.print(f"[bold]{name}[/bold] {summary}")
+        run = Run(name, full=full, rounds=rounds)
+        uvloop.run(_measure(name, run))
+        console.print(_table(list(run.cases.values())))
+        cases += run.cases.values()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    path.write_text(json.dumps({**_machine(), "cases": [c.as_json() for c in cases]}, indent=1))
+    console.print(f"written to {path}")
+
+
+async def _measure(name: str, run: Run) -> None:
+    await benchmarks()[name](run)
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "at": int(time.time() * 1e6),
+    }
+
+
+def _table(cases: list[Case]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("case", "units", "client µs/unit", "server µs/unit", "wall ms", "note"):
+        table.add_column(title, justify="left" if title in ("case", "note") else "right")
+    for case in cases:
+        if not case.samples:
+            table.add_row(case.name, "", "", "", "", case.note)
+            continue
+        server = case.server_us()
+        table.add_row(
+            case.name,
+            f"{case.samples[0].count:,} {case.unit}s",
+            _text(case.client_us()),
+            "" if server is None else _text(server),
+            _text(case.wall_ms()),
+            case.note,
+        )
+    return table
+
+
+def _text(spread: tuple[float, float, float]) -> str:
+    middle, least, most = spread
+    return f"{middle:.1f} ({least:.1f}-{most:.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Which benchmarks there are, and what one of them is handed to record its samples with."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import tools.bench
+from tools.embedded.process import EmbeddedServer
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Sample:
+    """One measured stretch; `count` is set by whoever measures (records, requests)."""
+
+    count: int = 0
+    wall_s: float = 0.0
+    client_s: float = 0.0
+    server_s: float | None = None
+
+
+@dataclass(slots=True)
+class Case:
+    """The samples of one thing that is measured.
+
+    Attributes:
+        bench: the benchmark's name.
+        name: what was measured.
+        unit: what `Sample.count` counts.
+        note: what a reader of the table needs to know besides.
+    """
+
+    bench: str
+    name: str
+    unit: str
+    note: str = ""
+    samples: list[Sample] = field(default_factory=list)
+
+    def client_us(self) -> tuple[float, float, float]:
+        """CPU of this process for each unit, microseconds: median, least, most."""
+        return _spread([1e6 * sample.client_s / sample.count for sample in self.samples])
+
+    def server_us(self) -> tuple[float, float, float] | None:
+        """CPU of the server for each unit, microseconds."""
+        found = [
+            1e6 * sample.server_s / sample.count
+            for sample in self.samples
+            if sample.server_s is not None
+        ]
+        return _spread(found) if found else None
+
+    def wall_ms(self) -> tuple[float, float, float]:
+        """Wall time of a whole sample, milliseconds."""
+        return _spread([1e3 * sample.wall_s for sample in self.samples])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bench": self.bench,
+            "case": self.name,
+            "unit": self.unit,
+            "note": self.note,
+            "count": self.samples[0].count if self.samples else 0,
+            "client_us": self.client_us() if self.samples else None,
+            "server_us": self.server_us() if self.samples else None,
+            "wall_ms": self.wall_ms() if self.samples else None,
+            "samples": len(self.samples),
+        }
+
+
+class Run:
+    """Handed to a benchmark.
+
+    Cases that are compared are measured in turn, once in each of `rounds`, since other work on the
+    machine comes and goes.
+
+    Attributes:
+        full: measure at the sizes that the documents cite, which takes minutes.
+        rounds: how often each case is measured.
+    """
+
+    def __init__(self, bench: str, *, full: bool, rounds: int) -> None:
+        self.full = full
+        self.rounds = rounds
+        self.cases: dict[str, Case] = {}
+        self._bench = bench
+
+    @contextmanager
+    def measure(
+        self, case: str, server: EmbeddedServer | None = None, *, unit: str = "record"
+    ) -> Iterator[Sample]:
+        """Measure the block as one sample of `case`; the block sets `count`."""
+        sample = Sample()
+        pid = None if server is None else server.pid
+        server_before = None if pid is None else process_cpu_s(pid)
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield sample
+        sample.client_s = time.process_time() - cpu
+        sample.wall_s = time.perf_counter() - wall
+        if pid is not None and server_before is not None:
+            sample.server_s = process_cpu_s(pid) - server_before
+        self.case(case, unit=unit).samples.append(sample)
+
+    def case(self, name: str, *, unit: str = "record") -> Case:
+        return self.cases.setdefault(name, Case(self._bench, name, unit))
+
+    def note(self, case: str, text: str) -> None:
+        self.case(case).note = text
+
+
+Benchmark = Callable[[Run], Awaitable[None]]
+_found: dict[str, Benchmark] = {}
+
+
+def bench(name: str) -> Callable[[Benchmark], Benchmark]:
+    """Mark a function as the benchmark `name`; the first line of its docstring describes it."""
+
+    def mark(function: Benchmark) -> Benchmark:
+        _found[name] = function
+        return function
+
+    return mark
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """All of them, by name; imports every module of this package."""
+    for module in pkgutil.iter_modules(tools.bench.__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"{tools.bench.__name__}.{module.name}")
+    return dict(sorted(_found.items()))
+
+
+def process_cpu_s(pid: int) -> float:
+    """User and system time that a process has used, seconds, in steps of 10 ms (Linux; else 0)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    return median(values), min(values), max(values)
