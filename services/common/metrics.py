@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -42,6 +49,16 @@ def new_registry() -> CollectorRegistry:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
+
+
+def prepare(metric: Counter, *values: Iterable[str]) -> None:
+    """Show every combination of these label values as 0 from the start.
+
+    Prometheus sees no increase in a series that begins with its first event, so an alert on a rare
+    counter would miss the first time.
+    """
+    for labels in product(*values):
+        metric.labels(*labels)
 
 
 class Bounded:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.loop import LoopMetrics
-from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry
+from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
 
 _STREAM = ("venue", "channel")
+_CLOSED = ("client", "slow_closed", "auth_required", "abuse", "service_restart", "internal")
+# The codes that are the platform's fault and not the client's.
+_FAILURES = ("6000", "6001", "6002")
 
 STATISTICS = {
     "connections": Figure("md_ws_connections", "sum"),
@@ -49,6 +52,8 @@ class Metrics:
         self.closed = Counter(
             "md_ws_closed_total", "WebSockets that ended.", ("reason",), registry=registry
         )
+        prepare(self.slow, ("catch_up", "recovered", "lost", "closed"))
+        prepare(self.closed, _CLOSED)
         self.queue_bytes = Gauge(
             "md_ws_queue_bytes", "Bytes waiting for all clients.", registry=registry
         )
@@ -78,6 +83,8 @@ class Metrics:
         self.errors = Counter(
             "md_ws_errors_total", "Errors told to clients.", ("code",), registry=registry
         )
+        prepare(self.rate_limited, ("commands", "product"))
+        prepare(self.errors, _FAILURES)
         self.end_to_end = Histogram(
             "md_end_to_end_seconds",
             "From the ingestor's receipt to the socket write.",

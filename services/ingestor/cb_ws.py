@@ -149,6 +149,8 @@ class Feed:
     async def add(self, desk: Desk) -> None:
         """Serve one more product, without a reconnect of the others."""
         self._desks[desk.product] = desk
+        for lane in desk.lanes:
+            self._metrics.prepare(lane.journal.key)
         if self._socket is not None:
             desk.connected(time.time_ns() // 1000)
             await self._subscribe([desk.product])

@@ -21,6 +21,7 @@ from services.common.metrics import (
     STORE_SECONDS,
     Bounded,
     new_registry,
+    prepare,
 )
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
@@ -31,6 +32,9 @@ from services.ingestor.feed_stats import FeedStats
 _STREAM = ("venue", "channel", "product")
 # Close codes are the peer's choice: the usual ones get a series each, the rest share one.
 _REASONS = 32
+_OUTCOMES = ("refilled", "late", "snapshot", "lost")
+_DROPS = ("broker_away", "queue_full", "reordered")
+_MALFORMED = ("bad_json", "bad_field", "bad_decimal", "missing_field")
 # Gravest last, so that `>=` means "at least as bad as".
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
@@ -82,6 +86,7 @@ class Metrics:
             ("reason", "stage"),
             registry=registry,
         )
+        prepare(self._invalid, _MALFORMED, (STAGE_VENUE,))
         self._reconnects = Counter(
             "md_ingest_reconnect",
             "Connections lost, by reason.",
@@ -96,6 +101,14 @@ class Metrics:
             registry=registry,
         )
         self.publish_seconds = publish_seconds.labels(STAGE_RAW)
+
+    def prepare(self, key: StreamKey) -> None:
+        """Show a stream's counters from its beginning."""
+        for outcome in _OUTCOMES:
+            self._resyncs.labels(*key, outcome)
+        self._gaps.labels(*key, "gap", STAGE_VENUE)
+        for reason in _DROPS:
+            self._dropped.labels(key.venue, key.channel, reason)
 
     def invalid(self, reason: str) -> None:
         """A message was parked."""

@@ -5,9 +5,16 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.loop import LoopMetrics
-from services.common.metrics import FAST_SECONDS, STAGE_RAW, STAGE_TICK, new_registry
+from services.common.metrics import FAST_SECONDS, STAGE_RAW, STAGE_TICK, new_registry, prepare
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
+
+# Why a record is refused: the codes of `Unmappable`, and what the broker would not take.
+_REFUSALS = (
+    *("bad_json", "bad_field", "bad_decimal", "bad_side", "bad_row", "bad_position", "bad_subject"),
+    *("unexpected_type", "unknown_channel", "unknown_venue", "unknown_version", "wrong_position"),
+    *("wrong_product", "wrong_subject", "record_too_large"),
+)
 
 STATISTICS = {
     "records_per_s": Figure("md_normalized_total", "rate"),
@@ -38,6 +45,7 @@ class Metrics:
             ["reason", "stage"],
             registry=registry,
         )
+        prepare(self._invalid, _REFUSALS, (STAGE_RAW,))
         self.duplicates = Counter(
             "md_normalizer_duplicates_total",
             "Raw records at or before the position already held; redeliveries and the like.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.common.loop import LoopMetrics
-from services.common.metrics import STORE_SECONDS, new_registry
+from services.common.metrics import STORE_SECONDS, new_registry, prepare
 from services.common.statistics import Figure
 
 REGISTRY = new_registry()
@@ -74,3 +74,8 @@ BOOKS_WAITING = Gauge(
     "Books that are not whole and wait for their next reset.",
     registry=REGISTRY,
 )
+
+prepare(WRITE_ERRORS, ("row", "checkpoint", "archive", "restore"))
+prepare(ROWS, ("written", "refused"))
+prepare(INVALID, ("undecodable", "unfoldable"))
+prepare(CATCH_UPS, ("read", "lost"))
