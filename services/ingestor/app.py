@@ -23,13 +23,13 @@ from services.ingestor.cb_ws import Feed, FeedOptions
 from services.ingestor.condition import Condition
 from services.ingestor.healing import Healer, now_us
 from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.outlet import Outlet
-from services.ingestor.sequencer import RULES, Sequencer
+from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
 from services.ingestor.venues.base import VenueRest
-from services.ingestor.venues.coinbase import CHANNELS, CoinbaseFeed
+from services.ingestor.venues.coinbase import CHANNELS, FULL, CoinbaseFeed
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +38,8 @@ _HEALTH_S = 1.0
 _PING_TIMEOUT_S = 2.0
 _MEASURE_S = 1.0
 _VALIDATE_TIMEOUT_S = 5.0
+# September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
+_LEAST_TIME_US = 10**15
 
 
 class Ingestor:
@@ -54,8 +56,11 @@ class Ingestor:
         self._broker = broker
         self._metrics = metrics
         self._health = health
-        self._venue = CoinbaseFeed(settings.credentials)
-        self._channels = sorted({CHANNELS[name] for name in settings.coinbase_channels} - {""})
+        self._orders = FULL in settings.coinbase_channels
+        self._venue = CoinbaseFeed(settings.credentials, orders=self._orders)
+        self._channels = sorted(
+            {ours for name in settings.coinbase_channels for ours in CHANNELS[name]}
+        )
         self._outlet: Outlet | None = None
         self._healer: Healer | None = None
         self._rest: VenueRest | None = None
@@ -225,16 +230,20 @@ class Ingestor:
         for channel in self._channels:
             key = StreamKey(self._venue.name, channel, product)
             journal, heard = await self._journal(key, outlet)
+            if channel == "book":
+                _continue_book(journal, by_order=self._orders)
             # A book's position is forced to increase and so says nothing of the venue's clock.
             held = None if channel == "book" else journal.seq
-            sequencer = Sequencer(RULES[channel], held, heard)
+            rule = ORDERS_RULE if channel == "book" and self._orders else RULES[channel]
+            sequencer = Sequencer(rule, held, heard)
             journals[channel] = journal, sequencer, Condition(journal, now_us())
         trades, book, ticker = (journals.get(name) for name in ("trades", "book", "ticker"))
         metrics = self._metrics
+        kind = OrdersLane if self._orders else BookLane
         desk = Desk(
             product,
             trades and TradesLane(*_lane(trades), lambda: ask(Want.TRADES), metrics),
-            book and BookLane(*_lane(book), lambda: ask(Want.BOOK), metrics),
+            book and kind(*_lane(book), lambda: ask(Want.BOOK), metrics),
             ticker and TickerLane(*_lane(ticker), lambda: ask(Want.TICKER), metrics),
             ask,
         )
@@ -335,6 +344,15 @@ class Ingestor:
 
 class _Ended(Exception):
     """Leaves the task group when the service is told to stop."""
+
+
+def _continue_book(journal: Journal, *, by_order: bool) -> None:
+    """Begin a new epoch where the book's last record was numbered by the other source.
+
+    A time in µs and a venue sequence cannot be confused: they are a factor of thousands apart.
+    """
+    if journal.seq is not None and (journal.seq < _LEAST_TIME_US) is not by_order:
+        journal.restart(now_us())
 
 
 def _lane(

@@ -16,7 +16,7 @@ from opentelemetry import trace
 
 from services.common.errors import VenueError, VenueRefused
 from services.ingestor.backoff import Backoff
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.sequencer import Gap
 from services.ingestor.venues.base import TradeRow, VenueRest
 
@@ -104,7 +104,9 @@ class Healer:
         ):
             if want is Want.TRADES and desk.trades is not None:
                 await self._trades(desk.product, desk.trades)
-            elif want is Want.BOOK and desk.book is not None:
+            elif want is Want.BOOK and isinstance(desk.book, OrdersLane):
+                await self._orders(desk.product, desk.book)
+            elif want is Want.BOOK and isinstance(desk.book, BookLane):
                 await self._book(desk.product, desk.book, resubscribe)
             elif want is Want.TICKER and desk.ticker is not None:
                 await self._ticker(desk.product, desk.ticker)
@@ -202,6 +204,25 @@ class Healer:
             log.warning("book_fetch_failed", product=product, reason=str(error))
             lane.release()
         return not lane.suspect
+
+    async def _orders(self, product: str, lane: OrdersLane) -> None:
+        backoff = Backoff(0.2, 5.0, immediate=False)
+        # What only came late needs no call.
+        await asyncio.sleep(_GRACE_S)
+        while lane.fetchable:
+            if not self._has_room():
+                await asyncio.sleep(_ROOM_S)
+                continue
+            try:
+                if lane.image(await self._rest.orders(product), now_us()):
+                    await asyncio.sleep(_REBASE_PAUSE_S)
+                    backoff.reset()
+                else:
+                    # Behind the first message that waits: a cache's copy, or a slow replica.
+                    await asyncio.sleep(_STALE_S)
+            except VenueError as error:
+                log.warning("orders_fetch_failed", product=product, reason=str(error))
+                await asyncio.sleep(backoff.next_delay())
 
     async def _ticker(self, product: str, lane: TickerLane) -> None:
         backoff = Backoff(0.3, 5.0, immediate=False)

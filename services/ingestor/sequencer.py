@@ -7,6 +7,7 @@ passed on shows up as a gap by itself.
 | numbering   | channel (Coinbase)       | in order     | gap           |
 |-------------|--------------------------|--------------|---------------|
 | CONTIGUOUS  | trades by `trade_id`     | held + 1     | above held + 1 |
+| CONTIGUOUS  | book of orders (`full`) by `sequence` | held + 1 | above held + 1 |
 | INCREASING  | ticker by `sequence`     | above held   | never: jumps are normal there |
 | BY_TIME     | book by update time, µs  | above held   | never; going back proves a reordering |
 
@@ -40,6 +41,8 @@ RULES = {
     "ticker": Numbering.INCREASING,
     "book": Numbering.BY_TIME,
 }
+# The same channel, where it is made of every order's messages.
+ORDERS_RULE = Numbering.CONTIGUOUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,10 @@ class Sequencer:
             self._held_time = time
         self._witnesses = 0
 
+    def outlived(self, time: int) -> bool:
+        """Whether an event time is clearly newer than that of the held number."""
+        return bool(time and self._held_time) and time > self._held_time + RESTART_TOLERANCE_US
+
     def restart(self, held: int, time: int = 0) -> None:
         """Go on in a new numbering whose last number passed on is `held`."""
         self._recent.clear()
@@ -158,7 +165,7 @@ class Sequencer:
         self.advance(held, time)
 
     def _behind(self, held: int, time: int) -> Verdict:
-        if not time or not self._held_time or time <= self._held_time + RESTART_TOLERANCE_US:
+        if not self.outlived(time):
             return DUPLICATE
         self._witnesses += 1
         if self._witnesses < RESTART_WITNESSES:

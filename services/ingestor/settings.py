@@ -13,7 +13,7 @@ from services.common.errors import InvalidSubject
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
 from services.ingestor.venues.base import Credentials
-from services.ingestor.venues.coinbase import CHANNELS
+from services.ingestor.venues.coinbase import CHANNELS, SIGNED
 
 HEARTBEAT = "heartbeat"
 
@@ -110,6 +110,9 @@ class Settings(CommonSettings):
         unknown = [channel for channel in channels if channel not in CHANNELS]
         if unknown:
             raise ValueError(f"expected channels among {', '.join(CHANNELS)}; not {unknown[0]}")
+        books = [channel for channel in channels if "book" in CHANNELS[channel]]
+        if len(books) > 1:
+            raise ValueError(f"expected one channel that carries the book; not {', '.join(books)}")
         # Without heartbeats neither a lost last trade nor a dead socket is found.
         return tuple(dict.fromkeys((HEARTBEAT, *channels)))
 
@@ -130,6 +133,12 @@ class Settings(CommonSettings):
             raise ValueError(
                 "COINBASE_API_KEY, COINBASE_API_SECRET and COINBASE_API_PASSPHRASE: "
                 "expected all three or none"
+            )
+        signed = [channel for channel in self.coinbase_channels if channel in SIGNED]
+        if signed and not any(parts):
+            raise ValueError(
+                f"COINBASE_CHANNELS: {signed[0]} is served to signed subscriptions only; expected "
+                "COINBASE_API_KEY, COINBASE_API_SECRET and COINBASE_API_PASSPHRASE"
             )
         return self
 

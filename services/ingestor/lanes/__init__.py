@@ -7,7 +7,8 @@ for by calling `ask`; the healer answers by feeding it.
 from services.ingestor.lanes.book import BookLane
 from services.ingestor.lanes.desk import Desk, Want
 from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.lanes.orders import OrdersLane
 from services.ingestor.lanes.ticker import TickerLane
 from services.ingestor.lanes.trades import TradesLane
 
-__all__ = ["BookLane", "Desk", "LaneEvents", "TickerLane", "TradesLane", "Want"]
+__all__ = ["BookLane", "Desk", "LaneEvents", "OrdersLane", "TickerLane", "TradesLane", "Want"]

@@ -12,6 +12,12 @@ from services.ingestor.venues.base import BookImage
 
 # Event times further ahead of our clock than this are a broken venue clock.
 _FUTURE_US = 86_400_000_000
+# Heartbeats come every second, on the second: a larger step means one was lost.
+_HEARTBEAT_STEP_US = 1_900_000
+# A book without updates for so long, while its product's sequence moved by at least so much, is
+# suspect. A few steps prove nothing: an order that never rested moves it and leaves no trace.
+_SILENT_US = 10_000_000
+_SILENT_STEPS = 50
 
 
 class BookLane:
@@ -50,6 +56,10 @@ class BookLane:
         self._held: list[tuple[int, bytes, int]] | None = None
         # Time of the newest update that was dropped for want of a base.
         self._let_go = 0
+        self._heartbeat_time = 0
+        self._silent_messages = 0
+        self._silent_sequence = 0
+        self._silent_since = 0
         self.based = False
         self.messages = 0
         self.duplicates = 0
@@ -90,6 +100,31 @@ class BookLane:
         else:
             self.unbased += 1
             self._let_go = max(self._let_go, time)
+
+    def heartbeat(self, time: int, sequence: int, ts: int) -> None:
+        """Judge the venue's beat: one that is missing, and a sequence that moves on alone."""
+        before, self._heartbeat_time = self._heartbeat_time, time
+        if before and time - before > _HEARTBEAT_STEP_US:
+            self.distrust("heartbeat", f"heartbeats {(time - before) / 1e6:.0f} s apart", ts)
+        if self.messages != self._silent_messages or not self._silent_sequence:
+            self._silent_messages, self._silent_sequence = self.messages, sequence
+            self._silent_since = ts
+        elif (
+            ts - self._silent_since > _SILENT_US
+            and sequence - self._silent_sequence >= _SILENT_STEPS
+        ):
+            moved = sequence - self._silent_sequence
+            self._silent_sequence = 0
+            self.distrust("silent", f"no update while the sequence moved by {moved}", ts)
+
+    def connected(self) -> None:
+        """A subscription was sent."""
+        self._heartbeat_time = 0
+        self._silent_sequence = 0
+
+    def trades_missing(self, ts: int) -> None:
+        """Whatever lost a trade may have lost updates."""
+        self.distrust("gap", "trades of this product are missing", ts)
 
     def lost(self, ts: int) -> None:
         """The connection is gone: whatever comes next needs a new base."""

@@ -7,24 +7,17 @@ from enum import Enum
 from typing import Any
 
 from services.ingestor.lanes.book import BookLane
+from services.ingestor.lanes.orders import OrdersLane
 from services.ingestor.lanes.ticker import TickerLane
 from services.ingestor.lanes.trades import TradesLane
 from services.ingestor.venues.base import Event, Kind
 
-# Heartbeats come every second, on the second: a larger step means one was lost.
-_HEARTBEAT_STEP_US = 1_900_000
 # A connection's first snapshot must be there by then.
 _FIRST_SNAPSHOT_US = 3_000_000
-
-
-# A book without updates for so long, while its product's sequence moved by at least so much, is
-# suspect. A few steps prove nothing: an order that never rested moves it and leaves no trace.
-_SILENT_US = 10_000_000
-_SILENT_STEPS = 50
 # A stream without messages for so long is called quiet.
 _QUIET_US = 30_000_000
 
-Lane = TradesLane | BookLane | TickerLane
+Lane = TradesLane | BookLane | OrdersLane | TickerLane
 
 
 class Want(Enum):
@@ -49,7 +42,7 @@ class Desk:
         self,
         product: str,
         trades: TradesLane | None,
-        book: BookLane | None,
+        book: BookLane | OrdersLane | None,
         ticker: TickerLane | None,
         ask: Callable[[Want], None],
     ) -> None:
@@ -61,11 +54,9 @@ class Desk:
         self.refused: str | None = None
         self._ask = ask
         self._connected_at = 0
-        self._heartbeat_time = 0
         self._gaps_seen = 0
-        self._book_messages = 0
-        self._book_sequence = 0
-        self._book_since = 0
+        self._updates = book if isinstance(book, BookLane) else None
+        self._orders = book if isinstance(book, OrdersLane) else None
         # Per channel: how many messages there were when `watch` last saw a new one, and when.
         self._spoke: dict[str, tuple[int, int]] = {}
 
@@ -81,13 +72,18 @@ class Desk:
         """Take an event of this product; those of a channel without a lane are ignored."""
         kind = event.kind
         if kind is Kind.BOOK_UPDATE:
-            if self.book is not None:
-                self.book.update(event.time, body, ts)
+            if self._updates is not None:
+                self._updates.update(event.time, body, ts)
         elif kind is Kind.TRADE:
             if self.trades is not None:
                 self.trades.trade(event.number, event.time, body, ts)
                 if self.trades.gaps != self._gaps_seen:
                     self._trades_gap(ts)
+            if event.order is not None and self._orders is not None:
+                self._orders.order(event.order, body, ts)
+        elif kind is Kind.ORDER:
+            if event.order is not None and self._orders is not None:
+                self._orders.order(event.order, body, ts)
         elif kind is Kind.TICKER:
             if self.ticker is not None:
                 self.ticker.ticker(event.number, event.time, event.trade_id, body, ts)
@@ -100,10 +96,10 @@ class Desk:
                 # A reconnect's hole says nothing about the book: its snapshot comes anyway.
                 self._gaps_seen = self.trades.gaps
                 self.trades.condition.clear("down", f"joined at trade {event.number}", ts)
-        elif kind is Kind.BOOK_SNAPSHOT and self.book is not None:
-            self.book.snapshot(event.time, body, ts)
-            if self.book.based:
-                self.book.condition.clear("down", "snapshot received", ts)
+        elif kind is Kind.BOOK_SNAPSHOT and self._updates is not None:
+            self._updates.snapshot(event.time, body, ts)
+            if self._updates.based:
+                self._updates.condition.clear("down", "snapshot received", ts)
 
     def log_lost(self, epoch: int, ts: int) -> None:
         """The broker lost the log and made a new one: every stream begins anew in it."""
@@ -116,10 +112,10 @@ class Desk:
     def connected(self, ts: int) -> None:
         """The subscription was sent."""
         self._connected_at = ts
-        self._heartbeat_time = 0
-        self._book_sequence = 0
         self.heard = 0
         self.refused = None
+        if self.book is not None:
+            self.book.connected()
 
     def lost(self, reason: str, ts: int) -> None:
         """The connection is gone."""
@@ -186,26 +182,10 @@ class Desk:
         if self.ticker is not None:
             self.ticker.heartbeat(event.number, event.trade_id, ts)
             self.ticker.condition.clear("down", "heartbeat received", ts)
-        before, self._heartbeat_time = self._heartbeat_time, event.time
-        if self.book is not None and before and event.time - before > _HEARTBEAT_STEP_US:
-            step = (event.time - before) / 1e6
-            self.book.distrust("heartbeat", f"heartbeats {step:.0f} s apart", ts)
-        self._judge_book_silence(event.number, ts)
-
-    def _judge_book_silence(self, sequence: int, ts: int) -> None:
-        """A book that stands still while its product's sequence moves on has lost its updates."""
-        book = self.book
-        if book is None:
-            return
-        if book.messages != self._book_messages or not self._book_sequence:
-            self._book_messages, self._book_sequence, self._book_since = book.messages, sequence, ts
-        elif ts - self._book_since > _SILENT_US and sequence - self._book_sequence >= _SILENT_STEPS:
-            moved = sequence - self._book_sequence
-            self._book_sequence = 0
-            book.distrust("silent", f"no update while the sequence moved by {moved}", ts)
+        if self.book is not None:
+            self.book.heartbeat(event.time, event.number, ts)
 
     def _trades_gap(self, ts: int) -> None:
-        """Whatever lost a trade may have lost book updates."""
         self._gaps_seen = self.trades.gaps if self.trades is not None else 0
         if self.book is not None:
-            self.book.distrust("gap", "trades of this product are missing", ts)
+            self.book.trades_missing(ts)

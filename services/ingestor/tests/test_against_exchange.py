@@ -16,20 +16,11 @@ from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import Desk
-from services.ingestor.testing import eventually, raw_records, running
+from services.ingestor.testing import eventually, folded, raw_records, running
 from tools.simulator import SimulatedExchange
 from tools.simulator.market import BATCH_US
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
-
-
-class _Update(msgspec.Struct):
-    changes: list[tuple[str, str, str]]
-
-
-class _Whole(msgspec.Struct):
-    bids: list[list[str | int]]
-    asks: list[list[str | int]]
 
 
 @pytest.fixture
@@ -110,21 +101,6 @@ async def check_trades(broker: MemoryBroker, exchange: SimulatedExchange, produc
         assert body["trade_id"] == record.seq
 
 
-def fold(records: list[RawRecord]) -> Book:
-    book = Book()
-    for record in records:
-        if record.kind == "resync":
-            message = msgspec.json.decode(record.body, type=ResyncBody).message
-            whole = msgspec.json.decode(message, type=_Whole)
-            book.replace(
-                [[str(cell) for cell in row] for row in whole.bids],
-                [[str(cell) for cell in row] for row in whole.asks],
-            )
-        elif record.kind == "frame":
-            book.apply(msgspec.json.decode(record.body, type=_Update).changes)
-    return book
-
-
 def true_book(exchange: SimulatedExchange, product: str) -> Book:
     state = exchange.state(product)
     book = Book()
@@ -143,7 +119,7 @@ async def check_books(broker: MemoryBroker, exchange: SimulatedExchange) -> None
         exchange.advance((turn * turn_us - model.now_us) / 1e6)
         truth = true_book(exchange, product)
         async with asyncio.timeout(20):
-            while fold(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
+            while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
                 await asyncio.sleep(0.02)
 
 
@@ -495,5 +471,5 @@ async def test_a_recording_gives_exactly_its_435_trades_in_order(
         seqs = [record.seq for record in trades if record.kind == "frame"]
         assert seqs == expected[product]
         total += len(seqs)
-        assert fold(await raw_records(broker, "book", product)) == books[product]
+        assert folded(await raw_records(broker, "book", product)) == books[product]
     assert total == 435

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
@@ -21,10 +22,43 @@ class Kind(Enum):
     TICKER = "ticker"
     BOOK_UPDATE = "book_update"
     BOOK_SNAPSHOT = "book_snapshot"
+    ORDER = "order"
     HEARTBEAT = "heartbeat"
     SUBSCRIBED = "subscribed"
     REFUSED = "refused"
     UNKNOWN = "unknown"
+
+
+class OrderAction(Enum):
+    """What a message of the order-level feed does to the book."""
+
+    NONE = "none"
+    OPEN = "open"
+    DONE = "done"
+    MATCH = "match"
+    CHANGE = "change"
+
+
+class OrderEvent(NamedTuple):
+    """A message of the order-level feed; every one of them counts `sequence` up by one.
+
+    Attributes:
+        sequence: the venue's, contiguous per product.
+        time: event time in µs, 0 when unknown.
+        action: what it does to the book.
+        order_id: whose (of a match: the resting order's), "" when the book is not touched.
+        side: `buy` or `sell`, of OPEN only.
+        price: of OPEN and CHANGE; "" when a CHANGE does not say one.
+        size: what rests now (OPEN, CHANGE), or what was traded (MATCH).
+    """
+
+    sequence: int
+    time: int
+    action: OrderAction
+    order_id: str = ""
+    side: str = ""
+    price: str = ""
+    size: Decimal = Decimal(0)
 
 
 class Event(NamedTuple):
@@ -37,6 +71,7 @@ class Event(NamedTuple):
         time: event time in µs; 0 when the venue gave none that makes sense.
         trade_id: last trade the message knows of (TICKER, HEARTBEAT), 0 when absent.
         text: the venue's words (REFUSED), the frame's type (UNKNOWN).
+        order: of ORDER, and of TRADE where trades come from the order-level feed.
     """
 
     kind: Kind
@@ -45,6 +80,7 @@ class Event(NamedTuple):
     time: int = 0
     trade_id: int = 0
     text: str = ""
+    order: OrderEvent | None = None
 
 
 class MalformedFrame(ValueError):
@@ -63,10 +99,13 @@ class Credentials:
 
 
 class VenueFeed(ABC):
-    """A venue's streaming protocol. `channels` maps its channel names to our canonical ones."""
+    """A venue's streaming protocol. `channels` maps its channel names to our canonical ones.
+
+    A channel that feeds none of ours proves the others.
+    """
 
     name: str
-    channels: Mapping[str, str]
+    channels: Mapping[str, tuple[str, ...]]
 
     @abstractmethod
     def parse(self, frame: bytes) -> Event:
@@ -111,6 +150,21 @@ class BookImage:
     body: bytes
 
 
+# Price, size and id of a resting order.
+OrderRow = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderImage:
+    """All resting orders over REST, as of `sequence`; `time` in µs, `text` as it was written."""
+
+    sequence: int
+    time: int
+    text: str
+    bids: Sequence[OrderRow]
+    asks: Sequence[OrderRow]
+
+
 class VenueRest(ABC):
     """A venue's REST API.
 
@@ -139,3 +193,7 @@ class VenueRest(ABC):
 
     @abstractmethod
     async def book(self, product: str) -> BookImage: ...
+
+    @abstractmethod
+    async def orders(self, product: str) -> OrderImage:
+        """All resting orders; may be older than the newest message received."""

@@ -9,26 +9,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from services.ingestor.venues.base import Credentials, Event, Kind, MalformedFrame, VenueFeed
+from services.ingestor.venues.base import (
+    Credentials,
+    Event,
+    Kind,
+    MalformedFrame,
+    OrderAction,
+    OrderEvent,
+    VenueFeed,
+)
 from services.ingestor.venues.rfc3339 import Rfc3339
 
 SIGNED_PATH = "/users/self/verify"
 
-# The venue's channels, and which of ours each one feeds ("" none: it proves the others).
-CHANNELS = {
-    "ticker": "ticker",
-    "ticker_batch": "ticker",
-    "matches": "trades",
-    "level2_batch": "book",
-    "level2_50": "book",
-    "level2": "book",
-    "heartbeat": "",
+# The venue's channels, and which of ours each one feeds.
+CHANNELS: dict[str, tuple[str, ...]] = {
+    "ticker": ("ticker",),
+    "ticker_batch": ("ticker",),
+    "matches": ("trades",),
+    "level2_batch": ("book",),
+    "level2_50": ("book",),
+    "level2": ("book",),
+    "full": ("trades", "book"),
+    "heartbeat": (),
 }
+# Every order's life, contiguous by `sequence`: trades and book from one proof.
+FULL = "full"
+# These answer only to a signed subscription (since August 2023).
+SIGNED = frozenset({"level2", FULL})
 
 _KINDS = {
     "match": Kind.TRADE,
@@ -37,6 +52,10 @@ _KINDS = {
     "l2update": Kind.BOOK_UPDATE,
     "snapshot": Kind.BOOK_SNAPSHOT,
     "heartbeat": Kind.HEARTBEAT,
+    "received": Kind.ORDER,
+    "open": Kind.ORDER,
+    "done": Kind.ORDER,
+    "change": Kind.ORDER,
 }
 
 
@@ -51,7 +70,24 @@ class _Frame(msgspec.Struct, gc=False):
     reason: str = ""
 
 
+class _Order(msgspec.Struct, gc=False):
+    """A message of the `full` channel; market orders have neither price nor remaining size."""
+
+    type: str
+    sequence: int
+    order_id: str = ""
+    maker_order_id: str = ""
+    side: str = ""
+    price: str | None = None
+    new_price: str | None = None
+    size: str | None = None
+    remaining_size: str | None = None
+    new_size: str | None = None
+
+
 _decode = msgspec.json.Decoder(_Frame).decode
+_decode_order = msgspec.json.Decoder(_Order).decode
+_is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
 
 
 def sign(secret: str, timestamp: str, method: str = "GET", path: str = SIGNED_PATH) -> str:
@@ -68,12 +104,21 @@ def sign(secret: str, timestamp: str, method: str = "GET", path: str = SIGNED_PA
     return base64.b64encode(digest).decode()
 
 
+def _decimal(text: str | None) -> str:
+    if text is None or _is_decimal(text) is None:
+        raise MalformedFrame("bad_decimal", repr(text))
+    return text
+
+
 class CoinbaseFeed(VenueFeed):
     name = "coinbase"
     channels = CHANNELS
 
-    def __init__(self, credentials: Credentials | None = None) -> None:
+    """`orders`: whether matches are also to be read as what they do to a book of orders."""
+
+    def __init__(self, credentials: Credentials | None = None, *, orders: bool = False) -> None:
         self._credentials = credentials
+        self._orders = orders
         self._clock = Rfc3339()
 
     def parse(self, frame: bytes) -> Event:
@@ -94,10 +139,16 @@ class CoinbaseFeed(VenueFeed):
         product = message.product_id
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")
+        order: OrderEvent | None = None
         if kind is Kind.TRADE or kind is Kind.TRADE_SEED:
             number = message.trade_id
+            if self._orders and kind is Kind.TRADE:
+                order = self._order(frame, message)
         elif kind is Kind.TICKER or kind is Kind.HEARTBEAT:
             number = message.sequence
+        elif kind is Kind.ORDER:
+            number = message.sequence
+            order = self._order(frame, message)
         else:
             return Event(kind, product, 0, self._clock.micros(message.time))
         if number <= 0:
@@ -108,7 +159,51 @@ class CoinbaseFeed(VenueFeed):
             number,
             self._clock.micros(message.time),
             message.last_trade_id or message.trade_id,
+            "",
+            order,
         )
+
+    def _order(self, frame: bytes, head: _Frame) -> OrderEvent:
+        try:
+            order = _decode_order(frame)
+        except msgspec.ValidationError as error:
+            raise MalformedFrame("bad_field", str(error)) from error
+        time = self._clock.micros(head.time)
+        if order.sequence <= 0:
+            raise MalformedFrame("missing_field", f"{order.type} without its number")
+        if order.type == "open":
+            if order.side not in ("buy", "sell") or not order.order_id:
+                raise MalformedFrame("bad_field", "open without its order or side")
+            price, size = _decimal(order.price), _decimal(order.remaining_size)
+            return OrderEvent(
+                order.sequence,
+                time,
+                OrderAction.OPEN,
+                order.order_id,
+                order.side,
+                price,
+                Decimal(size),
+            )
+        if order.type == "done":
+            return OrderEvent(order.sequence, time, OrderAction.DONE, order.order_id)
+        if order.type == "match":
+            size = _decimal(order.size)
+            return OrderEvent(
+                order.sequence, time, OrderAction.MATCH, order.maker_order_id, size=Decimal(size)
+            )
+        if order.type == "change" and order.new_size is not None:
+            # Self-trade prevention tells the price the order has, an amendment the one it gets.
+            told = order.new_price or order.price
+            return OrderEvent(
+                order.sequence,
+                time,
+                OrderAction.CHANGE,
+                order.order_id,
+                price=_decimal(told) if told else "",
+                size=Decimal(_decimal(order.new_size)),
+            )
+        # `received`, and a `change` of a market order's funds: the book does not see them.
+        return OrderEvent(order.sequence, time, OrderAction.NONE)
 
     def subscribe(self, products: Iterable[str], channels: Iterable[str], now: float) -> bytes:
         request = self._request("subscribe", products, channels)

@@ -1,0 +1,262 @@
+"""The book lane over the order-level feed: `sequence` is contiguous, so every loss is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.common.wire import encode
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.order_book import OrderBook
+from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
+from services.ingestor.venues.base import OrderEvent, OrderImage
+
+
+class OrdersLane:
+    """Folds orders into levels and passes on the messages that change one.
+
+    While something is missing, messages wait here by number. If what is missing comes late, they
+    follow it; else all resting orders are fetched, and those above the answer's number follow it.
+
+    Args:
+        journal: where records go.
+        condition: the stream's state.
+        sequencer: CONTIGUOUS, holding nothing yet.
+        ask: called when all resting orders have to be fetched.
+        events: who counts.
+        max_held: how many messages may wait; beyond it those waiting are let go.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        condition: Condition,
+        sequencer: Sequencer,
+        ask: Callable[[], None],
+        events: LaneEvents,
+        max_held: int = 100_000,
+    ) -> None:
+        self.journal = journal
+        self.condition = condition
+        self._sequencer = sequencer
+        self._ask = ask
+        self._events = events
+        self._max_held = max_held
+        self._book = OrderBook()
+        # Why a new base is needed; None while the book is proven.
+        self._cause: str | None = "start"
+        self._since = 0
+        self._waiting: dict[int, tuple[OrderEvent, bytes, int]] = {}
+        # Whether what is held is right as far as it goes, so that late messages complete it.
+        self._continues = False
+        # Whether this connection has said anything yet: an image needs messages that follow it.
+        self._joined = False
+        self.messages = 0
+        self.duplicates = 0
+        self.gaps = 0
+        self.resyncs = 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a new base is awaited."""
+        return self._cause is not None
+
+    @property
+    def based(self) -> bool:
+        """Whether messages are passed on."""
+        return self._cause is None
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether all resting orders are wanted now; False while the connection is down."""
+        return self._cause is not None and self._joined
+
+    @property
+    def held(self) -> int:
+        """How many messages wait."""
+        return len(self._waiting)
+
+    @property
+    def sequence(self) -> int | None:
+        """The venue's number that the book has reached."""
+        return self._sequencer.held
+
+    # ---- what the venue says
+
+    def order(self, event: OrderEvent, body: bytes, ts: int) -> None:
+        """A message of the feed, whatever it does to the book."""
+        self.messages += 1
+        self._join()
+        if self._cause is not None:
+            self._wait(event, body, ts)
+            return
+        verdict = self._sequencer.observe(event.sequence, event.time)
+        if verdict is IN_ORDER:
+            self._pass_on(event, body, ts)
+        elif verdict is DUPLICATE:
+            self.duplicates += 1
+        else:
+            if isinstance(verdict, Gap):
+                text = f"orders' messages {verdict.first}..{verdict.last} missing"
+                self._begin("gap", text, ts, continues=True)
+            else:
+                self._renumbered(ts)
+                self._begin("renumbered", "the venue's sequence began anew", ts)
+            self._wait(event, body, ts)
+
+    def heartbeat(self, _time: int, sequence: int, ts: int) -> None:
+        """The product's sequence at this instant; two of them find a lost tail."""
+        self._join()
+        if self._cause is None:
+            verdict = self._sequencer.heartbeat(sequence)
+            if isinstance(verdict, Gap):
+                text = f"orders' messages {verdict.first}..{verdict.last} missing (tail)"
+                self._begin("tail", text, ts, continues=True)
+
+    def connected(self) -> None:
+        """A subscription was sent; its first message says that it is heard."""
+        self._joined = False
+
+    def lost(self, ts: int) -> None:
+        """The connection is gone: whatever comes next needs a new base."""
+        self._joined = False
+        self._continues = False
+        self._waiting.clear()
+        if self._cause is None:
+            self._since = ts
+        if self._cause != "start":
+            self._cause = "reconnect"
+
+    def distrust(self, cause: str, evidence: str, ts: int) -> None:
+        """Something from outside says that the book is not right; a new base is asked for."""
+        if self._cause is None:
+            self._begin(cause, evidence, ts)
+
+    def unbase(self, cause: str, evidence: str, ts: int) -> None:
+        """Nothing may follow but a new base."""
+        self._cause = None
+        self._begin(cause, evidence, ts)
+
+    def trades_missing(self, ts: int) -> None:
+        """A trades gap proves nothing here: `sequence` tells of every loss itself."""
+
+    # ---- what the healer brings
+
+    def image(self, image: OrderImage, ts: int) -> bool:
+        """Take all resting orders; False when that answer is too old to go on from: ask again."""
+        if not self.fetchable:
+            return True
+        if self._waiting and image.sequence < min(self._waiting) - 1:
+            return False
+        held = self._sequencer.held
+        if held is not None and image.sequence < held:
+            # A cache's answer, unless it is newer than all we saw: then numbers began anew.
+            if not self._sequencer.outlived(image.time):
+                return False
+            self._renumbered(ts)
+        return self._rebase(image, ts)
+
+    def extra(self) -> dict[str, int]:
+        """Counters that only this kind of lane has."""
+        return {
+            "held": self.held,
+            "based": self.based,
+            "resyncs": self.resyncs,
+            "orders": len(self._book),
+        }
+
+    # ---- inside
+
+    def _join(self) -> None:
+        if not self._joined:
+            self._joined = True
+            if self._cause is not None:
+                self._ask()
+
+    def _begin(self, cause: str, evidence: str, ts: int, *, continues: bool = False) -> None:
+        self._cause = cause
+        self._since = ts
+        self._continues = continues
+        self.gaps += 1
+        self._events.gap_found(self.journal.key, cause)
+        self.condition.raise_("resyncing", evidence, ts)
+        if self._joined:
+            self._ask()
+
+    def _wait(self, event: OrderEvent, body: bytes, ts: int) -> None:
+        if len(self._waiting) >= self._max_held:
+            # The next image is then asked for until it is ahead of what follows from here.
+            self._events.dropped(self.journal.key, "queue_full", len(self._waiting))
+            self._waiting.clear()
+            self._continues = False
+        held = self._sequencer.held
+        if event.sequence in self._waiting or (
+            self._continues and held is not None and event.sequence <= held
+        ):
+            self.duplicates += 1
+            return
+        self._waiting[event.sequence] = (event, body, ts)
+        if self._continues and held is not None and event.sequence == held + 1:
+            self._cause = None
+            self._follow(ts, "late")
+
+    def _follow(self, ts: int, outcome: str) -> None:
+        """Pass on what waited behind the held number; a hole in it begins the next resync."""
+        since = self._since
+        self._continues = False
+        number = (self._sequencer.held or 0) + 1
+        while self._cause is None and (waiting := self._waiting.pop(number, None)) is not None:
+            self._pass_on(*waiting)
+            number += 1
+        if self._cause is not None:
+            # The broker refused; everything waits for the next base.
+            return
+        if since:
+            self._events.resynced(self.journal.key, outcome, max(0, ts - since) / 1e6)
+        self._since = 0
+        if self._waiting:
+            first = min(self._waiting)
+            self._begin(
+                "gap", f"orders' messages {number}..{first - 1} missing", ts, continues=True
+            )
+        else:
+            self.condition.clear("resyncing", f"{outcome}: at {self._sequencer.held}", ts)
+
+    def _rebase(self, image: OrderImage, ts: int) -> bool:
+        self._book.load(image.bids, image.asks)
+        bids, asks = self._book.levels()
+        body = encode(
+            {"bids": bids, "asks": asks, "sequence": image.sequence, "time": image.text or None}
+        )
+        # In a quiet market the venue may stand where the last record already is.
+        seq = self.journal.after(image.sequence)
+        if not self.journal.resync(seq, self._cause or "venue", body, ts):
+            self._refused(ts)
+            return True
+        self.resyncs += 1
+        self._cause = None
+        self.condition.clear("down", "all resting orders received", ts)
+        self._sequencer.restart(image.sequence, image.time)
+        for number in [number for number in self._waiting if number <= image.sequence]:
+            del self._waiting[number]
+        self._follow(ts, "snapshot")
+        return True
+
+    def _pass_on(self, event: OrderEvent, body: bytes, ts: int) -> None:
+        changes = self._book.apply(event)
+        if changes and not self.journal.frame(
+            self.journal.after(event.sequence), body, ts, changes
+        ):
+            self._refused(ts)
+            return
+        self._sequencer.advance(event.sequence, event.time)
+
+    def _renumbered(self, ts: int) -> None:
+        self.journal.restart(ts)
+        self._waiting.clear()
+
+    def _refused(self, ts: int) -> None:
+        """The broker has no room: what it did not take makes the next base necessary."""
+        self._events.dropped(self.journal.key, "broker_away", 1)
+        self.unbase("broker_away", "updates could not be published", ts)

@@ -1,0 +1,185 @@
+"""Trades and book from the `full` channel alone, against the simulated exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.common.domain.book import Book
+from services.common.stream.memory import MemoryBroker
+from services.common.wire import ResyncBody
+from services.ingestor.app import Ingestor
+from services.ingestor.lanes import OrdersLane, TradesLane
+from services.ingestor.testing import eventually, folded, raw_records, running
+from tools.simulator import SimulatedExchange
+from tools.simulator.auth import Credentials
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+KEY = Credentials()
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[MemoryBroker]:
+    async with MemoryBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[SimulatedExchange]:
+    async with SimulatedExchange(products=PRODUCTS, paced=False) as exchange:
+        yield exchange
+
+
+def full(
+    broker: MemoryBroker, exchange: SimulatedExchange, **settings: Any
+) -> AbstractAsyncContextManager[Ingestor]:
+    return running(
+        broker,
+        exchange.ws_url,
+        exchange.rest_url,
+        *PRODUCTS,
+        **{
+            "coinbase_channels": ("full", "heartbeat", "ticker"),
+            "coinbase_api_key": KEY.key,
+            "coinbase_api_secret": KEY.secret,
+            "coinbase_api_passphrase": KEY.passphrase,
+            **settings,
+        },
+    )
+
+
+def lanes(ingestor: Ingestor, product: str) -> tuple[TradesLane, OrdersLane]:
+    desk = next(feed.desks[product] for feed in ingestor.feeds if product in feed.desks)
+    assert isinstance(desk.trades, TradesLane)
+    assert isinstance(desk.book, OrdersLane)
+    return desk.trades, desk.book
+
+
+async def based(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
+    """All books have a base; the market moves on meanwhile, since a base needs its messages."""
+    async with asyncio.timeout(30):
+        while not ingestor.feeds or not all(
+            lanes(ingestor, product)[1].based for product in PRODUCTS
+        ):
+            exchange.advance(0.2)
+            await asyncio.sleep(0.05)
+
+
+def true_book(exchange: SimulatedExchange, product: str) -> Book:
+    state = exchange.state(product)
+    book = Book()
+    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
+    return book
+
+
+def home(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:
+    for product in PRODUCTS:
+        trades, book = lanes(ingestor, product)
+        state = exchange.state(product)
+        assert state.last_trade is not None
+        if trades.journal.seq != state.last_trade.trade_id or trades.healing:
+            return False
+        if book.suspect or book.sequence != state.sequence:
+            return False
+    return True
+
+
+async def check(broker: MemoryBroker, exchange: SimulatedExchange) -> None:
+    for product in PRODUCTS:
+        records = await raw_records(broker, "trades", product)
+        seqs = [record.seq for record in records if record.kind == "frame"]
+        assert seqs == list(range(seqs[0], seqs[-1] + 1))
+        assert [record for record in records if record.kind == "gap"] == []
+        truth = true_book(exchange, product)
+        async with asyncio.timeout(20):
+            # The last records may still be on their way into the log.
+            while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
+                await asyncio.sleep(0.02)
+
+
+async def test_trades_and_book_come_from_one_contiguous_sequence(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with full(broker, exchange) as ingestor:
+        await based(ingestor, exchange)
+        exchange.advance(5)
+        await eventually(lambda: home(ingestor, exchange), "all home")
+        await check(broker, exchange)
+        assert all(lanes(ingestor, product)[1].gaps == 0 for product in PRODUCTS)
+    book = await raw_records(broker, "book", "BTC-USD")
+    frames = [record for record in book if record.kind == "frame"]
+    assert all(record.changes for record in frames)
+    assert all(msgspec.json.decode(record.body)["sequence"] == record.seq for record in frames)
+
+
+async def test_lost_messages_of_orders_are_found_by_number_and_the_book_is_the_models(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with full(broker, exchange) as ingestor:
+        await based(ingestor, exchange)
+        exchange.control(
+            drop={"probability": 0.01},
+            duplicate={"probability": 0.02},
+            reorder={"probability": 0.02, "by": 2},
+        )
+        for _ in range(4):
+            exchange.advance(1)
+            await asyncio.sleep(0.1)
+            exchange.control(disconnect={})
+            await based(ingestor, exchange)
+        exchange.control(clear=True)
+        exchange.advance(3)
+        await eventually(lambda: home(ingestor, exchange), "all home")
+        await check(broker, exchange)
+        assert sum(lanes(ingestor, product)[1].gaps for product in PRODUCTS) > 0
+
+
+async def test_an_image_of_a_cache_is_asked_for_again_until_it_reaches_what_waits(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with full(broker, exchange) as ingestor:
+        await based(ingestor, exchange)
+        exchange.advance(1)
+        await eventually(lambda: home(ingestor, exchange), "all home")
+        exchange.control(stale_rest_s=1.5)
+        exchange.control(drop={"count": 1, "types": ["open"], "products": ["BTC-USD"]})
+        exchange.advance(2)
+        await eventually(lambda: home(ingestor, exchange), "all home")
+        await check(broker, exchange)
+        assert lanes(ingestor, "BTC-USD")[1].gaps == 1
+        assert lanes(ingestor, "ETH-USD")[1].gaps == 0
+
+
+async def test_another_source_of_the_book_begins_another_epoch(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    for channels in (
+        ("level2_batch", "matches"),
+        ("full",),
+        ("full",),
+        ("level2_batch", "matches"),
+    ):
+        async with full(broker, exchange, coinbase_channels=channels) as ingestor:
+            async with asyncio.timeout(30):
+                while not ingestor.feeds or not all(
+                    desk.book is not None and not desk.book.suspect
+                    for desk in ingestor.feeds[0].desks.values()
+                ):
+                    exchange.advance(0.2)
+                    await asyncio.sleep(0.05)
+            exchange.advance(1)
+    records = await raw_records(broker, "book", "BTC-USD")
+    epochs = list(dict.fromkeys(record.epoch for record in records))
+    assert len(epochs) == 3
+    assert epochs == sorted(epochs)
+    causes = [
+        (epochs.index(record.epoch), msgspec.json.decode(record.body, type=ResyncBody).cause)
+        for record in records
+        if record.kind == "resync"
+    ]
+    assert causes == [(0, "start"), (1, "start"), (1, "start"), (2, "start")]
