@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.gateway.auth import KeyRing
+from services.gateway.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.hub import Hub
@@ -20,3 +20,4 @@ class Core:
     catalog: Catalog
     backfill: Backfill
     keys: KeyRing
+    places: Places

@@ -19,7 +19,7 @@ from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
 from services.gateway.archive import Archive
-from services.gateway.auth import KeyRing, offered_key
+from services.gateway.auth import EVERYONE, KeyRing, Places, Seat, offered_key
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
@@ -36,7 +36,7 @@ from services.gateway.protocol import (
     SUBPROTOCOL,
     Problem,
 )
-from services.gateway.session import Session
+from services.gateway.session import Session, connections_taken
 from services.gateway.settings import GatewaySettings
 from services.gateway.stores import Stores
 from services.gateway.tail import Tails
@@ -105,11 +105,17 @@ class Gateway:
             Catalog(broker, stores, settings.shard_count),
             Backfill(broker, Archive(archive, self.health), max_age_us),
             KeyRing(settings.api_keys),
+            Places(),
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The gateway's own tasks live while the block runs."""
+        if self.settings.environment == "production":
+            plain = sum(not key.startswith("sha256:") for key in self.settings.api_keys)
+            if plain:
+                # They are held as digests here; whoever reads the environment reads the keys.
+                log.warning("api_keys_not_hashed", count=plain, expected="sha256:<hex>")
         async with asyncio.TaskGroup() as group:
             self._group = group
             tails = self.core.tails
@@ -131,32 +137,39 @@ class Gateway:
 
     async def serve(self, websocket: WebSocket) -> None:
         """One WebSocket, from its handshake to its end."""
-        if (problem := self._refusal(websocket.headers)) is not None:
-            await _reject(websocket, *problem)
-            return
+        seat = Seat(self.core.places)
+        try:
+            await self._serve_in(seat, websocket)
+        finally:
+            seat.leave()
+
+    async def _serve_in(self, seat: Seat, websocket: WebSocket) -> None:
         link = websocket.scope.get("extensions", {}).get(EXTENSION)
         key = offered_key(websocket.headers, websocket.scope["query_string"].decode("latin-1"))
         if isinstance(link, GatewayProtocol):
             key = key or link.api_key
+        if (problem := self._refusal(websocket.headers) or self._seated(seat, key)) is not None:
+            await _reject(websocket, *problem)
+            return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         if isinstance(link, GatewayProtocol):
-            await self._serve(websocket, link, key)
+            await self._serve(websocket, link, seat, key)
             return
         plain = AsgiLink(websocket)
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(_write(plain), name="asgi-writer")
             try:
-                await self._serve(websocket, plain, key)
+                await self._serve(websocket, plain, seat, key)
             finally:
                 writing.cancel()
 
-    async def _serve(self, websocket: WebSocket, link: Link, key: str | None) -> None:
-        session = Session(self.core, websocket, link)
+    async def _serve(self, websocket: WebSocket, link: Link, seat: Seat, key: str | None) -> None:
+        session = Session(self.core, websocket, link, seat)
         self.sessions[session] = None
         METRICS.connections.inc()
         try:
-            await session.run(key)
+            await session.run(key_refused=key is not None and seat.grant is None)
         except Exception:
             # Whatever it was, this client is told, it is not silent, and the others go on.
             log.exception("session_failed", session=session.id)
@@ -181,6 +194,14 @@ class Gateway:
         if origin and self.settings.allowed_origins and origin not in self.settings.allowed_origins:
             return 403, Problem(ORIGIN_DENIED, "this origin is not allowed")
         return None
+
+    def _seated(self, seat: Seat, key: str | None) -> tuple[int, Problem] | None:
+        """Give the connection its place by the key it came with, if that is one."""
+        keys = self.core.keys
+        grant = EVERYONE if keys.open else keys.grant(key) if key is not None else None
+        if grant is None or seat.take(grant):
+            return None
+        return 503, connections_taken(grant)
 
     # ------------------------------------------------------------------ clock
 

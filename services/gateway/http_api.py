@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Position
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
-from services.gateway.auth import offered_key
+from services.gateway.auth import EVERYONE, Grant, offered_key
 from services.gateway.feed import entries_of
 from services.gateway.gateway import Gateway
 from services.gateway.records import LAST_SUB, Entry
@@ -30,6 +30,11 @@ _PAGE = 1000
 _GAP_SCAN = 200_000
 _GAPS_KEPT_S = 3.0
 _GAPS_KEPT = 1000
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    401: {"description": "No valid API key, where keys are configured"},
+    403: {"description": "The key does not cover this product"},
+    503: {"description": "The log does not answer"},
+}
 
 
 class StreamInfo(BaseModel):
@@ -80,12 +85,16 @@ def api_router(gateway: Gateway) -> APIRouter:
     core = gateway.core
 
     async def authorized(request: Request) -> None:
-        if not core.keys.open:
-            key = offered_key(request.headers, request.url.query)
-            if key is None or not core.keys.accepts(key):
-                raise HTTPException(401, "a valid API key is required")
+        key = offered_key(request.headers, request.url.query)
+        grant = EVERYONE if core.keys.open else core.keys.grant(key) if key is not None else None
+        if grant is None:
+            raise HTTPException(401, "a valid API key is required")
+        product = request.path_params.get("product", request.query_params.get("product"))
+        if product is not None and not grant.entitled(product):
+            raise HTTPException(403, f"this key does not cover {product}")
+        request.state.grant = grant
 
-    router = APIRouter(prefix="/v1", dependencies=[Depends(authorized)])
+    router = APIRouter(prefix="/v1", dependencies=[Depends(authorized)], responses=_REFUSED)
 
     def stream_info(key: StreamKey) -> StreamInfo:
         feed = core.tails.feeds.get(key)
@@ -120,16 +129,16 @@ def api_router(gateway: Gateway) -> APIRouter:
         raise HTTPException(404, f"{venue} has no product {product}")
 
     @router.get("/products", summary="Products and their channels")
-    async def products() -> dict[str, Any]:
+    async def products(request: Request) -> dict[str, Any]:
         found: dict[str, list[str]] = {}
-        for key in await _streams(gateway):
+        for key in _entitled(request, await _streams(gateway)):
             found.setdefault(key.product, []).append(key.channel)
         listed = [{"product": name, "channels": found[name]} for name in sorted(found)]
         return {"products": listed}
 
     @router.get("/streams", summary="All streams")
-    async def streams() -> list[StreamInfo]:
-        return [stream_info(key) for key in await _streams(gateway)]
+    async def streams(request: Request) -> list[StreamInfo]:
+        return [stream_info(key) for key in _entitled(request, await _streams(gateway))]
 
     @router.get(
         "/snapshot/{product}",
@@ -229,7 +238,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         return Gaps(product=product, complete=complete, gaps=found)
 
     @router.get("/status", summary="This gateway")
-    async def status() -> StatusReport:
+    async def status(request: Request) -> StatusReport:
         sessions = list(gateway.sessions)
         return StatusReport(
             ready=gateway.health.ready,
@@ -237,10 +246,16 @@ def api_router(gateway: Gateway) -> APIRouter:
             connections=len(sessions),
             subscriptions=sum(len(session.interests.subscriptions) for session in sessions),
             queued_bytes=sum(session.queued for session in sessions),
-            streams=[stream_info(key) for key in sorted(core.tails.feeds)],
+            streams=[stream_info(key) for key in _entitled(request, sorted(core.tails.feeds))],
         )
 
     return router
+
+
+def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
+    """Those that the caller's key covers."""
+    grant: Grant = request.state.grant
+    return [key for key in keys if grant.entitled(key.product)]
 
 
 async def _streams(gateway: Gateway) -> list[StreamKey]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from services.common.errors import BrokerUnavailable, InvalidSubject
 from services.common.subjects import CHANNELS, StreamKey, check_token
+from services.gateway.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.catchup import NO_STATE, CatchingUp, CatchUp
 from services.gateway.core import Core
@@ -18,6 +19,7 @@ from services.gateway.hub import BEGINNING, Mode, Subscription
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
+    NOT_ENTITLED,
     NOT_SUBSCRIBED,
     SUBSCRIPTION_LIMIT,
     UNKNOWN_CHANNEL,
@@ -66,8 +68,16 @@ class Interests:
         self._core = core
         self._client = client
         self._catch_up = CatchUp(client, core.hub, core.backfill)
+        self.limit = core.settings.ws_max_subscriptions
+        self._grant = EVERYONE
         self._spawn = spawn_catch_up
         self._spawned = False
+
+    def allow(self, grant: Grant) -> None:
+        """What the client may have from now on."""
+        self._grant = grant
+        most = self._core.settings.ws_max_subscriptions
+        self.limit = most if grant.subscriptions is None else min(most, grant.subscriptions)
 
     def close(self) -> None:
         """Give everything back."""
@@ -191,13 +201,14 @@ class Interests:
         """Begin the streams named, or change how they are sent; one answer for all of them."""
         arrived = time.monotonic()
         products = command.all_products
+        allowed = set(filter(self._grant.entitled, products))
         catalog = self._core.catalog
         unsure: set[str] = set()
         try:
-            known = await catalog.knows(command.venue, products)
+            known = await catalog.knows(command.venue, allowed)
         except BrokerUnavailable:
-            unsure = catalog.unseen(command.venue, products)
-            known = set(products) - unsure
+            unsure = catalog.unseen(command.venue, allowed)
+            known = allowed - unsure
         keys = [
             StreamKey(command.venue, channel, product)
             for channel in command.all_channels
@@ -218,14 +229,16 @@ class Interests:
         self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
     ) -> list[_Plan]:
         plans = [_Plan(key) for key in keys]
-        room = self._core.settings.ws_max_subscriptions - len(self.subscriptions)
+        room = self.limit - len(self.subscriptions)
         for plan in plans:
             try:
+                if not self._grant.entitled(plan.key.product):
+                    raise Problem(NOT_ENTITLED, f"this key does not cover {plan.key.product}")
                 _check_stream(plan.key, known, unsure)
                 if plan.key not in self.subscriptions:
                     if room <= 0:
-                        limit = self._core.settings.ws_max_subscriptions
-                        raise Problem(SUBSCRIPTION_LIMIT, f"at most {limit} streams a connection")
+                        message = f"at most {self.limit} streams a connection"
+                        raise Problem(SUBSCRIPTION_LIMIT, message)
                     room -= 1
             except Problem as problem:
                 plan.problem = problem

@@ -52,6 +52,7 @@ class AuthOk(ServerMessage):
     type: Literal["auth"]
     id: CommandId | None = None
     ok: Literal[True]
+    limits: dict[str, float]
 
 
 class Result(_Stream):

@@ -11,6 +11,7 @@ import structlog
 from starlette.websockets import WebSocket
 
 from services.common.wire import encode
+from services.gateway.auth import EVERYONE, Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.frames import payloads_of, text_frame
@@ -20,6 +21,7 @@ from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
+    CONNECTION_QUOTA,
     KEY_INVALID,
     MAX_MESSAGE_BYTES,
     SLOW_CLOSED,
@@ -53,12 +55,13 @@ _STRIKES = 20.0
 _STRIKES_PER_S = 1.0
 _RATE_STRIKE = 0.02
 _BAD_KEY = "this API key is not known"
+_OTHER_KEY = "this connection has another API key; connect again to change it"
 
 
 class Session(CatchingUp):
     """Made when a socket was accepted; `run` serves it until it ends."""
 
-    def __init__(self, core: Core, websocket: WebSocket, link: Link) -> None:
+    def __init__(self, core: Core, websocket: WebSocket, link: Link, seat: Seat) -> None:
         settings = core.settings
         self.id = uuid.uuid4().hex
         self.outbox = Outbox(settings.ws_queue_bytes)
@@ -68,7 +71,7 @@ class Session(CatchingUp):
         self._core = core
         self._websocket = websocket
         self._link = link
-        self._authorized = core.keys.open
+        self._seat = seat
         self._opened = time.monotonic()
         self._batch = False
         self._catching: asyncio.Task[None] | None = None
@@ -78,15 +81,17 @@ class Session(CatchingUp):
         self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, self._opened)
         self._low_water = min(64 * 1024, settings.ws_queue_bytes // 4)
         link.listen(self._on_resume)
+        self._apply_grant()
 
     # ------------------------------------------------------------------ life
 
-    async def run(self, offered_key: str | None) -> None:
-        """Greet, then obey commands until the client leaves or is closed."""
-        if offered_key is not None and self._core.keys.accepts(offered_key):
-            self._authorized = True
+    async def run(self, *, key_refused: bool) -> None:
+        """Greet, then obey commands until the client leaves or is closed.
+
+        `key_refused`: it came with a key that is not known.
+        """
         self._tell_welcome()
-        if offered_key is not None and not self._authorized:
+        if key_refused:
             self.tell_problem(Problem(KEY_INVALID, _BAD_KEY))
         try:
             async with asyncio.TaskGroup() as group:
@@ -202,19 +207,39 @@ class Session(CatchingUp):
                 "protocol": SUBPROTOCOL,
                 "server_time": time.time_ns() // 1000,
                 "heartbeat_ms": settings.ws_heartbeat_ms,
-                "auth": "ok" if self._authorized else "required",
-                "limits": {
-                    "max_message_bytes": MAX_MESSAGE_BYTES,
-                    "max_subscriptions": settings.ws_max_subscriptions,
-                    "commands_per_second": settings.ws_max_msgs_per_sec,
-                    "command_burst": settings.ws_burst,
-                    "queue_bytes": settings.ws_queue_bytes,
-                    "backfill_minutes": settings.backfill_max_minutes,
-                    "product_messages_per_second": settings.product_max_msgs_per_sec,
-                },
+                "auth": "ok" if self._seat.grant is not None else "required",
+                "limits": self._limits(),
             },
             control=True,
         )
+
+    def _limits(self) -> dict[str, float]:
+        settings = self._core.settings
+        return {
+            "max_message_bytes": MAX_MESSAGE_BYTES,
+            "max_subscriptions": self.interests.limit,
+            "commands_per_second": self._commands_per_s,
+            "command_burst": settings.ws_burst,
+            "queue_bytes": settings.ws_queue_bytes,
+            "backfill_minutes": settings.backfill_max_minutes,
+            "product_messages_per_second": settings.product_max_msgs_per_sec,
+        }
+
+    @property
+    def _commands_per_s(self) -> float:
+        most = self._core.settings.ws_max_msgs_per_sec
+        grant = self._seat.grant
+        return most if grant is None or grant.commands is None else min(most, grant.commands)
+
+    def _apply_grant(self) -> None:
+        grant = self._seat.grant
+        if grant is None:
+            return
+        self.interests.allow(grant)
+        if grant.commands is not None:
+            rate = self._commands_per_s
+            burst = max(1.0, min(self._core.settings.ws_burst, 4 * rate))
+            self._bucket = TokenBucket(rate, burst, time.monotonic())
 
     # ------------------------------------------------------------------ what the clock says
 
@@ -229,7 +254,7 @@ class Session(CatchingUp):
         if self.stuck_since is not None and now - self.stuck_since > settings.ws_slow_close_s:
             text = f"nothing was read for {settings.ws_slow_close_s:.0f} s"
             return Problem(SLOW_CLOSED, text, resume=self.interests.resume()), "slow_closed"
-        if not self._authorized and now - self._opened > settings.ws_auth_timeout_s:
+        if self._seat.grant is None and now - self._opened > settings.ws_auth_timeout_s:
             return Problem(AUTH_REQUIRED, "no valid key came in time"), "auth_required"
         return None
 
@@ -286,7 +311,7 @@ class Session(CatchingUp):
             self.tell({**pong, "server_time": time.time_ns() // 1000}, control=True)
         elif isinstance(command, Auth):
             await self._authorize(command.api_key, id)
-        elif not self._authorized:
+        elif self._seat.grant is None:
             raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
         elif isinstance(command, Subscribe):
             if command.batch is not None:
@@ -298,9 +323,25 @@ class Session(CatchingUp):
             await self.interests.resync(command, id)
 
     async def _authorize(self, key: str, id: CommandId | None) -> None:
-        if self._core.keys.open or self._core.keys.accepts(key):
-            self._authorized = True
-            self.tell({"type": "auth", **echo(id), "ok": True}, control=True)
-        else:
+        keys = self._core.keys
+        grant = EVERYONE if keys.open else keys.grant(key)
+        if grant is None:
             self.tell_problem(Problem(KEY_INVALID, _BAD_KEY), id)
             await self._strike(1.0)
+            return
+        if self._seat.grant is None:
+            if not self._seat.take(grant):
+                raise connections_taken(grant)
+            self._apply_grant()
+        elif self._seat.grant != grant:
+            # What was subscribed under one key must not go on under another.
+            self.tell_problem(Problem(KEY_INVALID, _OTHER_KEY), id)
+            await self._strike(1.0)
+            return
+        self.tell({"type": "auth", **echo(id), "ok": True, "limits": self._limits()}, control=True)
+
+
+def connections_taken(grant: Grant) -> Problem:
+    """What is said when a key has no connection left."""
+    message = f"{grant.connections} connections of this key are open, it may have no more"
+    return Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
+from services.gateway.auth import KeyRing
 
 
 class GatewaySettings(CommonSettings, AwsSettings):
@@ -22,8 +22,9 @@ class GatewaySettings(CommonSettings, AwsSettings):
     )
     auth_api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Accepted API keys, comma-separated, plain or `sha256:<hex>`; empty lets "
-        "everyone in and is refused in production.",
+        description="Accepted API keys, comma-separated, plain or (better) `sha256:<hex>`, "
+        "each with optional limits (see the README); empty lets everyone in and is refused in "
+        "production.",
     )
     allowed_origins: CommaList = Field(
         (), description="Values of `Origin` that browsers may come from; empty allows all."
@@ -65,9 +66,7 @@ class GatewaySettings(CommonSettings, AwsSettings):
     @field_validator("auth_api_keys")
     @classmethod
     def _keys_well_formed(cls, value: SecretStr) -> SecretStr:
-        for key in _keys(value):
-            if key.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", key):
-                raise ValueError("expected keys, or sha256: and 64 hex digits")
+        KeyRing(_keys(value))
         return value
 
     @model_validator(mode="after")

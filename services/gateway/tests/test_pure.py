@@ -174,10 +174,10 @@ def test_a_conflated_chain_verifies_and_counts_every_tick(groups: list[int]) -> 
 def test_keys_are_accepted_plain_or_hashed() -> None:
     digest = hashlib.sha256(b"two").hexdigest()
     ring = KeyRing(["one", f"sha256:{digest}"])
-    assert ring.accepts("one")
-    assert ring.accepts("two")
-    assert not ring.accepts("three")
-    assert not ring.accepts(f"sha256:{digest}")
+    assert ring.grant("one")
+    assert ring.grant("two")
+    assert not ring.grant("three")
+    assert not ring.grant(f"sha256:{digest}")
     assert KeyRing([]).open
     assert offered_key({"authorization": "Basic x"}, "") is None
 
