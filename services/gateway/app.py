@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, WebSocket
@@ -15,6 +16,7 @@ from services.common.runtime import serve_http
 from services.gateway.asyncapi import asyncapi_document
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
+from services.gateway.httpproto import PromptHttp
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.web_board import web_routes
@@ -63,6 +65,7 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
                 create_app(gateway),
                 settings.http_host,
                 settings.http_port,
+                http=partial(PromptHttp, settings.ws_handshake_timeout_s),
                 ws=GatewayProtocol,
                 ws_max_size=MAX_READ_BYTES,
                 ws_ping_interval=settings.ws_ping_interval_s,

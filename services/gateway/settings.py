@@ -45,6 +45,9 @@ class GatewaySettings(CommonSettings, AwsSettings):
     ws_slow_close_s: float = Field(
         120, gt=0, description="A client that takes nothing for so long is closed with 5002."
     )
+    ws_handshake_timeout_s: float = Field(
+        10, gt=0, description="Time for a handshake or a request to arrive completely."
+    )
     ws_auth_timeout_s: float = Field(
         10, gt=0, description="Time to send a valid key where one is required."
     )
