@@ -108,6 +108,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = asyncio.Event()
+        self.servers: list[asyncio.Server] = []
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            # A cancelled uvicorn leaves its listener and connections open, and uvloop then waits
+            # for them for ever when the loop is closed: a crashed service would never end.
+            for server in self.servers:
+                server.close()
+            for connection in self.server_state.connections:
+                if (transport := getattr(connection, "transport", None)) is not None:
+                    transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:

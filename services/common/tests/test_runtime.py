@@ -13,10 +13,16 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from services.common.health import Health, health_routes
+from services.common.runtime import serve_http
 
 PREAMBLE = """
 import asyncio, sys
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from services.common.errors import BrokerUnavailable, StoreUnavailable
 from services.common.health import Health, health_routes
@@ -71,7 +77,7 @@ sys.exit(run_service("tester", settings, main))
 
 SERVING = """
 async def main(stop):
-    app = Starlette(routes=health_routes(Health("tester")))
+    app = Starlette(routes=health_routes(Health("tester"), None, CollectorRegistry()))
     async with serve_http(app, "127.0.0.1", 0):
         await stop.wait()
 sys.exit(run_service("tester", settings, main))
@@ -182,6 +188,30 @@ async def test_port_0_serves_on_a_free_port_and_tells_which() -> None:
             assert answer.json() == {"alive": True, "service": "tester"}
         found.process.terminate()
         assert await found.end() == 0
+
+
+async def test_a_cancelled_server_leaves_neither_port_nor_connection_open() -> None:
+    bound: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def serve() -> None:
+        app = Starlette(routes=health_routes(Health("tester"), None, CollectorRegistry()))
+        async with serve_http(app, "127.0.0.1", 0) as port:
+            bound.set_result(port)
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    port = await bound
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"200"
+    serving.cancel()
+    await asyncio.wait((serving,))
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
 
 
 async def test_an_application_that_fails_to_start_ends_the_service() -> None:
