@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -24,6 +24,8 @@ from services.gateway.gateway import Gateway
 from services.gateway.records import LAST_SUB, Entry
 
 Channel = Literal["ticker", "trades", "book"]
+InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
+InQuery = Annotated[str, Query(description="A product id", examples=["BTC-USD"])]
 _READY_S = 5.0
 _PAGE = 1000
 # Records looked through for gaps in one request.
@@ -33,6 +35,7 @@ _GAPS_KEPT = 1000
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid API key, where keys are configured"},
     403: {"description": "The key does not cover this product"},
+    404: {"description": "No such product"},
     503: {"description": "The log does not answer"},
 }
 
@@ -147,7 +150,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         responses={404: {"description": "No such product, or no state yet"}},
     )
     async def snapshot(
-        product: str,
+        product: InPath,
         channel: Channel = "ticker",
         venue: str = "coinbase",
         depth: Annotated[int, Query(ge=0, le=100_000, description="Book levels a side")] = 0,
@@ -183,7 +186,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         responses={410: {"description": "Older than what is retained"}},
     )
     async def ticks(
-        product: str,
+        product: InPath,
         channel: Channel = "ticker",
         venue: str = "coinbase",
         from_seq: Annotated[int, Query(ge=0, lt=2**63, description="0: the oldest retained")] = 0,
@@ -207,7 +210,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         return Response(body, media_type="application/json")
 
     @router.get("/gaps", summary="Where the record of a product is broken, and how it was mended")
-    async def gaps(product: str, venue: str = "coinbase") -> Gaps:
+    async def gaps(product: InQuery, venue: str = "coinbase") -> Gaps:
         await known(product, "ticker", venue)
         async with looking:
             at, answer = looked_up.get((venue, product), (0.0, None))

@@ -17,6 +17,7 @@ from services.common.subjects import check_token
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.healing import now_us
+from services.ingestor.openapi import openapi_document
 
 
 class _Products(msgspec.Struct):
@@ -28,6 +29,9 @@ _decode_products = msgspec.json.Decoder(_Products).decode
 
 def make_app(ingestor: Ingestor, health: Health) -> Starlette:
     """The ASGI application; calls that change something need `ADMIN_API_KEY`."""
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(openapi_document())
 
     async def feeds(_request: Request) -> Response:
         return JSONResponse({"feeds": [feed.report() for feed in ingestor.feeds]})
@@ -72,6 +76,7 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
     return Starlette(
         routes=[
             *health_routes(health, _info(ingestor), registry=ingestor.registry),
+            Route("/openapi.json", openapi),
             Route("/feeds", feeds),
             Route("/feeds/{name}", one_feed),
             Route("/products", products, methods=["PUT"]),
