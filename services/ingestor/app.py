@@ -16,6 +16,7 @@ from services.common.stream.broker import Broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, RAW_LOG, StreamKey, raw_subject
 from services.common.wire import decode_raw
+from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
@@ -25,6 +26,7 @@ from services.ingestor.healing import Healer, now_us
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.metrics import FeedCollector, Metrics
+from services.ingestor.mirror import BookMirror
 from services.ingestor.outlet import Outlet
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
@@ -135,12 +137,23 @@ class Ingestor:
                 self._group = group
                 for part in _parts(products, settings):
                     await self._start_feed(part, outlet)
+                if settings.book_audit_period_ms and not self._orders:
+                    auditor = Auditor(
+                        rest,
+                        self._all_desks,
+                        settings.book_audit_period_ms / 1000,
+                        self._metrics.audited,
+                    )
+                    group.create_task(auditor.run(), name="audit")
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._check_health(), name="health")
                 group.create_task(self._statistics(), name="statistics")
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.
                 raise _Ended
+
+    def _all_desks(self) -> list[Desk]:
+        return [desk for feed in self.feeds for desk in feed.desks.values()]
 
     def _circuits(self) -> dict[str, Circuit]:
         broker_away = self._outlet is not None and self._outlet.full
@@ -239,11 +252,16 @@ class Ingestor:
             journals[channel] = journal, sequencer, Condition(journal, now_us())
         trades, book, ticker = (journals.get(name) for name in ("trades", "book", "ticker"))
         metrics = self._metrics
-        kind = OrdersLane if self._orders else BookLane
+        lane: BookLane | OrdersLane | None = None
+        if book is not None and self._orders:
+            lane = OrdersLane(*_lane(book), lambda: ask(Want.BOOK), metrics)
+        elif book is not None:
+            mirror = BookMirror() if self.settings.book_audit_period_ms else None
+            lane = BookLane(*_lane(book), lambda: ask(Want.BOOK), metrics, mirror=mirror)
         desk = Desk(
             product,
             trades and TradesLane(*_lane(trades), lambda: ask(Want.TRADES), metrics),
-            book and kind(*_lane(book), lambda: ask(Want.BOOK), metrics),
+            lane,
             ticker and TickerLane(*_lane(ticker), lambda: ask(Want.TICKER), metrics),
             ask,
         )

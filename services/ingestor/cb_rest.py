@@ -66,6 +66,7 @@ class _Book(msgspec.Struct):
     asks: msgspec.Raw
     sequence: int = 0
     time: str | None = None
+    auction_mode: bool | None = None
 
 
 class _Orders(msgspec.Struct):
@@ -154,7 +155,8 @@ class CoinbaseRest(VenueRest):
         async with self._flights[product]:
             answer = await self._get(path, {"level": "2"})
         head = self._read(_Book, answer, path)
-        return BookImage(self._clock.micros(head.time), head.sequence, answer)
+        time = self._clock.micros(head.time)
+        return BookImage(time, head.sequence, answer, auction=bool(head.auction_mode))
 
     async def orders(self, product: str) -> OrderImage:
         path = f"/products/{product}/book"

@@ -93,6 +93,12 @@ class Metrics:
             ("venue", "reason"),
             registry=registry,
         )
+        self._audits = Counter(
+            "md_book_audit",
+            "Books compared with the venue's REST book, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
         publish_seconds = Histogram(
             "md_broker_publish_seconds",
             "From offering a record to its durability (sampled).",
@@ -117,6 +123,10 @@ class Metrics:
     def reconnected(self, venue: str, reason: str) -> None:
         """A connection was lost."""
         self._reconnects.labels(venue, self._reason(reason)).inc()
+
+    def audited(self, outcome: str) -> None:
+        """A book was compared with REST."""
+        self._audits.labels(outcome).inc()
 
     def gap_found(self, key: StreamKey, cause: str) -> None:
         self._gaps.labels(*key, cause, STAGE_VENUE).inc()

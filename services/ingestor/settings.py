@@ -56,6 +56,11 @@ class Settings(CommonSettings):
     resync_max_trades: int = Field(
         100_000, ge=1, description="Largest hole that is refilled whole; else only its newer end."
     )
+    book_audit_period_ms: int = Field(
+        30_000,
+        ge=0,
+        description="How often one product's level 2 book is compared with REST, ms; 0 never.",
+    )
     products_per_connection: int = Field(
         20, ge=1, description="Products that share one WebSocket connection."
     )

@@ -60,11 +60,14 @@ class SimulatedExchange:
 
     Use as `async with SimulatedExchange(seed=7) as exchange:`. Keyword arguments override fields of
     `config`. Inside the block `ws_url`, `rest_url` and `control` are valid.
+
+    While `paused` is set, a paced market stands still, its heartbeats included; `advance` moves it.
     """
 
     def __init__(self, config: ExchangeConfig | None = None, **overrides: Any) -> None:
         self.config = replace(config or ExchangeConfig(), **overrides)
         self.port = 0
+        self.paused = False
         self.replay: ReplayMarket | None = None
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -135,7 +138,7 @@ class SimulatedExchange:
     def _pump(self) -> Coroutine[Any, Any, None] | None:
         if self.replay is not None:
             return pump_replay(self.replay, self.hub, self.config.speed, self.config.settle_s)
-        return pump_model(self.model, self.hub) if self.config.paced else None
+        return pump_model(self.model, self.hub, lambda: self.paused) if self.config.paced else None
 
     def _build(self) -> None:
         config = self.config
@@ -198,7 +201,7 @@ class SimulatedExchange:
         return self.venue.state(product)
 
     def advance(self, seconds: float) -> None:
-        """Move an unpaced market on and send what happened. Returns before clients have read it."""
+        """Move an unpaced or paused market on and send what happened; clients read it later."""
         self.hub.dispatch(self.model.advance(self.model.now_us + round(seconds * SECOND)))
 
     def control(self, **faults: Any) -> dict[str, Any]:

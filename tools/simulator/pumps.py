@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -21,12 +22,15 @@ _STEP_S = 0.005
 _REPLAY_CHUNK = 64
 
 
-async def pump_model(model: MarketModel, hub: Hub) -> None:
-    """Let the market's clock go as the machine's does."""
+async def pump_model(model: MarketModel, hub: Hub, paused: Callable[[], bool]) -> None:
+    """Let the market's clock go as the machine's does, except while it is paused."""
     loop = asyncio.get_running_loop()
     start_s, start_us = loop.time(), model.now_us
     while True:
         await asyncio.sleep(_STEP_S)
+        if paused():
+            start_s, start_us = loop.time(), model.now_us
+            continue
         hub.dispatch(model.advance(start_us + round((loop.time() - start_s) * SECOND)))
 
 

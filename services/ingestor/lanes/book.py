@@ -7,6 +7,7 @@ from collections.abc import Callable
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.mirror import BookMirror
 from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Sequencer
 from services.ingestor.venues.base import BookImage
 
@@ -33,6 +34,7 @@ class BookLane:
         ask: called when a new base is needed.
         events: who counts.
         max_held: how many updates may wait for a book fetched over REST.
+        mirror: told of everything that is passed on, so that it can be audited.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class BookLane:
         ask: Callable[[], None],
         events: LaneEvents,
         max_held: int = 5_000,
+        mirror: BookMirror | None = None,
     ) -> None:
         self.journal = journal
         self.condition = condition
@@ -50,6 +53,7 @@ class BookLane:
         self._ask = ask
         self._events = events
         self._max_held = max_held
+        self.mirror = mirror
         self._cause: str | None = "start"
         self._since = 0
         self._base_time = 0
@@ -66,6 +70,8 @@ class BookLane:
         self.unbased = 0
         self.gaps = 0
         self.resyncs = 0
+        # When the newest audit began that found nothing wrong, µs; 0 before the first.
+        self.audited = 0
 
     @property
     def suspect(self) -> bool:
@@ -76,6 +82,16 @@ class BookLane:
     def held(self) -> int:
         """How many updates wait for a book fetched over REST."""
         return len(self._held) if self._held is not None else 0
+
+    @property
+    def update_time(self) -> int:
+        """Venue time of the newest update or base passed on, µs; 0 before the first."""
+        return self._sequencer.held or 0
+
+    @property
+    def venue_time(self) -> int:
+        """Venue time of the newest update or heartbeat, µs."""
+        return max(self.update_time, self._heartbeat_time)
 
     # ---- what the venue says
 
@@ -185,7 +201,12 @@ class BookLane:
 
     def extra(self) -> dict[str, int]:
         """Counters that only this kind of lane has."""
-        return {"held": self.held, "based": self.based, "resyncs": self.resyncs}
+        return {
+            "held": self.held,
+            "based": self.based,
+            "resyncs": self.resyncs,
+            "audited": self.audited,
+        }
 
     # ---- inside
 
@@ -196,6 +217,8 @@ class BookLane:
             return False
         if self._since:
             self._events.resynced(self.journal.key, "snapshot", max(0, ts - self._since) / 1e6)
+        if self.mirror is not None:
+            self.mirror.base(body)
         self.based = True
         self.resyncs += 1
         self._base_time = time
@@ -222,7 +245,10 @@ class BookLane:
                 return
         if not self.journal.frame(self._seq(time, ts), body, ts):
             self._refused(ts)
-        elif time:
+            return
+        if self.mirror is not None:
+            self.mirror.update(body)
+        if time:
             self._sequencer.advance(time)
 
     def _refused(self, ts: int) -> None:

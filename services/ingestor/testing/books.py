@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from services.common.domain.book import Book
+from services.common.stream.broker import Broker
 from services.common.wire import RawRecord, ResyncBody
+from services.ingestor.testing.rig import raw_records
+from tools.simulator import SimulatedExchange
+from tools.simulator.market import BATCH_US
 
 
 class _Update(msgspec.Struct):
@@ -36,3 +41,29 @@ def folded(records: Iterable[RawRecord]) -> Book:
                 changes = msgspec.json.decode(record.body, type=_Update).changes
             book.apply(changes)
     return book
+
+
+def true_book(exchange: SimulatedExchange, product: str) -> Book:
+    """The model's book now."""
+    state = exchange.state(product)
+    book = Book()
+    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
+    return book
+
+
+async def check_books(broker: Broker, exchange: SimulatedExchange, products: Sequence[str]) -> None:
+    """The folded log equals the model's book, at the instants at which the model sends a batch.
+
+    The market must stand still (unpaced or paused); `products` are all of the exchange's.
+    """
+    model = exchange.model
+    turn_us = BATCH_US // len(products)
+    for index, product in enumerate(products):
+        turn = model.now_us // turn_us + 1
+        while turn % len(products) != index:
+            turn += 1
+        exchange.advance((turn * turn_us - model.now_us) / 1e6)
+        truth = true_book(exchange, product)
+        async with asyncio.timeout(20):
+            while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
+                await asyncio.sleep(0.02)

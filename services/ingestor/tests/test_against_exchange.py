@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import Desk
-from services.ingestor.testing import eventually, folded, raw_records, running
+from services.ingestor.testing import check_books, eventually, folded, raw_records, running
 from tools.simulator import SimulatedExchange
-from tools.simulator.market import BATCH_US
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 
@@ -101,28 +99,6 @@ async def check_trades(broker: MemoryBroker, exchange: SimulatedExchange, produc
         assert body["trade_id"] == record.seq
 
 
-def true_book(exchange: SimulatedExchange, product: str) -> Book:
-    state = exchange.state(product)
-    book = Book()
-    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
-    return book
-
-
-async def check_books(broker: MemoryBroker, exchange: SimulatedExchange) -> None:
-    """The folded log equals the model's book, at the instants at which the model sends a batch."""
-    model = exchange.model
-    turn_us = BATCH_US // len(PRODUCTS)
-    for index, product in enumerate(PRODUCTS):
-        turn = model.now_us // turn_us + 1
-        while turn % len(PRODUCTS) != index:
-            turn += 1
-        exchange.advance((turn * turn_us - model.now_us) / 1e6)
-        truth = true_book(exchange, product)
-        async with asyncio.timeout(20):
-            while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
-                await asyncio.sleep(0.02)
-
-
 async def test_without_faults_every_trade_is_in_the_log_once_and_in_order(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
@@ -199,7 +175,7 @@ async def test_a_gap_re_bases_the_book_to_the_models(
         assert book is not None
         await eventually(lambda: book.resyncs > 1 and not book.suspect, "a new base")
         exchange.advance(1)
-        await check_books(broker, exchange)
+        await check_books(broker, exchange, PRODUCTS)
     records = await raw_records(broker, "book", "BTC-USD")
     check_chain(records)
     causes = [
@@ -372,7 +348,7 @@ async def test_a_broker_that_was_away_costs_no_trade_and_every_hole_is_recorded(
             exchange.advance(2)
             await caught_up(ingestor, exchange)
             await joined(ingestor)
-            await check_books(broker, exchange)
+            await check_books(broker, exchange, PRODUCTS)
             await caught_up(ingestor, exchange)
         for product in PRODUCTS:
             await check_trades(broker, exchange, product)
@@ -399,7 +375,7 @@ async def test_a_log_that_was_lost_begins_anew_in_a_greater_epoch(
         await eventually(lambda: trades.journal.epoch > before, "a new epoch")
         exchange.advance(2)
         await caught_up(ingestor, exchange)
-        await check_books(broker, exchange)
+        await check_books(broker, exchange, PRODUCTS)
         for product in PRODUCTS:
             for channel in ("trades", "ticker", "book"):
                 records = await raw_records(broker, channel, product)

@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.common.domain.book import Book
 from services.common.stream.memory import MemoryBroker
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import OrdersLane, TradesLane
-from services.ingestor.testing import eventually, folded, raw_records, running
+from services.ingestor.testing import eventually, folded, raw_records, running, true_book
 from tools.simulator import SimulatedExchange
 from tools.simulator.auth import Credentials
 
@@ -68,13 +67,6 @@ async def based(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
         ):
             exchange.advance(0.2)
             await asyncio.sleep(0.05)
-
-
-def true_book(exchange: SimulatedExchange, product: str) -> Book:
-    state = exchange.state(product)
-    book = Book()
-    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
-    return book
 
 
 def home(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:

@@ -143,11 +143,15 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class BookImage:
-    """A whole book over REST; `time` is when the venue took it, µs (0 = not said)."""
+    """A whole book over REST; `time` is when the venue took it, µs (0 = not said).
+
+    In an `auction` prices and sizes are indicative, and bids may exceed asks.
+    """
 
     time: int
     sequence: int
     body: bytes
+    auction: bool = False
 
 
 # Price, size and id of a resting order.

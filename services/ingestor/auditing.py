@@ -1,0 +1,215 @@
+"""Auditing books: what was passed on is compared with the venue's REST book, one product at a time.
+
+A lost `l2update` leaves no trace in the feed. The comparison only speaks of levels that nothing
+happened to, from a while before the image until the feed has gone past it, and a level has to be
+wrong in two images running: whatever is only late, cached or in between is never an alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+import msgspec
+import structlog
+
+from services.common.domain.book import BadLevel
+from services.common.errors import VenueError
+from services.ingestor.healing import now_us
+from services.ingestor.lanes import BookLane, Desk
+from services.ingestor.mirror import BookMirror, Key
+from services.ingestor.venues.base import BookImage, VenueRest
+
+log = structlog.get_logger(__name__)
+
+# How often what was put aside is folded.
+_FOLD_S = 1.0
+# Levels must have been left alone for this long before an image is asked for.
+_CALM_S = 1.0
+# In a quiet market heartbeats say that the feed has gone past an image, and they may overtake
+# updates: this much later is late enough, µs.
+_OVERTAKEN_US = 1_000_000
+# How long to wait for the feed to go past an image.
+_PASSED_S = 10.0
+# How often to look.
+_LOOK_S = 0.05
+# Audits under way together, at most.
+_TOGETHER = 8
+# A crossed book is looked into at most this often.
+_CROSSED_AGAIN_S = 30.0
+
+
+class Outcome(Enum):
+    """How an audit ended; values are the label of `md_book_audit_total`."""
+
+    PASSED = "passed"
+    MISMATCH = "mismatch"
+    CROSSED = "crossed"
+    # The book was re-based meanwhile, the venue did not answer, or its answer could not be placed.
+    INCONCLUSIVE = "inconclusive"
+    # Prices and sizes are indicative, bids may exceed asks.
+    AUCTION = "auction"
+
+
+class Auditor:
+    """Compares one product after the other, for ever.
+
+    Args:
+        rest: the venue's REST API.
+        desks: the products that are served now.
+        period_s: from the beginning of one product's audit to the next one's.
+        counted: told each outcome.
+    """
+
+    def __init__(
+        self,
+        rest: VenueRest,
+        desks: Callable[[], Iterable[Desk]],
+        period_s: float,
+        counted: Callable[[str], None],
+    ) -> None:
+        self._rest = rest
+        self._desks = desks
+        self._period_s = period_s
+        self._counted = counted
+        self._under_way: set[str] = set()
+        self._crossed_at: dict[str, float] = {}
+        self._folding = asyncio.Lock()
+        self._next = ""
+
+    async def run(self) -> None:
+        """Audit until cancelled."""
+        clock = asyncio.get_running_loop().time
+        due = clock() + self._period_s
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(min(_FOLD_S, self._period_s))
+                lanes = self._lanes()
+                await self._fold(lane.mirror for lane in lanes.values())
+                for product, lane in lanes.items():
+                    if lane.mirror is not None and lane.mirror.crossed and not lane.suspect:
+                        last = self._crossed_at.get(product)
+                        if last is None or clock() - last > _CROSSED_AGAIN_S:
+                            self._crossed_at[product] = clock()
+                            self._start(group, product, lane)
+                if clock() >= due and len(self._under_way) < _TOGETHER:
+                    due = clock() + self._period_s
+                    chosen = self._choose(lanes)
+                    if chosen is not None:
+                        self._start(group, chosen, lanes[chosen])
+
+    async def audit(self, product: str, lane: BookLane) -> Outcome:
+        """Compare one product's book now; a mismatch is told to its lane."""
+        mirror = lane.mirror
+        if mirror is None or not mirror.usable or lane.suspect:
+            return Outcome.INCONCLUSIVE
+        bases, began = mirror.bases, now_us()
+        try:
+            await self._fold([mirror])
+            crossed = mirror.crossed
+            mirror.watch()
+            suspects: dict[Key, tuple[str, str]] | None = None
+            while True:
+                found = await self._compare(product, lane, mirror, bases)
+                if isinstance(found, Outcome):
+                    return found
+                if crossed and mirror.crossed:
+                    lane.distrust("crossed", "the best bid is not below the best ask", now_us())
+                    return Outcome.CROSSED
+                if suspects is not None:
+                    found = {level: sizes for level, sizes in found.items() if level in suspects}
+                if not found:
+                    lane.audited = began
+                    return Outcome.PASSED
+                if suspects is not None:
+                    self._mismatch(product, lane, found)
+                    return Outcome.MISMATCH
+                suspects = found
+        finally:
+            mirror.unwatch()
+
+    async def _compare(
+        self, product: str, lane: BookLane, mirror: BookMirror, bases: int
+    ) -> dict[Key, tuple[str, str]] | Outcome:
+        began = lane.venue_time
+        await asyncio.sleep(_CALM_S)
+        try:
+            image = await self._rest.book(product)
+        except VenueError as error:
+            log.info("book_not_audited", product=product, reason=str(error))
+            return Outcome.INCONCLUSIVE
+        if image.auction:
+            return Outcome.AUCTION
+        # An image older than the watch is a cache's.
+        if image.time < began or not await self._passed(lane, image):
+            return Outcome.INCONCLUSIVE
+        await self._fold([mirror])
+        if mirror.bases != bases or not mirror.usable or lane.suspect:
+            return Outcome.INCONCLUSIVE
+        try:
+            async with self._folding:
+                return await asyncio.to_thread(mirror.contradicted, image.body)
+        except (msgspec.DecodeError, BadLevel) as error:
+            log.info("book_not_audited", product=product, reason=str(error))
+            return Outcome.INCONCLUSIVE
+
+    @staticmethod
+    async def _passed(lane: BookLane, image: BookImage) -> bool:
+        """Wait until everything up to the image has been received, or was lost."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PASSED_S
+        while lane.update_time <= image.time:
+            if lane.venue_time > image.time + _OVERTAKEN_US:
+                return True
+            if lane.suspect or loop.time() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
+    @staticmethod
+    def _mismatch(product: str, lane: BookLane, found: dict[Key, tuple[str, str]]) -> None:
+        (side, price), (ours, theirs) = min(found.items())
+        text = (
+            f"{len(found)} levels differ from the venue's book, "
+            f"{side} {price:f} is {theirs} there and {ours} here"
+        )
+        log.warning("book_audit_mismatch", product=product, levels=len(found), first=text)
+        lane.distrust("audit", text, now_us())
+
+    def _lanes(self) -> dict[str, BookLane]:
+        return {
+            desk.product: desk.book for desk in self._desks() if isinstance(desk.book, BookLane)
+        }
+
+    def _choose(self, lanes: dict[str, BookLane]) -> str | None:
+        """The next product in turn."""
+        names = sorted(name for name in lanes if name not in self._under_way)
+        if not names:
+            return None
+        self._next = next((name for name in names if name > self._next), names[0])
+        return self._next
+
+    def _start(self, group: asyncio.TaskGroup, product: str, lane: BookLane) -> None:
+        if product not in self._under_way:
+            self._under_way.add(product)
+            group.create_task(self._counted_audit(product, lane), name=f"audit:{product}")
+
+    async def _counted_audit(self, product: str, lane: BookLane) -> None:
+        try:
+            self._counted((await self.audit(product, lane)).value)
+        finally:
+            self._under_way.discard(product)
+
+    async def _fold(self, mirrors: Iterable[BookMirror | None]) -> None:
+        """Fold in another thread: a whole book takes tens of milliseconds."""
+        async with self._folding:
+            work = [(mirror, mirror.take()) for mirror in mirrors if mirror is not None]
+            work = [(mirror, batch) for mirror, batch in work if batch]
+            if work:
+                await asyncio.to_thread(_fold_all, work)
+
+
+def _fold_all(work: Iterable[tuple[BookMirror, list[tuple[bool, bytes]]]]) -> None:
+    for mirror, batch in work:
+        mirror.fold(batch)

@@ -1,0 +1,172 @@
+"""The book that was passed on, kept beside its lane so that it can be compared. Pure.
+
+A level 2 feed has no number, so a lost update leaves a wrong level and no trace. The mirror folds
+what a lane has written and says which levels another image of the book contradicts. Folding costs
+more than passing on, so updates are only put aside when they come and folded together later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+
+import msgspec
+
+from services.common.domain.book import BUY, SELL, BadLevel, Book
+
+# A level: side and price.
+Key = tuple[str, Decimal]
+
+# Updates put aside before the mirror is given up until the next base.
+_MAX_PENDING = 20_000
+
+
+class _Update(msgspec.Struct, gc=False):
+    changes: list[tuple[str, str, str]]
+
+
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    """REST adds the number of orders."""
+
+    price: str
+    size: str
+
+
+class _Whole(msgspec.Struct, gc=False):
+    bids: list[_Row]
+    asks: list[_Row]
+
+
+_decode_update = msgspec.json.Decoder(_Update).decode
+_decode_whole = msgspec.json.Decoder(_Whole).decode
+
+# Bodies put aside, in order; True marks a whole book.
+Batch = list[tuple[bool, bytes]]
+
+
+class BookMirror:
+    """`base` and `update` are for the lane; the rest is for whoever compares.
+
+    `take` and `fold` are two calls, so that folding can be done in another thread while the lane
+    goes on; who folds does so one batch after the other.
+    """
+
+    def __init__(self) -> None:
+        self._book = Book()
+        self._pending: Batch = []
+        self._based = False
+        self._touched: set[Key] | None = None
+        # Counts bases: a comparison that spans one says nothing.
+        self.bases = 0
+
+    # ---- the lane's side
+
+    def base(self, body: bytes) -> None:
+        """A whole book was passed on: a WebSocket `snapshot`, or REST level 2."""
+        self.bases += 1
+        self._based = True
+        self._pending = [(True, body)]
+
+    def update(self, body: bytes) -> None:
+        """An `l2update` was passed on."""
+        if not self._based:
+            return
+        if len(self._pending) >= _MAX_PENDING:
+            self.drop()
+            return
+        self._pending.append((False, body))
+
+    def drop(self) -> None:
+        """What was passed on cannot be followed any more; the next base begins anew."""
+        self._based = False
+        self._pending = []
+        self.bases += 1
+
+    # ---- the comparing side
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a book to compare."""
+        return self._based
+
+    def take(self) -> Batch:
+        """What waits to be folded; hand it to `fold`."""
+        batch, self._pending = self._pending, []
+        return batch
+
+    def fold(self, batch: Batch) -> None:
+        """Fold a batch; a body that makes no sense ends the mirror until the next base."""
+        changes: dict[tuple[str, str], str] = {}
+        try:
+            for whole, body in batch:
+                if whole:
+                    book = _decode_whole(body)
+                    changes.clear()
+                    self._book.replace(_texts(book.bids), _texts(book.asks))
+                else:
+                    for side, price, size in _decode_update(body).changes:
+                        changes[side, price] = size
+            rows = [(side, price, size) for (side, price), size in changes.items()]
+            self._book.apply(rows)
+            if self._touched is not None:
+                self._touched.update((side, Decimal(price)) for side, price, _ in rows)
+        except (msgspec.DecodeError, BadLevel):
+            self._based = False
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the best bid is at or above the best ask, as of the last `fold`."""
+        return self._based and self._book.crossed
+
+    def watch(self) -> None:
+        """From the last `fold` on, remember which levels change: nothing is said about those."""
+        self._touched = set()
+
+    def unwatch(self) -> None:
+        self._touched = None
+
+    def contradicted(self, body: bytes) -> dict[Key, tuple[str, str]]:
+        """Levels that an image taken since `watch` has otherwise: (size here, size there).
+
+        Levels that changed since are left out, and so are those beyond the image's worst price,
+        because an image may hold the best levels only.
+
+        Raises:
+            msgspec.DecodeError: `body` is no book.
+            BadLevel: a row of it makes no sense.
+        """
+        image = _decode_whole(body)
+        found: dict[Key, tuple[str, str]] = {}
+        touched = self._touched or set()
+        for side, rows, held in (
+            (BUY, _texts(image.bids), self._book.bids()),
+            (SELL, _texts(image.asks), self._book.asks()),
+        ):
+            there = _by_value(side, rows)
+            if not there:
+                continue
+            here = _by_value(side, held)
+            worst = min(there) if side == BUY else max(there)
+            for price in there.keys() | here.keys():
+                beyond = price < worst if side == BUY else price > worst
+                ours, theirs = here.get(price, _NOTHING), there.get(price, _NOTHING)
+                if ours != theirs and not beyond and (side, price) not in touched:
+                    found[side, price] = (f"{ours:f}", f"{theirs:f}")
+        return found
+
+
+_NOTHING = Decimal(0)
+
+
+def _texts(rows: Iterable[_Row]) -> list[tuple[str, str]]:
+    return [(row.price, row.size) for row in rows]
+
+
+def _by_value(side: str, rows: Iterable[tuple[str, str]]) -> dict[Decimal, Decimal]:
+    levels: dict[Decimal, Decimal] = {}
+    for price, size in rows:
+        try:
+            levels[Decimal(price)] = Decimal(size)
+        except InvalidOperation as error:
+            raise BadLevel(side, price, size) from error
+    return levels

@@ -1,0 +1,152 @@
+"""Books that lost an update without a trace, against the simulated exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import msgspec
+import pytest
+
+from services.common.stream.memory import MemoryBroker
+from services.common.subjects import StreamKey
+from services.common.wire import ResyncBody
+from services.ingestor.app import Ingestor
+from services.ingestor.auditing import Auditor, Outcome
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes import BookLane
+from services.ingestor.mirror import BookMirror
+from services.ingestor.sequencer import RULES, Sequencer
+from services.ingestor.testing import Counts, RawLog, eventually, raw_records, running
+from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow, VenueRest
+from tools.simulator import SimulatedExchange
+
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[MemoryBroker]:
+    async with MemoryBroker() as broker:
+        yield broker
+
+
+def book_of(ingestor: Ingestor, product: str) -> BookLane:
+    book = ingestor.feeds[0].desks[product].book
+    assert isinstance(book, BookLane)
+    return book
+
+
+def audits(ingestor: Ingestor, outcome: str) -> float:
+    value = ingestor.registry.get_sample_value("md_book_audit_total", {"outcome": outcome})
+    return value or 0.0
+
+
+async def causes(broker: MemoryBroker, product: str) -> list[str]:
+    return [
+        msgspec.json.decode(record.body, type=ResyncBody).cause
+        for record in await raw_records(broker, "book", product)
+        if record.kind == "resync"
+    ]
+
+
+async def test_a_lost_update_that_leaves_no_trace_is_found_and_the_book_re_based(
+    broker: MemoryBroker,
+) -> None:
+    async with (
+        SimulatedExchange(products=PRODUCTS, rate=100, depth=60) as exchange,
+        running(
+            broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, book_audit_period_ms=200
+        ) as ingestor,
+    ):
+        await eventually(lambda: audits(ingestor, "passed") >= 3, "three audits")
+        exchange.control(drop={"count": 8, "types": ["l2update"], "products": ["ETH-USD"]})
+        await eventually(lambda: audits(ingestor, "mismatch") >= 1, "a mismatch")
+        book = book_of(ingestor, "ETH-USD")
+        await eventually(lambda: not book.suspect, "a new base")
+        passed = audits(ingestor, "passed")
+        await eventually(lambda: audits(ingestor, "passed") >= passed + 6, "audits pass again")
+    assert "audit" in await causes(broker, "ETH-USD")
+    assert await causes(broker, "BTC-USD") == ["start"]
+    assert await causes(broker, "SOL-USD") == ["start"]
+
+
+async def test_a_lively_market_and_a_caches_answers_are_never_an_alarm(
+    broker: MemoryBroker,
+) -> None:
+    async with (
+        SimulatedExchange(products=PRODUCTS, rate=600, depth=60) as exchange,
+        running(
+            broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, book_audit_period_ms=150
+        ) as ingestor,
+    ):
+        await eventually(lambda: audits(ingestor, "passed") >= 6, "six audits")
+        exchange.control(stale_rest_s=3, rest={"latency_ms": 300})
+        await eventually(lambda: audits(ingestor, "inconclusive") >= 2, "stale answers")
+        passed = audits(ingestor, "passed")
+        await eventually(lambda: audits(ingestor, "passed") >= passed + 6, "six more audits")
+        assert audits(ingestor, "mismatch") == 0
+    for product in PRODUCTS:
+        assert await causes(broker, product) == ["start"]
+
+
+async def test_pitfall_26_a_crossed_book_is_an_alarm_outside_an_auction_only(
+    broker: MemoryBroker,
+) -> None:
+    async with (
+        SimulatedExchange(products=("BTC-USD",), rate=100, depth=60) as exchange,
+        running(
+            broker, exchange.ws_url, exchange.rest_url, "BTC-USD", book_audit_period_ms=3_600_000
+        ) as ingestor,
+    ):
+        await eventually(lambda: bool(ingestor.feeds), "a feed")
+        book = book_of(ingestor, "BTC-USD")
+        await eventually(lambda: not book.suspect, "a base")
+        assert book.mirror is not None
+        # A bid far above every ask that the venue knows nothing of.
+        book.mirror.update(msgspec.json.encode({"changes": [("buy", "999999.00", "1")]}))
+        await eventually(lambda: audits(ingestor, "crossed") == 1, "the crossing is seen")
+        async with asyncio.timeout(20):
+            while await causes(broker, "BTC-USD") != ["start", "crossed"]:  # noqa: ASYNC110 - bounded polling
+                await asyncio.sleep(0.05)
+
+
+class _Auction(VenueRest):
+    """A venue in auction mode: what it says of its book is indicative."""
+
+    backlog_s = 0.0
+
+    async def tradable(self) -> Mapping[str, str | None]:
+        return {}
+
+    async def trades(self, product: str, first: int, last: int) -> Sequence[TradeRow]:
+        return []
+
+    async def ticker(self, product: str) -> Quote:
+        return Quote(1, 1, b"{}")
+
+    async def orders(self, product: str) -> OrderImage:
+        return OrderImage(1, 1, "", [], [])
+
+    async def book(self, product: str) -> BookImage:
+        return BookImage(10**18, 1, b'{"bids":[],"asks":[]}', auction=True)
+
+
+async def test_pitfall_26_a_crossed_book_in_an_auction_is_no_alarm() -> None:
+    log = RawLog()
+    journal = Journal(StreamKey("coinbase", "book", "BTC-USD"), "test", log.offer, epoch=1)
+    lane = BookLane(
+        journal,
+        Condition(journal, 1),
+        Sequencer(RULES["book"]),
+        lambda: None,
+        Counts(),
+        mirror=BookMirror(),
+    )
+    lane.snapshot(5, b'{"bids":[["12","1"]],"asks":[["11","1"]]}', 5)
+    outcomes: list[str] = []
+    auditor = Auditor(_Auction(), list, 60.0, outcomes.append)
+    assert await auditor.audit("BTC-USD", lane) is Outcome.AUCTION
+    assert lane.mirror is not None
+    assert lane.mirror.crossed
+    assert not lane.suspect

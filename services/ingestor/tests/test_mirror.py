@@ -1,0 +1,131 @@
+"""What a mirror contradicts, and what it keeps silent about."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingestor.mirror import BookMirror
+
+Rows = list[tuple[str, str]]
+
+
+def whole(bids: Rows, asks: Rows) -> bytes:
+    return msgspec.json.encode({"bids": [(*row, 2) for row in bids], "asks": asks})
+
+
+def update(*changes: tuple[str, str, str]) -> bytes:
+    return msgspec.json.encode({"changes": changes})
+
+
+def mirror_of(bids: Rows, asks: Rows) -> BookMirror:
+    mirror = BookMirror()
+    mirror.base(whole(bids, asks))
+    mirror.fold(mirror.take())
+    mirror.watch()
+    return mirror
+
+
+def test_the_same_book_is_not_contradicted_however_its_numbers_are_written() -> None:
+    """Pitfall 28: "9289.70" on the WebSocket is "9289.7" over REST."""
+    mirror = mirror_of([("9289.70", "0.00000040")], [("9300.00", "1")])
+    assert mirror.contradicted(whole([("9289.7", "0.0000004")], [("9300", "1.0")])) == {}
+
+
+def test_a_level_that_was_left_alone_and_differs_is_contradicted() -> None:
+    mirror = mirror_of([("10", "1"), ("9", "2"), ("7", "1")], [("11", "1")])
+    image = whole([("10", "1"), ("9", "3"), ("8", "5"), ("7", "1")], [("11", "1")])
+    assert mirror.contradicted(image) == {
+        ("buy", Decimal(9)): ("2", "3"),
+        ("buy", Decimal(8)): ("0", "5"),
+    }
+
+
+def test_nothing_is_said_about_a_level_that_changed_meanwhile() -> None:
+    mirror = mirror_of([("10", "1"), ("9", "2")], [])
+    mirror.update(update(("buy", "9.0", "7")))
+    mirror.fold(mirror.take())
+    assert mirror.contradicted(whole([("10", "1"), ("9", "3")], [])) == {}
+
+
+def test_levels_beyond_the_images_worst_price_are_not_judged() -> None:
+    """Older venues answer with the best 50 levels only."""
+    mirror = mirror_of([("10", "1"), ("9", "2")], [("11", "1"), ("12", "1")])
+    assert mirror.contradicted(whole([("10", "1")], [("11", "1")])) == {}
+    assert mirror.contradicted(whole([], [])) == {}
+
+
+def test_a_crossed_book_is_seen_once_it_is_folded() -> None:
+    mirror = mirror_of([("10", "1")], [("11", "1")])
+    assert not mirror.crossed
+    mirror.update(update(("buy", "11", "1")))
+    mirror.fold(mirror.take())
+    assert mirror.crossed
+
+
+def test_pitfall_13_a_size_that_makes_no_sense_ends_the_mirror_until_the_next_base() -> None:
+    mirror = mirror_of([("10", "1")], [])
+    mirror.update(update(("buy", "9", "0.-10000")))
+    mirror.fold(mirror.take())
+    assert not mirror.usable
+    assert not mirror.crossed
+    mirror.base(whole([("10", "1")], []))
+    mirror.fold(mirror.take())
+    assert mirror.usable
+
+
+def test_what_nobody_folds_is_let_go_before_it_fills_the_memory() -> None:
+    mirror = mirror_of([("10", "1")], [])
+    before = mirror.bases
+    for _ in range(20_001):
+        mirror.update(b"{}")
+    assert not mirror.usable
+    assert mirror.take() == []
+    assert mirror.bases != before
+
+
+PRICES = st.integers(1, 8).map(str)
+SIZES = st.integers(0, 3).map(str)
+CHANGES = st.tuples(st.sampled_from(["buy", "sell"]), PRICES, SIZES)
+
+
+@given(st.lists(CHANGES, max_size=30), st.lists(CHANGES, max_size=30), st.data())
+def test_only_a_lost_change_is_ever_contradicted(
+    before: list[tuple[str, str, str]], after: list[tuple[str, str, str]], data: st.DataObject
+) -> None:
+    """`after` happens while the audit runs; the image is taken at any point of it."""
+    lost = data.draw(st.none() | st.integers(0, max(0, len(before) - 1)))
+    truth: dict[tuple[str, str], str] = {}
+    for side, price, size in before:
+        truth[side, price] = size
+    mirror = mirror_of([], [])
+    for number, change in enumerate(before):
+        if number != lost:
+            mirror.update(update(change))
+    mirror.fold(mirror.take())
+    mirror.watch()
+    taken = data.draw(st.integers(0, len(after)))
+    for side, price, size in after[:taken]:
+        truth[side, price] = size
+    image = whole(
+        [(price, size) for (side, price), size in truth.items() if side == "buy" and size != "0"],
+        [(price, size) for (side, price), size in truth.items() if side == "sell" and size != "0"],
+    )
+    for change in after:
+        mirror.update(update(change))
+    mirror.fold(mirror.take())
+    found = mirror.contradicted(image)
+    if lost is None or not before:
+        assert found == {}
+    else:
+        side, price, _ = before[lost]
+        assert set(found) <= {(side, Decimal(price))}
+
+
+def test_something_else_than_a_book_is_said_to_be_so() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        mirror_of([], []).contradicted(b"<html>")
