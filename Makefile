@@ -78,6 +78,14 @@ manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 bench: $(STAMP) ## Benchmarks on embedded servers: table, JSON in bench-results/ [BENCH="broker reads ..." ARGS=--full]
 	@$(PY) -m tools.bench $(BENCH) $(ARGS)
 
+.PHONY: dashboards
+dashboards: $(STAMP) ## Make dashboards, rules file and docs/metrics.md anew from the code
+	@$(PY) -m tools.observability --write
+
+.PHONY: observe-check
+observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, alerts fire when they should (3 min)
+	@$(PY) -m tools.observability.acceptance
+
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway
 run-ingestor: $(STAMP) ## The ingestor

@@ -23,6 +23,8 @@ from tools.charts.schemas import settings_of
 from tools.embedded import AwsServer, NatsServer
 from tools.embedded.nats import MAX_PAYLOAD, nats_binary
 from tools.embedded.process import free_port
+from tools.observability.dashboards import queries
+from tools.observability.rules import alerts
 from tools.simulator.exchange import SimulatedExchange
 from tools.stack.process import Process
 
@@ -221,7 +223,7 @@ async def test_each_service_answers_its_probes_on_the_admin_port_and_stops_clean
 
 
 # What Prometheus adds to every sample in a cluster.
-TARGET_LABELS = {"namespace", "job", "instance", "pod"}
+TARGET_LABELS = {"namespace", "job", "instance", "pod", ""}
 
 
 def exposed(text: str) -> dict[str, set[str]]:
@@ -266,24 +268,15 @@ def test_the_query_check_sees_a_wrong_metric_and_a_wrong_label() -> None:
 async def test_every_panel_and_every_alert_asks_for_what_the_services_expose(
     nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
 ) -> None:
-    metrics = {}
+    metrics: dict[str, set[str]] = {}
     async with running(nats_server, aws_server, tmp_path) as (services, http_port):
         await receive_ticks(http_port, 50)
         async with httpx.AsyncClient(trust_env=False) as client:
-            for name, service in services.items():
-                metrics[name] = exposed((await client.get(service.url + "/metrics")).text)
-    assert metrics["gateway"]["md_ws_sent_total"] >= {"venue", "channel"}
-    found = {}
-    for name in OURS:
-        for rule in yaml.safe_load((ROOT / "helm" / name / "alerts.yaml").read_text()):
-            found[rule["alert"]] = faults(rule["expr"], metrics[name])
-            assert {"summary", "action"} == rule["annotations"].keys()
-    everything: dict[str, set[str]] = {}
-    for names in metrics.values():
-        for metric, labels in names.items():
-            everything[metric] = everything.get(metric, set()) | labels
-    board = json.loads((ROOT / "deploy/grafana/dashboards/market-data.json").read_text())
-    for panel in board["panels"]:
-        expressions = [target["expr"] for target in panel["targets"]]
-        found[panel["title"]] = [text for e in expressions for text in faults(e, everything)]
-    assert {title: wrong for title, wrong in found.items() if wrong} == {}
+            for service in services.values():
+                found = exposed((await client.get(service.url + "/metrics")).text)
+                for name, labels in found.items():
+                    metrics[name] = metrics.get(name, set()) | labels
+    assert metrics["md_ws_sent_total"] >= {"venue", "channel"}
+    asked = {rule["alert"]: rule["expr"] for name in OURS for rule in alerts(name)} | queries()
+    wrong = {title: faults(expression, metrics) for title, expression in asked.items()}
+    assert {title: found for title, found in wrong.items() if found} == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -283,6 +284,19 @@ def test_alerts_reach_prometheus_as_they_are_written(workspace: Workspace, chart
     (rule,) = of_kind(objects, "PrometheusRule").values()
     written = yaml.safe_load((workspace.chart(chart) / "alerts.yaml").read_text())
     assert [group["rules"] for group in rule["spec"]["groups"]] == [written]
+
+
+def test_grafana_finds_the_dashboards_as_they_are_written(workspace: Workspace) -> None:
+    objects = workspace.render("market-data-fanout")
+    (found,) = (
+        item
+        for item in of_kind(objects, "ConfigMap").values()
+        if item["metadata"]["labels"].get("grafana_dashboard") == "1"
+    )
+    folder = workspace.chart("market-data-fanout") / "dashboards"
+    written = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert len(written) == 3
+    assert {name: json.loads(text) for name, text in found["data"].items()} == written
 
 
 @pytest.mark.parametrize("certificate", ["", "arn:aws:acm:eu-west-1:123456789012:certificate/x"])
