@@ -101,7 +101,7 @@ async def record_market(
 ) -> tuple[TickLogs, TickLogs]:
     """Let a market run for `seconds` of its own time, as fast as the machine can, and archive it.
 
-    Every tenth second some messages are dropped, so that resyncs, refills and statuses are part of
+    Every tenth second some trades are dropped, so that refills, new books and statuses are part of
     it. Returns the raw log and the tick logs as they were.
     """
     async with (
@@ -127,10 +127,21 @@ async def record_market(
 
             for second in range(seconds):
                 if second % 10 == 5:
-                    exchange.control(drop={"count": 3, "types": ["match", "l2update"]})
+                    exchange.control(drop={"count": 3, "types": ["match"]})
                 exchange.advance(1)
                 await until(keeping_up, timeout=120, every=0.001)
                 on_second(second)
+
+            async def healed() -> bool:
+                lanes = [
+                    lane
+                    for feed in ingestor.feeds
+                    for desk in feed.desks.values()
+                    for lane in desk.lanes
+                ]
+                return all(lane.condition.state in ("live", "quiet") for lane in lanes)
+
+            await until(healed)
         async with normalizing(broker) as pipeline:
             await nothing_waits(pipeline)
         await _everything_archived(service, broker)
