@@ -110,6 +110,7 @@ class Metrics:
 
     def prepare(self, key: StreamKey) -> None:
         """Show a stream's counters from its beginning."""
+        self._resync_seconds.labels(key.venue, key.channel)
         for outcome in _OUTCOMES:
             self._resyncs.labels(*key, outcome)
         self._gaps.labels(*key, "gap", STAGE_VENUE)
