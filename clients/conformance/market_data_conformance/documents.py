@@ -25,20 +25,28 @@ async def run_example(
     suffix: str,
     port: int,
     *,
-    environment: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+    packages: Mapping[str, Path] | None = None,
     seconds: float = 40.0,
 ) -> tuple[int, str]:
-    """Run an example against the gateway on `port`; its exit status and all its output."""
+    """Run an example against the gateway on `port`; its exit status and all its output.
+
+    `packages` are JavaScript packages by name, as if they were installed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"example{suffix}"
         file.write_text(code.replace(WRITTEN, f"127.0.0.1:{port}"))
+        for name, source in (packages or {}).items():
+            installed = Path(folder) / "node_modules" / name
+            installed.parent.mkdir(exist_ok=True)
+            installed.symlink_to(source)
         process = await asyncio.create_subprocess_exec(
             *command,
             str(file),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
         )
         try:
             async with asyncio.timeout(seconds):

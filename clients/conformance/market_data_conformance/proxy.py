@@ -10,28 +10,31 @@ from typing import Self
 class BreakingProxy:
     """Listens on `port` of 127.0.0.1 and passes bytes on to `target`.
 
-    Each connection is cut, without a goodbye, after a random number of the gateway's bytes, until
-    `cuts` reaches `limit`; later ones are left alone.
+    Each connection is cut, without a goodbye and anywhere in a frame, after a random time, until
+    `cuts` reaches `limit`; later ones are left alone. (After a random number of bytes, a long
+    backfill in one frame would hardly ever come through, and grow with each attempt.)
 
     Args:
-        mean_bytes: of what a connection carries before it is cut.
-        seed: of the random points.
+        mean_s: how long a connection lasts on average.
+        seed: of the random times.
     """
 
-    def __init__(self, target: int, *, limit: int, mean_bytes: int, seed: int = 1) -> None:
+    def __init__(
+        self, target: int, *, limit: int | None = None, mean_s: float, seed: int = 1
+    ) -> None:
         self.cuts = 0
         self.connections = 0
         self.port = 0
         self._target = target
         self._limit = limit
-        self._mean = mean_bytes
+        self._mean = mean_s
         self._random = random.Random(seed)
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def done(self) -> bool:
-        return self.cuts >= self._limit
+        return self._limit is not None and self.cuts >= self._limit
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -58,31 +61,25 @@ class BreakingProxy:
         except OSError:
             writer.transport.abort()
             return
-        left = None if self.done else int(self._random.expovariate(1 / self._mean))
+        lasts = None if self.done else self._random.expovariate(1 / self._mean)
         try:
-            async with asyncio.TaskGroup() as group:
-                up = group.create_task(_pass(reader, onward[1], None))
-                await _pass(onward[0], writer, left)
-                if left is not None and not self.done:
-                    self.cuts += 1
+            async with asyncio.timeout(lasts), asyncio.TaskGroup() as group:
+                up = group.create_task(_pass(reader, onward[1]))
+                await _pass(onward[0], writer)
                 up.cancel()
+        except TimeoutError:
+            if not self.done:
+                self.cuts += 1
         finally:
             writer.transport.abort()
             onward[1].transport.abort()
 
 
-async def _pass(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None
-) -> None:
-    """Copy until the end of `reader`, or until `left` bytes were copied."""
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the end of `reader`."""
     try:
-        while left is None or left > 0:
-            data = await reader.read(65536 if left is None else min(65536, left))
-            if not data:
-                return
+        while data := await reader.read(4096):
             writer.write(data)
             await writer.drain()
-            if left is not None:
-                left -= len(data)
     except OSError:
         return

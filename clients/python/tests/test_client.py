@@ -98,7 +98,7 @@ async def test_100_reconnects_at_random_points_under_load_give_every_tick_once_i
         market = gateway.market(channel=channel)
         await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
         first = market.seq
-        async with BreakingProxy(gateway.port, limit=110, mean_bytes=12_000) as proxy:
+        async with BreakingProxy(gateway.port, limit=130, mean_s=0.03) as proxy:
 
             async def load() -> None:
                 while not proxy.done:

@@ -1,0 +1,166 @@
+/** Times are microseconds since the Unix epoch, UTC; prices and sizes the venue's decimal strings. */
+
+export type Channel = "ticker" | "trades" | "book";
+export type Side = "buy" | "sell";
+export interface Level { price: string; size: string }
+/** `side` is the taker's. */
+export interface Trade { price: string; size: string; side: Side; trade_id: number; time: number }
+export interface Stats24h { open?: string; high?: string; low?: string; volume?: string }
+export interface Fields {
+  last_trade?: Trade | null;
+  best_bid?: Level | null;
+  best_ask?: Level | null;
+  stats_24h?: Stats24h | null;
+  volume_30d?: string | null;
+  /** [side, price, new size]; a size of zero removes the level. */
+  changes?: [Side, string, string][];
+}
+export interface StreamNames { venue: string; channel: Channel; product: string }
+
+export interface TickEvent extends StreamNames {
+  type: "tick";
+  epoch: number;
+  seq: number;
+  prev: number | null;
+  ts_event: number | null;
+  ts_ingest: number;
+  fields: Fields;
+  /** How many ticks it stands for; more than 1 only in mode `latest`. */
+  merged: number;
+}
+export interface SnapshotEvent extends StreamNames {
+  type: "snapshot";
+  epoch: number;
+  seq: number;
+  ts_snapshot: number;
+  reason: "subscribe" | "resync" | "reset" | "catch_up";
+  /** ticker: the fields; trades: `trades`; book: `bids` and `asks`, best first, all parts joined. */
+  state: Fields & { trades?: Trade[]; bids?: [string, string][]; asks?: [string, string][] };
+}
+export interface ResetEvent extends StreamNames {
+  type: "reset";
+  epoch: number;
+  seq: number;
+  cause: string;
+  repair: "refilled" | "snapshot" | "none";
+  missed?: { from: number; to: number; count?: number } | null;
+}
+export interface StatusEvent extends StreamNames {
+  type: "status";
+  state: "live" | "quiet" | "stale" | "resyncing" | "down";
+  since: number;
+  evidence: string;
+}
+export interface SubscribedEvent extends StreamNames {
+  type: "subscribed";
+  epoch: number | null;
+  head: number | null;
+  start: "live" | "backfill" | "snapshot";
+  mode: "full" | "latest";
+  warning?: ErrorBody | null;
+}
+export interface BackfillEvent extends StreamNames {
+  type: "backfill";
+  state: "begin" | "end";
+  from: number;
+  to: number | null;
+  count: number | null;
+  complete: boolean;
+}
+export interface ModeEvent extends StreamNames {
+  type: "mode";
+  from: string;
+  to: string;
+  reason: "slow" | "recovered" | "quota" | "request";
+  lag: number;
+}
+/** The chain did not continue; a fresh snapshot was asked for and comes next. */
+export interface ResyncEvent extends StreamNames {
+  type: "resync";
+  cause: "break" | "epoch" | "behind";
+  held: number | null;
+  got: number;
+}
+export interface ErrorBody {
+  code: number;
+  name: string;
+  message: string;
+  retry: "no" | "after" | "snapshot" | "reconnect";
+}
+export interface StreamErrorEvent extends StreamNames, ErrorBody { type: "streamError" }
+export interface ServerErrorEvent extends ErrorBody { type: "serverError" }
+export interface ConnectedEvent { type: "connected"; number: number; session: string }
+export interface DisconnectedEvent { type: "disconnected"; reason: string; retryInMs: number }
+/** The gateway goes away soon; the client reconnects by itself. */
+export interface DrainEvent { type: "drain"; deadline_ms: number }
+/** Coming back would not help (a wrong key); the client is closed. */
+export interface RefusedEvent { type: "refused"; code: number; message: string }
+
+export type MarketDataEvent =
+  | TickEvent | SnapshotEvent | ResetEvent | StatusEvent | SubscribedEvent | BackfillEvent
+  | ModeEvent | ResyncEvent | StreamErrorEvent | ServerErrorEvent | ConnectedEvent
+  | DisconnectedEvent | DrainEvent | RefusedEvent;
+export type EventOf<T extends MarketDataEvent["type"]> = Extract<MarketDataEvent, { type: T }>;
+
+export interface ClientOptions {
+  /** Sent as the first message, never in the address. */
+  apiKey?: string;
+  /** Where there is no global WebSocket (Node 20): an implementation, for example of `ws`. */
+  WebSocket?: new (url: string, protocol: string) => any;
+  /** The longest wait between two attempts to connect (15000). */
+  maxBackoffMs?: number;
+  /** How long one attempt may take (10000). */
+  openTimeoutMs?: number;
+}
+export interface SubscribeOptions {
+  channel?: Channel | Channel[];
+  venue?: string;
+  /** "I hold this: send everything after it", for all or by product; 0 is the oldest retained. */
+  fromSeq?: number | Record<string, number>;
+  /** The epoch of `fromSeq`. */
+  epoch?: number;
+  /** `latest` merges ticks when they come faster than they can be taken. */
+  mode?: "full" | "latest";
+  /** Messages a second for each stream; implies `latest`. */
+  maxRate?: number;
+  /** Levels a side of book snapshots; 0 is all. A local book needs all. */
+  depth?: number;
+  snapshot?: boolean;
+  onUnrecoverable?: "snapshot" | "error";
+}
+
+export declare class MarketDataClient implements AsyncIterable<MarketDataEvent> {
+  constructor(url: string | URL, options?: ClientOptions);
+  /** How many times it connected. */
+  readonly connections: number;
+  /** Want these streams, now and after every reconnect. */
+  subscribe(products: string | string[], options?: SubscribeOptions): void;
+  unsubscribe(products: string | string[], options?: { channel?: Channel | Channel[]; venue?: string }): void;
+  /** The local book of a product whose `book` channel is subscribed. */
+  book(product: string, venue?: string): OrderBook;
+  /** What the client has taken in; give it to `subscribe` to go on after a restart. */
+  position(product: string, channel?: Channel, venue?: string): { epoch: number; seq: number } | null;
+  /** Have every event of a type given to `listener`; the result takes it off again. */
+  on<T extends MarketDataEvent["type"]>(type: T, listener: (event: EventOf<T>) => void): () => void;
+  on(type: "event", listener: (event: MarketDataEvent) => void): () => void;
+  /** Every event from now on. A loop that is slow makes the connection rest; nothing is lost. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<MarketDataEvent>;
+  /** Drop the connection and connect again, as after a failure. */
+  reconnect(): void;
+  close(): void;
+}
+
+export declare class OrderBook {
+  /** Whether it may be believed now. */
+  readonly valid: boolean;
+  readonly epoch: number | null;
+  readonly seq: number | null;
+  readonly bestBid: Level | null;
+  readonly bestAsk: Level | null;
+  readonly size: number;
+  /** The best `n` levels of each side, best first; all without `n`. */
+  depth(n?: number): { bids: Level[]; asks: Level[] };
+}
+
+/** Negative, zero or positive as `a` is less than, equal to or greater than `b`. */
+export declare function compareDecimals(a: string, b: string): number;
