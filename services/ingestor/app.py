@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from services.common.errors import BrokerError, BrokerUnavailable, VenueError, VenueRefused
+from services.common.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerUnavailable,
+    VenueError,
+    VenueRefused,
+)
 from services.common.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
+from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.specs import log_specs
-from services.common.subjects import INVALID_SUBJECT, RAW_LOG, StreamKey, raw_subject
+from services.common.subjects import RAW_LOG, StreamKey, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
@@ -28,6 +36,7 @@ from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, Trad
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.mirror import BookMirror
 from services.ingestor.outlet import Outlet
+from services.ingestor.parking import Parking
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
 from services.ingestor.venues.base import VenueRest
@@ -42,6 +51,8 @@ _MEASURE_S = 1.0
 _VALIDATE_TIMEOUT_S = 5.0
 # September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
 _LEAST_TIME_US = 10**15
+# The worst of several circuits is shown.
+_GRAVITY = attrgetter("value")
 
 
 class Ingestor:
@@ -63,6 +74,8 @@ class Ingestor:
         self._channels = sorted(
             {ours for name in settings.coinbase_channels for ours in CHANNELS[name]}
         )
+        self._invalid = InvalidLog(broker)
+        self._parking = Parking(self._invalid, metrics)
         self._outlet: Outlet | None = None
         self._healer: Healer | None = None
         self._rest: VenueRest | None = None
@@ -73,6 +86,9 @@ class Ingestor:
         self._changing = asyncio.Lock()
         self._breaker = CircuitBreaker(
             settings.rest_breaker_failures, settings.rest_breaker_recovery_ms / 1000
+        )
+        self._broker_breaker = CircuitBreaker(
+            settings.broker_breaker_refusals, settings.broker_breaker_recovery_ms / 1000
         )
         self._collector = FeedCollector(
             lambda: [feed.stats() for feed in self.feeds], self._circuits
@@ -97,13 +113,12 @@ class Ingestor:
             max_records=settings.broker_buffer_records, max_bytes=settings.broker_buffer_bytes
         )
         self._log_epoch = await self._broker.log_epoch(RAW_LOG)
-        parked = await self._broker.last(INVALID_SUBJECT)
         outlet = self._outlet = Outlet(
             publisher,
             self._metrics,
             max_records=settings.broker_buffer_records,
             max_bytes=settings.broker_buffer_bytes,
-            parked_after=parked.position.seq if parked is not None else 0,
+            breaker=self._broker_breaker,
         )
         self._metrics.registry.register(self._collector)
         try:
@@ -118,7 +133,11 @@ class Ingestor:
             abandoned = await outlet.flush(settings.drain_timeout_ms / 1000)
             if abandoned:
                 log.error("records_abandoned", count=abandoned)
+            with contextlib.suppress(TimeoutError, BrokerClosed):
+                async with asyncio.timeout(settings.drain_timeout_ms / 1000):
+                    await self._parking.flush()
             await publisher.aclose()
+            await self._invalid.aclose()
 
     async def _serve(
         self, stop: Stop, outlet: Outlet, rest: VenueRest, products: Sequence[str]
@@ -145,6 +164,7 @@ class Ingestor:
                         self._metrics.audited,
                     )
                     group.create_task(auditor.run(), name="audit")
+                group.create_task(self._parking.run(), name="parking")
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._check_health(), name="health")
                 group.create_task(self._statistics(), name="statistics")
@@ -156,11 +176,12 @@ class Ingestor:
         return [desk for feed in self.feeds for desk in feed.desks.values()]
 
     def _circuits(self) -> dict[str, Circuit]:
-        broker_away = self._outlet is not None and self._outlet.full
         return {
+            "venue": max(
+                (feed.circuit for feed in self.feeds), key=_GRAVITY, default=Circuit.CLOSED
+            ),
             "rest": self._breaker.state,
-            # Records are refused until half of the window is free: that is an open circuit.
-            "broker": Circuit.OPEN if broker_away else Circuit.CLOSED,
+            "broker": self._broker_breaker.state,
         }
 
     async def set_products(self, wanted: Sequence[str]) -> dict[str, list[str]]:
@@ -226,8 +247,10 @@ class Ingestor:
             dead_s=settings.heartbeat_dead_ms / 1000,
             connect_timeout_s=settings.connect_timeout_ms / 1000,
             max_pause_s=settings.reconnect_max_ms / 1000,
+            breaker_failures=settings.ws_breaker_failures,
+            breaker_recovery_s=settings.ws_breaker_recovery_ms / 1000,
         )
-        feed = Feed(name, self._venue, [], options, outlet, self._metrics)
+        feed = Feed(name, self._venue, [], options, outlet, self._parking, self._metrics)
         for product in products:
             await feed.add(await self._desk(product, feed, outlet))
         return feed

@@ -44,6 +44,10 @@ class CircuitBreaker:
         self._probe_at = now + self._recovery_s
         return True
 
+    def wait(self, now: float) -> float:
+        """Seconds until a call may be made; 0 when at once."""
+        return 0.0 if self.state is Circuit.CLOSED else max(0.0, self._probe_at - now)
+
     def succeeded(self) -> None:
         self._failures = 0
         self.state = Circuit.CLOSED

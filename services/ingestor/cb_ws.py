@@ -18,11 +18,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from services.ingestor.backoff import Backoff
+from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.feed_stats import FeedStats, stream_stats
 from services.ingestor.lanes import Desk
 from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
+from services.ingestor.parking import Parking
 from services.ingestor.ratelimit import Limiter
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
@@ -36,7 +38,11 @@ _MAX_QUEUE = 1024
 _BREATH = 256
 _WATCH_S = 0.5
 _CLOSE_TIMEOUT_S = 1.0
-_FIRST_PAUSE_S = 0.25
+# While the circuit is closed pauses stay below a second, so that a venue that comes back within
+# seconds is found at once; afterwards they grow to `max_pause_s` behind the circuit's own.
+_FIRST_PAUSE_S = 0.1
+_QUICK_PAUSE_S = 0.8
+_SLOW_PAUSE_S = 1.0
 # A connection that lasted this long was a success, and the next loss is retried at once.
 _LASTED_S = 2.0
 # The venue's documents disagree (100 or 10 client messages a second): stay below the smaller one.
@@ -58,6 +64,8 @@ class FeedOptions:
         dead_s: heartbeat age at which the connection is made anew.
         connect_timeout_s: how long an attempt may take.
         max_pause_s: the largest pause between attempts.
+        breaker_failures: attempts in a row without data that open the circuit.
+        breaker_recovery_s: how long it stays open before one attempt may probe.
     """
 
     endpoints: Sequence[str]
@@ -66,6 +74,8 @@ class FeedOptions:
     dead_s: float = 10.0
     connect_timeout_s: float = 5.0
     max_pause_s: float = 10.0
+    breaker_failures: int = 8
+    breaker_recovery_s: float = 5.0
 
 
 class Feed:
@@ -78,6 +88,7 @@ class Feed:
         desks: Iterable[Desk],
         options: FeedOptions,
         outlet: Outlet,
+        parking: Parking,
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -92,8 +103,10 @@ class Feed:
         self._desks = {desk.product: desk for desk in desks}
         self._options = options
         self._outlet = outlet
+        self._parking = parking
         self._metrics = metrics
         self._socket: ClientConnection | None = None
+        self._breaker = CircuitBreaker(options.breaker_failures, options.breaker_recovery_s)
         self._sends = Limiter(_SENDS_PER_S, _SEND_BURST)
         self._last_message = 0
         self._flowing_since = 0.0
@@ -112,6 +125,11 @@ class Feed:
     @property
     def connected(self) -> bool:
         return self.state is FeedState.ACTIVE
+
+    @property
+    def circuit(self) -> Circuit:
+        """Of the venue's endpoints, as this connection finds them."""
+        return self._breaker.state
 
     def stats(self) -> FeedStats:
         now = time.time_ns() // 1000
@@ -173,7 +191,8 @@ class Feed:
 
     async def run(self) -> None:
         """Keep the feed alive until cancelled."""
-        pauses = Backoff(_FIRST_PAUSE_S, self._options.max_pause_s)
+        quick = Backoff(_FIRST_PAUSE_S, _QUICK_PAUSE_S)
+        slow = Backoff(_SLOW_PAUSE_S, self._options.max_pause_s, immediate=False)
         failures = 0
         self._enter(FeedEvent.STARTED)
         try:
@@ -182,25 +201,32 @@ class Feed:
                 self.endpoint = endpoints[failures // _ENDPOINT_PATIENCE % len(endpoints)]
                 reason = await self._connection(self.endpoint)
                 if self._flowing_since and time.monotonic() - self._flowing_since >= _LASTED_S:
-                    pauses.reset()
+                    quick.reset()
+                    slow.reset()
                     failures = 0
                 else:
                     failures += 1
+                if not self._flowing_since:
+                    self._breaker.failed(time.monotonic())
                 self._lost(reason)
                 if self.state is FeedState.FAILED:
                     await asyncio.sleep(self._options.max_pause_s)
+                    self._breaker.allows(time.monotonic())
                     self._enter(FeedEvent.STARTED)
                     continue
-                delay = pauses.next_delay()
+                closed = self._breaker.state is Circuit.CLOSED
+                delay = quick.next_delay() if closed else slow.next_delay()
+                delay += self._breaker.wait(time.monotonic())
                 log.warning(
                     "feed_lost",
                     feed=self.name,
                     endpoint=self.endpoint,
                     reason=reason,
-                    attempt=pauses.attempts,
+                    circuit=self.circuit.name.lower(),
                     delay_s=round(delay, 3),
                 )
                 await asyncio.sleep(delay)
+                self._breaker.allows(time.monotonic())
                 self._enter(FeedEvent.RETRIED)
         finally:
             self._enter(FeedEvent.ENDED)
@@ -301,7 +327,7 @@ class Feed:
                     # All are counted and parked; one line per reason and connection is enough.
                     self._malformed.add(error.reason)
                     log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
-                self._outlet.park(error.reason, "", frame, ts)
+                self._parking.park(error.reason, frame, ts)
                 continue
             desk = desks.get(event.product)
             if desk is None:
@@ -309,6 +335,7 @@ class Feed:
                 continue
             if not self._flowing_since:
                 self._flowing_since = time.monotonic()
+                self._breaker.succeeded()
                 self._enter(FeedEvent.FLOWING)
                 log.info("feed_flowing", feed=self.name, endpoint=self.endpoint)
             desk.feed(event, frame, ts)
@@ -376,6 +403,7 @@ class Feed:
             "name": self.name,
             "venue": self.venue.name,
             "state": self.state.value,
+            "circuit": self.circuit.name.lower(),
             "since": self.since,
             "endpoint": self.endpoint,
             "channels": list(self._options.channels),

@@ -12,16 +12,14 @@ from opentelemetry.trace import Span, SpanKind
 
 from services.common import tracing
 from services.common.errors import BrokerClosed, RecordTooLarge
-from services.common.stream.broker import Position, Publisher, Record
-from services.common.subjects import INVALID_SUBJECT, key_of
+from services.common.stream.broker import Publisher, PublisherStats, Record
+from services.common.subjects import key_of
 from services.common.tracing import Tracing, exemplar_of, headers_of
-from services.common.wire import RECORD_VERSION, Parked, decode_raw, encode
+from services.common.wire import decode_raw
+from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
 
 log = structlog.get_logger(__name__)
-
-# Of a malformed message this much is kept: enough to see what it was.
-_PARKED_CHARACTERS = 65_536
 
 # The longest pause that a busy broker gets, each time.
 _RELIEF_S = 0.25
@@ -36,7 +34,8 @@ class Outlet:
         publisher: open; closed by whoever opened it.
         max_records: the publisher's window, to judge when there is room again.
         max_bytes: the same in bytes.
-        parked_after: seq of the newest record on the subject of malformed messages.
+        breaker: opened by a full window. While it is open records are refused without being
+            offered; its probe looks whether the window has drained to half (a hysteresis).
     """
 
     def __init__(
@@ -46,14 +45,13 @@ class Outlet:
         *,
         max_records: int,
         max_bytes: int,
-        parked_after: int = 0,
+        breaker: CircuitBreaker,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._parked = parked_after
-        self._full = False
+        self._breaker = breaker
         self._traced: deque[tuple[int, float, Span]] = deque()
         self._has_traced = asyncio.Event()
         self.ticket = 0
@@ -61,7 +59,7 @@ class Outlet:
 
     def offer(self, record: Record) -> bool:
         """Take a record, or answer False when there is no room for it now."""
-        if self._full and self.full:
+        if self._breaker.state is not Circuit.CLOSED and not self.has_room():
             self.refused += 1
             return False
         span = None
@@ -75,7 +73,7 @@ class Outlet:
             self.refused += 1
             return False
         if ticket is None:
-            self._full = True
+            self._breaker.failed(time.monotonic())
             self.refused += 1
             return False
         self.ticket = ticket
@@ -84,19 +82,23 @@ class Outlet:
             self._has_traced.set()
         return True
 
-    @property
-    def full(self) -> bool:
-        """Whether the window was full and has not drained to half since (a hysteresis)."""
-        if self._full:
-            stats = self._publisher.stats()
-            self._full = (
-                stats.in_flight * 2 > self._max_records
-                or stats.bytes_in_flight * 2 > self._max_bytes
-            )
-        return self._full
-
     def has_room(self) -> bool:
-        return not self.full
+        """Whether records are taken now."""
+        breaker, now = self._breaker, time.monotonic()
+        if breaker.state is Circuit.CLOSED:
+            return True
+        if not breaker.allows(now):
+            return False
+        if self._more_than_half(self._publisher.stats()):
+            breaker.failed(now)
+            return False
+        breaker.succeeded()
+        return True
+
+    def _more_than_half(self, stats: PublisherStats) -> bool:
+        return (
+            stats.in_flight * 2 > self._max_records or stats.bytes_in_flight * 2 > self._max_bytes
+        )
 
     async def relief(self) -> None:
         """Wait a moment when more than half of the window is used and the broker still takes more.
@@ -104,25 +106,16 @@ class Outlet:
         Reading slower for a moment is better than dropping: the socket's buffers hold what comes.
         A broker that is away is not waited for.
         """
-        if self._full:
+        if self._breaker.state is not Circuit.CLOSED:
             return
         stats = self._publisher.stats()
-        if stats.in_flight * 2 > self._max_records or stats.bytes_in_flight * 2 > self._max_bytes:
+        if self._more_than_half(stats):
             try:
                 async with asyncio.timeout(_RELIEF_S):
                     await self._publisher.durable(self.ticket - stats.in_flight // 2)
             except TimeoutError:
                 # The window takes what comes meanwhile; when it is full, its records are dropped.
                 return
-
-    def park(self, reason: str, subject: str, original: bytes, ts: int) -> None:
-        """Keep a malformed message for whoever investigates it."""
-        self._metrics.invalid(reason)
-        seq = max(ts, self._parked + 1)
-        text = original[:_PARKED_CHARACTERS].decode(errors="replace")
-        payload = encode(Parked(RECORD_VERSION, reason, subject, "", ts, text))
-        if self.offer(Record(INVALID_SUBJECT, payload, Position(0, seq))):
-            self._parked = seq
 
     async def measure(self, every_s: float) -> None:
         """Sample how long records take to become durable; runs until cancelled."""
@@ -163,10 +156,8 @@ class Outlet:
         return 0
 
 
-def _traced(active: Tracing, record: Record) -> tuple[Record, Span | None]:
+def _traced(active: Tracing, record: Record) -> tuple[Record, Span]:
     """The record with a trace begun, and the span of its publishing."""
-    if record.subject == INVALID_SUBJECT:
-        return record, None
     key = key_of(record.subject)
     seq = record.position.seq
     received = active.begin("ingest", key, seq, start_us=decode_raw(record.payload).ts_recv)

@@ -88,6 +88,18 @@ class Settings(CommonSettings):
     rest_breaker_recovery_ms: int = Field(
         1000, ge=1, description="How long an open REST circuit waits before it probes, ms."
     )
+    ws_breaker_failures: int = Field(
+        20, ge=1, description="Attempts in a row without data that open a connection's circuit."
+    )
+    ws_breaker_recovery_ms: int = Field(
+        5000, ge=1, description="How long such an open circuit waits before it probes, ms."
+    )
+    broker_breaker_refusals: int = Field(
+        1, ge=1, description="Records refused in a row by a full window that open its circuit."
+    )
+    broker_breaker_recovery_ms: int = Field(
+        50, ge=1, description="How often an open broker circuit probes for a half-free window, ms."
+    )
     drain_timeout_ms: int = Field(
         5000, ge=0, description="How long a stop waits for records to become durable, ms."
     )

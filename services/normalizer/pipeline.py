@@ -132,6 +132,7 @@ class Pipeline:
             self._member = None
             await member.aclose()
             await publisher.aclose()
+            await self._parking.aclose()
 
     @property
     def joined(self) -> bool:
@@ -179,7 +180,7 @@ class Pipeline:
                 self._metrics.duplicates.inc()
             else:
                 await self._take(key, message, raw, publisher)
-        await self._parking.flush(publisher)
+        await self._parking.flush()
         self._count()
 
     def _own_stream(self, message: Message) -> StreamKey | None:

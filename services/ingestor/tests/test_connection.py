@@ -57,7 +57,7 @@ async def check_trades(broker: MemoryBroker) -> None:
         ({"disconnect": {}}, "reset"),
         ({"disconnect": {"code": 1001, "reason": "going away"}}, "closed_1001"),
         ({"disconnect": {"code": 1000, "reason": "deprecated hostname"}}, "closed_1000"),
-        ({"refuse_s": 1.0, "disconnect": {}}, "handshake_refused"),
+        ({"refuse_s": 2.0, "disconnect": {}}, "handshake_refused"),
         ({"stall_s": 3.0}, "silent"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -89,6 +89,32 @@ async def test_the_feed_flows_again_after_every_kind_of_loss(
     assert states[0] == "live"
     assert states[-1] == "down", "the end of the ingestor"
     assert states.count("down") >= 2
+
+
+def circuit(ingestor: Ingestor, target: str) -> float | None:
+    return ingestor.registry.get_sample_value("md_circuit_state", {"target": target})
+
+
+async def test_a_venue_that_stays_away_opens_the_circuit_and_a_probe_closes_it(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    async with running(
+        broker,
+        exchange.ws_url,
+        exchange.rest_url,
+        PRODUCT,
+        ws_breaker_failures=2,
+        ws_breaker_recovery_ms=400,
+        reconnect_max_ms=300,
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        assert circuit(ingestor, "venue") == 0
+        exchange.control(refuse_s=2.0, disconnect={})
+        await eventually(lambda: circuit(ingestor, "venue") == 2, "open")
+        assert ingestor.feeds[0].report()["circuit"] == "open"
+        await eventually(lambda: circuit(ingestor, "venue") == 0, "closed by a probe")
+        await eventually(live(ingestor), "streams live again")
+    await check_trades(broker)
 
 
 async def test_the_fallback_is_used_when_the_primary_does_not_answer(

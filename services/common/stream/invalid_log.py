@@ -1,0 +1,87 @@
+"""Writing on `market.invalid`, the one subject that several services write at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from services.common.errors import PositionLost, RecordTooLarge
+from services.common.stream.broker import Broker, Position, Publisher, Record
+from services.common.subjects import INVALID_SUBJECT
+from services.common.wire import Parked, encode
+
+log = structlog.get_logger(__name__)
+
+# Of an original that is too large for the broker this much is kept, characters.
+_KEPT = 64 * 1024
+
+
+class InvalidLog:
+    """Writes parked messages, each at least once, whoever else writes.
+
+    A subject's positions have to increase, and two writers that chose the same one would lose a
+    message without a word (B3). So what was written is read back, and what is not there is written
+    again above whatever took its place. This costs a read for each `write`: parking is rare.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._publisher: Publisher | None = None
+
+    async def write(self, parked: Sequence[Parked]) -> None:
+        """Return once all are stored.
+
+        A caller that is cancelled or gets an exception may call it again with the same ones; some
+        may then be stored twice.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+            BrokerClosed: the broker was closed.
+        """
+        waiting = list(parked)
+        while waiting:
+            newest = await self._broker.last(INVALID_SUBJECT)
+            held = newest.position.seq if newest is not None else 0
+            cursor = await self._broker.seek(INVALID_SUBJECT, Position(0, held))
+            sent = await self._send(waiting, held)
+            stored = await self._stored_after(cursor)
+            waiting = [
+                one for one, payload in zip(waiting, sent, strict=True) if payload not in stored
+            ]
+            if waiting:
+                log.info("parked_again", count=len(waiting))
+
+    async def aclose(self) -> None:
+        if self._publisher is not None:
+            await self._publisher.aclose()
+
+    async def _send(self, parked: Sequence[Parked], seq: int) -> list[bytes]:
+        if self._publisher is None:
+            self._publisher = await self._broker.publisher()
+        sent = []
+        for one in parked:
+            seq = max(one.ts_recv, seq + 1)
+            payload = encode(one)
+            try:
+                await self._publisher.send(Record(INVALID_SUBJECT, payload, Position(0, seq)))
+            except RecordTooLarge:
+                payload = encode(msgspec.structs.replace(one, original=one.original[:_KEPT]))
+                await self._publisher.send(Record(INVALID_SUBJECT, payload, Position(0, seq)))
+            sent.append(payload)
+        await self._publisher.flush()
+        return sent
+
+    async def _stored_after(self, cursor: str) -> set[bytes]:
+        stored: set[bytes] = set()
+        while True:
+            try:
+                page = await self._broker.read(INVALID_SUBJECT, cursor)
+            except PositionLost:
+                # The log was lost and made anew: whatever was in it has to be written again.
+                return set()
+            stored.update(bytes(message.payload) for message in page.messages)
+            if page.at_head:
+                return stored
+            cursor = page.cursor

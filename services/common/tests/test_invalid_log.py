@@ -1,0 +1,81 @@
+"""Several writers on one subject, on every broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+
+from services.common.stream import Broker, LogSpec
+from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.nats import NatsBroker
+from services.common.stream.redis import RedisBroker
+from services.common.subjects import INVALID_LOG, INVALID_SUBJECT
+from services.common.wire import Parked
+from tools.embedded import NatsServer, ValkeyServer
+
+Connect = Callable[[], Broker]
+NOW = 1_790_000_000_000_000
+
+
+@pytest.fixture(params=["memory", "nats", "redis"])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    if request.param == "memory":
+        memory = MemoryServer()
+        yield lambda: MemoryBroker(memory)
+    elif request.param == "nats":
+        async with NatsServer() as nats:
+            yield lambda: NatsBroker([nats.url], prefix="MARKET")
+    else:
+        async with ValkeyServer() as valkey:
+            yield lambda: RedisBroker(valkey.url, prefix="market")
+
+
+def parked(reason: str, ts: int = NOW) -> Parked:
+    return Parked(1, reason, "", "", ts, "{")
+
+
+async def reasons(broker: Broker) -> list[str]:
+    page = await broker.read(INVALID_SUBJECT)
+    return [msgspec.json.decode(message.payload, type=Parked).reason for message in page.messages]
+
+
+async def test_what_several_services_park_in_the_same_microsecond_is_all_there(
+    connect: Connect,
+) -> None:
+    writers = 4
+    async with connect() as first, connect() as second:
+        await first.ensure([LogSpec(INVALID_LOG, 600)])
+        logs = [InvalidLog(broker) for broker in (first, second) for _ in range(writers // 2)]
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for number, one in enumerate(logs):
+                group.create_task(_park(one, number))
+        found = await reasons(first)
+        expected = {
+            f"{number}/{turn}/{n}"
+            for number in range(writers)
+            for turn in range(5)
+            for n in range(3)
+        }
+        assert set(found) == expected
+        for one in logs:
+            await one.aclose()
+
+
+async def _park(one: InvalidLog, number: int) -> None:
+    for turn in range(5):
+        await one.write([parked(f"{number}/{turn}/{n}") for n in range(3)])
+
+
+async def test_a_writer_whose_clock_is_behind_is_not_refused(connect: Connect) -> None:
+    async with connect() as broker:
+        await broker.ensure([LogSpec(INVALID_LOG, 600)])
+        ahead, behind = InvalidLog(broker), InvalidLog(broker)
+        await ahead.write([parked("ahead", NOW + 60_000_000)])
+        await behind.write([parked("behind")])
+        assert await reasons(broker) == ["ahead", "behind"]
+        await ahead.aclose()
+        await behind.aclose()
