@@ -86,6 +86,10 @@ dashboards: $(STAMP) ## Make dashboards, rules file and docs/metrics.md anew fro
 observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, alerts fire when they should (3 min)
 	@$(PY) -m tools.observability.acceptance
 
+.PHONY: bench-observability
+bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
+	@$(PY) -m tools.observability.cost
+
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway
 run-ingestor: $(STAMP) ## The ingestor

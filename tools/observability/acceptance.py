@@ -136,6 +136,11 @@ class Check:
             (await client.post(url, json=faults)).raise_for_status()
 
 
+async def _later(stack: Stack, wants: list[Want], seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await Subscriber(stack.gateway_url, wants).run()
+
+
 def _shown(values: list[float]) -> str:
     text = ", ".join(f"{value:.4g}" for value in values[:6])
     return f"{text}, ... ({len(values)})" if len(values) > 6 else text
@@ -163,7 +168,9 @@ async def run(seconds: float) -> int:
                 asyncio.TaskGroup() as group,
             ):
                 subscriber = Subscriber(stack.gateway_url, wants)
-                following = group.create_task(subscriber.run(), name="subscriber")
+                following = [group.create_task(subscriber.run(), name="subscriber")]
+                # A second one comes when the first has been scraped: its snapshot is an increase.
+                following.append(group.create_task(_later(stack, wants, seconds / 3)))
                 check = Check(stack, prometheus)
                 status = 0
                 try:
@@ -173,7 +180,8 @@ async def run(seconds: float) -> int:
                 except Unfulfilled as error:
                     print(f"FAIL  {error}", file=sys.stderr)
                     status = 1
-                following.cancel()
+                for task in following:
+                    task.cancel()
                 check.results |= {"traces": len(collector.traces()), "ok": status == 0}
                 print(json.dumps(check.results))
                 return status

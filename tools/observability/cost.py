@@ -1,0 +1,222 @@
+"""What metrics and tracing cost on the gateway's hot path: CPU per record, with and without.
+
+The way of a record through the gateway: read it from the log's message, push it to every client of
+its stream, write. Sockets are left out, so the ratios are upper bounds. Variants take turns in
+short rounds: whatever else this machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import cast
+
+import click
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from prometheus_client import Counter, Histogram
+
+from services.common import tracing
+from services.common.stream import Message, Position
+from services.common.subjects import StreamKey, tick_subject
+from services.common.wire import Fields, Level, Tick, Trade, encode
+from services.gateway.feed import entries_of
+from services.gateway.hub import Client, Fan, Hub, Subscription
+from services.gateway.outbox import Outbox
+
+_KEY = StreamKey("coinbase", "ticker", "BTC-USD")
+_SUBJECT = tick_subject(0, _KEY)
+_TRACED_OF = 100
+
+
+class _Nothing:
+    """Stands for a metric that is not there."""
+
+    def inc(self, amount: float = 1) -> None:
+        pass
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        pass
+
+
+class _Message(Message):
+    def __init__(self, payload: bytes, seq: int, headers: Mapping[str, str]) -> None:
+        self.subject = _SUBJECT
+        self.payload = payload
+        self.cursor = f"1@{seq}"
+        self._position = Position(1, seq)
+        self._headers = headers
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        # As the adapters do it: their own headers are left out.
+        return {k: v for k, v in self._headers.items() if not k.startswith("Nats-")}
+
+
+class _Exporter(SpanExporter):
+    """Encoding and the network belong to the exporter's own thread; what is left is the spans."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - the base's
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        pass
+
+
+class _Client(Client):
+    def __init__(self) -> None:
+        self.outbox = Outbox(1 << 30)
+
+    def flush(self) -> None:
+        while self.outbox:
+            self.outbox.take(1 << 20)
+
+    @property
+    def writable(self) -> bool:
+        return True
+
+    def fell_behind(self, subscription: Subscription, records: int) -> None:
+        raise AssertionError((subscription, records))
+
+    def rebased(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+    def over_quota(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+    def within_quota(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+
+def _tick(seq: int) -> bytes:
+    return encode(
+        Tick(
+            v=1,
+            venue=_KEY.venue,
+            channel=_KEY.channel,
+            product=_KEY.product,
+            shard=0,
+            epoch=1,
+            seq=seq,
+            prev=seq - 1,
+            venue_seq=seq,
+            ts_event=1_700_000_000_000_000,
+            ts_ingest=1_700_000_000_000_000,
+            fields=Fields(
+                last_trade=Trade("43210.12", "0.00231", "buy", seq, 1_700_000_000_000_000),
+                best_bid=Level("43210.11", "0.5"),
+                best_ask=Level("43210.13", "0.7"),
+            ),
+        )
+    )
+
+
+class Variant:
+    """One way to run the path. `traced_of`: one record in so many has a trace; 0 is none."""
+
+    def __init__(self, name: str, clients: int, *, metrics: bool, traced_of: int | None) -> None:
+        self.name = name
+        self._flush: list[Callable[[], None]] = []
+        self._hub = Hub(
+            self._flush.append,
+            lambda _when, _call: None,
+            time.monotonic,
+            lambda: time.time_ns() // 1000,
+        )
+        self._fan = Fan(_KEY)
+        if not metrics:
+            self._fan.sent = cast("Counter", _Nothing())
+            self._fan.end_to_end = cast("Histogram", _Nothing())
+        for _ in range(clients):
+            self._hub.attach(Subscription(_Client(), self._fan), None)
+        self._tracing: tracing.Tracing | None = None
+        if traced_of is not None:
+            provider = TracerProvider(shutdown_on_exit=False)
+            provider.add_span_processor(BatchSpanProcessor(_Exporter()))
+            self._tracing = tracing.Tracing(provider.get_tracer("cost"), 1.0)
+        self._traced_of = traced_of or 0
+        self.per_record: list[float] = []
+
+    def messages(self, count: int) -> list[_Message]:
+        """As they come from the broker."""
+        return [_Message(_tick(seq), seq, self._headers(seq)) for seq in range(1, count + 1)]
+
+    def _headers(self, seq: int) -> dict[str, str]:
+        identity = {"Nats-Msg-Id": f"{_KEY}:1:{seq}"}
+        if self._traced_of and seq % self._traced_of == 0:
+            identity[tracing.TRACEPARENT] = f"00-{seq:032x}-{seq:016x}-01"
+        return identity
+
+    def round(self, count: int) -> None:
+        """Push `count` records one by one; remember the CPU time of one, in microseconds."""
+        messages = self.messages(count)
+        tracing.install(self._tracing)
+        began = time.process_time()
+        for message in messages:
+            self._hub.publish(self._fan, entries_of([message]), Position(1, 1))
+            self._flush.pop()()
+        self.per_record.append((time.process_time() - began) / count * 1e6)
+        tracing.install(None)
+
+
+def measure(clients: int, rounds: int, count: int) -> dict[str, dict[str, float]]:
+    """Median, smallest and largest CPU time per record (µs), and the ratio to doing without."""
+    variants = [
+        Variant("neither", clients, metrics=False, traced_of=None),
+        Variant("metrics", clients, metrics=True, traced_of=None),
+        Variant("metrics, tracing on", clients, metrics=True, traced_of=0),
+        Variant("metrics, 1 % traced", clients, metrics=True, traced_of=_TRACED_OF),
+        Variant("metrics, all traced", clients, metrics=True, traced_of=1),
+    ]
+    for variant in variants:
+        variant.round(count)
+        variant.per_record.clear()
+    for number in range(rounds):
+        # Begun with another one each time, so that none is always first.
+        for variant in islice(variants * 2, number % len(variants), number % len(variants) + 5):
+            variant.round(count)
+    base = variants[0].per_record
+    return {
+        variant.name: {
+            "us": round(statistics.median(variant.per_record), 2),
+            "min": round(min(variant.per_record), 2),
+            "max": round(max(variant.per_record), 2),
+            # Round by round: what disturbed one of a pair disturbed the other.
+            "ratio": round(
+                statistics.median(
+                    mine / theirs for mine, theirs in zip(variant.per_record, base, strict=True)
+                ),
+                3,
+            ),
+        }
+        for variant in variants
+    }
+
+
+@click.command()
+@click.option("--rounds", default=40, show_default=True)
+@click.option("--records", default=500, show_default=True, help="Of a round.")
+def main(rounds: int, records: int) -> None:
+    """CPU per record on the gateway's hot path, with and without metrics and tracing."""
+    results = {}
+    for clients in (1, 100, 1000):
+        count = max(20, records // max(1, clients // 20))
+        results[f"{clients} clients"] = found = measure(clients, rounds, count)
+        print(f"{clients} clients")
+        for name, figures in found.items():
+            print(
+                f"  {name:<22}{figures['us']:>9.2f} us  ({figures['min']:.2f} - "
+                f"{figures['max']:.2f})   x {figures['ratio']:.3f}"
+            )
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
