@@ -90,6 +90,15 @@ observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, 
 bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
 	@$(PY) -m tools.observability.cost
 
+.PHONY: conformance
+conformance: $(STAMP) ## Does a client keep the protocol's rule? [CLIENT=python|js|"any command" ONLY=case]
+	@case "$(CLIENT)" in \
+	  ""|python) command="$(PY) clients/conformance/drivers/python_sdk.py" ;; \
+	  js) command="$$(PYTHONPATH=clients/conformance $(PY) -m market_data_conformance.node) clients/conformance/drivers/js_sdk.mjs" ;; \
+	  *) command="$(CLIENT)" ;; \
+	esac; \
+	PYTHONPATH=clients/conformance:clients/python/src $(PY) -m market_data_conformance "$$command" --only "$(ONLY)"
+
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway
 run-ingestor: $(STAMP) ## The ingestor

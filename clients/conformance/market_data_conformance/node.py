@@ -29,3 +29,7 @@ def _playwrights_node() -> str | None:
         return None
     node = Path(playwright.__file__).parent / "driver" / "node"
     return str(node) if node.exists() else None
+
+
+if __name__ == "__main__":
+    print(" ".join(find_node() or ("node",)))
