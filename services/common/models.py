@@ -117,6 +117,7 @@ class Tick(Positioned):
     ts_event: Micros
     ts_ingest: Micros
     fields: Fields
+    prev_sub: int = Field(0, description="`sub` of the last status between `prev` and this.")
 
 
 class Reset(Positioned):
@@ -128,6 +129,7 @@ class Reset(Positioned):
     repair: Repair
     missed: Missed | None = None
     state: dict[str, Any] | None = None
+    prev_sub: int = Field(0, description="`sub` of the last status between `prev` and this.")
 
 
 class Status(Positioned):

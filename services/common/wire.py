@@ -126,8 +126,11 @@ class Fields(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: list[tuple[str, str, str]] | None = None
 
 
-class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
-    """One event of a stream, chained: `prev` is the `seq` of the record before it."""
+class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick", omit_defaults=True):
+    """One event of a stream, chained: `prev` is the `seq` of the record before it.
+
+    `prev_sub` is there when statuses stand between the two: the `sub` of the last of them.
+    """
 
     v: int
     venue: str
@@ -141,6 +144,7 @@ class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
     ts_event: int
     ts_ingest: int
     fields: Fields
+    prev_sub: int = 0
 
 
 class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_defaults=True):
@@ -164,6 +168,7 @@ class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_def
     repair: Repair
     missed: Missed | None = None
     state: _OptionalRaw = None
+    prev_sub: int = 0
 
     def __post_init__(self) -> None:
         if self.state is not None and bytes(self.state) == b"null":

@@ -148,6 +148,7 @@ class Normalizer:
                     ts_event,
                     raw.ts_recv,
                     fields,
+                    raw.prev_sub or 0,
                 ),
                 (),
             )
@@ -253,6 +254,7 @@ def _reset_of(
         repair=repair,
         missed=missed,
         state=state,
+        prev_sub=raw.prev_sub or 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -33,6 +34,7 @@ _PAGE = 256
 class _RawHead(msgspec.Struct):
     prev: int | None
     ts_recv: int
+    prev_sub: int | None = None
 
 
 _decode_raw_head = msgspec.json.Decoder(_RawHead).decode
@@ -42,6 +44,7 @@ class _Seen(msgspec.Struct):
     """What taking a record needs of it; `record` only where it changes state."""
 
     prev: int | None
+    prev_sub: int | None
     ts: int
     record: Tick | Reset | None
 
@@ -49,13 +52,13 @@ class _Seen(msgspec.Struct):
 def _read_tick(payload: bytes) -> _Seen:
     record = decode_record(payload)
     if isinstance(record, Status):
-        return _Seen(None, record.ts_ingest, None)
-    return _Seen(record.prev, record.ts_ingest, record)
+        return _Seen(None, None, record.ts_ingest, None)
+    return _Seen(record.prev, record.prev_sub, record.ts_ingest, record)
 
 
 def _read_raw(payload: bytes) -> _Seen:
     head = _decode_raw_head(payload)
-    return _Seen(head.prev, head.ts_recv, None)
+    return _Seen(head.prev, head.prev_sub, head.ts_recv, None)
 
 
 class Pump:
@@ -99,6 +102,9 @@ class Pump:
         self.paused = False
         self._unacked_bytes = 0
         self._refilled_bytes = 0
+        # Deliveries of streams that are being restored, in order.
+        self._waiting: dict[StreamKey, deque[Message]] = {}
+        self._waiting_bytes = 0
         self._room = asyncio.Event()
         self._gauge = metrics.HELD_BYTES.labels(name)
 
@@ -126,13 +132,22 @@ class Pump:
         if subscription is None:
             raise RuntimeError("join first")
         await self._read_what_is_there()
-        while True:
-            await self._wait_for_room()
-            batch = await subscription.next_batch(_BATCH)
-            await self._restore([message.subject for message in batch])
-            done = [message for message in batch if not await self._deliver(message)]
-            self._gauge.set(self.held_bytes)
-            await self._ack(done)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._wait_for_room(lambda: self.held_bytes)
+                batch = await subscription.next_batch(_BATCH)
+                if unseen := self._unseen([message.subject for message in batch]):
+                    tasks.create_task(self._welcome(unseen), name=f"restore:{self.name}")
+                done: list[Message] = []
+                for message in batch:
+                    waiting = self._waiting.get(key_of(message.subject))
+                    if waiting is not None:
+                        waiting.append(message)
+                        self._waiting_bytes += len(message.payload)
+                    elif not await self._deliver(message):
+                        done.append(message)
+                self._gauge.set(self.held_bytes)
+                await self._ack(done)
 
     async def settle(self, streams: Iterable[Stream]) -> None:
         """Ack what is stored by now."""
@@ -164,13 +179,34 @@ class Pump:
 
     # ---------------------------------------------------------------- taking
 
-    async def _restore(self, subjects: Iterable[str]) -> None:
+    def _unseen(self, subjects: Iterable[str]) -> dict[StreamKey, str]:
+        """Streams met for the first time; what is delivered of them waits from now on."""
         unseen = {
-            key: subject for subject in subjects if (key := key_of(subject)) not in self.streams
+            key: subject
+            for subject in subjects
+            if (key := key_of(subject)) not in self.streams and key not in self._waiting
         }
-        if unseen:
-            for stream in await self._restorer.restore(unseen, self._shard, self._heads):
-                self.streams[stream.key] = stream
+        self._waiting.update((key, deque()) for key in unseen)
+        return unseen
+
+    async def _welcome(self, unseen: Mapping[StreamKey, str]) -> None:
+        """Restore these streams, then take what came for them meanwhile.
+
+        Runs beside the intake: while a store is away, streams that are known do not wait for those
+        that are not.
+        """
+        for stream in await self._restorer.restore(unseen, self._shard, self._heads):
+            self.streams[stream.key] = stream
+            waiting = self._waiting[stream.key]
+            done: list[Message] = []
+            while waiting:
+                message = waiting.popleft()
+                self._waiting_bytes -= len(message.payload)
+                if not await self._deliver(message):
+                    done.append(message)
+            del self._waiting[stream.key]
+            self._made_room()
+            await self._ack(done)
 
     async def _deliver(self, message: Message) -> bool:
         """Take a delivery; False when it can be acked at once."""
@@ -180,10 +216,10 @@ class Pump:
             seen = self._read(message.payload)
         except msgspec.MsgspecError:
             # Skipped in its place, so that what follows is not mistaken for following directly.
-            if stream.judge(position, None) is not Verdict.HELD:
+            if stream.judge(position, None, None) is not Verdict.HELD:
                 await self._catch_up(stream, message)
             return False
-        verdict = stream.judge(position, seen.prev)
+        verdict = stream.judge(position, seen.prev, seen.prev_sub)
         if verdict is Verdict.NEXT:
             self._take(stream, message, seen, refilled=False)
         elif verdict is Verdict.UNPROVEN:
@@ -206,7 +242,7 @@ class Pump:
             except BrokerUnavailable as error:
                 self._on_broker(error.reason)
                 await asyncio.sleep(backoff.failed())
-        await self._restore(subjects)
+        await self._welcome(self._unseen(subjects))
         for stream in list(self.streams.values()):
             await self._catch_up(stream, None)
 
@@ -216,7 +252,8 @@ class Pump:
         backoff = Backoff()
         at_head = False
         while not at_head and (through is None or stream.held is None or stream.held < through):
-            await self._wait_for_room()
+            # Without what waits: that is delivered through here.
+            await self._wait_for_room(lambda: self._taken_bytes)
             try:
                 page = await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
             except PositionLost as error:
@@ -312,14 +349,18 @@ class Pump:
     @property
     def held_bytes(self) -> int:
         """Bytes of records that were taken and are not fully stored yet."""
+        return self._taken_bytes + self._waiting_bytes
+
+    @property
+    def _taken_bytes(self) -> int:
         return self._unacked_bytes + self._refilled_bytes
 
-    async def _wait_for_room(self) -> None:
-        if self.held_bytes < self._buffer_bytes:
+    async def _wait_for_room(self, held: Callable[[], int]) -> None:
+        if held() < self._buffer_bytes:
             return
         log.warning("intake_paused", log=self.name, held_bytes=self.held_bytes)
         self.paused = True
-        while self.held_bytes >= self._buffer_bytes:
+        while held() >= self._buffer_bytes:
             self._room.clear()
             await self._room.wait()
         self.paused = False
@@ -327,5 +368,4 @@ class Pump:
 
     def _made_room(self) -> None:
         self._gauge.set(self.held_bytes)
-        if self.held_bytes < self._buffer_bytes:
-            self._room.set()
+        self._room.set()

@@ -28,10 +28,10 @@ from services.common.stores.layout import (
     pack_checkpoint,
     pending_key,
 )
-from services.common.stores.ports import Checkpoint
 from services.common.stores.s3 import ArchiveIndex, S3Store
 from services.common.subjects import StreamKey
 from services.snapshotter.batch import SealedBatch, SealedObject
+from services.snapshotter.stream import BookImage
 
 log = structlog.get_logger(__name__)
 
@@ -205,10 +205,10 @@ class CheckpointStore:
         self._bucket = bucket
         self._kept: dict[StreamKey, list[str]] = {}
 
-    async def write(self, checkpoint: Checkpoint) -> tuple[str, int]:
+    async def write(self, image: BookImage) -> tuple[str, int]:
         """Store it; returns its key and compressed size."""
-        object_key = checkpoint_key(checkpoint.key, checkpoint.position)
-        content = await asyncio.to_thread(pack_checkpoint, checkpoint)
+        object_key = checkpoint_key(image.key, image.position)
+        content = await asyncio.to_thread(lambda: pack_checkpoint(image.encoded()))
         await self._bucket.put(object_key, content, "application/gzip")
         return object_key, len(content)
 

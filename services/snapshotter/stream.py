@@ -7,6 +7,8 @@ the log has to be read between. What goes into the fold and the archive goes in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from opentelemetry.trace import Span
@@ -18,13 +20,37 @@ from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Message, Position
 from services.common.subjects import StreamKey
-from services.common.wire import Reset, Tick
+from services.common.wire import Reset, Tick, encode
 
 
 class Verdict(Enum):
     HELD = "held"
     NEXT = "next"
     UNPROVEN = "unproven"
+
+
+@dataclass(frozen=True, slots=True)
+class BookImage:
+    """A whole book at a position, not encoded yet: that takes long and can be done elsewhere."""
+
+    key: StreamKey
+    position: Position
+    cursor: str
+    shard: int
+    ts_snapshot: int
+    bids: Sequence[tuple[str, str]]
+    asks: Sequence[tuple[str, str]]
+
+    def encoded(self) -> Checkpoint:
+        """As it is stored; milliseconds for a large book."""
+        return Checkpoint(
+            key=self.key,
+            position=self.position,
+            cursor=self.cursor,
+            shard=self.shard,
+            ts_snapshot=self.ts_snapshot,
+            state=encode({"bids": self.bids, "asks": self.asks}),
+        )
 
 
 class View:
@@ -126,17 +152,13 @@ class View:
             checkpoint=self.checkpoint,
         )
 
-    def take_checkpoint(self, shard: int, now: int) -> Checkpoint | None:
-        """The whole book; None when the last checkpoint still is it."""
+    def take_checkpoint(self, shard: int, now: int) -> BookImage | None:
+        """The whole book, as it is now; None when the last checkpoint still is it."""
         if not self.checkpoint_behind or self.fold.position is None:
             return None
-        return Checkpoint(
-            key=self.key,
-            position=self.fold.position,
-            cursor=self.cursor,
-            shard=shard,
-            ts_snapshot=now,
-            state=self.fold.state(),
+        book = self.fold.book
+        return BookImage(
+            self.key, self.fold.position, self.cursor, shard, now, book.bids(), book.asks()
         )
 
     def written(self, position: Position) -> None:
@@ -175,8 +197,12 @@ class Stream:
         # Of the last traced record that was folded and is in no row yet.
         self.trace: Span | None = None
 
-    def judge(self, position: Position, prev: int | None) -> Verdict:
-        """How a record relates to what was taken; `prev` as the record says it."""
+    def judge(self, position: Position, prev: int | None, prev_sub: int | None) -> Verdict:
+        """How a record relates to what was taken; `prev` and `prev_sub` as the record says them.
+
+        Another snapshotter of the group may have been given what is between. Without `prev_sub` a
+        record proves nothing of the statuses before it.
+        """
         held = self.held
         if held is None:
             return Verdict.UNPROVEN
@@ -186,7 +212,7 @@ class Stream:
             return Verdict.UNPROVEN
         if position.seq == held.seq:
             return Verdict.NEXT if position.sub == held.sub + 1 else Verdict.UNPROVEN
-        follows = position.sub == 0 and prev == held.seq
+        follows = position.sub == 0 and prev == held.seq and prev_sub == held.sub
         return Verdict.NEXT if follows else Verdict.UNPROVEN
 
     def advance(self, position: Position, cursor: str) -> None:

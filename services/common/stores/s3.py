@@ -37,11 +37,15 @@ from services.common.wire import decode_head
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
 log = structlog.get_logger(__name__)
 
 _GONE = {"NoSuchKey", "404"}
 _TAKEN = {"PreconditionFailed", "412"}
+# Objects of more than two parts are written in parts of this size (S3 allows 5 MiB to 5 GiB).
+PART_BYTES = 8 * 1024 * 1024
+_PARTS_AT_ONCE = 4
 # Archive objects that are fetched while an earlier one is read.
 OBJECTS_AHEAD = 2
 
@@ -53,7 +57,10 @@ class S3Store:
     bucket does not exist.
     """
 
-    def __init__(self, aws: AwsSettings, *, limits: Limits = READER) -> None:
+    def __init__(
+        self, aws: AwsSettings, *, limits: Limits = READER, part_bytes: int = PART_BYTES
+    ) -> None:
+        self._part_bytes = part_bytes
         self.bucket = aws.s3_bucket
         self._aws = aws
         self._limits = limits
@@ -89,11 +96,59 @@ class S3Store:
                 return await body.read()
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:
-        """Write the object, replacing what was there."""
+        """Write the object, replacing what was there; in parts when it is large.
+
+        It is there as a whole or, when this raises, not at all.
+        """
+        if len(content) > 2 * self._part_bytes:
+            await self._put_parts(key, content, content_type)
+            return
         with translated(S3, self.bucket):
             await self.client.put_object(
                 Bucket=self.bucket, Key=key, Body=content, ContentType=content_type
             )
+
+    async def _put_parts(self, key: str, content: bytes, content_type: str) -> None:
+        """Several connections, and a failed part is not the whole object again."""
+        with translated(S3, self.bucket):
+            upload = await self.client.create_multipart_upload(
+                Bucket=self.bucket, Key=key, ContentType=content_type
+            )
+        limit = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+        async def put(number: int, part: bytes) -> CompletedPartTypeDef:
+            async with limit:
+                answer = await self.client.upload_part(
+                    Bucket=self.bucket,
+                    Key=key,
+                    PartNumber=number,
+                    UploadId=upload["UploadId"],
+                    Body=part,
+                )
+                return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        starts = range(0, len(content), self._part_bytes)
+        parts = [content[start : start + self._part_bytes] for start in starts]
+        tasks = [asyncio.ensure_future(put(n, part)) for n, part in enumerate(parts, start=1)]
+        try:
+            with translated(S3, self.bucket):
+                done = [await task for task in tasks]
+                await self.client.complete_multipart_upload(
+                    Bucket=self.bucket,
+                    Key=key,
+                    UploadId=upload["UploadId"],
+                    MultipartUpload={"Parts": done},
+                )
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            # What cannot be reached now either is left to the bucket's lifecycle rule.
+            with contextlib.suppress(StoreUnavailable), translated(S3, self.bucket):
+                await self.client.abort_multipart_upload(
+                    Bucket=self.bucket, Key=key, UploadId=upload["UploadId"]
+                )
+            raise
 
     async def create(self, key: str, content: bytes, content_type: str) -> bool:
         """Write the object unless there is one already; says whether it was written."""

@@ -46,6 +46,7 @@ class TickStream:
         """The channel's ordinary record; a book's first one is a reset with its state."""
         if self.key.channel == "book" and self._held is None:
             return self.reset()
+        prev_sub = self.sub
         seq = self._advance()
         return self._emit(
             Tick(
@@ -61,11 +62,13 @@ class TickStream:
                 ts_event=self._ts,
                 ts_ingest=self._ts,
                 fields=self._fields(seq),
+                prev_sub=prev_sub,
             )
         )
 
     def reset(self, levels: int = 60, *, whole: bool = True) -> Record:
         """A reset; `whole` brings a book of `levels` levels a side, else it brings nothing."""
+        prev_sub = self.sub
         seq = self._advance()
         state = None
         if whole and self.key.channel == "book":
@@ -88,6 +91,7 @@ class TickStream:
                 cause="start",
                 repair="snapshot" if state is not None else "none",
                 state=state,
+                prev_sub=prev_sub,
             )
         )
 

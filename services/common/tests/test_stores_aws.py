@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -96,6 +97,32 @@ async def test_a_checkpoint_that_is_gone_or_garbage_is_none(store: S3Store) -> N
     reader = S3CheckpointReader(store)
     assert await reader.get_checkpoint("checkpoints/x") is None
     assert await reader.get_checkpoint("checkpoints/y") is None
+
+
+async def test_a_large_object_is_written_in_parts_and_comes_back_whole(
+    aws: AwsSettings, store: S3Store
+) -> None:
+    part = 5 * 1024 * 1024
+    content = random.Random(1).randbytes(2 * part + 4096)
+    async with S3Store(aws, part_bytes=part) as parts:
+        await parts.put("large", content, "application/gzip")
+        assert await store.get("large") == content
+        head = await store.client.head_object(Bucket=aws.s3_bucket, Key="large")
+        # An object that was put in one piece has no number of parts in its tag.
+        assert head["ETag"].endswith('-3"')
+        assert head["ContentType"] == "application/gzip"
+
+
+async def test_parts_of_an_object_that_failed_are_not_left_behind(
+    aws: AwsSettings, store: S3Store
+) -> None:
+    # Parts below S3's least size: the last step is refused.
+    async with S3Store(aws, part_bytes=1024) as parts:
+        with pytest.raises(StoreUnavailable, match="EntityTooSmall"):
+            await parts.put("broken", bytes(5000), "application/gzip")
+    assert await store.get("broken") is None
+    uploads = await store.client.list_multipart_uploads(Bucket=aws.s3_bucket)
+    assert not uploads.get("Uploads")
 
 
 async def write_commit(

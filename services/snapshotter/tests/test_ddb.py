@@ -91,11 +91,13 @@ async def test_a_book_of_40000_levels_a_side_stays_a_small_item_and_its_checkpoi
     item = row_to_item(latest_row)
     assert sum(len(str(value)) for value in item.values()) < 8_000
     assert await rows.put(latest_row)
-    checkpoint = view.take_checkpoint(1, 7)
-    assert checkpoint is not None
+    image = view.take_checkpoint(1, 7)
+    assert image is not None
+    checkpoint = image.encoded()
+    assert checkpoint.state == view.fold.state()
     async with Bucket(platform.aws) as bucket, platform.objects() as (_, _, reader):
         await bucket.ensure(create=True)
-        key, size = await CheckpointStore(bucket).write(checkpoint)
+        key, size = await CheckpointStore(bucket).write(image)
         assert size < len(checkpoint.state) / 4
         assert await reader.get_checkpoint(key) == checkpoint
     restored = View(BTC)

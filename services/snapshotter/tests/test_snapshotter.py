@@ -253,9 +253,10 @@ async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
 ) -> None:
     streams = new_streams()
 
+    # Ticks with statuses between them, which only the record behind them can prove.
     async def publish_ticks(publisher: Publisher, rounds: int) -> None:
         for _ in range(rounds):
-            await publish(publisher, [stream.tick() for stream in streams for _ in range(5)])
+            await publish(publisher, [each for stream in streams for each in stream.many(5)])
             await asyncio.sleep(0.1)  # so that both come to write batches
 
     async with platform.publisher() as (_, publisher), platform.snapshotter():
@@ -302,6 +303,33 @@ async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
         await until(lambda: rows_are_current(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
+
+
+async def test_a_stream_never_seen_before_waits_alone_while_the_stores_are_away(
+    platform: Platform,
+) -> None:
+    known, unseen = (
+        TickStream(StreamKey("coinbase", channel, "BTC-USD"), shard_count=SHARDS)
+        for channel in ("ticker", "trades")
+    )
+    async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
+        await publish(publisher, known.many(5))
+        await until(lambda: rows_are_current(platform, [known]))
+        platform.proxy.cut()
+        await publish(publisher, unseen.many(5))
+        await publish(publisher, known.many(300))
+        pump = service.pumps[known.shard]
+
+        async def all_taken() -> bool:
+            return pump.streams[known.key].held == known.records[-1].position
+
+        await until(all_taken)
+        assert unseen.key not in pump.streams
+        await publish(publisher, unseen.many(5))
+        platform.proxy.mend()
+        await until(lambda: rows_are_current(platform, [known, unseen]))
+    await assert_rows_equal_an_independent_fold(platform, [known, unseen])
+    await assert_archive_has_every_record_once(platform, [known, unseen])
 
 
 async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Platform) -> None:

@@ -48,29 +48,32 @@ def records(key: StreamKey, count: int) -> list[Tick | Reset]:
 
 
 @pytest.mark.parametrize(
-    ("position", "prev", "verdict"),
+    ("position", "prev", "prev_sub", "verdict"),
     [
-        (Position(1, 10), 9, Verdict.HELD),
-        (Position(1, 10, 1), None, Verdict.HELD),
-        (Position(1, 10, 2), None, Verdict.NEXT),
-        (Position(1, 10, 3), None, Verdict.UNPROVEN),
-        (Position(1, 14), 10, Verdict.NEXT),
-        (Position(1, 14), 12, Verdict.UNPROVEN),
-        (Position(1, 14), None, Verdict.UNPROVEN),
-        (Position(1, 14, 1), None, Verdict.UNPROVEN),
-        (Position(2, 14), 10, Verdict.UNPROVEN),
-        (Position(0, 99), 98, Verdict.HELD),
+        (Position(1, 10), 9, 0, Verdict.HELD),
+        (Position(1, 10, 1), None, None, Verdict.HELD),
+        (Position(1, 10, 2), None, None, Verdict.NEXT),
+        (Position(1, 10, 3), None, None, Verdict.UNPROVEN),
+        (Position(1, 14), 10, 1, Verdict.NEXT),
+        (Position(1, 14), 10, 2, Verdict.UNPROVEN),
+        (Position(1, 14), 10, 0, Verdict.UNPROVEN),
+        (Position(1, 14), 10, None, Verdict.UNPROVEN),
+        (Position(1, 14), 12, 1, Verdict.UNPROVEN),
+        (Position(1, 14), None, 1, Verdict.UNPROVEN),
+        (Position(1, 14, 1), None, None, Verdict.UNPROVEN),
+        (Position(2, 14), 10, 1, Verdict.UNPROVEN),
+        (Position(0, 99), 98, 0, Verdict.HELD),
     ],
 )
 def test_a_record_is_next_only_when_that_is_proven(
-    position: Position, prev: int | None, verdict: Verdict
+    position: Position, prev: int | None, prev_sub: int | None, verdict: Verdict
 ) -> None:
-    assert stream_at(Position(1, 10, 1)).judge(position, prev) is verdict
+    assert stream_at(Position(1, 10, 1)).judge(position, prev, prev_sub) is verdict
 
 
 def test_the_first_record_ever_is_unproven() -> None:
     stream = Stream(BOOK, "subject", 0, None, None)
-    assert stream.judge(Position(1, 1), None) is Verdict.UNPROVEN
+    assert stream.judge(Position(1, 1), None, None) is Verdict.UNPROVEN
 
 
 def test_reading_starts_where_archive_and_state_both_have_everything_before() -> None:
