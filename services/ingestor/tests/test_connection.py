@@ -214,3 +214,19 @@ async def test_more_products_than_a_connection_takes_open_another_one(
         await eventually(lambda: len(ingestor.feeds) == 2 and live(ingestor)(), "two feeds")
         await ingestor.set_products(["ETH-USD"])
         assert [set(feed.desks) for feed in ingestor.feeds] == [{"ETH-USD"}]
+
+
+async def test_pitfall_15_a_snapshot_of_more_than_a_mebibyte_is_received(
+    broker: MemoryBroker,
+) -> None:
+    """The client library's default would close the connection with 1009."""
+    async with (
+        SimulatedExchange(products=(PRODUCT,), depths={PRODUCT: 24_000}, paced=False) as exchange,
+        running(broker, exchange.ws_url, exchange.rest_url, PRODUCT) as ingestor,
+    ):
+        await eventually(live(ingestor), "streams live")
+        assert ingestor.feeds[0].reconnects == 0
+    (resync,) = [
+        record for record in await raw_records(broker, "book", PRODUCT) if record.kind == "resync"
+    ]
+    assert len(bytes(resync.body)) > 2**20

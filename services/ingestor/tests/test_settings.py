@@ -54,6 +54,7 @@ def test_heartbeats_are_always_subscribed(environment: pytest.MonkeyPatch) -> No
         ({"COINBASE_CHANNELS": "tickers"}, "COINBASE_CHANNELS"),
         ({"COINBASE_WS_PRIMARY": "http://x"}, "COINBASE_WS_PRIMARY"),
         ({"COINBASE_API_KEY": "only"}, "COINBASE_API_PASSPHRASE"),
+        ({"COINBASE_CHANNELS": "full,level2_batch"}, "COINBASE_CHANNELS"),
         ({"RESYNC_MAX_QUEUE_MS": "soon"}, "RESYNC_MAX_QUEUE_MS='soon'"),
     ],
 )
@@ -61,6 +62,16 @@ def test_a_malformed_setting_is_named(
     environment: pytest.MonkeyPatch, variables: dict[str, str], named: str
 ) -> None:
     assert named in problems(environment, **variables)
+
+
+@pytest.mark.parametrize("channel", ["full", "level2"])
+def test_pitfall_12_a_channel_that_needs_a_key_is_refused_without_one(
+    environment: pytest.MonkeyPatch, channel: str
+) -> None:
+    """Since August 2023 (cryptofeed #990): better said at the start than by the venue."""
+    said = problems(environment, COINBASE_CHANNELS=f"{channel},ticker")
+    assert "COINBASE_CHANNELS" in said
+    assert "COINBASE_API_KEY" in said
 
 
 def test_a_secret_is_never_printed(environment: pytest.MonkeyPatch) -> None:
