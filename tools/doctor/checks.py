@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib import import_module
-from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,8 +27,10 @@ from services.common.stores.aws import DYNAMODB, READER, S3, open_client, transl
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.subjects import RAW_LOG
+from tools.doctor.brokers import check_server
+from tools.doctor.finding import Finding
+from tools.doctor.network import Endpoint, check_networks
 
-Level = Literal["ok", "warning", "error"]
 # Where each service's settings are.
 SETTINGS = {
     "ingestor": "services.ingestor.settings:Settings",
@@ -42,16 +43,6 @@ _TIMEOUT_S = 5.0
 _SKEW_WARNING_S = 1.0
 # The venue's Date header has whole seconds.
 _DATE_RESOLUTION_S = 1.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`advice` is empty when nothing has to be done."""
-
-    name: str
-    level: Level
-    detail: str
-    advice: str = ""
 
 
 def settings_class(service: str) -> type[BaseSettings]:
@@ -177,6 +168,43 @@ def _host(url: str) -> str:
     return ",".join(urlsplit(part).netloc.rpartition("@")[2] or part for part in url.split(","))
 
 
+def endpoints(loaded: Mapping[str, BaseSettings]) -> list[Endpoint]:
+    """Every address that these settings lead to."""
+    found: list[Endpoint] = []
+    ingestor = loaded.get("ingestor")
+    if ingestor is not None:
+        values: Mapping[str, object] = ingestor.model_dump()
+        found += [
+            Endpoint("venue REST", str(values["coinbase_rest_url"]), "COINBASE_REST_URL"),
+            Endpoint("venue WebSocket", str(values["coinbase_ws_primary"]), "COINBASE_WS_PRIMARY"),
+        ]
+        if values["coinbase_ws_fallback"]:
+            url = str(values["coinbase_ws_fallback"])
+            found.append(Endpoint("venue WebSocket, fallback", url, "COINBASE_WS_FALLBACK"))
+    common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
+    if common is not None and common.broker_kind == "nats":
+        found += [Endpoint("broker", url, "NATS_URLS") for url in common.nats_urls]
+    elif common is not None and common.broker_kind == "redis":
+        found.append(Endpoint("broker", common.redis_url, "REDIS_URL"))
+    if common is not None and common.otel_exporter_otlp_endpoint:
+        url = common.otel_exporter_otlp_endpoint
+        found.append(Endpoint("trace collector", url, "OTEL_EXPORTER_OTLP_ENDPOINT"))
+    stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
+    if stores is not None:
+        found += [_store_endpoint(service, stores) for service in (DYNAMODB, S3)]
+    return found
+
+
+def _store_endpoint(service: str, stores: AwsSettings) -> Endpoint:
+    variable = f"AWS_ENDPOINT_URL_{service.upper()}"
+    given = os.environ.get(variable)
+    if given:
+        return Endpoint(service, given, variable)
+    if stores.aws_endpoint_url:
+        return Endpoint(service, stores.aws_endpoint_url, "AWS_ENDPOINT_URL")
+    return Endpoint(service, f"https://{service}.{stores.aws_region}.amazonaws.com", "AWS_REGION")
+
+
 async def examine() -> list[Finding]:
     """Everything, as configured by this environment, in the order of the data flow."""
     findings: list[Finding] = []
@@ -186,7 +214,7 @@ async def examine() -> list[Finding]:
         findings.append(finding)
         if settings is not None:
             loaded[service] = settings
-    checks: list[Awaitable[Finding | list[Finding]]] = []
+    checks: list[Awaitable[Finding | list[Finding]]] = [check_networks(endpoints(loaded))]
     ingestor = loaded.get("ingestor")
     if ingestor is not None:
         urls: Mapping[str, object] = ingestor.model_dump()
@@ -195,6 +223,7 @@ async def examine() -> list[Finding]:
     common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
     if common is not None:
         checks.append(check_broker(common))
+        checks.append(check_server(common))
     stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
     if stores is not None:
         checks.append(check_table(stores))

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.telemetry import configure_logging
-from tools.doctor.checks import Finding, examine
+from tools.doctor.checks import examine
+from tools.doctor.finding import Finding
 
 _STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
