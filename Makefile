@@ -78,6 +78,15 @@ manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 bench: $(STAMP) ## Benchmarks on embedded servers: table, JSON in bench-results/ [BENCH="broker reads ..." ARGS=--full]
 	@$(PY) -m tools.bench $(BENCH) $(ARGS)
 
+.PHONY: soak-snapshotter
+soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores away for 30 s, half of all rows throttled (5 min)
+	@SNAPSHOTTER_KILLS=20 SNAPSHOTTER_AWAY_S=30 SNAPSHOTTER_THROTTLED_ROUNDS=1500 \
+	  $(PY) -m pytest -q services/snapshotter -k "sigkill or away_for_a_while or throttled"
+
+.PHONY: bench-replay
+bench-replay: $(STAMP) ## An hour of simulated market recorded, archived, replayed: the same ticks, byte for byte (10 min)
+	@REPLAY_S=3600 $(PY) -m pytest -q -s tools/replay -k byte_for_byte
+
 .PHONY: dashboards
 dashboards: $(STAMP) ## Make dashboards, rules file and docs/metrics.md anew from the code
 	@$(PY) -m tools.observability --write

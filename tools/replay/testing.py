@@ -107,7 +107,9 @@ async def record_market(
     async with (
         SimulatedExchange(products=products, rate=rate, paced=False, seed=3) as exchange,
         platform.new_broker() as broker,
-        platform.snapshotter(archive_period_s=1.0) as service,
+        platform.snapshotter(
+            snapshot_period_ms=250, archive_period_s=2, checkpoint_period_s=5
+        ) as service,
     ):
         async with (
             normalizing(broker) as pipeline,

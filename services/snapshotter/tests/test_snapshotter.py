@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import httpx
+import nats
 import pytest
 
 from services.common.domain.fold import Fold
@@ -15,9 +20,9 @@ from services.common.errors import StoreMissing
 from services.common.runtime import flatten
 from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
-from services.common.stream import Position, Publisher, Record
+from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.nats import NatsBroker
-from services.common.subjects import StreamKey
+from services.common.subjects import StreamKey, key_of, tick_log
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Status, decode_record
@@ -30,6 +35,9 @@ KEYS = [
     for product in ("BTC-USD", "ETH-USD", "SOL-USD")
 ]
 START = Position(0, 0)
+# `make soak-snapshotter` makes them 20 kills and 30 s.
+KILLS = int(os.environ.get("SNAPSHOTTER_KILLS", "3"))
+AWAY_S = float(os.environ.get("SNAPSHOTTER_AWAY_S", "0"))
 
 
 def folded(stream: TickStream) -> Fold:
@@ -207,7 +215,24 @@ async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
     await assert_archive_has_every_record_once(platform, streams)
 
 
-async def test_sigkill_at_random_moments_loses_nothing_and_archives_nothing_twice(
+async def acked_positions(url: str, broker: Broker) -> dict[StreamKey, Position]:
+    """The last tick or reset of each stream that the group has acked, with all before it."""
+    found: dict[StreamKey, Position] = {}
+    client = await nats.connect(url)
+    for shard in range(SHARDS):
+        verb = f"$JS.API.CONSUMER.INFO.MARKET_TICK_{shard}.snapshotter"
+        floor = json.loads((await client.request(verb, b"")).data)["ack_floor"]["stream_seq"]
+        for subject in await broker.subjects(tick_log(shard)):
+            page = await broker.read(subject, limit=100_000)
+            for message in page.messages:
+                if int(message.cursor.rpartition("@")[2]) <= floor and not message.position.sub:
+                    found[key_of(subject)] = message.position
+    await client.close()
+    return found
+
+
+@pytest.mark.timeout(120 + 30 * KILLS)
+async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_nothing_twice(
     platform: Platform, nats_server: NatsServer
 ) -> None:
     dice = random.Random(11)
@@ -225,24 +250,47 @@ async def test_sigkill_at_random_moments_loses_nothing_and_archives_nothing_twic
     settings = CommonSettings.model_validate({"nats_urls": nats_server.url})
     platform.new_broker = lambda: NatsBroker(settings.nats_urls)
     streams = new_streams()
-    async with platform.publisher() as (_, publisher):
-        for _ in range(4):
+    acked: dict[StreamKey, Position] = {}
+
+    async def load(publisher: Publisher) -> None:
+        while True:
+            await publish_some(publisher, streams, rounds=1)
+            await asyncio.sleep(0.1)  # some 450 records a second
+
+    async def some_row_is_newer_than(before: Mapping[StreamKey, Position]) -> bool:
+        async with platform.latest() as latest:
+            try:
+                rows = await latest.get_many([stream.key for stream in streams])
+            except StoreMissing:
+                return False  # the snapshotter has not made the table yet
+        return any(row.position > before.get(key, START) for key, row in rows.items())
+
+    async with platform.publisher() as (broker, publisher):
+        loading = asyncio.create_task(load(publisher))  # cancelled below
+        for _ in range(KILLS):
+            before = {stream.key: stream.records[-1].position for stream in streams if stream.seq}
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.snapshotter"),
                 env=child_environment(environment),
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                await publish_some(publisher, streams, rounds=1)
-                await until(lambda: rows_are_current(platform, streams), timeout=60)
-                await publish_some(publisher, streams, rounds=1)
-                await asyncio.sleep(dice.uniform(0, 0.5))  # the kill comes at any moment
+                await until(partial(some_row_is_newer_than, before), timeout=60)
+                await asyncio.sleep(dice.uniform(0, 1))  # the kill comes at any moment
             finally:
                 process.kill()
                 await process.wait()
+            acked = await acked_positions(nats_server.url, broker)
+            async with platform.latest() as latest:
+                rows = await latest.get_many([stream.key for stream in streams])
+            assert {key for key in acked if rows[key].position < acked[key]} == set()
+        loading.cancel()
+        await asyncio.wait([loading])
+        await publisher.flush()
         async with platform.snapshotter():
             await until(lambda: rows_are_current(platform, streams))
             await until(lambda: archive_is_complete(platform, streams))
+    assert acked
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
     assert len(await platform.tick_lines()) == sum(len(stream.records) for stream in streams)
@@ -274,6 +322,7 @@ async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
     )
 
 
+@pytest.mark.timeout(180 + 2 * AWAY_S)
 @pytest.mark.parametrize("blackhole", [False, True], ids=["refusing", "swallowing"])
 async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
     platform: Platform, blackhole: bool
@@ -296,8 +345,13 @@ async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
 
             assert await all_well()
             platform.proxy.cut(blackhole=blackhole)
+            away_until = time.monotonic() + AWAY_S
             await publish_some(publisher, streams, rounds=6)
             await until(stores_fail, timeout=60)
+            while time.monotonic() < away_until:
+                await publish_some(publisher, streams, rounds=1)
+                await asyncio.sleep(0.1)  # the load goes on
+            assert sum(pump.held_bytes for pump in service.pumps) <= 256_000_000
             platform.proxy.mend()
             await until(all_well, timeout=60)
         await until(lambda: rows_are_current(platform, streams))

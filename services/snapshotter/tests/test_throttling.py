@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import AsyncIterator
 
@@ -19,6 +20,8 @@ from services.common.testing.tick_records import TickStream, state_json
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import AwsServer
 
+# `make soak-snapshotter` makes them 1500.
+ROUNDS = int(os.environ.get("SNAPSHOTTER_THROTTLED_ROUNDS", "40"))
 _THROTTLED = {
     "__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
     "message": "The level of configured provisioned throughput for the table was exceeded.",
@@ -67,6 +70,7 @@ async def throttle(aws_server: AwsServer) -> AsyncIterator[Throttle]:
         yield throttle
 
 
+@pytest.mark.timeout(120 + ROUNDS)
 async def test_throttled_rows_are_retried_until_they_are_written(
     platform: Platform, throttle: Throttle
 ) -> None:
@@ -88,11 +92,11 @@ async def test_throttled_rows_are_retried_until_they_are_written(
         platform.snapshotter(aws_endpoint_url=throttle.url),
         platform.publisher() as (_, publisher),
     ):
-        for _ in range(40):
+        for _ in range(ROUNDS):
             for stream in streams:
                 await publisher.send(stream.tick())
             await publisher.flush()
-        await until(current)
+        await until(current, timeout=120)
     assert throttle.refused > 0
     async with platform.latest() as latest, platform.objects() as (_, archive, _):
         for stream in streams:
