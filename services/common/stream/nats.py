@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.stream.broker import (
@@ -96,6 +97,14 @@ class NatsBroker(Broker):
 
     async def ping(self) -> None:
         await self._current().api("INFO")
+
+    async def api(self, verb: str) -> dict[str, Any]:
+        """Ask JetStream itself; beyond what a `Broker` is, for operators and tests.
+
+        Raises:
+            BrokerUnavailable: the server refused or did not answer.
+        """
+        return await self._current().api(verb)
 
     # ------------------------------------------------------------------ logs
 

@@ -78,7 +78,7 @@ class LeanClient(Client):
             raise errors.ConnectionClosedError
         self._transport.write(frames)
 
-    async def drain(self) -> None:
+    async def drained(self) -> None:
         """Wait while the transport holds more than it wants to.
 
         Raises:

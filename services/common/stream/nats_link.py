@@ -105,7 +105,7 @@ class Connection:
     async def drain(self) -> None:
         """Wait while more is written than the server takes."""
         try:
-            await self.client.drain()
+            await self.client.drained()
         except _DRIVER_ERRORS as error:
             raise self._unavailable(error) from error
 

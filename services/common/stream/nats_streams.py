@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from datetime import datetime
+from typing import Any
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LogSpec
@@ -14,6 +16,7 @@ from services.common.subjects import jetstream_name, log_of, log_subjects
 NANOSECONDS = 1_000_000_000
 _STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
+_NO_MESSAGE = 10037
 _PAGE_BYTES = 16 * 1024 * 1024
 _PAGE_TIMEOUT_S = 15.0
 
@@ -21,11 +24,11 @@ _PAGE_TIMEOUT_S = 15.0
 class LogState:
     """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1."""
 
-    __slots__ = ("epoch", "first", "last")
+    __slots__ = ("epoch", "first", "last", "replicated")
 
-    def __init__(self, info: dict[str, object]) -> None:
+    def __init__(self, info: dict[str, Any]) -> None:
         state = info["state"]
-        assert isinstance(state, dict)
+        self.replicated = int(info["config"]["num_replicas"]) > 1
         self.epoch = _microseconds(str(info["created"]))
         self.last = int(state["last_seq"])
         self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
@@ -45,6 +48,7 @@ class Streams:
         self._prefix = prefix
         self._replicas = replicas
         self.specs: dict[str, LogSpec] = {}
+        self._replicated: set[str] = set()
 
     def name(self, log: str) -> str:
         return jetstream_name(self._prefix, log)
@@ -76,12 +80,17 @@ class Streams:
         """What the log holds; it is made again when the server lost it."""
         name = self.name(log)
         try:
-            return LogState(await connection.api(f"STREAM.INFO.{name}"))
+            state = LogState(await connection.api(f"STREAM.INFO.{name}"))
         except ApiError as error:
             if error.code != _STREAM_NOT_FOUND or log not in self.specs:
                 raise
-        await self.ensure(connection, self.specs[log])
-        return LogState(await connection.api(f"STREAM.INFO.{name}"))
+            await self.ensure(connection, self.specs[log])
+            state = LogState(await connection.api(f"STREAM.INFO.{name}"))
+        if state.replicated:
+            self._replicated.add(log)
+        else:
+            self._replicated.discard(log)
+        return state
 
     async def subjects(self, connection: Connection, log: str) -> list[str]:
         """The subjects that hold records, sorted."""
@@ -129,29 +138,53 @@ class Streams:
         if len(found) == 1 and limit > 1 and pending == 0:
             more = await self.next(connection, log, subject, found[0].seq + 1, epoch)
             pending = 0 if more is None else 1
+        elif pending == 0 and log in self._replicated:
+            # The replica that answered may lag behind; its leader knows what there is.
+            end = found[-1].seq if found else after
+            more = await self.next(connection, log, subject, end + 1, epoch)
+            if more is not None:
+                pending = 1
+                if len(found) < limit:
+                    found.append(more)
         return found, pending
 
-    async def _direct(
+    async def _one(
         self, connection: Connection, log: str, body: dict[str, object], epoch: int
     ) -> NatsMessage | None:
+        if log in self._replicated:
+            return await self._by_leader(connection, log, body, epoch)
         answer = await connection.request(f"$JS.API.DIRECT.GET.{self.name(log)}", body)
         message = _stored(answer, epoch)
         if message is None and status_of(answer.headers) != "404":
             raise BrokerUnavailable(connection.target, f"direct get: {_problem(answer.headers)}")
         return message
 
+    async def _by_leader(
+        self, connection: Connection, log: str, body: dict[str, object], epoch: int
+    ) -> NatsMessage | None:
+        """Ask the stream's leader. Any replica answers a direct get, also one that lags behind."""
+        try:
+            found = (await connection.api(f"STREAM.MSG.GET.{self.name(log)}", body))["message"]
+        except ApiError as error:
+            if error.code != _NO_MESSAGE:
+                raise
+            return None
+        headers = b64decode(found.get("hdrs", ""))
+        payload = b64decode(found.get("data", ""))
+        return NatsMessage(found["subject"], payload, headers, epoch, int(found["seq"]))
+
     async def next(
         self, connection: Connection, log: str, subject: str, seq: int, epoch: int
     ) -> NatsMessage | None:
         """The first record of a subject at or behind a stream sequence."""
         body = {"seq": max(1, seq), "next_by_subj": subject}
-        return await self._direct(connection, log, body, epoch)
+        return await self._one(connection, log, body, epoch)
 
     async def last(
         self, connection: Connection, subject: str, epoch: int = 0
     ) -> NatsMessage | None:
         """The newest record of a subject."""
-        return await self._direct(connection, log_of(subject), {"last_by_subj": subject}, epoch)
+        return await self._one(connection, log_of(subject), {"last_by_subj": subject}, epoch)
 
 
 def _stored(answer: Answer, epoch: int) -> NatsMessage | None:

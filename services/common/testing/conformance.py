@@ -114,9 +114,9 @@ async def follow(live: LiveSubscription, count: int) -> list[Message]:
     return found
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
     """Poll until the condition holds; an unavailable broker counts as no."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(patience_s):
         while True:
             try:
                 if await condition():

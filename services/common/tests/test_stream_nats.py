@@ -17,9 +17,11 @@ from services.common.stream import (  # noqa: E402 - after the rewrite is regist
     LogSpec,
     Position,
     Publisher,
+    Record,
 )
 from services.common.stream.nats import NatsBroker  # noqa: E402
 from services.common.testing.conformance import (  # noqa: E402
+    BTC,
     ETH,
     LOG,
     Backend,
@@ -158,6 +160,51 @@ class TestNatsBroker(BrokerConformance):
         assert await broker.log_epoch(LOG) > epoch
         assert seqs(await read_all(broker)) == [5, 11]
         assert seqs(await follow(live, 1))[-1] == 11
+
+    async def test_nothing_is_stored_after_a_record_that_was_refused_and_before_it(
+        self, broker: Broker
+    ) -> None:
+        """As when the leader of a cluster goes: one record is lost and the next would be taken."""
+        assert isinstance(broker, NatsBroker)
+        await broker.ensure([LogSpec(LOG, 3600)])
+        connection = broker._current()
+        config = (await connection.api("STREAM.INFO.MARKET_RAW"))["config"]
+        await connection.api("STREAM.UPDATE.MARKET_RAW", config | {"max_msg_size": 400})
+        publisher = await broker.publisher()
+        for n in range(1, 51):
+            await publisher.send(record(n))
+            if n == 20:
+                await publisher.send(Record(BTC, b"x" * 500, Position(1, 20, 1)))
+            await publisher.send(record(n, ETH))
+
+        async def tried_again() -> bool:
+            return publisher.stats().retried > 2
+
+        await until(tried_again)
+        assert seqs(await read_all(broker)) == list(range(1, 21))
+        await connection.api("STREAM.UPDATE.MARKET_RAW", config)
+        await publisher.flush()
+        assert seqs(await read_all(broker)) == [*range(1, 21), *range(20, 51)]
+        assert seqs(await read_all(broker, ETH), ETH) == list(range(1, 51))
+
+    async def test_two_publishers_of_different_records_share_a_log_in_order(
+        self, broker: Broker
+    ) -> None:
+        publishers = [await broker.publisher() for _ in range(2)]
+        async with asyncio.TaskGroup() as tasks:
+            for publisher, subject in zip(publishers, (BTC, ETH), strict=True):
+                tasks.create_task(_send_all(publisher, subject, 2000))
+        assert seqs(await read_all(broker)) == list(range(1, 2001))
+        assert seqs(await read_all(broker, ETH), ETH) == list(range(1, 2001))
+
+
+async def _send_all(publisher: Publisher, subject: str, count: int) -> None:
+    for n in range(1, count + 1):
+        await publisher.send(record(n, subject))
+        if n % 100 == 0:
+            # So that the two take turns.
+            await asyncio.sleep(0)
+    await publisher.flush()
 
 
 async def _some_acked(publisher: Publisher, base: int) -> bool:

@@ -1,0 +1,143 @@
+"""NATS' wire protocol, split without a socket; the order of publishing; nats-py's own names."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+
+from services.common.stream.nats_client import LeanClient
+from services.common.stream.nats_frames import (
+    Frames,
+    description_of,
+    header_block,
+    header_of,
+    headers_of,
+    publish_frame,
+    status_of,
+)
+from services.common.stream.nats_order import Lane
+
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["a.b", "_INBOX.x.1"]),
+        st.sampled_from(["", "$JS.ACK.S.C.1.2.3.4.5"]),
+        st.sampled_from([b"", b"NATS/1.0\r\nNats-Msg-Id: x:1\r\n\r\n", b"NATS/1.0 503\r\n\r\n"]),
+        st.binary(max_size=40) | st.just(b"\r\nMSG a 1 3\r\n"),
+    ),
+    max_size=8,
+)
+
+
+def on_wire(subject: str, reply: str, headers: bytes, payload: bytes) -> bytes:
+    names = f"{subject} 7 {reply} " if reply else f"{subject} 7 "
+    size = len(headers) + len(payload)
+    if headers:
+        return f"HMSG {names}{len(headers)} {size}\r\n".encode() + headers + payload + b"\r\n"
+    return f"MSG {names}{size}\r\n".encode() + payload + b"\r\n"
+
+
+@given(MESSAGES, st.data())
+def test_messages_come_out_whole_however_they_are_cut(
+    messages: list[tuple[str, str, bytes, bytes]], data: st.DataObject
+) -> None:
+    stream = b"PING\r\n".join(on_wire(*message) for message in messages)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    frames = Frames()
+    found: list[tuple[str, str, bytes, bytes]] = []
+    frames.handlers["7"] = lambda *message: found.append(message)
+    lines: list[bytes] = []
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        lines += frames.feed(stream[begin:end])
+    assert found == messages
+    assert lines == [b"PING"] * max(0, len(messages) - 1)
+
+
+def test_what_is_not_the_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        Frames().feed(b"MSG a.b 1 many\r\n")
+
+
+def test_headers_are_read_one_by_one_or_all() -> None:
+    block = b"NATS/1.0\r\ntraceparent: 00-a-b-01\r\nNats-Msg-Id:x:1\r\n\r\n"
+    assert header_of(block, b"Nats-Msg-Id:") == "x:1"
+    assert header_of(block, b"Nats-Sequence:") is None
+    assert headers_of(block) == {"traceparent": "00-a-b-01", "Nats-Msg-Id": "x:1"}
+    assert status_of(block) == ""
+    status = b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\nNats-Pending-Messages: 4\r\n\r\n"
+    assert (status_of(status), description_of(status)) == ("409", "Message Size Exceeds MaxBytes")
+    assert header_of(status, b"Nats-Pending-Messages:") == "4"
+
+
+def test_a_header_cannot_smuggle_another() -> None:
+    assert header_block({"a": "1\r\nNats-Msg-Id: 2"}) == b"a: 1 Nats-Msg-Id: 2\r\n"
+    for name in ("", "a b", "a:b", "a\r\nb"):
+        with pytest.raises(ValueError, match="name of a header"):
+            header_block({name: "1"})
+
+
+def test_a_publish_counts_its_bytes() -> None:
+    assert publish_frame("a.b", "r", b"xyz") == b"PUB a.b r 3\r\nxyz\r\n"
+
+
+def test_nats_py_has_the_names_that_the_client_stands_on() -> None:
+    client = Client()
+    for name in ("_ps", "_sid", "_transport"):
+        assert hasattr(client, name)
+    for name in ("_process_ping", "_process_pong", "_process_info", "_process_err"):
+        assert callable(getattr(client, name))
+    for name in ("write", "drain"):
+        assert callable(getattr(TcpTransport, name))
+    # Nothing that nats-py calls is replaced by accident.
+    assert not {"parse", "reset", "attach", "detach", "write", "drained"} & set(dir(Client))
+    assert LeanClient()._ps.parse
+
+
+class _Log:
+    """A JetStream stream in miniature: `refuse` loses what is on its way."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+
+    def take(self, identity: str, follows: str) -> bool:
+        if follows and (not self.stored or self.stored[-1] != follows):
+            return False
+        self.stored.append(identity)
+        return True
+
+
+@given(
+    st.lists(st.sampled_from("abc"), max_size=30),
+    st.booleans(),
+    st.sets(st.integers(0, 30)),
+    st.integers(1, 5),
+)
+def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
+    subjects: list[str], shared: bool, lost: set[int], window: int
+) -> None:
+    lane = Lane[str](shared=shared)
+    log = _Log()
+    identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
+    for subject, identity in zip(subjects, identities, strict=True):
+        lane.put(subject, identity, identity)
+    on_the_way: deque[tuple[int, str, str]] = deque()
+    sent = 0
+    while True:
+        while len(on_the_way) < window and (ready := lane.next()) is not None:
+            on_the_way.append((sent, ready.item, ready.follows))
+            sent += 1
+        if not on_the_way:
+            break
+        number, identity, follows = on_the_way.popleft()
+        if number not in lost and log.take(identity, follows):
+            lane.stored(identity[0], identity)
+    for subject in "abc":
+        wanted = [identity for identity in identities if identity[0] == subject]
+        held = [identity for identity in log.stored if identity[0] == subject]
+        assert held == wanted[: len(held)]
+    if not lost:
+        assert sorted(log.stored) == sorted(identities)
