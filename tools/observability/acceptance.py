@@ -130,6 +130,16 @@ class Check:
             "seconds_until_over": round(recovered, 1),
         }
 
+    def statistics_logged(self) -> None:
+        """Every service has logged its figures."""
+        lines = {
+            name: service.log_file.read_text().count('"event": "statistics"')
+            for name, service in self._stack.services.items()
+        }
+        self.results["statistics_lines"] = lines
+        if not all(lines.values()):
+            raise Unfulfilled(f"no statistics line: {lines}")
+
     async def _faults(self, **faults: object) -> None:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             url = f"{self._stack.url(EXCHANGE)}/_control/faults"
@@ -177,6 +187,7 @@ async def run(seconds: float) -> int:
                     await check.all_well(seconds)
                     await check.messages_dropped()
                     await check.feed_stalled()
+                    check.statistics_logged()
                 except Unfulfilled as error:
                     print(f"FAIL  {error}", file=sys.stderr)
                     status = 1
