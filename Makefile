@@ -83,6 +83,10 @@ soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores a
 	@SNAPSHOTTER_KILLS=20 SNAPSHOTTER_AWAY_S=30 SNAPSHOTTER_THROTTLED_ROUNDS=1500 \
 	  $(PY) -m pytest -q services/snapshotter -k "sigkill or away_for_a_while or throttled"
 
+.PHONY: bench-snapshot-lag
+bench-snapshot-lag: $(STAMP) ## How far latest rows are behind: the stack at 50 products and 500 ticks/s (2 min)
+	@$(PY) -m tools.snapshot_lag
+
 .PHONY: bench-replay
 bench-replay: $(STAMP) ## An hour of simulated market recorded, archived, replayed: the same ticks, byte for byte (10 min)
 	@REPLAY_S=3600 $(PY) -m pytest -q -s tools/replay -k byte_for_byte
@@ -98,6 +102,16 @@ observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, 
 .PHONY: bench-observability
 bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
 	@$(PY) -m tools.observability.cost
+
+.PHONY: web-sdk
+web-sdk: ## Copy the JavaScript SDK to where the gateway serves it to the web board
+	@for file in index client protocol chain book decimal; do \
+	  cp clients/js/src/$$file.js services/gateway/web/sdk/; done
+
+.PHONY: bench-web
+bench-web: $(STAMP) ## The web board's main thread at 500 ticks a second, in Chromium (15 s)
+	@BOARD_BENCH_S=10 $(PY) -m pytest -q services/gateway/tests/test_web_board.py -k 500; \
+	  cat .mdf/artifacts/board-500.json; echo
 
 .PHONY: conformance
 conformance: $(STAMP) ## Does a client keep the protocol's rule? [CLIENT=python|js|"any command" ONLY=case]

@@ -1,4 +1,7 @@
-"""`/`: a page that follows the streams in a browser; no build step, nothing from other hosts."""
+"""`/`: a page that follows the streams in a browser; no build step, nothing from other hosts.
+
+`web/sdk` is the JavaScript SDK as it stands in clients/js (`make web-sdk` copies it).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from starlette.routing import BaseRoute, Route
 
 _WEB = Path(__file__).parent / "web"
 _TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "board.js": "text/javascript; charset=utf-8",
-    "board.css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -25,16 +29,16 @@ _HEADERS = {
 
 
 def web_routes() -> list[BaseRoute]:
-    """The page and its two files."""
-
-    async def page(_request: Request) -> Response:
-        return _file("index.html")
-
-    async def asset(request: Request) -> Response:
-        return _file(request.url.path.rsplit("/", 1)[-1])
-
-    return [Route("/", page), Route("/board.js", asset), Route("/board.css", asset)]
+    """The page and its files: those that are there, and no other path."""
+    files = [path for path in _WEB.rglob("*") if path.suffix in _TYPES]
+    return [
+        _route("/", _WEB / "index.html"),
+        *(_route(f"/{path.relative_to(_WEB).as_posix()}", path) for path in sorted(files)),
+    ]
 
 
-def _file(name: str) -> Response:
-    return FileResponse(_WEB / name, media_type=_TYPES[name], headers=_HEADERS)
+def _route(address: str, file: Path) -> Route:
+    async def answer(_request: Request) -> Response:
+        return FileResponse(file, media_type=_TYPES[file.suffix], headers=_HEADERS)
+
+    return Route(address, answer)

@@ -1,156 +1,195 @@
-"use strict";
+// The page: what the SDK hands out is kept in the model at once and painted with the next frame.
 
-// The client's whole rule, per stream: a snapshot replaces; an incr applies when its prev is the seq
-// held; an older one is a duplicate; anything else asks for a resync.
+import { MarketDataClient } from "./sdk/index.js";
+import { chart } from "./board/draw.js";
+import { Ladder } from "./board/ladder.js";
+import { Product, Rate } from "./board/model.js";
+import { Table, write } from "./board/table.js";
 
-const rows = new Map();
-const body = document.getElementById("rows");
-const connection = document.getElementById("connection");
-const key = new URLSearchParams(location.hash.slice(1)).get("api_key");
-let socket = null;
-let attempt = 0;
-let resume = 0;
-let timer = null;
+const LOOK_FOR_PRODUCTS_MS = 5000;
+const CHART_MS = 100;
+const LOG_LINES = 200;
 
-function rowOf(product) {
-  let row = rows.get(product);
-  if (row) return row;
-  const element = document.createElement("tr");
-  const cells = {};
-  for (const name of ["product", "last", "bid", "ask", "seq", "ticks", "feed", "chain"]) {
-    const cell = document.createElement(name === "product" ? "th" : "td");
-    if (name === "product") cell.scope = "row";
-    if (["last", "bid", "ask", "seq", "ticks"].includes(name)) cell.className = "n";
-    cells[name] = element.appendChild(cell);
-  }
-  row = { product, element, cells, epoch: null, seq: null, ticks: 0, fields: {}, feed: "", chain: "waiting", dirty: true };
-  rows.set(product, row);
-  const after = [...rows.keys()].sort().indexOf(product);
-  body.insertBefore(element, body.children[after] || null);
-  document.getElementById("empty").hidden = true;
-  return row;
+const element = (id) => document.getElementById(id);
+const fragment = new URLSearchParams(location.hash.slice(1));
+const apiKey = fragment.get("api_key");
+const url = `${location.protocol.replace("http", "ws")}//${location.host}/ws`;
+
+const products = new Map();
+const table = new Table(element("rows"), element("empty"), choose);
+const ladder = new Ladder(element("levels"), element("book-state"));
+const total = new Rate(Date.now());
+const counts = { breaks: 0, resumes: 0 };
+let chosen = null;
+let client = null;
+let bookDirty = true;
+let paintedAt = 0;
+// What a lost connection cost, from its end to the last stream that goes on.
+let outage = null;
+
+function say(text, kind = "") {
+  const log = element("log");
+  const line = document.createElement("li");
+  const time = document.createElement("time");
+  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  const words = document.createElement("span");
+  words.className = kind;
+  words.textContent = text;
+  line.append(time, words);
+  log.prepend(line);
+  while (log.children.length > LOG_LINES) log.lastChild.remove();
 }
 
-function send(message) {
-  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+function show(text, kind) {
+  write(element("connection"), text, `pill ${kind}`);
 }
 
-function askResync(row) {
-  if (row.chain === "resyncing") return;
-  row.chain = "resyncing";
-  send({ type: "resync", product: row.product, channel: "ticker" });
+function choose(name) {
+  if (chosen === name) return;
+  if (chosen) client.unsubscribe(chosen, { channel: "book" });
+  chosen = name;
+  client.subscribe(name, { channel: "book" });
+  write(element("chart-title"), `${name} price`);
+  write(element("book-title"), `${name} order book`);
+  bookDirty = true;
+  paintedAt = 0;
 }
 
-function onIncr(message) {
-  const tick = message.tick;
-  const row = rowOf(tick.product);
-  const prev = "prev" in message ? message.prev : tick.prev;
-  row.dirty = true;
-  if (row.chain === "resyncing") return;
-  if (row.epoch !== null && tick.epoch !== row.epoch) return askResync(row);
-  if (row.seq !== null && tick.seq <= row.seq) return;
-  if (row.seq !== null && prev !== row.seq) return askResync(row);
-  Object.assign(row.fields, tick.fields);
-  row.epoch = tick.epoch;
-  row.seq = tick.seq;
-  row.ticks += message.merged || 1;
-  row.chain = "unbroken";
+async function lookForProducts() {
+  const answer = await fetch("/v1/products", { headers: apiKey ? { "X-API-Key": apiKey } : {} });
+  if (!answer.ok) return;
+  const listed = (await answer.json()).products.filter((one) => one.channels.includes("ticker"));
+  const fresh = listed.map((one) => one.product).filter((name) => !products.has(name));
+  if (!fresh.length) return;
+  for (const name of fresh) products.set(name, new Product(name, Date.now()));
+  client.subscribe(fresh);
+  if (!chosen) choose(fresh.includes("BTC-USD") ? "BTC-USD" : fresh[0]);
 }
+
+const named = (event) => `${event.product} ${event.channel}`;
 
 const handlers = {
-  welcome() { setConnection("connected", "good"); attempt = 0; },
-  snapshot(message) {
-    const snapshot = message.snapshot;
-    const row = rowOf(snapshot.product);
-    Object.assign(row, { fields: { ...snapshot.state }, epoch: snapshot.epoch, seq: snapshot.seq, chain: "unbroken", dirty: true });
-  },
-  incr: onIncr,
-  reset(message) {
-    const row = rowOf(message.product);
-    Object.assign(row, { fields: {}, epoch: message.epoch, seq: message.seq, chain: "reset: " + message.cause, dirty: true });
-  },
-  status(message) { const row = rowOf(message.product); row.feed = message.state; row.dirty = true; },
-  hb(message) {
-    for (const [stream, head] of Object.entries(message.heads || {})) {
-      const row = rows.get(stream.split(":")[2]);
-      if (row && row.seq !== null && head > row.seq) askResync(row);
+  connected(event) {
+    show("connected", "good");
+    if (event.number > 1) {
+      counts.resumes += 1;
+      outage ??= { at: Date.now(), ticks: 0, waiting: 0 };
     }
   },
-  drain(message) {
-    const [low, high] = message.reconnect_after_ms;
-    resume = low + Math.random() * (high - low);
-    setConnection("the gateway restarts", "wait");
+  disconnected(event) {
+    show("connecting again", "wait");
+    outage ??= { at: Date.now(), ticks: 0, waiting: 0 };
+    outage.waiting = 0;
+    say(`Connection lost: ${event.reason}`, "wait");
   },
-  error(message) { setConnection(message.name + ": " + message.message, "bad"); },
+  refused(event) {
+    show("refused", "bad");
+    say(event.message, "bad");
+    element("key").hidden = false;
+  },
+  subscribed(event) {
+    if (outage && event.start === "backfill") outage.waiting += 1;
+    if (event.warning) say(`${named(event)}: ${event.warning.message}; a snapshot instead`, "wait");
+  },
+  backfill(event) {
+    if (!outage || event.state !== "end") return;
+    outage.ticks += event.count ?? 0;
+    outage.waiting -= 1;
+    if (outage.waiting > 0) return;
+    const seconds = ((Date.now() - outage.at) / 1000).toFixed(2);
+    say(`Resumed after ${seconds} s: ${outage.ticks} missed ticks came, every chain unbroken`, "good");
+    outage = null;
+  },
+  snapshot(event) {
+    if (event.channel === "ticker") products.get(event.product)?.snapshot(event.state, Date.now());
+    else bookDirty = true;
+    if (event.reason === "resync") say(`${named(event)}: healed by a snapshot`, "good");
+  },
+  tick(event) {
+    const now = Date.now();
+    total.add(now, event.merged);
+    if (event.channel === "ticker") products.get(event.product)?.tick(event, now);
+    else bookDirty = true;
+  },
+  reset(event) {
+    const missed = event.missed ? `, ${event.missed.from} to ${event.missed.to} missed` : "";
+    say(`${named(event)}: starts over (${event.cause}, ${event.repair}${missed})`, "wait");
+    if (event.channel === "ticker") products.get(event.product)?.reset(event.cause);
+    else bookDirty = true;
+  },
+  resync(event) {
+    counts.breaks += 1;
+    say(`${named(event)}: chain broken (${event.cause}), asked for a snapshot`, "bad");
+    const product = event.channel === "ticker" && products.get(event.product);
+    if (product) Object.assign(product, { chain: "resyncing", dirty: true });
+    bookDirty = true;
+  },
+  status(event) {
+    const product = products.get(event.product);
+    if (!product) return;
+    if (event.channel === "ticker") {
+      const news = product.feed ? product.feed !== event.state : !["live", "quiet"].includes(event.state);
+      if (news) say(`${named(event)}: ${event.state} (${event.evidence})`);
+      Object.assign(product, { feed: event.state, dirty: true });
+    } else if (!["live", "quiet"].includes(event.state)) {
+      say(`${named(event)}: ${event.state} (${event.evidence})`, "wait");
+    }
+  },
+  mode(event) {
+    say(`${named(event)}: ${event.from} to ${event.to} (${event.reason})`, "wait");
+  },
+  drain() {
+    show("the gateway restarts", "wait");
+    say("The gateway says it will restart", "wait");
+  },
+  streamError(event) {
+    say(`${named(event)}: ${event.name}: ${event.message}`, "bad");
+  },
+  serverError(event) {
+    say(`${event.name}: ${event.message}`, "bad");
+  },
 };
 
-function setConnection(text, kind) {
-  connection.textContent = text;
-  connection.className = kind;
-}
-
-async function subscribe() {
-  const headers = key ? { "X-API-Key": key } : {};
-  const answer = await fetch("/v1/products", { headers });
-  const listed = answer.ok ? (await answer.json()).products : [];
-  const fresh = listed.filter((one) => one.channels.includes("ticker")).map((one) => one.product)
-    .filter((product) => !(rows.has(product) && rows.get(product).subscribed));
-  if (fresh.length === 0) return;
-  const held = {};
-  for (const product of fresh) {
-    const row = rowOf(product);
-    row.subscribed = true;
-    if (row.seq !== null) held[product] = row.seq;
-  }
-  send({ type: "subscribe", channel: "ticker", products: fresh, ...(Object.keys(held).length ? { from_seq: held } : {}) });
-}
-
-function connect() {
-  socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host + "/ws", "md.v1.json");
-  socket.onopen = () => {
-    if (key) send({ type: "auth", api_key: key });
-    for (const row of rows.values()) row.subscribed = false;
-    subscribe().catch(() => setConnection("the product list did not answer", "bad"));
-    timer = setInterval(() => subscribe().catch(() => {}), 5000);
-  };
-  socket.onmessage = (event) => {
-    const message = JSON.parse(event.data);
-    const handler = handlers[message.type];
-    if (handler) handler(message);
-  };
-  socket.onclose = () => {
-    clearInterval(timer);
-    attempt += 1;
-    const wait = resume || Math.random() * Math.min(15000, 250 * 2 ** attempt);
-    resume = 0;
-    setConnection("connecting again", "wait");
-    setTimeout(connect, wait);
-  };
-}
-
 function paint() {
-  for (const row of rows.values()) {
-    if (!row.dirty) continue;
-    row.dirty = false;
-    const { cells, fields } = row;
-    const last = fields.last_trade ? fields.last_trade.price : "";
-    const before = cells.last.textContent;
-    cells.product.textContent = row.product;
-    if (last !== before && before !== "" && last !== "") {
-      cells.last.className = "n " + (Number(last) > Number(before) ? "up" : "down");
-    }
-    cells.last.textContent = last;
-    cells.bid.textContent = fields.best_bid ? fields.best_bid.price : "";
-    cells.ask.textContent = fields.best_ask ? fields.best_ask.price : "";
-    cells.seq.textContent = row.seq === null ? "" : String(row.seq);
-    cells.ticks.textContent = String(row.ticks);
-    cells.feed.textContent = row.feed;
-    cells.feed.className = row.feed === "live" ? "good" : row.feed === "quiet" ? "" : "wait";
-    cells.chain.textContent = row.chain;
-    cells.chain.className = row.chain === "unbroken" ? "good" : "wait";
-  }
   requestAnimationFrame(paint);
+  const now = Date.now();
+  table.paint(products, chosen, now);
+  if (now - paintedAt < CHART_MS) return;
+  paintedAt = now;
+  write(element("total-rate"), total.perSecond(now).toFixed(0));
+  write(element("total-breaks"), String(counts.breaks));
+  write(element("total-resumes"), String(counts.resumes));
+  const product = products.get(chosen);
+  if (!product) return;
+  const text = product.fields.last_trade?.price ?? "";
+  chart(element("chart"), product.points, text.split(".")[1]?.length ?? 0);
+  write(element("chart-text"), product.points.length ? `${chosen} last traded at ${text}` : "");
+  if (bookDirty) {
+    bookDirty = false;
+    ladder.paint(client.book(chosen));
+  }
 }
 
-connect();
+client = new MarketDataClient(url, { apiKey });
+client.on("event", (event) => handlers[event.type]?.(event));
+element("break").addEventListener("click", () => {
+  say("You broke the connection");
+  client.reconnect();
+});
+element("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  fragment.set("api_key", element("api-key").value);
+  location.hash = fragment.toString();
+  location.reload();
+});
+
+async function keepLooking() {
+  try {
+    await lookForProducts();
+  } catch {
+    // The gateway is away; the connection says so already.
+  }
+  setTimeout(keepLooking, LOOK_FOR_PRODUCTS_MS);
+}
+keepLooking();
 requestAnimationFrame(paint);

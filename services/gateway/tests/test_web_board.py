@@ -1,0 +1,256 @@
+"""The web board in a real, headless Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.wire import Fields, Level, Stats24h, Trade
+from services.gateway.testing import Bench, Market, bench
+from tools.embedded import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+# Screenshots are what a person can judge; CI keeps them.
+ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", ROOT / ".mdf" / "artifacts"))
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium was found (Debian: apt-get install chromium)"
+)
+PATIENCE_MS = 20_000
+
+
+@contextlib.asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Faults:
+    """Everything a page complains of; a lost connection on purpose is no fault."""
+
+    def __init__(self, page: Page) -> None:
+        self.found: list[str] = []
+        self.expected: tuple[str, ...] = ()
+        page.on("pageerror", lambda error: self.found.append(str(error)))
+        page.on("console", self._said)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        expected = any(part in message.text for part in self.expected)
+        if message.type in ("error", "warning") and not expected:
+            self.found.append(message.text)
+
+
+class Prices:
+    """Products with prices that wander, and one book."""
+
+    def __init__(self, gateway: Bench, count: int = 4) -> None:
+        names = ["BTC-USD", "ETH-USD", "SOL-USD", "DOGE-USD", *(f"P{n}-USD" for n in range(20))]
+        self.markets = [gateway.market(name) for name in names[:count]]
+        self.book = gateway.market(channel="book")
+        self._step = 0
+
+    async def begin(self) -> None:
+        rows = [[f"{64000 - n * 3.5:.2f}", f"{0.1 + n % 7:.3f}"] for n in range(40)]
+        asks = [[f"{64001 + n * 3.5:.2f}", f"{0.2 + n % 5:.3f}"] for n in range(40)]
+        await self.book.publish(self.book.reset({"bids": rows, "asks": asks}))
+        for market in self.markets:
+            await market.publish(market.status())
+
+    async def turn(self) -> None:
+        """One tick of every product, one change of the book."""
+        self._step += 1
+        for n, market in enumerate(self.markets):
+            await market.publish(market.tick(self._fields(n, market)))
+        size = f"{self._step % 9 + 0.125:.3f}"
+        change = ("buy", f"{63996.50 - self._step % 5 * 3.5:.2f}", size)
+        await self.book.publish(self.book.tick(Fields(changes=[change])))
+
+    def _fields(self, n: int, market: Market) -> Fields:
+        wave = (self._step * (n + 3) * 7919) % 997 / 997 + self._step / (400 * (n + 1))
+        price = (64000, 3200, 150, 0.4)[n % 4] * (1 + wave / 500)
+        trade = Trade(f"{price:.2f}", "0.1", "buy", (market.seq or 0) + 7, market.clock())
+        return Fields(
+            last_trade=trade,
+            best_bid=Level(f"{price - 0.01:.2f}", "1"),
+            best_ask=Level(f"{price + 0.01:.2f}", "1"),
+            stats_24h=Stats24h(open=f"{price * 0.99:.2f}", high="1", low="1", volume="1"),
+        )
+
+    async def run(self, ticks_per_s: float) -> None:
+        """Publish at this rate, also where the machine was busy for a while."""
+        loop = asyncio.get_running_loop()
+        began, turns = loop.time(), 0
+        while True:
+            turns += 1
+            await self.turn()
+            due = began + turns * (len(self.markets) + 1) / ticks_per_s
+            await asyncio.sleep(max(0.0, due - loop.time()))
+
+
+@contextlib.asynccontextmanager
+async def moving(prices: Prices, ticks_per_s: float = 100) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(prices.run(ticks_per_s))
+        yield
+        running.cancel()
+
+
+async def cell(page: Page, product: str, column: int) -> str:
+    row = page.locator("#rows tr", has=page.get_by_role("button", name=product, exact=True))
+    return await row.locator("td").nth(column).inner_text()
+
+
+@needs_browser
+async def test_the_board_shows_moving_prices_and_survives_breaks_and_a_restart() -> None:
+    server, port = MemoryServer(), free_port()
+    async with chromium() as browser:
+        page = await browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        faults = Faults(page)
+        async with bench(MemoryBroker(server), http_port=port) as gateway:
+            prices = Prices(gateway)
+            await prices.begin()
+            await prices.turn()
+            async with moving(prices):
+                await page.goto(gateway.http)
+                await expect(page.locator("#connection")).to_have_text("connected")
+                await expect(page.locator("#rows tr")).to_have_count(4)
+                await expect(page.locator("#book-state")).to_contain_text("verified")
+                before = await cell(page, "ETH-USD", 0)
+                await page.wait_for_function(
+                    "before => [...document.querySelectorAll('#rows tr')]"
+                    ".some(row => row.textContent.startsWith('ETH-USD')"
+                    " && row.children[1].textContent !== before)",
+                    arg=before,
+                )
+                assert faults.found == []
+
+                await page.get_by_role("button", name="Break my connection").focus()
+                await page.keyboard.press("Enter")
+                await expect(page.locator("#log")).to_contain_text("every chain unbroken")
+                await expect(page.locator("#total-resumes")).to_have_text("1")
+
+                # Keyboard only: another product's price and book.
+                await page.get_by_role("button", name="ETH-USD", exact=True).focus()
+                await page.keyboard.press("Enter")
+                await expect(page.locator("#chart-title")).to_have_text("ETH-USD price")
+                await page.get_by_role("button", name="BTC-USD", exact=True).click()
+                await expect(page.locator("#book-state")).to_contain_text("verified")
+                await shoot(page)
+            assert faults.found == []
+            # The browser itself says that nobody answers while the gateway is away.
+            faults.expected = ("ERR_CONNECTION_REFUSED", "WebSocket connection to")
+        await expect(page.locator("#connection")).to_have_text("connecting again")
+        async with bench(MemoryBroker(server), http_port=port) as gateway:
+            again = Prices(gateway)
+            for old, new in zip(
+                [*prices.markets, prices.book], [*again.markets, again.book], strict=True
+            ):
+                new.seq, new.sub = old.seq, old.sub
+            async with moving(again):
+                await expect(page.locator("#connection")).to_have_text("connected")
+                await expect(page.locator("#total-resumes")).to_have_text("2")
+                resumed = page.locator("#log li", has_text="every chain unbroken")
+                await expect(resumed).to_have_count(2)
+            await expect(page.locator("#total-breaks")).to_have_text("0")
+        assert faults.found == []
+
+
+async def shoot(page: Page) -> None:
+    """The board in light, dark and on a phone; nothing may stick out on the phone."""
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        await page.screenshot(path=ARTIFACTS / f"board-{scheme}.png", full_page=True)
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await page.screenshot(path=ARTIFACTS / "board-phone.png", full_page=True)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+    await page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+@needs_browser
+async def test_the_board_does_its_work_at_500_ticks_a_second() -> None:
+    seconds = float(os.environ.get("BOARD_BENCH_S", "2"))
+    async with bench(MemoryBroker()) as gateway, chromium() as browser:
+        prices = Prices(gateway, count=20)
+        await prices.begin()
+        await prices.turn()
+        page = await browser.new_page(viewport={"width": 1280, "height": 1000})
+        faults = Faults(page)
+        async with moving(prices, 500):
+            await page.goto(gateway.http)
+            rate_shown = page.locator("#total-rate")
+            await expect(rate_shown).to_have_text(re.compile(r"^[1-9]\d\d"), timeout=PATIENCE_MS)
+            session = await page.context.new_cdp_session(page)
+            # The thread's own time: what others do on this machine does not count.
+            await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+            async def metrics() -> dict[str, float]:
+                answer = await session.send("Performance.getMetrics")
+                return {row["name"]: row["value"] for row in answer["metrics"]}
+
+            await page.evaluate(
+                "() => { window.frames_ = 0; const f = () => { window.frames_ += 1;"
+                " requestAnimationFrame(f); }; requestAnimationFrame(f); }"
+            )
+            first, frames = await metrics(), await page.evaluate("window.frames_")
+            await asyncio.sleep(seconds)
+            last, more = await metrics(), await page.evaluate("window.frames_")
+            rate = float(await page.locator("#total-rate").inner_text())
+        took = last["Timestamp"] - first["Timestamp"]
+        busy = (last["TaskDuration"] - first["TaskDuration"]) / took
+        script = (last["ScriptDuration"] - first["ScriptDuration"]) / took
+        report = {
+            "ticks_per_s": rate,
+            "main_thread_ms_per_s": round(busy * 1000),
+            "script_ms_per_s": round(script * 1000),
+            "frames_per_s": round((more - frames) / took, 1),
+            "heap_mb": round(last["JSHeapUsedSize"] / 1e6, 1),
+        }
+        _keep("board-500.json", json.dumps(report))
+        assert faults.found == []
+        assert await page.locator("#total-breaks").inner_text() == "0"
+
+
+def _keep(name: str, text: str) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    (ARTIFACTS / name).write_text(text)
+
+
+async def test_every_file_of_the_page_comes_with_a_strict_policy_and_no_other_path_does() -> None:
+    import httpx
+
+    async with bench(MemoryBroker()) as gateway, httpx.AsyncClient(base_url=gateway.http) as http:
+        for path in ("/", "/board.js", "/board.css", "/icon.svg", "/sdk/client.js"):
+            answer = await http.get(path)
+            assert answer.status_code == 200
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+        for path in ("/sdk/../../app.py", "/sdk/%2e%2e/board.js.map", "/sdk/", "/board"):
+            assert (await http.get(path)).status_code == 404
+
+
+def test_the_page_uses_the_sdk_as_it_stands() -> None:
+    source = ROOT / "clients" / "js" / "src"
+    copied = ROOT / "services" / "gateway" / "web" / "sdk"
+    for file in sorted(copied.iterdir()):
+        assert file.read_text() == (source / file.name).read_text(), "make web-sdk"

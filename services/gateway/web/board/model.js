@@ -1,0 +1,96 @@
+// What the page knows of each product; nothing here touches the document.
+
+const RATE_SECONDS = 5;
+const POINT_MS = 250;
+const POINTS = 1200;
+
+/** Events a second over the last five whole seconds. */
+export class Rate {
+  constructor(now) {
+    this.first = Math.floor(now / 1000);
+    this.second = this.first;
+    this.counts = new Array(RATE_SECONDS + 1).fill(0);
+  }
+
+  add(now, count = 1) {
+    this.#turn(now);
+    this.counts[0] += count;
+  }
+
+  perSecond(now) {
+    this.#turn(now);
+    const whole = Math.min(RATE_SECONDS, this.second - this.first);
+    // The running second is not over yet, so it does not count.
+    return whole ? this.counts.slice(1, whole + 1).reduce((a, b) => a + b) / whole : this.counts[0];
+  }
+
+  #turn(now) {
+    const second = Math.floor(now / 1000);
+    const passed = Math.min(second - this.second, this.counts.length);
+    for (let i = 0; i < passed; i += 1) {
+      this.counts.pop();
+      this.counts.unshift(0);
+    }
+    this.second = second;
+  }
+}
+
+export class Product {
+  constructor(name, now) {
+    this.name = name;
+    this.fields = {};
+    this.feed = "";
+    this.chain = "waiting";
+    this.rate = new Rate(now);
+    this.lastAt = null;
+    this.direction = 0;
+    // Prices for drawing, one for each quarter of a second: the last of it.
+    this.points = [];
+    this.dirty = true;
+    this.drawn = 0;
+  }
+
+  snapshot(state, now) {
+    this.fields = { ...state };
+    this.chain = "unbroken";
+    this.#price(now);
+    this.dirty = true;
+  }
+
+  tick(tick, now) {
+    const before = this.fields.last_trade?.price;
+    for (const [name, value] of Object.entries(tick.fields)) {
+      if (value !== null) this.fields[name] = value;
+    }
+    this.rate.add(now, tick.merged);
+    this.lastAt = now;
+    this.chain = "unbroken";
+    const step = Number(this.fields.last_trade?.price) - Number(before);
+    if (step) this.direction = Math.sign(step);
+    this.#price(now);
+    this.dirty = true;
+  }
+
+  reset(cause) {
+    this.fields = {};
+    this.chain = `reset: ${cause}`;
+    this.dirty = true;
+  }
+
+  /** Percent since the opening 24 hours ago, or null. */
+  get change() {
+    const open = Number(this.fields.stats_24h?.open);
+    const last = Number(this.fields.last_trade?.price);
+    return open && Number.isFinite(last) ? ((last - open) / open) * 100 : null;
+  }
+
+  #price(now) {
+    const price = Number(this.fields.last_trade?.price);
+    if (!Number.isFinite(price)) return;
+    const at = Math.floor(now / POINT_MS) * POINT_MS;
+    const newest = this.points[this.points.length - 1];
+    if (newest?.at === at) newest.price = price;
+    else this.points.push({ at, price });
+    if (this.points.length > POINTS) this.points.splice(0, POINTS / 10);
+  }
+}
