@@ -1,7 +1,12 @@
-"""`/asyncapi.json`: the client protocol as an AsyncAPI 3 document, made from the models."""
+"""`/asyncapi.json`: the client protocol as an AsyncAPI 3 document, made from the models.
+
+`python -m services.gateway.asyncapi > docs/asyncapi.json` writes the copy in the documentation.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,3 +70,12 @@ def _operation(action: str, models: Sequence[type[BaseModel]]) -> dict[str, Any]
         "channel": {"$ref": "#/channels/ws"},
         "messages": [{"$ref": f"#/channels/ws/messages/{model.__name__}"} for model in models],
     }
+
+
+def asyncapi_text() -> str:
+    """The document as a file."""
+    return json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(asyncapi_text())

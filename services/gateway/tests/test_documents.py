@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.asyncapi import asyncapi_document
+from services.gateway.asyncapi import asyncapi_document, asyncapi_text
 from services.gateway.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES
 from services.gateway.testing import bench, eventually
@@ -67,6 +67,12 @@ def test_the_page_names_every_command_message_and_error_code() -> None:
         assert row.name in page
     for name in COMMANDS["subscribe"].model_fields:
         assert name == "type" or f"`{name}`" in page, name
+
+
+def test_the_copy_in_the_documentation_is_what_is_served() -> None:
+    assert PROTOCOL.with_name("asyncapi.json").read_text() == asyncapi_text(), (
+        "python -m services.gateway.asyncapi > docs/asyncapi.json"
+    )
 
 
 def test_every_reference_in_the_asyncapi_document_leads_somewhere() -> None:
