@@ -98,6 +98,11 @@ class NatsBroker(Broker):
     async def ping(self) -> None:
         await self._current().api("INFO")
 
+    @property
+    def requests(self) -> int:
+        """How many requests this connection has made; for measuring."""
+        return self._current().requests
+
     async def api(self, verb: str) -> dict[str, Any]:
         """Ask JetStream itself; beyond what a `Broker` is, for operators and tests.
 
