@@ -1,0 +1,288 @@
+"""Slow readers beside many others: what they cost the others, and whether they lose anything."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+
+from services.common.settings import child_environment
+from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
+from services.gateway.testing import Market, small_settings
+from tools.bench.registry import Run, bench, process_cpu_s
+from tools.embedded import NatsServer, free_port
+
+_SLOW = 10
+_TICKS_PER_S = 20
+# Reached after some seconds at this rate; with the default of 1 MiB it would take minutes.
+_QUEUE_BYTES = 65_536
+_COMMAND = b'{"type":"subscribe","product":"BTC-USD"}'
+# A mask of zeros leaves the payload as it is.
+SUBSCRIBE = bytes((0x81, 0x80 | len(_COMMAND), 0, 0, 0, 0)) + _COMMAND
+_SEQ = re.compile(rb'"seq":(\d+),')
+_INGESTED = re.compile(rb'"ts_ingest":(\d{16})')
+
+
+@bench("gateway-slow")
+async def slow_readers(run: Run) -> None:
+    """Others' latency (p99) with and without ten clients that read 1 KB/s, measured in turn."""
+    clients, seconds = (500, 10.0) if run.full else (100, 4.0)
+    found: dict[bool, list[int]] = {True: [], False: []}
+    resets = stepped_down = caught_up = 0
+    async with Place(clients) as place:
+        for _ in range(run.rounds):
+            for with_slow in (False, True):
+                slow = [await _SlowReader.connect(place.port) for _ in range(_SLOW * with_slow)]
+                async with asyncio.TaskGroup() as group:
+                    reading = [group.create_task(one.read_slowly()) for one in slow]
+                    # Until the slow ones are slow, the two cases are the same.
+                    await asyncio.sleep(3.0)
+                    place.forget()
+                    cpu = process_cpu_s(place.pid)
+                    with run.measure(_name(with_slow), unit="frame") as sample:
+                        await asyncio.sleep(seconds)
+                    latencies = place.latencies()
+                    sample.count = len(latencies)
+                    sample.server_s = process_cpu_s(place.pid) - cpu
+                    found[with_slow] += latencies
+                    for task in reading:
+                        task.cancel()
+                for one in slow:
+                    counts = await one.catch_up(place.market)
+                    resets += counts["reset"]
+                    stepped_down += counts["mode"] > 0
+                    caught_up += 1
+    ratio = _p99(found[True]) / _p99(found[False])
+    for with_slow, values in found.items():
+        run.note(_name(with_slow), f"{clients} clients, p99 {_p99(values) / 1000:.1f} ms")
+    run.note(
+        _name(True),
+        f"{clients} clients, p99 {_p99(found[True]) / 1000:.1f} ms; ratio {ratio:.2f}; "
+        f"{caught_up} slow ones ({stepped_down} taken off live) verified to the head, "
+        f"{resets} resets",
+    )
+
+
+def _name(with_slow: bool) -> str:
+    return "with 10 slow readers" if with_slow else "without slow readers"
+
+
+def _p99(values: list[int]) -> float:
+    return float(sorted(values)[int(len(values) * 0.99)])
+
+
+class Place:
+    """A gateway in its own process, quick clients, and a market that goes on all the time."""
+
+    def __init__(self, clients: int) -> None:
+        self._clients = clients
+        self._stack = AsyncExitStack()
+        self._quick: list[QuickReader] = []
+        self.port = free_port()
+        self.pid = 0
+        self.market: Market
+
+    async def __aenter__(self) -> Place:
+        enter = self._stack.enter_async_context
+        nats = await enter(NatsServer())
+        broker = await enter(NatsBroker((nats.url,), prefix="MARKET"))
+        await broker.ensure(log_specs(small_settings()))
+        publisher = await broker.publisher()
+        self._stack.push_async_callback(publisher.aclose)
+        self.market = Market(publisher, padding=600)
+        await self.market.ticks(5)
+        self.pid = await enter(_gateway(nats.url, self.port))
+        loop = asyncio.get_running_loop()
+        for _ in range(self._clients):
+            reader = QuickReader()
+            await loop.create_connection(partial(_same, reader), "127.0.0.1", self.port)
+            self._quick.append(reader)
+        await enter(_trading(self.market))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for reader in self._quick:
+            reader.transport.abort()
+        await self._stack.aclose()
+
+    def forget(self) -> None:
+        for reader in self._quick:
+            reader.latencies.clear()
+
+    def latencies(self) -> list[int]:
+        return [value for reader in self._quick for value in reader.latencies]
+
+
+@asynccontextmanager
+async def _gateway(nats_url: str, port: int) -> AsyncIterator[int]:
+    variables = {
+        "NATS_URLS": nats_url,
+        "SHARD_COUNT": "2",
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "LOG_LEVEL": "ERROR",
+        "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
+        # The readers here answer no pings.
+        "WS_PING_INTERVAL_S": "3600",
+        "WS_SLOW_CLOSE_S": "3600",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
+    )
+    try:
+        async with asyncio.timeout(30):
+            while not await _ready(port):  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.05)
+        yield process.pid
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _ready(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return b" 200 " in line
+
+
+@asynccontextmanager
+async def _trading(market: Market) -> AsyncIterator[None]:
+    async def trade() -> None:
+        while True:
+            await market.ticks(1)
+            await asyncio.sleep(1 / _TICKS_PER_S)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(trade())
+        yield
+        task.cancel()
+
+
+def _handshake() -> bytes:
+    key = base64.b64encode(os.urandom(16))
+    return (
+        b"GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + b"\r\n\r\n"
+    )
+
+
+class QuickReader(asyncio.Protocol):
+    """Takes everything at once and notes how old each tick was, microseconds."""
+
+    def __init__(self) -> None:
+        self.latencies: list[int] = []
+        self._rest = b""
+        self.upgraded = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are Transports in all but name.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(_handshake())
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time_ns() // 1000
+        if not self.upgraded:
+            self.upgraded = True
+            self.transport.write(SUBSCRIBE)
+        data = self._rest + data
+        end = 0
+        for match in _INGESTED.finditer(data):
+            self.latencies.append(now - int(match[1]))
+            end = match.end()
+        # A number may be cut in two.
+        self._rest = data[end:][-40:]
+
+
+def _same(reader: QuickReader) -> QuickReader:
+    return reader
+
+
+class _SlowReader:
+    """Reads 1 KB/s, and in the end everything, to see whether anything is missing."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._data = bytearray()
+
+    @classmethod
+    async def connect(cls, port: int) -> _SlowReader:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.sock_sendall(sock, _handshake())
+        reader = cls(sock)
+        reader._data += await loop.sock_recv(sock, 256)
+        await loop.sock_sendall(sock, SUBSCRIBE)
+        return reader
+
+    async def read_slowly(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._data += await loop.sock_recv(self._sock, 256)
+            await asyncio.sleep(0.25)
+
+    async def catch_up(self, market: Market) -> Counter[str]:
+        """Read on to the market's newest tick; how many messages of each type came in all.
+
+        Raises:
+            RuntimeError: something is missing that was not announced.
+        """
+        loop = asyncio.get_running_loop()
+        wanted, newest = market.seq or 0, 0
+        # From now on the window is no longer what makes it slow.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
+        async with asyncio.timeout(60):
+            while newest < wanted:
+                if not (data := await loop.sock_recv(self._sock, 65_536)):
+                    raise RuntimeError("the gateway closed the connection")
+                self._data += data
+                newest = max([newest, *map(int, _SEQ.findall(data))])
+        self._sock.close()
+        held: int | None = None
+        counts: Counter[str] = Counter()
+        for message in _messages(bytes(self._data)):
+            counts[message["type"]] += 1
+            if message["type"] == "snapshot":
+                held = message["snapshot"]["seq"]
+            elif message["type"] in ("incr", "reset"):
+                record = message.get("tick", message)
+                if record["prev"] != held:
+                    raise RuntimeError(f"{record['seq']} came after {held}, not {record['prev']}")
+                held = record["seq"]
+        return counts
+
+
+def _messages(data: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON of every whole text frame behind the handshake's answer."""
+    at = data.index(b"\r\n\r\n") + 4
+    while at + 2 <= len(data):
+        kind, size, at = data[at] & 15, data[at + 1], at + 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            size, at = int.from_bytes(data[at : at + width]), at + width
+        if kind == 1 and at + size <= len(data):
+            yield msgspec.json.decode(data[at : at + size])
+        at += size
