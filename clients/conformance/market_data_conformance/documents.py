@@ -40,10 +40,12 @@ async def run_example(
             installed = Path(folder) / "node_modules" / name
             installed.parent.mkdir(exist_ok=True)
             installed.symlink_to(source)
+        # Open and silent, as a terminal is that nobody types into.
+        reading, writing = os.pipe()
         process = await asyncio.create_subprocess_exec(
             *command,
             str(file),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=reading,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
@@ -52,6 +54,8 @@ async def run_example(
             async with asyncio.timeout(seconds):
                 output, _ = await process.communicate()
         finally:
+            os.close(reading)
+            os.close(writing)
             if process.returncode is None:
                 process.kill()
                 await process.wait()
