@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from services.common.errors import PositionLost
 from services.common.stream.broker import Message, Position, Record
 from services.common.stream.nats_frames import header_block, header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
+
+_ONLY_ID = b"NATS/1.0\r\nNats-Msg-Id:"
+# The version, the header, and the empty line that ends a block.
+_LINES_WITH_ONE_HEADER = 3
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @lru_cache(maxsize=65_536)
@@ -90,11 +96,12 @@ class NatsMessage(Message):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        # Nearly always there are none but the server's.
+        # Nearly always there is but the message id, seen without reading it: asked of every record.
+        block = self._header_block
+        if block.startswith(_ONLY_ID) and block.count(b"\r\n") <= _LINES_WITH_ONE_HEADER:
+            return _NO_HEADERS
         return {
-            name: value
-            for name, value in headers_of(self._header_block).items()
-            if not name.startswith("Nats-")
+            name: value for name, value in headers_of(block).items() if not name.startswith("Nats-")
         }
 
 
