@@ -60,9 +60,8 @@ class Tracing:
     ) -> Span:
         """A span about one record. The caller ends it.
 
-        Args:
-            parent: a span of this process, or the headers of a message; None begins a trace.
-            start_us: when it began, µs since the Unix epoch; None is now.
+        `parent` is a span of this process or the headers of a message; without one, or where the
+        headers hold no trace, a trace begins. `start_us`: µs since the Unix epoch, None is now.
         """
         attributes: dict[str, str | int] = {
             "venue": key.venue,
