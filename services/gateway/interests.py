@@ -215,6 +215,11 @@ class Interests:
             for product in products
         ]
         plans = await self._plan_all(command, keys, known, unsure)
+        for plan in plans:
+            if plan.problem is None and plan.key not in self.subscriptions:
+                # It was refused, and ended, while the others were being planned.
+                message = "the stream ended while it was being set up"
+                plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
         # From here on nothing awaits: what follows the heads told now is what comes next.
         self._client.tell(
             {"type": "subscribed", **echo(id), "results": [_result(p, command) for p in plans]},
@@ -319,14 +324,17 @@ class Interests:
 
     def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
         """Go on in another mode or rate, with nothing between lost."""
-        old = subscription.mode
-        self._core.hub.settle(subscription)
-        self._core.hub.detach(subscription)
-        depth = subscription.depth
+        old, depth = subscription.mode, subscription.depth
+        # One that fell behind since this was planned comes back in the new mode by itself.
+        live = subscription.live
+        if live:
+            self._core.hub.settle(subscription)
+            self._core.hub.detach(subscription)
         _configure(subscription, command)
         subscription.depth = depth
-        head = feed.replica.head
-        self._core.hub.attach(subscription, head.seq if head is not None else None)
+        if live:
+            head = feed.replica.head
+            self._core.hub.attach(subscription, head.seq if head is not None else None)
         if subscription.mode != old:
             self._tell_mode(subscription, old, subscription.mode, "request", 0)
 
