@@ -1,4 +1,4 @@
-"""`mdf loadtest`: subscribers that check every chain, and what they measured."""
+"""`mdf loadtest`: subscribers that check every chain, in one process or several."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 
 import click
+from rich.console import Console
+from rich.table import Table
 
+from tools.loadtest.counts import LoadCounts
+from tools.loadtest.load import Load
 from tools.options import ProductList
-from tools.subscriber import ChainCounts, LatencyHistogram, Subscriber, Want
-from tools.subscriber.client import Refused
+
+_WORKER = (sys.executable, "-m", "tools.loadtest.worker")
+_SHARE = click.FloatRange(0, 1)
 
 
 @click.command()
@@ -28,6 +35,14 @@ from tools.subscriber.client import Refused
 )
 @click.option("--clients", envvar="CLIENTS", type=click.IntRange(1), default=100, show_default=True)
 @click.option(
+    "--processes",
+    envvar="PROCESSES",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that the clients are shared among.",
+)
+@click.option(
     "--duration",
     envvar="DURATION",
     type=click.FloatRange(0, min_open=True),
@@ -42,73 +57,126 @@ from tools.subscriber.client import Refused
     show_default=True,
     help="New connections a second.",
 )
+@click.option(
+    "--churn",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Connections cut a second; each resumes from what it holds.",
+)
+@click.option(
+    "--slow",
+    type=_SHARE,
+    default=0.0,
+    show_default=True,
+    help="Share of clients that read slowly, 50 messages a second.",
+)
+@click.option(
+    "--resumers",
+    type=_SHARE,
+    default=0.0,
+    show_default=True,
+    help="Share of clients that begin with all that is retained.",
+)
+@click.option("--mode", type=click.Choice(["full", "latest"]), envvar="MODE")
+@click.option("--max-rate", type=click.FloatRange(0, min_open=True), envvar="MAX_RATE")
 @click.option("--api-key", envvar="API_KEY")
-def loadtest(
-    url: str,
-    products: tuple[str, ...],
-    channel: str,
-    clients: int,
-    duration: float,
-    ramp: float,
-    api_key: str | None,
-) -> None:
+def loadtest(processes: int, **options: object) -> None:
     """Put many verifying subscribers on a gateway.
 
-    Prints one JSON line. The exit status is 0 when every client got ticks and none saw an
-    unexplained break.
+    Progress and a table go to stderr, one JSON line to stdout. The exit status is 0 when every
+    client got ticks and none saw an unexplained break.
     """
-    want = Want(channel, products)
-    subscribers = [Subscriber(url, [want], api_key=api_key) for _ in range(clients)]
-    try:
-        seconds = asyncio.run(_run(subscribers, duration, ramp))
-    except Refused as error:
-        raise click.ClickException(str(error)) from error
-    result = _result(subscribers, seconds)
+    load = Load(**options)  # type: ignore[arg-type]  # click has checked the types
+    total, seconds = asyncio.run(_run(load, min(processes, load.clients)))
+    result = total.result(seconds)
+    _table(result)
     click.echo(json.dumps(result))
     raise SystemExit(not result["ok"])
 
 
-async def _run(subscribers: list[Subscriber], duration: float, ramp: float) -> float:
-    """Run them all for `duration`; how long the ticks were counted, seconds."""
-    began = time.monotonic()
+async def _run(load: Load, processes: int) -> tuple[LoadCounts, float]:
+    """The counts of all processes, and the longest measuring."""
+    latest: dict[int, LoadCounts] = {}
+    seconds = [0.0] * processes
+
+    async def one(index: int) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *_WORKER,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(asdict(load.share(index, processes))).encode() + b"\n")
+            await process.stdin.drain()
+            while line := await process.stdout.readline():
+                told = json.loads(line)
+                if "refused" in told:
+                    raise click.ClickException(told["refused"])
+                latest[index] = LoadCounts.unpacked(told["counts"])
+                seconds[index] = told["seconds"] or 0.0
+            if await process.wait() or not seconds[index]:
+                raise click.ClickException("a load process failed; what it said stands above")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def total() -> LoadCounts:
+        found = LoadCounts()
+        for counts in latest.values():
+            found.add(counts)
+        return found
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = []
-            for subscriber in subscribers:
-                tasks.append(group.create_task(subscriber.run()))
-                await asyncio.sleep(1 / ramp)
-            for subscriber in subscribers:
-                await subscriber.connected.wait()
-            print(f"{len(subscribers)} clients subscribed", file=sys.stderr)
-            await asyncio.sleep(duration)
-            for task in tasks:
-                task.cancel()
+            showing = group.create_task(_progress(load, total))
+            async with asyncio.TaskGroup() as workers:
+                for index in range(processes):
+                    workers.create_task(one(index))
+            showing.cancel()
     except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
-    return time.monotonic() - began
+        raise _first(failed) from failed
+    return total(), max(seconds)
 
 
-def _result(subscribers: list[Subscriber], seconds: float) -> dict[str, object]:
-    total, latency = ChainCounts(), LatencyHistogram()
-    for subscriber in subscribers:
-        total.add(subscriber.counts())
-        latency.merge(subscriber.latency)
-    idle = sum(not subscriber.counts().applied for subscriber in subscribers)
-    p50, p99 = latency.quantile(0.5), latency.quantile(0.99)
-    return {
-        "clients": len(subscribers),
-        "clients_without_ticks": idle,
-        "ticks": total.applied,
-        "ticks_per_s": round(total.applied / seconds, 1),
-        "latency_ms_p50": None if p50 is None else round(p50 / 1000, 2),
-        "latency_ms_p99": None if p99 is None else round(p99 / 1000, 2),
-        "duplicates": total.duplicates,
-        "snapshots": total.snapshots,
-        "resets": total.resets,
-        "chain_breaks": total.breaks,
-        "unexplained_breaks": total.unexplained,
-        "reconnects": sum(subscriber.resumes for subscriber in subscribers),
-        "errors": sum(len(subscriber.errors) for subscriber in subscribers),
-        "duration_s": round(seconds, 1),
-        "ok": not idle and not total.unexplained,
-    }
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+async def _progress(load: Load, total: Callable[[], LoadCounts]) -> None:
+    """One line a second on stderr, over itself in a terminal."""
+    terminal = sys.stderr.isatty()
+    before, began = 0, time.monotonic()
+    while True:
+        await asyncio.sleep(1)
+        counts = total()
+        applied = counts.chains.applied
+        p99 = counts.delta.quantile(0.99)
+        line = (
+            f"{time.monotonic() - began:5.0f} s  {counts.connected}/{load.clients} connected  "
+            f"{applied - before} ticks/s  p99 {'–' if p99 is None else f'{p99 / 1000:.1f} ms'}  "
+            f"{counts.resumed} resumed  {counts.chains.duplicates} duplicates  "
+            f"{counts.chains.unexplained} missed"
+        )
+        before = applied
+        print(
+            f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr
+        )
+        sys.stderr.flush()
+
+
+def _table(result: dict[str, object]) -> None:
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print()
+    table = Table("measured", "value", title="load test", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), "–" if value is None else str(value))
+    console.print(table)

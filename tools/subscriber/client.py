@@ -62,6 +62,7 @@ class Subscriber:
         on_message: gets every server message, in order, and what the chain said of it (None for
             messages outside any chain).
         on_connection: gets `connecting`, `connected` or `disconnected: <why>`.
+        pause_s: waits so long after every frame: a slow reader, for tests.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Subscriber:
         api_key: str | None = None,
         on_message: OnMessage | None = None,
         on_connection: OnConnection | None = None,
+        pause_s: float = 0.0,
     ) -> None:
         self.url = url
         self.wants = tuple(wants)
@@ -90,6 +92,8 @@ class Subscriber:
         self._headers = {"X-API-Key": api_key} if api_key else {}
         self._on_message = on_message
         self._on_connection = on_connection
+        self._pause_s = pause_s
+        self._socket: ClientConnection | None = None
         self._random = random.Random()
         self._heartbeat_s = 0.0
         self._backfilling: set[str] = set()
@@ -111,6 +115,11 @@ class Subscriber:
         return total
 
     # ------------------------------------------------------------------ connection
+
+    def cut(self) -> None:
+        """Lose the connection now, without a goodbye; `run` connects and resumes."""
+        if self._socket is not None:
+            self._socket.transport.abort()
 
     async def run(self) -> None:
         """Stay subscribed until cancelled.
@@ -153,12 +162,15 @@ class Subscriber:
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType over str
             additional_headers=self._headers,
             max_size=None,
+            # A slow reader leaves in the network what it does not take.
+            max_queue=1 if self._pause_s else 16,
             open_timeout=10,
             # Nobody reads any more when this closes, so an answer behind a backlog never comes.
             close_timeout=0.5,
             compression=None,
         ) as socket:
             self.connections += 1
+            self._socket = socket
             self._backfilling.clear()
             self._started_over.clear()
             self._commands.clear()
@@ -186,6 +198,8 @@ class Subscriber:
             decoded = decode(frame)
             for message in decoded if isinstance(decoded, list) else (decoded,):
                 self._take(message, received)
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
 
     async def _send_commands(self, socket: ClientConnection) -> None:
         while True:

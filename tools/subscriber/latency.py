@@ -24,6 +24,18 @@ class LatencyHistogram:
             self._buckets[bucket] = self._buckets.get(bucket, 0) + count
         self.count += other.count
 
+    def buckets(self) -> list[list[int]]:
+        """Its contents, for `of`."""
+        return [[bucket, count] for bucket, count in self._buckets.items()]
+
+    @classmethod
+    def of(cls, buckets: list[list[int]]) -> LatencyHistogram:
+        """The histogram that `buckets` came from."""
+        found = cls()
+        found._buckets.update((row[0], row[1]) for row in buckets)
+        found.count = sum(found._buckets.values())
+        return found
+
     def quantile(self, q: float) -> float | None:
         """Upper bound, in microseconds, of the bucket holding the `q` quantile; None when empty."""
         if not self.count:

@@ -1,0 +1,108 @@
+"""What a load test counted, added up over clients and processes. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+from tools.subscriber import ChainCounts, LatencyHistogram
+
+
+@dataclass(slots=True)
+class LoadCounts:
+    """Sums over clients.
+
+    Attributes:
+        connected: clients that are subscribed now.
+        idle: clients that never got a tick.
+        conflated: ticks that merged messages stood for beyond themselves.
+        churned: connections that this test cut on purpose.
+        snapshot: from sending `subscribe` to the first snapshot, microseconds.
+        delta: from `ts_ingest` of a live tick to its arrival, microseconds; both clocks have to
+            be one machine's, or in step.
+    """
+
+    clients: int = 0
+    connected: int = 0
+    idle: int = 0
+    conflated: int = 0
+    churned: int = 0
+    resumed: int = 0
+    catch_ups: int = 0
+    drains: int = 0
+    errors: int = 0
+    chains: ChainCounts = field(default_factory=ChainCounts)
+    snapshot: LatencyHistogram = field(default_factory=LatencyHistogram)
+    delta: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def add(self, other: LoadCounts) -> None:
+        for entry in fields(self):
+            mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
+            if isinstance(mine, ChainCounts):
+                mine.add(theirs)
+            elif isinstance(mine, LatencyHistogram):
+                mine.merge(theirs)
+            else:
+                setattr(self, entry.name, mine + theirs)
+
+    def result(self, seconds: float) -> dict[str, object]:
+        """What is printed as JSON; `ok` when every client got ticks and no break is unexplained."""
+        chains = self.chains
+        return {
+            "clients": self.clients,
+            "clients_without_ticks": self.idle,
+            "ticks": chains.applied,
+            "ticks_per_s": round(chains.applied / seconds, 1) if seconds else 0.0,
+            **_quantiles("snapshot_ms", self.snapshot),
+            **_quantiles("latency_ms", self.delta),
+            "missed": chains.unexplained,
+            "duplicates": chains.duplicates,
+            "conflated": self.conflated,
+            "resumed": self.resumed,
+            "churned": self.churned,
+            "slow_catch_ups": self.catch_ups,
+            "snapshots": chains.snapshots,
+            "resets": chains.resets,
+            "chain_breaks": chains.breaks,
+            "unexplained_breaks": chains.unexplained,
+            "reconnects": self.resumed,
+            "drains": self.drains,
+            "errors": self.errors,
+            "duration_s": round(seconds, 1),
+            "ok": not self.idle and not chains.unexplained,
+        }
+
+    def packed(self) -> dict[str, object]:
+        """As JSON can hold it, for another process."""
+        plain = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)
+            if isinstance(getattr(self, entry.name), int)
+        }
+        return {
+            **plain,
+            "chains": asdict(self.chains),
+            "snapshot": self.snapshot.buckets(),
+            "delta": self.delta.buckets(),
+        }
+
+    @classmethod
+    def unpacked(cls, packed: dict[str, object]) -> LoadCounts:
+        """What `packed` gave."""
+        values = dict(packed)
+        chains, snapshot, delta = (values.pop(name) for name in ("chains", "snapshot", "delta"))
+        assert isinstance(chains, dict)
+        found = cls(**values)  # type: ignore[arg-type]  # the plain fields, all int
+        found.chains = ChainCounts(**chains)
+        assert isinstance(snapshot, list)
+        assert isinstance(delta, list)
+        found.snapshot = LatencyHistogram.of(snapshot)
+        found.delta = LatencyHistogram.of(delta)
+        return found
+
+
+def _quantiles(name: str, histogram: LatencyHistogram) -> dict[str, float | None]:
+    found = {}
+    for label, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+        value = histogram.quantile(q)
+        found[f"{name}_{label}"] = None if value is None else round(value / 1000, 2)
+    return found

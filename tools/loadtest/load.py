@@ -1,0 +1,150 @@
+"""The clients of one process: they come at a ramp, some are slow, some break off and resume."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import asdict, dataclass
+
+from tools.loadtest.counts import LoadCounts
+from tools.subscriber import Subscriber, Verdict, Want
+from tools.subscriber.client import Message
+
+_SLOW_READ_S = 0.02
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to put on a gateway.
+
+    Attributes:
+        ramp: new connections a second.
+        duration: seconds of measuring, from when the last client is subscribed.
+        churn: connections cut on purpose each second, over all clients; each is resumed.
+        slow: share of clients (0 to 1) that wait 20 ms after every message.
+        resumers: share of clients that begin with `from_seq` 0: everything retained, then live.
+    """
+
+    url: str
+    products: tuple[str, ...]
+    channel: str
+    clients: int
+    duration: float
+    ramp: float
+    churn: float = 0.0
+    slow: float = 0.0
+    resumers: float = 0.0
+    mode: str | None = None
+    max_rate: float | None = None
+    api_key: str | None = None
+
+    def share(self, index: int, of: int) -> Load:
+        """What the process `index` of `of` takes over."""
+        clients = self.clients // of + (index < self.clients % of)
+        values = {**asdict(self), "clients": clients}
+        values["ramp"], values["churn"] = self.ramp / of, self.churn / of
+        return Load(**values)
+
+
+class LoadClient:
+    """One verifying subscriber and what it measures beside the chain."""
+
+    def __init__(self, load: Load, *, slow: bool, resumes: bool) -> None:
+        want = Want(
+            load.channel,
+            load.products,
+            from_seq=0 if resumes else None,
+            mode=load.mode,
+            max_rate=load.max_rate,
+        )
+        self.subscriber = Subscriber(
+            load.url,
+            [want],
+            api_key=load.api_key,
+            on_message=self._take,
+            on_connection=self._connection,
+            pause_s=_SLOW_READ_S if slow else 0.0,
+        )
+        self.counts = LoadCounts(clients=1)
+        self._asked = 0.0
+        self._awaited: set[str] = set()
+
+    def sum(self) -> LoadCounts:
+        subscriber, counts = self.subscriber, self.counts
+        counts.connected = int(subscriber.connected.is_set())
+        counts.chains = subscriber.counts()
+        counts.idle = int(not counts.chains.applied)
+        counts.delta = subscriber.latency
+        counts.resumed, counts.drains = subscriber.resumes, subscriber.drains
+        counts.errors = len(subscriber.errors)
+        return counts
+
+    def _connection(self, state: str) -> None:
+        if state == "connected":
+            self._asked = time.monotonic()
+            self._awaited = set(self.subscriber.chains)
+
+    def _take(self, message: Message, verdict: Verdict | None) -> None:
+        kind = message["type"]
+        if kind == "snapshot" and verdict is Verdict.REPLACED:
+            record = message["snapshot"]
+            stream = f"{record['venue']}:{record['channel']}:{record['product']}"
+            if message.get("reason") == "subscribe" and stream in self._awaited:
+                self.counts.snapshot.add((time.monotonic() - self._asked) * 1e6)
+            self._awaited.discard(stream)
+        elif kind == "incr":
+            self.counts.conflated += message.get("merged", 1) - 1
+        elif kind == "mode" and message.get("to") == "catch_up":
+            self.counts.catch_ups += 1
+
+
+class LoadRun:
+    """Run `run`; `sum` may be asked at any time."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        slow, resumers = round(load.clients * load.slow), round(load.clients * load.resumers)
+        # The slow ones first, the resumers last: a client is both only where they overlap.
+        self.clients = [
+            LoadClient(load, slow=n < slow, resumes=n >= load.clients - resumers)
+            for n in range(load.clients)
+        ]
+        self.churned = 0
+        self.began: float | None = None
+
+    def sum(self) -> LoadCounts:
+        total = LoadCounts(churned=self.churned)
+        for client in self.clients:
+            total.add(client.sum())
+        return total
+
+    async def run(self) -> float:
+        """Ramp up, measure for the duration; how long was measured, seconds.
+
+        Raises:
+            Refused: the gateway lets no such client in.
+        """
+        self.began = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                for client in self.clients:
+                    tasks.append(group.create_task(client.subscriber.run()))
+                    await asyncio.sleep(1 / self.load.ramp)
+                for client in self.clients:
+                    await client.subscriber.connected.wait()
+                churning = group.create_task(self._churn())
+                await asyncio.sleep(self.load.duration)
+                churning.cancel()
+                for task in tasks:
+                    task.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return time.monotonic() - self.began
+
+    async def _churn(self) -> None:
+        while self.load.churn:
+            await asyncio.sleep(1 / self.load.churn)
+            random.choice(self.clients).subscriber.cut()
+            self.churned += 1
