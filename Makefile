@@ -91,6 +91,11 @@ bench-snapshot-lag: $(STAMP) ## How far latest rows are behind: the stack at 50 
 bench-replay: $(STAMP) ## An hour of simulated market recorded, archived, replayed: the same ticks, byte for byte (10 min)
 	@REPLAY_S=3600 $(PY) -m pytest -q -s tools/replay -k byte_for_byte
 
+.PHONY: bench-ingest
+bench-ingest: $(STAMP) ## The ingestor: everything goes wrong for 60 s, then socket to durable record [SOAK_S=]
+	@SOAK_S=$${SOAK_S:-60} $(PY) -m pytest -q -s --timeout 600 services/ingestor/tests/test_soak.py
+	@$(PY) -m tools.bench ingest $(ARGS)
+
 .PHONY: dashboards
 dashboards: $(STAMP) ## Make dashboards, rules file and docs/metrics.md anew from the code
 	@$(PY) -m tools.observability --write
@@ -121,6 +126,12 @@ conformance: $(STAMP) ## Does a client keep the protocol's rule? [CLIENT=python|
 	  *) command="$(CLIENT)" ;; \
 	esac; \
 	PYTHONPATH=clients/conformance:clients/python/src $(PY) -m market_data_conformance "$$command" --only "$(ONLY)"
+
+.PHONY: bench-crash bench-cluster
+bench-crash: $(STAMP) ## A normalizer killed 20 times under load writes what an undisturbed one writes
+	@NORMALIZER_KILLS=20 $(PY) -m pytest -q services/normalizer/tests/test_service.py -k killed
+bench-cluster: $(STAMP) ## A cluster's stream leader stepped down and killed 3 times under load
+	@CLUSTER_KILLS=3 $(PY) -m pytest -q services/common/tests/test_stream_nats_cluster.py
 
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway

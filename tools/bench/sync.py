@@ -17,8 +17,7 @@ async def sync(run: Run) -> None:
     """JetStream's sync_interval: the default of 2 minutes, 10 s, and always."""
     for _ in range(run.rounds):
         for interval in ("2m", "10s", "always"):
-            store = f'jetstream {{ sync_interval: "{interval}" }}'
-            async with NatsServer(extra_config=store) as on, NatsBroker([on.url]) as found:
+            async with NatsServer(sync_interval=interval) as on, NatsBroker([on.url]) as found:
                 await found.ensure([LogSpec("raw", 3600)])
                 with run.measure(f"{interval}: pipelined", on) as sample:
                     sample.count = 20_000 if run.full else 5_000
