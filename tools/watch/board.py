@@ -10,6 +10,7 @@ from typing import Any
 from tools.subscriber.book import SubscribedBook, record_of
 from tools.subscriber.chain import Verdict
 from tools.subscriber.client import Message
+from tools.subscriber.latency import LatencyHistogram
 
 _RATE_WINDOW_S = 5
 _LOG_LINES = 200
@@ -77,10 +78,36 @@ class Row:
         return float((now - then) / then * 100) if then else None
 
 
-class Board:
-    """Feed it every message with the chain's verdict; read `rows`, `log`, `connection`."""
+@dataclass(frozen=True)
+class Depth:
+    """The best levels of a book, (price, size), best first; `complete` when it may be believed."""
 
-    def __init__(self, products: tuple[str, ...], channels: tuple[str, ...]) -> None:
+    product: str
+    complete: bool
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+
+
+class Board:
+    """Feed it every message with the chain's verdict; read `rows`, `log`, `connection`.
+
+    Args:
+        products: one row for each of them and
+        channels: each of these.
+        ladder: levels a side of the first product's book to show; 0 shows none.
+        latency: of the ticks received, where somebody counts it.
+    """
+
+    def __init__(
+        self,
+        products: tuple[str, ...],
+        channels: tuple[str, ...],
+        *,
+        ladder: int = 0,
+        latency: LatencyHistogram | None = None,
+    ) -> None:
+        self.latency = latency
+        self.ladder = ladder if "book" in channels else 0
         self.rows = {
             (channel, product): Row(product, channel)
             for channel in channels
@@ -90,6 +117,14 @@ class Board:
         self.reconnects = 0
         self.log: deque[tuple[float, str]] = deque(maxlen=_LOG_LINES)
         self._books = {key: SubscribedBook() for key in self.rows if key[0] == "book"}
+
+    def depth(self) -> Depth | None:
+        """The book to show; None when none is wanted."""
+        if not self.ladder:
+            return None
+        (_, product), book = next(iter(self._books.items()))
+        bids, asks = book.book.bids(self.ladder), book.book.asks(self.ladder)
+        return Depth(product, book.complete, bids, asks)
 
     def connection_changed(self, state: str, now: float) -> None:
         """Take in what the subscriber says of its connection; `now` in seconds."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import msgspec
@@ -21,6 +24,7 @@ from tools.watch.render import render
 
 _CHANNELS = ("ticker", "trades", "book")
 _FRAMES_A_SECOND = 5
+Keep = Callable[[Message], object]
 
 
 @click.command()
@@ -68,6 +72,18 @@ _FRAMES_A_SECOND = 5
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one message a line instead of a board."
 )
+@click.option(
+    "--levels",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Levels a side of the first product's book, with the channel book; 0 shows none.",
+)
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append every message to this file, one JSON object a line.",
+)
 def watch(
     url: str,
     products: tuple[str, ...],
@@ -77,6 +93,8 @@ def watch(
     max_rate: float | None,
     api_key: str | None,
     as_json: bool,
+    levels: int,
+    record: Path | None,
 ) -> None:
     """Show a running gateway's ticks on a board, or as JSON lines."""
     channels = tuple(part.strip() for part in channel.split(",") if part.strip())
@@ -89,12 +107,29 @@ def watch(
         Want(name, products, from_seq=from_seq, mode=mode, max_rate=max_rate) for name in channels
     ]
     try:
-        if as_json or not sys.stdout.isatty():
-            asyncio.run(_lines(url, wants, api_key))
-        else:
-            asyncio.run(_board(url, wants, api_key, Board(products, channels)))
+        with _recording(record) as keep:
+            if as_json or not sys.stdout.isatty():
+                asyncio.run(_lines(url, wants, api_key, keep))
+            else:
+                board = Board(products, channels, ladder=levels)
+                asyncio.run(_board(url, wants, api_key, board, keep))
     except Refused as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextlib.contextmanager
+def _recording(path: Path | None) -> Iterator[Keep]:
+    """What takes every message's line; without a path it does nothing."""
+    if path is None:
+        yield lambda _message: None
+        return
+    try:
+        # Buffered by lines: after a crash the file ends with a whole message.
+        file = path.open("a", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"--record {path}: {error.strerror}") from error
+    with file:
+        yield lambda message: file.write(msgspec.json.encode(message).decode() + "\n")
 
 
 async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None:
@@ -111,12 +146,13 @@ async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None
         raise failed.exceptions[0] from failed
 
 
-async def _lines(url: str, wants: list[Want], api_key: str | None) -> None:
+async def _lines(url: str, wants: list[Want], api_key: str | None, keep: Keep) -> None:
     stopped = asyncio.Event()
 
     def on_message(message: Message, _verdict: Verdict | None) -> None:
         if stopped.is_set():
             return
+        keep(message)
         try:
             sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
             sys.stdout.buffer.flush()
@@ -136,14 +172,21 @@ async def _lines(url: str, wants: list[Want], api_key: str | None) -> None:
     )
 
 
-async def _board(url: str, wants: list[Want], api_key: str | None, board: Board) -> None:
+async def _board(
+    url: str, wants: list[Want], api_key: str | None, board: Board, keep: Keep
+) -> None:
+    def on_message(message: Message, verdict: Verdict | None) -> None:
+        keep(message)
+        board.take(message, verdict, time.time())
+
     subscriber = Subscriber(
         url,
         wants,
         api_key=api_key,
-        on_message=lambda message, verdict: board.take(message, verdict, time.time()),
+        on_message=on_message,
         on_connection=lambda state: board.connection_changed(state, time.time()),
     )
+    board.latency = subscriber.latency
     async with asyncio.TaskGroup() as group:
         drawing = group.create_task(draw(board, url, Console()), name="board")
         try:

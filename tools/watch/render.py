@@ -11,12 +11,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tools.watch.board import Board, Row
+from tools.watch.board import Board, Depth, Row
 
+_QUANTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
 _UP, _DOWN = "green", "red"
 # Lines of the picture that are neither rows nor news: title, header, rule, panel, connection.
 _FRAME_LINES = 8
 _NEWS_LINES = 6
+# Title, header, rule and blank lines of the ladder.
+_LADDER_FRAME_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,31 @@ def render(
         table.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
-    news = max(1, min(_NEWS_LINES, height - len(board.rows) - _FRAME_LINES))
-    return Group(table, _footer(board, news))
+    room = height - len(board.rows) - _FRAME_LINES
+    depth = board.depth()
+    if depth is None or room <= _LADDER_FRAME_LINES + 1:
+        return Group(table, _footer(board, max(1, min(_NEWS_LINES, room))))
+    levels = min(board.ladder, room - _LADDER_FRAME_LINES - 1)
+    news = max(1, min(_NEWS_LINES, room - _LADDER_FRAME_LINES - levels))
+    return Group(table, _ladder(depth, levels), _footer(board, news))
+
+
+def _ladder(depth: Depth, levels: int) -> RenderableType:
+    """A book's best levels, bids at the left; a shade shows that it cannot be believed now."""
+    state = "verified" if depth.complete else "not known: a snapshot is awaited"
+    table = Table(
+        title=f"{depth.product} book, {state}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        style="" if depth.complete else "dim",
+    )
+    for name in ("size", "bid", "ask", "size"):
+        table.add_column(name, justify="left" if name == "ask" else "right", no_wrap=True)
+    for n in range(levels):
+        bid = depth.bids[n] if n < len(depth.bids) else ("", "")
+        ask = depth.asks[n] if n < len(depth.asks) else ("", "")
+        table.add_row(bid[1], Text(bid[0], _UP), Text(ask[0], _DOWN), ask[1])
+    return table
 
 
 def _columns(board: Board, now: float) -> list[_Column]:
@@ -101,6 +127,10 @@ def _footer(board: Board, log_lines: int) -> RenderableType:
     connected = board.connection == "connected"
     lines.append(board.connection, style=_UP if connected else "bold yellow")
     lines.append(f"   reconnects {board.reconnects}")
+    if board.latency is not None and board.latency.count:
+        quantiles = ((name, board.latency.quantile(q)) for name, q in _QUANTILES)
+        shown = (f"{name} {value / 1000:.1f}" for name, value in quantiles if value is not None)
+        lines.append(f"   latency ms: {'  '.join(shown)}")
     for at, text in list(board.log)[-log_lines:]:
         clock = datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
         lines.append(f"\n{clock}  {text}")
