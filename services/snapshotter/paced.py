@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 
 from services.common.errors import StoreError
-from services.snapshotter.schedule import Backoff, Pacer
+from services.snapshotter.schedule import Backoff, Concurrency, Pacer
 
 
 class PacedWriter[K: Hashable]:
@@ -16,7 +16,7 @@ class PacedWriter[K: Hashable]:
 
     Args:
         period_s: each item at most this often.
-        slots: how many at once.
+        slots: how many at once, at most.
         work: writes the item as it is now; StoreError means "again later".
         on_error: told of each failure.
     """
@@ -29,7 +29,7 @@ class PacedWriter[K: Hashable]:
         on_error: Callable[[StoreError], None],
     ) -> None:
         self._pacer: Pacer[K] = Pacer(period_s)
-        self._slots = slots
+        self._concurrency = Concurrency(slots)
         self._work = work
         self._on_error = on_error
         self._backoffs: dict[K, Backoff] = {}
@@ -52,26 +52,29 @@ class PacedWriter[K: Hashable]:
             while not (self._draining and self._pacer.idle):
                 self._wake.clear()
                 now = time.monotonic()
-                for item in self._pacer.take(now, self._slots - self._pacer.running):
+                for item in self._pacer.take(now, self._concurrency.limit - self._pacer.running):
                     group.create_task(self._do(item))
                 await self._sleep(now)
 
     async def _sleep(self, now: float) -> None:
         due = self._pacer.next_due()
-        full = self._pacer.running >= self._slots
+        full = self._pacer.running >= self._concurrency.limit
         delay = None if due is None or full else max(0.0, due - now)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._wake.wait()
 
     async def _do(self, item: K) -> None:
+        started = time.monotonic()
         try:
             await self._work(item)
         except StoreError as error:
+            self._concurrency.failed()
             self._on_error(error)
             backoff = self._backoffs.setdefault(item, Backoff())
             self._pacer.failed(item, time.monotonic(), backoff.failed())
         else:
+            self._concurrency.finished(time.monotonic() - started)
             self._backoffs.pop(item, None)
             self._pacer.done(item, time.monotonic())
         # A slot is free, and the item may be due again.

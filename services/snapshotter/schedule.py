@@ -83,6 +83,47 @@ class Pacer[K: Hashable]:
         heapq.heappush(self._queue, (when, self._pushed, item))
 
 
+class Concurrency:
+    """How many writes at once: as many as the store takes without queueing them.
+
+    A write that waits in the store's queue holds a state that grows old; waiting here it would be
+    written with what came meanwhile. So writes that take much longer than the fastest one make the
+    limit smaller, and fast ones make it larger again.
+
+    Args:
+        most: never more than this.
+    """
+
+    # Above this many times the fastest write, and above this many seconds, is queueing.
+    _SLOW = 2.0
+    _SLOW_S = 0.04
+    # The fastest write is forgotten slowly, since a store may become slower for good.
+    _FORGET = 1.0002
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._least = min(2, most)
+        self._limit = float(self._least)
+        self._fastest: float | None = None
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    def finished(self, seconds: float) -> None:
+        """A write took so long."""
+        held = self._fastest
+        self._fastest = seconds if held is None else min(seconds, held * self._FORGET)
+        if seconds > max(self._SLOW_S, self._SLOW * self._fastest):
+            self._limit = max(self._least, self._limit * 0.95)
+        else:
+            self._limit = min(self._most, self._limit + 1 / self._limit)
+
+    def failed(self) -> None:
+        """A write was refused or not answered."""
+        self._limit = max(self._least, self._limit * 0.7)
+
+
 class Backoff:
     """Delays between attempts: exponential up to a cap, with jitter over the upper half."""
 

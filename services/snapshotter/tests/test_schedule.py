@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.snapshotter.schedule import Backoff, Pacer
+from services.snapshotter.schedule import Backoff, Concurrency, Pacer
 
 PERIOD = 10.0
 
@@ -123,3 +123,34 @@ def test_backoff_grows_to_its_cap_and_starts_over_after_success() -> None:
     assert all(1.0 <= delay <= 2.0 for delay in delays[10:])
     backoff.succeeded()
     assert backoff.failed() <= 0.1
+
+
+def test_writes_that_queue_in_the_store_become_fewer_and_fast_ones_more_again() -> None:
+    concurrency = Concurrency(32)
+    for _ in range(200):
+        # A store that does fifty writes a second, whatever is asked of it.
+        concurrency.finished(concurrency.limit / 50)
+    assert concurrency.limit <= 6
+    for _ in range(2000):
+        concurrency.finished(0.005)
+    assert concurrency.limit == 32
+
+
+def test_a_far_store_is_not_taken_for_a_slow_one() -> None:
+    concurrency = Concurrency(32)
+    for n in range(2000):
+        concurrency.finished(0.08 + n % 7 * 0.01)
+    assert concurrency.limit == 32
+
+
+@given(st.integers(1, 64), st.lists(st.none() | st.floats(0.0, 60.0), max_size=300))
+def test_there_is_always_room_for_a_write_and_never_for_more_than_the_most(
+    most: int, writes: list[float | None]
+) -> None:
+    concurrency = Concurrency(most)
+    for seconds in writes:
+        if seconds is None:
+            concurrency.failed()
+        else:
+            concurrency.finished(seconds)
+        assert 1 <= concurrency.limit <= most
