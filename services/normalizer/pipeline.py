@@ -27,7 +27,7 @@ from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
 from services.normalizer.metrics import Metrics
-from services.normalizer.normalize import Normalizer, Out, too_large
+from services.normalizer.normalize import Normalizer, too_large
 from services.normalizer.parking import Parking
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.venues import Unmappable
@@ -216,7 +216,15 @@ class Pipeline:
         if tracing.ACTIVE is not None and headers is not None:
             headers = self._traced(tracing.ACTIVE, key, raw.seq, headers, began)
         for out in output.records:
-            await self._publish(out, headers, publisher)
+            record = Record(out.subject, out.payload, out.position, headers)
+            try:
+                ticket = publisher.offer(record)
+            except RecordTooLarge as error:
+                ticket = None
+                log.warning("record_too_large", subject=out.subject, size=error.size)
+                self._metrics.invalid("record_too_large")
+                record = Record(out.subject, too_large(out.payload), out.position, headers)
+            self._ticket = await publisher.send(record) if ticket is None else ticket
         self.published += len(output.records)
         self._counts[key] += len(output.records)
 
@@ -240,19 +248,6 @@ class Pipeline:
         done.end()
         self._spans.append(span)
         return headers_of(span)
-
-    async def _publish(
-        self, out: Out, headers: dict[str, str] | None, publisher: Publisher
-    ) -> None:
-        record = Record(out.subject, out.payload, out.position, headers)
-        try:
-            ticket = publisher.offer(record)
-            self._ticket = await publisher.send(record) if ticket is None else ticket
-        except RecordTooLarge as error:
-            log.warning("record_too_large", subject=out.subject, size=error.size)
-            self._metrics.invalid("record_too_large")
-            small = Record(out.subject, too_large(out.payload), out.position, headers)
-            self._ticket = await publisher.send(small)
 
     async def _catch_up(
         self, key: StreamKey, current: Message, raw: RawRecord, publisher: Publisher

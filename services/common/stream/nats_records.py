@@ -16,9 +16,6 @@ from services.common.stream.broker import Message, Position, Record
 from services.common.stream.nats_frames import header_block, header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
-_ONLY_ID = b"NATS/1.0\r\nNats-Msg-Id:"
-# The version, the header, and the empty line that ends a block.
-_LINES_WITH_ONE_HEADER = 3
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -96,9 +93,10 @@ class NatsMessage(Message):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        # Nearly always there is but the message id, seen without reading it: asked of every record.
+        # Nearly always there are none but the server's, seen without reading them: besides these
+        # a block has its version and an empty line.
         block = self._header_block
-        if block.startswith(_ONLY_ID) and block.count(b"\r\n") <= _LINES_WITH_ONE_HEADER:
+        if block.count(b"\r\nNats-") >= block.count(b"\r\n") - 2:
             return _NO_HEADERS
         return {
             name: value for name, value in headers_of(block).items() if not name.startswith("Nats-")
