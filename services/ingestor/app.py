@@ -48,6 +48,7 @@ _STATISTICS_S = 30.0
 _HEALTH_S = 1.0
 _PING_TIMEOUT_S = 2.0
 _MEASURE_S = 1.0
+_FLUSH_S = 60.0
 _VALIDATE_TIMEOUT_S = 5.0
 # September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
 _LEAST_TIME_US = 10**15
@@ -184,6 +185,16 @@ class Ingestor:
             "broker": self._broker_breaker.state,
         }
 
+    @property
+    def refused(self) -> int:
+        """Records the broker's window had no room for."""
+        return self._outlet.refused if self._outlet is not None else 0
+
+    async def flushed(self) -> None:
+        """Return once everything received so far is durable."""
+        if self._outlet is not None:
+            await self._outlet.flush(_FLUSH_S)
+
     async def set_products(self, wanted: Sequence[str]) -> dict[str, list[str]]:
         """Serve exactly `wanted` from now on; products that stay do not notice.
 
@@ -249,6 +260,7 @@ class Ingestor:
             max_pause_s=settings.reconnect_max_ms / 1000,
             breaker_failures=settings.ws_breaker_failures,
             breaker_recovery_s=settings.ws_breaker_recovery_ms / 1000,
+            compression=settings.ws_compression,
         )
         feed = Feed(name, self._venue, [], options, outlet, self._parking, self._metrics)
         for product in products:
@@ -377,7 +389,7 @@ class Ingestor:
                     queued=stats.queued,
                     reconnects=stats.reconnects,
                     last_message_age_s=stats.last_message_age_s,
-                    refused_by_broker=self._outlet.refused if self._outlet else 0,
+                    refused_by_broker=self.refused,
                     heals=self._healer.under_way if self._healer else 0,
                 )
             before = {feed.name: feed.messages for feed in self.feeds}

@@ -23,8 +23,8 @@ from services.ingestor.venues.base import BookImage, VenueRest
 
 log = structlog.get_logger(__name__)
 
-# How often what was put aside is folded.
-_FOLD_S = 1.0
+# How often what was put aside is folded: the later, the more updates of one level are one.
+_FOLD_S = 5.0
 # Levels must have been left alone for this long before an image is asked for.
 _CALM_S = 1.0
 # In a quiet market heartbeats say that the feed has gone past an image, and they may overtake

@@ -66,6 +66,7 @@ class FeedOptions:
         max_pause_s: the largest pause between attempts.
         breaker_failures: attempts in a row without data that open the circuit.
         breaker_recovery_s: how long it stays open before one attempt may probe.
+        compression: whether permessage-deflate is offered.
     """
 
     endpoints: Sequence[str]
@@ -76,6 +77,7 @@ class FeedOptions:
     max_pause_s: float = 10.0
     breaker_failures: int = 8
     breaker_recovery_s: float = 5.0
+    compression: bool = True
 
 
 class Feed:
@@ -245,6 +247,7 @@ class Feed:
                 max_queue=_MAX_QUEUE,
                 open_timeout=self._options.connect_timeout_s,
                 close_timeout=_CLOSE_TIMEOUT_S,
+                compression="deflate" if self._options.compression else None,
             ) as socket:
                 self._enter(FeedEvent.CONNECTED)
                 self._socket = socket

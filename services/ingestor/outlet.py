@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections import deque
 
+import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
@@ -163,4 +163,4 @@ def _traced(active: Tracing, record: Record) -> tuple[Record, Span]:
     received = active.begin("ingest", key, seq, start_us=decode_raw(record.payload).ts_recv)
     span = active.begin("publish raw", key, seq, parent=received, kind=SpanKind.PRODUCER)
     received.end()
-    return dataclasses.replace(record, headers=headers_of(span)), span
+    return msgspec.structs.replace(record, headers=headers_of(span)), span

@@ -70,6 +70,9 @@ class Settings(CommonSettings):
     heartbeat_dead_ms: int = Field(
         10_000, ge=1, description="Heartbeat age at which the connection is made anew, ms."
     )
+    ws_compression: bool = Field(
+        True, description="Whether permessage-deflate is offered to the venue; it costs CPU."
+    )
     connect_timeout_ms: int = Field(
         5000, ge=1, description="How long a connection attempt may take, ms."
     )

@@ -10,7 +10,8 @@ read".
 
 B1  Order. A subject's records are delivered to each subscription in the order they were published.
 B2  Durability. `Publisher.durable(ticket)` returns only after the record of that ticket, and all
-    sent before it, are stored. Many records may be in flight; they are stored in the order sent.
+    sent before it, are stored. Many records may be in flight; those of a subject are stored in the
+    order sent, and none while an older one is not, whatever the server loses or refuses.
     At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers False.
 B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
     window is acknowledged and not stored again.
@@ -41,6 +42,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+import msgspec
+
 
 class Position(NamedTuple):
     """Where a record stands in its subject. Compares as a tuple."""
@@ -50,9 +53,11 @@ class Position(NamedTuple):
     sub: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record to publish. `headers` carry trace context and are not part of its identity."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record to publish. `headers` carry trace context and are not part of its identity.
+
+    A struct, as one is made for every message: a frozen dataclass takes five times as long.
+    """
 
     subject: str
     payload: bytes

@@ -313,7 +313,8 @@ async def test_malformed_messages_are_parked_and_do_no_harm(
         reconnects = sum(feed.reconnects for feed in ingestor.feeds)
     page = await broker.read(INVALID_SUBJECT)
     parked = [msgspec.json.decode(message.payload, type=Parked) for message in page.messages]
-    assert len(parked) == 6
+    # Stopping in the middle of a write may store some of them twice.
+    assert len({(each.ts_recv, each.original) for each in parked}) == 6
     assert {each.reason for each in parked} <= {"bad_json", "bad_field"}
     assert all(each.original for each in parked)
     assert (ignored, reconnects) == (2, 0)

@@ -13,6 +13,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 
 class Kind(Enum):
     """What a venue's frame means to us."""
@@ -61,7 +63,7 @@ class OrderEvent(NamedTuple):
     size: Decimal = Decimal(0)
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A frame, understood as far as continuity needs it.
 
     Attributes:

@@ -59,6 +59,11 @@ _KINDS = {
 }
 
 
+# An enum's member costs a lookup each time it is named, and these are compared for every message.
+_BOOK_UPDATE, _BOOK_SNAPSHOT = Kind.BOOK_UPDATE, Kind.BOOK_SNAPSHOT
+_TRADE, _TRADE_SEED, _ORDER = Kind.TRADE, Kind.TRADE_SEED, Kind.ORDER
+
+
 class _Frame(msgspec.Struct, gc=False):
     type: str
     product_id: str = ""
@@ -139,36 +144,29 @@ class CoinbaseFeed(VenueFeed):
         product = message.product_id
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")
+        time = self._clock.micros(message.time)
+        if kind is _BOOK_UPDATE or kind is _BOOK_SNAPSHOT:
+            return Event(kind, product, 0, time)
         order: OrderEvent | None = None
-        if kind is Kind.TRADE or kind is Kind.TRADE_SEED:
+        if kind is _TRADE or kind is _TRADE_SEED:
             number = message.trade_id
-            if self._orders and kind is Kind.TRADE:
-                order = self._order(frame, message)
-        elif kind is Kind.TICKER or kind is Kind.HEARTBEAT:
-            number = message.sequence
-        elif kind is Kind.ORDER:
-            number = message.sequence
-            order = self._order(frame, message)
+            if self._orders and kind is _TRADE:
+                order = self._order(frame, time)
         else:
-            return Event(kind, product, 0, self._clock.micros(message.time))
+            number = message.sequence
+            if kind is _ORDER:
+                order = self._order(frame, time)
         if number <= 0:
             raise MalformedFrame("missing_field", f"{message.type} without its number")
-        return Event(
-            kind,
-            product,
-            number,
-            self._clock.micros(message.time),
-            message.last_trade_id or message.trade_id,
-            "",
-            order,
-        )
+        trade_id = message.last_trade_id or message.trade_id
+        return Event(kind, product, number, time, trade_id, "", order)
 
-    def _order(self, frame: bytes, head: _Frame) -> OrderEvent:
+    @staticmethod
+    def _order(frame: bytes, time: int) -> OrderEvent:
         try:
             order = _decode_order(frame)
         except msgspec.ValidationError as error:
             raise MalformedFrame("bad_field", str(error)) from error
-        time = self._clock.micros(head.time)
         if order.sequence <= 0:
             raise MalformedFrame("missing_field", f"{order.type} without its number")
         if order.type == "open":

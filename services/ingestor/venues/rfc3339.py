@@ -26,6 +26,10 @@ class Rfc3339:
         if text is None:
             return 0
         base = self._seconds.get(text[:19]) or self._second(text[:19])
+        if len(text) == 27 and text[19] == "." and text[26] == "Z" and base:
+            # What the WebSocket sends: six digits.
+            digits = text[20:26]
+            return base + int(digits) if digits.isdecimal() else 0
         rest = text[19:]
         if rest == "Z" or not base:
             return base

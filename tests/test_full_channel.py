@@ -1,0 +1,82 @@
+"""From every order's messages to ticks: what a subscriber folds is the exchange's own book."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.common.domain.fold import Fold
+from services.common.stream.memory import MemoryBroker
+from services.common.subjects import StreamKey
+from services.common.wire import RawRecord, Status, decode_record
+from services.ingestor.lanes import OrdersLane
+from services.ingestor.testing import eventually, raw_records, running, true_book
+from services.normalizer.normalize import Normalizer
+from tools.simulator import Credentials, SimulatedExchange
+
+PRODUCT = "BTC-USD"
+
+
+def folded(key: StreamKey, records: list[RawRecord]) -> Fold:
+    """What the ticks of these raw records fold to, checked as a client checks them."""
+    normalizer, fold, held = Normalizer(1), Fold(key), None
+    for raw in records:
+        output = normalizer.take(key, raw)
+        assert not output.refused
+        for out in output.records:
+            record = decode_record(out.payload)
+            if not isinstance(record, Status):
+                assert record.prev == held
+                held = record.seq
+                fold.apply(record)
+    return fold
+
+
+async def test_ticks_of_the_full_channel_fold_to_the_exchanges_book_in_spite_of_losses() -> None:
+    key = Credentials()
+    book_key = StreamKey("coinbase", "book", PRODUCT)
+    async with (
+        MemoryBroker() as broker,
+        SimulatedExchange(products=(PRODUCT,), paced=False) as exchange,
+        running(
+            broker,
+            exchange.ws_url,
+            exchange.rest_url,
+            PRODUCT,
+            coinbase_channels=("full", "ticker"),
+            coinbase_api_key=key.key,
+            coinbase_api_secret=key.secret,
+            coinbase_api_passphrase=key.passphrase,
+        ) as ingestor,
+    ):
+        await eventually(
+            lambda: bool(ingestor.feeds) and ingestor.feeds[0].state.value != "stopped", "a feed"
+        )
+        book = ingestor.feeds[0].desks[PRODUCT].book
+        assert isinstance(book, OrdersLane)
+
+        async def home() -> None:
+            async with asyncio.timeout(30):
+                while book.suspect or book.sequence != exchange.state(PRODUCT).sequence:
+                    if book.suspect:
+                        # A base needs messages that follow it.
+                        exchange.advance(0.2)
+                    await asyncio.sleep(0.05)
+
+        await home()
+        exchange.control(drop={"count": 5, "types": ["open", "match", "done"]})
+        exchange.advance(2)
+        await home()
+        exchange.control(clear=True)
+        exchange.advance(3)
+        await home()
+        truth = true_book(exchange, PRODUCT)
+        async with asyncio.timeout(20):
+            while folded(book_key, await raw_records(broker, "book", PRODUCT)).book != truth:  # noqa: ASYNC110 - bounded polling
+                await asyncio.sleep(0.05)
+        assert book.gaps >= 1
+        trades = await raw_records(broker, "trades", PRODUCT)
+        fold = folded(StreamKey("coinbase", "trades", PRODUCT), trades)
+    last = exchange.state(PRODUCT).last_trade
+    assert last is not None
+    assert fold.position is not None
+    assert fold.position.seq == last.trade_id

@@ -1,0 +1,149 @@
+"""Socket to durable raw record, all checks on, and what each step of it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+from collections.abc import AsyncIterator
+
+import httpx
+from prometheus_client import CollectorRegistry
+from websockets.asyncio.client import connect
+
+from services.common.health import Health
+from services.common.runtime import Stop
+from services.common.settings import CommonSettings
+from services.common.stream import Broker
+from services.common.stream.factory import open_broker
+from services.common.stream.specs import log_specs
+from services.ingestor.app import Ingestor
+from services.ingestor.metrics import Metrics
+from services.ingestor.settings import Settings
+from services.ingestor.testing import eventually
+from services.ingestor.venues.coinbase import CoinbaseFeed
+from tools.bench.registry import Run, bench
+from tools.bench.venue_feed import PRODUCTS
+from tools.embedded import NatsServer, ValkeyServer
+from tools.embedded.process import EmbeddedServer
+
+_GREETINGS = 2 * len(PRODUCTS)
+
+
+@bench("ingest")
+async def ingest(run: Run) -> None:
+    """Ticker, matches and level2_batch of 20 products: socket to durable raw record."""
+    wanted = 200_000 if run.full else 60_000
+    # As the service itself does at its start.
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    async with _feed(wanted) as (port, count):
+        for _ in range(run.rounds):
+            for compression in (False, True):
+                name = "deflate" if compression else "plain"
+                await _received(run, f"{name}: received, nothing else", port, count, compression)
+                for kind in ("memory", "nats", "redis"):
+                    async with contextlib.AsyncExitStack() as stack:
+                        server, broker = await _broker(kind, stack)
+                        case = f"{name}: socket to durable record, {kind}"
+                        await _ingested(run, case, port, count, compression, broker, server)
+    for title, done in run.cases.items():
+        run.note(title, f"{1e6 / done.client_us()[0]:,.0f} a second per core {done.note}".rstrip())
+
+
+async def _received(run: Run, case: str, port: int, count: int, compression: bool) -> None:
+    """What receiving alone costs, with the client library as it comes."""
+    async with connect(
+        f"ws://127.0.0.1:{port}/",
+        compression="deflate" if compression else None,
+        max_size=None,
+        max_queue=1024,
+    ) as socket:
+        await socket.send(CoinbaseFeed().subscribe(PRODUCTS, ["heartbeat"], 0.0), text=True)
+        for _ in range(_GREETINGS):
+            await socket.recv(decode=False)
+        with run.measure(case, unit="message") as sample:
+            sample.count = count
+            await _go(port)
+            for _ in range(count):
+                await socket.recv(decode=False)
+
+
+async def _ingested(
+    run: Run,
+    case: str,
+    port: int,
+    count: int,
+    compression: bool,
+    broker: Broker,
+    server: EmbeddedServer | None,
+) -> None:
+    """The whole service but its HTTP side."""
+    settings = Settings(
+        coinbase_ws_primary=f"ws://127.0.0.1:{port}/",
+        coinbase_ws_fallback=None,
+        coinbase_rest_url=f"http://127.0.0.1:{port}",
+        coinbase_products=tuple(PRODUCTS),
+        ws_compression=compression,
+        shard_count=1,
+    )
+    ingestor = Ingestor(
+        settings, broker, Metrics(CollectorRegistry()), Health("ingestor", "broker", "feed")
+    )
+    stop = Stop()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(ingestor.run(stop))
+        await eventually(
+            lambda: bool(ingestor.feeds) and ingestor.feeds[0].messages >= _GREETINGS, "a feed"
+        )
+        (feed,) = ingestor.feeds
+        with run.measure(case, server, unit="message") as sample:
+            sample.count = count
+            await _go(port)
+            await eventually(lambda: feed.messages >= _GREETINGS + count, "all received", 300)
+            await ingestor.flushed()
+        stop.request("done")
+    gaps = sum(lane.gaps for desk in feed.desks.values() for lane in desk.lanes)
+    if gaps or ingestor.refused:
+        run.note(case, f"{gaps} gaps, {ingestor.refused} refused: not a clean run")
+
+
+@contextlib.asynccontextmanager
+async def _feed(wanted: int) -> AsyncIterator[tuple[int, int]]:
+    """A venue in a process of its own; its port and how many messages it sends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tools.bench.venue_feed", str(wanted)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        port, count = map(int, (await process.stdout.readline()).split())
+        yield port, count
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _go(port: int) -> None:
+    async with httpx.AsyncClient() as client:
+        await client.get(f"http://127.0.0.1:{port}/go")
+
+
+async def _broker(
+    kind: str, stack: contextlib.AsyncExitStack
+) -> tuple[EmbeddedServer | None, Broker]:
+    server: EmbeddedServer | None = None
+    if kind == "nats":
+        server = await stack.enter_async_context(NatsServer())
+    elif kind == "redis":
+        server = await stack.enter_async_context(ValkeyServer())
+    url = server.url if server is not None else None
+    settings = CommonSettings.model_validate(
+        {"broker_kind": kind, "shard_count": 1}
+        | ({"nats_urls": url} if kind == "nats" else {})
+        | ({"redis_url": url} if kind == "redis" else {})
+    )
+    broker = await stack.enter_async_context(open_broker(settings))
+    await broker.ensure(log_specs(settings))
+    return server, broker

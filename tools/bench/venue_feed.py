@@ -1,0 +1,232 @@
+"""A venue's feed at the speed of the wire: frames made beforehand, sent by a process of its own.
+
+`python -m tools.bench.venue_feed COUNT` prints its port and how many it sends, serves `/products`
+and WebSocket feeds, and sends the frames when `/go` is asked for. Nothing is computed while it
+sends, so that what is measured at the other end is the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import random
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import msgspec
+
+PRODUCTS = [f"P{number:02d}-USD" for number in range(20)]
+# Of 100 messages: book updates, then a match and its ticker; as the live feed has it.
+_BOOK_SHARE = 0.6
+_CHANGES = (1, 2, 4, 8, 8, 12, 16, 20)
+_HEARTBEAT_EVERY = 100
+_STEP_US = 10_000
+_DEPTH = 500
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_WRITE = 256 * 1024
+_encode = msgspec.json.encode
+
+
+def _iso(micros: int) -> str:
+    moment = datetime.fromtimestamp(micros / 1e6, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def greetings(start_us: int) -> Iterator[bytes]:
+    """A snapshot and a last match of each product."""
+    for product in PRODUCTS:
+        yield _encode(
+            {
+                "type": "snapshot",
+                "product_id": product,
+                "asks": [[f"{100 + n / 100:.2f}", "1.00000000"] for n in range(1, _DEPTH)],
+                "bids": [[f"{100 - n / 100:.2f}", "1.00000000"] for n in range(1, _DEPTH)],
+                "time": _iso(start_us),
+            }
+        )
+        yield _encode(_match(product, 1000, 500_000, start_us) | {"type": "last_match"})
+
+
+def messages(count: int, start_us: int, seed: int = 1) -> Iterator[bytes]:
+    """`count` messages without a gap."""
+    pick = random.Random(seed)
+    trade = dict.fromkeys(PRODUCTS, 1000)
+    sequence = dict.fromkeys(PRODUCTS, 500_000)
+    sent = dict.fromkeys(PRODUCTS, 0)
+    made = 0
+    while made < count:
+        product = pick.choice(PRODUCTS)
+        sent[product] += 1
+        at = start_us + sent[product] * _STEP_US
+        sequence[product] += pick.randint(2, 90)
+        if sent[product] % _HEARTBEAT_EVERY == 0:
+            made += 1
+            yield _encode(
+                {
+                    "type": "heartbeat",
+                    "last_trade_id": trade[product],
+                    "product_id": product,
+                    "sequence": sequence[product],
+                    "time": _iso(at),
+                }
+            )
+        elif pick.random() < _BOOK_SHARE / (1 - (1 - _BOOK_SHARE) / 2):
+            made += 1
+            yield _encode(
+                {
+                    "type": "l2update",
+                    "product_id": product,
+                    "changes": [_change(pick) for _ in range(pick.choice(_CHANGES))],
+                    "time": _iso(at),
+                }
+            )
+        else:
+            trade[product] += 1
+            made += 2
+            match = _match(product, trade[product], sequence[product], at)
+            yield _encode(match)
+            yield _encode(_ticker(match))
+
+
+def _change(pick: random.Random) -> tuple[str, str, str]:
+    offset = pick.randint(1, _DEPTH) / 100
+    side = pick.choice(("buy", "sell"))
+    price = 100 - offset if side == "buy" else 100 + offset
+    size = 0.0 if pick.random() < 0.3 else pick.random()
+    return side, f"{price:.2f}", f"{size:.8f}"
+
+
+def _match(product: str, trade_id: int, sequence: int, at: int) -> dict[str, object]:
+    return {
+        "type": "match",
+        "trade_id": trade_id,
+        "maker_order_id": f"6e3d1b2c-0b1a-4c7e-9c1d-{trade_id:012d}",
+        "taker_order_id": f"9f1c7a55-77aa-4f3e-8e0b-{sequence:012d}",
+        "side": "sell",
+        "size": "0.01283000",
+        "price": "100.01",
+        "product_id": product,
+        "sequence": sequence,
+        "time": _iso(at),
+    }
+
+
+def _ticker(match: dict[str, object]) -> dict[str, object]:
+    return {
+        "type": "ticker",
+        "sequence": match["sequence"],
+        "product_id": match["product_id"],
+        "price": "100.01",
+        "open_24h": "98.12",
+        "volume_24h": "1836.96781750",
+        "low_24h": "97.01",
+        "high_24h": "101.77",
+        "volume_30d": "60211.77180000",
+        "best_bid": "100.00",
+        "best_bid_size": "0.19921154",
+        "best_ask": "100.02",
+        "best_ask_size": "0.50000000",
+        "side": "buy",
+        "time": match["time"],
+        "trade_id": match["trade_id"],
+        "last_size": match["size"],
+    }
+
+
+class Framer:
+    """Server frames, compressed with context takeover or not."""
+
+    def __init__(self, *, compressed: bool) -> None:
+        self._deflate = zlib.compressobj(wbits=-15) if compressed else None
+
+    def frame(self, payload: bytes) -> bytes:
+        first = 0x81
+        if self._deflate is not None:
+            first |= 0x40
+            payload = self._deflate.compress(payload) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+            payload = payload[:-4]
+        size = len(payload)
+        if size < 126:
+            return bytes((first, size)) + payload
+        if size < 65_536:
+            return bytes((first, 126)) + size.to_bytes(2) + payload
+        return bytes((first, 127)) + size.to_bytes(8) + payload
+
+
+class _Server:
+    def __init__(self, count: int) -> None:
+        self._go = asyncio.Event()
+        self._start_us = time.time_ns() // 1000
+        self._made: dict[bool, tuple[bytes, bytes]] = {}
+        self._count = count
+
+    async def serve(self) -> None:
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        for compressed in (False, True):
+            framer = Framer(compressed=compressed)
+            hello = b"".join(map(framer.frame, greetings(self._start_us)))
+            frames = [framer.frame(body) for body in messages(self._count, self._start_us)]
+            self._made[compressed] = hello, b"".join(frames)
+        # A match and its ticker count as two, so it may be one more than was asked for.
+        print(server.sockets[0].getsockname()[1], len(frames), flush=True)
+        async with server:
+            await server.serve_forever()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines = head.decode().split("\r\n")
+            fields = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in lines[1:])
+            }
+            if "sec-websocket-key" not in fields:
+                self._answer(lines[0].split(" ")[1], writer)
+            else:
+                await self._feed(fields, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
+        body = b"{}"
+        if path == "/go":
+            self._go.set()
+        elif path == "/products":
+            body = _encode([{"id": product, "status": "online"} for product in PRODUCTS])
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+
+    async def _feed(
+        self, fields: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        digest = hashlib.sha1(fields["sec-websocket-key"].encode() + _GUID).digest()
+        compressed = "permessage-deflate" in fields.get("sec-websocket-extensions", "")
+        extension = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if compressed else b""
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), extension)
+        )
+        # The subscription; what it says is known.
+        await reader.read(1)
+        hello, rest = self._made[compressed]
+        writer.write(hello)
+        self._go.clear()
+        await self._go.wait()
+        for start in range(0, len(rest), _WRITE):
+            writer.write(rest[start : start + _WRITE])
+            await writer.drain()
+        # Until the client goes.
+        while await reader.read(4096):
+            continue
+
+
+if __name__ == "__main__":
+    asyncio.run(_Server(int(sys.argv[1])).serve())
