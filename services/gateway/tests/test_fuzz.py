@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from services.common.stream.memory import MemoryBroker
 from services.gateway.testing import EPOCH, bench
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 ODD: Any = st.recursive(
     st.none()
     | st.booleans()
