@@ -13,7 +13,7 @@ from market_data_conformance.script import Transcript, difference, transcripts
 
 FOLDER = Path(__file__).resolve().parents[1]
 CASES = transcripts()
-AT_ONCE = 6
+AT_ONCE = 10
 
 
 async def failures(command: str, cases: list[Transcript]) -> dict[str, str]:
