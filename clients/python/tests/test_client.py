@@ -24,8 +24,9 @@ from market_data_fanout_client import (
     Tick,
 )
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.gateway.testing import Bench, Market, bench
+from tools.embedded import free_port
 
 
 def url(gateway: Bench) -> str:
@@ -131,18 +132,26 @@ async def test_100_reconnects_at_random_points_under_load_give_every_tick_once_i
         assert ticks(seen) == market.chain[1:]
 
 
-async def test_a_gateway_that_restarts_is_followed_by_its_drain_without_loss() -> None:
-    async with bench(MemoryBroker(), drain_seconds=0.2) as gateway:
-        market = gateway.market()
-        await market.ticks(3)
-        async with Client(url(gateway)) as client:
-            await client.subscribe("BTC-USD", from_seq=0)
-            seen: list[AnyEvent] = []
+async def test_a_gateway_that_restarts_is_followed_without_loss() -> None:
+    server, port = MemoryServer(), free_port()
+    seen: list[AnyEvent] = []
+    async with Client(f"ws://127.0.0.1:{port}/ws", max_backoff_s=0.1) as client:
+        await client.subscribe("BTC-USD", from_seq=0)
+        async with bench(MemoryBroker(server), http_port=port, drain_seconds=0.2) as gateway:
+            market = gateway.market()
+            await market.ticks(3)
             await reach(client, market, seen)
             async with asyncio.TaskGroup() as group:
                 group.create_task(gateway.gateway.drain())
                 lost = await until(client, Disconnected)
             assert "1012" in lost.reason
+            await market.ticks(3)
+        async with bench(MemoryBroker(server), http_port=port) as gateway:
+            again = gateway.market()
+            again.seq = market.seq
+            await again.ticks(3)
+            await reach(client, again, seen)
+    assert ticks(seen) == market.chain + again.chain
 
 
 async def test_one_bad_product_is_told_and_the_others_go_on() -> None:
