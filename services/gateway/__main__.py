@@ -12,7 +12,7 @@ from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Sto
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve
-from services.gateway.gateway import Gateway, tune_collector
+from services.gateway.gateway import Gateway
 from services.gateway.settings import GatewaySettings
 
 
@@ -31,7 +31,6 @@ def main() -> int:
                 S3CheckpointReader(store),
                 S3ArchiveReader(store),
             )
-            tune_collector()
             async with serve(gateway):
                 await stop.wait()
                 await gateway.drain()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import math
 import random
@@ -313,10 +312,3 @@ async def _reject(websocket: WebSocket, status: int, problem: Problem) -> None:
         await websocket.send({"type": "websocket.http.response.body", "body": body})
     else:
         await websocket.close(1013 if status == 503 else 1008, problem.code.name)
-
-
-def tune_collector() -> None:
-    """Collect rarely: connections are long-lived, and scanning them all again is what costs."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 
 from services.common.health import Health
@@ -49,9 +48,6 @@ async def _opened(broker: Broker, stop: Stop) -> bool:
 
 def main() -> int:
     settings = load_or_exit(Settings)
-    # What is alive after start-up stays alive; per-message objects die young without the collector.
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
     return run_service("ingestor", settings, lambda stop: serve(settings, stop))
 
 

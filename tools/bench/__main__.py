@@ -15,6 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from services.common.runtime import tune_collector
 from tools.bench.registry import Case, Run, benchmarks
 
 RESULTS = Path("bench-results")
@@ -42,6 +43,8 @@ def main(names: tuple[str, ...], full: bool, rounds: int) -> None:
         summary = (known[name].__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{name}[/bold] {summary}")
         run = Run(name, full=full, rounds=rounds)
+        # As every service does at its start.
+        tune_collector()
         uvloop.run(_measure(name, run))
         console.print(_table(list(run.cases.values())))
         cases += run.cases.values()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import sys
 from collections.abc import AsyncIterator
 
@@ -35,9 +34,6 @@ _GREETINGS = 2 * len(PRODUCTS)
 async def ingest(run: Run) -> None:
     """Ticker, matches and level2_batch of 20 products: socket to durable raw record."""
     wanted = 200_000 if run.full else 60_000
-    # As the service itself does at its start.
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
     async with _feed(wanted) as (port, count):
         for _ in range(run.rounds):
             for compression in (False, True):
