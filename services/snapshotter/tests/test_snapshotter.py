@@ -8,12 +8,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import httpx
 import nats
 import pytest
+from nats.aio.client import Client
 
 from services.common.domain.fold import Fold
 from services.common.errors import StoreMissing
@@ -215,23 +216,29 @@ async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
     await assert_archive_has_every_record_once(platform, streams)
 
 
-async def acked_positions(url: str, broker: Broker) -> dict[StreamKey, Position]:
-    """The last tick or reset of each stream that the group has acked, with all before it."""
-    found: dict[StreamKey, Position] = {}
-    client = await nats.connect(url)
+async def ack_floors(client: Client) -> list[int]:
+    """Of each shard: the log's sequence up to which the group has acked everything."""
+    floors = []
     for shard in range(SHARDS):
         verb = f"$JS.API.CONSUMER.INFO.MARKET_TICK_{shard}.snapshotter"
-        floor = json.loads((await client.request(verb, b"")).data)["ack_floor"]["stream_seq"]
+        answer = json.loads((await client.request(verb, b"")).data)
+        floors.append(answer["ack_floor"]["stream_seq"] if "ack_floor" in answer else 0)
+    return floors
+
+
+async def acked_positions(client: Client, broker: Broker) -> dict[StreamKey, Position]:
+    """The last tick or reset of each stream that the group has acked, with all before it."""
+    found: dict[StreamKey, Position] = {}
+    for shard, floor in enumerate(await ack_floors(client)):
         for subject in await broker.subjects(tick_log(shard)):
             page = await broker.read(subject, limit=100_000)
             for message in page.messages:
                 if int(message.cursor.rpartition("@")[2]) <= floor and not message.position.sub:
                     found[key_of(subject)] = message.position
-    await client.close()
     return found
 
 
-@pytest.mark.timeout(120 + 30 * KILLS)
+@pytest.mark.timeout(300 + 30 * KILLS)
 async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_nothing_twice(
     platform: Platform, nats_server: NatsServer
 ) -> None:
@@ -250,47 +257,43 @@ async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_n
     settings = CommonSettings.model_validate({"nats_urls": nats_server.url})
     platform.new_broker = lambda: NatsBroker(settings.nats_urls)
     streams = new_streams()
-    acked: dict[StreamKey, Position] = {}
 
     async def load(publisher: Publisher) -> None:
         while True:
             await publish_some(publisher, streams, rounds=1)
             await asyncio.sleep(0.1)  # some 450 records a second
 
-    async def some_row_is_newer_than(before: Mapping[StreamKey, Position]) -> bool:
-        async with platform.latest() as latest:
-            try:
-                rows = await latest.get_many([stream.key for stream in streams])
-            except StoreMissing:
-                return False  # the snapshotter has not made the table yet
-        return any(row.position > before.get(key, START) for key, row in rows.items())
+    async def acked_more_than(before: list[int]) -> bool:
+        return all(now > then for now, then in zip(await ack_floors(client), before, strict=True))
 
+    client = await nats.connect(nats_server.url)
     async with platform.publisher() as (broker, publisher):
         loading = asyncio.create_task(load(publisher))  # cancelled below
         for _ in range(KILLS):
-            before = {stream.key: stream.records[-1].position for stream in streams if stream.seq}
+            before = await ack_floors(client)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.snapshotter"),
                 env=child_environment(environment),
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                await until(partial(some_row_is_newer_than, before), timeout=60)
+                await until(partial(acked_more_than, before), timeout=120)
                 await asyncio.sleep(dice.uniform(0, 1))  # the kill comes at any moment
             finally:
                 process.kill()
                 await process.wait()
-            acked = await acked_positions(nats_server.url, broker)
+            acked = await acked_positions(client, broker)
             async with platform.latest() as latest:
                 rows = await latest.get_many([stream.key for stream in streams])
             assert {key for key in acked if rows[key].position < acked[key]} == set()
+            assert acked
         loading.cancel()
         await asyncio.wait([loading])
         await publisher.flush()
         async with platform.snapshotter():
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
-    assert acked
+            await until(lambda: rows_are_current(platform, streams), timeout=120)
+            await until(lambda: archive_is_complete(platform, streams), timeout=120)
+    await client.close()
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
     assert len(await platform.tick_lines()) == sum(len(stream.records) for stream in streams)
