@@ -26,6 +26,30 @@ def text_frames(payloads: Iterable[bytes]) -> bytes:
     return b"".join(map(text_frame, payloads))
 
 
+def array_frames(payloads: Iterable[bytes], most: int) -> bytes:
+    """Frames that hold JSON arrays of the messages, in order, each of about `most` bytes.
+
+    A message that stands alone is sent as it is. Bounded, because a client gets nothing of a frame
+    whose end is cut off: on a bad line one frame for all would never get through.
+    """
+    frames: list[bytes] = []
+    group: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if group and size + len(payload) > most:
+            frames.append(_array_frame(group))
+            group, size = [], 0
+        group.append(payload)
+        size += len(payload) + 1
+    if group:
+        frames.append(_array_frame(group))
+    return b"".join(frames)
+
+
+def _array_frame(group: list[bytes]) -> bytes:
+    return text_frame(group[0] if len(group) == 1 else b"[" + b",".join(group) + b"]")
+
+
 def payloads_of(frames: bytes) -> list[bytes]:
     """The messages inside bytes made by `text_frame`; the way back, for writers that frame anew."""
     found: list[bytes] = []

@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 # Written to the transport at once; more waits in the outbox until the transport has drained.
 _WRITE_BYTES = 128 * 1024
+# Of messages in one frame for a client with `batch`.
+_ARRAY_BYTES = 16 * 1024
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
 _READY_S = 5.0
@@ -165,8 +167,7 @@ class Session(CatchingUp):
     def _framed(self, frames: bytes) -> bytes:
         if not self._batch:
             return frames
-        payloads = payloads_of(frames)
-        return frames if len(payloads) < 2 else text_frame(b"[" + b",".join(payloads) + b"]")
+        return array_frames(payloads_of(frames), _ARRAY_BYTES)
 
     def _on_resume(self) -> None:
         self.stuck_since = None

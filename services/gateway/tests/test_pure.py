@@ -17,7 +17,7 @@ from services.common.stream import Position
 from services.common.wire import Fields, Level, decode_tick
 from services.gateway.auth import KeyRing, offered_key
 from services.gateway.conflation import Conflation, merge
-from services.gateway.frames import payloads_of, text_frame, text_frames
+from services.gateway.frames import array_frames, payloads_of, text_frame, text_frames
 from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
@@ -41,6 +41,25 @@ from services.gateway.window import Budget, Window
 def test_frames_hold_the_messages_they_were_made_of(sizes: list[int]) -> None:
     payloads = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     assert payloads_of(text_frames(payloads)) == payloads
+
+
+@given(st.lists(st.integers(1, 400), max_size=40), st.integers(1, 1000))
+def test_array_frames_hold_every_message_in_order_and_no_more_than_they_may(
+    sizes: list[int], most: int
+) -> None:
+    payloads = [
+        msgspec.json.encode({"n": number, "x": "x" * size}) for number, size in enumerate(sizes)
+    ]
+    found: list[bytes] = []
+    for frame in payloads_of(array_frames(payloads, most)):
+        if frame.startswith(b"["):
+            parts = [bytes(part) for part in msgspec.json.decode(frame, type=list[msgspec.Raw])]
+            assert len(parts) > 1
+            assert sum(map(len, parts)) <= most
+            found += parts
+        else:
+            found.append(frame)
+    assert found == payloads
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
