@@ -14,7 +14,7 @@ from services.common.wire import encode
 from services.gateway.auth import EVERYONE, Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
-from services.gateway.frames import payloads_of, text_frame
+from services.gateway.frames import array_frames, payloads_of, text_frame
 from services.gateway.hub import Subscription
 from services.gateway.interests import Interests
 from services.gateway.metrics import METRICS
