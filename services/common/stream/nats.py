@@ -141,7 +141,7 @@ class NatsBroker(Broker):
             NatsPublisher(
                 Link(self._options, "publisher"),
                 specs=self._streams.specs,
-                prepare=self._prepare,
+                prepare=self._streams.state,
                 last=self._streams.last,
                 known_limit=self._limit,
                 max_records=max_records,

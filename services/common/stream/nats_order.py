@@ -25,8 +25,11 @@ class Lane[T]:
     refuses what does not follow; any number is on its way. The first names none, so nothing follows
     it before it is stored.
 
-    Shared: others write other records to this log, so nobody knows what comes before. A subject's
-    next record goes out when the one before it is stored.
+    Shared: a subject's next record goes out when the one before it is stored. For a log that others
+    write other records to, where nobody knows what comes before; and for one with replicas, where
+    nats-server (seen in 2.15.1) checks the name only when it applies what was agreed on: after a
+    change of leader a record may then not follow, and every replica stops the stream for good
+    ("critical write error: last msgid mismatch").
     """
 
     def __init__(self, *, shared: bool) -> None:

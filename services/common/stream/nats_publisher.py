@@ -40,6 +40,7 @@ from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_order import Lane
 from services.common.stream.nats_records import header_lines, message_id
+from services.common.stream.nats_streams import LogState
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
 
@@ -82,6 +83,7 @@ class _Session:
 
     inbox: str
     epochs: dict[str, int] = field(default_factory=dict)
+    replicated: set[str] = field(default_factory=set)
     lanes: dict[str, Lane[_InFlight]] = field(default_factory=dict)
     acked: int = 0
     trouble: str | None = None
@@ -102,7 +104,7 @@ class NatsPublisher(Worker, Publisher):
     Args:
         link: this publisher's own connection; closed with it.
         specs: of the logs that were ensured.
-        prepare: makes sure that a log exists and answers; returns its epoch.
+        prepare: makes sure that a log exists and answers; returns its state.
         last: the newest stored record of a subject.
         known_limit: the server's largest message, bytes.
     """
@@ -112,7 +114,7 @@ class NatsPublisher(Worker, Publisher):
         link: Link,
         *,
         specs: Mapping[str, LogSpec],
-        prepare: Callable[[Connection, str], Awaitable[int]],
+        prepare: Callable[[Connection, str], Awaitable[LogState]],
         last: Callable[[Connection, str], Awaitable[Message | None]],
         known_limit: int,
         max_records: int,
@@ -232,17 +234,22 @@ class NatsPublisher(Worker, Publisher):
         await self._reconcile(connection, session)
         self._advance(session)
         self._unsent = deque(item for item in self._window if not item.stored)
-        watched, seen = session.acked, asyncio.get_running_loop().time()
+        watched, seen = self._front(), asyncio.get_running_loop().time()
         while True:
             self._wake.clear()
             await self._send_unsent(connection, session)
             self._check(connection, session)
             await self._wait(ACK_TIMEOUT_S / 4 if self._window else None)
             now = asyncio.get_running_loop().time()
-            if session.acked != watched or not self._window:
-                watched, seen = session.acked, now
+            # The oldest is what counts: where subjects do not wait for each other, one record can
+            # be lost while all others are acknowledged.
+            if (front := self._front()) != watched or front is None:
+                watched, seen = front, now
             elif now - seen > ACK_TIMEOUT_S:
                 raise BrokerUnavailable(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
+
+    def _front(self) -> int | None:
+        return self._window[0].ticket if self._window else None
 
     async def _wait(self, timeout_s: float | None) -> None:
         try:
@@ -298,13 +305,21 @@ class NatsPublisher(Worker, Publisher):
     async def _lane(self, connection: Connection, session: _Session, name: str) -> Lane[_InFlight]:
         """The log's lane; a new one where there is none, or it is shared no longer."""
         if name not in session.epochs:
-            session.epochs[name] = await self._prepare(connection, name)
+            await self._open_log(connection, session, name)
         contention = self._contended.get(name)
-        shared = contention is not None and asyncio.get_running_loop().time() < contention.until
+        shared = name in session.replicated or (
+            contention is not None and asyncio.get_running_loop().time() < contention.until
+        )
         lane = session.lanes.get(name)
         if lane is None or lane.shared != shared:
             lane = session.lanes[name] = Lane(shared=shared)
         return lane
+
+    async def _open_log(self, connection: Connection, session: _Session, name: str) -> None:
+        state = await self._prepare(connection, name)
+        session.epochs[name] = state.epoch
+        if state.replicated:
+            session.replicated.add(name)
 
     def _check(self, connection: Connection, session: _Session) -> None:
         if session.trouble is not None:
@@ -321,7 +336,7 @@ class NatsPublisher(Worker, Publisher):
             if subject not in newest:
                 name = log_of(subject)
                 if name not in session.epochs:
-                    session.epochs[name] = await self._prepare(connection, name)
+                    await self._open_log(connection, session, name)
                 message = await self._last(connection, subject)
                 newest[subject] = None if message is None else message.position
             held = newest[subject]
@@ -332,7 +347,8 @@ class NatsPublisher(Worker, Publisher):
         self._by_ticket = {item.ticket: item for item in self._window}
         lost: list[Record] = []
         for name in self._history.logs():
-            epoch = session.epochs[name] = await self._prepare(connection, name)
+            await self._open_log(connection, session, name)
+            epoch = session.epochs[name]
             spec = self._specs.get(name)
             retention = _DEFAULT_RETENTION_S if spec is None else spec.retention_s
             kept = self._history.of(name, epoch, retention, time.monotonic())
