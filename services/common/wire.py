@@ -37,9 +37,9 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     `sub` counts the statuses since that `seq`. `prev_sub` is the `sub` of the record before, where
     the writer says it; with `prev` it proves that no status is missing either.
 
-    `changes` stands beside a `frame` that speaks of single orders (Coinbase's `full`): what it
-    changed in the book of levels, `[side, price, new_size]`, often nothing. `body.sequence` is then
-    the venue's own.
+    `changes` stands beside a `frame` that speaks of single orders (Coinbase's `full`, an object,
+    or `level3`, an array): what it changed in the book of levels, `[side, price, new_size]`. The
+    venue's own sequence stands in the `body`.
     """
 
     v: int

@@ -40,7 +40,7 @@ from services.ingestor.parking import Parking
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
 from services.ingestor.venues.base import VenueRest
-from services.ingestor.venues.coinbase import CHANNELS, FULL, CoinbaseFeed
+from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, FULL, CoinbaseFeed
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +70,10 @@ class Ingestor:
         self._broker = broker
         self._metrics = metrics
         self._health = health
-        self._orders = FULL in settings.coinbase_channels
-        self._venue = CoinbaseFeed(settings.credentials, orders=self._orders)
-        self._channels = sorted(
-            {ours for name in settings.coinbase_channels for ours in CHANNELS[name]}
-        )
+        channels = settings.coinbase_channels
+        self._orders = not BY_ORDER.isdisjoint(channels)
+        self._venue = CoinbaseFeed(settings.credentials, orders=FULL in channels)
+        self._channels = sorted({ours for name in channels for ours in CHANNELS[name]})
         self._invalid = InvalidLog(broker)
         self._parking = Parking(self._invalid, metrics)
         self._outlet: Outlet | None = None

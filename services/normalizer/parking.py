@@ -15,6 +15,9 @@ from services.normalizer.venues import Unmappable
 log = structlog.get_logger(__name__)
 
 
+_MAX_TS = 2**63 - 1
+
+
 class _Received(msgspec.Struct):
     ts_recv: int = 0
 
@@ -65,7 +68,9 @@ class Parking:
 
 def _ts_recv(payload: bytes) -> int:
     try:
-        return max(0, _received.decode(payload).ts_recv)
+        ts_recv = _received.decode(payload).ts_recv
+        # What no reader can hold says nothing either; the original keeps it.
+        return ts_recv if 0 <= ts_recv <= _MAX_TS else 0
     except (ValueError, RecursionError):
         # Not even this much of it can be read.
         return 0

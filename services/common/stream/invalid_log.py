@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -60,9 +61,12 @@ class InvalidLog:
     async def _send(self, parked: Sequence[Parked], seq: int) -> list[bytes]:
         if self._publisher is None:
             self._publisher = await self._broker.publisher()
+        # Nothing was received later than now: a corrupt time must not use up the numbers that all
+        # writers share.
+        now = time.time_ns() // 1000
         sent = []
         for one in parked:
-            seq = max(one.ts_recv, seq + 1)
+            seq = max(min(one.ts_recv, now), seq + 1)
             payload = encode(one)
             try:
                 await self._publisher.send(Record(INVALID_SUBJECT, payload, Position(0, seq)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -79,3 +80,22 @@ async def test_a_writer_whose_clock_is_behind_is_not_refused(connect: Connect) -
         assert await reasons(broker) == ["ahead", "behind"]
         await ahead.aclose()
         await behind.aclose()
+
+
+async def test_a_corrupt_receive_time_does_not_use_up_the_positions(connect: Connect) -> None:
+    async with connect() as broker:
+        await broker.ensure([LogSpec(INVALID_LOG, 600)])
+        log = InvalidLog(broker)
+        await log.write([parked("before")])
+        hostile = [
+            parked("first", 2**63 - 1),
+            parked("second", 2**63 - 2),
+            parked("past", -(2**63)),
+        ]
+        await log.write(hostile)
+        await log.write([parked("after")])
+        assert await reasons(broker) == ["before", "first", "second", "past", "after"]
+        newest = await broker.last(INVALID_SUBJECT)
+        assert newest is not None
+        assert newest.position.seq <= time.time_ns() // 1000 + 5
+        await log.aclose()

@@ -55,6 +55,7 @@ def test_heartbeats_are_always_subscribed(environment: pytest.MonkeyPatch) -> No
         ({"COINBASE_WS_PRIMARY": "http://x"}, "COINBASE_WS_PRIMARY"),
         ({"COINBASE_API_KEY": "only"}, "COINBASE_API_PASSPHRASE"),
         ({"COINBASE_CHANNELS": "full,level2_batch"}, "COINBASE_CHANNELS"),
+        ({"COINBASE_CHANNELS": "level3,full"}, "COINBASE_CHANNELS"),
         ({"RESYNC_MAX_QUEUE_MS": "soon"}, "RESYNC_MAX_QUEUE_MS='soon'"),
     ],
 )
@@ -64,7 +65,7 @@ def test_a_malformed_setting_is_named(
     assert named in problems(environment, **variables)
 
 
-@pytest.mark.parametrize("channel", ["full", "level2"])
+@pytest.mark.parametrize("channel", ["full", "level2", "level3"])
 def test_pitfall_12_a_channel_that_needs_a_key_is_refused_without_one(
     environment: pytest.MonkeyPatch, channel: str
 ) -> None:

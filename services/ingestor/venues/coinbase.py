@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -25,6 +24,8 @@ from services.ingestor.venues.base import (
     OrderEvent,
     VenueFeed,
 )
+from services.ingestor.venues.decimals import decimal_text
+from services.ingestor.venues.level3 import Level3
 from services.ingestor.venues.rfc3339 import Rfc3339
 
 SIGNED_PATH = "/users/self/verify"
@@ -37,13 +38,18 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "level2_batch": ("book",),
     "level2_50": ("book",),
     "level2": ("book",),
+    "level3": ("book",),
     "full": ("trades", "book"),
     "heartbeat": (),
 }
 # Every order's life, contiguous by `sequence`: trades and book from one proof.
 FULL = "full"
+# The same as compact rows, without the ids of trades.
+LEVEL3 = "level3"
+# The book from these is one of orders.
+BY_ORDER = frozenset({FULL, LEVEL3})
 # These answer only to a signed subscription (since August 2023).
-SIGNED = frozenset({"level2", FULL})
+SIGNED = frozenset({"level2", *BY_ORDER})
 
 _KINDS = {
     "match": Kind.TRADE,
@@ -92,7 +98,6 @@ class _Order(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Frame).decode
 _decode_order = msgspec.json.Decoder(_Order).decode
-_is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
 
 
 def sign(secret: str, timestamp: str, method: str = "GET", path: str = SIGNED_PATH) -> str:
@@ -109,24 +114,21 @@ def sign(secret: str, timestamp: str, method: str = "GET", path: str = SIGNED_PA
     return base64.b64encode(digest).decode()
 
 
-def _decimal(text: str | None) -> str:
-    if text is None or _is_decimal(text) is None:
-        raise MalformedFrame("bad_decimal", repr(text))
-    return text
-
-
 class CoinbaseFeed(VenueFeed):
+    """`orders`: whether matches are also to be read as what they do to a book of orders."""
+
     name = "coinbase"
     channels = CHANNELS
-
-    """`orders`: whether matches are also to be read as what they do to a book of orders."""
 
     def __init__(self, credentials: Credentials | None = None, *, orders: bool = False) -> None:
         self._credentials = credentials
         self._orders = orders
         self._clock = Rfc3339()
+        self._level3 = Level3(self._clock)
 
     def parse(self, frame: bytes) -> Event:
+        if frame[:1] == b"[":
+            return self._level3.row(frame)
         try:
             message = _decode(frame)
         except msgspec.ValidationError as error:
@@ -137,6 +139,8 @@ class CoinbaseFeed(VenueFeed):
         if kind is None:
             if message.type == "subscriptions":
                 return Event(Kind.SUBSCRIBED, "")
+            if message.type == LEVEL3:
+                return self._level3.schema(frame)
             if message.type == "error":
                 text = f"{message.message}: {message.reason}".strip(": ")
                 return Event(Kind.REFUSED, "", text=text)
@@ -172,7 +176,7 @@ class CoinbaseFeed(VenueFeed):
         if order.type == "open":
             if order.side not in ("buy", "sell") or not order.order_id:
                 raise MalformedFrame("bad_field", "open without its order or side")
-            price, size = _decimal(order.price), _decimal(order.remaining_size)
+            price, size = decimal_text(order.price), decimal_text(order.remaining_size)
             return OrderEvent(
                 order.sequence,
                 time,
@@ -185,7 +189,7 @@ class CoinbaseFeed(VenueFeed):
         if order.type == "done":
             return OrderEvent(order.sequence, time, OrderAction.DONE, order.order_id)
         if order.type == "match":
-            size = _decimal(order.size)
+            size = decimal_text(order.size)
             return OrderEvent(
                 order.sequence, time, OrderAction.MATCH, order.maker_order_id, size=Decimal(size)
             )
@@ -197,8 +201,8 @@ class CoinbaseFeed(VenueFeed):
                 time,
                 OrderAction.CHANGE,
                 order.order_id,
-                price=_decimal(told) if told else "",
-                size=Decimal(_decimal(order.new_size)),
+                price=decimal_text(told) if told else "",
+                size=Decimal(decimal_text(order.new_size)),
             )
         # `received`, and a `change` of a market order's funds: the book does not see them.
         return OrderEvent(order.sequence, time, OrderAction.NONE)

@@ -235,6 +235,60 @@ class TestBook:
             MAPPER.fields(key, as_bytes(whole), TS_RECV, changes)
         assert refusal.value.code == code
 
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            ["open", BTC, "137212619516", "a", "sell", "200.20", "1", "2026-07-07T22:58:17Z"],
+            ["done", BTC, "137212619516", "a", "2026-07-07T22:58:17Z"],
+            ["match", BTC, "137212619516", "a", "b", "200.20", "1", "2026-07-07T22:58:17Z"],
+            ["change", BTC, "137212619516", "a", None, "1", "2026-07-07T22:58:17Z"],
+            ["noop", BTC, 137212619516, "2026-07-07T22:58:17Z", "a cell that was added"],
+        ],
+        ids=lambda cells: str(cells[0]),
+    )
+    def test_a_row_of_level3_gives_the_changes_of_levels_that_stand_beside_it(
+        self, cells: list[object]
+    ) -> None:
+        key, changes = StreamKey("coinbase", "book", BTC), [("sell", "200.20", "0")]
+        assert MAPPER.fields(key, json.dumps(cells).encode(), TS_RECV, changes) == (
+            instant("2026-07-07T22:58:17+00:00"),
+            137212619516,
+            Fields(changes=changes),
+        )
+
+    @pytest.mark.parametrize("told", ["", None, 5, "0001-01-01T00:00:00Z"])
+    def test_a_row_without_a_usable_time_has_that_of_its_receipt(self, told: object) -> None:
+        body = json.dumps(["done", BTC, "7", "a", told]).encode()
+        key = StreamKey("coinbase", "book", BTC)
+        assert MAPPER.fields(key, body, TS_RECV, []) == (TS_RECV, 7, Fields(changes=[]))
+
+    @pytest.mark.parametrize(
+        ("body", "changes", "code"),
+        [
+            (b'["done","BTC-USD","7","a","x"]', [("sell", "x", "0")], "bad_decimal"),
+            (b'["done","ETH-USD","7","a","x"]', [], "wrong_product"),
+            (b'["done","BTC-USD","7"]', [], "bad_field"),
+            (b'["done","BTC-USD","-7","a","x"]', [], "bad_field"),
+            (b'["done","BTC-USD","9223372036854775808","a","x"]', [], "bad_field"),
+            (b'["done","BTC-USD",null,"a","x"]', [], "bad_field"),
+            (b'["weather","BTC-USD","7","a","x"]', [], "unexpected_type"),
+            (b"[]", [], "unexpected_type"),
+            (b'[{"type":"done"}]', [], "bad_field"),
+            (b'["done"', [], "bad_json"),
+        ],
+    )
+    def test_a_row_of_level3_that_makes_no_sense_is_refused(
+        self, body: bytes, changes: list[tuple[str, str, str]], code: str
+    ) -> None:
+        with pytest.raises(Unmappable) as refusal:
+            MAPPER.fields(StreamKey("coinbase", "book", BTC), body, TS_RECV, changes)
+        assert refusal.value.code == code
+
+    def test_an_array_without_changes_beside_it_is_not_a_book_update(self) -> None:
+        with pytest.raises(Unmappable) as refusal:
+            MAPPER.fields(StreamKey("coinbase", "book", BTC), b'["noop"]', TS_RECV)
+        assert refusal.value.code == "bad_field"
+
     def test_a_rest_books_rows_are_trimmed_to_price_and_size(self, captures: Path) -> None:
         body = (captures / "coinbase/rest-book-btc.json").read_bytes()
         given_book = json.loads(body)

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -279,6 +280,25 @@ async def test_what_cannot_be_read_is_parked_and_the_rest_goes_on(connect: Conne
         assert parked[0]["original"] == "\ufffd{"
         assert json.loads(parked[1]["original"])["seq"] == 3
         assert parked[1]["ts_recv"] == records[2].ts_recv
+
+
+@pytest.mark.parametrize("ts_recv", [2**63 - 1, 2**63, 10**30, -1])
+async def test_a_corrupt_receive_time_does_not_move_the_log_of_what_is_parked_out_of_range(
+    connect: Connect, ts_recv: int
+) -> None:
+    stream = RawStream(StreamKey("coinbase", "trades", "BTC-USD"))
+    bad = msgspec.structs.replace(stream.match(1, side="none"), ts_recv=ts_recv)
+    async with opened(connect) as broker:
+        await publish_all(broker, [bad])
+        pipeline = pipeline_on(broker)
+        async with running(pipeline):
+            await until_acked(pipeline)
+        newest = await broker.last(INVALID_SUBJECT)
+        assert newest is not None
+        assert newest.position.seq <= time.time_ns() // 1000
+        parked = json.loads(newest.payload)
+        assert 0 <= parked["ts_recv"] < 2**63
+        assert json.loads(parked["original"])["seq"] == 1
 
 
 async def test_the_trace_context_travels_on(connect: Connect) -> None:

@@ -28,8 +28,12 @@ _are_changes = re.compile(
 ).fullmatch
 _TAKER = {"buy": "sell", "sell": "buy"}
 _ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
+# Of a row of `level3`: which cell says the time.
+_ROW_TIME = {"open": 7, "done": 4, "match": 7, "change": 6, "noop": 3}
 # What every reader of the log can hold; msgspec by itself takes integers of any size.
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_MAX_ID = 2**63 - 1
+_Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
+_is_number = re.compile(r"\d{1,19}", re.ASCII).fullmatch
 
 
 class _Ticker(msgspec.Struct, gc=False):
@@ -120,6 +124,7 @@ _rest_ticker = msgspec.json.Decoder(_RestTicker)
 _match = msgspec.json.Decoder(_Match)
 _trades = msgspec.json.Decoder(list[_Match])
 _order = msgspec.json.Decoder(_Order)
+_cells = msgspec.json.Decoder(list[str | int | None])
 _l2update = msgspec.json.Decoder(_L2Update)
 _book = msgspec.json.Decoder(_Book)
 
@@ -225,12 +230,36 @@ def _map_order(
     key: StreamKey, body: bytes, ts_recv: int, changes: list[tuple[str, str, str]]
 ) -> Mapped:
     """A message about one order. The ingestor, which holds the orders, says what it changed."""
+    if body[:1] == b"[":
+        return _map_order_row(key, body, ts_recv, changes)
     order = decode(_order, body)
     if order.type not in _ORDER_TYPES:
         raise Unmappable("unexpected_type", f"expected an order's message, got {order.type!r}")
     _expect(key, order.type, order.type, order.product_id)
     _check_changes(changes)
     return Mapped(micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
+
+
+def _map_order_row(
+    key: StreamKey, body: bytes, ts_recv: int, changes: list[tuple[str, str, str]]
+) -> Mapped:
+    """The same as a row of `level3`."""
+    cells = decode(_cells, body)
+    type_, product, sequence = (*cells[:3], None, None, None)[:3]
+    time_at = _ROW_TIME.get(type_) if isinstance(type_, str) else None
+    if time_at is None:
+        raise Unmappable("unexpected_type", f"expected an order's row, got {type_!r}")
+    if len(cells) <= time_at:
+        raise Unmappable("bad_field", f"{type_} of {len(cells)} cells")
+    if product != key.product:
+        raise Unmappable("wrong_product", f"expected {key.product!r}, got {product!r}")
+    number = str(sequence)
+    if _is_number(number) is None or int(number) > _MAX_ID:
+        raise Unmappable("bad_field", f"sequence {sequence!r} - at `$[2]`")
+    _check_changes(changes)
+    told = cells[time_at]
+    time = micros(told) if isinstance(told, str) else 0
+    return Mapped(time or ts_recv, int(number), Fields(changes=changes))
 
 
 def _check_changes(changes: list[tuple[str, str, str]]) -> None:

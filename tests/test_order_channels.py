@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.common.domain.fold import Fold
 from services.common.stream.memory import MemoryBroker
 from services.common.subjects import StreamKey
@@ -31,7 +33,10 @@ def folded(key: StreamKey, records: list[RawRecord]) -> Fold:
     return fold
 
 
-async def test_ticks_of_the_full_channel_fold_to_the_exchanges_book_in_spite_of_losses() -> None:
+@pytest.mark.parametrize("channels", [("full", "ticker"), ("level3", "matches")], ids="+".join)
+async def test_ticks_of_orders_fold_to_the_exchanges_book_in_spite_of_losses(
+    channels: tuple[str, ...],
+) -> None:
     key = Credentials()
     book_key = StreamKey("coinbase", "book", PRODUCT)
     async with (
@@ -42,7 +47,7 @@ async def test_ticks_of_the_full_channel_fold_to_the_exchanges_book_in_spite_of_
             exchange.ws_url,
             exchange.rest_url,
             PRODUCT,
-            coinbase_channels=("full", "ticker"),
+            coinbase_channels=channels,
             coinbase_api_key=key.key,
             coinbase_api_secret=key.secret,
             coinbase_api_passphrase=key.passphrase,
@@ -63,7 +68,7 @@ async def test_ticks_of_the_full_channel_fold_to_the_exchanges_book_in_spite_of_
                     await asyncio.sleep(0.05)
 
         await home()
-        exchange.control(drop={"count": 5, "types": ["open", "match", "done"]})
+        exchange.control(drop={"count": 5, "types": ["open", "match", "done", "level3"]})
         exchange.advance(2)
         await home()
         exchange.control(clear=True)

@@ -1,9 +1,9 @@
-"""Trades and book from the `full` channel alone, against the simulated exchange."""
+"""Books from every order's messages, `full` or `level3`, against the simulated exchange."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -20,6 +20,12 @@ from tools.simulator.auth import Credentials
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 KEY = Credentials()
+# `full` has the trades as well; rows of `level3` do not name them.
+SOURCES = {
+    "full": ("full", "heartbeat", "ticker"),
+    "level3": ("level3", "matches", "heartbeat", "ticker"),
+}
+by_source = pytest.mark.parametrize("source", SOURCES)
 
 
 @pytest.fixture
@@ -34,8 +40,8 @@ async def exchange() -> AsyncIterator[SimulatedExchange]:
         yield exchange
 
 
-def full(
-    broker: MemoryBroker, exchange: SimulatedExchange, **settings: Any
+def by_order(
+    broker: MemoryBroker, exchange: SimulatedExchange, channels: Sequence[str], **settings: Any
 ) -> AbstractAsyncContextManager[Ingestor]:
     return running(
         broker,
@@ -43,7 +49,7 @@ def full(
         exchange.rest_url,
         *PRODUCTS,
         **{
-            "coinbase_channels": ("full", "heartbeat", "ticker"),
+            "coinbase_channels": tuple(channels),
             "coinbase_api_key": KEY.key,
             "coinbase_api_secret": KEY.secret,
             "coinbase_api_passphrase": KEY.passphrase,
@@ -94,10 +100,11 @@ async def check(broker: MemoryBroker, exchange: SimulatedExchange) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_trades_and_book_come_from_one_contiguous_sequence(
-    broker: MemoryBroker, exchange: SimulatedExchange
+@by_source
+async def test_the_book_comes_from_a_contiguous_sequence_and_no_trade_is_missing(
+    broker: MemoryBroker, exchange: SimulatedExchange, source: str
 ) -> None:
-    async with full(broker, exchange) as ingestor:
+    async with by_order(broker, exchange, SOURCES[source]) as ingestor:
         await based(ingestor, exchange)
         exchange.advance(5)
         await eventually(lambda: home(ingestor, exchange), "all home")
@@ -106,13 +113,23 @@ async def test_trades_and_book_come_from_one_contiguous_sequence(
     book = await raw_records(broker, "book", "BTC-USD")
     frames = [record for record in book if record.kind == "frame"]
     assert all(record.changes for record in frames)
-    assert all(msgspec.json.decode(record.body)["sequence"] == record.seq for record in frames)
+    assert all(sequence_of(record.body) == record.seq for record in frames)
+    assert {bytes(record.body)[:1] for record in frames} == {b"{" if source == "full" else b"["}
+    trades = await raw_records(broker, "trades", "BTC-USD")
+    assert all(record.changes is None for record in trades)
 
 
+def sequence_of(body: msgspec.Raw) -> int:
+    """Of the venue's own message, whichever form it has."""
+    message = msgspec.json.decode(body)
+    return int(message[2] if isinstance(message, list) else message["sequence"])
+
+
+@by_source
 async def test_lost_messages_of_orders_are_found_by_number_and_the_book_is_the_models(
-    broker: MemoryBroker, exchange: SimulatedExchange
+    broker: MemoryBroker, exchange: SimulatedExchange, source: str
 ) -> None:
-    async with full(broker, exchange) as ingestor:
+    async with by_order(broker, exchange, SOURCES[source]) as ingestor:
         await based(ingestor, exchange)
         exchange.control(
             drop={"probability": 0.01},
@@ -131,15 +148,17 @@ async def test_lost_messages_of_orders_are_found_by_number_and_the_book_is_the_m
         assert sum(lanes(ingestor, product)[1].gaps for product in PRODUCTS) > 0
 
 
+@by_source
 async def test_an_image_of_a_cache_is_asked_for_again_until_it_reaches_what_waits(
-    broker: MemoryBroker, exchange: SimulatedExchange
+    broker: MemoryBroker, exchange: SimulatedExchange, source: str
 ) -> None:
-    async with full(broker, exchange) as ingestor:
+    async with by_order(broker, exchange, SOURCES[source]) as ingestor:
         await based(ingestor, exchange)
         exchange.advance(1)
         await eventually(lambda: home(ingestor, exchange), "all home")
         exchange.control(stale_rest_s=1.5)
-        exchange.control(drop={"count": 1, "types": ["open"], "products": ["BTC-USD"]})
+        kind = "open" if source == "full" else "level3"
+        exchange.control(drop={"count": 1, "types": [kind], "products": ["BTC-USD"]})
         exchange.advance(2)
         await eventually(lambda: home(ingestor, exchange), "all home")
         await check(broker, exchange)
@@ -147,16 +166,17 @@ async def test_an_image_of_a_cache_is_asked_for_again_until_it_reaches_what_wait
         assert lanes(ingestor, "ETH-USD")[1].gaps == 0
 
 
-async def test_another_source_of_the_book_begins_another_epoch(
+async def test_another_numbering_of_the_book_begins_another_epoch(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
     for channels in (
         ("level2_batch", "matches"),
         ("full",),
-        ("full",),
+        # The same numbers as those of `full`.
+        ("level3", "matches"),
         ("level2_batch", "matches"),
     ):
-        async with full(broker, exchange, coinbase_channels=channels) as ingestor:
+        async with by_order(broker, exchange, channels) as ingestor:
             async with asyncio.timeout(30):
                 while not ingestor.feeds or not all(
                     desk.book is not None and not desk.book.suspect
