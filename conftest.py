@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from market_data_conformance.npm import Unavailable, node_modules
 
 from tools.embedded import AwsServer, NatsServer, ValkeyServer
 from tools.embedded.nats import nats_version
@@ -33,6 +34,15 @@ def captures() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no captures at {folder} (set MARKET_CAPTURES)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def npm_packages() -> Path:
+    """The node_modules that tests of clients need; they are skipped where it cannot be had."""
+    try:
+        return node_modules()
+    except Unavailable as why:
+        pytest.skip(str(why))
 
 
 @pytest.fixture

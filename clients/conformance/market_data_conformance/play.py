@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import AsyncIterator
+from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -91,10 +92,11 @@ class Player:
             return value
         return message(kind, value, self.case.channel, self._last_command)
 
-    def _check(self, expected: object, found: Json) -> None:
-        assert isinstance(expected, dict)
-        why = difference(expected, found)
-        if why:
+    def _check(self, expected: Any, found: Json) -> None:
+        alternatives = expected if isinstance(expected, list) else [expected]
+        reasons = [difference(alternative, found) for alternative in alternatives]
+        if all(reasons):
+            why = "; or ".join(filter(None, reasons))
             raise Failed(f"{why}; it was {json.dumps(found)}")
 
     async def _nothing(self, value: object) -> None:

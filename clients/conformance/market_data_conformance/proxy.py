@@ -10,24 +10,32 @@ from typing import Self
 class BreakingProxy:
     """Listens on `port` of 127.0.0.1 and passes bytes on to `target`.
 
-    Each connection is cut, without a goodbye and anywhere in a frame, after a random time, until
-    `cuts` reaches `limit`; later ones are left alone. (After a random number of bytes, a long
-    backfill in one frame would hardly ever come through, and grow with each attempt.)
+    Each connection is cut, without a goodbye and anywhere in a frame, after a random time or a
+    random number of the target's bytes, until `cuts` reaches `limit`; later ones are left alone.
 
     Args:
-        mean_s: how long a connection lasts on average.
-        seed: of the random times.
+        mean_s: how long a connection lasts on average; without it time cuts none.
+        mean_bytes: how much of what `target` says comes through on average. A client gets on only
+            where this is not much smaller than a frame.
+        seed: of the random times and sizes.
     """
 
     def __init__(
-        self, target: int, *, limit: int | None = None, mean_s: float, seed: int = 1
+        self,
+        target: int,
+        *,
+        limit: int | None = None,
+        mean_s: float | None = None,
+        mean_bytes: float | None = None,
+        seed: int = 1,
     ) -> None:
         self.cuts = 0
         self.connections = 0
         self.port = 0
         self._target = target
         self._limit = limit
-        self._mean = mean_s
+        self._mean_s = mean_s
+        self._mean_bytes = mean_bytes
         self._random = random.Random(seed)
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
@@ -61,25 +69,38 @@ class BreakingProxy:
         except OSError:
             writer.transport.abort()
             return
-        lasts = None if self.done else self._random.expovariate(1 / self._mean)
+        lasts, most = self._draw(self._mean_s), self._draw(self._mean_bytes)
+        cut = False
         try:
             async with asyncio.timeout(lasts), asyncio.TaskGroup() as group:
                 up = group.create_task(_pass(reader, onward[1]))
-                await _pass(onward[0], writer)
+                cut = await _pass(onward[0], writer, None if most is None else round(most))
                 up.cancel()
         except TimeoutError:
-            if not self.done:
-                self.cuts += 1
+            cut = True
         finally:
             writer.transport.abort()
             onward[1].transport.abort()
+            if cut and not self.done:
+                self.cuts += 1
+
+    def _draw(self, mean: float | None) -> float | None:
+        return None if mean is None or self.done else self._random.expovariate(1 / mean)
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end of `reader`."""
+async def _pass(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None
+) -> bool:
+    """Copy until the end of `reader`, or until `most` bytes are copied: then True."""
+    left = most
     try:
         while data := await reader.read(4096):
-            writer.write(data)
+            writer.write(data if left is None else data[:left])
             await writer.drain()
+            if left is not None:
+                left -= len(data)
+                if left <= 0:
+                    return True
     except OSError:
-        return
+        pass
+    return False

@@ -15,9 +15,9 @@ STEPS = (
     # The gateway: takes the next connection; says a message (or several in one frame); says one of
     # the short forms below; closes with a code; breaks the line; goes silent.
     *("accept", "say", "batch", "text", "close", "drop", "pause_ms"),
-    *("welcome", "subscribed", "snapshot", "tick", "reset", "hb"),
-    # The client: sends a command with at least these fields; hands out an event with at least
-    # these fields; does neither for so long.
+    *("welcome", "subscribed", "snapshot", "tick", "reset", "hb", "rate_limit", "drain"),
+    # The client: sends a command with at least these fields (in a list: those of one); hands out
+    # an event with at least these fields; does neither for so long.
     *("command", "event", "nothing_ms"),
 )
 
@@ -71,6 +71,13 @@ def message(kind: str, value: Any, channel: str, request: Json) -> Json:
             "id": request.get("id"),
             "results": [{**result, "max_rate": None, "depth": 0, "seq": 100, **value}],
         }
+    if kind == "rate_limit":
+        limit = {"type": "rate_limit", "scope": "commands", "retry_after_ms": value}
+        return {**limit, "id": request.get("id")}
+    if kind == "drain":
+        resume = {stream: {"epoch": EPOCH, "seq": value, "cursor": f"cursor-{value}"}}
+        wait = {"deadline_ms": 1000, "reconnect_after_ms": [10, 50]}
+        return {"type": "drain", **wait, "resume": resume}
     if kind == "hb":
         return {"type": "hb", "server_time": EPOCH, "heads": {stream: value}}
     record = {"v": 1, **names, "shard": 0, "epoch": EPOCH}

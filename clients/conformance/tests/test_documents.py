@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -89,11 +90,20 @@ async def test_the_javascript_way(code: str) -> None:
     assert "price:" in output
 
 
-@pytest.mark.skipif(shutil.which("wscat") is None, reason="wscat is not installed")
-async def test_the_wscat_way() -> None:
+@pytest.fixture
+def path_with_wscat(request: pytest.FixtureRequest) -> str:
+    """PATH; the machine's own wscat comes first."""
+    if shutil.which("wscat") is None:
+        folder: Path = request.getfixturevalue("npm_packages")
+        return f"{os.environ['PATH']}:{folder / '.bin'}"
+    return os.environ["PATH"]
+
+
+async def test_the_wscat_way(path_with_wscat: str) -> None:
     (code,) = examples(PAGE, "wscat")
+    environment = {"PATH": path_with_wscat}
     async with busy_gateway() as gateway:
-        status, output = await run_example(code, BASH, ".sh", gateway.port)
+        status, output = await run_example(code, BASH, ".sh", gateway.port, environment=environment)
     assert status == 0, output
     assert '"type":"incr"' in output
 

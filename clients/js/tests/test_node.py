@@ -26,22 +26,24 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
     async with (
         bench(MemoryBroker(), ws_burst=1000) as gateway,
         bench(MemoryBroker(), auth_api_keys="right") as keyed,
-        BreakingProxy(gateway.port, mean_s=0.05) as proxy,
+        BreakingProxy(gateway.port, mean_s=0.03) as by_time,
+        BreakingProxy(gateway.port, mean_bytes=20_000) as by_bytes,
     ):
         await keyed.market().ticks(1)
         bitcoin, ether = gateway.market(), gateway.market("ETH-USD")
-        # On the breaking line; its load begins with the test, or one backfill would never fit.
-        solana = gateway.market("SOL-USD")
+        # On the breaking lines.
+        solana, solanas = gateway.market("SOL-USD"), gateway.market("SOL-USD", "book")
         await solana.ticks(1)
         book = gateway.market(channel="book")
-        await book.publish(book.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
+        for market in (book, solanas):
+            await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
 
         async def load() -> None:
             while True:
                 for market in (bitcoin, ether, book):
                     await market.ticks(2)
-                if proxy.connections:
-                    await solana.ticks(1)
+                for market in (solana, solanas):
+                    await market.ticks(1)
                 await asyncio.sleep(0.004)
 
         async with asyncio.TaskGroup() as group:
@@ -57,7 +59,8 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
                     **os.environ,
                     "GATEWAY_URL": f"ws://127.0.0.1:{gateway.port}/ws",
                     "KEYED_URL": f"ws://127.0.0.1:{keyed.port}/ws",
-                    "BREAKING_URL": f"ws://127.0.0.1:{proxy.port}/ws",
+                    "BREAKING_BY_TIME_URL": f"ws://127.0.0.1:{by_time.port}/ws",
+                    "BREAKING_BY_BYTES_URL": f"ws://127.0.0.1:{by_bytes.port}/ws",
                     "RECONNECTS": str(RECONNECTS),
                 },
             )
@@ -72,8 +75,15 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
         output = raw.decode()
         assert process.returncode == 0, output
         assert re.search(r"^# skipped 0$", output, re.MULTILINE), output
-        assert proxy.cuts >= RECONNECTS
-        found = re.search(r"# ticks (\[.*\])", output)
-        assert found, output
-        ticks = json.loads(found[1])
-        assert ticks == solana.chain[: len(ticks)]
+        found = [json.loads(text) for text in re.findall(r"# held (\{.*\})", output)]
+        assert [held["by"] for held in found] == ["time", "bytes"], output
+        for held, proxy in zip(found, (by_time, by_bytes), strict=True):
+            assert proxy.cuts >= RECONNECTS
+            assert held["ticker"] == solana.chain[: len(held["ticker"])]
+            # The book's chain begins with the reset that held its first state.
+            assert held["book"] == solanas.chain[1 : len(held["book"]) + 1]
+            until = solanas.chain.index(held["at"])
+            changes = solanas.chain[1 : until + 1]
+            bids = {1, *(seq % 100 + 1 for seq in changes)}
+            assert [int(level["price"]) for level in held["bids"]] == sorted(bids, reverse=True)
+            assert held["asks"] == [{"price": "500", "size": str(changes[-1])}]

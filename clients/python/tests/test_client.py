@@ -91,15 +91,20 @@ async def test_from_seq_0_gives_everything_retained_and_a_stored_position_goes_o
         assert ticks(seen) == market.chain
 
 
+@pytest.mark.parametrize(
+    ("mean_s", "mean_bytes"), [(0.02, None), (None, 20_000)], ids=["by-time", "by-bytes"]
+)
 @pytest.mark.parametrize("channel", ["ticker", "book"])
 async def test_100_reconnects_at_random_points_under_load_give_every_tick_once_in_order(
-    channel: str,
+    channel: str, mean_s: float | None, mean_bytes: float | None
 ) -> None:
     async with bench(MemoryBroker()) as gateway:
         market = gateway.market(channel=channel)
         await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
         first = market.seq
-        async with BreakingProxy(gateway.port, limit=130, mean_s=0.03) as proxy:
+        async with BreakingProxy(
+            gateway.port, limit=130, mean_s=mean_s, mean_bytes=mean_bytes
+        ) as proxy:
 
             async def load() -> None:
                 while not proxy.done:
