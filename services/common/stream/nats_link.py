@@ -271,6 +271,7 @@ class Link(Worker):
         options: dict[str, Any] = {}
         if self._options.creds_file is not None:
             options["user_credentials"] = self._options.creds_file
+        up = False
         try:
             await client.connect(
                 list(self._options.servers),
@@ -286,11 +287,13 @@ class Link(Worker):
                 **options,
             )
             connection.prepare()
-        except BrokerUnavailable:
-            await connection.close()
-            raise
+            up = True
         except _DRIVER_ERRORS as error:
             raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+        finally:
+            if not up:
+                # nats-py leaves the socket of a failed or cancelled attempt open.
+                await connection.close()
         return connection
 
 
