@@ -176,14 +176,88 @@ async def test_the_board_shows_moving_prices_and_survives_breaks_and_a_restart()
 
 
 async def shoot(page: Page) -> None:
-    """The board in light, dark and on a phone; nothing may stick out on the phone."""
-    for scheme in ("light", "dark"):
-        await page.emulate_media(color_scheme=scheme)
-        await page.screenshot(path=ARTIFACTS / f"board-{scheme}.png", full_page=True)
-    await page.set_viewport_size({"width": 390, "height": 844})
-    await page.screenshot(path=ARTIFACTS / "board-phone.png", full_page=True)
-    assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+    """The board on a desk and on a phone, in light and dark."""
+    for name, width in (("board", 1280), ("board-phone", 390)):
+        await page.set_viewport_size({"width": width, "height": 1000})
+        for scheme in ("light", "dark"):
+            await page.emulate_media(color_scheme=scheme)
+            await page.evaluate(
+                "() => new Promise(done => requestAnimationFrame(() =>"
+                " requestAnimationFrame(() => requestAnimationFrame(done))))"
+            )
+            await page.screenshot(path=ARTIFACTS / f"{name}-{scheme}.png", full_page=True)
     await page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+# What sticks out of its place under `root`; a box that scrolls hides what it cuts off.
+STICKING_OUT = """root => {
+  const out = [];
+  if (document.documentElement.scrollWidth > innerWidth) out.push("the page");
+  const boxes = "table, .scroll, button, h2, dl";
+  for (const box of document.querySelector(root).querySelectorAll(boxes)) {
+    const { right, width } = box.getBoundingClientRect();
+    if (width && (right > innerWidth || box.scrollWidth > box.clientWidth + 1)) {
+      out.push(`${box.tagName} ${box.id} ${box.textContent.slice(0, 40)}`);
+    }
+  }
+  return out;
+}"""
+
+
+@contextlib.asynccontextmanager
+async def awkward_board(width: int) -> AsyncIterator[Page]:
+    """A board with a product whose every text is long, and things that have happened."""
+    async with bench(MemoryBroker()) as gateway, chromium() as browser:
+        prices = Prices(gateway)
+        await prices.begin()
+        await prices.turn()
+        long, book = gateway.market("1INCH-1000SATS"), gateway.market("1INCH-1000SATS", "book")
+        trade = Trade("123456.12345678", "0.1", "buy", 7, long.clock())
+        stats = Stats24h(open="10000.1", high="1", low="1", volume="1")
+        await long.publish(long.tick(Fields(last_trade=trade, stats_24h=stats)))
+        await long.publish(long.status("resyncing"))
+        rows = {"bids": [["0.00001234", "123456789.1"]], "asks": [["0.00001235", "99999999.12"]]}
+        await book.publish(book.reset(rows))
+        page = await browser.new_page(viewport={"width": width, "height": 844})
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        async with moving(prices):
+            await page.goto(gateway.http)
+            await expect(page.locator("#rows tr")).to_have_count(5)
+            await page.get_by_role("button", name="Break my connection").click()
+            await expect(page.locator("#log")).to_contain_text("every chain unbroken")
+            yield page
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 390, 1280])
+async def test_nothing_is_cut_off_at_any_width(width: int) -> None:
+    async with awkward_board(width) as page:
+        await expect(page.locator("#book-state")).to_contain_text("verified")
+        assert await page.evaluate(STICKING_OUT, "body") == []
+        await page.get_by_role("button", name="1INCH-1000SATS").click()
+        await expect(page.locator("#book-state")).to_contain_text("2 levels · spread 0.00000001")
+        # Such a book's numbers may scroll in their box, within reach of the keyboard.
+        assert await page.evaluate(STICKING_OUT, "#products") == []
+        row = page.locator("#rows tr", has_text="1INCH-1000SATS")
+        for text in ("123456.12345678", "+1134.55 %", "resyncing", "unbroken"):
+            await expect(row.get_by_text(text, exact=True)).to_be_in_viewport()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_axe_finds_no_accessibility_fault_in_light_and_dark(
+    width: int, npm_packages: Path
+) -> None:
+    axe = (npm_packages / "axe-core" / "axe.min.js").read_text()
+    async with awkward_board(width) as page:
+        await expect(page.locator("#book-state")).to_contain_text("verified")
+        await page.evaluate(axe)
+        for scheme in ("light", "dark"):
+            await page.emulate_media(color_scheme=scheme)
+            result = await page.evaluate("axe.run()")
+            assert len(result["passes"]) > 30
+            assert [(v["id"], v["nodes"]) for v in result["violations"]] == []
 
 
 @needs_browser

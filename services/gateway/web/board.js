@@ -183,6 +183,12 @@ element("key").addEventListener("submit", (event) => {
   location.reload();
 });
 
+// Canvases do not take other colours by themselves.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  paintedAt = 0;
+  for (const product of products.values()) product.drawn = 0;
+});
+
 async function keepLooking() {
   try {
     await lookForProducts();

@@ -2,6 +2,13 @@ import { write } from "./table.js";
 
 const LEVELS = 12;
 
+/** `a` less `b`, with as many places as they have and no zeros behind. */
+function difference(a, b) {
+  const places = Math.max(...[a, b].map((price) => price.split(".")[1]?.length ?? 0));
+  const text = (Number(a) - Number(b)).toFixed(places);
+  return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+}
+
 /** The best levels of a book, with bars for how much rests down to each. */
 export class Ladder {
   constructor(body, state) {
@@ -38,8 +45,7 @@ export class Ladder {
     if (!book?.valid) {
       write(this.state, "not known: a snapshot is awaited", "wait quiet");
     } else {
-      const spread = bids.length && asks.length ? Number(asks[0].price) - Number(bids[0].price) : null;
-      const text = spread === null ? "" : ` · spread ${Number(spread.toPrecision(6))}`;
+      const text = bids.length && asks.length ? ` · spread ${difference(asks[0].price, bids[0].price)}` : "";
       write(this.state, `verified · ${book.size} levels${text}`, "quiet");
     }
   }
