@@ -16,9 +16,12 @@ class LoadCounts:
         idle: clients that never got a tick.
         conflated: ticks that merged messages stood for beyond themselves.
         churned: connections that this test cut on purpose.
+        catch_ups: how often the gateway took a stream off its live push for a client was slow.
+        recovered: how often it said that such a stream is live again.
+        behind: slow clients that did not reach the others' positions in the end.
         snapshot: from sending `subscribe` to the first snapshot, microseconds.
-        delta: from `ts_ingest` of a live tick to its arrival, microseconds; both clocks have to
-            be one machine's, or in step.
+        delta: from `ts_ingest` of a live tick to its arrival at a client that is not slow on
+            purpose, microseconds; both clocks have to be one machine's, or in step.
     """
 
     clients: int = 0
@@ -27,7 +30,10 @@ class LoadCounts:
     conflated: int = 0
     churned: int = 0
     resumed: int = 0
+    slow: int = 0
     catch_ups: int = 0
+    recovered: int = 0
+    behind: int = 0
     drains: int = 0
     errors: int = 0
     chains: ChainCounts = field(default_factory=ChainCounts)
@@ -45,7 +51,10 @@ class LoadCounts:
                 setattr(self, entry.name, mine + theirs)
 
     def result(self, seconds: float) -> dict[str, object]:
-        """What is printed as JSON; `ok` when every client got ticks and no break is unexplained."""
+        """What is printed as JSON.
+
+        `ok` when every client got ticks, no break is unexplained and the slow ones caught up.
+        """
         chains = self.chains
         return {
             "clients": self.clients,
@@ -59,7 +68,10 @@ class LoadCounts:
             "conflated": self.conflated,
             "resumed": self.resumed,
             "churned": self.churned,
+            "slow_clients": self.slow,
             "slow_catch_ups": self.catch_ups,
+            "slow_recovered": self.recovered,
+            "slow_behind": self.behind,
             "snapshots": chains.snapshots,
             "resets": chains.resets,
             "chain_breaks": chains.breaks,
@@ -68,7 +80,7 @@ class LoadCounts:
             "drains": self.drains,
             "errors": self.errors,
             "duration_s": round(seconds, 1),
-            "ok": not self.idle and not chains.unexplained,
+            "ok": not self.idle and not chains.unexplained and not self.behind,
         }
 
     def packed(self) -> dict[str, object]:

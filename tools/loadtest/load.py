@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from dataclasses import asdict, dataclass
 
 from tools.loadtest.counts import LoadCounts
-from tools.subscriber import Subscriber, Verdict, Want
+from tools.subscriber import LatencyHistogram, Subscriber, Verdict, Want
 from tools.subscriber.client import Message
 
-_SLOW_READ_S = 0.02
+# How long slow clients may take to catch up once they read as fast as they can.
+_CATCH_UP_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Load:
         ramp: new connections a second.
         duration: seconds of measuring, from when the last client is subscribed.
         churn: connections cut on purpose each second, over all clients; each is resumed.
-        slow: share of clients (0 to 1) that wait 20 ms after every message.
+        slow: share of clients (0 to 1) that read only `slow_rate` messages a second. After the
+            measuring they read as fast as they can, and should catch up with the others.
         resumers: share of clients that begin with `from_seq` 0: everything retained, then live.
     """
 
@@ -34,6 +37,7 @@ class Load:
     ramp: float
     churn: float = 0.0
     slow: float = 0.0
+    slow_rate: float = 5.0
     resumers: float = 0.0
     mode: str | None = None
     max_rate: float | None = None
@@ -64,18 +68,35 @@ class LoadClient:
             api_key=load.api_key,
             on_message=self._take,
             on_connection=self._connection,
-            pause_s=_SLOW_READ_S if slow else 0.0,
+            pause_s=1 / load.slow_rate if slow else 0.0,
         )
-        self.counts = LoadCounts(clients=1)
+        self.slow = slow
+        self.counts = LoadCounts(clients=1, slow=int(slow))
         self._asked = 0.0
         self._awaited: set[str] = set()
+        self._behind: set[str] = set()
+        self._heard = asyncio.Event()
+
+    def reached(self, heads: dict[str, tuple[int, int]]) -> bool:
+        """Whether every stream is at least there, and live."""
+        chains = self.subscriber.chains
+        return not self._behind and all(
+            (chains[stream].epoch or 0, chains[stream].seq or 0) >= head
+            for stream, head in heads.items()
+        )
+
+    async def reach(self, heads: dict[str, tuple[int, int]]) -> None:
+        """Return once `reached`."""
+        while not self.reached(heads):
+            self._heard.clear()
+            await self._heard.wait()
 
     def sum(self) -> LoadCounts:
         subscriber, counts = self.subscriber, self.counts
         counts.connected = int(subscriber.connected.is_set())
         counts.chains = subscriber.counts()
         counts.idle = int(not counts.chains.applied)
-        counts.delta = subscriber.latency
+        counts.delta = LatencyHistogram() if self.slow else subscriber.latency
         counts.resumed, counts.drains = subscriber.resumes, subscriber.drains
         counts.errors = len(subscriber.errors)
         return counts
@@ -84,8 +105,10 @@ class LoadClient:
         if state == "connected":
             self._asked = time.monotonic()
             self._awaited = set(self.subscriber.chains)
+            self._behind.clear()
 
     def _take(self, message: Message, verdict: Verdict | None) -> None:
+        self._heard.set()
         kind = message["type"]
         if kind == "snapshot" and verdict is Verdict.REPLACED:
             record = message["snapshot"]
@@ -95,8 +118,12 @@ class LoadClient:
             self._awaited.discard(stream)
         elif kind == "incr":
             self.counts.conflated += message.get("merged", 1) - 1
-        elif kind == "mode" and message.get("to") == "catch_up":
+        elif kind == "mode" and message["to"] == "catch_up":
             self.counts.catch_ups += 1
+            self._behind.add(message["stream"])
+        elif kind == "mode" and message["from"] == "catch_up":
+            self.counts.recovered += 1
+            self._behind.discard(message["stream"])
 
 
 class LoadRun:
@@ -120,7 +147,7 @@ class LoadRun:
         return total
 
     async def run(self) -> float:
-        """Ramp up, measure for the duration; how long was measured, seconds.
+        """Ramp up, measure for the duration, let slow clients catch up; seconds but of the last.
 
         Raises:
             Refused: the gateway lets no such client in.
@@ -137,11 +164,29 @@ class LoadRun:
                 churning = group.create_task(self._churn())
                 await asyncio.sleep(self.load.duration)
                 churning.cancel()
+                seconds = time.monotonic() - self.began
+                await self._catch_up([client for client in self.clients if client.slow])
                 for task in tasks:
                     task.cancel()
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
-        return time.monotonic() - self.began
+        return seconds
+
+    async def _catch_up(self, slow: list[LoadClient]) -> None:
+        """Let the slow ones read until they hold what anybody holds now, or for too long."""
+        heads: dict[str, tuple[int, int]] = {}
+        for client in self.clients:
+            for stream, chain in client.subscriber.chains.items():
+                held = chain.epoch or 0, chain.seq or 0
+                heads[stream] = max(heads.get(stream, held), held)
+        for client in slow:
+            client.subscriber.hurry()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                for client in slow:
+                    await client.reach(heads)
+        for client in slow:
+            client.counts.behind = int(not client.reached(heads))
 
     async def _churn(self) -> None:
         while self.load.churn:

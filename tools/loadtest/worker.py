@@ -6,6 +6,8 @@ import asyncio
 import json
 import sys
 
+import uvloop
+
 from tools.loadtest.load import Load, LoadRun
 from tools.subscriber.client import Refused
 
@@ -34,7 +36,7 @@ def main() -> None:
     values = json.loads(sys.stdin.readline())
     values["products"] = tuple(values["products"])
     try:
-        asyncio.run(work(Load(**values)))
+        uvloop.run(work(Load(**values)))
     except ExceptionGroup as failed:
         refused, _ = failed.split(Refused)
         if refused is None:

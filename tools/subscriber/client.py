@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -25,6 +27,8 @@ SUBPROTOCOL = "md.v1.json"
 # epoch_changed, too_old, future_position: the position held is of no use any more.
 _UNRECOVERABLE = frozenset({4000, 4001, 4002})
 _MAX_BACKOFF_S = 5.0
+# Receive buffers of a reader that pauses, and of one that does no more.
+_LITTLE_BYTES, _PLENTY_BYTES = 4096, 1024 * 1024
 
 Message = dict[str, Any]
 OnMessage = Callable[[Message, Verdict | None], None]
@@ -62,7 +66,7 @@ class Subscriber:
         on_message: gets every server message, in order, and what the chain said of it (None for
             messages outside any chain).
         on_connection: gets `connecting`, `connected` or `disconnected: <why>`.
-        pause_s: waits so long after every frame: a slow reader, for tests.
+        pause_s: waits so long after every frame: a slow reader, for tests; `hurry` ends it.
     """
 
     def __init__(
@@ -121,6 +125,14 @@ class Subscriber:
         if self._socket is not None:
             self._socket.transport.abort()
 
+    def hurry(self) -> None:
+        """Pause no more."""
+        self._pause_s = 0.0
+        if self._socket is not None:
+            plain: socket.socket | None = self._socket.transport.get_extra_info("socket")
+            if plain is not None:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PLENTY_BYTES)
+
     async def run(self) -> None:
         """Stay subscribed until cancelled.
 
@@ -168,9 +180,10 @@ class Subscriber:
             # Nobody reads any more when this closes, so an answer behind a backlog never comes.
             close_timeout=0.5,
             compression=None,
-        ) as socket:
+            sock=await _with_little_room(self.url) if self._pause_s else None,
+        ) as connection:
             self.connections += 1
-            self._socket = socket
+            self._socket = connection
             self._backfilling.clear()
             self._started_over.clear()
             self._commands.clear()
@@ -184,16 +197,16 @@ class Subscriber:
             self._tell("connected")
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._send_commands(socket), name="subscriber:commands")
-                    await self._receive(socket)
+                    group.create_task(self._send_commands(connection), name="subscriber:commands")
+                    await self._receive(connection)
             except ExceptionGroup as both:
                 # A lost connection ends both directions; a refusal is the better answer.
                 raise min(both.exceptions, key=lambda e: not isinstance(e, Refused)) from both
 
-    async def _receive(self, socket: ClientConnection) -> None:
+    async def _receive(self, connection: ClientConnection) -> None:
         decode = msgspec.json.decode
         while True:
-            frame = await socket.recv()
+            frame = await connection.recv()
             received = time.time_ns() // 1000
             decoded = decode(frame)
             for message in decoded if isinstance(decoded, list) else (decoded,):
@@ -201,10 +214,10 @@ class Subscriber:
             if self._pause_s:
                 await asyncio.sleep(self._pause_s)
 
-    async def _send_commands(self, socket: ClientConnection) -> None:
+    async def _send_commands(self, connection: ClientConnection) -> None:
         while True:
             command = await self._outbox.get()
-            await socket.send(msgspec.json.encode(command).decode())
+            await connection.send(msgspec.json.encode(command).decode())
 
     # ------------------------------------------------------------------ commands
 
@@ -374,6 +387,28 @@ class Subscriber:
     def _tell(self, state: str) -> None:
         if self._on_connection is not None:
             self._on_connection(state)
+
+
+async def _with_little_room(url: str) -> socket.socket:
+    """A connected socket that takes in next to nothing ahead, so that the server feels a pause."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise InvalidURI(url, "expected a host")
+    loop = asyncio.get_running_loop()
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    family, kind, protocol, _, address = (
+        await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    )[0]
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setblocking(False)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE_BYTES)
+        async with asyncio.timeout(10):
+            await loop.sock_connect(found, address)
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 def _stream(message: Message) -> str:

@@ -33,7 +33,7 @@ async def loadtest(port: int, *arguments: str) -> tuple[int, dict[str, Any], str
 
 
 async def test_two_processes_with_churn_slow_readers_and_resumers_find_every_chain_whole() -> None:
-    async with bench(MemoryBroker(), ws_queue_bytes=65_536) as gateway:
+    async with bench(MemoryBroker()) as gateway:
         market = gateway.market(padding=200)
         await market.ticks(50)
 
@@ -60,6 +60,31 @@ async def test_two_processes_with_churn_slow_readers_and_resumers_find_every_cha
     assert result["latency_ms_p50"] > 0
     assert "connected" in said
     assert "load test" in said
+
+
+async def test_slow_readers_fall_behind_and_are_reported_caught_up() -> None:
+    async with bench(MemoryBroker(), ws_queue_bytes=16_384) as gateway:
+        market = gateway.market(padding=10_000)
+        await market.ticks(1)
+
+        async def load() -> None:
+            while True:
+                await market.ticks(2)
+                await asyncio.sleep(0.02)
+
+        async with asyncio.TaskGroup() as group:
+            loading = group.create_task(load())
+            status, result, said = await loadtest(
+                gateway.port,
+                *("--clients", "8", "--duration", "3", "--slow", "0.5", "--slow-rate", "3"),
+            )
+            loading.cancel()
+    assert status == 0, said
+    # Each was taken off the live push and told, and held in the end what everyone held.
+    assert result["slow_clients"] == 4
+    assert result["slow_catch_ups"] >= 4
+    assert result["slow_recovered"] >= 4
+    assert (result["slow_behind"], result["unexplained_breaks"]) == (0, 0)
 
 
 async def test_latest_mode_counts_what_was_conflated() -> None:
