@@ -177,6 +177,8 @@ class Subscriber:
             # A slow reader leaves in the network what it does not take.
             max_queue=1 if self._pause_s else 16,
             open_timeout=10,
+            # Who reads late hears late of its own pings.
+            ping_interval=None if self._pause_s else 20,
             # Nobody reads any more when this closes, so an answer behind a backlog never comes.
             close_timeout=0.5,
             compression=None,
