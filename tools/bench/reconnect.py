@@ -36,14 +36,14 @@ _NOTES = {
 @bench("reconnect")
 async def reconnect(run: Run) -> None:
     """From a drop to the first record, and to all streams live: 20 products, 500 messages/s."""
-    # It complains of each connection that the exchange refuses on purpose.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     products = tuple(DEFAULT_PRODUCTS)[:20]
     async with (
         MemoryBroker() as broker,
         SimulatedExchange(products=products, rate=500, depth=200) as exchange,
         running(broker, exchange.ws_url, exchange.rest_url, *products) as ingestor,
     ):
+        # It complains of each connection that the exchange refuses on purpose.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await _until(lambda: _live(ingestor))
         (feed,) = ingestor.feeds
         for _ in range(run.rounds):
