@@ -12,6 +12,8 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.ready
 PIP := $(BIN)/pip install -qq --disable-pip-version-check
 MDF := $(PY) -m tools.cli
+# Test processes at once: tests wait for servers more than they compute. 0 runs them in one process.
+JOBS := 3
 
 ##@ Start here
 .PHONY: help
@@ -38,8 +40,8 @@ watch-gateway: $(STAMP) ## Terminal board on a running gateway [URL= PRODUCTS= C
 
 ##@ Check
 .PHONY: test
-test: $(STAMP) ## All tests, on real servers [ARGS=...]
-	@$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## All tests, on real servers [ARGS=... JOBS=3]
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: lint typecheck arch charts-render test ## Lint, types, import contracts, charts, all tests
