@@ -13,7 +13,7 @@ STAMP := $(VENV)/.ready
 PIP := $(BIN)/pip install -qq --disable-pip-version-check
 MDF := $(PY) -m tools.cli
 # Test processes at once: tests wait for servers more than they compute. 0 runs them in one process.
-JOBS := 3
+JOBS ?= 3
 
 ##@ Start here
 .PHONY: help
