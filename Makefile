@@ -41,7 +41,7 @@ watch-gateway: $(STAMP) ## Terminal board on a running gateway [URL= PRODUCTS= C
 ##@ Check
 .PHONY: test
 test: $(STAMP) ## All tests, on real servers [ARGS=... JOBS=3]
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: lint typecheck arch charts-render test ## Lint, types, import contracts, charts, all tests
