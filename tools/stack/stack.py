@@ -159,7 +159,7 @@ class Stack:
                 first.append(self.exchange)
             await self._start_together(first)
             await self._start_together(list(self.services.values()))
-        except BaseException:
+        except BaseException:  # also when it is cancelled: no process may be left
             await self.close()
             raise
         return self

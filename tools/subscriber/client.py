@@ -407,7 +407,7 @@ async def _with_little_room(url: str) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE_BYTES)
         async with asyncio.timeout(10):
             await loop.sock_connect(found, address)
-    except BaseException:
+    except BaseException:  # also when it is cancelled: the socket is nobody else's yet
         found.close()
         raise
     return found

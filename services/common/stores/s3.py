@@ -139,7 +139,7 @@ class S3Store:
                     UploadId=upload["UploadId"],
                     MultipartUpload={"Parts": done},
                 )
-        except BaseException:
+        except BaseException:  # also when it is cancelled: parts that were begun cost money
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
