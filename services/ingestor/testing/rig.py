@@ -23,14 +23,23 @@ from services.ingestor.settings import Settings
 async def running(
     broker: Broker, ws_url: str, rest_url: str, *products: str, **settings: Any
 ) -> AsyncIterator[Ingestor]:
-    """An ingestor that runs while the block does, and stops cleanly after it."""
+    """An ingestor that runs while the block does, and stops cleanly after it.
+
+    A market that moves only when told to sends no heartbeats in between, however long a busy
+    machine takes. So silence says nothing here, unless a test sets its thresholds.
+    """
     health = Health("ingestor", "broker", "feed")
     ingestor = Ingestor(
         Settings(
             coinbase_ws_primary=ws_url,
             coinbase_rest_url=rest_url,
             coinbase_products=products or ("BTC-USD", "ETH-USD"),
-            **{"coinbase_ws_fallback": None, **settings},
+            **{
+                "coinbase_ws_fallback": None,
+                "heartbeat_suspect_ms": 600_000,
+                "heartbeat_dead_ms": 600_000,
+                **settings,
+            },
         ),
         broker,
         Metrics(CollectorRegistry()),
