@@ -28,8 +28,9 @@ from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
-from services.ingestor.cb_ws import Feed, FeedOptions
+from services.ingestor.cb_ws import Feed
 from services.ingestor.condition import Condition
+from services.ingestor.feed_options import FeedOptions
 from services.ingestor.healing import Healer, now_us
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want

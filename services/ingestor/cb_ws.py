@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
+from services.ingestor.feed_options import FeedOptions
 from services.ingestor.feed_stats import FeedStats, stream_stats
 from services.ingestor.lanes import Desk
 from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
@@ -51,33 +51,6 @@ _SEND_BURST = 10
 # Failures of one endpoint in a row before the next one is tried.
 _ENDPOINT_PATIENCE = 2
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class FeedOptions:
-    """How a feed behaves; durations in seconds.
-
-    Attributes:
-        endpoints: WebSocket addresses, the preferred one first.
-        channels: the venue's channel names to subscribe.
-        suspect_s: heartbeat age at which streams are stale.
-        dead_s: heartbeat age at which the connection is made anew.
-        connect_timeout_s: how long an attempt may take.
-        max_pause_s: the largest pause between attempts.
-        breaker_failures: attempts in a row without data that open the circuit.
-        breaker_recovery_s: how long it stays open before one attempt may probe.
-        compression: whether permessage-deflate is offered.
-    """
-
-    endpoints: Sequence[str]
-    channels: Sequence[str]
-    suspect_s: float = 3.0
-    dead_s: float = 10.0
-    connect_timeout_s: float = 5.0
-    max_pause_s: float = 10.0
-    breaker_failures: int = 8
-    breaker_recovery_s: float = 5.0
-    compression: bool = True
 
 
 class Feed:

@@ -11,10 +11,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,30 +19,16 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from tools.subscriber.chain import ChainChecker, ChainCounts, Verdict
 from tools.subscriber.latency import LatencyHistogram
+from tools.subscriber.narrow import connect_narrow, widen
+from tools.subscriber.wants import Message, Want, stream_of, subscriptions
 
 SUBPROTOCOL = "md.v1.json"
 # epoch_changed, too_old, future_position: the position held is of no use any more.
 _UNRECOVERABLE = frozenset({4000, 4001, 4002})
 _MAX_BACKOFF_S = 5.0
-# Receive buffers of a reader that pauses, and of one that does no more.
-_LITTLE_BYTES, _PLENTY_BYTES = 4096, 1024 * 1024
 
-Message = dict[str, Any]
 OnMessage = Callable[[Message, Verdict | None], None]
 OnConnection = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Want:
-    """One channel of some products. `from_seq` is a position held, the same for all of them."""
-
-    channel: str
-    products: tuple[str, ...]
-    venue: str = "coinbase"
-    from_seq: int | None = None
-    mode: str | None = None
-    max_rate: float | None = None
-    depth: int | None = None
 
 
 class Refused(Exception):
@@ -89,9 +72,7 @@ class Subscriber:
         self.errors: list[str] = []
         self.latency = LatencyHistogram()
         self.chains: dict[str, ChainChecker] = {
-            f"{want.venue}:{want.channel}:{product}": ChainChecker(want.from_seq)
-            for want in self.wants
-            for product in want.products
+            stream: ChainChecker(want.from_seq) for want in self.wants for stream in want.streams
         }
         self._headers = {"X-API-Key": api_key} if api_key else {}
         self._on_message = on_message
@@ -131,7 +112,7 @@ class Subscriber:
         if self._socket is not None:
             plain: socket.socket | None = self._socket.transport.get_extra_info("socket")
             if plain is not None:
-                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PLENTY_BYTES)
+                widen(plain)
 
     async def run(self) -> None:
         """Stay subscribed until cancelled.
@@ -182,7 +163,7 @@ class Subscriber:
             # Nobody reads any more when this closes, so an answer behind a backlog never comes.
             close_timeout=0.5,
             compression=None,
-            sock=await _with_little_room(self.url) if self._pause_s else None,
+            sock=await connect_narrow(self.url) if self._pause_s else None,
         ) as connection:
             self.connections += 1
             self._socket = connection
@@ -194,7 +175,7 @@ class Subscriber:
                 self.resumes += 1
             for chain in self.chains.values():
                 chain.reconnected()
-            for command in self._subscriptions(self.chains):
+            for command in subscriptions(self.wants, self.chains, self.chains):
                 self._command(command)
             self._tell("connected")
             try:
@@ -233,38 +214,6 @@ class Subscriber:
         # Should the connection be lost before, this still fills the lost connection's queue only.
         asyncio.get_running_loop().call_later(after_s, self._outbox.put_nowait, command)
 
-    def _subscriptions(self, streams: Iterable[str]) -> Iterator[Message]:
-        """One command for each want and epoch; what is held goes along as `from_seq`."""
-        chosen = set(streams)
-        for want in self.wants:
-            by_epoch: dict[int | None, dict[str, int | None]] = {}
-            for product in want.products:
-                stream = f"{want.venue}:{want.channel}:{product}"
-                if stream in chosen:
-                    chain = self.chains[stream]
-                    held = chain.seq if chain.seq is not None else want.from_seq
-                    by_epoch.setdefault(chain.epoch, {})[product] = held
-            for epoch, held_by_product in by_epoch.items():
-                yield self._subscription(want, epoch, held_by_product)
-
-    def _subscription(self, want: Want, epoch: int | None, held: dict[str, int | None]) -> Message:
-        command: Message = {
-            "type": "subscribe",
-            "venue": want.venue,
-            "channel": want.channel,
-            "products": list(held),
-        }
-        positions = {product: seq for product, seq in held.items() if seq is not None}
-        if positions:
-            command["from_seq"] = positions
-            if epoch is not None:
-                command["epoch"] = epoch
-        for name in ("mode", "max_rate", "depth"):
-            value = getattr(want, name)
-            if value is not None:
-                command[name] = value
-        return command
-
     def _resync(self, stream: str) -> None:
         venue, channel, product = stream.split(":")
         self._command({"type": "resync", "venue": venue, "channel": channel, "product": product})
@@ -277,14 +226,14 @@ class Subscriber:
         self.chains[stream].forget()
         venue, channel, product = stream.split(":")
         want = next(w for w in self.wants if w.venue == venue and w.channel == channel)
-        self._command(self._subscription(want, None, {product: None}))
+        self._command(want.command(None, {product: None}))
 
     def _refused(self, stream: str, error: Message) -> None:
         """One stream's subscription failed: do what the error asks for."""
         if stream in self.chains and error.get("code") in _UNRECOVERABLE:
             self._start_over(stream)
         elif stream in self.chains and error.get("retry") == "after":
-            for command in self._subscriptions([stream]):
+            for command in subscriptions(self.wants, self.chains, (stream,)):
                 self._command(command, error.get("retry_after_ms", 1000) / 1000)
         else:
             self.errors.append(f"{stream}: {error.get('name')}: {error.get('message')}")
@@ -300,7 +249,7 @@ class Subscriber:
             verdict = self._snapshot(message)
         elif kind == "reset":
             record = message.get("reset", message)
-            stream = _stream(record)
+            stream = stream_of(record)
             if stream in self.chains:
                 verdict = self.chains[stream].reset(
                     record["epoch"], record["seq"], record.get("prev")
@@ -313,9 +262,9 @@ class Subscriber:
             self._subscribed(message)
         elif kind == "backfill":
             if message.get("state") == "begin":
-                self._backfilling.add(_stream(message))
+                self._backfilling.add(stream_of(message))
             else:
-                self._backfilling.discard(_stream(message))
+                self._backfilling.discard(stream_of(message))
         elif kind == "rate_limit":
             self._rate_limited(message)
         elif kind == "drain":
@@ -325,13 +274,13 @@ class Subscriber:
         elif kind == "error":
             self._error(message)
         if verdict is not None and verdict.asks_resync:
-            self._resync(_stream(message.get("tick", message)))
+            self._resync(stream_of(message.get("tick", message)))
         if self._on_message is not None:
             self._on_message(message, verdict)
 
     def _incr(self, message: Message, received: int) -> Verdict | None:
         tick = message["tick"]
-        stream = _stream(tick)
+        stream = stream_of(tick)
         chain = self.chains.get(stream)
         if chain is None:
             self.errors.append(f"incr of a stream that was not asked for: {stream}")
@@ -344,7 +293,7 @@ class Subscriber:
 
     def _snapshot(self, message: Message) -> Verdict | None:
         snapshot = message["snapshot"]
-        chain = self.chains.get(_stream(snapshot))
+        chain = self.chains.get(stream_of(snapshot))
         if chain is None or not message.get("last", True):
             # A large book comes in parts; it counts once it is whole.
             return None
@@ -365,7 +314,7 @@ class Subscriber:
         self.connected.set()
         for result in message.get("results", ()):
             if not result.get("ok"):
-                self._refused(_stream(result), result.get("error") or {})
+                self._refused(stream_of(result), result.get("error") or {})
 
     def _rate_limited(self, message: Message) -> None:
         self.rate_limits += 1
@@ -389,33 +338,3 @@ class Subscriber:
     def _tell(self, state: str) -> None:
         if self._on_connection is not None:
             self._on_connection(state)
-
-
-async def _with_little_room(url: str) -> socket.socket:
-    """A connected socket that takes in next to nothing ahead, so that the server feels a pause."""
-    parts = urlsplit(url)
-    if parts.hostname is None:
-        raise InvalidURI(url, "expected a host")
-    loop = asyncio.get_running_loop()
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    family, kind, protocol, _, address = (
-        await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    )[0]
-    found = socket.socket(family, kind, protocol)
-    try:
-        found.setblocking(False)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE_BYTES)
-        async with asyncio.timeout(10):
-            await loop.sock_connect(found, address)
-    except BaseException:  # also when it is cancelled: the socket is nobody else's yet
-        found.close()
-        raise
-    return found
-
-
-def _stream(message: Message) -> str:
-    """`venue:channel:product` of a record, or of a message that names its stream."""
-    stream = message.get("stream")
-    if isinstance(stream, str):
-        return stream
-    return f"{message.get('venue')}:{message.get('channel')}:{message.get('product')}"

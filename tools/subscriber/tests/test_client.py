@@ -13,7 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from tools.subscriber import LatencyHistogram, Subscriber, Verdict, Want
-from tools.subscriber.client import Message, Refused
+from tools.subscriber.client import Refused
+from tools.subscriber.wants import Message
 
 PRODUCT = "BTC-USD"
 STREAM = f"coinbase:ticker:{PRODUCT}"
