@@ -15,7 +15,7 @@ from tools.stack.options import BrokerKind
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Verdict, Want
 from tools.subscriber.book import SubscribedBook, record_of
-from tools.subscriber.client import Message
+from tools.subscriber.wants import Message
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from tools.loadtest.counts import LoadCounts
 from tools.subscriber import LatencyHistogram, Subscriber, Verdict, Want
-from tools.subscriber.client import Message
+from tools.subscriber.wants import Message
 
 # How long slow clients may take to catch up once they read as fast as they can.
 _CATCH_UP_S = 60.0

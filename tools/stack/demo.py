@@ -24,7 +24,8 @@ from tools.stack.stack import EXCHANGE, Stack, Started
 from tools.stack.summary import Observation, problems, summary
 from tools.subscriber import ChainCounts, LatencyHistogram, Subscriber, Verdict, Want
 from tools.subscriber.book import record_of
-from tools.subscriber.client import Message, Refused
+from tools.subscriber.client import Refused
+from tools.subscriber.wants import Message
 from tools.watch.board import Board
 from tools.watch.command import draw
 

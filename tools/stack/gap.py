@@ -11,7 +11,7 @@ import httpx
 from tools.stack.gaps import GapFigures
 from tools.subscriber import Verdict
 from tools.subscriber.book import record_of
-from tools.subscriber.client import Message
+from tools.subscriber.wants import Message
 
 # Time for the board to show what normal looks like.
 _BEFORE_S = 4.0

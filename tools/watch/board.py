@@ -9,8 +9,8 @@ from typing import Any
 
 from tools.subscriber.book import SubscribedBook, record_of
 from tools.subscriber.chain import Verdict
-from tools.subscriber.client import Message
 from tools.subscriber.latency import LatencyHistogram
+from tools.subscriber.wants import Message
 
 _RATE_WINDOW_S = 5
 _LOG_LINES = 200

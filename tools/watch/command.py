@@ -18,7 +18,8 @@ from rich.live import Live
 
 from tools.options import ProductList
 from tools.subscriber import Subscriber, Verdict, Want
-from tools.subscriber.client import Message, Refused
+from tools.subscriber.client import Refused
+from tools.subscriber.wants import Message
 from tools.watch.board import Board
 from tools.watch.render import render
 
