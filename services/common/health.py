@@ -1,7 +1,8 @@
-"""`/healthz`, `/readyz`, `/metrics`, `/info`: the same four answers from every service.
+"""`/healthz`, `/readyz`, `/startupz`, `/metrics`, `/info`: the same answers from every service.
 
 Liveness says only that the event loop turns. Readiness is the conjunction of named checks that the
-service itself keeps up to date; each failing one is shown with its reason and since when.
+service itself keeps up to date; each failing one is shown with its reason and since when. Started
+is a service when each of these checks has held once; it stays so for the process's life.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ class Health:
         self.service = service
         self.started = time.time_ns() // 1000
         self._checks = {name: Check("not checked yet", self.started) for name in checks}
+        self._pending = set(checks)
 
     def passed(self, name: str) -> None:
         """The check holds now."""
+        self._pending.discard(name)
         self._set(name, None)
 
     def failed(self, name: str, reason: str) -> None:
@@ -60,6 +63,11 @@ class Health:
     @property
     def ready(self) -> bool:
         return all(check.reason is None for check in self._checks.values())
+
+    @property
+    def pending(self) -> list[str]:
+        """Declared checks that have not held once since the process began."""
+        return sorted(self._pending)
 
     def report(self) -> dict[str, Any]:
         """What `/readyz` answers: every check, with reason and since when."""
@@ -100,6 +108,11 @@ def health_routes(
     async def readyz(_request: Request) -> Response:
         return JSONResponse(health.report(), status_code=200 if health.ready else 503)
 
+    async def startupz(_request: Request) -> Response:
+        pending = health.pending
+        answer = {"started": not pending, "service": health.service, "pending": pending}
+        return JSONResponse(answer, status_code=503 if pending else 200)
+
     async def metrics(request: Request) -> Response:
         # OpenMetrics, and with it exemplars, for whoever accepts it.
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -119,6 +132,7 @@ def health_routes(
         Route("/healthz", healthz),
         Route("/livez", healthz),
         Route("/readyz", readyz),
+        Route("/startupz", startupz),
         Route("/metrics", metrics),
         Route("/info", about),
     ]

@@ -66,6 +66,8 @@ class CommonSettings(BaseSettings):
         ("nats://127.0.0.1:4222",), description="NATS servers, comma-separated."
     )
     nats_creds_file: str | None = Field(None, description="NATS credentials file.")
+    nats_user: str | None = Field(None, description="NATS user, with `NATS_PASSWORD`.")
+    nats_password: SecretStr | None = Field(None, description="NATS password.")
     js_stream_name: str = Field(
         "MARKET", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the JetStream streams."
     )
@@ -89,6 +91,14 @@ class CommonSettings(BaseSettings):
     def _replicas_number(cls, value: object) -> object:
         # Literal compares without conversion, and the environment only holds text.
         return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="after")
+    def _nats_identity_is_whole_and_one(self) -> Self:
+        if (self.nats_user is None) != (self.nats_password is None):
+            raise ValueError("NATS_USER and NATS_PASSWORD: expected both or neither")
+        if self.nats_user is not None and self.nats_creds_file is not None:
+            raise ValueError("NATS_USER and NATS_CREDS_FILE: expected one of them")
+        return self
 
     @model_validator(mode="after")
     def _memory_is_one_process(self) -> Self:

@@ -36,13 +36,15 @@ async def _nats(settings: CommonSettings) -> list[Finding]:
             client = await nats.connect(
                 list(settings.nats_urls),
                 user_credentials=settings.nats_creds_file,
+                user=settings.nats_user,
+                password=settings.nats_password and settings.nats_password.get_secret_value(),
                 allow_reconnect=False,
                 connect_timeout=2,
                 error_cb=_ignored,
             )
     except (NatsError, OSError, TimeoutError) as error:
         text = str(error) or "no answer"
-        return [Finding(name, "error", text, "check NATS_URLS and NATS_CREDS_FILE")]
+        return [Finding(name, "error", text, "check NATS_URLS, and credentials or user")]
     try:
         account = await client.jetstream().account_info()
         payload = int(client.max_payload)

@@ -16,6 +16,8 @@ def open_broker(settings: CommonSettings) -> Broker:
                 settings.nats_urls,
                 prefix=settings.js_stream_name,
                 creds_file=settings.nats_creds_file,
+                user=settings.nats_user,
+                password=settings.nats_password,
                 replicas=settings.js_replicas,
             )
         case "redis":

@@ -16,6 +16,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import SecretStr
+
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.stream.broker import (
     Broker,
@@ -47,6 +49,7 @@ class NatsBroker(Broker):
         servers: URLs; one is picked at each connect.
         prefix: of the streams' names.
         creds_file: NATS credentials.
+        user, password: instead of a credentials file.
         replicas: of each stream.
     """
 
@@ -58,9 +61,11 @@ class NatsBroker(Broker):
         *,
         prefix: str = "MARKET",
         creds_file: str | None = None,
+        user: str | None = None,
+        password: SecretStr | None = None,
         replicas: int = 1,
     ) -> None:
-        self._options = NatsOptions(tuple(servers), creds_file)
+        self._options = NatsOptions(tuple(servers), creds_file, user, password)
         self._streams = Streams(prefix, replicas)
         self._link: Link | None = None
         self._workers: list[Worker] = []

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import nats.errors
 import structlog
+from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats_client import LeanClient
@@ -44,6 +45,8 @@ class ApiError(BrokerUnavailable):
 class NatsOptions:
     servers: tuple[str, ...]
     creds_file: str | None = None
+    user: str | None = None
+    password: SecretStr | None = None
 
     @property
     def target(self) -> str:
@@ -271,6 +274,9 @@ class Link(Worker):
         options: dict[str, Any] = {}
         if self._options.creds_file is not None:
             options["user_credentials"] = self._options.creds_file
+        if self._options.password is not None:
+            options["user"] = self._options.user
+            options["password"] = self._options.password.get_secret_value()
         up = False
         try:
             await client.connect(

@@ -65,6 +65,27 @@ async def test_a_failing_check_says_why_and_since_when(
     assert (checks["broker"]["reason"], checks["broker"]["since"]) == ("still no answer", since)
 
 
+async def test_a_service_is_started_when_each_check_has_held_once_and_stays_so(
+    client: httpx.AsyncClient, health: Health
+) -> None:
+    answer = await client.get("/startupz")
+    assert (answer.status_code, answer.json()["pending"]) == (503, ["broker", "feed"])
+    # Not at the same time: what holds a start up is named, whatever else comes and goes meanwhile.
+    health.passed("broker")
+    health.failed("broker", "gone again")
+    answer = await client.get("/startupz")
+    assert (answer.status_code, answer.json()["pending"]) == (503, ["feed"])
+    health.passed("feed")
+    health.failed("feed", "gone as well")
+    health.failed("store", "declared late")
+    answer = await client.get("/startupz")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"started": True, "service": "tester", "pending": []},
+    )
+    assert (await client.get("/readyz")).status_code == 503
+
+
 async def test_a_check_may_be_declared_late(health: Health) -> None:
     for name in ("broker", "feed"):
         health.passed(name)

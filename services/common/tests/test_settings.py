@@ -47,6 +47,24 @@ def problems(monkeypatch: pytest.MonkeyPatch, **values: str) -> list[str]:
     return refusal.value.problems
 
 
+def test_nats_takes_a_user_with_a_password_or_credentials_and_no_mixture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        given_environment(patch, {"NATS_USER": "md", "NATS_PASSWORD": "a password"})
+        settings = load(CommonSettings)
+        assert settings.nats_password is not None
+        assert settings.nats_password.get_secret_value() == "a password"
+        assert "a password" not in repr(settings)
+    with monkeypatch.context() as patch:
+        assert problems(patch, NATS_USER="md") == [
+            "NATS_USER and NATS_PASSWORD: expected both or neither"
+        ]
+    assert problems(monkeypatch, NATS_USER="md", NATS_PASSWORD="x", NATS_CREDS_FILE="/creds") == [
+        "NATS_USER and NATS_CREDS_FILE: expected one of them"
+    ]
+
+
 def test_defaults_are_those_of_the_contract() -> None:
     settings = load(CommonSettings)
     assert (settings.log_level, settings.broker_kind, settings.shard_count) == ("INFO", "nats", 8)
