@@ -47,9 +47,10 @@ test: $(STAMP) ## All tests, on real servers [ARGS=... JOBS=3]
 check: lint typecheck arch charts-render test ## Lint, types, import contracts, charts, all tests
 
 .PHONY: lint
-lint: $(STAMP) ## ruff: format and lint
+lint: $(STAMP) ## ruff; hadolint, actionlint, zizmor and more on images, compose, workflows
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(PY) -m tools.lint
 
 .PHONY: fmt
 fmt: $(STAMP) ## Format and mend what can be mended

@@ -1,0 +1,1 @@
+"""Linters of what is neither Python nor a chart: images, compose, workflows, shell."""
