@@ -24,8 +24,9 @@ RESULTS = Path("bench-results")
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--full", is_flag=True, help="At the sizes the documents cite; takes minutes.")
+@click.option("--quick", is_flag=True, help="Only show that they run; the figures mean nothing.")
 @click.option("--rounds", default=3, show_default=True, help="How often each case is measured.")
-def main(names: tuple[str, ...], full: bool, rounds: int) -> None:
+def main(names: tuple[str, ...], full: bool, quick: bool, rounds: int) -> None:
     """Run the benchmarks NAMES, or all of them.
 
     CPU is this process's own (and the server's, where one is embedded) for each unit, the median
@@ -39,18 +40,24 @@ def main(names: tuple[str, ...], full: bool, rounds: int) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console(width=None if sys.stdout.isatty() else 132)
     cases: list[Case] = []
+    results: dict[str, object] = {}
     for name in names or known:
         summary = (known[name].__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{name}[/bold] {summary}")
-        run = Run(name, full=full, rounds=rounds)
+        run = Run(name, full=full, quick=quick, rounds=1 if quick else rounds)
         # As every service does at its start.
         tune_collector()
         uvloop.run(_measure(name, run))
+        if run.skipped:
+            console.print(f"skipped: {run.skipped}", markup=False)
+            continue
         console.print(_table(list(run.cases.values())))
         cases += run.cases.values()
+        results[name] = run.results
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    path.write_text(json.dumps({**_machine(), "cases": [c.as_json() for c in cases]}, indent=1))
+    found = {**_machine(), "cases": [case.as_json() for case in cases], "results": results}
+    path.write_text(json.dumps(found, indent=1))
     console.print(f"written to {path}")
 
 

@@ -85,13 +85,19 @@ class Run:
 
     Attributes:
         full: measure at the sizes that the documents cite, which takes minutes.
+        quick: only show that it runs; the figures mean nothing.
         rounds: how often each case is measured.
+        results: what the benchmark found besides, as its own table reads it; goes into the JSON.
+        skipped: why it was not measured on this machine; empty when it was.
     """
 
-    def __init__(self, bench: str, *, full: bool, rounds: int) -> None:
+    def __init__(self, bench: str, *, full: bool, rounds: int, quick: bool = False) -> None:
         self.full = full
+        self.quick = quick
         self.rounds = rounds
         self.cases: dict[str, Case] = {}
+        self.results: dict[str, list[Any]] = {}
+        self.skipped = ""
         self._bench = bench
 
     @contextmanager
@@ -109,6 +115,16 @@ class Run:
         if pid is not None and server_before is not None:
             sample.server_s = process_cpu_s(pid) - server_before
         self.case(case, unit=unit).samples.append(sample)
+
+    def sample(self, case: str, *, unit: str = "record") -> Sample:
+        """A sample of `case` that was measured elsewhere: whoever asks fills it in."""
+        sample = Sample()
+        self.case(case, unit=unit).samples.append(sample)
+        return sample
+
+    def skip(self, reason: str) -> None:
+        """Say that this cannot be measured here."""
+        self.skipped = reason
 
     def case(self, name: str, *, unit: str = "record") -> Case:
         return self.cases.setdefault(name, Case(self._bench, name, unit))

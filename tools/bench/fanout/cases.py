@@ -1,0 +1,116 @@
+"""The benchmark `fanout`: the whole gateway beside a C server that only calls `send()`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from tools.bench.fanout.native import NoCompiler, program
+from tools.bench.fanout.servers import SERVERS, running
+from tools.bench.fanout.sink import Found, sink
+from tools.bench.registry import Run, bench
+
+# A flush of the plain references takes 20 times as long, and their figures scatter less.
+_FLUSHES = {1: 200, 10: 60}
+_WARMUP = {1: 20, 10: 5}
+_PACED = ("limit", "gateway", "gateway-nats")
+_PACED_PER_S = 50
+_PACED_S = 5
+
+
+@bench("fanout")
+async def fanout(run: Run) -> None:
+    """CPU for each delivery, delays, cost of connections; beside a C `send()` loop and others."""
+    if not sys.platform.startswith("linux"):
+        run.skip("it reads CPU times of Linux")
+        return
+    try:
+        program("limit"), program("sink")
+    except NoCompiler as error:
+        run.skip(str(error))
+        return
+    await _load(run)
+    await _paced(run)
+    await _many(run)
+
+
+def _keep(run: Run, part: str, **sample: Any) -> None:
+    run.results.setdefault(part, []).append(sample)
+
+
+def _note(run: Run, part: str, server: str, found: Found, text: str) -> None:
+    sample = run.sample(f"{part}: {server}", unit="delivery")
+    sample.count = found.deliveries
+    sample.wall_s = found.wall_s
+    sample.server_s = found.cpu_s
+    run.note(f"{part}: {server}", text)
+
+
+async def _load(run: Run) -> None:
+    """CPU for each delivery, servers in turn, the next flush when everyone has the one before."""
+    clients = 50 if run.quick else 1000
+    for ticks, most in _FLUSHES.items():
+        flushes = 20 if run.quick else most
+        for number in range(run.rounds):
+            # Back and forth, so that what drifts falls on both sides of a pair.
+            for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
+                async with running(name, ticks) as server:
+                    warmup = _WARMUP[ticks]
+                    found = await sink(
+                        server, [clients], flushes=flushes + warmup, ticks=ticks, warmup=warmup
+                    )
+                _keep(
+                    run,
+                    "load",
+                    server=name,
+                    clients=clients,
+                    ticks=ticks,
+                    round=number,
+                    cpu_us=found.cpu_us,
+                    frame_bytes=found.bytes / found.deliveries,
+                    others=found.others,
+                )
+                _note(run, f"{ticks} ticks per flush", name, found, f"{clients} clients")
+
+
+async def _paced(run: Run) -> None:
+    """Delays at a steady rate."""
+    clients, seconds = (50, 1) if run.quick else (1000, _PACED_S)
+    for number in range(run.rounds):
+        for name in _PACED if number % 2 == 0 else reversed(_PACED):
+            async with running(name, 1) as server:
+                found = await sink(
+                    server,
+                    [clients],
+                    flushes=(seconds + 1) * _PACED_PER_S,
+                    warmup=_PACED_PER_S,
+                    ticks=1,
+                    rate=_PACED_PER_S,
+                )
+            _keep(
+                run,
+                "paced",
+                server=name,
+                clients=clients,
+                per_s=_PACED_PER_S,
+                round=number,
+                cpu_us=found.cpu_us,
+                cpu_share=found.cpu_s / found.wall_s,
+                delay_us=msgspec.to_builtins(found.delay_us),
+            )
+            _note(run, f"{_PACED_PER_S} ticks/s", name, found, f"{clients} clients")
+
+
+async def _many(run: Run) -> None:
+    """Thousands of connections: what one costs, and whether all are served alike."""
+    stages = [20, 100] if run.quick else [1000, 5000]
+    for number in range(1 if run.quick else run.rounds):
+        for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
+            if name == "gateway-nats":
+                continue
+            async with running(name, 1) as server:
+                found = await sink(server, stages, flushes=45, warmup=5, ticks=1)
+            _keep(run, "many", server=name, round=number, found=msgspec.to_builtins(found))
+            _note(run, f"{stages[-1]} clients", name, found, "1 tick per flush")

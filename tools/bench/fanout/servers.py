@@ -1,0 +1,173 @@
+"""Starting the servers of the comparison, each pinned to its core, and the sink beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from services.common.settings import CommonSettings, child_environment
+from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
+from tools.bench.fanout.credits import on_credits
+from tools.bench.fanout.native import program
+from tools.bench.fanout.ticks import FIRST, message, record
+from tools.embedded import NatsServer, free_port
+from tools.embedded.process import die_with_parent
+
+SERVERS = ("limit", "gateway", "gateway-nats", "websockets", "fastapi")
+_SUBSCRIBE = '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}'
+_SNAPSHOT = '"type":"snapshot"'
+_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that serves.
+
+    Attributes:
+        credits: where the sink writes a byte for each flush it wants.
+        subscribe: what a client sends first; empty where nothing has to be said.
+        ready: part of the message that says that it is subscribed.
+    """
+
+    name: str
+    pid: int
+    port: int
+    credits: int
+    subscribe: str = ""
+    ready: str = ""
+
+
+def server_core() -> set[int]:
+    """The core all servers run on: the first this process may use."""
+    return {min(os.sched_getaffinity(0))}
+
+
+def other_core() -> set[int]:
+    """The core of the sink, brokers and publishers; the same one where there is no other."""
+    return {max(os.sched_getaffinity(0))}
+
+
+@asynccontextmanager
+async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Running]:
+    """The server `name` of `SERVERS`, which sends `ticks` messages a flush."""
+    async with AsyncExitStack() as stack:
+        reads, writes = os.pipe()
+        stack.callback(os.close, writes)
+        if name == "gateway-nats":
+            stack.callback(os.close, reads)
+            pid, port = await stack.enter_async_context(_gateway_on_nats(reads, ticks, variables))
+        else:
+            arguments = _command(name, reads, ticks, stack)
+            pid, port = await stack.enter_async_context(_child(arguments, reads, variables))
+        gateway = name.startswith("gateway")
+        yield Running(name, pid, port, writes, _SUBSCRIBE * gateway, _SNAPSHOT * gateway)
+
+
+def _command(name: str, pipe: int, ticks: int, stack: AsyncExitStack) -> list[str]:
+    if name != "limit":
+        module = f"tools.bench.fanout.{name}_server"
+        return [sys.executable, "-m", module, str(pipe), str(ticks)]
+    template = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tick.json"
+    template.write_bytes(message(FIRST))
+    return [str(program("limit")), str(pipe), str(ticks), str(template)]
+
+
+@asynccontextmanager
+async def _child(
+    arguments: list[str], pipe: int, variables: dict[str, str]
+) -> AsyncIterator[tuple[int, int]]:
+    """A server that prints its port; its pid and that port."""
+    settings = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": "0", "BROKER_KIND": "memory", **_QUIET}
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment({**settings, **variables}),
+        pass_fds=(pipe,),
+        preexec_fn=die_with_parent,
+    )
+    os.close(pipe)
+    try:
+        os.sched_setaffinity(process.pid, server_core())
+        assert process.stdout is not None
+        async with asyncio.timeout(_START_S):
+            line = await process.stdout.readline()
+        yield process.pid, int(line)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+_QUIET = {"LOG_LEVEL": "ERROR", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+
+
+@asynccontextmanager
+async def _gateway_on_nats(
+    pipe: int, ticks: int, variables: dict[str, str]
+) -> AsyncIterator[tuple[int, int]]:
+    """`python -m services.gateway` as deployed, on a nats-server; published to from here."""
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(NatsServer())
+        if nats.pid is not None:
+            os.sched_setaffinity(nats.pid, other_core())
+        settings = CommonSettings(nats_urls=nats.url)
+        broker = NatsBroker((nats.url,), prefix=settings.js_stream_name)
+        await stack.enter_async_context(broker)
+        await broker.ensure(log_specs(settings))
+        publisher = await broker.publisher()
+        stack.push_async_callback(publisher.aclose)
+        await publisher.send(record(FIRST - 1, settings.shard_count))
+        await publisher.flush()
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.gateway"),
+            env=child_environment(
+                {
+                    "BROKER_KIND": "nats",
+                    "NATS_URLS": nats.url,
+                    "HTTP_HOST": "127.0.0.1",
+                    "HTTP_PORT": str(port),
+                    # Nothing answers there; the stream then begins with the log.
+                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+                    **_QUIET,
+                    **variables,
+                }
+            ),
+            preexec_fn=die_with_parent,
+        )
+        try:
+            os.sched_setaffinity(process.pid, server_core())
+            async with asyncio.timeout(_START_S):
+                while not await _ready(port):  # noqa: ASYNC110 - another process's state
+                    await asyncio.sleep(0.05)
+            seqs = count(FIRST)
+
+            def flush() -> None:
+                for _ in range(ticks):
+                    publisher.offer(record(next(seqs), settings.shard_count))
+
+            on_credits(pipe, flush, lambda: None)
+            yield process.pid, port
+        finally:
+            asyncio.get_running_loop().remove_reader(pipe)
+            process.kill()
+            await process.wait()
+
+
+async def _ready(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return b" 200 " in line
