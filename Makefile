@@ -81,6 +81,10 @@ manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 bench: $(STAMP) ## Benchmarks on embedded servers: table, JSON in bench-results/ [BENCH="broker reads ..." ARGS=--full]
 	@$(PY) -m tools.bench $(BENCH) $(ARGS)
 
+.PHONY: bench-fanout
+bench-fanout: $(STAMP) ## The gateway's fan-out beside a C send() loop and others (needs a C compiler; 5 min)
+	@$(PY) -m tools.bench fanout $(ARGS)
+
 .PHONY: soak-snapshotter
 soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores away for 30 s, half of all rows throttled (5 min)
 	@SNAPSHOTTER_KILLS=20 SNAPSHOTTER_AWAY_S=30 SNAPSHOTTER_THROTTLED_ROUNDS=1500 \
@@ -149,12 +153,13 @@ run-gateway: $(STAMP) ## The gateway
 
 ##@ Containers
 .PHONY: compose-up compose-down compose-logs
-compose-up: ## Start the docker-compose stack and wait until it is healthy
-	docker compose up -d --build --wait
+PROFILES = $(if $(filter redis,$(BROKER_KIND)),--profile redis) $(if $(TRACES),--profile observability)
+compose-up: ## Start the docker-compose stack, wait until it is healthy [BROKER_KIND=redis TRACES=1]
+	$(if $(TRACES),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318) docker compose $(PROFILES) up -d --build --wait
 compose-down: ## Stop it and remove its volumes
-	docker compose down -v
+	docker compose --profile '*' down -v
 compose-logs: ## Follow its logs
-	docker compose logs -f
+	docker compose --profile '*' logs -f
 
 ##@ House
 .PHONY: setup

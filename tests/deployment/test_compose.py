@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 
 from services.common.settings import load
 from tools.charts.schemas import settings_of
-from tools.embedded import AwsServer, NatsServer
+from tools.embedded import AwsServer, NatsServer, ValkeyServer
 from tools.embedded.nats import MAX_PAYLOAD, nats_binary
 from tools.embedded.process import free_port
 from tools.observability.dashboards import queries
@@ -52,9 +52,46 @@ SERVICES: dict[str, Any] = STACK["services"]
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def test_the_stack_holds_the_whole_platform() -> None:
+def test_the_stack_holds_the_whole_platform_and_what_else_can_be_asked_for() -> None:
     others = {"nats", "dynamodb", "minio", "bucket", "prometheus", "grafana", "simulator"}
-    assert SERVICES.keys() == {*OURS, *others}
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    assert {name for name, asked in profiles.items() if asked is None} == {*OURS, *others}
+    asked_for = {name: asked for name, asked in profiles.items() if asked}
+    assert asked_for == {"redis": ["redis"], "jaeger": ["observability"]}
+
+
+TRACED = "OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "docker compose"),
+        (("BROKER_KIND=redis",), "docker compose --profile redis"),
+        (("TRACES=1",), f"{TRACED} docker compose --profile observability"),
+    ],
+    ids=["the base", "redis", "traces"],
+)
+def test_make_starts_the_profile_that_the_services_are_told_to_use(
+    arguments: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("BROKER_KIND", "TRACES", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
+        monkeypatch.delenv(variable, raising=False)
+    done = subprocess.run(
+        ["make", "--dry-run", "compose-up", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert " ".join(done.stdout.split()) == f"{expected} up -d --build --wait"
+
+
+def test_nobody_waits_for_a_broker_whose_profile_is_off() -> None:
+    for name, service in SERVICES.items():
+        for target, wait in service.get("depends_on", {}).items():
+            if SERVICES[target].get("profiles", service.get("profiles")) != service.get("profiles"):
+                assert wait["required"] is False, f"{name} waits for {target}"
 
 
 @every_service
@@ -73,8 +110,8 @@ def test_images_that_are_not_built_here_are_pinned_in_one_place(name: str) -> No
         assert (ROOT / service["build"]["dockerfile"]).is_file()
     else:
         assert service["image"] in STACK["x-images"].values()
-        assert not service["image"].endswith(":latest")
-        assert ":" in service["image"]
+        # A whole version, such as v3.5.0 or RELEASE.2025-04-22T22-12-26Z, never a moving tag.
+        assert re.search(r":\S*\d+[.-]\d+[.-]\d+\S*$", service["image"])
 
 
 @every_service
@@ -118,9 +155,43 @@ def test_each_service_starts_with_the_environment_it_gets(
     assert settings.nats_urls == ("nats://nats:4222",)
 
 
+def test_the_stack_and_the_chart_run_the_same_broker() -> None:
+    image = yaml.safe_load((ROOT / "helm/nats/values.yaml").read_text())["image"]
+    assert STACK["x-images"]["nats"] == f"{image['repository']}:{image['tag']}"
+
+
+# Seconds that a service gives itself to stop, by its settings.
+STOPPING: dict[str, Callable[[Any], float]] = {
+    "ingestor": lambda settings: settings.drain_timeout_ms / 1000,
+    "normalizer": lambda settings: 0,
+    "snapshotter": lambda settings: settings.stop_grace_s,
+    "gateway": lambda settings: settings.drain_seconds,
+}
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_has_time_to_drain_before_it_is_killed(name: str) -> None:
-    assert SERVICES[name]["stop_grace_period"] == "60s"
+    grace = float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    defaults = settings_of(name).model_construct()
+    assert grace >= 2 * STOPPING[name](defaults) + 10
+
+
+def test_grafana_is_given_its_dashboards_and_the_datasources_that_they_name() -> None:
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/files.yaml").read_text())["providers"]
+    mounts = dict(volume.split(":")[:2][::-1] for volume in SERVICES["grafana"]["volumes"])
+    assert mounts[provider["options"]["path"]] == "./deploy/grafana/dashboards"
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (ROOT / "deploy/grafana/dashboards" / home.rpartition("/")[2]).is_file()
+    sources = yaml.safe_load((provisioning / "datasources/datasources.yaml").read_text())
+    by_uid = {source["uid"]: source for source in sources["datasources"]}
+    for source in by_uid.values():
+        host = re.fullmatch(r"http://(\w+):(\d+)", source["url"])
+        assert host is not None
+        assert host[1] in SERVICES
+        assert source["url"].removeprefix("http://" + host[1]) in str(SERVICES[host[1]])
+    (link,) = by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert link == {"name": "trace_id", "datasourceUid": by_uid["jaeger"]["uid"]}
 
 
 def test_the_exchange_lists_what_the_ingestor_asks_for() -> None:
@@ -151,6 +222,13 @@ def test_prometheus_scrapes_every_service() -> None:
 # ---------------------------------------------------------------- the services themselves
 
 
+def health_path(name: str) -> str:
+    """What the stack's health check of a service asks for, on the admin port."""
+    found = re.search(r"http://127\.0\.0\.1:9090(/\w+)", SERVICES[name]["healthcheck"]["test"][-1])
+    assert found is not None
+    return found[1]
+
+
 def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str]) -> Process:
     """A service as the stack runs it, but for its peers' addresses and its two ports."""
     given = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
@@ -160,7 +238,7 @@ def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str
         f"services.{name}",
         port=free_port(),
         log_dir=log_dir,
-        ready_path="/readyz",
+        ready_path=health_path(name),
         environment=lambda port: (
             given | here | {"HTTP_PORT": str(http_port), "ADMIN_PORT": str(port)}
         ),
@@ -169,13 +247,15 @@ def container(name: str, http_port: int, log_dir: Path, addresses: dict[str, str
 
 @asynccontextmanager
 async def running(
-    nats: NatsServer, aws: AwsServer, log_dir: Path
+    broker: NatsServer | ValkeyServer, aws: AwsServer, log_dir: Path
 ) -> AsyncIterator[tuple[dict[str, Process], int]]:
     """The four services on a simulated exchange, ready; and the gateway's port for clients."""
     http_port = free_port()
     async with SimulatedExchange() as exchange:
         addresses = {
-            "NATS_URLS": nats.url,
+            "BROKER_KIND": "redis" if isinstance(broker, ValkeyServer) else "nats",
+            "NATS_URLS": broker.url,
+            "REDIS_URL": broker.url,
             "COINBASE_PRODUCTS": "BTC-USD",
             "COINBASE_WS_PRIMARY": exchange.ws_url,
             "COINBASE_WS_FALLBACK": exchange.ws_url,
@@ -205,11 +285,13 @@ async def receive_ticks(port: int, count: int) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("broker", [NatsServer, ValkeyServer], ids=["nats", "redis"])
 async def test_each_service_answers_its_probes_on_the_admin_port_and_stops_cleanly(
-    nats_server: NatsServer, aws_server: AwsServer, tmp_path: Path
+    broker: type[NatsServer | ValkeyServer], aws_server: AwsServer, tmp_path: Path
 ) -> None:
     async with (
-        running(nats_server, aws_server, tmp_path) as (services, http_port),
+        broker() as server,
+        running(server, aws_server, tmp_path) as (services, http_port),
         httpx.AsyncClient(trust_env=False) as client,
     ):
         for service in services.values():
