@@ -61,6 +61,15 @@ class Answer(NamedTuple):
     payload: bytes
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A request under way: `last` knows the answer that ends it, `answers` came so far."""
+
+    last: Callable[[Answer], bool]
+    done: asyncio.Future[None]
+    answers: int = 0
+
+
 class Connection:
     """One life of a connection. After `lost` is set every call raises BrokerUnavailable."""
 
@@ -73,7 +82,7 @@ class Connection:
         self._inbox = client.new_inbox()
         # How many were sent; also the next one's token.
         self.requests = 0
-        self._replies: dict[str, tuple[Callable[[Answer], bool], asyncio.Future[None]]] = {}
+        self._replies: dict[str, _Waiting] = {}
 
     def prepare(self) -> None:
         self.subscribe(f"{self._inbox}.*", self._on_reply)
@@ -124,22 +133,28 @@ class Connection:
     ) -> None:
         """Send a request and hand every answer to `last` until that returns True.
 
+        `timeout_s` is how long the server may be silent: while answers keep coming a page may
+        take longer, on a slow line or a busy machine.
+
         Raises:
             BrokerUnavailable: no answer in time, nobody to answer, or the connection was lost.
         """
         self.requests += 1
         token = str(self.requests)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._replies[token] = (last, done)
+        waiting = self._replies[token] = _Waiting(last, done)
         try:
             if self.lost.is_set():
                 raise BrokerUnavailable(self.target, "not connected")
             payload = b"" if body is None else json.dumps(body).encode()
             self.write(publish_frame(subject, f"{self._inbox}.{token}", payload))
-            async with asyncio.timeout(timeout_s):
-                await done
-        except TimeoutError as error:
-            raise BrokerUnavailable(self.target, f"no answer within {timeout_s:g} s") from error
+            before = -1
+            while not done.done():
+                if waiting.answers == before:
+                    raise BrokerUnavailable(self.target, f"no answer within {timeout_s:g} s")
+                before = waiting.answers
+                await asyncio.wait((done,), timeout=timeout_s)
+            done.result()
         finally:
             del self._replies[token]
 
@@ -173,21 +188,21 @@ class Connection:
         waiting = self._replies.get(subject.rpartition(".")[2])
         if waiting is None:
             return
-        last, done = waiting
-        if done.done():
+        if waiting.done.done():
             return
+        waiting.answers += 1
         if status_of(headers) == "503":
-            done.set_exception(BrokerUnavailable(self.target, "JetStream is not ready"))
-        elif last(Answer(headers, payload)):
-            done.set_result(None)
+            waiting.done.set_exception(BrokerUnavailable(self.target, "JetStream is not ready"))
+        elif waiting.last(Answer(headers, payload)):
+            waiting.done.set_result(None)
 
     def lose(self) -> None:
         self.lost.set()
         for event in self.wake_when_lost:
             event.set()
-        for _, done in self._replies.values():
-            if not done.done():
-                done.set_exception(BrokerUnavailable(self.target, "connection lost"))
+        for waiting in self._replies.values():
+            if not waiting.done.done():
+                waiting.done.set_exception(BrokerUnavailable(self.target, "connection lost"))
 
     async def close(self) -> None:
         self.lose()
