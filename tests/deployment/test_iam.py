@@ -1,0 +1,370 @@
+"""The IAM policies in `deploy/iam` against the calls that the code makes.
+
+Every call of the SDK is noted by an event hook while the stores are worked with on moto's server:
+each must be allowed by the policy of whoever makes it, and nothing is allowed that nobody does. The
+rule is evaluated here and not by moto's server, which knows no resources of DynamoDB and takes HEAD
+of a bucket for an action that IAM does not have.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import re
+import string
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import botocore.session
+import pytest
+from botocore import handlers, xform_name
+
+from services.common.errors import StoreUnavailable
+from services.common.settings import AwsSettings, CommonSettings
+from services.common.stores.aws import READER, open_client
+from services.common.stores.dynamodb import DynamoLatestReader
+from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
+from services.common.stores.layout import pending_key
+from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
+from services.common.stores.rows import KEY
+from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stream import Position, Publisher
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.subjects import StreamKey
+from services.common.testing.proxy import Proxy
+from services.common.testing.raw_records import RawStream, raw_message
+from services.common.testing.tick_records import START, TickStream
+from services.ingestor.settings import Settings as IngestorSettings
+from services.normalizer.settings import NormalizerSettings
+from services.snapshotter.s3 import ArchiveLog, Bucket
+from services.snapshotter.testing import SHARDS, Platform, until
+from tools.doctor.checks import check_bucket, check_table
+from tools.embedded import AwsServer
+from tools.replay.archive import ArchiveSource, S3Objects
+from tools.replay.records import Selection
+
+ROOT = Path(__file__).resolve().parents[2]
+IAM = ROOT / "deploy" / "iam"
+ROLES = ("snapshotter", "gateway", "operator")
+VALUES = {
+    "AWS_ACCOUNT_ID": "111122223333",
+    "AWS_REGION": "us-east-1",
+    "DDB_TABLE": "test-latest",
+    "S3_BUCKET": "test-archive",
+    "CLUSTER": "main",
+    "NAMESPACE": "market-data",
+    "OIDC_PROVIDER": "oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE",
+}
+# What IAM asks for where it is not the operation's own name.
+ACTIONS = {
+    "HeadBucket": "ListBucket",
+    "ListObjectsV2": "ListBucket",
+    "HeadObject": "GetObject",
+    "CreateMultipartUpload": "PutObject",
+    "UploadPart": "PutObject",
+    "CompleteMultipartUpload": "PutObject",
+    "DeleteObjects": "DeleteObject",
+}
+# In development only, where the snapshotter makes what is missing.
+DEVELOPMENT = {"CreateTable", "CreateBucket"}
+BOOK = StreamKey("coinbase", "book", "BTC-USD")
+TRADES = StreamKey("coinbase", "trades", "BTC-USD")
+
+
+class Call(NamedTuple):
+    """One operation on one resource, as IAM sees it."""
+
+    operation: str
+    action: str
+    resource: str
+
+
+@dataclass
+class Calls:
+    """What the SDK was asked for since `made` was emptied."""
+
+    made: set[Call] = field(default_factory=set)
+
+    def note(self, params: dict[str, Any], model: Any, **_: object) -> None:
+        """A handler of botocore's `provide-client-params`."""
+        service = model.service_model.service_name
+        if service == "s3":
+            bucket = f"arn:aws:s3:::{params['Bucket']}"
+            keys = [each["Key"] for each in params.get("Delete", {}).get("Objects", ())]
+            keys += [params["Key"]] if "Key" in params else []
+            resources = [f"{bucket}/{key}" for key in keys] or [bucket]
+        else:
+            tables = [params["TableName"]] if "TableName" in params else params["RequestItems"]
+            account = f"arn:aws:dynamodb:{VALUES['AWS_REGION']}:{VALUES['AWS_ACCOUNT_ID']}"
+            resources = [f"{account}:table/{table}" for table in tables]
+        action = f"{service}:{ACTIONS.get(model.name, model.name)}"
+        self.made |= {Call(model.name, action, resource) for resource in resources}
+
+
+@contextlib.contextmanager
+def noting(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Note the calls of every client that is opened while the block runs."""
+    with monkeypatch.context() as patch:
+        hook = ("provide-client-params", calls.note)
+        patch.setattr(handlers, "BUILTIN_HANDLERS", [*handlers.BUILTIN_HANDLERS, hook])
+        yield
+
+
+def document(name: str, **more: str) -> dict[str, Any]:
+    """A policy with its placeholders filled in; a placeholder nobody explains is an error."""
+    text = string.Template((IAM / f"{name}.json").read_text()).substitute(VALUES | more)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def allowing(call: Call, statements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The statements that allow the call; none has a condition or a Deny (see the test)."""
+    return [
+        one
+        for one in statements
+        if call.action in as_list(one["Action"])
+        and any(fnmatchcase(call.resource, pattern) for pattern in as_list(one["Resource"]))
+    ]
+
+
+@pytest.fixture
+async def platform(
+    aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Platform]:
+    """Stores with table and bucket, as an administrator made them, and a broker in memory."""
+    for name, value in aws_server.environment.items():
+        monkeypatch.setenv(name, value)
+    server = MemoryServer()
+    proxy = Proxy(aws_server.port)
+    await proxy.start()
+    async with Platform(aws_server.url, proxy, lambda: MemoryBroker(server)) as opened:
+        async with (
+            open_client("dynamodb", opened.aws, READER) as dynamodb,
+            open_client("s3", opened.aws, READER) as s3,
+        ):
+            await dynamodb.create_table(
+                TableName=opened.aws.ddb_table,
+                KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
+                AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],
+                BillingMode="PAY_PER_REQUEST",
+            )
+            await s3.create_bucket(Bucket=opened.aws.s3_bucket)
+        yield opened
+    await proxy.aclose()
+
+
+class Feed:
+    """A small market in the platform's logs."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._ticks = [TickStream(key, shard_count=SHARDS) for key in (BOOK, TRADES)]
+        self._raw = RawStream(TRADES)
+
+    async def publish(self) -> None:
+        for stream in self._ticks:
+            for record in stream.many(5):
+                await self._publisher.send(record)
+        await self._publisher.send(raw_message(self._raw.match(self._raw.seq + 1)))
+        await self._publisher.flush()
+
+
+async def snapshotter_at_work(platform: Platform, calls: Calls) -> None:
+    """The service itself, twice, and by hand what it does after a crash and with large objects."""
+    snapshotter = partial(platform.snapshotter, environment="production", checkpoint_period_s=0.01)
+    async with platform.publisher() as (_broker, publisher):
+        feed = Feed(publisher)
+
+        async def checkpoints_are_removed() -> bool:
+            await feed.publish()
+            return any(
+                call.operation == "DeleteObjects" and "/checkpoints/" in call.resource
+                for call in calls.made
+            )
+
+        async with snapshotter():
+            await until(checkpoints_are_removed)
+        async with snapshotter():
+            await feed.publish()
+    async with Bucket(platform.aws) as bucket:
+        await unfinished_commit(bucket)
+    for prefix in ("ticks", "checkpoints"):
+        await large_objects(platform.aws, f"{prefix}/large")
+
+
+async def unfinished_commit(bucket: Bucket) -> None:
+    """What a crash between plan and commit leaves: a second object without the first one."""
+    log = "settled"
+    spans = [Span(Position(1, n), Head(Position(1, n), ""), 1) for n in (1, 2)]
+    for folder in ("ticks", "raw"):
+        objects = [
+            ObjectEntry(f"{folder}/{n}.jsonl.gz", {"stream": span}) for n, span in enumerate(spans)
+        ]
+        await bucket.put(objects[1].key, b"x", "application/gzip")
+        pending = next_commit(log, None, objects, START)
+        await bucket.put(pending_key(log), pack_commit(pending), "application/gzip")
+        await ArchiveLog(bucket, log).restore()
+        assert not await bucket.exists(objects[1].key)
+
+
+async def large_objects(aws: AwsSettings, key: str) -> None:
+    part = 5 * 1024 * 1024
+    async with S3Store(aws, part_bytes=part) as store:
+        await store.put(key, bytes(2 * part + 1), "application/gzip")
+    # Parts below S3's least size: the upload is refused at its end, and aborted.
+    async with S3Store(aws, part_bytes=1024) as store:
+        with pytest.raises(StoreUnavailable):
+            await store.put(key, bytes(4096), "application/gzip")
+
+
+async def gateway_at_work(platform: Platform) -> None:
+    """All that the gateway can ask: it has its stores by these three ports only."""
+    ports = (LatestReader, CheckpointReader, ArchiveReader)
+    methods = set().union(*(port.__abstractmethods__ for port in ports))
+    assert methods == {"get", "get_many", "get_checkpoint", "read", "reached"}
+    async with DynamoLatestReader(platform.aws) as latest, S3Store(platform.aws) as store:
+        row = await latest.get(BOOK)
+        assert row is not None
+        assert set(await latest.get_many([BOOK, TRADES])) == {BOOK, TRADES}
+        assert row.checkpoint is not None
+        assert await S3CheckpointReader(store).get_checkpoint(row.checkpoint) is not None
+        archive = S3ArchiveReader(store)
+        payloads = archive.read(TRADES, row.shard, Position(0, 0))
+        assert [payload async for payload in payloads]
+        assert await archive.reached(TRADES, row.shard, 0) is None
+
+
+async def operator_at_work(platform: Platform) -> None:
+    """`mdf doctor` and `mdf replay s3://`."""
+    for finding in (await check_table(platform.aws), await check_bucket(platform.aws)):
+        assert finding.level == "ok", finding
+    async with S3Store(platform.aws) as store:
+        source = ArchiveSource(S3Objects(store), Selection(channels=frozenset({"trades"})))
+        assert [record async for record in source.records()]
+
+
+async def test_each_policy_allows_what_its_service_does_and_nothing_else(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls()
+    made: dict[str, set[Call]] = {}
+    with noting(calls, monkeypatch):
+        await snapshotter_at_work(platform, calls)
+        made["snapshotter"], calls.made = calls.made, set()
+        await gateway_at_work(platform)
+        made["gateway"], calls.made = calls.made, set()
+        await operator_at_work(platform)
+        made["operator"] = calls.made
+    for role in ROLES:
+        statements = document(role)["Statement"]
+        denied = {call for call in made[role] if not allowing(call, statements)}
+        assert denied == set(), role
+        for one in statements:
+            used = [call for call in made[role] if allowing(call, [one])]
+            assert set(as_list(one["Action"])) == {call.action for call in used}, one["Sid"]
+            for pattern in as_list(one["Resource"]):
+                assert any(fnmatchcase(call.resource, pattern) for call in used), pattern
+    # The code holds no call that was not made here.
+    noted = {call.operation for role in ROLES for call in made[role]}
+    assert operations_in_code() - noted == DEVELOPMENT
+    assert noted - operations_in_code() == set()
+
+
+def operations_in_code() -> set[str]:
+    """Operations of DynamoDB and S3 that some module calls."""
+    loader = botocore.session.get_session()
+    names = {
+        xform_name(operation): operation
+        for service in ("dynamodb", "s3")
+        for operation in loader.get_service_model(service).operation_names
+    }
+    folders = ("services/common", "services/snapshotter", "services/gateway", "tools")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    return {
+        names[node.func.attr]
+        for file in files
+        if "tests" not in file.parts and not file.name.startswith("testing")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in names
+        and {keyword.arg for keyword in node.keywords} & {"Bucket", "TableName", "RequestItems"}
+    }
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_policy_names_single_actions_on_this_table_and_this_bucket(role: str) -> None:
+    policy = document(role)
+    assert policy["Version"] == "2012-10-17"
+    sids = [one["Sid"] for one in policy["Statement"]]
+    assert len(set(sids)) == len(sids)
+    for one in policy["Statement"]:
+        assert one.keys() == {"Sid", "Effect", "Action", "Resource"}
+        assert one["Effect"] == "Allow"
+        assert re.fullmatch("[A-Za-z0-9]+", one["Sid"])
+        assert not any("*" in action or "Create" in action for action in as_list(one["Action"]))
+        for resource in as_list(one["Resource"]):
+            assert resource.endswith(("table/test-latest", ":::test-archive")) or re.fullmatch(
+                r"arn:aws:s3:::test-archive/[a-z]+/\*", resource
+            )
+
+
+def test_readers_write_nothing() -> None:
+    for role in ("gateway", "operator"):
+        for one in document(role)["Statement"]:
+            for action in as_list(one["Action"]):
+                assert re.match(r"\w+:(Get|BatchGet|List|Describe)", action)
+
+
+def test_there_are_no_other_policies_and_the_other_services_know_no_stores() -> None:
+    trust = {"trust-irsa", "trust-pod-identity"}
+    assert {file.stem for file in IAM.glob("*.json")} == {*ROLES, *trust}
+    for settings in (IngestorSettings, NormalizerSettings):
+        assert not issubclass(settings, AwsSettings)
+        assert issubclass(settings, CommonSettings)
+
+
+@pytest.mark.parametrize("service", ["snapshotter", "gateway"])
+def test_a_role_is_for_one_service_account_of_one_cluster(service: str) -> None:
+    account = f"market-data-{service}"
+    # The name that the chart gives it.
+    assert (
+        f"kind: ServiceAccount\nmetadata:\n  name: {account}\n"
+        in (ROOT / "k8s" / f"{service}.yaml").read_text()
+    )
+    (irsa,) = document("trust-irsa", SERVICE_ACCOUNT=account)["Statement"]
+    assert irsa["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert irsa["Condition"]["StringEquals"] == {
+        f"{VALUES['OIDC_PROVIDER']}:aud": "sts.amazonaws.com",
+        f"{VALUES['OIDC_PROVIDER']}:sub": f"system:serviceaccount:market-data:{account}",
+    }
+    (pods,) = document("trust-pod-identity", SERVICE_ACCOUNT=account)["Statement"]
+    assert pods["Principal"] == {"Service": "pods.eks.amazonaws.com"}
+    assert pods["Condition"]["StringEquals"] == {
+        "aws:RequestTag/eks-cluster-name": "main",
+        "aws:RequestTag/kubernetes-namespace": "market-data",
+        "aws:RequestTag/kubernetes-service-account": account,
+    }
+
+
+def test_an_operation_on_something_else_is_not_allowed() -> None:
+    """The evaluation above is able to refuse."""
+    statements = document("snapshotter")["Statement"]
+    bucket = "arn:aws:s3:::test-archive"
+    for call in (
+        Call("PutObject", "s3:PutObject", f"{bucket}/elsewhere/x"),
+        Call("PutObject", "s3:PutObject", "arn:aws:s3:::another/ticks/x"),
+        Call("DeleteObjects", "s3:DeleteObject", f"{bucket}/index/v=1/log=raw/1.json.gz"),
+        Call("DeleteBucket", "s3:DeleteBucket", bucket),
+        Call("Scan", "dynamodb:Scan", "arn:aws:dynamodb:us-east-1:111122223333:table/test-latest"),
+    ):
+        assert allowing(call, statements) == []
