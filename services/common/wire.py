@@ -58,7 +58,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     changes: list[tuple[str, str, str]] | None = None
 
 
-class Missed(msgspec.Struct, frozen=True, rename={"from_": "from"}, omit_defaults=True):
+class Missed(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}, omit_defaults=True):
     """What is missing, both ends included; `count` where the numbering is contiguous."""
 
     from_: int
@@ -86,7 +86,7 @@ class StatusBody(msgspec.Struct, frozen=True):
     evidence: str
 
 
-class Trade(msgspec.Struct, frozen=True):
+class Trade(msgspec.Struct, frozen=True, gc=False):
     """`side` is the taker's, `buy` or `sell` (a Coinbase match's own `side` is the maker's).
 
     It is null where the venue does not say: in the state taken from a REST ticker.
@@ -99,19 +99,19 @@ class Trade(msgspec.Struct, frozen=True):
     time: int
 
 
-class Level(msgspec.Struct, frozen=True, omit_defaults=True):
+class Level(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     price: str
     size: str | None = None
 
 
-class Stats24h(msgspec.Struct, frozen=True, omit_defaults=True):
+class Stats24h(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     open: str | None = None
     high: str | None = None
     low: str | None = None
     volume: str | None = None
 
 
-class Fields(msgspec.Struct, frozen=True, omit_defaults=True):
+class Fields(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a tick says; each channel gives some of it.
 
     `changes` are `[side, price, new_size]` with side `buy` (bids) or `sell` (asks); a size equal
@@ -126,7 +126,7 @@ class Fields(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: list[tuple[str, str, str]] | None = None
 
 
-class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick", omit_defaults=True):
+class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick", omit_defaults=True):
     """One event of a stream, chained: `prev` is the `seq` of the record before it.
 
     `prev_sub` is there when statuses stand between the two: the `sub` of the last of them.
@@ -147,7 +147,9 @@ class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick", omit_defau
     prev_sub: int = 0
 
 
-class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_defaults=True):
+class Reset(
+    msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="reset", omit_defaults=True
+):
     """The stream starts over here: what was held before is not to be trusted.
 
     `repair`: `snapshot` - `state` holds the whole new state (shape as in `Snapshot.state`);
@@ -175,7 +177,7 @@ class Reset(msgspec.Struct, frozen=True, tag_field="type", tag="reset", omit_def
             msgspec.structs.force_setattr(self, "state", None)
 
 
-class Status(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
+class Status(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="status"):
     """Whether silence means a quiet market or a broken feed. Does not advance `seq`."""
 
     v: int

@@ -13,6 +13,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
+import msgspec
+
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import Missed, RawRecord
@@ -45,34 +47,64 @@ class Link(NamedTuple):
     lost: Break | None = None
 
 
+class Place(msgspec.Struct, gc=False):
+    """The position that is held of one stream. One object for each stream, changed in place.
+
+    `seen`: the held record went through this process, so that it saw every status too.
+    """
+
+    epoch: int
+    seq: int
+    sub: int
+    seen: bool
+
+    def precedes(self, epoch: int, seq: int, prev: int, prev_sub: int) -> bool:
+        """Whether the frame at (`epoch`, `seq`) is `Verdict.NEXT` in the plainest of all cases.
+
+        It names what is held, with all statuses. Then `link` would answer `prev`, and no break.
+        """
+        return prev == self.seq and 0 < prev < seq and prev_sub == self.sub and epoch == self.epoch
+
+    def move(self, epoch: int, seq: int, sub: int) -> None:
+        """Hold the record that has just been worked on."""
+        self.epoch = epoch
+        self.seq = seq
+        self.sub = sub
+        self.seen = True
+
+
 class Chain:
     """The newest position of each stream's tick log, with what was published since."""
 
     def __init__(self) -> None:
-        self._held: dict[StreamKey, Position] = {}
-        # Streams whose held record went through this object, so that it saw every status too.
-        self._seen: set[StreamKey] = set()
+        self._places: dict[StreamKey, Place] = {}
+
+    def place(self, key: StreamKey) -> Place | None:
+        return self._places.get(key)
 
     def held(self, key: StreamKey) -> Position | None:
-        return self._held.get(key)
+        held = self._places.get(key)
+        return None if held is None else Position(held.epoch, held.seq, held.sub)
 
     def restore(self, key: StreamKey, position: Position) -> None:
         """Take over what the tick log holds; a position before the held one changes nothing."""
-        held = self._held.get(key)
-        if held is None or position > held:
-            self._held[key] = position
-            self._seen.discard(key)
+        held = self._places.get(key)
+        if held is None:
+            self._places[key] = Place(*position, seen=False)
+        elif position > (held.epoch, held.seq, held.sub):
+            held.move(*position)
+            held.seen = False
 
     def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:
         """How `raw` stands to what is held. Changes nothing."""
-        held = self._held.get(key)
+        held = self._places.get(key)
         if held is None or raw.epoch > held.epoch:
             return Verdict.UNPROVEN
-        if (raw.epoch, raw.seq, raw.sub) <= held:
+        if (raw.epoch, raw.seq, raw.sub) <= (held.epoch, held.seq, held.sub):
             return Verdict.DUPLICATE
         if raw.kind == "status":
             follows = raw.seq == held.seq and raw.sub == held.sub + 1
-        elif raw.prev_sub != held.sub and (raw.prev_sub is not None or key not in self._seen):
+        elif raw.prev_sub != held.sub and (raw.prev_sub is not None or not held.seen):
             follows = False
         elif (prev := _prev(raw)) is not None:
             follows = prev == held.seq
@@ -82,21 +114,22 @@ class Chain:
 
     def link(self, key: StreamKey, raw: RawRecord) -> Link:
         """Hold `raw`, which is no duplicate; everything of the raw log before it has been fed."""
-        held = self._held.get(key)
-        self._held[key] = Position(raw.epoch, raw.seq, raw.sub)
-        self._seen.add(key)
-        if held is None:
+        place = self._places.get(key)
+        if place is None:
+            self._places[key] = Place(raw.epoch, raw.seq, raw.sub, seen=True)
             # Whoever ran before wrote the same `prev`, though retention took what it names.
             return Link(_prev(raw))
-        if raw.epoch > held.epoch:
+        epoch, held_seq = place.epoch, place.seq
+        place.move(raw.epoch, raw.seq, raw.sub)
+        if raw.epoch > epoch:
             return Link(None)
         # Only a status stands at seq 0: then the stream has a state, and no first record yet.
-        if held.seq == 0:
+        if held_seq == 0:
             return Link(_prev(raw))
-        lost = self._lost(key, raw, held)
-        return Link(lost.seq if lost else held.seq, lost)
+        lost = self._lost(key, raw, held_seq)
+        return Link(lost.seq if lost else held_seq, lost)
 
-    def _lost(self, key: StreamKey, raw: RawRecord, held: Position) -> Break | None:
+    def _lost(self, key: StreamKey, raw: RawRecord, held_seq: int) -> Break | None:
         if raw.kind == "status":
             last = raw.seq
         elif (prev := _prev(raw)) is not None:
@@ -106,11 +139,11 @@ class Chain:
             # state every time and its numbers have holes by nature; the others must not be trusted.
             last = raw.seq - 1
         else:
-            last = held.seq
-        if last <= held.seq:
+            last = held_seq
+        if last <= held_seq:
             return None
-        count = last - held.seq if key.channel in CONTIGUOUS else None
-        return Break(raw.epoch, last, held.seq, Missed(held.seq + 1, last, count))
+        count = last - held_seq if key.channel in CONTIGUOUS else None
+        return Break(raw.epoch, last, held_seq, Missed(held_seq + 1, last, count))
 
 
 def _prev(raw: RawRecord) -> int | None:

@@ -31,6 +31,7 @@ from services.common.wire import (
     encode,
 )
 from services.normalizer.chain import CONTIGUOUS, RAW_LOG_BREAK, Break, Chain, Link, Verdict
+from services.normalizer.usual import UsualTicks
 from services.normalizer.venues import VENUES, Unmappable, VenueMapper
 from services.normalizer.venues.mapping import decode
 
@@ -61,6 +62,8 @@ class Output(NamedTuple):
 class Normalizer:
     """Feed it each stream's raw records in order; see the module's docstring.
 
+    `usual` may be asked first for each record: what it takes needs nothing else.
+
     Args:
         shard_count: number of tick logs.
         venues: mappers by venue.
@@ -68,6 +71,7 @@ class Normalizer:
 
     def __init__(self, shard_count: int, venues: Mapping[str, VenueMapper] = VENUES) -> None:
         self.chain = Chain()
+        self.usual = UsualTicks(self.chain, shard_count, venues)
         self._shard_count = shard_count
         self._venues = venues
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
@@ -87,7 +88,8 @@ class Pipeline:
         self._heads = Heads(broker, self._normalizer, clock)
         self._parking = Parking(broker, metrics)
         self._ticket = 0
-        self._counts: Counter[StreamKey] = Counter()
+        # Of what was given to the publisher since the last batch.
+        self._subjects: list[str] = []
         self._member: GroupSubscription | None = None
         # Of traced records that were given to the publisher since the last batch.
         self._spans: list[Span] = []
@@ -163,34 +165,56 @@ class Pipeline:
             self.worked_at = self._clock()
 
     async def _work_on(self, batch: Sequence[Message], publisher: Publisher) -> None:
-        streams = [self._own_stream(message) for message in batch]
-        if unknown := {key for key in streams if key is not None and self._heads.stale(key)}:
+        streams = self._own_streams(batch)
+        if unknown := {key for key in streams.values() if self._heads.stale(key)}:
             await self._heads.refresh(unknown)
-        for message, key in zip(batch, streams, strict=True):
+        usual = self._normalizer.usual
+        usual.newest_ts_recv = self.newest_ts_recv
+        for message in batch:
+            key = streams.get(message.subject)
             if key is None:
                 continue
-            raw = self._read(message)
-            if raw is None:
-                continue
-            verdict = self._normalizer.judge(key, raw)
-            if verdict is Verdict.UNPROVEN:
-                await self._catch_up(key, message, raw, publisher)
-                verdict = self._normalizer.judge(key, raw)
-            if verdict is Verdict.DUPLICATE:
-                self._metrics.duplicates.inc()
-            else:
-                await self._take(key, message, raw, publisher)
+            headers = _trace_context(message)
+            if headers is None or tracing.ACTIVE is None:
+                record = usual.take(message, headers)
+                if record is not None:
+                    await self._publish(record, publisher)
+                    continue
+            await self._work_plainly_on(key, message, publisher)
+        self.newest_ts_recv = usual.newest_ts_recv
         await self._parking.flush()
         self._count()
 
-    def _own_stream(self, message: Message) -> StreamKey | None:
-        """The message's stream, or None when another shard's normalizer works on it."""
-        try:
-            key = key_of(message.subject)
-        except InvalidSubject as error:
-            self._parking.refuse(message, Unmappable("bad_subject", str(error)))
-            return None
-        return key if shard_of(key.product, self._shard_count) in self._shards else None
+    def _own_streams(self, batch: Sequence[Message]) -> dict[str, StreamKey]:
+        """The batch's streams by subject, without those another shard's normalizer works on."""
+        streams: dict[str, StreamKey] = {}
+        for subject in dict.fromkeys([message.subject for message in batch]):
+            try:
+                key = key_of(subject)
+            except InvalidSubject as error:
+                refusal = Unmappable("bad_subject", str(error))
+                for message in batch:
+                    if message.subject == subject:
+                        self._parking.refuse(message, refusal)
+                continue
+            if shard_of(key.product, self._shard_count) in self._shards:
+                streams[subject] = key
+        return streams
+
+    async def _work_plainly_on(
+        self, key: StreamKey, message: Message, publisher: Publisher
+    ) -> None:
+        raw = self._read(message)
+        if raw is None:
+            return
+        verdict = self._normalizer.judge(key, raw)
+        if verdict is Verdict.UNPROVEN:
+            await self._catch_up(key, message, raw, publisher)
+            verdict = self._normalizer.judge(key, raw)
+        if verdict is Verdict.DUPLICATE:
+            self._metrics.duplicates.inc()
+        else:
+            await self._take(key, message, raw, publisher)
 
     def _read(self, message: Message) -> RawRecord | None:
         try:
@@ -199,7 +223,7 @@ class Pipeline:
             # Its place in the stream stays empty; the next record's `prev` brings that to light.
             self._parking.refuse(message, error)
             return None
-        self.newest_ts_recv = raw.ts_recv
+        self._normalizer.usual.newest_ts_recv = raw.ts_recv
         return raw
 
     async def _take(
@@ -216,17 +240,18 @@ class Pipeline:
         if tracing.ACTIVE is not None and headers is not None:
             headers = self._traced(tracing.ACTIVE, key, raw.seq, headers, began)
         for out in output.records:
-            record = Record(out.subject, out.payload, out.position, headers)
-            try:
-                ticket = publisher.offer(record)
-            except RecordTooLarge as error:
-                ticket = None
-                log.warning("record_too_large", subject=out.subject, size=error.size)
-                self._metrics.invalid("record_too_large")
-                record = Record(out.subject, too_large(out.payload), out.position, headers)
-            self._ticket = await publisher.send(record) if ticket is None else ticket
-        self.published += len(output.records)
-        self._counts[key] += len(output.records)
+            await self._publish(Record(out.subject, out.payload, out.position, headers), publisher)
+
+    async def _publish(self, record: Record, publisher: Publisher) -> None:
+        self._subjects.append(record.subject)
+        try:
+            ticket = publisher.offer(record)
+        except RecordTooLarge as error:
+            ticket = None
+            log.warning("record_too_large", subject=record.subject, size=error.size)
+            self._metrics.invalid("record_too_large")
+            record = msgspec.structs.replace(record, payload=too_large(record.payload))
+        self._ticket = await publisher.send(record) if ticket is None else ticket
 
     def _traced(
         self, active: Tracing, key: StreamKey, seq: int, headers: Mapping[str, str], began: int
@@ -292,10 +317,13 @@ class Pipeline:
         return await patiently(lambda: self._broker.seek(subject, held))
 
     def _count(self) -> None:
-        for key, count in self._counts.items():
+        """Count what was published since the last time."""
+        self.published += len(self._subjects)
+        for subject, count in Counter(self._subjects).items():
+            key = key_of(subject)
             shard = shard_of(key.product, self._shard_count)
             self._metrics.normalized.labels(key.venue, key.channel, shard).inc(count)
-        self._counts.clear()
+        self._subjects.clear()
 
 
 def _trace_context(message: Message) -> dict[str, str] | None:

@@ -78,6 +78,10 @@ class Message(ABC):
     @abstractmethod
     def position(self) -> Position: ...
 
+    def is_at(self, epoch: int, seq: int, sub: int) -> bool:
+        """Whether `position` is this one; cheaper, as nothing has to be read out of the record."""
+        return self.position == (epoch, seq, sub)
+
     @property
     @abstractmethod
     def headers(self) -> Mapping[str, str]: ...

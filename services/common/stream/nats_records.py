@@ -55,7 +55,8 @@ class NatsMessage(Message):
     """A stored record.
 
     `reply` is where an ack is sent, empty outside of groups; `seq` is the stream's sequence, 0 for
-    a live one, whose subscriber is not told. What is not asked for is not computed.
+    a live one, whose subscriber is not told, and for one of a group, where `reply` tells it. What
+    is not asked for is not computed.
     """
 
     __slots__ = ("_epoch", "_header_block", "_position", "payload", "reply", "seq", "subject")
@@ -81,6 +82,8 @@ class NatsMessage(Message):
     def cursor(self) -> str:  # type: ignore[override]  # read only here, and rarely read
         if self.seq:
             return sequence_cursor(self._epoch, self.seq)
+        if self.reply:
+            return sequence_cursor(self._epoch, sequence_of_reply(self.reply))
         return position_cursor(self._epoch, self.position)
 
     @property
@@ -90,6 +93,16 @@ class NatsMessage(Message):
             identity = header_of(self._header_block, b"Nats-Msg-Id:") or ""
             position = self._position = position_of(self.subject, identity)
         return position
+
+    def is_at(self, epoch: int, seq: int, sub: int) -> bool:
+        block = self._header_block
+        at = block.find(b"\r\nNats-Msg-Id: ")
+        last = f":{sub}\r\n" if sub else "\r\n"
+        identity = f"{_id_prefix(self.subject)}{epoch}:{seq}{last}"
+        if at >= 0 and block.startswith(identity.encode(), at + 15):
+            return True
+        # It may be written in another way.
+        return self.position == (epoch, seq, sub)
 
     @property
     def headers(self) -> Mapping[str, str]:

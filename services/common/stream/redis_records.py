@@ -105,6 +105,9 @@ class RedisMessage(Message):
     def position(self) -> Position:
         return Position(self._epoch, *parse_id(self._id))
 
+    def is_at(self, epoch: int, seq: int, sub: int) -> bool:
+        return self._epoch == epoch and self._id == b"%d-%d" % (seq, sub)
+
     @property
     def headers(self) -> Mapping[str, str]:
         text = self._fields.get(b"h")

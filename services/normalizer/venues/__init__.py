@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.normalizer.venues.coinbase import CoinbaseMapper
-from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, VenueMapper
+from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, VenueMapper
 
 VENUES: Mapping[str, VenueMapper] = {"coinbase": CoinbaseMapper()}
 
-__all__ = ["VENUES", "Mapped", "MappedState", "Unmappable", "VenueMapper"]
+__all__ = ["VENUES", "Mapped", "MappedState", "Unmappable", "Usual", "VenueMapper"]

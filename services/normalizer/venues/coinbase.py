@@ -8,7 +8,7 @@ receive time stands in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain, pairwise
 from typing import Annotated
@@ -17,7 +17,7 @@ import msgspec
 
 from services.common.subjects import StreamKey
 from services.common.wire import Fields, Level, Stats24h, Trade, encode
-from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, decode
+from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, decode
 from services.normalizer.venues.times import micros
 
 _is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
@@ -25,6 +25,10 @@ _is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
 _are_decimals = re.compile(r"(?:\d++(?:\.\d++)? )*+", re.ASCII).fullmatch
 _are_changes = re.compile(
     r"(?:(?:buy|sell) \d++(?:\.\d++)? \d++(?:\.\d++)? )*+", re.ASCII
+).fullmatch
+# The same as JSON without white space, which is how the venue sends it, and how it is written.
+_are_changes_json = re.compile(
+    rb'\[(?:\["(?:buy|sell)","\d++(?:\.\d++)?","\d++(?:\.\d++)?"\](?:,(?=\[)|(?=\])))*+\]'
 ).fullmatch
 _TAKER = {"buy": "sell", "sell": "buy"}
 _ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
@@ -88,6 +92,21 @@ class _L2Update(msgspec.Struct, gc=False):
     time: str | None = None
 
 
+class _UntouchedL2Update(msgspec.Struct, gc=False):
+    """An `_L2Update` whose changes stay the text the venue sent; any other has none."""
+
+    type: str
+    product_id: str
+    changes: msgspec.Raw
+    time: str | None = None
+
+
+class _UntouchedChanges(msgspec.Struct, gc=False):
+    """Encoded as `Fields` with the same changes."""
+
+    changes: msgspec.Raw
+
+
 class _Order(msgspec.Struct, gc=False):
     """A message of `full` about one order."""
 
@@ -132,6 +151,15 @@ _book = msgspec.json.Decoder(_Book)
 class CoinbaseMapper:
     """See `VenueMapper`."""
 
+    usual: Mapping[str, Usual]
+
+    def __init__(self) -> None:
+        self.usual = {
+            "book": Usual(_UntouchedL2Update, _untouched_changes),
+            "trades": Usual(_Match, _match_fields),
+            "ticker": Usual(_Ticker, _ticker_fields),
+        }
+
     def fields(
         self,
         key: StreamKey,
@@ -144,9 +172,9 @@ class CoinbaseMapper:
                 return _map_order(key, body, ts_recv, changes)
             return _map_changes(key, body, ts_recv)
         if key.channel == "trades":
-            return _map_match(key, body, ts_recv)
+            return Mapped(*_match_fields(key, decode(_match, body), ts_recv))
         if key.channel == "ticker":
-            return _map_ticker(key, body, ts_recv)
+            return Mapped(*_ticker_fields(key, decode(_ticker, body), ts_recv))
         raise Unmappable("unknown_channel", key.channel)
 
     def state(self, key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
@@ -159,8 +187,7 @@ class CoinbaseMapper:
         raise Unmappable("unknown_channel", key.channel)
 
 
-def _map_ticker(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
-    ticker = decode(_ticker, body)
+def _ticker_fields(key: StreamKey, ticker: _Ticker, ts_recv: int) -> tuple[int, int | None, Fields]:
     _expect(key, "ticker", ticker.type, ticker.product_id)
     time = micros(ticker.time) or ts_recv
     _check_decimals(
@@ -182,17 +209,14 @@ def _map_ticker(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
             raise Unmappable("bad_side", repr(ticker.side))
         trade = Trade(ticker.price, ticker.last_size, ticker.side, ticker.trade_id, time)
     stats = Stats24h(ticker.open_24h, ticker.high_24h, ticker.low_24h, ticker.volume_24h)
-    return Mapped(
-        time,
-        ticker.sequence,
-        Fields(
-            last_trade=trade,
-            best_bid=_level(ticker.best_bid, ticker.best_bid_size),
-            best_ask=_level(ticker.best_ask, ticker.best_ask_size),
-            stats_24h=stats if stats != _NO_STATS else None,
-            volume_30d=ticker.volume_30d,
-        ),
+    fields = Fields(
+        last_trade=trade,
+        best_bid=_level(ticker.best_bid, ticker.best_bid_size),
+        best_ask=_level(ticker.best_ask, ticker.best_ask_size),
+        stats_24h=stats if stats != _NO_STATS else None,
+        volume_30d=ticker.volume_30d,
     )
+    return time, ticker.sequence, fields
 
 
 _NO_STATS = Stats24h()
@@ -202,12 +226,11 @@ def _level(price: str | None, size: str | None) -> Level | None:
     return None if price is None else Level(price, size)
 
 
-def _map_match(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
-    match = decode(_match, body)
+def _match_fields(key: StreamKey, match: _Match, ts_recv: int) -> tuple[int, int | None, Fields]:
     if match.type is not None or match.product_id is not None:
         _expect(key, "match", match.type, match.product_id)
     trade = _taker_trade(match, ts_recv)
-    return Mapped(trade.time, match.sequence, Fields(last_trade=trade))
+    return trade.time, match.sequence, Fields(last_trade=trade)
 
 
 def _taker_trade(match: _Match, ts_recv: int) -> Trade:
@@ -224,6 +247,15 @@ def _map_changes(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
     _expect(key, "l2update", update.type, update.product_id)
     _check_changes(update.changes)
     return Mapped(micros(update.time) or ts_recv, None, Fields(changes=update.changes))
+
+
+def _untouched_changes(
+    key: StreamKey, update: _UntouchedL2Update, ts_recv: int
+) -> tuple[int, int | None, _UntouchedChanges]:
+    _expect(key, "l2update", update.type, update.product_id)
+    if _are_changes_json(update.changes) is None:
+        raise Unmappable("bad_field", "changes are not of the usual form")
+    return micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
 
 
 def _map_order(
@@ -282,8 +314,8 @@ def _first_bad(changes: Iterable[tuple[str, str, str]]) -> Unmappable:
 
 def _ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     if decode(_kind, body).type is not None:
-        mapped = _map_ticker(key, body, ts_recv)
-        return MappedState(mapped.ts_event, msgspec.Raw(encode(mapped.fields)))
+        ts_event, _, mapped = _ticker_fields(key, decode(_ticker, body), ts_recv)
+        return MappedState(ts_event, msgspec.Raw(encode(mapped)))
     ticker = decode(_rest_ticker, body)
     _check_decimals(ticker.price, ticker.size, ticker.bid, ticker.ask, ticker.volume)
     time = micros(ticker.time) or ts_recv

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -41,8 +42,28 @@ class MappedState(NamedTuple):
     refused: tuple[Unmappable, ...] = ()
 
 
+class Usual(NamedTuple):
+    """A channel's most frequent message, for those who decode a raw record and its body at once.
+
+    Attributes:
+        body: the struct of the message.
+        fields: what a decoded message says, as in `Mapped`; instead of `Fields` the third may be
+            anything that is encoded to the same bytes. Raises Unmappable for whatever is not the
+            plain case: such a message is then mapped by `VenueMapper.fields`, which has the say.
+    """
+
+    body: type[msgspec.Struct]
+    fields: Callable[[StreamKey, Any, int], tuple[int, int | None, msgspec.Struct]]
+
+
 class VenueMapper(Protocol):
-    """Turns a venue's own messages into the platform's words. Pure: same input, same output."""
+    """Turns a venue's own messages into the platform's words. Pure: same input, same output.
+
+    Attributes:
+        usual: by channel.
+    """
+
+    usual: Mapping[str, Usual]
 
     def fields(
         self,

@@ -35,6 +35,9 @@ def micros(text: str | None) -> int | None:
     base = _second_micros(text[:19])
     if base is None or len(text) == 20:
         return base
+    if len(text) == 27 and text[19] == "." and text.isascii() and (digits := text[20:26]).isdigit():
+        # Nearly always; half as long as what follows.
+        return base + int(digits)
     fraction = text[19:-1]
     if _FRACTION.fullmatch(fraction) is None:
         return None

@@ -1,0 +1,156 @@
+"""The usual raw record's tick, with as few steps as can be. Pure.
+
+Nearly every raw record is a frame that directly follows the one that is held and whose message is
+of its channel's usual form. `UsualTicks` makes their ticks: the record and the message in it are
+decoded at once, nothing is built that is not written, and what need not be looked into stays the
+venue's bytes. Whatever is not usual it declines, changing nothing, and `Normalizer` has the say;
+a record that is not declined gives the bytes `Normalizer` would give (a property test says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from services.common.sharding import shard_of
+from services.common.stream import Message, Position, Record
+from services.common.subjects import StreamKey, key_of, tick_subject
+from services.common.wire import RECORD_VERSION, encode
+from services.normalizer.chain import Chain, Place
+from services.normalizer.venues import Unmappable, Usual, VenueMapper
+
+
+class _Frame[Body](msgspec.Struct, gc=False):
+    """A `RawRecord` of kind `frame` that names its predecessor, and its message."""
+
+    v: Literal[1]
+    kind: Literal["frame"]
+    venue: str
+    channel: str
+    product: str
+    epoch: int
+    seq: int
+    sub: Literal[0]
+    prev: int
+    ts_recv: int
+    line: str
+    body: Body
+    prev_sub: int
+    changes: None = None
+
+
+class _Tick(msgspec.Struct, tag_field="type", tag="tick", omit_defaults=True, gc=False):
+    """`Tick`, to be written only: `fields` may be anything that is encoded to the same bytes."""
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    prev: int | None
+    venue_seq: int | None
+    ts_event: int
+    ts_ingest: int
+    fields: msgspec.Struct
+    prev_sub: int = 0
+
+
+class _Stream:
+    """What is the same for all records of a subject."""
+
+    __slots__ = ("decode", "fields", "key", "place", "shard", "subject")
+
+    def __init__(self, key: StreamKey, shard: int, usual: Usual, place: Place) -> None:
+        self.key = key
+        self.shard = shard
+        self.subject = tick_subject(shard, key)
+        self.decode: Callable[[bytes], _Frame[Any]] = _decoder(usual.body)
+        self.fields = usual.fields
+        self.place = place
+
+
+class UsualTicks:
+    """See the module's docstring.
+
+    Args:
+        chain: shared with the `Normalizer` that takes what is declined here.
+        shard_count: number of tick logs.
+        venues: mappers by venue.
+    """
+
+    def __init__(self, chain: Chain, shard_count: int, venues: Mapping[str, VenueMapper]) -> None:
+        self._chain = chain
+        self._shard_count = shard_count
+        self._venues = venues
+        self._streams: dict[str, _Stream] = {}
+        # `ts_recv` of the newest record that was not declined.
+        self.newest_ts_recv = 0
+
+    def take(self, message: Message, headers: Mapping[str, str] | None = None) -> Record | None:
+        """The record for the tick log, with `headers`; None if this is not a usual one.
+
+        `message` is of a subject for which `key_of` gives a stream.
+        """
+        stream = self._streams.get(message.subject) or self._stream(message.subject)
+        if stream is None:
+            return None
+        try:
+            frame = stream.decode(message.payload)
+            key, place, seq, prev = stream.key, stream.place, frame.seq, frame.prev
+            if not (
+                place.precedes(frame.epoch, seq, prev, frame.prev_sub)
+                and frame.product == key.product
+                and frame.channel == key.channel
+                and frame.venue == key.venue
+                and message.is_at(frame.epoch, seq, 0)
+            ):
+                return None
+            ts_event, venue_seq, fields = stream.fields(key, frame.body, frame.ts_recv)
+        except (Unmappable, ValueError, RecursionError):
+            return None
+        payload = encode(
+            _Tick(
+                RECORD_VERSION,
+                key.venue,
+                key.channel,
+                key.product,
+                stream.shard,
+                frame.epoch,
+                seq,
+                prev,
+                venue_seq,
+                ts_event,
+                frame.ts_recv,
+                fields,
+                frame.prev_sub,
+            )
+        )
+        place.move(frame.epoch, seq, 0)
+        self.newest_ts_recv = frame.ts_recv
+        return Record(stream.subject, payload, Position(frame.epoch, seq), headers)
+
+    def _stream(self, subject: str) -> _Stream | None:
+        """What is held of the subject, once something is."""
+        key = key_of(subject)
+        place = self._chain.place(key)
+        venue = self._venues.get(key.venue)
+        usual = None if venue is None else venue.usual.get(key.channel)
+        if place is None or usual is None:
+            return None
+        stream = _Stream(key, shard_of(key.product, self._shard_count), usual, place)
+        self._streams[subject] = stream
+        return stream
+
+
+_decoders: dict[type[msgspec.Struct], Callable[[bytes], _Frame[Any]]] = {}
+
+
+def _decoder(body: type[msgspec.Struct]) -> Callable[[bytes], _Frame[Any]]:
+    """One for each kind of message, not for each stream."""
+    if body not in _decoders:
+        _decoders[body] = msgspec.json.Decoder(_Frame[body]).decode  # type: ignore[valid-type]
+    return _decoders[body]
