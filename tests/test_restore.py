@@ -1,0 +1,119 @@
+"""Table and broker are lost; the archive gives both back, by the operations guide's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from services.common.errors import StoreMissing
+from services.common.settings import CommonSettings, child_environment
+from services.common.stores.aws import READER, open_client
+from services.common.stores.ports import LatestRow
+from services.common.stream import Broker, Position
+from services.common.stream.factory import open_broker
+from services.common.subjects import CHANNELS, StreamKey
+from services.common.testing.proxy import Proxy
+from services.snapshotter.testing import SHARDS, Platform, until
+from tools.embedded import AwsServer, NatsServer
+from tools.replay.testing import normalized, raw_log, record_market, tick_logs
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+KEYS = [StreamKey("coinbase", channel, product) for channel in CHANNELS for product in PRODUCTS]
+pytestmark = pytest.mark.timeout(180)
+
+
+def broker_on(server: NatsServer) -> Broker:
+    return open_broker(CommonSettings.model_validate({"nats_urls": server.url}))
+
+
+@asynccontextmanager
+async def stores(server: AwsServer) -> AsyncIterator[Platform]:
+    proxy = Proxy(server.port)
+    await proxy.start()
+    async with Platform(server.url, proxy, lambda: pytest.fail("no broker yet")) as platform:
+        yield platform
+    await proxy.aclose()
+
+
+async def rows(platform: Platform) -> Mapping[StreamKey, tuple[Position, bytes, str | None]]:
+    """What readers are given; place in the log and time of writing are those of the new log."""
+    async with platform.latest() as latest:
+        try:
+            found = await latest.get_many(KEYS)
+        except StoreMissing:
+            return {}
+
+    def content(row: LatestRow) -> tuple[Position, bytes, str | None]:
+        return row.position, row.state, row.checkpoint
+
+    return {key: content(row) for key, row in found.items()}
+
+
+async def archived(platform: Platform) -> tuple[list[bytes], list[bytes]]:
+    return sorted(await platform.raw_lines()), sorted(await platform.tick_lines())
+
+
+async def drop_table(platform: Platform) -> None:
+    async with open_client("dynamodb", platform.aws, READER) as client:
+        await client.delete_table(TableName=platform.aws.ddb_table)
+
+
+async def mdf_replay(platform: Platform, server: NatsServer) -> dict[str, object]:
+    """`mdf replay s3:// --speed 0`, as the guide has it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tools.cli", "replay", "s3://", "--speed", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        env=child_environment(
+            {
+                "NATS_URLS": server.url,
+                "SHARD_COUNT": str(SHARDS),
+                "S3_BUCKET": platform.aws.s3_bucket,
+                "AWS_ENDPOINT_URL": str(platform.aws.aws_endpoint_url),
+            }
+        ),
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    summary: dict[str, object] = json.loads(output.splitlines()[-1])
+    return summary
+
+
+async def test_latest_rows_and_logs_come_back_from_the_archive_alone(
+    aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws_server.environment.items():
+        monkeypatch.setenv(name, value)
+    async with stores(aws_server) as platform:
+        async with NatsServer() as lost:
+            platform.new_broker = partial(broker_on, lost)
+            raw, ticks = await record_market(platform, products=PRODUCTS, seconds=20, rate=50)
+        before = await rows(platform)
+        assert before.keys() == set(KEYS)
+        in_archive = await archived(platform)
+        await drop_table(platform)
+
+        async with NatsServer() as server:
+            platform.new_broker = partial(broker_on, server)
+            summary = await mdf_replay(platform, server)
+            assert (summary["holes"], summary["already_in_log"]) == (0, 0)
+            assert summary["published"] == sum(map(len, raw.values()))
+            async with platform.snapshotter(), platform.new_broker() as broker:
+                assert await normalized(broker) == ticks
+                assert await raw_log(broker) == raw
+
+                async def rebuilt() -> bool:
+                    return await rows(platform) == before
+
+                await until(rebuilt)
+            # Nothing was archived a second time, and a second replay finds nothing to do.
+            assert await archived(platform) == in_archive
+            again = await mdf_replay(platform, server)
+            assert (again["published"], again["already_in_log"]) == (0, summary["published"])
+            async with platform.new_broker() as broker:
+                assert await tick_logs(broker) == ticks
