@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.runtime import tune_collector
+from tools.bench.documents import DOCUMENT, write
 from tools.bench.registry import Case, Run, benchmarks
 
 RESULTS = Path("bench-results")
@@ -26,7 +29,20 @@ RESULTS = Path("bench-results")
 @click.option("--full", is_flag=True, help="At the sizes the documents cite; takes minutes.")
 @click.option("--quick", is_flag=True, help="Only show that they run; the figures mean nothing.")
 @click.option("--rounds", default=3, show_default=True, help="How often each case is measured.")
-def main(names: tuple[str, ...], full: bool, quick: bool, rounds: int) -> None:
+@click.option("--write-docs", is_flag=True, help="Write the tables of docs/performance.md anew.")
+@click.option(
+    "--docs-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing; write those tables from this file of bench-results/.",
+)
+def main(
+    names: tuple[str, ...],
+    full: bool,
+    quick: bool,
+    rounds: int,
+    write_docs: bool,
+    docs_from: Path | None,
+) -> None:
     """Run the benchmarks NAMES, or all of them.
 
     CPU is this process's own (and the server's, where one is embedded) for each unit, the median
@@ -34,17 +50,23 @@ def main(names: tuple[str, ...], full: bool, quick: bool, rounds: int) -> None:
     that does other work too.
     """
     known = benchmarks()
+    if docs_from is not None:
+        _write_docs(docs_from)
+        return
     unknown = [name for name in names if name not in known]
     if unknown:
         raise click.UsageError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console(width=None if sys.stdout.isatty() else 132)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     cases: list[Case] = []
-    results: dict[str, object] = {}
+    benches: dict[str, object] = {}
     for name in names or known:
         summary = (known[name].__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{name}[/bold] {summary}")
         run = Run(name, full=full, quick=quick, rounds=1 if quick else rounds)
+        load = os.getloadavg()[0]
         # As every service does at its start.
         tune_collector()
         uvloop.run(_measure(name, run))
@@ -53,12 +75,23 @@ def main(names: tuple[str, ...], full: bool, quick: bool, rounds: int) -> None:
             continue
         console.print(_table(list(run.cases.values())))
         cases += run.cases.values()
-        results[name] = run.results
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    found = {**_machine(), "cases": [case.as_json() for case in cases], "results": results}
-    path.write_text(json.dumps(found, indent=1))
+        benches[name] = {
+            "at": int(time.time() * 1e6),
+            "load_average": [load, os.getloadavg()[0]],
+            "rounds": run.rounds,
+            "results": run.results,
+        }
+        # After each, so that one that fails does not take the others' figures with it.
+        found = {**_machine(), "cases": [one.as_json() for one in cases], "benches": benches}
+        path.write_text(json.dumps(found, indent=1))
     console.print(f"written to {path}")
+    if write_docs and benches:
+        _write_docs(path)
+
+
+def _write_docs(path: Path) -> None:
+    for name in write(path):
+        print(f"{DOCUMENT.name}: {name}")
 
 
 async def _measure(name: str, run: Run) -> None:
@@ -69,9 +102,19 @@ def _machine() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "at": int(time.time() * 1e6),
     }
+
+
+def _processor() -> str:
+    try:
+        known = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        known = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", known, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _table(cases: list[Case]) -> Table:

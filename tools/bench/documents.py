@@ -1,0 +1,109 @@
+"""The tables of docs/performance.md, written from a results file (`make bench`, `--docs-from`).
+
+The document says where they stand: between `<!-- bench NAME -->` and `<!-- end bench -->`. NAME is
+a benchmark's, for the table of its cases, or `benchmark:part` of a table made by a function marked
+with `@table`. The text around them is written by hand, and what the file does not have stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+_BLOCK = re.compile(r"<!-- bench (?P<name>\S+) -->\n(?P<body>.*?)<!-- end bench -->\n", re.DOTALL)
+
+Parts = dict[str, list[dict[str, Any]]]
+_tables: dict[str, Callable[[Parts], list[str]]] = {}
+
+
+def table(name: str) -> Callable[[Callable[[Parts], list[str]]], Callable[[Parts], list[str]]]:
+    """Mark a function that makes the block `name` from its benchmark's `Run.results`."""
+
+    def mark(function: Callable[[Parts], list[str]]) -> Callable[[Parts], list[str]]:
+        _tables[name] = function
+        return function
+
+    return mark
+
+
+def has_table(name: str) -> bool:
+    """Whether a function makes this block."""
+    return name in _tables
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table, as lines."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def blocks(text: str) -> list[str]:
+    """The names of all blocks of a document."""
+    return [found["name"] for found in _BLOCK.finditer(text)]
+
+
+def fill(text: str, results: dict[str, Any]) -> str:
+    """The document with the blocks filled that `results` (a file that `make bench` wrote) is about.
+
+    Raises:
+        KeyError: a block names a table that there is not.
+    """
+
+    def write(found: re.Match[str]) -> str:
+        name: str = found["name"]
+        bench = name.partition(":")[0]
+        if bench not in results["benches"]:
+            return found[0]
+        run = results["benches"][bench]
+        if ":" in name:
+            lines = _tables[name](run["results"])
+        else:
+            lines = _cases([case for case in results["cases"] if case["bench"] == bench])
+        body = "\n".join([*lines, "", _circumstances(results, run)])
+        return f"<!-- bench {name} -->\n{body}\n<!-- end bench -->\n"
+
+    return _BLOCK.sub(write, text)
+
+
+def _cases(cases: Sequence[dict[str, Any]]) -> list[str]:
+    rows = [
+        [
+            case["case"],
+            f"{case['count']:,} {case['unit']}s",
+            _spread(case["client_us"]),
+            _spread(case["server_us"]),
+            _spread(case["wall_ms"]),
+            case["note"],
+        ]
+        for case in cases
+    ]
+    titles = ["case", "units", "client CPU us/unit", "server CPU us/unit", "wall ms", "note"]
+    return markdown(titles, rows)
+
+
+def _spread(found: Sequence[float] | None) -> str:
+    return "" if found is None else "{:.1f} ({:.1f}-{:.1f})".format(*found)
+
+
+def _circumstances(results: dict[str, Any], run: dict[str, Any]) -> str:
+    day = time.strftime("%d %B %Y", time.gmtime(run["at"] / 1e6)).lstrip("0")
+    before, after = run["load_average"]
+    rounds = "1 round" if run["rounds"] == 1 else f"{run['rounds']} rounds"
+    return (
+        f"*{day}; {rounds}; {results['cores']} cores of {results['processor']}, "
+        f"load average {before:.1f} before and {after:.1f} after; Python {results['python']}.*"
+    )
+
+
+def write(path: Path) -> list[str]:
+    """Fill the document's blocks from the results in `path`; the names of those that changed."""
+    before = DOCUMENT.read_text()
+    after = fill(before, json.loads(path.read_text()))
+    DOCUMENT.write_text(after)
+    old, new = (list(_BLOCK.finditer(text)) for text in (before, after))
+    return [now["name"] for was, now in zip(old, new, strict=True) if was["body"] != now["body"]]

@@ -1,0 +1,98 @@
+"""What the samples of the benchmark `fanout` say: medians, ratios to the limit, bounds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+Sample = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """Of several rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    def text(self, digits: int) -> str:
+        return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.most:,.{digits}f})"
+
+
+class Ratio(NamedTuple):
+    """How many times one server's figure is another's.
+
+    `best`: of the best round of each, which noise disturbs least; `pairs`: the median over rounds,
+    in which both were measured one shortly after the other.
+    """
+
+    best: float
+    pairs: float
+
+    def text(self) -> str:
+        return f"{self.best:.2f} ({self.pairs:.2f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(median(values), min(values), max(values))
+
+
+def of_server(
+    samples: Sequence[Sample], server: str, value: Callable[[Sample], float]
+) -> list[float]:
+    """A figure of one server, by rounds."""
+    found = [sample for sample in samples if sample["server"] == server]
+    return [value(sample) for sample in sorted(found, key=lambda sample: sample["round"])]
+
+
+def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
+    """`mine` to `others`, both by rounds."""
+    pairs = [one / other for one, other in zip(mine, others, strict=True)]
+    return Ratio(min(mine) / min(others), median(pairs))
+
+
+def load_of(samples: Sequence[Sample], ticks: int) -> list[Sample]:
+    return [sample for sample in samples if sample["ticks"] == ticks]
+
+
+def cpu_us(sample: Sample) -> float:
+    return float(sample["cpu_us"])
+
+
+def p99_ms(sample: Sample) -> float:
+    return float(sample["delay_us"]["p99"]) / 1000
+
+
+def p50_ms(sample: Sample) -> float:
+    return float(sample["delay_us"]["p50"]) / 1000
+
+
+class Bound(NamedTuple):
+    """A bound the gateway is held to, and what was found."""
+
+    what: str
+    most: float
+    found: Ratio
+
+
+def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
+    """The gateway's CPU and delays, each as a ratio that should be at most so much."""
+    found: list[Bound] = []
+    for ticks, most in ((1, 1.35), (10, 2.0)):
+        samples = load_of(load, ticks)
+        mine = of_server(samples, "gateway", cpu_us)
+        limit = of_server(samples, "limit", cpu_us)
+        name = "1 tick" if ticks == 1 else f"{ticks} ticks"
+        found.append(Bound(f"CPU, {name} per flush, to C", most, ratio(mine, limit)))
+    one = load_of(load, 1)
+    mine = of_server(one, "gateway", cpu_us)
+    for server, title, fewer in (
+        ("fastapi", "FastAPI `send_text`", 2.5),
+        ("websockets", "`websockets.broadcast`", 1.3),
+    ):
+        others = of_server(one, server, cpu_us)
+        found.append(Bound(f"CPU, 1 tick per flush, to {title}", 1 / fewer, ratio(mine, others)))
+    delays = of_server(paced, "gateway", p99_ms), of_server(paced, "limit", p99_ms)
+    found.append(Bound("p99 of delays at 50 ticks/s, to C", 1.3, ratio(*delays)))
+    return found

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tools.bench import documents
+from tools.bench.__main__ import main
+from tools.bench.documents import DOCUMENT, blocks, fill
+from tools.bench.fanout.figures import bounds, ratio, spread
+from tools.bench.registry import benchmarks
+
+_CPU: dict[int, dict[str, list[float]]] = {
+    1: {"limit": [5, 4], "gateway": [6, 5], "websockets": [8, 9], "fastapi": [16, 12]},
+    10: {"limit": [0.5, 0.5], "gateway": [1, 1.5], "websockets": [7, 7], "fastapi": [12, 11]},
+}
+_P99: dict[str, list[float]] = {"limit": [1000, 2000], "gateway": [1500, 2000]}
+_LOAD = [
+    {
+        "server": server,
+        "ticks": ticks,
+        "round": number,
+        "cpu_us": cpu,
+        "clients": 9,
+        "frame_bytes": 374,
+    }
+    for ticks, by_server in _CPU.items()
+    for server, values in by_server.items()
+    for number, cpu in enumerate(values)
+]
+_PACED = [
+    {"server": server, "round": number, "delay_us": {"p99": p99}}
+    for server, values in _P99.items()
+    for number, p99 in enumerate(values)
+]
+
+
+def _results(**results: object) -> dict[str, object]:
+    run = {"at": 1_763_629_200_000_000, "load_average": [0.1, 1.2], "rounds": 2, "results": results}
+    case = {
+        "bench": "fanout",
+        "case": "publish",
+        "count": 1000,
+        "unit": "record",
+        "client_us": [2.0, 1.0, 3.0],
+        "server_us": None,
+        "wall_ms": [5.0, 4.0, 6.0],
+        "note": "",
+    }
+    machine = {"python": "3.12.1", "processor": "a processor", "cores": 2}
+    return {**machine, "cases": [case], "benches": {"fanout": run}}
+
+
+def _block(name: str, body: str = "old\n") -> str:
+    return f"<!-- bench {name} -->\n{body}<!-- end bench -->\n"
+
+
+def test_blocks_with_figures_are_written_and_everything_else_stays() -> None:
+    text = f"before\n{_block('fanout')}between\n{_block('reads')}after\n"
+    found = fill(text, _results())
+    assert "| publish | 1,000 records | 2.0 (1.0-3.0) |  | 5.0 (4.0-6.0) |  |" in found
+    assert "*20 November 2025; 2 rounds; 2 cores of a processor, load average 0.1 before" in found
+    assert found.startswith("before\n")
+    assert found.endswith(f"between\n{_block('reads')}after\n")
+    assert fill(found, _results()) == found
+
+
+def test_a_part_is_written_by_its_own_table() -> None:
+    found = fill(_block("fanout:load"), _results(load=_LOAD))
+    assert "| gateway, fed in its process | 5.50 (5.00-6.00) | 1.25 (1.23) |" in found
+
+
+def test_a_block_without_a_table_is_an_error() -> None:
+    with pytest.raises(KeyError, match="fanout:nothing"):
+        fill(_block("fanout:nothing"), _results())
+
+
+def test_every_block_of_the_document_is_of_a_benchmark_or_has_its_table() -> None:
+    names = blocks(DOCUMENT.read_text())
+    assert {"fanout:load", "fanout:bounds", "fanout:paced", "fanout:many"} <= set(names)
+    assert len(names) == len(set(names))
+    for name in names:
+        assert name.partition(":")[0] in benchmarks()
+        if ":" in name:
+            assert documents.has_table(name)
+
+
+def test_ratios_are_of_the_best_of_each_and_of_neighbours() -> None:
+    assert ratio([6.0, 5.0, 9.0], [4.0, 5.0, 5.0]) == (5.0 / 4.0, 1.5)
+    assert spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+
+
+def test_bounds_are_those_the_gateway_is_held_to() -> None:
+    found = {bound.what: (bound.most, bound.found.best) for bound in bounds(_LOAD, _PACED)}
+    assert found == {
+        "CPU, 1 tick per flush, to C": (1.35, 5 / 4),
+        "CPU, 10 ticks per flush, to C": (2.0, 2.0),
+        "CPU, 1 tick per flush, to FastAPI `send_text`": (1 / 2.5, 5 / 12),
+        "CPU, 1 tick per flush, to `websockets.broadcast`": (1 / 1.3, 5 / 8),
+        "p99 of delays at 50 ticks/s, to C": (1.3, 1.5),
+    }
+    text = fill(_block("fanout:bounds"), _results(load=_LOAD, paced=_PACED))
+    assert text.count("**does not hold**") == 2
+    assert text.count("| holds |") == 3
+
+
+def test_the_document_is_written_from_a_file_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, results = tmp_path / "performance.md", tmp_path / "results.json"
+    document.write_text(_block("fanout:load"))
+    results.write_text(json.dumps(_results(load=_LOAD)))
+    monkeypatch.setattr(documents, "DOCUMENT", document)
+    done = CliRunner().invoke(main, ["--docs-from", str(results)], catch_exceptions=False)
+    assert "fanout:load" in done.output
+    assert "1.25 (1.23)" in document.read_text()
