@@ -44,6 +44,7 @@ class NatsLive(Worker, LiveSubscription):
         self._buffer: deque[NatsMessage] = deque()
         self._bytes = 0
         self._interrupted = False
+        self._joining = False
         self._newest: dict[str, Position] = {}
         self._epoch = 0
         self.joined = asyncio.Event()
@@ -52,7 +53,7 @@ class NatsLive(Worker, LiveSubscription):
     async def next_batch(self) -> LiveBatch:
         while True:
             self.check_open()
-            if self._buffer or self._interrupted:
+            if (self._buffer or self._interrupted) and not self._joining:
                 break
             await self.changed.wait()
         batch = LiveBatch(tuple(self._buffer), self._interrupted)
@@ -82,12 +83,17 @@ class NatsLive(Worker, LiveSubscription):
         def on_message(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
             self._on_message(NatsMessage(subject, payload, headers, epoch))
 
+        self._joining = True
         subscription = connection.subscribe(self._pattern, on_message)
         try:
-            # An answer proves that the server has taken the subscription that was sent before.
-            await self._prepare(connection, self._log_name)
-            if self.joined.is_set():
-                self._interrupted = True
+            try:
+                # An answer proves that the server took the subscription that was sent before.
+                await self._prepare(connection, self._log_name)
+            finally:
+                # What comes on a new subscription is handed out with the news that something may
+                # have been missed before it, never earlier.
+                self._joining = False
+                self._interrupted |= self.joined.is_set()
                 self.changed.ring()
             self.joined.set()
             self.changed.ring()

@@ -1,0 +1,66 @@
+"""The live subscription over a lost connection: news of a hole never comes after the hole."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.common.stream.broker import Position
+from services.common.stream.nats_link import Connection, Link, NatsOptions
+from services.common.stream.nats_live import NatsLive
+from services.common.stream.nats_records import message_id
+from services.common.subjects import StreamKey, raw_subject
+from tools.embedded import NatsServer
+
+SUBJECT = raw_subject(StreamKey("coinbase", "trades", "BTC-USD"))
+
+
+def publication(seq: int) -> bytes:
+    headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id(SUBJECT, Position(1, seq))}\r\n\r\n".encode()
+    size = len(headers)
+    return f"HPUB {SUBJECT} {size} {size + 1}\r\n".encode() + headers + b"x\r\n"
+
+
+async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interruption() -> None:
+    gate = asyncio.Event()
+    asked = asyncio.Queue[Connection]()
+    calls = 0
+
+    async def prepare(connection: Connection, _log: str) -> int:
+        # Each connection asks for the log's epoch, subscribes, and asks again to be sure of it.
+        nonlocal calls
+        calls += 1
+        asked.put_nowait(connection)
+        if calls == 4:
+            await gate.wait()
+        return 1
+
+    async with NatsServer() as server:
+        link = Link(NatsOptions((server.url,)), "live")
+        live = NatsLive(link, prepare=prepare, log_name="raw", pattern="market.raw.>")
+        try:
+            async with asyncio.timeout(30):
+                await live.joined.wait()
+                first = await asked.get()
+                assert await asked.get() is first
+                first.client.write(publication(1))
+                batch = await live.next_batch()
+                assert [message.position.seq for message in batch.messages] == [1]
+                assert not batch.interrupted
+
+                first.lose()
+                second = await asked.get()
+                assert second is not first
+                assert await asked.get() is second
+                second.client.write(publication(3))
+                # The answer to a ping comes behind the message.
+                await second.client.flush()
+                waiting = asyncio.ensure_future(live.next_batch())
+                await second.client.flush()
+                assert not waiting.done()
+                gate.set()
+                batch = await waiting
+                assert batch.interrupted
+                assert [message.position.seq for message in batch.messages] == [3]
+        finally:
+            await live.aclose()
+            await link.aclose()
