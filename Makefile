@@ -161,6 +161,10 @@ compose-down: ## Stop it and remove its volumes
 compose-logs: ## Follow its logs
 	docker compose --profile '*' logs -f
 
+.PHONY: e2e-kind
+e2e-kind: $(STAMP) ## The charts on a kind cluster: load, restart everything, nothing lost [CLIENTS=200 DURATION=300 KEEP=1]
+	@$(PY) -m tools.e2e
+
 ##@ House
 .PHONY: setup
 setup: $(STAMP) ## Make .venv (done by every other command when needed)

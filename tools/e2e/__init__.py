@@ -1,0 +1,1 @@
+"""The charts on a real Kubernetes: installed, loaded, restarted; nothing may be lost."""
