@@ -69,7 +69,7 @@ async def normalized(broker: Broker) -> TickLogs:
     return await tick_logs(broker)
 
 
-async def _everything_archived(service: Snapshotter, broker: Broker) -> None:
+async def everything_archived(service: Snapshotter, broker: Broker) -> None:
     async def archived() -> bool:
         held = {
             stream.subject: stream.archived
@@ -146,5 +146,5 @@ async def record_market(
             await until(healed)
         async with normalizing(broker) as pipeline:
             await nothing_waits(pipeline)
-        await _everything_archived(service, broker)
+        await everything_archived(service, broker)
         return await raw_log(broker), await tick_logs(broker)
