@@ -5,6 +5,7 @@ docs/protocol.md describes it for those who write clients.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -195,7 +196,8 @@ def parse_cursor(cursor: str) -> tuple[int, int]:
     """
     epoch, _, seq = cursor.partition(".")
     if not (0 < len(epoch) < 20 and epoch.isdecimal() and 0 < len(seq) < 20 and seq.isdecimal()):
-        raise Problem(BAD_FIELD, "cursor: expected a cursor from a `drain` message")
+        message = "cursor: expected a cursor from a `drain` message"
+        raise Problem(BAD_FIELD, message, field="cursor")
     return int(seq), int(epoch)
 
 
@@ -252,5 +254,6 @@ def parse_command(value: dict[str, Any]) -> Command:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"][:2])
         text = str(first["msg"]).removeprefix("Value error, ")
+        # A rule over several fields names the field itself, before the colon.
         message = f"{field}: {text}" if field else text
-        raise Problem(BAD_FIELD, message, id=id, field=field.split(".")[0]) from error
+        raise Problem(BAD_FIELD, message, id=id, field=re.split("[.:]", message)[0]) from error

@@ -54,6 +54,9 @@ async def test_a_bad_message_gets_its_error_and_the_connection_lives_on(
         message = await client.until(lambda m: m["type"] in ("error", "subscribed"))
         found = message if message["type"] == "error" else message["results"][0]["error"]
         assert found["code"] == code
+        if code == 1002:
+            assert found["field"]
+            assert found["message"].startswith(found["field"])
         await client.send(type="ping", id=7, ts=1)
         pong = await client.of("pong")
         assert (pong["id"], pong["ts"]) == (7, 1)
