@@ -78,12 +78,12 @@ manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 
 ##@ Measure
 .PHONY: bench
-bench: $(STAMP) ## Benchmarks on embedded servers: table, JSON in bench-results/ [BENCH="broker reads ..." ARGS=--full]
-	@$(PY) -m tools.bench $(BENCH) $(ARGS)
+bench: $(STAMP) ## All benchmarks: JSON in bench-results/, tables of docs/performance.md [BENCH="broker ..." ARGS=--quick]
+	@$(PY) -m tools.bench $(BENCH) $(or $(ARGS),--write-docs)
 
 .PHONY: bench-fanout
 bench-fanout: $(STAMP) ## The gateway's fan-out beside a C send() loop and others (needs a C compiler; 5 min)
-	@$(PY) -m tools.bench fanout $(ARGS)
+	@$(PY) -m tools.bench fanout $(or $(ARGS),--write-docs)
 
 .PHONY: soak-snapshotter
 soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores away for 30 s, half of all rows throttled (5 min)

@@ -6,9 +6,10 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -45,20 +46,37 @@ class Running:
     ready: str = ""
 
 
+@cache
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
 def server_core() -> set[int]:
     """The core all servers run on: the first this process may use."""
-    return {min(os.sched_getaffinity(0))}
+    return {_cores()[0]}
 
 
 def other_core() -> set[int]:
     """The core of the sink, brokers and publishers; the same one where there is no other."""
-    return {max(os.sched_getaffinity(0))}
+    return {_cores()[-1]}
+
+
+@contextmanager
+def _out_of_the_way() -> Iterator[None]:
+    """Keep this process off the server's core while the block runs."""
+    cores = _cores()
+    os.sched_setaffinity(0, other_core())
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @asynccontextmanager
 async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Running]:
     """The server `name` of `SERVERS`, which sends `ticks` messages a flush."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(_out_of_the_way())
         reads, writes = os.pipe()
         stack.callback(os.close, writes)
         if name == "gateway-nats":
