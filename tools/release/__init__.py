@@ -1,0 +1,1 @@
+"""A release beside its images: one version everywhere, a chart with their digests."""
