@@ -1,138 +1,36 @@
-"""Who wants what: the live push, from proven records to clients' outboxes.
+"""Who wants what: the live push, from proven records to clients' transports.
 
-A record is framed once and the same bytes go to every client that is live on its stream. Outboxes
-are written at the end of the event loop's turn, so that all of a turn shares one write per client.
-Nothing here awaits; the event loop is behind `schedule` and `schedule_at`.
+A record is framed once. What is pushed within one turn of the event loop, or one flush window, is
+joined once for all clients that get the same of it, and each of them gets it in one write. A client
+for which something waits is left out of that: what it should get goes into its outbox, which is
+bounded, and once that is empty it is back. Nothing here awaits; the event loop is behind `schedule`
+and `schedule_at`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from opentelemetry.trace import SpanKind
 
 from services.common import tracing
 from services.common.stream import Position
-from services.common.subjects import StreamKey
 from services.common.tracing import exemplar_of
+from services.gateway.audience import BEGINNING, Audience, Client, Fan, Mode, Subscription
 from services.gateway.conflation import Conflation
+from services.gateway.forms import PLAIN
 from services.gateway.frames import text_frame, text_frames
 from services.gateway.metrics import METRICS
-from services.gateway.outbox import Outbox
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.records import Entry
+from services.gateway.turn import Push, Turn
 
-Mode = Literal["full", "latest"]
-BEGINNING = Position(0, 0)
+__all__ = ["BEGINNING", "Client", "Fan", "Hub", "Mode", "Subscription"]
+
 # Messages in a row that merged nothing, after which a quota no longer needs conflation.
 _CALM = 10
-
-
-class Client(ABC):
-    """The hub's view of a connection."""
-
-    outbox: Outbox
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Write what the outbox holds, as far as the transport takes it."""
-
-    @property
-    @abstractmethod
-    def writable(self) -> bool:
-        """Whether what is written now goes to the kernel rather than waiting here."""
-
-    @abstractmethod
-    def fell_behind(self, subscription: Subscription, records: int) -> None:
-        """It was taken off the live push, its outbox being full; it has `records` to catch up."""
-
-    @abstractmethod
-    def rebased(self, subscription: Subscription) -> None:
-        """The stream's chain could not go on from before: it needs the state anew."""
-
-    @abstractmethod
-    def over_quota(self, subscription: Subscription) -> None:
-        """It gets more than its share of messages; it is conflated from now on."""
-
-    @abstractmethod
-    def within_quota(self, subscription: Subscription) -> None:
-        """It gets every record again."""
-
-
-class Subscription:
-    """One client's interest in one stream.
-
-    Attributes:
-        mode: what the client asked for; `conflation` is set while messages are merged.
-        position: while catching up, the last record put into the outbox.
-        seq: while catching up, the chain's seq the client will hold then.
-    """
-
-    __slots__ = (
-        "client",
-        "conflation",
-        "count",
-        "cursor",
-        "depth",
-        "fan",
-        "live",
-        "max_rate",
-        "mode",
-        "on_unrecoverable",
-        "outbox",
-        "page",
-        "position",
-        "preface",
-        "quota",
-        "reason",
-        "seq",
-        "since",
-        "start",
-    )
-
-    def __init__(self, client: Client, fan: Fan) -> None:
-        self.client = client
-        self.outbox = client.outbox
-        self.fan = fan
-        self.depth = 0
-        self.mode: Mode = "full"
-        self.max_rate: float | None = None
-        self.on_unrecoverable: Literal["snapshot", "error"] = "snapshot"
-        self.live = False
-        self.conflation: Conflation | None = None
-        self.quota: TokenBucket | None = None
-        # Catching up.
-        self.reason: Literal["backfill", "slow", "snapshot"] = "snapshot"
-        self.position = BEGINNING
-        self.seq: int | None = None
-        self.start = 0
-        self.count = 0
-        self.since = 0.0
-        self.cursor = ""
-        self.page: deque[Entry] = deque()
-        self.preface: deque[bytes] = deque()
-
-
-class Fan:
-    """The live clients of one stream: in `full` mode by depth, and those that are conflated."""
-
-    __slots__ = ("conflated", "end_to_end", "full", "key", "labels", "sent")
-
-    def __init__(self, key: StreamKey) -> None:
-        self.key = key
-        self.full: dict[int, dict[Subscription, None]] = {}
-        self.conflated: dict[Subscription, None] = {}
-        self.labels = (key.venue, key.channel)
-        # Looked up once: `labels` takes a lock and builds a key each time.
-        self.sent = METRICS.sent.labels(*self.labels)
-        self.end_to_end = METRICS.end_to_end.labels(*self.labels)
-
-    def subscriptions(self) -> list[Subscription]:
-        """Those that are live now, in any mode."""
-        return [*self.conflated, *(one for group in self.full.values() for one in group)]
+# Of pushes that wait to be written; beyond it they are written within the turn.
+_TURN_BYTES = 256 * 1024
 
 
 class Hub:
@@ -144,6 +42,8 @@ class Hub:
         clock: seconds, does not go back.
         micros: the time of day in microseconds, to compare with `ts_ingest`.
         product_rate: messages a second of one stream to one connection; 0 is unlimited.
+        window: pushes come at least so many seconds after those before; 0 is every turn.
+        most: bytes that may be written to one client past its outbox.
     """
 
     def __init__(
@@ -153,19 +53,29 @@ class Hub:
         clock: Callable[[], float],
         micros: Callable[[], int],
         product_rate: float = 0,
+        window: float = 0,
+        most: int = 128 * 1024,
     ) -> None:
         self._schedule = schedule
         self._schedule_at = schedule_at
         self._clock = clock
         self._micros = micros
         self._product_rate = product_rate
+        self._window = window
+        self._most = most
+        self._turn = Turn()
         self._dirty: list[Client] = []
         self._flushing = False
+        # The turn is held back until the window ends, when a timer calls.
+        self._held = False
+        self._pushed_at = -window
         self._owing: dict[Subscription, None] = {}
         self._timer: float | None = None
-        # Newest records of streams since the last flush: how long ago were they received?
+        # Newest records of streams since the last push: how long ago were they received?
         self._ingested: list[tuple[Fan, Entry]] = []
         self._traced: list[tuple[Fan, Entry]] = []
+
+    # ------------------------------------------------------------------ who is live
 
     def attach(self, subscription: Subscription, held: int | None) -> None:
         """Give it every record from now on; `held` is the seq its client has by then."""
@@ -174,24 +84,30 @@ class Hub:
         if subscription.mode == "latest":
             subscription.conflation = Conflation(held, subscription.max_rate)
             fan.conflated[subscription] = None
-        else:
-            subscription.conflation = None
-            fan.full.setdefault(subscription.depth, {})[subscription] = None
-            if self._product_rate and subscription.quota is None:
-                burst = max(1.0, self._product_rate)
-                subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
+            return
+        self.bring(subscription.client)
+        subscription.conflation = None
+        audience = fan.full.get(subscription.depth)
+        if audience is None:
+            audience = fan.full[subscription.depth] = Audience(fan)
+        audience.members[subscription.client] = subscription
+        if self._product_rate and subscription.quota is None:
+            burst = max(1.0, self._product_rate)
+            subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
 
     def detach(self, subscription: Subscription) -> None:
-        """Give it nothing any more; what is in its outbox stays."""
+        """Give it nothing any more; what was pushed to it by now still goes out."""
+        self.bring(subscription.client)
         fan = subscription.fan
         subscription.live = False
         subscription.conflation = None
         self._owing.pop(subscription, None)
         fan.conflated.pop(subscription, None)
-        group = fan.full.get(subscription.depth)
-        if group is not None:
-            group.pop(subscription, None)
-            if not group:
+        audience = fan.full.get(subscription.depth)
+        if audience is not None:
+            if audience.members.get(subscription.client) is subscription:
+                del audience.members[subscription.client]
+            if not audience.members:
                 del fan.full[subscription.depth]
 
     def conflate(self, subscription: Subscription, held: int | None, max_rate: float) -> None:
@@ -207,64 +123,133 @@ class Hub:
             self._send_owed(subscription)
             self._want_flush()
 
+    # ------------------------------------------------------------------ what is pushed
+
     def publish(self, fan: Fan, entries: Sequence[Entry], before: Position | None) -> None:
         """Push records that directly follow `before` to everyone who is live on the stream."""
-        behind: list[Subscription] = []
-        dirty = self._dirty
-        for depth, group in list(fan.full.items()):
+        before = before or BEGINNING
+        for depth, audience in list(fan.full.items()):
             messages = [message for entry in entries for message in entry.messages(depth)]
-            frames = text_frames(messages)
-            size = len(frames)
             if self._product_rate:
-                self._charge(group, len(messages), before)
-            for subscription in group:
-                outbox = subscription.outbox
-                if outbox.size + size > outbox.limit:
-                    behind.append(subscription)
-                    continue
-                outbox.data.append(frames)
-                outbox.size += size
-                if not outbox.dirty:
-                    outbox.dirty = True
-                    dirty.append(subscription.client)
-            fan.sent.inc(len(messages) * (len(group) - len(behind)))
-        for subscription in fan.conflated:
-            self._conflate(subscription, entries, behind)
-        for subscription in behind:
-            self.detach(subscription)
-            subscription.position = before or BEGINNING
-            subscription.client.fell_behind(subscription, len(entries))
+                self._charge(audience, len(messages), before)
+            frames = text_frames(messages)
+            self._turn.add(Push(audience, frames, len(messages), before, len(entries)))
+        if fan.conflated:
+            self._conflate(fan, entries, before)
         if entries and (fan.full or fan.conflated):
             self._ingested.append((fan, entries[-1]))
             if tracing.ACTIVE is not None:
                 self._traced += [(fan, entry) for entry in entries if entry.trace is not None]
-        self._want_flush()
+        if self._turn.size > _TURN_BYTES:
+            self._push()
+        self._want_push()
+
+    def bring(self, client: Client) -> None:
+        """Put what the turn holds for this client into its outbox, as far as there is room.
+
+        To be called before anything is put there whose place is behind what was pushed.
+        """
+        turn = self._turn
+        count = len(turn.pushes)
+        if client.brought == count:
+            return
+        if not client.brought:
+            turn.individual.append(client)
+        pushes = turn.after(client.brought)
+        client.brought = count
+        # What the turn holds is no longer what it should get, even if nothing of it was its own.
+        client.quick = False
+        behind: dict[Subscription, Push] = {}
+        for push in pushes:
+            subscription = push.audience.members.get(client)
+            if subscription is None:
+                continue
+            if subscription in behind or not client.outbox.offer(push.frames):
+                behind.setdefault(subscription, push)
+                push.receivers -= 1
+        if client.outbox:
+            self.touch(client)
+        for subscription, push in behind.items():
+            self.detach(subscription)
+            subscription.position = push.before
+            client.fell_behind(subscription, push.records)
 
     def touch(self, client: Client) -> None:
         """Something was put into this client's outbox: write it at the end of the turn."""
+        client.quick = False
         if not client.outbox.dirty:
             client.outbox.dirty = True
             self._dirty.append(client)
         self._want_flush()
 
+    def deliver(self, client: Client) -> None:
+        """Write what this client should have by now, as far as its transport takes it."""
+        self.bring(client)
+        client.flush()
+
+    def drained(self, client: Client) -> None:
+        """Its transport takes data again: send what conflation held back."""
+        self.touch(client)
+
+    # ------------------------------------------------------------------ what is written
+
     def flush(self) -> None:
-        """Write everything; called by `schedule` and `schedule_at`."""
-        self._flushing = False
+        """Write everything that is due; called by `schedule` and `schedule_at`."""
+        self._flushing = True
         if self._owing:
             self._settle()
+        if not self._held:
+            self._push()
+        self._flushing = False
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             client.outbox.dirty = False
             client.flush()
+
+    def _push(self) -> None:
+        """Write the turn: to all who are quick the same bytes, to others through their outbox."""
+        turn = self._turn
+        if turn.pushes:
+            for client in self._write_shared(turn):
+                self.bring(client)
+            self._turn = Turn()
+            for push in turn.pushes:
+                push.audience.fan.sent.inc(push.messages * push.receivers)
+            for client in turn.individual:
+                client.brought = 0
+                self.touch(client)
+            if self._window:
+                self._pushed_at = self._clock()
         if self._ingested:
-            now = self._micros()
-            traces = self._end_traces() if self._traced else {}
-            for fan, entry in self._ingested:
-                if entry.ts_ingest:
-                    fan.end_to_end.observe(
-                        max(0, now - entry.ts_ingest) / 1e6, traces.get(fan) if traces else None
-                    )
-            self._ingested.clear()
+            self._observe()
+
+    def _write_shared(self, turn: Turn) -> list[Client]:
+        """Write to those who are quick; the others."""
+        others: list[Client] = []
+        mine, form, buffer, fits = 0, PLAIN, b"", False
+        for client, bits in turn.receivers().items():
+            if not client.quick:
+                others.append(client)
+                continue
+            if bits != mine or client.form is not form:
+                mine, form = bits, client.form
+                buffer, size = turn.buffer(bits, form)
+                fits = size <= self._most
+            if fits:
+                client.write(buffer)
+            else:
+                others.append(client)
+        return others
+
+    def _observe(self) -> None:
+        now = self._micros()
+        traces = self._end_traces() if self._traced else {}
+        for fan, entry in self._ingested:
+            if entry.ts_ingest:
+                fan.end_to_end.observe(
+                    max(0, now - entry.ts_ingest) / 1e6, traces.get(fan) if traces else None
+                )
+        self._ingested.clear()
 
     def _end_traces(self) -> dict[Fan, dict[str, str]]:
         """Tell of traced records that were written; an exemplar for each of their streams."""
@@ -288,26 +273,48 @@ class Hub:
         return exemplars
 
     def _want_flush(self) -> None:
-        if not self._flushing and (self._dirty or self._owing):
+        if not self._flushing:
             self._flushing = True
             self._schedule(self.flush)
 
-    def _charge(
-        self, group: dict[Subscription, None], messages: int, before: Position | None
-    ) -> None:
+    def _want_push(self) -> None:
+        if not self._window:
+            self._want_flush()
+        elif not self._held:
+            end = self._pushed_at + self._window
+            if self._clock() < end:
+                self._held = True
+                self._schedule_at(end, self._on_window)
+            else:
+                self._want_flush()
+
+    def _on_window(self) -> None:
+        self._held = False
+        self.flush()
+
+    # ------------------------------------------------------------------ who gets less
+
+    def _charge(self, audience: Audience, messages: int, before: Position) -> None:
         now = self._clock()
-        over = [one for one in group if one.quota and one.quota.take(now, messages) > 0]
-        held = before.seq if before is not None and before != BEGINNING else None
+        members = list(audience.members.values())
+        over = [one for one in members if one.quota and one.quota.take(now, messages) > 0]
+        held = before.seq if before != BEGINNING else None
         for subscription in over:
             self.conflate(subscription, held, self._product_rate)
             subscription.client.over_quota(subscription)
 
-    def _conflate(
-        self, subscription: Subscription, entries: Sequence[Entry], behind: list[Subscription]
-    ) -> None:
+    def _conflate(self, fan: Fan, entries: Sequence[Entry], before: Position) -> None:
+        behind = [one for one in fan.conflated if not self._owe(one, entries)]
+        for subscription in behind:
+            self.detach(subscription)
+            subscription.position = before
+            subscription.client.fell_behind(subscription, len(entries))
+
+    def _owe(self, subscription: Subscription, entries: Sequence[Entry]) -> bool:
+        """Owe a conflated client these records; False when its outbox is full."""
         conflation = subscription.conflation
         if conflation is None:
-            return
+            return True
         for entry in entries:
             if entry.kind == "tick":
                 conflation.offer(entry)
@@ -318,9 +325,9 @@ class Hub:
                 self._send_owed(subscription)
                 conflation.held = entry.position.seq
             if not subscription.outbox.offer(text_frames(entry.messages(subscription.depth))):
-                behind.append(subscription)
-                return
+                return False
             self.touch(subscription.client)
+        return True
 
     def _settle(self) -> None:
         """Send what conflated clients are owed, where it is due and the client takes it."""
@@ -348,12 +355,6 @@ class Hub:
         self._timer = None
         self.flush()
 
-    def drained(self, client: Client) -> None:
-        """Its transport takes data again: send what conflation held back."""
-        if self._owing:
-            self._want_flush()
-        self.touch(client)
-
     def _send_owed(self, subscription: Subscription) -> None:
         assert subscription.conflation is not None
         owed = subscription.conflation.take(self._clock())
@@ -363,6 +364,4 @@ class Hub:
         subscription.outbox.put(text_frame(message))
         subscription.fan.sent.inc()
         METRICS.conflated.labels(*subscription.fan.labels).inc(merged - 1)
-        if not subscription.outbox.dirty:
-            subscription.outbox.dirty = True
-            self._dirty.append(subscription.client)
+        self.touch(subscription.client)

@@ -53,20 +53,24 @@ class Outbox:
         self.size = 0
 
     def take(self, max_bytes: int) -> bytes:
+        """What `pieces` gives, as one."""
+        return b"".join(self.pieces(max_bytes))
+
+    def pieces(self, max_bytes: int) -> list[bytes]:
         """All control and about `max_bytes` of data (at least one piece), in writing order."""
-        if not self.control and self.size <= max_bytes:
-            taken = self.data[0] if len(self.data) == 1 else b"".join(self.data)
+        parts, self.control, self.control_size = self.control, [], 0
+        if self.size <= max_bytes:
+            parts += self.data
             self.data.clear()
             self.size = 0
-            return taken
-        parts, self.control, self.control_size = self.control, [], 0
+            return parts
         taken_size = 0
         while self.data and (taken_size == 0 or taken_size + len(self.data[0]) <= max_bytes):
             part = self.data.popleft()
             taken_size += len(part)
             parts.append(part)
         self.size -= taken_size
-        return b"".join(parts)
+        return parts
 
     def __bool__(self) -> bool:
         return bool(self.control or self.data)

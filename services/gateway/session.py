@@ -11,11 +11,12 @@ import structlog
 from starlette.websockets import WebSocket
 
 from services.common.wire import encode
+from services.gateway.audience import Subscription
 from services.gateway.auth import EVERYONE, Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
-from services.gateway.frames import array_frames, payloads_of, text_frame
-from services.gateway.hub import Subscription
+from services.gateway.forms import ARRAYS, PLAIN
+from services.gateway.frames import text_frame
 from services.gateway.interests import Interests
 from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
@@ -47,8 +48,6 @@ log = structlog.get_logger(__name__)
 
 # Written to the transport at once; more waits in the outbox until the transport has drained.
 _WRITE_BYTES = 128 * 1024
-# Of messages in one frame for a client with `batch`.
-_ARRAY_BYTES = 16 * 1024
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
 _READY_S = 5.0
@@ -67,6 +66,8 @@ class Session(CatchingUp):
         settings = core.settings
         self.id = uuid.uuid4().hex
         self.outbox = Outbox(settings.ws_queue_bytes)
+        self.form = PLAIN
+        self.write = link.write
         self.interests = Interests(core, self, self._spawn_catch_up)
         self.closing = False
         self.stuck_since: float | None = None
@@ -75,14 +76,13 @@ class Session(CatchingUp):
         self._link = link
         self._seat = seat
         self._opened = time.monotonic()
-        self._batch = False
         self._catching: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._room = asyncio.Event()
         self._bucket = TokenBucket(settings.ws_max_msgs_per_sec, settings.ws_burst, self._opened)
         self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, self._opened)
         self._low_water = min(64 * 1024, settings.ws_queue_bytes // 4)
-        link.listen(self._on_resume)
+        link.listen(self._on_pause, self._on_resume)
         self._apply_grant()
 
     # ------------------------------------------------------------------ life
@@ -136,9 +136,10 @@ class Session(CatchingUp):
         if self.closing:
             return
         self.closing = True
+        self.quick = False
         METRICS.closed.labels(reason).inc()
         while self.outbox.control:
-            self._link.write(self._framed(self.outbox.take(0)))
+            self.write(self.form.encode(self.outbox.pieces(0)))
         try:
             async with asyncio.timeout(1.0):
                 await self._websocket.close(code, reason)
@@ -154,20 +155,20 @@ class Session(CatchingUp):
         return not self._link.paused and not self.outbox.data
 
     def flush(self) -> None:
-        while self.outbox and not self._link.paused:
-            if not self._link.write(self._framed(self.outbox.take(_WRITE_BYTES))):
+        outbox, link = self.outbox, self._link
+        while outbox and not link.paused:
+            if not self.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
                 # The connection is ending: nothing will be written any more.
-                self.outbox.clear()
+                outbox.clear()
                 self._room.set()
                 return
-        if self.outbox.size <= self._low_water:
+        if outbox.size <= self._low_water:
             self._room.set()
-        self.stuck_since = None if not self._link.paused else self.stuck_since or time.monotonic()
+        self.quick = not (self.brought or self.closing or link.paused or outbox)
 
-    def _framed(self, frames: bytes) -> bytes:
-        if not self._batch:
-            return frames
-        return array_frames(payloads_of(frames), _ARRAY_BYTES)
+    def _on_pause(self) -> None:
+        self.quick = False
+        self.stuck_since = time.monotonic()
 
     def _on_resume(self) -> None:
         self.stuck_since = None
@@ -188,6 +189,7 @@ class Session(CatchingUp):
         if control:
             self.outbox.put_control(frame)
         else:
+            self._core.hub.bring(self)
             self.outbox.put(frame)
         self._core.hub.touch(self)
 
@@ -246,6 +248,7 @@ class Session(CatchingUp):
 
     def heartbeat(self, now_us: int) -> None:
         """Send `hb`. Heads are named only when the client was sent everything up to them."""
+        self._core.hub.deliver(self)
         heads = self.interests.heads() if self.writable else {}
         self.tell({"type": "hb", "server_time": now_us, "heads": heads}, control=True)
 
@@ -316,7 +319,7 @@ class Session(CatchingUp):
             raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
         elif isinstance(command, Subscribe):
             if command.batch is not None:
-                self._batch = command.batch
+                self.form = ARRAYS if command.batch else PLAIN
             await self.interests.subscribe(command, id)
         elif isinstance(command, Unsubscribe):
             self.interests.unsubscribe(command, id)

@@ -39,14 +39,15 @@ class Link(ABC):
     @property
     @abstractmethod
     def paused(self) -> bool:
-        """Whether the transport holds more than it should; `on_resume` is called when not."""
+        """Whether the transport holds more than it should."""
 
     @abstractmethod
     def write(self, frames: bytes) -> bool:
         """Write whole text frames; False when the connection is closing and nothing was written."""
 
     @abstractmethod
-    def listen(self, on_resume: Callable[[], None]) -> None: ...
+    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        """Have these called when `paused` changes; `on_resume` also when the connection ends."""
 
     @property
     @abstractmethod
@@ -64,6 +65,7 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
     api_key: str | None = None
     _paused = False
     _lingering = False
+    _on_pause: Callable[[], None] | None = None
     _on_resume: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -98,7 +100,8 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
     def buffered(self) -> int:
         return self.transport.get_write_buffer_size()
 
-    def listen(self, on_resume: Callable[[], None]) -> None:
+    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        self._on_pause = on_pause
         self._on_resume = on_resume
 
     def write(self, frames: bytes) -> bool:
@@ -119,6 +122,8 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._paused = True
+        if self._on_pause is not None:
+            self._on_pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -132,7 +137,7 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
         self._paused = False
         if self._on_resume is not None:
             self._on_resume()
-            self._on_resume = None
+            self._on_pause = self._on_resume = None
 
     def keepalive_timeout(self) -> None:
         if self._paused:
@@ -188,6 +193,7 @@ class AsgiLink(Link):
         self._size = 0
         self._wake = asyncio.Event()
         self._closed = False
+        self._on_pause: Callable[[], None] | None = None
         self._on_resume: Callable[[], None] | None = None
 
     @property
@@ -198,15 +204,19 @@ class AsgiLink(Link):
     def buffered(self) -> int:
         return self._size
 
-    def listen(self, on_resume: Callable[[], None]) -> None:
+    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        self._on_pause = on_pause
         self._on_resume = on_resume
 
     def write(self, frames: bytes) -> bool:
         if self._closed:
             return False
+        was_paused = self.paused
         self._waiting.append(frames)
         self._size += len(frames)
         self._wake.set()
+        if self.paused and not was_paused and self._on_pause is not None:
+            self._on_pause()
         return True
 
     def abort(self) -> None:

@@ -23,8 +23,10 @@ from services.common import tracing
 from services.common.stream import Message, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Tick, Trade, encode
+from services.gateway.audience import Client, Fan, Subscription
 from services.gateway.feed import entries_of
-from services.gateway.hub import Client, Fan, Hub, Subscription
+from services.gateway.forms import PLAIN
+from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
@@ -70,13 +72,19 @@ class _Exporter(SpanExporter):
         pass
 
 
+def _take(frames: bytes) -> None:
+    """What a transport costs is left out."""
+
+
 class _Client(Client):
     def __init__(self) -> None:
         self.outbox = Outbox(1 << 30)
+        self.form = PLAIN
+        self.write = _take
+        self.quick = True
 
     def flush(self) -> None:
-        while self.outbox:
-            self.outbox.take(1 << 20)
+        raise AssertionError("nothing waits for it")
 
     @property
     def writable(self) -> bool:

@@ -1,0 +1,90 @@
+"""What is pushed in one turn of the event loop, kept once for all who get it. Pure.
+
+A push costs the same for one client and for ten thousand: it is noted here, beside the clients it
+is for. When the turn is written, clients that get the same pushes get the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from services.common.stream import Position
+from services.gateway.audience import Audience, Client
+from services.gateway.forms import Form
+
+# Distinct buffers that are kept; beyond it nearly every client has its own and sharing is over.
+_KEPT = 256
+
+
+class Push:
+    """Records that directly follow `before`, for everyone who is in `audience` at that moment.
+
+    Attributes:
+        frames: the messages as plain frames.
+        messages: how many.
+        records: how many records they are sent for.
+        receivers: clients that get it.
+        bit: of its audience in this turn.
+    """
+
+    __slots__ = ("audience", "before", "bit", "frames", "messages", "receivers", "records")
+
+    def __init__(
+        self, audience: Audience, frames: bytes, messages: int, before: Position, records: int
+    ) -> None:
+        self.audience = audience
+        self.frames = frames
+        self.messages = messages
+        self.before = before
+        self.records = records
+        self.receivers = len(audience.members)
+        self.bit = 0
+
+
+class Turn:
+    """Pushes in the order they came.
+
+    Attributes:
+        size: bytes of all of them.
+        individual: clients that were given a part of it on their own.
+    """
+
+    __slots__ = ("_bits", "_buffers", "individual", "pushes", "size")
+
+    def __init__(self) -> None:
+        self.pushes: list[Push] = []
+        self.size = 0
+        self.individual: list[Client] = []
+        self._bits: dict[Audience, int] = {}
+        self._buffers: dict[tuple[int, Form], tuple[bytes, int]] = {}
+
+    def add(self, push: Push) -> None:
+        push.bit = self._bits.setdefault(push.audience, 1 << len(self._bits))
+        self.pushes.append(push)
+        self.size += len(push.frames)
+
+    def after(self, count: int) -> Iterator[Push]:
+        """All but the first `count`."""
+        return islice(self.pushes, count, None)
+
+    def receivers(self) -> dict[Client, int]:
+        """For each client, the bits of its audiences in this turn."""
+        audiences = iter(self._bits.items())
+        first, bit = next(audiences)
+        found = dict.fromkeys(first.members, bit)
+        for audience, bit in audiences:
+            for client in audience.members:
+                found[client] = found.get(client, 0) | bit
+        return found
+
+    def buffer(self, bits: int, form: Form) -> tuple[bytes, int]:
+        """What clients with these audiences are written, and its size in plain frames."""
+        found = self._buffers.get((bits, form))
+        if found is None:
+            if len(self._buffers) >= _KEPT:
+                self._buffers.clear()
+            pieces = [push.frames for push in self.pushes if push.bit & bits]
+            found = form.encode(pieces), sum(map(len, pieces))
+            self._buffers[bits, form] = found
+        return found
