@@ -22,15 +22,17 @@ from tools.charts.readme import readmes
 from tools.charts.schemas import schemas, settings_files
 from tools.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
 
-KUBERNETES = ("1.33", "1.36")
+# The least that the charts ask for (kubeVersion), what most run, and a new one.
+KUBERNETES = ("1.30", "1.33", "1.36")
 
 
 class Report:
-    """Prints a line for each check and remembers whether one failed."""
+    """Prints a line for each check; remembers how many failed, and how many objects there were."""
 
     def __init__(self) -> None:
         self.failed = 0
         self.passed = 0
+        self.objects = 0
 
     def clean(self) -> bool:
         return self.failed == 0
@@ -106,19 +108,20 @@ def secure_all(report: Report, rendered: dict[str, list[Object]]) -> None:
 
 
 def render_all(report: Report, workspace: Workspace) -> dict[str, list[Object]]:
-    """Every chart alone, and the umbrella with each of its values files."""
-    jobs = {chart: (chart, ()) for chart in CHARTS} | {
-        file: (UMBRELLA, (workspace.profile(file),)) for file in PROFILES
+    """Every chart alone, and the umbrella with the values of each profile."""
+    jobs: dict[str, tuple[str, tuple[Path, ...]]] = {chart: (chart, ()) for chart in CHARTS} | {
+        name: (UMBRELLA, workspace.profile(name)) for name in PROFILES
     }
     rendered: dict[str, list[Object]] = {}
     with ThreadPoolExecutor() as pool:
         lints = {n: pool.submit(workspace.lint, c, *files) for n, (c, files) in jobs.items()}
         renders = {n: pool.submit(workspace.render, c, *files) for n, (c, files) in jobs.items()}
         for name, (chart, _) in jobs.items():
-            title = f"{chart} alone" if name == chart else f"{chart} with {name}"
+            title = f"{chart} alone" if name == chart else f"{chart}: {name}"
             with report.check(f"lint and render {title}") as say:
                 lints[name].result()
                 rendered[name] = renders[name].result()
+                report.objects += len(rendered[name])
                 say(f"{len(rendered[name])} objects")
     return rendered
 
@@ -154,7 +157,10 @@ def run(*, rewrite: bool) -> int:
     with Helm() as helm:
         check(report, Workspace(helm), rewrite=rewrite)
     seconds = time.monotonic() - begun
-    print(f"{report.passed} checks passed, {report.failed} failed, in {seconds:.1f} s")
+    print(
+        f"{report.passed} checks passed, {report.failed} failed; {report.objects} objects rendered "
+        f"from {len(CHARTS)} charts and {len(PROFILES)} sets of values, in {seconds:.1f} s"
+    )
     return 0 if report.clean() else 1
 
 

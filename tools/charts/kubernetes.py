@@ -1,5 +1,7 @@
 """Rendered objects against the API's own schemas, from the `kubernetes-validate` package.
 
+Custom resources are checked against ours (`custom`); a kind that neither knows is reported.
+
 What the package does for one object is done here with its schema files, so that a schema is read
 and compiled once and not once per object.
 """
@@ -16,12 +18,13 @@ import jsonschema  # type: ignore[import-untyped]  # ships no type information
 from kubernetes_validate.utils import all_versions, schema_contents
 from referencing import Registry, Resource
 
+from tools.charts.custom import custom_schema
 from tools.charts.workspace import Object
 
 
 @dataclass(slots=True)
 class Verdict:
-    """`problems` are sentences; `unknown` are kinds without a schema (custom resources)."""
+    """`problems` are sentences; `unknown` are kinds without a schema."""
 
     checked: int = 0
     problems: list[str] = field(default_factory=list)
@@ -59,6 +62,8 @@ def _definitions(version: str) -> Registry[Any]:
 
 @cache
 def _validator(version: str, api_version: str, kind: str) -> jsonschema.Draft202012Validator | None:
+    if (custom := custom_schema(api_version, kind)) is not None:
+        return jsonschema.Draft202012Validator(custom, registry=_definitions(version))
     # The files are named after kind, group without its domain, and version: ingress-networking-v1.
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     try:

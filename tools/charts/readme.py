@@ -27,7 +27,7 @@ def _readme(workspace: Workspace, name: str) -> str:
     chart = yaml.safe_load((folder / "Chart.yaml").read_text())
     values = read_values(folder / "values.yaml")
     rows = [
-        f"| `{path}` | `{json.dumps(default)}` | {values.comments.get(path, '')} |"
+        f"| `{path}` | `{json.dumps(default)}` | {values.meaning(path)} |"
         for path, default in _leaves(values.defaults)
     ]
     return "\n".join(

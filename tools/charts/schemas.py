@@ -21,10 +21,13 @@ type Schema = dict[str, Any]
 
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _NAMES = {"type": "array", "items": {"type": "string"}}
+_OBJECTS: Schema = {"type": "array", "items": {"type": "object"}}
+# As Prometheus and Argo Rollouts write it.
+_DURATION = {"type": "string", "pattern": "^[0-9]+(s|m|h)$"}
 _DIGEST = {"type": "string", "pattern": "^$|^sha256:[0-9a-f]{64}$"}
 _WHEN = {"enum": ["ScheduleAnyway", "DoNotSchedule"]}
-# A whole number, or a percentage of the pods.
-_SHARE = {"type": ["integer", "string"], "pattern": "^[0-9]+%?$"}
+# A whole number, or a percentage of the pods; with none, nothing could ever move.
+_SHARE = {"type": ["integer", "string"], "minimum": 1, "pattern": "^[1-9][0-9]*%?$"}
 
 RULES: dict[str, Schema] = {
     "image.digest": _DIGEST,
@@ -36,17 +39,29 @@ RULES: dict[str, Schema] = {
     "networkPolicy.monitoringNamespaces": _NAMES,
     "networkPolicy.egressPorts": {"type": "array", "items": _PORT},
     "networkPolicy.clientCidrs": _NAMES,
-    "terminationGracePeriodSeconds": {"type": "integer", "minimum": 10},
+    "global.imageDigests": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": dict.fromkeys((*CHARTS, "nats-exporter"), _DIGEST),
+    },
+    "startupSeconds": {"type": "integer", "minimum": 30},
     "readinessFailureThreshold": {"type": "integer", "minimum": 1},
     "replicas": {"type": "integer", "minimum": 1},
     "pdb.maxUnavailable": _SHARE,
     "rollout.maxSurge": _SHARE,
     "rollout.minReadySeconds": {"type": "integer", "minimum": 0},
     "productSets": {
-        "type": "object",
-        "minProperties": 1,
-        "propertyNames": {"pattern": "^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$"},
-        "additionalProperties": {**_NAMES, "minItems": 1, "uniqueItems": True},
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name", "products"],
+            "properties": {
+                "name": {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$"},
+                "products": {**_NAMES, "minItems": 1, "uniqueItems": True},
+            },
+        },
     },
     "shardRanges": {
         "type": "array",
@@ -61,9 +76,28 @@ RULES: dict[str, Schema] = {
     "loadBalancer.scheme": {"enum": ["internal", "internet-facing"]},
     "loadBalancer.deregistrationDelaySeconds": {"type": "integer", "minimum": 0, "maximum": 3600},
     "loadBalancer.idleTimeoutSeconds": {"type": "integer", "minimum": 1, "maximum": 4000},
+    "autoscaling.kind": {"enum": ["hpa", "keda"]},
+    "autoscaling.keda.pollingSeconds": {"type": "integer", "minimum": 5},
+    "autoscaling.keda.fallbackAfter": {"type": "integer", "minimum": 1},
+    # Kubernetes takes no longer window.
+    "autoscaling.scaleDownStabilizationSeconds": {"type": "integer", "maximum": 3600},
+    "autoscaling.targetConnections": {"type": "integer", "minimum": 0},
     "autoscaling.minReplicas": {"type": "integer", "minimum": 1},
     "autoscaling.maxReplicas": {"type": "integer", "minimum": 1},
     "autoscaling.targetCPU": {"type": "integer", "minimum": 1, "maximum": 100},
+    "canary.steps": {**_OBJECTS, "minItems": 2},
+    **{f"canary.analysis.{name}": _DURATION for name in ("initialDelay", "interval", "window")},
+    "canary.analysis.failureLimit": {"type": "integer", "minimum": 0},
+    "canary.analysis.maxAbnormalCloseRatio": {"type": "number", "minimum": 0, "maximum": 1},
+    "canary.analysis.maxGaps": {"type": "number", "minimum": 0},
+    "canary.analysis.maxP99Seconds": {"type": "number", "exclusiveMinimum": 0},
+    "metrics.prometheusAddress": {"type": "string", "pattern": "^https?://[^/]+"},
+    "metrics.serviceMonitor.podTargetLabels": _NAMES,
+    "metrics.exporter.image.digest": _DIGEST,
+    "metrics.exporter.resources": {"type": "object"},
+    "networkPolicy.extraEgress": _OBJECTS,
+    **dict.fromkeys(("extraEnv", "extraEnvFrom", "extraVolumes", "extraVolumeMounts"), _OBJECTS),
+    "extraManifests": {"type": "array", "items": {"type": ["object", "string"]}},
     "maxPayload": {"type": "integer", "minimum": 8388608, "maximum": 67108864},
     # nats-server refuses a shorter lame duck.
     "lameDuckSeconds": {"type": "integer", "minimum": 30},
@@ -72,9 +106,15 @@ RULES: dict[str, Schema] = {
 # Settings that follow from other values, or from the shape of the pod.
 OWNED = {
     *("ADMIN_PORT", "HTTP_HOST", "HTTP_PORT", "NATS_CREDS_FILE"),
-    *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS", "DRAIN_SECONDS"),
+    *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS"),
+    *("DRAIN_SECONDS", "DRAIN_TIMEOUT_MS", "STOP_GRACE_S"),
 }
-NATS_RULES: dict[str, Schema] = {"replicas": {"enum": [1, 3, 5]}}
+# Of one chart only.
+OWN_RULES: dict[str, dict[str, Schema]] = {
+    "nats": {"replicas": {"enum": [1, 3, 5]}},
+    # The normalizer itself takes up to 10 s.
+    "normalizer": {"drain.drainSeconds": {"type": "integer", "minimum": 10}},
+}
 
 
 def settings_of(service: str) -> type[CommonSettings]:
@@ -130,10 +170,9 @@ def chart_schema(workspace: Workspace, name: str) -> Schema:
                 "properties": {"enabled": {"type": "boolean"}},
                 "required": ["enabled"],
             }
-    elif name == "nats":
-        rules |= NATS_RULES
-    else:
+    elif name in SERVICES:
         rules["settings"] = settings_schema(name)
+    rules |= OWN_RULES.get(name, {})
     schema = _object(values, values.defaults, "", rules)
     if name != UMBRELLA:
         # Helm adds these: the umbrella's, the condition's, and the library's own (empty) values.

@@ -19,6 +19,12 @@ class Values:
     defaults: dict[str, Any]
     comments: dict[str, str]
 
+    def meaning(self, path: str) -> str:
+        """The comment of a value, or of what it is part of; empty if there is none."""
+        while path not in self.comments and "." in path:
+            path = path.rpartition(".")[0]
+        return self.comments.get(path, "")
+
 
 def read_values(file: Path) -> Values:
     """Block style only: a comment belongs to the key on the line below it."""

@@ -18,8 +18,23 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 CHARTS = (*SERVICES, "nats")
 UMBRELLA = "market-data-fanout"
-# The values a release can be made of; the umbrella's values.yaml lies under each.
-PROFILES = ("values.yaml", "values-dev.yaml", "values-production.yaml")
+# The values a release can be made of, by name: files of the umbrella, each over the one before. Its
+# values.yaml lies under all of them.
+PROFILES: dict[str, tuple[str, ...]] = {
+    "values": (),
+    "dev": ("values-dev.yaml",),
+    "staging": ("values-staging.yaml",),
+    "production": ("values-production.yaml",),
+    "production-keda": ("values-production.yaml", "values-keda.yaml"),
+    "production-rollouts": ("values-production.yaml", "values-rollouts.yaml"),
+    "production-keda-rollouts": (
+        "values-production.yaml",
+        "values-keda.yaml",
+        "values-rollouts.yaml",
+    ),
+    "external-nats": ("values-external-nats.yaml",),
+    "redis": ("values-redis.yaml",),
+}
 
 
 class Workspace:
@@ -83,9 +98,9 @@ class Workspace:
         )
         return [document for document in yaml.safe_load_all(text) if document]
 
-    def profile(self, file: str) -> Path:
-        """One of the umbrella's values files."""
-        return self.chart(UMBRELLA) / file
+    def profile(self, name: str) -> tuple[Path, ...]:
+        """The values files of one of `PROFILES`."""
+        return tuple(self.chart(UMBRELLA) / file for file in PROFILES[name])
 
 
 def _files(values: Iterable[Path]) -> list[str]:

@@ -37,14 +37,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* A digest wins over a tag; global.imageRegistry goes in front of the repository. */ -}}
+{{- /* A digest (the chart's own, then global.imageDigests by chart) wins over a tag; global.imageRegistry
+goes in front of the repository. */ -}}
 {{- define "mdf.image" -}}
 {{- $global := .Values.global | default dict -}}
 {{- $registry := .Values.image.registry | default $global.imageRegistry -}}
 {{- $name := .Values.image.repository -}}
 {{- if $registry }}{{ $name = printf "%s/%s" (trimSuffix "/" $registry) $name }}{{ end -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- $digest := .Values.image.digest | default (get ($global.imageDigests | default dict) .Chart.Name) -}}
+{{- if $digest -}}
+{{- printf "%s@%s" $name $digest -}}
 {{- else -}}
 {{- printf "%s:%s" $name (.Values.image.tag | default $global.imageTag | default .Chart.AppVersion) -}}
 {{- end -}}

@@ -34,33 +34,41 @@ spec:
       {{- include "mdf.selectorLabels" . | nindent 6 }}
 {{- end }}
 
+{{- /* Of the Service with the label `admin`; `port` is the name of its port with the metrics. */ -}}
 {{- define "mdf.serviceMonitor" -}}
-{{- if .Values.metrics.serviceMonitor.enabled }}
+{{- $root := .root -}}
+{{- $monitor := $root.Values.metrics.serviceMonitor -}}
+{{- if $monitor.enabled }}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
 metadata:
-  name: {{ include "mdf.fullname" . }}
+  name: {{ include "mdf.fullname" $root }}
   labels:
-    {{- include "mdf.labels" . | nindent 4 }}
-    {{- with .Values.metrics.serviceMonitor.labels }}
+    {{- include "mdf.labels" $root | nindent 4 }}
+    {{- with $monitor.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
   selector:
     matchLabels:
-      {{- include "mdf.selectorLabels" . | nindent 6 }}
+      {{- include "mdf.selectorLabels" $root | nindent 6 }}
       market-data-fanout/service: admin
+  {{- with $monitor.podTargetLabels }}
+  # Of the pod, onto its series: with `-` replaced by `_`.
+  podTargetLabels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   endpoints:
-    - port: admin
+    - port: {{ .port }}
       path: /metrics
-      interval: {{ .Values.metrics.serviceMonitor.interval }}
+      interval: {{ $monitor.interval }}
 {{- end }}
 {{- end }}
 
 {{- /*
-Admin is open to the release's own namespace and to the monitoring namespaces; `http` is what the
-chart passes. Egress: DNS, the broker and collector ports, and 443 where the service has business
-outside (venue, AWS).
+Admin is open to the release's own namespace and to the monitoring namespaces; `ingress` is what the
+chart adds. Egress: DNS, the broker and collector ports, and 443 where the service has business
+outside (venue, AWS). With `aws` also the node's EKS Pod Identity agent, which gives the credentials.
 */ -}}
 {{- define "mdf.networkPolicy" -}}
 {{- $root := .root -}}
@@ -103,44 +111,17 @@ spec:
         {{- range $policy.egressPorts }}
         - port: {{ . }}
         {{- end }}
+    {{- if .aws }}
+    - to:
+        - ipBlock: {cidr: 169.254.170.23/32}
+        - ipBlock: {cidr: "fd00:ec2::23/128"}
+      ports:
+        - port: 80
+    {{- end }}
+    {{- with $policy.extraEgress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
-{{- end }}
-
-{{- /* `helm test`: asks every answering pod behind the admin service for its readiness. */ -}}
-{{- define "mdf.test" -}}
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {{ include "mdf.fullname" . }}-test
-  labels:
-    app.kubernetes.io/name: {{ include "mdf.name" . }}-test
-    app.kubernetes.io/instance: {{ .Release.Name }}
-    app.kubernetes.io/part-of: market-data-fanout
-  annotations:
-    helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
-spec:
-  restartPolicy: Never
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  {{- include "mdf.imagePullSecrets" . | nindent 2 }}
-  securityContext:
-    {{- include "mdf.podSecurityContext" . | nindent 4 }}
-  containers:
-    - name: ready
-      image: {{ include "mdf.image" . | quote }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command:
-        - python
-        - -c
-        - |
-          import urllib.request
-          print(urllib.request.urlopen("http://{{ include "mdf.fullname" . }}-admin:9090/readyz", timeout=10).read().decode())
-      resources:
-        requests: {cpu: 10m, memory: 32Mi}
-        limits: {memory: 64Mi}
-      securityContext:
-        {{- include "mdf.containerSecurityContext" . | nindent 8 }}
 {{- end }}
 
 {{- /* The chart's alerts.yaml, a plain list of Prometheus rules, for the Prometheus operator. */ -}}

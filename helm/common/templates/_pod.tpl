@@ -4,13 +4,16 @@ The pod of a service.
   unit: optional name of the part of the work this workload does (a product set, a shard range)
   env:  optional settings that only this workload has
   http: whether it serves clients on 8080 beside the admin port
-  preStopSeconds, graceSeconds: optional; the default is no preStop and terminationGracePeriodSeconds
+  hashLabel: optional label that tells old pods from new ones, so that the new ones are spread
+    evenly among themselves during a rollout
 */ -}}
 {{- define "mdf.pod" -}}
 {{- $root := .root -}}
 {{- $values := $root.Values -}}
 {{- $global := $values.global | default dict -}}
 {{- $creds := $values.natsCredsSecret | default $global.natsCredsSecret -}}
+{{- $auth := $values.natsAuthSecret | default $global.natsAuthSecret -}}
+{{- include "mdf.checkBroker" (dict "root" $root "creds" $creds "auth" $auth) -}}
 metadata:
   annotations:
     checksum/config: {{ include "mdf.settings" $root | sha256sum }}
@@ -30,7 +33,7 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- include "mdf.imagePullSecrets" $root | nindent 2 }}
-  terminationGracePeriodSeconds: {{ .graceSeconds | default $values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "mdf.graceSeconds" $root }}
   securityContext:
     {{- include "mdf.podSecurityContext" $root | nindent 4 }}
   {{- with $values.priorityClassName }}
@@ -56,6 +59,9 @@ spec:
       labelSelector:
         matchLabels:
           {{- include "mdf.selectorLabels" $root | nindent 10 }}
+      {{- with $.hashLabel }}
+      matchLabelKeys: [{{ . }}]
+      {{- end }}
     {{- end }}
   containers:
     - name: {{ include "mdf.name" $root }}
@@ -71,10 +77,11 @@ spec:
       envFrom:
         - configMapRef:
             name: {{ include "mdf.fullname" $root }}
-        {{- with $values.existingSecret }}
+        {{- range compact (list $auth $values.existingSecret) }}
         - secretRef:
             name: {{ . }}
         {{- end }}
+        {{- include "mdf.extra" (dict "root" $root "list" $values.extraEnvFrom) | nindent 8 }}
       {{- if or .env $creds $values.extraEnv }}
       env:
         {{- range $name, $value := .env }}
@@ -85,12 +92,10 @@ spec:
         - name: NATS_CREDS_FILE
           value: /etc/nats-creds/nats.creds
         {{- end }}
-        {{- with $values.extraEnv }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- include "mdf.extra" (dict "root" $root "list" $values.extraEnv) | nindent 8 }}
       {{- end }}
       {{- include "mdf.probes" $root | nindent 6 }}
-      {{- with .preStopSeconds }}
+      {{- with $values.drain.preStopSeconds }}
       lifecycle:
         preStop:
           sleep:
@@ -108,6 +113,7 @@ spec:
           mountPath: /etc/nats-creds
           readOnly: true
         {{- end }}
+        {{- include "mdf.extra" (dict "root" $root "list" $values.extraVolumeMounts) | nindent 8 }}
   volumes:
     - name: tmp
       emptyDir:
@@ -118,16 +124,33 @@ spec:
         secretName: {{ $creds }}
         defaultMode: 0440
     {{- end }}
+    {{- include "mdf.extra" (dict "root" $root "list" $values.extraVolumes) | nindent 4 }}
 {{- end }}
 
-{{- /* Liveness asks only whether the event loop turns; a broker that is away must not restart pods. */ -}}
+{{- /* Refuses what no pod could start with. */ -}}
+{{- define "mdf.checkBroker" -}}
+{{- if and .creds .auth -}}
+{{- fail (printf "natsCredsSecret is %s and natsAuthSecret is %s: NATS takes one of them" .creds .auth) -}}
+{{- end -}}
+{{- $settings := include "mdf.settings" .root | fromYaml -}}
+{{- if eq (toString $settings.BROKER_KIND) "memory" -}}
+{{- fail "BROKER_KIND is memory: a broker in one process's memory is not shared by pods" -}}
+{{- end -}}
+{{- end }}
+
+{{- /*
+Started: every dependency was there once (see /startupz). A start that takes longer than
+startupSeconds is begun again; after that only a loop that no longer turns restarts a pod, never a
+broker that is away.
+*/ -}}
 {{- define "mdf.probes" -}}
 startupProbe:
   httpGet:
-    path: /healthz
+    path: /startupz
     port: admin
-  periodSeconds: 2
-  failureThreshold: 30
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: {{ div (add .Values.startupSeconds 4) 5 }}
 readinessProbe:
   httpGet:
     path: /readyz
@@ -137,7 +160,7 @@ readinessProbe:
   failureThreshold: {{ .Values.readinessFailureThreshold }}
 livenessProbe:
   httpGet:
-    path: /healthz
+    path: /livez
     port: admin
   periodSeconds: 10
   timeoutSeconds: 5

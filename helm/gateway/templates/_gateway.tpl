@@ -1,21 +1,8 @@
-{{- define "gateway.graceSeconds" -}}
-{{- add .Values.drain.preStopSeconds .Values.drain.drainSeconds .Values.drain.marginSeconds -}}
-{{- end }}
-
-{{- /* At the end of the delay AWS cuts every connection that is left: it must outlast the drain. */ -}}
-{{- define "gateway.checkDrain" -}}
-{{- $needed := add .Values.drain.preStopSeconds .Values.drain.drainSeconds -}}
-{{- $delay := int .Values.loadBalancer.deregistrationDelaySeconds -}}
-{{- if and (ne .Values.loadBalancer.profile "none") (lt $delay (int $needed)) -}}
-{{- fail (printf "loadBalancer.deregistrationDelaySeconds is %d; it must be at least drain.preStopSeconds + drain.drainSeconds = %d" $delay $needed) -}}
-{{- end -}}
-{{- if and (eq .Values.loadBalancer.profile "nlb") (lt (int .Values.drain.preStopSeconds) 120) -}}
-{{- fail (printf "drain.preStopSeconds is %d; an NLB keeps sending new connections for up to two minutes, so the nlb profile needs at least 120" (int .Values.drain.preStopSeconds)) -}}
-{{- end -}}
-{{- end }}
-
-{{- define "gateway.minReplicas" -}}
-{{- ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled -}}
+{{- define "gateway.check" -}}
+{{- include "mdf.checkDrain" . -}}
+{{- include "gateway.checkKeys" . -}}
+{{- include "gateway.checkIdle" . -}}
+{{- include "gateway.checkScaling" . -}}
 {{- end }}
 
 {{- /* The gateway itself refuses to be open in production; better to hear it before the rollout. */ -}}
@@ -23,8 +10,19 @@
 {{- $settings := include "mdf.settings" . | fromYaml -}}
 {{- $names := list -}}
 {{- range .Values.extraEnv }}{{ $names = append $names .name }}{{ end -}}
-{{- if and (eq (toString $settings.ENVIRONMENT) "production") (not .Values.existingSecret) (not (has "AUTH_API_KEYS" $names)) -}}
+{{- $given := or .Values.existingSecret .Values.extraEnvFrom (has "AUTH_API_KEYS" $names) -}}
+{{- if and (eq (toString $settings.ENVIRONMENT) "production") (not $given) -}}
 {{- fail "ENVIRONMENT is production: set existingSecret to a Secret with the key AUTH_API_KEYS" -}}
+{{- end -}}
+{{- end }}
+
+{{- /* A quiet client gets nothing but heartbeats; an ALB must not take that for an idle connection. */ -}}
+{{- define "gateway.checkIdle" -}}
+{{- $settings := include "mdf.settings" . | fromYaml -}}
+{{- $beat := div (int ($settings.WS_HEARTBEAT_MS | default 5000)) 1000 | int -}}
+{{- $idle := int .Values.loadBalancer.idleTimeoutSeconds -}}
+{{- if and (eq .Values.loadBalancer.profile "alb") (le $idle $beat) -}}
+{{- fail (printf "loadBalancer.idleTimeoutSeconds is %d, and WS_HEARTBEAT_MS is %d s: quiet clients would be cut" $idle $beat) -}}
 {{- end -}}
 {{- end }}
 

@@ -1,3 +1,14 @@
+{{- define "nats.authSecret" -}}
+{{- $global := .Values.global | default dict -}}
+{{- .Values.auth.existingSecret | default $global.natsAuthSecret | default "" -}}
+{{- end }}
+
+{{- define "nats.exporterImage" -}}
+{{- $chart := dict "Name" "nats-exporter" "AppVersion" "" -}}
+{{- $values := dict "image" .Values.metrics.exporter.image "global" .Values.global -}}
+{{- include "mdf.image" (dict "Chart" $chart "Values" $values) -}}
+{{- end }}
+
 {{- define "nats.config" -}}
 listen: "0.0.0.0:4222"
 http: "0.0.0.0:8222"
@@ -10,6 +21,12 @@ jetstream {
   store_dir: "/data/jetstream"
   sync_interval: {{ .Values.jetstream.syncInterval }}
 }
+{{- if include "nats.authSecret" . }}
+authorization {
+  user: $QUOTED_USER
+  password: $QUOTED_PASSWORD
+}
+{{- end }}
 {{- if gt (int .Values.replicas) 1 }}
 cluster {
   name: {{ include "mdf.fullname" . }}

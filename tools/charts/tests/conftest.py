@@ -19,12 +19,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="session")
 def profile(workspace: Workspace) -> Callable[[str], list[Object]]:
-    """The umbrella's objects with one of its values files, rendered once a session."""
+    """The umbrella's objects with the values of one of `PROFILES`, rendered once a session."""
     rendered: dict[str, list[Object]] = {}
 
-    def objects(file: str) -> list[Object]:
-        if file not in rendered:
-            rendered[file] = workspace.render("market-data-fanout", workspace.profile(file))
-        return rendered[file]
+    def objects(name: str) -> list[Object]:
+        if name not in rendered:
+            rendered[name] = workspace.render("market-data-fanout", *workspace.profile(name))
+        return rendered[name]
 
     return objects

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from tools.charts.workspace import Workspace
-from tools.embedded.nats import MAX_PAYLOAD, nats_binary
+from services.common.stream.nats import NatsBroker
+from tools.charts.workspace import Object, Workspace
+from tools.embedded.nats import MAX_PAYLOAD, NatsServer, nats_binary
 
 pytestmark = pytest.mark.charts
+# What a generator of passwords may give, and what the server would read otherwise unquoted.
+PASSWORDS = ["1e5", "p#ss word", "$PATH", "{x: [1]}", "2026-11-20", "0xdeadbeef00", "tr;ue//'=:,"]
+
+
+def config_of(objects: list[Object]) -> str:
+    (config,) = (item["data"]["nats.conf"] for item in objects if item["kind"] == "ConfigMap")
+    return str(config)
+
+
+def stateful(objects: list[Object]) -> Object:
+    (found,) = (item for item in objects if item["kind"] == "StatefulSet")
+    return found
 
 
 @pytest.mark.parametrize("replicas", ["1", "3"])
+@pytest.mark.parametrize("auth", ["", "auth"])
 def test_the_server_accepts_the_rendered_configuration(
-    workspace: Workspace, tmp_path: Path, replicas: str
+    workspace: Workspace, tmp_path: Path, replicas: str, auth: str
 ) -> None:
-    objects = workspace.render("nats", settings={"replicas": replicas})
-    (config,) = (item["data"]["nats.conf"] for item in objects if item["kind"] == "ConfigMap")
+    objects = workspace.render("nats", settings={"replicas": replicas, "auth.existingSecret": auth})
+    config = config_of(objects)
     assert f"max_payload: {MAX_PAYLOAD}\n" in config
+    assert re.search(r"sync_interval: 10s\n", config), "the server's own default is two minutes"
+    assert ("authorization" in config) == bool(auth)
     file = tmp_path / "nats.conf"
     file.write_text(config)
     done = subprocess.run(
         [nats_binary(), "-t", "-c", str(file)],
-        env={**os.environ, "POD_NAME": "nats-0"},
+        env={**os.environ, "POD_NAME": "nats-0", "QUOTED_USER": '"u"', "QUOTED_PASSWORD": '"p"'},
         capture_output=True,
         text=True,
         check=False,
@@ -37,9 +59,103 @@ def test_every_server_is_a_route_of_the_cluster_by_the_name_its_service_gives_it
     workspace: Workspace,
 ) -> None:
     objects = workspace.render("nats", settings={"replicas": "3"}, release="md")
-    (config,) = (item["data"]["nats.conf"] for item in objects if item["kind"] == "ConfigMap")
-    (stateful,) = (item for item in objects if item["kind"] == "StatefulSet")
-    name, service = stateful["metadata"]["name"], stateful["spec"]["serviceName"]
-    for ordinal in range(3):
-        assert f'"nats://{name}-{ordinal}.{service}:6222"' in config
+    config = config_of(objects)
+    found = stateful(objects)
+    name, service = found["metadata"]["name"], found["spec"]["serviceName"]
+    servers = [f"{name}-{ordinal}.{service}" for ordinal in range(3)]
+    for server in servers:
+        assert f'"nats://{server}:6222"' in config
     assert service in {i["metadata"]["name"] for i in objects if i["kind"] == "Service"}
+    (test,) = (item for item in objects if item["kind"] == "Pod")
+    (variable,) = test["spec"]["containers"][0]["env"]
+    assert variable["value"].split() == servers
+
+
+def test_a_server_leaves_as_a_lame_duck_and_gets_the_time_for_it(workspace: Workspace) -> None:
+    objects = workspace.render("nats", settings={"lameDuckSeconds": "45"})
+    config = config_of(objects)
+    spec = stateful(objects)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    (pid_file,) = re.findall(r'pid_file: "(.*)"', config)
+    assert command == ["nats-server", f"-sl=ldm={pid_file}"]
+    assert 'lame_duck_duration: "45s"' in config
+    assert spec["terminationGracePeriodSeconds"] > 45
+    assert any(pid_file.startswith(m["mountPath"]) for m in container["volumeMounts"])
+
+
+def in_pod(spec: Object, secret: dict[str, str]) -> dict[str, str]:
+    """The server's environment as the kubelet makes it: `$(NAME)` is what was there before it."""
+    found: dict[str, str] = {"POD_NAME": "nats-0"}
+    for item in spec["containers"][0]["env"]:
+        if "value" in item:
+            found[item["name"]] = re.sub(
+                r"\$\((\w+)\)", lambda match: found[match[1]], item["value"]
+            )
+        elif "secretKeyRef" in item["valueFrom"]:
+            found[item["name"]] = secret[item["valueFrom"]["secretKeyRef"]["key"]]
+    return found
+
+
+@asynccontextmanager
+async def guarded(
+    workspace: Workspace, password: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
+    """A server with the chart's own authorization, as a pod with this password starts it."""
+    objects = workspace.render("nats", settings={"auth.existingSecret": "auth", "replicas": "1"})
+    (block,) = re.findall(r"(?s)authorization \{.*?\}", config_of(objects))
+    spec = stateful(objects)["spec"]["template"]["spec"]
+    for name, value in in_pod(spec, {"NATS_USER": "md", "NATS_PASSWORD": password}).items():
+        monkeypatch.setenv(name, value)
+    async with NatsServer(extra_config=block) as server:
+        yield server.url
+
+
+def server_of(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("nats://").partition(":")
+    return host, int(port)
+
+
+async def answer_to(server: tuple[str, int], identity: dict[str, str]) -> str:
+    """What the server says to a client that introduces itself so."""
+    reader, writer = await asyncio.open_connection(*server)
+    try:
+        await reader.readline()
+        writer.write(f"CONNECT {json.dumps(identity)}\r\nPING\r\n".encode())
+        return (await reader.readline()).decode()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+async def test_who_has_the_secret_gets_in_and_nobody_else(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    async with guarded(workspace, password, monkeypatch) as url:
+        async with NatsBroker([url], user="md", password=SecretStr(password)) as broker:
+            await broker.ping()
+        for wrong in ({}, {"user": "md", "pass": f"{password}x"}):
+            assert "Authorization Violation" in await answer_to(server_of(url), wrong)
+
+
+def test_the_exporter_is_beside_each_server_and_asked_by_its_own_port(
+    workspace: Workspace,
+) -> None:
+    settings = {"metrics.exporter.enabled": "true", "metrics.serviceMonitor.enabled": "true"}
+    objects = workspace.render("nats", settings=settings)
+    (exporter,) = (
+        container
+        for container in stateful(objects)["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "exporter"
+    )
+    assert exporter["args"][-1] == "http://localhost:8222/"
+    assert "-jsz=all" in exporter["args"]
+    (monitor,) = (item for item in objects if item["kind"] == "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["port"] == exporter["ports"][0]["name"]
+    (policy,) = (item for item in objects if item["kind"] == "NetworkPolicy")
+    open_to_monitoring = next(
+        rule["ports"]
+        for rule in policy["spec"]["ingress"]
+        if "namespaceSelector" in rule["from"][0]
+    )
+    assert {"port": "metrics"} in open_to_monitoring

@@ -16,8 +16,10 @@ from tools.charts.pods import Pod, pods, violations
 from tools.charts.workspace import CHARTS, PROFILES, SERVICES, UMBRELLA, Object, Workspace
 
 pytestmark = pytest.mark.charts
-Profile = Callable[[str], list[Object]]
-every_profile = pytest.mark.parametrize("file", PROFILES)
+type Profile = Callable[[str], list[Object]]
+WORKLOADS = ("Deployment", "StatefulSet", "Rollout")
+SCALERS = {"HorizontalPodAutoscaler": "minReplicas", "ScaledObject": "minReplicaCount"}
+every_profile = pytest.mark.parametrize("name", PROFILES)
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
@@ -29,8 +31,8 @@ def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
 
 
 @every_profile
-def test_every_pod_satisfies_pod_security_restricted(profile: Profile, file: str) -> None:
-    found = list(pods(profile(file)))
+def test_every_pod_satisfies_pod_security_restricted(profile: Profile, name: str) -> None:
+    found = list(pods(profile(name)))
     assert len(found) >= 8  # four services and their test pods
     assert {pod.owner: violations(pod) for pod in found if violations(pod)} == {}
 
@@ -58,69 +60,94 @@ def test_the_restricted_checker_sees_each_violation() -> None:
 
 
 @every_profile
-def test_no_pod_gets_an_api_token_or_service_links(profile: Profile, file: str) -> None:
-    for pod in pods(profile(file)):
+def test_no_pod_gets_an_api_token_or_service_links(profile: Profile, name: str) -> None:
+    for pod in pods(profile(name)):
         assert pod.spec["automountServiceAccountToken"] is False, pod.owner
         assert pod.spec["enableServiceLinks"] is False, pod.owner
 
 
 @every_profile
 def test_every_long_running_container_has_the_three_probes_and_a_memory_limit(
-    profile: Profile, file: str
+    profile: Profile, name: str
 ) -> None:
-    for pod in pods(profile(file)):
+    for pod in pods(profile(name)):
         if pod.owner.startswith("Pod/"):
             continue
         for container in pod.containers:
-            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+            assert "livenessProbe" in container
+            # A server serves without its exporter, so that one says nothing of readiness.
+            if container["name"] != "exporter":
+                assert {"startupProbe", "readinessProbe"} <= container.keys()
             assert container["resources"]["limits"]["memory"]
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
 @every_profile
-def test_liveness_never_asks_whether_the_service_is_ready(profile: Profile, file: str) -> None:
-    for pod in pods(profile(file)):
+def test_started_ready_and_alive_are_three_questions(profile: Profile, name: str) -> None:
+    asked = {"startupProbe": "/startupz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    for pod in pods(profile(name)):
         for container in pod.containers:
-            if "livenessProbe" in container:
-                paths = [
-                    container[probe]["httpGet"]["path"]
-                    for probe in ("livenessProbe", "readinessProbe")
-                ]
-                assert "ready" not in paths[0]
-                assert paths[0] != paths[1]
+            if "readinessProbe" in container:
+                paths = {probe: container[probe]["httpGet"]["path"] for probe in asked}
+                assert len({*paths.values()}) == 3, pod.owner
+                if container["name"] != "nats":
+                    assert paths == asked
+
+
+def test_a_start_may_take_as_long_as_it_is_given(workspace: Workspace) -> None:
+    objects = workspace.render("gateway", settings={"startupSeconds": "61"})
+    (pod,) = (pod for pod in pods(objects) if pod.owner.startswith("Deployment/"))
+    probe = pod.containers[0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 65
 
 
 @every_profile
 def test_every_selector_of_a_service_finds_pods_and_their_ports(
-    profile: Profile, file: str
+    profile: Profile, name: str
 ) -> None:
-    objects = profile(file)
+    objects = profile(name)
     running = [pod for pod in pods(objects) if not pod.owner.startswith("Pod/")]
-    for name, service in of_kind(objects, "Service").items():
+    for title, service in of_kind(objects, "Service").items():
         found = [pod for pod in running if matches(service["spec"]["selector"], pod.labels)]
-        assert found, name
+        assert found, title
         apps = {pod.labels["app.kubernetes.io/name"] for pod in found}
-        assert len(apps) == 1, name
+        assert len(apps) == 1, title
         for pod in found:
             ports = {port["name"] for c in pod.containers for port in c["ports"]}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, name
+            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, title
 
 
 @every_profile
-def test_a_workload_selects_its_own_pods_and_no_other(profile: Profile, file: str) -> None:
-    objects = profile(file)
+def test_prometheus_finds_each_pod_once_and_a_port_that_is_there(
+    profile: Profile, name: str
+) -> None:
+    objects = profile(name)
+    for title, monitor in of_kind(objects, "ServiceMonitor").items():
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        (service,) = (
+            item
+            for item in of_kind(objects, "Service").values()
+            if matches(wanted, item["metadata"]["labels"])
+        )
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}, title
+
+
+@every_profile
+def test_a_workload_selects_its_own_pods_and_no_other(profile: Profile, name: str) -> None:
+    objects = profile(name)
     everything = list(pods(objects))
     for item in objects:
-        if item["kind"] in ("Deployment", "StatefulSet"):
+        if item["kind"] in WORKLOADS:
             selector = item["spec"]["selector"]["matchLabels"]
             owner = f"{item['kind']}/{item['metadata']['name']}"
             assert [p.owner for p in everything if matches(selector, p.labels)] == [owner]
 
 
 @every_profile
-def test_selectors_hold_nothing_that_changes_with_a_version(profile: Profile, file: str) -> None:
-    for item in profile(file):
-        if item["kind"] in ("Deployment", "StatefulSet"):
+def test_selectors_hold_nothing_that_changes_with_a_version(profile: Profile, name: str) -> None:
+    for item in profile(name):
+        if item["kind"] in WORKLOADS:
             assert item["spec"]["selector"]["matchLabels"].keys() <= {
                 "app.kubernetes.io/name",
                 "app.kubernetes.io/instance",
@@ -130,26 +157,26 @@ def test_selectors_hold_nothing_that_changes_with_a_version(profile: Profile, fi
 
 @every_profile
 def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
-    profile: Profile, file: str
+    profile: Profile, name: str
 ) -> None:
-    objects = profile(file)
+    objects = profile(name)
     scaled = {
-        item["spec"]["scaleTargetRef"]["name"]: item["spec"]["minReplicas"]
-        for item in objects
-        if item["kind"] == "HorizontalPodAutoscaler"
+        item["spec"]["scaleTargetRef"]["name"]: item["spec"][least]
+        for kind, least in SCALERS.items()
+        for item in of_kind(objects, kind).values()
     }
     several = set()
-    for kind in ("Deployment", "StatefulSet"):
-        for name, item in of_kind(objects, kind).items():
-            if item["spec"].get("replicas", scaled.get(name, 1)) > 1:
-                several.add(name)
+    for kind in WORKLOADS:
+        for title, item in of_kind(objects, kind).items():
+            if item["spec"].get("replicas", scaled.get(title, 1)) > 1:
+                several.add(title)
     assert of_kind(objects, "PodDisruptionBudget").keys() == several
 
 
 @every_profile
-def test_everything_that_is_named_exists(profile: Profile, file: str) -> None:
+def test_everything_that_is_named_exists(profile: Profile, name: str) -> None:
     """Config maps and service accounts; Secrets are the operator's own."""
-    objects = profile(file)
+    objects = profile(name)
     for pod in pods(objects):
         account = pod.spec.get("serviceAccountName")
         assert account is None or account in of_kind(objects, "ServiceAccount")
@@ -164,8 +191,8 @@ def test_everything_that_is_named_exists(profile: Profile, file: str) -> None:
 
 
 @every_profile
-def test_every_pod_is_behind_a_network_policy(profile: Profile, file: str) -> None:
-    objects = profile(file)
+def test_every_pod_is_behind_a_network_policy(profile: Profile, name: str) -> None:
+    objects = profile(name)
     policies = [
         item["spec"]["podSelector"]["matchLabels"]
         for item in of_kind(objects, "NetworkPolicy").values()
@@ -179,7 +206,7 @@ def templates(objects: Iterable[Object]) -> dict[str, Any]:
     return {
         item["metadata"]["name"]: item["spec"]["template"]
         for item in objects
-        if item["kind"] in ("Deployment", "StatefulSet")
+        if item["kind"] in WORKLOADS
     }
 
 
@@ -194,7 +221,7 @@ def templates(objects: Iterable[Object]) -> dict[str, Any]:
 def test_a_changed_setting_restarts_the_services_that_read_it_and_no_other(
     workspace: Workspace, profile: Profile, setting: str, services: set[str]
 ) -> None:
-    before = templates(profile("values.yaml"))
+    before = templates(profile("values"))
     change = {} if setting == "nothing" else {f"global.settings.{setting}": "WARNING"}
     after = templates(workspace.render(UMBRELLA, settings=change))
     changed = {name.split("-")[2] for name in before if before[name] != after[name]}
@@ -215,7 +242,7 @@ def test_a_new_chart_version_with_the_same_image_restarts_nothing(
     assert {item["metadata"]["labels"].get("helm.sh/chart", "-0.2.0")[-6:] for item in objects} == {
         "-0.2.0"
     }
-    assert templates(objects) == templates(profile("values.yaml"))
+    assert templates(objects) == templates(profile("values"))
 
 
 def test_large_numbers_keep_their_digits(workspace: Workspace) -> None:
@@ -269,6 +296,20 @@ def test_a_registry_and_a_digest_reach_every_image_of_the_release(workspace: Wor
     assert images["nats"].endswith("/nats:2.15.1-alpine")
 
 
+def test_the_digests_of_a_release_are_one_map(workspace: Workspace) -> None:
+    digests = {name: "sha256:" + str(number) * 64 for number, name in enumerate(CHARTS)}
+    digests["nats-exporter"] = "sha256:" + "e" * 64
+    objects = workspace.render(
+        UMBRELLA,
+        settings={
+            **{f"global.imageDigests.{name}": digest for name, digest in digests.items()},
+            "nats.metrics.exporter.enabled": "true",
+        },
+    )
+    found = {c["image"].partition("@")[2] for pod in pods(objects) for c in pod.containers}
+    assert found == {*digests.values()}
+
+
 def test_nats_credentials_are_mounted_where_the_service_looks(workspace: Workspace) -> None:
     objects = workspace.render(UMBRELLA, settings={"global.natsCredsSecret": "creds"})
     for pod in pods(objects):
@@ -277,6 +318,34 @@ def test_nats_credentials_are_mounted_where_the_service_looks(workspace: Workspa
             variables = {item["name"]: item["value"] for item in container["env"]}
             mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
             assert variables["NATS_CREDS_FILE"] == f"{mounts['nats-creds']}/nats.creds"
+
+
+def test_one_secret_is_what_the_services_say_and_the_servers_ask_for(profile: Profile) -> None:
+    for pod in pods(profile("staging")):
+        if pod.owner.startswith("Pod/"):
+            continue
+        container = pod.containers[0]
+        if container["name"] == "nats":
+            keys = [i["valueFrom"]["secretKeyRef"] for i in container["env"][1:3]]
+            assert keys == [
+                {"name": "market-data-nats-auth", "key": key}
+                for key in ("NATS_USER", "NATS_PASSWORD")
+            ]
+        else:
+            assert {"secretRef": {"name": "market-data-nats-auth"}} in container["envFrom"]
+
+
+@every_profile
+def test_what_uses_aws_reaches_the_pod_identity_agent(profile: Profile, name: str) -> None:
+    for title, policy in of_kind(profile(name), "NetworkPolicy").items():
+        blocks = {
+            peer["ipBlock"]["cidr"]
+            for rule in policy["spec"]["egress"]
+            if rule["ports"] == [{"port": 80}]
+            for peer in rule["to"]
+        }
+        aws = title.endswith(("-gateway", "-snapshotter"))
+        assert blocks == ({"169.254.170.23/32", "fd00:ec2::23/128"} if aws else set()), title
 
 
 @pytest.mark.parametrize("chart", SERVICES)

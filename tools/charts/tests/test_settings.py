@@ -14,7 +14,10 @@ from tools.charts.workspace import PROFILES, SERVICES, Object
 
 pytestmark = pytest.mark.charts
 # What the Secrets that a profile names have to hold.
-SECRETS = {"market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"}}
+SECRETS = {
+    "market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"},
+    "market-data-nats-auth": {"NATS_USER": "market-data", "NATS_PASSWORD": "a password"},
+}
 
 
 def environment(objects: list[Object], pod: Pod) -> dict[str, str]:
@@ -36,33 +39,33 @@ def service_pods(objects: list[Object]) -> list[tuple[str, Pod]]:
     return [
         (pod.labels["app.kubernetes.io/name"], pod)
         for pod in pods(objects)
-        if pod.owner.startswith("Deployment/")
+        if pod.owner.startswith(("Deployment/", "Rollout/"))
     ]
 
 
-@pytest.mark.parametrize("file", PROFILES)
+@pytest.mark.parametrize("name", PROFILES)
 def test_each_service_starts_with_the_environment_that_the_charts_give_it(
-    profile: Callable[[str], list[Object]], file: str, monkeypatch: pytest.MonkeyPatch
+    profile: Callable[[str], list[Object]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objects = profile(file)
+    objects = profile(name)
     found = service_pods(objects)
     assert {service for service, _ in found} == {*SERVICES}
     for service, pod in found:
         with monkeypatch.context() as patch:
-            for name in list(os.environ):
-                patch.delenv(name)
-            for name, value in environment(objects, pod).items():
-                patch.setenv(name, value)
+            for variable in list(os.environ):
+                patch.delenv(variable)
+            for variable, value in environment(objects, pod).items():
+                patch.setenv(variable, value)
             settings = load(settings_of(service))
         assert settings.model_dump()["admin_port"] == 9090
 
 
-@pytest.mark.parametrize("file", PROFILES)
+@pytest.mark.parametrize("name", PROFILES)
 def test_every_variable_of_every_pod_is_a_setting_of_some_service(
-    profile: Callable[[str], list[Object]], file: str
+    profile: Callable[[str], list[Object]], name: str
 ) -> None:
-    known = {name.upper() for s in SERVICES for name in settings_of(s).model_fields}
-    objects = profile(file)
+    known = {field.upper() for s in SERVICES for field in settings_of(s).model_fields}
+    objects = profile(name)
     for _, pod in service_pods(objects):
         assert environment(objects, pod).keys() <= known, pod.owner
 
@@ -70,8 +73,8 @@ def test_every_variable_of_every_pod_is_a_setting_of_some_service(
 def test_the_logs_have_no_more_replicas_than_there_are_servers(
     profile: Callable[[str], list[Object]],
 ) -> None:
-    for file in PROFILES:
-        objects = profile(file)
+    for name in PROFILES:
+        objects = profile(name)
         servers = [item for item in objects if item["kind"] == "StatefulSet"]
         for _, pod in service_pods(objects):
             replicas = int(environment(objects, pod)["JS_REPLICAS"])

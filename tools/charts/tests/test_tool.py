@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tools.charts.kubernetes import validate
+from tools.charts.manifests import manifests
 from tools.charts.values import read_values
-from tools.charts.workspace import Workspace
+from tools.charts.workspace import CHARTS, ROOT, UMBRELLA, Workspace
 
 pytestmark = pytest.mark.charts
 
@@ -26,9 +29,34 @@ def test_validation_sees_an_unknown_field_and_a_wrong_type_and_names_the_object(
 
 
 def test_a_kind_without_a_schema_is_reported_and_not_counted_as_checked() -> None:
-    monitor = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {}}
-    verdict = validate([monitor], "1.33")
-    assert (verdict.checked, verdict.unknown) == (0, {"ServiceMonitor"})
+    probe = {"apiVersion": "monitoring.coreos.com/v1", "kind": "Probe", "metadata": {}}
+    verdict = validate([probe], "1.33")
+    assert (verdict.checked, verdict.unknown) == (0, {"Probe"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "problem"),
+    [
+        ("Rollout", "strategy.canary.stepz", "'stepz' was unexpected"),
+        ("Rollout", "template.spec.container", "'container' was unexpected"),
+        ("ScaledObject", "fallback.behaviour", "'behaviour' was unexpected"),
+        ("AnalysisTemplate", "metrics.0.sucessCondition", "'sucessCondition' was unexpected"),
+        ("ServiceMonitor", "endpoints.0.intervall", "'intervall' was unexpected"),
+    ],
+)
+def test_a_misspelt_field_of_a_custom_resource_is_seen(
+    workspace: Workspace, kind: str, path: str, problem: str
+) -> None:
+    files = workspace.profile("production-keda-rollouts")
+    objects = workspace.render("market-data-fanout", *files)
+    (item, *_) = (one for one in objects if one["kind"] == kind)
+    assert validate([item], "1.33").problems == []
+    where: Any = item["spec"]
+    *parents, field = path.split(".")
+    for step in parents:
+        where = where[int(step) if step.isdigit() else step]
+    where[field] = "x"
+    assert problem in "\n".join(validate([item], "1.33").problems)
 
 
 def test_values_know_their_comments_by_path(tmp_path: Path) -> None:
@@ -51,3 +79,19 @@ def test_the_umbrella_packs_what_the_charts_say_now(tmp_path: Path, workspace: W
         for item in copy.render("market-data-fanout", options=("--skip-tests",))
     }
     assert parts == {"changed"}
+
+
+def test_every_value_says_what_it_means(workspace: Workspace) -> None:
+    for name in (*CHARTS, UMBRELLA):
+        readme = (workspace.chart(name) / "README.md").read_text()
+        rows = [line for line in readme.splitlines() if line.startswith("| `")]
+        assert len(rows) > 10
+        assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_the_plain_manifests_are_what_the_umbrella_renders(workspace: Workspace) -> None:
+    rendered = {name: yaml.safe_load_all(text) for name, text in manifests(workspace).items()}
+    written = {file.name: file.read_text() for file in (ROOT / "k8s").glob("*.yaml")}
+    assert written.keys() == rendered.keys()
+    for name, documents in rendered.items():
+        assert list(yaml.safe_load_all(written[name])) == list(documents), name
