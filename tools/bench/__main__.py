@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.runtime import tune_collector
-from tools.bench.documents import DOCUMENT, write
+from tools.bench.documents import DOCUMENT, own_tables, write
 from tools.bench.registry import Case, Run, benchmarks
 
 RESULTS = Path("bench-results")
@@ -74,6 +74,8 @@ def main(
             console.print(f"skipped: {run.skipped}", markup=False)
             continue
         console.print(_table(list(run.cases.values())))
+        for lines in own_tables(name, run.results):
+            print("", *lines, sep="\n")
         cases += run.cases.values()
         benches[name] = {
             "at": int(time.time() * 1e6),
@@ -139,7 +141,8 @@ def _table(cases: list[Case]) -> Table:
 
 def _text(spread: tuple[float, float, float]) -> str:
     middle, least, most = spread
-    return f"{middle:.1f} ({least:.1f}-{most:.1f})"
+    digits = 2 if middle < 10 else 1
+    return f"{middle:.{digits}f} ({least:.{digits}f}-{most:.{digits}f})"
 
 
 if __name__ == "__main__":

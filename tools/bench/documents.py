@@ -36,6 +36,11 @@ def has_table(name: str) -> bool:
     return name in _tables
 
 
+def own_tables(bench: str, parts: Parts) -> list[list[str]]:
+    """The lines of each table that a function makes of a benchmark's results."""
+    return [make(parts) for name, make in _tables.items() if name.partition(":")[0] == bench]
+
+
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table, as lines."""
     lines = [titles, ["---"] * len(titles), *rows]
@@ -87,7 +92,11 @@ def _cases(cases: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _spread(found: Sequence[float] | None) -> str:
-    return "" if found is None else "{:.1f} ({:.1f}-{:.1f})".format(*found)
+    if found is None:
+        return ""
+    middle, least, most = found
+    digits = 2 if middle < 10 else 1
+    return f"{middle:,.{digits}f} ({least:,.{digits}f}-{most:,.{digits}f})"
 
 
 def _circumstances(results: dict[str, Any], run: dict[str, Any]) -> str:

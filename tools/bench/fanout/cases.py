@@ -41,7 +41,7 @@ def _keep(run: Run, part: str, **sample: Any) -> None:
 
 
 def _note(run: Run, part: str, server: str, found: Found, text: str) -> None:
-    sample = run.sample(f"{part}: {server}", unit="delivery")
+    sample = run.sample(f"{part}: {server}", unit="frame")
     sample.count = found.deliveries
     sample.wall_s = found.wall_s
     sample.server_s = found.cpu_s
@@ -72,7 +72,7 @@ async def _load(run: Run) -> None:
                     frame_bytes=found.bytes / found.deliveries,
                     others=found.others,
                 )
-                _note(run, f"{ticks} ticks per flush", name, found, f"{clients} clients")
+                _note(run, f"{ticks} a flush", name, found, f"{clients} clients")
 
 
 async def _paced(run: Run) -> None:

@@ -46,7 +46,7 @@ def _results(**results: object) -> dict[str, object]:
         "unit": "record",
         "client_us": [2.0, 1.0, 3.0],
         "server_us": None,
-        "wall_ms": [5.0, 4.0, 6.0],
+        "wall_ms": [15.0, 4.0, 26.0],
         "note": "",
     }
     machine = {"python": "3.12.1", "processor": "a processor", "cores": 2}
@@ -60,7 +60,7 @@ def _block(name: str, body: str = "old\n") -> str:
 def test_blocks_with_figures_are_written_and_everything_else_stays() -> None:
     text = f"before\n{_block('fanout')}between\n{_block('reads')}after\n"
     found = fill(text, _results())
-    assert "| publish | 1,000 records | 2.0 (1.0-3.0) |  | 5.0 (4.0-6.0) |  |" in found
+    assert "| publish | 1,000 records | 2.00 (1.00-3.00) |  | 15.0 (4.0-26.0) |  |" in found
     assert "*20 November 2025; 2 rounds; 2 cores of a processor, load average 0.1 before" in found
     assert found.startswith("before\n")
     assert found.endswith(f"between\n{_block('reads')}after\n")
