@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_a_release_builds_every_image_for_both_architectures_and_checks_first() 
     assert (build["sbom"], build["provenance"], build["push"]) == (True, "mode=max", True)
     assert release["images"]["needs"] == "check"
     assert set(release["chart"]["needs"]) == {"check", "images"}
+
+
+def test_the_release_role_is_for_that_environment_and_may_only_push_ours() -> None:
+    folder = ROOT / "deploy/release"
+    policy = json.loads((folder / "policy.json").read_text())["Statement"]
+    assert {action.partition(":")[0] for s in policy for action in listed(s["Action"])} == {"ecr"}
+    everywhere = [s["Action"] for s in policy if s["Resource"] == "*"]
+    assert everywhere == ["ecr:GetAuthorizationToken"]
+    (trust,) = json.loads((folder / "trust.json").read_text())["Statement"]
+    subject = trust["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert subject == "repo:${GITHUB_REPOSITORY}:environment:release"
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def test_every_profile_of_the_stack_is_started_by_one_job() -> None:
