@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 
@@ -49,12 +50,16 @@ class Backfill:
     Args:
         max_age_us: how old the first record of a backfill may be, microseconds. The archive is
             asked only where the log does not reach back so far.
+
+    Attributes:
+        turn: held while one client is handed a piece of what it missed.
     """
 
     def __init__(self, broker: Broker, archive: Archive, max_age_us: int) -> None:
         self._broker = broker
         self._archive = archive
         self._max_age_us = max_age_us
+        self.turn = asyncio.Lock()
 
     async def start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
         """Where to begin for a client that holds `from_seq` (0: with the oldest).
@@ -137,10 +142,7 @@ class Backfill:
         """The first tick or reset after `position`."""
         window = feed.replica.window
         if window.covers(position):
-            recent = window.after(position, 1)
-            while recent and not recent[0].chained:
-                recent = window.after(recent[0].position, 1)
-            return recent[0] if recent else None
+            return window.first_after(position)
         cursor = await self._broker.seek(feed.subject, _for_seek(position))
         while True:
             page = await self._broker.read(feed.subject, cursor, limit=_PEEK)

@@ -26,6 +26,7 @@ from services.gateway.hub import BEGINNING, Client, Hub, Subscription
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
 from services.gateway.records import Entry, SnapshotReason, stream_fields
+from services.gateway.window import Run
 
 log = structlog.get_logger(__name__)
 
@@ -94,32 +95,42 @@ class CatchUp:
                 await self._client.room()
                 if subscription in self._waiting:
                     await self._step(subscription, feed)
-            # Several clients that catch up share the loop with everything live.
             await asyncio.sleep(0)
 
     # ------------------------------------------------------------------ one piece at a time
 
     async def _step(self, subscription: Subscription, feed: Feed) -> None:
+        # However many clients catch up, one piece is handed out in a turn of the event loop, so
+        # that what is live never waits for more than one.
+        async with self._backfill.turn:
+            if subscription not in self._waiting or self._give_next(subscription, feed):
+                return
+        if subscription.position >= (feed.replica.mark or BEGINNING):
+            await feed.ready.wait()
+        else:
+            await self._read(subscription, feed)
+
+    def _give_next(self, subscription: Subscription, feed: Feed) -> bool:
+        """Hand out what is here; False when there is nothing but in the log."""
         if subscription.preface:
             self._put(subscription.preface.popleft())
-            return
-        replica = feed.replica
-        mark = replica.mark or BEGINNING
+            return True
         if subscription.page:
             self._give(subscription, feed, subscription.page)
-            return
-        if subscription.position >= mark:
+            return True
+        replica = feed.replica
+        if subscription.position >= (replica.mark or BEGINNING):
             if feed.ready.is_set():
                 self._arrive(subscription, feed)
-            else:
-                await feed.ready.wait()
-            return
-        if replica.window.covers(subscription.position):
-            subscription.cursor = ""
-            entries = deque(replica.window.after(subscription.position, _CHUNK))
-            self._give(subscription, feed, entries)
-            return
-        await self._read(subscription, feed)
+            return feed.ready.is_set()
+        if not replica.window.covers(subscription.position):
+            return False
+        run = replica.window.run_after(subscription.position)
+        if run is None:
+            return False
+        subscription.cursor = ""
+        self._give_run(subscription, feed, run)
+        return True
 
     async def _read(self, subscription: Subscription, feed: Feed) -> None:
         delay = _RETRY_FIRST_S
@@ -182,6 +193,19 @@ class CatchUp:
         subscription.count += ticks
         self._put(b"".join(frames))
         METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(ticks)
+
+    def _give_run(self, subscription: Subscription, feed: Feed, run: Run) -> None:
+        if run.frames is None or not _links(run.entries[0], subscription):
+            self._give(subscription, feed, deque(run.entries))
+            return
+        # A window is contiguous: where its first record follows, all do.
+        last = run.entries[-1]
+        subscription.position = last.position
+        if run.chained:
+            subscription.seq = last.position.seq
+        subscription.count += run.chained
+        self._put(run.frames)
+        METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(run.chained)
 
     def _put(self, frames: bytes) -> None:
         if frames:

@@ -22,6 +22,8 @@ LAST_SUB = (1 << 62) - 1
 
 SnapshotReason = Literal["subscribe", "resync", "reset", "catch_up"]
 
+_INCR = b'{"type":"incr","tick":'
+
 _decode_reset = msgspec.json.Decoder(Reset).decode
 _decode_book = msgspec.json.Decoder(BookState).decode
 
@@ -33,11 +35,22 @@ class Entry:
         prev: `seq` of the record before it in the chain; a status has none and is not in the chain.
         chained: whether it advances `seq` (ticks and resets do, statuses do not).
         ts_ingest: when the ingestor received it, microseconds.
-        payload: the record, byte for byte as the normalizer wrote it.
+        size: bytes of the payload.
         trace: of a record that is traced: when it came here (µs), and the headers it came with.
     """
 
-    __slots__ = ("chained", "kind", "payload", "position", "prev", "repair", "trace", "ts_ingest")
+    __slots__ = (
+        "_at",
+        "_held",
+        "chained",
+        "kind",
+        "position",
+        "prev",
+        "repair",
+        "size",
+        "trace",
+        "ts_ingest",
+    )
 
     def __init__(self, payload: bytes) -> None:
         """Read a record.
@@ -46,7 +59,9 @@ class Entry:
             msgspec.DecodeError: it is not one.
         """
         head = decode_head(payload)
-        self.payload = payload
+        self._held = payload
+        self._at = -1
+        self.size = len(payload)
         self.kind = head.type
         self.position = Position(head.epoch, head.seq, head.sub)
         self.prev = head.prev
@@ -56,8 +71,15 @@ class Entry:
         self.trace: tuple[int, Mapping[str, str]] | None = None
 
     @property
-    def size(self) -> int:
-        return len(self.payload)
+    def payload(self) -> bytes:
+        """The record, byte for byte as the normalizer wrote it."""
+        at = self._at
+        return self._held if at < 0 else self._held[at : at + self.size]
+
+    def keep_in(self, frames: bytes, end: int) -> None:
+        """Share the bytes of `frames`, in which the frame of its one message ends at `end`."""
+        self._held = frames
+        self._at = end - self.size - (1 if self.kind == "tick" else 0)
 
     @property
     def before(self) -> Position:
@@ -77,7 +99,7 @@ class Entry:
     def messages(self, depth: int = 0) -> list[bytes]:
         """What a client in `full` mode is sent for it; `depth` limits a reset book's levels."""
         if self.kind == "tick":
-            return [b'{"type":"incr","tick":' + self.payload + b"}"]
+            return [_INCR + self.payload + b"}"]
         if self.kind == "status":
             return [self.payload]
         return reset_messages(self.payload, depth)

@@ -1,15 +1,30 @@
-"""Windows: the recent records of each stream, in memory, bounded per stream and in total. Pure."""
+"""Windows: the recent records of each stream, in memory, bounded per stream and in total. Pure.
+
+What is kept is what clients are sent. When about 256 KiB of records have come, or somebody wants
+them, their frames are joined once, and the records' own copies are given up for their places in
+it. So a window takes no more memory for being sent from, and everyone who catches up shares the
+same bytes: of clients that come back together none costs framing.
+"""
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 from services.common.stream import Position
+from services.gateway.frames import text_frame
 from services.gateway.records import Entry
 
-# What an entry costs beside its payload, roughly (object, position, list slot).
+# What an entry costs beside its payload, roughly (object, position, list slot, frame).
 _OVERHEAD = 250
+# Of one segment, and the least number of them in a full window.
+_SEGMENT_BYTES = 256 * 1024
+_SEGMENTS = 16
+# A segment that somebody wants is sealed early when it has this share of that.
+_EARLY = 8
 
 
 class Budget:
@@ -34,6 +49,63 @@ class Budget:
                 return
 
 
+class Run(NamedTuple):
+    """Records that follow each other, at least one.
+
+    Attributes:
+        chained: how many of them advance `seq`.
+        frames: what a client is sent for all of them, whatever its depth; None: not made yet.
+    """
+
+    entries: Sequence[Entry]
+    chained: int
+    frames: bytes | None
+
+
+class _Segment:
+    """A run that grows until it is sealed. One with a reset holds nothing else."""
+
+    __slots__ = ("chained", "cost", "ends", "entries", "frames", "sealed")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.chained = 0
+        self.cost = 0
+        self.sealed = False
+        self.frames: bytes | None = None
+        # Where each record's frame ends in `frames`.
+        self.ends = array("I")
+
+    def append(self, entry: Entry, cost: int) -> None:
+        self.entries.append(entry)
+        self.chained += entry.chained
+        self.cost += cost
+
+    def seal(self) -> None:
+        """Take no more."""
+        self.sealed = True
+        if self.entries[0].kind == "reset":
+            # What is sent for it depends on the client's depth, and may be megabytes.
+            return
+        # Ticks and statuses are one message each.
+        frames = [text_frame(entry.messages()[0]) for entry in self.entries]
+        self.frames = b"".join(frames)
+        self.ends.extend(accumulate(map(len, frames)))
+        for entry, end in zip(self.entries, self.ends, strict=True):
+            entry.keep_in(self.frames, end)
+
+    def after(self, at: int) -> Run:
+        """What stands from entry `at` on."""
+        if at == 0:
+            return Run(self.entries, self.chained, self.frames)
+        rest = self.entries[at:]
+        chained = len(rest)
+        if self.chained < len(self.entries):
+            chained = sum(entry.chained for entry in rest)
+        frames = None if self.frames is None else self.frames[self.ends[at - 1] :]
+        return Run(rest, chained, frames)
+
+
 class Window:
     """A contiguous run of one stream's records, newest last.
 
@@ -43,22 +115,23 @@ class Window:
     def __init__(self, budget: Budget, max_bytes: int) -> None:
         self._budget = budget
         self._max_bytes = max_bytes
-        self._entries: list[Entry] = []
-        self._first = 0
+        self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // _SEGMENTS)
+        self._segments: list[_Segment] = []
         self.size = 0
         self.start: Position | None = None
         budget.join(self)
 
     def __len__(self) -> int:
-        return len(self._entries) - self._first
+        return sum(len(segment.entries) for segment in self._segments)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries[self._first :])
+        for segment in self._segments:
+            yield from segment.entries
 
     def restart(self, start: Position | None) -> None:
         """Drop everything and begin after `start`."""
         self._budget.used -= self.size
-        self._entries, self._first, self.size, self.start = [], 0, 0, start
+        self._segments, self.size, self.start = [], 0, start
 
     def close(self) -> None:
         self.restart(None)
@@ -69,7 +142,15 @@ class Window:
         if self.start is None:
             self.start = entry.before
         cost = entry.size + _OVERHEAD
-        self._entries.append(entry)
+        newest = self._segments[-1] if self._segments else None
+        if newest is not None and not newest.sealed and entry.kind == "reset":
+            newest.seal()
+        if newest is None or newest.sealed:
+            newest = _Segment()
+            self._segments.append(newest)
+        newest.append(entry, cost)
+        if newest.cost >= self._segment_bytes or entry.kind == "reset":
+            newest.seal()
         self.size += cost
         self._budget.used += cost
         while self.size > self._max_bytes and self.drop_oldest():
@@ -77,32 +158,41 @@ class Window:
         self._budget.enforce()
 
     def drop_oldest(self) -> bool:
-        """Forget the oldest record; False when there is none."""
-        if self._first == len(self._entries):
+        """Forget the oldest records, some of them together; False when there are none."""
+        if not self._segments:
             return False
-        entry = self._entries[self._first]
-        self._first += 1
-        self.start = entry.position
-        cost = entry.size + _OVERHEAD
-        self.size -= cost
-        self._budget.used -= cost
-        if self._first > 64 and self._first * 2 > len(self._entries):
-            del self._entries[: self._first]
-            self._first = 0
+        oldest = self._segments.pop(0)
+        self.start = oldest.entries[-1].position
+        self.size -= oldest.cost
+        self._budget.used -= oldest.cost
         return True
 
     def covers(self, position: Position) -> bool:
         """Whether all that follows `position` is here."""
         return self.start is not None and position >= self.start
 
-    def after(self, position: Position, max_bytes: int) -> list[Entry]:
-        """Records after `position`, at least one if there is one, about `max_bytes` of them."""
-        at = bisect_right(self._entries, position, lo=self._first, key=lambda e: e.position)
-        found: list[Entry] = []
-        size = 0
-        while at < len(self._entries) and size < max_bytes:
-            entry = self._entries[at]
-            found.append(entry)
-            size += entry.size
-            at += 1
-        return found
+    def run_after(self, position: Position) -> Run | None:
+        """The next records after `position`, up to a segment of them; None: there are none."""
+        found = bisect_right(
+            self._segments, position, key=lambda segment: segment.entries[-1].position
+        )
+        if found == len(self._segments):
+            return None
+        segment = self._segments[found]
+        if not segment.sealed and segment.cost * _EARLY >= self._segment_bytes:
+            segment.seal()
+        at = bisect_right(segment.entries, position, key=_position)
+        return segment.after(at)
+
+    def first_after(self, position: Position) -> Entry | None:
+        """The first tick or reset after `position`."""
+        while (run := self.run_after(position)) is not None:
+            for entry in run.entries:
+                if entry.chained:
+                    return entry
+            position = run.entries[-1].position
+        return None
+
+
+def _position(entry: Entry) -> Position:
+    return entry.position

@@ -73,27 +73,58 @@ def test_a_frame_is_what_a_websocket_library_reads(size: int) -> None:
     assert (frame.opcode, frame.fin, len(frame.data)) == (1, True, size)
 
 
-@given(st.lists(st.integers(1, 400), max_size=200), st.integers(0, 20_000), st.integers(0, 20_000))
-def test_a_window_is_contiguous_and_within_its_bounds(
-    sizes: list[int], own: int, total: int
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 400), st.sampled_from(["tick", "tick", "tick", "status", "reset"])
+        ),
+        max_size=200,
+    ),
+    st.integers(0, 40_000),
+    st.integers(0, 40_000),
+)
+def test_a_window_is_contiguous_and_within_its_bounds_and_gives_what_came(
+    records: list[tuple[int, str]], own: int, total: int
 ) -> None:
     budget = Budget(total)
     window, other = Window(budget, own), Window(budget, own)
     market = Market(None)
     market.clock = lambda: 1
-    entries = [Entry(market.tick(Fields(volume_30d="1" * size)).payload) for size in sizes]
-    for index, entry in enumerate(entries):
-        (window if index % 3 else other).append(entry)
-    mine = [entry for index, entry in enumerate(entries) if index % 3]
+    mine = []
+    for index, (size, kind) in enumerate(records):
+        if kind == "tick":
+            record = market.tick(Fields(volume_30d="1" * size))
+        elif kind == "status":
+            record = market.status()
+        else:
+            record = market.reset(repair="none")
+        if index % 3:
+            mine.append((record.payload, Entry(record.payload).messages()))
+        (window if index % 3 else other).append(Entry(record.payload))
     held = list(window)
-    assert held == mine[len(mine) - len(held) :]
+    # Whether it has its own bytes or its place in the joined frames, a record is what it was.
+    assert [(e.payload, e.messages()) for e in held] == mine[len(mine) - len(held) :]
     assert window.size <= own
     assert budget.used == window.size + other.size <= total
-    for entry in held:
+    for index, entry in enumerate(held):
         assert window.covers(entry.position)
-        assert window.after(entry.position, 10**9) == held[held.index(entry) + 1 :]
+        rest = [message for later in held[index + 1 :] for message in later.messages()]
+        assert list(payloads_of(_sent_after(window, entry.position))) == rest
+        first = next((later for later in held[index + 1 :] if later.chained), None)
+        assert window.first_after(entry.position) is first
     if len(held) < len(mine):
         assert not window.covers(Position(0, 0))
+
+
+def _sent_after(window: Window, position: Position) -> bytes:
+    frames = b""
+    while (run := window.run_after(position)) is not None:
+        assert run.chained == sum(entry.chained for entry in run.entries)
+        own = text_frames(message for entry in run.entries for message in entry.messages())
+        frames += own if run.frames is None else run.frames
+        assert run.frames in (None, own)
+        position = run.entries[-1].position
+    return frames
 
 
 @given(
