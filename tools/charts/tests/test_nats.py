@@ -68,7 +68,7 @@ def test_every_server_is_a_route_of_the_cluster_by_the_name_its_service_gives_it
     assert service in {i["metadata"]["name"] for i in objects if i["kind"] == "Service"}
     (test,) = (item for item in objects if item["kind"] == "Pod")
     (variable,) = test["spec"]["containers"][0]["env"]
-    assert variable["value"].split() == servers
+    assert variable["value"].split() == [f"{server}:8222" for server in servers]
 
 
 def test_a_server_leaves_as_a_lame_duck_and_gets_the_time_for_it(workspace: Workspace) -> None:

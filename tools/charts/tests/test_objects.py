@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,17 +143,6 @@ def test_a_workload_selects_its_own_pods_and_no_other(profile: Profile, name: st
 
 
 @every_profile
-def test_selectors_hold_nothing_that_changes_with_a_version(profile: Profile, name: str) -> None:
-    for item in profile(name):
-        if item["kind"] in WORKLOADS:
-            assert item["spec"]["selector"]["matchLabels"].keys() <= {
-                "app.kubernetes.io/name",
-                "app.kubernetes.io/instance",
-                "market-data-fanout/unit",
-            }
-
-
-@every_profile
 def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
     profile: Profile, name: str
 ) -> None:
@@ -200,49 +187,6 @@ def test_every_pod_is_behind_a_network_policy(profile: Profile, name: str) -> No
     for pod in pods(objects):
         if not pod.owner.startswith("Pod/"):
             assert any(matches(policy, pod.labels) for policy in policies), pod.owner
-
-
-def templates(objects: Iterable[Object]) -> dict[str, Any]:
-    return {
-        item["metadata"]["name"]: item["spec"]["template"]
-        for item in objects
-        if item["kind"] in WORKLOADS
-    }
-
-
-@pytest.mark.parametrize(
-    ("setting", "services"),
-    [
-        ("S3_BUCKET", {"snapshotter", "gateway"}),
-        ("LOG_LEVEL", {*SERVICES}),
-        ("nothing", set()),
-    ],
-)
-def test_a_changed_setting_restarts_the_services_that_read_it_and_no_other(
-    workspace: Workspace, profile: Profile, setting: str, services: set[str]
-) -> None:
-    before = templates(profile("values"))
-    change = {} if setting == "nothing" else {f"global.settings.{setting}": "WARNING"}
-    after = templates(workspace.render(UMBRELLA, settings=change))
-    changed = {name.split("-")[2] for name in before if before[name] != after[name]}
-    assert changed == services
-
-
-def test_a_new_chart_version_with_the_same_image_restarts_nothing(
-    workspace: Workspace, profile: Profile, tmp_path: Path
-) -> None:
-    newer = Workspace.copy(workspace.helm, tmp_path)
-    for file in (*tmp_path.glob("*/*/Chart.yaml"), *tmp_path.glob("*/*/Chart.lock")):
-        if file.name == "Chart.lock":
-            file.unlink()
-        else:
-            file.write_text(re.sub(r"(?m)^( *version): 0\.1\.0$", r"\1: 0.2.0", file.read_text()))
-    newer.build()
-    objects = newer.render(UMBRELLA)
-    assert {item["metadata"]["labels"].get("helm.sh/chart", "-0.2.0")[-6:] for item in objects} == {
-        "-0.2.0"
-    }
-    assert templates(objects) == templates(profile("values"))
 
 
 def test_large_numbers_keep_their_digits(workspace: Workspace) -> None:
