@@ -88,7 +88,8 @@ def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
     one = load_of(load, 1)
     mine = of_server(one, "gateway", cpu_us)
     for server, title, fewer in (
-        ("fastapi", "FastAPI `send_text`", 2.5),
+        ("fastapi-queues", "FastAPI `send_text` by queues", 2.5),
+        ("fastapi", "FastAPI `send_text` in turn", 2.5),
         ("websockets", "`websockets.broadcast`", 1.3),
     ):
         others = of_server(one, server, cpu_us)

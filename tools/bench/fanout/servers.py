@@ -22,7 +22,13 @@ from tools.bench.fanout.ticks import FIRST, message, record
 from tools.embedded import NatsServer, free_port
 from tools.embedded.process import die_with_parent
 
-SERVERS = ("limit", "gateway", "gateway-nats", "websockets", "fastapi")
+SERVERS = ("limit", "gateway", "gateway-nats", "websockets", "fastapi", "fastapi-queues")
+_MODULES = {
+    "gateway": ("gateway_server",),
+    "websockets": ("websockets_server",),
+    "fastapi": ("fastapi_server", "turns"),
+    "fastapi-queues": ("fastapi_server", "queues"),
+}
 _SUBSCRIBE = '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}'
 _SNAPSHOT = '"type":"snapshot"'
 _START_S = 60.0
@@ -90,9 +96,9 @@ async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Runn
 
 
 def _command(name: str, pipe: int, ticks: int, stack: AsyncExitStack) -> list[str]:
-    if name != "limit":
-        module = f"tools.bench.fanout.{name}_server"
-        return [sys.executable, "-m", module, str(pipe), str(ticks)]
+    if name in _MODULES:
+        module, *more = _MODULES[name]
+        return [sys.executable, "-m", f"tools.bench.fanout.{module}", str(pipe), str(ticks), *more]
     template = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tick.json"
     template.write_bytes(message(FIRST))
     return [str(program("limit")), str(pipe), str(ticks), str(template)]

@@ -25,6 +25,7 @@ _TITLES = {
     "gateway-nats": "gateway as deployed, on NATS JetStream",
     "websockets": "`websockets.broadcast`",
     "fastapi": "FastAPI, `send_text` to one after the other",
+    "fastapi-queues": "FastAPI, `send_text` from a queue and task for each client",
 }
 
 

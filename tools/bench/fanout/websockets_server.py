@@ -9,7 +9,6 @@ from itertools import count
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from services.common.runtime import tune_collector
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.ticks import FIRST, message
 
@@ -37,6 +36,4 @@ async def main(pipe: int, ticks: int) -> None:
 
 
 if __name__ == "__main__":
-    # As the gateway has it.
-    tune_collector()
     uvloop.run(main(int(sys.argv[1]), int(sys.argv[2])))
