@@ -10,7 +10,7 @@ Only `__main__` modules (and tools) choose one, by `open_broker`; everything els
     redis*.py       Redis Streams: client, keys and entries, publisher, tail (live), group
     worker.py       what publishers and subscriptions share: one task, one bell, backoff
 
-The same suite runs on all three: `services/common/testing/conformance.py`.
+The same suite runs on all three: `services/common/testing/conformance/`.
 """
 
 from services.common.stream.broker import (

@@ -1,7 +1,7 @@
 """The Broker: a durable, ordered, replayable log behind one interface.
 
 Every backend (JetStream, Redis Streams, in memory) obeys the clauses below and passes one
-conformance suite, `services/common/testing/conformance.py`, whose tests are named after them.
+conformance suite, `services/common/testing/conformance/`, whose tests are named after them.
 
 Vocabulary. A *record* is published on a *subject*; subjects belong to a *log* (`subjects.log_of`);
 a record's *position* in its subject is (epoch, seq, sub), chosen by the publisher and strictly

@@ -1,0 +1,121 @@
+"""What the suite asks of a server under test, and the ways its tests read and write."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+
+from services.common.errors import (
+    BrokerUnavailable,
+)
+from services.common.stream import (
+    Broker,
+    GroupSubscription,
+    LiveSubscription,
+    Message,
+    Position,
+    Record,
+)
+
+LOG = "raw"
+BTC = "market.raw.coinbase.ticker.BTC-USD"
+ETH = "market.raw.coinbase.ticker.ETH-USD"
+SOL = "market.raw.coinbase.trades.SOL-USD"
+PATIENCE_S = 30.0
+
+
+class Backend(ABC):
+    """A server under test.
+
+    Attributes:
+        too_large: bytes of a record that is refused, or None where the limit is out of reach.
+    """
+
+    too_large: int | None = None
+
+    @abstractmethod
+    def broker(self) -> Broker:
+        """A new broker on this server, not open yet."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Take the server away as a crash would."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Bring it back with what it had stored."""
+
+    @abstractmethod
+    async def wipe(self) -> None:
+        """Make the stopped server forget every log."""
+
+    @abstractmethod
+    async def expire(self, broker: Broker) -> None:
+        """Do what makes records of a log with 1 s of retention go away a little later."""
+
+
+def record(seq: int, subject: str = BTC, *, epoch: int = 1, sub: int = 0) -> Record:
+    return Record(subject, f"{subject}/{epoch}/{seq}/{sub}".encode(), Position(epoch, seq, sub))
+
+
+def seqs(messages: Sequence[Message], subject: str = BTC) -> list[int]:
+    return [message.position.seq for message in messages if message.subject == subject]
+
+
+async def publish(broker: Broker, records: Sequence[Record]) -> None:
+    publisher = await broker.publisher()
+    for item in records:
+        await publisher.send(item)
+    await publisher.flush()
+    await publisher.aclose()
+
+
+async def read_all(
+    broker: Broker, subject: str = BTC, cursor: str = "", *, limit: int = 1000
+) -> list[Message]:
+    found: list[Message] = []
+    while True:
+        page = await broker.read(subject, cursor, limit=limit)
+        found += page.messages
+        cursor = page.cursor
+        if page.at_head:
+            return found
+
+
+async def take(member: GroupSubscription, count: int, *, ack: bool = True) -> list[Message]:
+    """The group's next records until `count` came."""
+    found: list[Message] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < count:
+            batch = await member.next_batch()
+            found += batch
+            if ack:
+                await member.ack(batch)
+    return found
+
+
+async def follow(live: LiveSubscription, count: int) -> list[Message]:
+    found: list[Message] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < count:
+            found += (await live.next_batch()).messages
+    return found
+
+
+async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
+    """Poll until the condition holds; an unavailable broker counts as no."""
+    async with asyncio.timeout(patience_s):
+        while True:
+            try:
+                if await condition():
+                    return
+            except BrokerUnavailable:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def trips(broker: Broker, count: int = 20) -> None:
+    """Give the server time by asking it things, in place of a clock."""
+    for _ in range(count):
+        await broker.log_epoch(LOG)

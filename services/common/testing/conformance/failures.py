@@ -1,0 +1,254 @@
+"""Clauses about ends, wanted and unwanted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.common.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+)
+from services.common.stream import (
+    Broker,
+    LogSpec,
+    Message,
+    Position,
+    Publisher,
+)
+from services.common.testing.conformance.backend import (
+    BTC,
+    ETH,
+    LOG,
+    PATIENCE_S,
+    Backend,
+    follow,
+    read_all,
+    record,
+    seqs,
+    take,
+    trips,
+    until,
+)
+
+
+class FailureClauses:
+    """Closing, and a server that goes away."""
+
+    # ------------------------------------------------------------------ B7
+
+    async def test_b7_everything_raises_after_closing_and_closing_twice_is_fine(
+        self, backend: Backend
+    ) -> None:
+        broker = backend.broker()
+        await broker.open()
+        await broker.ensure([LogSpec(LOG, 3600)])
+        publisher = await broker.publisher()
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        waiting = [
+            asyncio.ensure_future(member.next_batch()),
+            asyncio.ensure_future(live.next_batch()),
+        ]
+        await trips(broker, 3)
+        await broker.aclose()
+        await broker.aclose()
+        async with asyncio.timeout(PATIENCE_S):
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in ended] == [BrokerClosed, BrokerClosed]
+        for part in (publisher, member, live):
+            await part.aclose()
+            await part.aclose()
+        with pytest.raises(BrokerClosed):
+            publisher.offer(record(1))
+        with pytest.raises(BrokerClosed):
+            await publisher.send(record(1))
+        with pytest.raises(BrokerClosed):
+            await member.next_batch()
+        with pytest.raises(BrokerClosed):
+            await live.next_batch()
+        with pytest.raises(BrokerClosed):
+            await broker.read(BTC)
+        with pytest.raises(BrokerClosed):
+            await broker.publisher()
+
+    async def test_b7_closing_a_publisher_ends_who_waits_for_it(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_records=1)
+        await backend.kill()
+        ticket = publisher.offer(record(1))
+        assert ticket == 1
+        durable = asyncio.ensure_future(publisher.durable(ticket))
+        sending = asyncio.ensure_future(publisher.send(record(2)))
+        await asyncio.sleep(0)
+        await publisher.aclose()
+        ended = await asyncio.gather(durable, sending, return_exceptions=True)
+        assert [type(error) for error in ended] == [BrokerClosed, BrokerClosed]
+        await backend.start()
+
+    # ------------------------------------------------------------------ B10
+
+    async def test_b10_a_publisher_survives_a_killed_server_in_order_and_without_doubles(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_records=256)
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(_send(publisher, 1, 3000))
+            for point in (700, 1700):
+                await _sent(publisher, point)
+                await backend.kill()
+                await backend.start()
+            await sending
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.flush()
+        await until(lambda: _answers(broker))
+        for subject in (BTC, ETH):
+            assert seqs(await read_all(broker, subject), subject) == list(range(1, 3001))
+
+    async def test_b10_a_group_survives_a_killed_server_without_loss_and_in_order(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_records=256)
+        member = await broker.group(LOG, "readers", max_pending=512)
+        seen: dict[str, list[int]] = {BTC: [], ETH: []}
+
+        async def consume() -> None:
+            while any(not s or s[-1] < 2000 for s in seen.values()):
+                batch = await member.next_batch()
+                for message in batch:
+                    seen[message.subject].append(message.position.seq)
+                await member.ack(batch)
+
+        async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
+            group.create_task(_send(publisher, 1, 2000))
+            group.create_task(consume())
+            for point in (500, 1300):
+                await _sent(publisher, point)
+                await backend.kill()
+                await backend.start()
+        for delivered in seen.values():
+            newest = 0
+            for seq in delivered:
+                # A repetition may come, a record that follows a hole never.
+                assert seq <= newest + 1
+                newest = max(newest, seq)
+            assert newest == 2000
+
+    async def test_b10_a_live_reader_that_refills_by_read_has_everything_once(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_records=256)
+        live = await broker.live(LOG)
+        seen: list[int] = []
+        told: list[int] = []
+
+        async def follow_btc() -> None:
+            while not seen or seen[-1] < 2000:
+                batch = await live.next_batch()
+                if batch.interrupted:
+                    told.append(len(seen))
+                for seq in seqs(batch.messages):
+                    assert not seen or seq > seen[-1]
+                    if seq > (seen[-1] if seen else 0) + 1:
+                        assert told
+                        page = await _read_when_up(broker, Position(1, seen[-1] if seen else 0))
+                        seen.extend(n for n in seqs(page) if (not seen or n > seen[-1]) and n < seq)
+                    seen.append(seq)
+
+        async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
+            following = group.create_task(follow_btc())
+            await _send(publisher, 1, 900)
+            await publisher.flush()
+            await backend.kill()
+            await backend.start()
+            await _send(publisher, 901, 1990)
+            await publisher.flush()
+            extra = 1991
+            while not following.done():
+                # The subscription may come back later than the publisher.
+                await _send(publisher, extra, extra)
+                await publisher.flush()
+                extra += 1
+                if extra > 2000:
+                    await asyncio.sleep(0.02)
+        assert seen == list(range(1, seen[-1] + 1))
+        assert bool(told) or not broker.capabilities.live_may_miss
+
+    async def test_b10_work_goes_on_after_the_server_lost_its_logs(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher()
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        await _send(publisher, 1, 10)
+        await publisher.flush()
+        await take(member, 20)
+        await follow(live, 20)
+        await backend.kill()
+        await backend.wipe()
+        await backend.start()
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await live.next_batch()).interrupted
+            # Positions that the lost log had held are free again in the new one.
+            await publisher.send(record(5))
+            await publisher.durable(await publisher.send(record(11)))
+            assert seqs(await take(member, 2)) == [5, 11]
+            assert seqs(await follow(live, 2)) == [5, 11]
+
+    async def test_b10_an_absent_server_is_said_and_does_not_stop_opening(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        await broker.ping()
+        await backend.kill()
+        with pytest.raises(BrokerUnavailable):
+            await broker.ping()
+        with pytest.raises(BrokerUnavailable):
+            await broker.read(BTC)
+        with pytest.raises(BrokerUnavailable):
+            await broker.log_epoch(LOG)
+        other = backend.broker()
+        opening = asyncio.ensure_future(other.open())
+        await asyncio.sleep(0)
+        await backend.start()
+        async with asyncio.timeout(PATIENCE_S):
+            await opening
+        await other.ping()
+        await other.aclose()
+        await until(lambda: _answers(broker))
+
+    async def test_a_log_that_nobody_made_is_said_to_be_missing(self, broker: Broker) -> None:
+        with pytest.raises(BrokerUnavailable):
+            await broker.log_epoch("tick.0")
+        with pytest.raises(BrokerUnavailable):
+            await broker.group("tick.0", "readers")
+
+
+async def _answers(broker: Broker) -> bool:
+    await broker.ping()
+    return True
+
+
+async def _send(publisher: Publisher, first: int, last: int) -> None:
+    for n in range(first, last + 1):
+        await publisher.send(record(n, BTC))
+        await publisher.send(record(n, ETH))
+
+
+async def _sent(publisher: Publisher, count: int) -> None:
+    async def enough() -> bool:
+        return publisher.stats().sent >= count
+
+    await until(enough)
+
+
+async def _read_when_up(broker: Broker, after: Position) -> list[Message]:
+    found: list[Message] = []
+
+    async def read() -> bool:
+        found[:] = await read_all(broker, cursor=await broker.seek(BTC, after))
+        return True
+
+    await until(read)
+    return found

@@ -1,0 +1,108 @@
+"""Clauses about groups that share the work on a log."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.common.stream import (
+    Broker,
+    GroupSubscription,
+    LogSpec,
+)
+from services.common.testing.conformance.backend import (
+    BTC,
+    ETH,
+    LOG,
+    PATIENCE_S,
+    Backend,
+    publish,
+    record,
+    seqs,
+    take,
+    trips,
+    until,
+)
+
+
+class GroupClauses:
+    """Acks, redelivery, what may be pending."""
+
+    # ------------------------------------------------------------------ B4
+
+    async def test_b4_a_new_group_begins_at_the_oldest_record_and_groups_are_independent(
+        self, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 51)])
+        first = await broker.group(LOG, "first")
+        assert seqs(await take(first, 50)) == list(range(1, 51))
+        second = await broker.group(LOG, "second")
+        assert seqs(await take(second, 50)) == list(range(1, 51))
+
+    async def test_b4_what_a_closed_member_did_not_ack_is_delivered_to_the_next_in_order(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 101)])
+        member = await broker.group(LOG, "readers")
+        taken = await take(member, 100, ack=False)
+        await member.ack(taken[:40])
+        await until(lambda: _lag_is(member, 60))
+        await member.aclose()
+        async with backend.broker() as other:
+            await other.ensure([LogSpec(LOG, 3600)])
+            successor = await other.group(LOG, "readers")
+            again = await take(successor, 60)
+            assert sorted(set(seqs(again)) | set(range(1, 41))) == list(range(1, 101))
+            assert seqs(again) == sorted(seqs(again))
+
+    async def test_b4_what_is_acked_is_not_delivered_again(self, broker: Broker) -> None:
+        await publish(broker, [record(n) for n in range(1, 31)])
+        member = await broker.group(LOG, "readers")
+        await take(member, 30)
+        await until(lambda: _lag_is(member, 0))
+        await member.aclose()
+        successor = await broker.group(LOG, "readers")
+        await publish(broker, [record(31)])
+        assert seqs(await take(successor, 1)) == [31]
+
+    async def test_b4_what_is_not_acked_in_time_is_delivered_again(self, broker: Broker) -> None:
+        await publish(broker, [record(1), record(2)])
+        member = await broker.group(LOG, "readers", ack_wait_s=1)
+        first = await take(member, 2, ack=False)
+        assert seqs(first) == [1, 2]
+        await member.ack(first[:1])
+        again = await take(member, 1)
+        assert seqs(again) == [2]
+
+    async def test_b4_lag_counts_what_is_not_acked(self, broker: Broker) -> None:
+        member = await broker.group(LOG, "readers")
+        assert await member.lag() == 0
+        await publish(broker, [record(n, s) for n in range(1, 11) for s in (BTC, ETH)])
+        await until(lambda: _lag_is(member, 20))
+        taken = await take(member, 20, ack=False)
+        await until(lambda: _lag_is(member, 20))
+        await member.ack(taken[:5])
+        await until(lambda: _lag_is(member, 15))
+
+    # ------------------------------------------------------------------ B6
+
+    async def test_b6_a_group_holds_at_most_max_pending_unacked_records(
+        self, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 31)])
+        member = await broker.group(LOG, "readers", max_pending=10)
+        held = await take(member, 10, ack=False)
+        assert len(held) == 10
+        waiting = asyncio.ensure_future(member.next_batch())
+        await trips(broker)
+        assert not waiting.done()
+        await member.ack(held)
+        async with asyncio.timeout(PATIENCE_S):
+            more = list(await waiting)
+        assert seqs(more)[0] == 11
+        await member.ack(more)
+        rest = await take(member, 20 - len(more))
+        assert seqs(held + more + rest) == list(range(1, 31))
+
+
+async def _lag_is(member: GroupSubscription, count: int) -> bool:
+    return await member.lag() == count

@@ -1,0 +1,161 @@
+"""Clauses about what a publisher is promised."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from services.common.errors import (
+    RecordTooLarge,
+)
+from services.common.stream import (
+    Broker,
+    LogSpec,
+    Position,
+    Record,
+)
+from services.common.testing.conformance.backend import (
+    BTC,
+    ETH,
+    LOG,
+    SOL,
+    Backend,
+    follow,
+    publish,
+    read_all,
+    record,
+    seqs,
+    take,
+)
+
+
+class PublishingClauses:
+    """Order, durability, duplicates."""
+
+    # ------------------------------------------------------------------ B1
+
+    async def test_b1_every_way_of_reading_gives_a_subject_in_the_order_published(
+        self, broker: Broker
+    ) -> None:
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        subjects = (BTC, ETH, SOL)
+        await publish(broker, [record(n, s) for n in range(1, 401) for s in subjects])
+        by_group = await take(member, 1200)
+        by_live = await follow(live, 1200)
+        for subject in subjects:
+            expected = list(range(1, 401))
+            assert seqs(by_group, subject) == expected
+            assert seqs(by_live, subject) == expected
+            assert seqs(await read_all(broker, subject, limit=150), subject) == expected
+
+    async def test_b1_payload_position_and_headers_come_back_as_they_were_sent(
+        self, broker: Broker
+    ) -> None:
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        sent = Record(BTC, b"\x00\xff payload", Position(7, 9, 2), {"traceparent": "00-ab-cd-01"})
+        await broker.publish(sent)
+        [by_group] = await take(member, 1)
+        [by_live] = await follow(live, 1)
+        [by_read] = await read_all(broker)
+        for message in (by_group, by_live, by_read):
+            assert message.subject == BTC
+            assert message.payload == sent.payload
+            assert message.position == sent.position
+            assert dict(message.headers) == {"traceparent": "00-ab-cd-01"}
+
+    # ------------------------------------------------------------------ B2
+
+    async def test_b2_durable_returns_only_when_the_record_can_be_read(
+        self, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher()
+        for n in range(1, 200):
+            ticket = await publisher.send(record(n))
+            if n % 50 == 0:
+                await publisher.durable(ticket)
+                newest = await broker.last(BTC)
+                assert newest is not None
+                assert newest.position.seq >= n
+        await publisher.flush()
+        stats = publisher.stats()
+        assert (stats.sent, stats.stored, stats.in_flight) == (199, 199, 0)
+        assert stats.bytes_in_flight == 0
+
+    async def test_b2_offer_answers_none_while_the_window_is_full(self, broker: Broker) -> None:
+        publisher = await broker.publisher(max_records=4)
+        tickets = [publisher.offer(record(n)) for n in range(1, 7)]
+        assert tickets == [1, 2, 3, 4, None, None]
+        assert publisher.stats().in_flight == 4
+        await publisher.flush()
+        assert publisher.offer(record(5)) == 5
+        await publisher.flush()
+        assert seqs(await read_all(broker)) == [1, 2, 3, 4, 5]
+
+    async def test_b2_the_window_is_bounded_in_bytes_and_takes_one_larger_record_alone(
+        self, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_bytes=10_000)
+        big = Record(BTC, b"x" * 20_000, Position(1, 1))
+        assert publisher.offer(big) == 1
+        assert publisher.offer(record(2)) is None
+        await publisher.flush()
+        assert publisher.offer(record(2)) == 2
+        await publisher.flush()
+        assert seqs(await read_all(broker)) == [1, 2]
+
+    async def test_b2_a_record_of_1_2_megabytes_goes_through_every_way(
+        self, broker: Broker
+    ) -> None:
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        body = random.Random(1).randbytes(1_200_000)
+        await broker.publish(Record(BTC, body, Position(1, 1)))
+        assert [m.payload for m in await take(member, 1)] == [body]
+        assert [m.payload for m in await follow(live, 1)] == [body]
+        assert [m.payload for m in await read_all(broker)] == [body]
+
+    async def test_b2_a_record_the_server_would_refuse_is_refused_before_it_is_taken(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        publisher = await broker.publisher()
+        if backend.too_large is not None:
+            with pytest.raises(RecordTooLarge) as caught:
+                await publisher.send(Record(BTC, b"x" * backend.too_large, Position(1, 1)))
+            assert caught.value.size >= backend.too_large > 0
+        assert publisher.stats().sent == 0
+        await publisher.durable(await publisher.send(record(2)))
+        assert seqs(await read_all(broker)) == [2]
+
+    # ------------------------------------------------------------------ B3
+
+    async def test_b3_a_record_sent_again_is_acknowledged_and_stored_once(
+        self, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 101)])
+        publisher = await broker.publisher()
+        for n in range(51, 151):
+            await publisher.send(record(n))
+        await publisher.flush()
+        assert publisher.stats().duplicates == 50
+        assert publisher.stats().stored == 50
+        assert seqs(await read_all(broker)) == list(range(1, 151))
+
+    async def test_b3_two_publishers_of_the_same_records_make_one_log(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        live = await broker.live(LOG)
+        records = [record(n, s) for n in range(1, 301) for s in (BTC, ETH)]
+        async with backend.broker() as other:
+            await other.ensure([LogSpec(LOG, 3600)])
+            async with asyncio.TaskGroup() as group:
+                group.create_task(publish(broker, records))
+                group.create_task(publish(other, records))
+        for subject in (BTC, ETH):
+            assert seqs(await read_all(broker, subject), subject) == list(range(1, 301))
+        followed = await follow(live, 600)
+        for subject in (BTC, ETH):
+            assert seqs(followed, subject) == list(range(1, 301))
