@@ -48,7 +48,11 @@ class Bell:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait((waiter,), timeout=timeout_s)
+            if timeout_s is None:
+                # Half of what `asyncio.wait` takes, and a turn of the event loop earlier.
+                await waiter
+            else:
+                await asyncio.wait((waiter,), timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
 
