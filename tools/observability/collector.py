@@ -66,6 +66,11 @@ class Collector:
         with self._lock:
             return list(self._spans)
 
+    def forget(self) -> None:
+        """Drop what was collected so far."""
+        with self._lock:
+            self._spans.clear()
+
     def traces(self) -> dict[str, list[CollectedSpan]]:
         """Spans by trace."""
         found: dict[str, list[CollectedSpan]] = {}

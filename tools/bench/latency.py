@@ -1,0 +1,190 @@
+"""Where a tick's time goes between the exchange's frame and the client's socket.
+
+The services say it themselves: each traced record's spans begin and end where it changes hands, on
+one clock, since all run on this machine. What the client sees is measured by a client of every
+stream, from `ts_ingest` to having read the tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import msgspec
+
+from tools.bench.documents import Parts, markdown, table
+from tools.bench.gateway_slow import QuickReader
+from tools.bench.registry import Run, bench
+from tools.observability.collector import CollectedSpan, Collector
+from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.stack.options import StackOptions
+from tools.stack.stack import Stack
+
+Spans = Mapping[str, CollectedSpan]
+
+
+class Load(NamedTuple):
+    """`rate`: messages a second that the exchange sends; `traced`: the part that is followed."""
+
+    name: str
+    products: int
+    rate: float
+    traced: float
+
+
+class Found(TypedDict):
+    """Microseconds between two places, of one load in one round."""
+
+    load: str
+    hop: str
+    p50: float
+    p99: float
+    count: int
+
+
+LOADS = (Load("500 ticks/s", 20, 530, 0.1), Load("10 ticks/s", 1, 10, 1.0))
+# A hop ends where the next one begins; what is indented is a part of the way that nobody waits for.
+HOPS: dict[str, Callable[[Spans], tuple[int, int]]] = {
+    "frame received to raw record published": lambda s: (
+        s["ingest"].start,
+        s["publish raw"].start,
+    ),
+    "raw published to normalizer took": lambda s: (s["publish raw"].start, s["normalize"].start),
+    "normalizer took to tick published": lambda s: (s["normalize"].start, s["publish tick"].start),
+    "tick published to gateway took": lambda s: (s["publish tick"].start, s["fan out"].start),
+    "gateway took to socket written": lambda s: (s["fan out"].start, s["fan out"].end),
+    "frame received to socket written": lambda s: (s["ingest"].start, s["fan out"].end),
+    "(raw published to its ack: durable)": lambda s: (
+        s["publish raw"].start,
+        s["publish raw"].end,
+    ),
+    "(tick published to its ack: durable)": lambda s: (
+        s["publish tick"].start,
+        s["publish tick"].end,
+    ),
+}
+_TO_CLIENT = "frame received to read by a client"
+_NEEDED = frozenset({"ingest", "publish raw", "normalize", "publish tick", "fan out"})
+
+
+@bench("latency")
+async def latency(run: Run) -> None:
+    """The whole stack at 500 and at 10 ticks a second: p50 and p99 of each hop of a tick."""
+    seconds = 2.0 if run.quick else 20.0 if run.full else 10.0
+    found: list[Found] = []
+    for load in LOADS:
+        names = [*DEFAULT_PRODUCTS, *(f"TEST{number}-USD" for number in range(load.products))]
+        with Collector() as collector, tempfile.TemporaryDirectory(prefix="mdf-bench-") as folder:
+            environment = {
+                "*": {
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+                    "OTEL_TRACES_SAMPLER_ARG": str(load.traced),
+                    "OTEL_BSP_SCHEDULE_DELAY": "500",
+                    "LOG_LEVEL": "ERROR",
+                },
+                "exchange": {"SIM_RATE": f"{load.rate:g}"},
+            }
+            options = StackOptions(
+                products=tuple(names[: load.products]),
+                run_dir=Path(folder),
+                environment=environment,
+            )
+            async with Stack(options) as stack:
+                reader = _Reader(stack.products)
+                port = stack.services["gateway"].port
+                await asyncio.get_running_loop().create_connection(
+                    lambda reader=reader: reader,  # type: ignore[misc] # uvloop wants a factory
+                    "127.0.0.1",
+                    port,
+                )
+                # Snapshots, first rows and checkpoints are not what is measured.
+                await asyncio.sleep(min(5.0, seconds))
+                for _ in range(run.rounds):
+                    reader.latencies.clear()
+                    collector.forget()
+                    await asyncio.sleep(seconds)
+                    arrived = list(reader.latencies)
+                    # The last spans of those that were received in time are still on their way.
+                    await asyncio.sleep(1.5)
+                    found += _hops(load, list(collector.traces().values()), arrived)
+                    note = f"{len(arrived) / seconds:.0f} messages/s to a client of everything"
+                    run.note(load.name, note)
+                reader.transport.abort()
+    run.results["hops"] = list(found)
+
+
+def _hops(
+    load: Load, traces: Sequence[Sequence[CollectedSpan]], arrived: Sequence[int]
+) -> list[Found]:
+    ways = [{span.name: span for span in spans} for spans in traces]
+    whole = [way for way in ways if way.keys() >= _NEEDED]
+    values = {
+        hop: [(end - start) / 1e3 for start, end in map(between, whole)]
+        for hop, between in HOPS.items()
+    }
+    values[_TO_CLIENT] = [float(value) for value in arrived]
+    return [
+        {
+            "load": load.name,
+            "hop": hop,
+            "p50": _quantile(some, 0.5),
+            "p99": _quantile(some, 0.99),
+            "count": len(some),
+        }
+        for hop, some in values.items()
+        if some
+    ]
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[int(share * (len(values) - 1))]
+
+
+@table("latency:hops")
+def hops(parts: Parts) -> list[str]:
+    """A line for each hop; of each load p50 and p99, the median of the rounds (least-most)."""
+    found = parts["hops"]
+    loads = list(dict.fromkeys(one["load"] for one in found))
+    rows = [
+        [hop, *(_text(found, load, hop, which) for load in loads for which in ("p50", "p99"))]
+        for hop in dict.fromkeys(one["hop"] for one in found)
+    ]
+    titles = ["ms", *(f"{load}: {which}" for load in loads for which in ("p50", "p99"))]
+    return markdown(titles, rows)
+
+
+def _text(found: list[dict[str, Any]], load: str, hop: str, which: str) -> str:
+    some = sorted(one[which] / 1e3 for one in found if one["load"] == load and one["hop"] == hop)
+    if not some:
+        return ""
+    return f"{some[len(some) // 2]:.2f} ({some[0]:.2f}-{some[-1]:.2f})"
+
+
+class _Reader(QuickReader):
+    """Subscribes to every stream of some products."""
+
+    def __init__(self, products: Sequence[str]) -> None:
+        super().__init__()
+        command = {
+            "type": "subscribe",
+            "products": list(products),
+            "channels": ["ticker", "trades", "book"],
+        }
+        text = msgspec.json.encode(command)
+        # Masked with zeros, which leaves it as it is.
+        self._command = bytes((0x81, 0x80 | 126)) + len(text).to_bytes(2) + bytes(4) + text
+        self._asked = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # What it subscribes to is said here.
+        self.upgraded = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self._asked:
+            self._asked = True
+            self.transport.write(self._command)
+        super().data_received(data)
