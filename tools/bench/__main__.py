@@ -62,6 +62,7 @@ def main(
     path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     cases: list[Case] = []
     benches: dict[str, object] = {}
+    failed: list[str] = []
     for name in names or known:
         summary = (known[name].__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{name}[/bold] {summary}")
@@ -69,7 +70,12 @@ def main(
         load = os.getloadavg()[0]
         # As every service does at its start.
         tune_collector()
-        uvloop.run(_measure(name, run))
+        try:
+            uvloop.run(_measure(name, run))
+        except Exception:  # noqa: BLE001 - whatever it was, the others are still to be measured
+            console.print_exception()
+            failed.append(name)
+            continue
         if run.skipped:
             console.print(f"skipped: {run.skipped}", markup=False)
             continue
@@ -83,12 +89,20 @@ def main(
             "rounds": run.rounds,
             "results": run.results,
         }
-        # After each, so that one that fails does not take the others' figures with it.
-        found = {**_machine(), "cases": [one.as_json() for one in cases], "benches": benches}
+        # After each, so that whoever ends it early has the figures until then.
+        found = {
+            **_machine(),
+            "whole": not names,
+            "cases": [one.as_json() for one in cases],
+            "benches": benches,
+        }
         path.write_text(json.dumps(found, indent=1))
-    console.print(f"written to {path}")
-    if write_docs and benches:
-        _write_docs(path)
+    if benches:
+        console.print(f"written to {path}")
+        if write_docs:
+            _write_docs(path)
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}")
 
 
 def _write_docs(path: Path) -> None:

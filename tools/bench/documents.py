@@ -2,7 +2,9 @@
 
 The document says where they stand: between `<!-- bench NAME -->` and `<!-- end bench -->`. NAME is
 a benchmark's, for the table of its cases, or `benchmark:part` of a table made by a function marked
-with `@table`. The text around them is written by hand, and what the file does not have stays.
+with `@table`. `rest` stands for the cases of all benchmarks without a block of their own, and is
+written from a run of all. The text around the blocks is written by hand, and what the file has no
+figures of stays.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+REST = "rest"
 _BLOCK = re.compile(r"<!-- bench (?P<name>\S+) -->\n(?P<body>.*?)<!-- end bench -->\n", re.DOTALL)
 
 Parts = dict[str, list[dict[str, Any]]]
@@ -58,24 +61,32 @@ def fill(text: str, results: dict[str, Any]) -> str:
     Raises:
         KeyError: a block names a table that there is not.
     """
+    benches = results["benches"]
+    own = {name.partition(":")[0] for name in blocks(text)}
+
+    def made(name: str) -> list[str]:
+        bench = name.partition(":")[0]
+        run = benches[bench]
+        lines = _tables[name](run["results"]) if name != bench else _cases(results["cases"], bench)
+        return [*lines, "", _circumstances(results, run)]
 
     def write(found: re.Match[str]) -> str:
         name: str = found["name"]
-        bench = name.partition(":")[0]
-        if bench not in results["benches"]:
-            return found[0]
-        run = results["benches"][bench]
-        if ":" in name:
-            lines = _tables[name](run["results"])
+        if name == REST and results["whole"]:
+            titled = [
+                ["", f"### {bench}", "", *made(bench)] for bench in benches if bench not in own
+            ]
+            lines = [line for part in titled for line in part][1:]
+        elif name.partition(":")[0] in benches:
+            lines = made(name)
         else:
-            lines = _cases([case for case in results["cases"] if case["bench"] == bench])
-        body = "\n".join([*lines, "", _circumstances(results, run)])
-        return f"<!-- bench {name} -->\n{body}\n<!-- end bench -->\n"
+            return found[0]
+        return "\n".join([f"<!-- bench {name} -->", *lines, "<!-- end bench -->", ""])
 
     return _BLOCK.sub(write, text)
 
 
-def _cases(cases: Sequence[dict[str, Any]]) -> list[str]:
+def _cases(cases: Sequence[dict[str, Any]], bench: str) -> list[str]:
     rows = [
         [
             case["case"],
@@ -86,6 +97,7 @@ def _cases(cases: Sequence[dict[str, Any]]) -> list[str]:
             case["note"],
         ]
         for case in cases
+        if case["bench"] == bench
     ]
     titles = ["case", "units", "client CPU us/unit", "server CPU us/unit", "wall ms", "note"]
     return markdown(titles, rows)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from tools.bench import documents
 from tools.bench.__main__ import main
-from tools.bench.documents import DOCUMENT, blocks, fill
+from tools.bench.documents import DOCUMENT, REST, blocks, fill
 from tools.bench.fanout.figures import bounds, ratio, spread
 from tools.bench.registry import benchmarks
 
@@ -62,7 +62,7 @@ def _results(**results: object) -> dict[str, object]:
         "note": "",
     }
     machine = {"python": "3.12.1", "processor": "a processor", "cores": 2}
-    return {**machine, "cases": [case], "benches": {"fanout": run}}
+    return {**machine, "whole": False, "cases": [case], "benches": {"fanout": run}}
 
 
 def _block(name: str, body: str = "old\n") -> str:
@@ -84,6 +84,16 @@ def test_a_part_is_written_by_its_own_table() -> None:
     assert "| gateway, fed in its process | 5.50 (5.00-6.00) | 1.25 (1.23) |" in found
 
 
+def test_the_rest_is_what_has_no_block_of_its_own_in_a_run_of_all() -> None:
+    text = _block("fanout") + _block("rest")
+    assert fill(text, _results()).endswith(_block("rest"))
+    results = _results() | {"whole": True}
+    assert "### fanout" not in fill(text, results)
+    found = fill(_block("rest"), results)
+    assert "### fanout\n\n| case |" in found
+    assert "| publish |" in found
+
+
 def test_a_block_without_a_table_is_an_error() -> None:
     with pytest.raises(KeyError, match="fanout:nothing"):
         fill(_block("fanout:nothing"), _results())
@@ -93,7 +103,7 @@ def test_every_block_of_the_document_is_of_a_benchmark_or_has_its_table() -> Non
     names = blocks(DOCUMENT.read_text())
     assert {"fanout:load", "fanout:bounds", "fanout:paced", "fanout:many"} <= set(names)
     assert len(names) == len(set(names))
-    for name in names:
+    for name in set(names) - {REST}:
         assert name.partition(":")[0] in benchmarks()
         if ":" in name:
             assert documents.has_table(name)
