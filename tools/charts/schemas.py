@@ -70,6 +70,7 @@ RULES: dict[str, Schema] = {
     },
     # Load balancers need some 10 s to learn that a target is going; see docs/operations.md.
     "drain.preStopSeconds": {"type": "integer", "minimum": 20},
+    "drain.preStopMode": {"enum": ["sleep", "exec"]},
     "drain.drainSeconds": {"type": "integer", "minimum": 1},
     "drain.marginSeconds": {"type": "integer", "minimum": 5},
     "loadBalancer.profile": {"enum": ["none", "alb", "nlb"]},

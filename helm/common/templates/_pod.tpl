@@ -98,8 +98,13 @@ spec:
       {{- with $values.drain.preStopSeconds }}
       lifecycle:
         preStop:
+          {{- if eq $values.drain.preStopMode "exec" }}
+          exec:
+            command: [sleep, {{ . | quote }}]
+          {{- else }}
           sleep:
             seconds: {{ . }}
+          {{- end }}
       {{- end }}
       resources:
         {{- toYaml $values.resources | nindent 8 }}

@@ -331,6 +331,12 @@ def test_the_grace_period_is_the_sum_of_the_drain(workspace: Workspace) -> None:
     assert spec["terminationGracePeriodSeconds"] == 190
 
 
+def test_the_pre_stop_may_be_the_sleep_of_the_image(workspace: Workspace) -> None:
+    objects = workspace.render("gateway", settings={"drain.preStopMode": "exec"})
+    (container,) = gateway(objects)["spec"]["template"]["spec"]["containers"]
+    assert container["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "25"]}}}
+
+
 def test_gateways_are_replaced_many_at_once_and_never_before_the_new_ones_are_ready(
     workspace: Workspace,
 ) -> None:
