@@ -161,6 +161,10 @@ compose-down: ## Stop it and remove its volumes
 compose-logs: ## Follow its logs
 	docker compose --profile '*' logs -f
 
+.PHONY: images-check
+images-check: $(STAMP) ## What each image installs, from the index: all its modules import, wheels for amd64 and arm64 (1 min)
+	@$(PY) -m tools.images
+
 .PHONY: e2e-kind
 e2e-kind: $(STAMP) ## The charts on a kind cluster: load, restart everything, nothing lost [CLIENTS=200 DURATION=300 KEEP=1]
 	@$(PY) -m tools.e2e

@@ -3,121 +3,157 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from importlib.metadata import packages_distributions
-from pathlib import Path
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tools.images.environment import Environment, PinNotHere, pins
+from tools.images.image import IMAGES, Image, Made, make
+
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
-DOCKERFILES = {
-    **{name: ROOT / "services" / name / "Dockerfile" for name in SERVICES},
-    "tools": ROOT / "tools" / "Dockerfile",
-}
-every_image = pytest.mark.parametrize("image", DOCKERFILES)
-
-# Imports every module below argv[1], without the packages in argv[2], of our own only argv[3].
-IMPORT_ALL = """
-import importlib, pkgutil, sys
-roots, others, own = sys.argv[1].split(), set(sys.argv[2].split()), sys.argv[3].split()
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        inside = any(name == o or name.startswith(o + ".") or o.startswith(name + ".") for o in own)
-        ours = name.partition(".")[0] in ("services", "tools", "tests")
-        left_out = "testing" in name.split(".") and ours
-        if name.partition(".")[0] in others or left_out or (ours and not inside):
-            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
-
-sys.meta_path.insert(0, Absent())
-# Not in the images (.dockerignore), and `__main__`, which would run.
-SKIP = (
-    *("tests", "testing", "__main__"),
-    *("bench", "charts", "e2e", "lint", "lock", "observability", "release"),
-)
-packages = {root: importlib.import_module(root).__path__ for root in roots}
-count = 0
-for module in (m for r, path in packages.items() for m in pkgutil.walk_packages(path, r + ".")):
-    if not any(part in SKIP for part in module.name.split(".")):
-        importlib.import_module(module.name)
-        count += 1
-print(count)
-"""
+every_image = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Image], Made]:
+    """The environment of an image, made once."""
+    known: dict[str, Made] = {}
 
+    def get(image: Image) -> Made:
+        if image.name not in known:
+            known[image.name] = make(image, tmp_path_factory.mktemp(image.name))
+        return known[image.name]
 
-def absent_modules(image: str) -> set[str]:
-    """Top-level modules that are installed here and that the image does not get."""
-    pins = (ROOT / "requirements" / f"{image}.txt").read_text()
-    held = {canonical(name) for name in re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*\])?==", pins, re.M)}
-    return {
-        module
-        for module, distributions in packages_distributions().items()
-        if not {canonical(name) for name in distributions} & {*held, "market-data-fanout"}
-    }
+    return get
 
 
 @every_image
-def test_an_image_has_all_that_its_modules_import(image: str) -> None:
-    # The broker's drivers are imported only once the settings name one.
-    root = "tools" if image == "tools" else f"services.{image} services.common.stream"
-    own = "tools services" if image == "tools" else f"services.common services.{image}"
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL, root, " ".join(absent_modules(image)), own],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 5
+def test_an_image_has_all_that_its_modules_import(
+    image: Image, made: Callable[[Image], Made]
+) -> None:
+    imports = made(image).environment.import_all(*image.packages)
+    assert imports.failed == {}
+    assert imports.imported > 30
+
+
+@every_image
+def test_what_an_image_starts_gets_as_far_as_its_settings(
+    image: Image, made: Callable[[Image], Made]
+) -> None:
+    environment = made(image).environment
+    done = environment.run("-m", image.entry, HTTP_PORT="eighty", SIM_PORT="eighty")
+    assert done.returncode == 2
+    assert "eighty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@every_image
+def test_an_image_holds_its_own_service_and_nothing_that_is_only_for_development(
+    image: Image, made: Callable[[Image], Made]
+) -> None:
+    files = [PurePosixPath(file) for file in made(image).files if ".dist-info" not in file]
+    holds = {file.parts[1] for file in files if len(file.parts) > 2 and file.parts[0] == "services"}
+    if image.name == "tools":
+        assert holds == {"common", *(other.name for other in IMAGES if other is not image)}
+    else:
+        assert holds == {"common", image.name}
+        assert {file.parts[0] for file in files} == {"services"}
+    assert not [file for file in files if {"tests", "testing", "testing.py"} & {*file.parts}]
+    assert {file.suffix for file in files} <= {".py", ".typed", ".html", ".css", ".js", ".svg"}
+    if image.name == "gateway":
+        assert PurePosixPath("services/gateway/web/index.html") in files
+
+
+# ---------------------------------------------------------------- the check sees what is wrong
+
+
+def without(image: Image, package: str, folder: Path) -> Environment:
+    """The environment of an image whose extra forgot a package."""
+    kept = [line for line in map(str, pins(image.requirements)) if not line.startswith(package)]
+    (folder / "pins.txt").write_text("\n".join(kept))
+    environment = Environment(folder / "app")
+    environment.link(folder / "pins.txt")
+    return environment
 
 
 @pytest.mark.parametrize(
-    ("absent", "own"),
-    [("msgspec", "services.common services.normalizer"), ("", "services.normalizer")],
-    ids=["a package", "a part of our own"],
+    ("name", "package"),
+    [("ingestor", "httpx"), ("snapshotter", "aiobotocore"), ("gateway", "fastapi")],
 )
-def test_the_import_check_sees_what_is_missing(absent: str, own: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL, "services.normalizer", absent, own],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+def test_a_package_that_an_extra_forgot_is_missed(
+    name: str, package: str, made: Callable[[Image], Made], tmp_path: Path
+) -> None:
+    (image,) = (image for image in IMAGES if image.name == name)
+    environment = without(image, package, tmp_path)
+    shutil.copytree(
+        made(image).environment.packages / "services", environment.packages / "services"
     )
-    assert "is not in the image" in done.stderr
+    failed = environment.import_all(*image.packages).failed
+    assert failed
+    assert all(f"No module named '{package}" in why for why in failed.values())
+
+
+def test_a_service_that_reaches_into_another_one_is_found(
+    made: Callable[[Image], Made], tmp_path: Path
+) -> None:
+    (image,) = (image for image in IMAGES if image.name == "normalizer")
+    environment = Environment(tmp_path / "app")
+    environment.link(image.requirements)
+    services = environment.packages / "services"
+    shutil.copytree(made(image).environment.packages / "services", services)
+    (services / "normalizer" / "borrowed.py").write_text("import services.gateway.frames\n")
+    failed = environment.import_all(*image.packages).failed
+    assert failed == {"services.normalizer.borrowed": "No module named 'services.gateway'"}
+
+
+def test_a_pin_that_is_not_what_the_tests_ran_on_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pins.txt").write_text("msgspec==0.0.1\n")
+    with pytest.raises(PinNotHere, match=r"msgspec==0\.0\.1 is pinned"):
+        Environment(tmp_path / "app").link(tmp_path / "pins.txt")
+
+
+# ---------------------------------------------------------------- the files themselves
 
 
 @every_image
-def test_an_image_is_built_from_hashed_pins_and_holds_only_its_own_service(image: str) -> None:
-    text = DOCKERFILES[image].read_text()
-    assert f"--require-hashes --only-binary :all: \\\n      -r requirements/{image}.txt" in text
-    copied = set(re.findall(r"^COPY (services/\w+|tools|services) ", text, re.M))
-    if image == "tools":
-        assert copied == {"services", "tools"}
-    else:
-        assert copied == {"services/common", f"services/{image}"}
+def test_the_pins_are_those_of_the_extra(image: Image) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][image.name]]
+    text = image.requirements.read_text()
+    direct = {
+        re.split(r"[=\[ ]", entry)[0]
+        for entry in re.split(r"\n(?=\w)", text)
+        if "market-data-fanout (pyproject.toml)" in entry
+    }
+    assert direct == {re.split(r"[\[ ]", name)[0] for name in wanted}
 
 
 @every_image
-def test_an_image_runs_as_nobody_in_particular_and_gets_its_signals(image: str) -> None:
-    final = DOCKERFILES[image].read_text().rpartition("\nFROM ")[2]
-    module = "tools.simulator" if image == "tools" else f"services.{image}"
+def test_an_image_is_built_from_hashed_pins(image: Image) -> None:
+    text = image.dockerfile.read_text()
+    pinned = f"--require-hashes --only-binary :all: \\\n      -r requirements/{image.name}.txt"
+    assert pinned in text
+    # Before the code, so that the layer stays when only the code changes.
+    assert text.index(pinned) < text.index("COPY services")
+
+
+@every_image
+def test_an_image_runs_as_nobody_in_particular_and_gets_its_signals(image: Image) -> None:
+    final = image.dockerfile.read_text().rpartition("\nFROM ")[2]
     assert "\nUSER 10001:10001\n" in final
-    assert f'\nENTRYPOINT ["python", "-m", "{module}"]\n' in final
+    assert f'\nENTRYPOINT ["python", "-m", "{image.entry}"]\n' in final
     assert re.search(r'^HEALTHCHECK .*\\\n  CMD \["python", "-c", ', final, re.M)
-    assert f'org.opencontainers.image.title="market-data-fanout/{image}"' in final
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", final))
+    assert labels == {"title", "description", "licenses", "version", "revision"}
+    assert f'org.opencontainers.image.title="market-data-fanout/{image.name}"' in final
 
 
 @every_image
-def test_a_dockerfile_keeps_to_what_every_builder_understands(image: str) -> None:
-    text = DOCKERFILES[image].read_text()
+def test_a_dockerfile_keeps_to_what_every_builder_understands(image: Image) -> None:
+    text = image.dockerfile.read_text()
     assert not text.startswith("# syntax")
     assert "<<" not in text
     assert "--link" not in text
@@ -129,4 +165,3 @@ def test_nothing_reaches_a_build_that_is_not_named() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
-    assert {"**/tests", "**/testing", "tools/charts"} <= set(rules)
