@@ -170,15 +170,25 @@ class Pipeline:
             await self._heads.refresh(unknown)
         usual = self._normalizer.usual
         usual.newest_ts_recv = self.newest_ts_recv
+        take, offer, published = usual.take, publisher.offer, self._subjects
         for message in batch:
             key = streams.get(message.subject)
             if key is None:
                 continue
             headers = _trace_context(message)
             if headers is None or tracing.ACTIVE is None:
-                record = usual.take(message, headers)
+                record = take(message, headers)
                 if record is not None:
-                    await self._publish(record, publisher)
+                    try:
+                        ticket = offer(record)
+                    except RecordTooLarge:
+                        ticket = None
+                    if ticket is None:
+                        await self._publish(record, publisher)
+                    else:
+                        # `_publish` without a coroutine, as there is room nearly always.
+                        self._ticket = ticket
+                        published.append(record.subject)
                     continue
             await self._work_plainly_on(key, message, publisher)
         self.newest_ts_recv = usual.newest_ts_recv

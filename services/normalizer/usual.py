@@ -131,7 +131,9 @@ class UsualTicks:
         )
         place.move(frame.epoch, seq, 0)
         self.newest_ts_recv = frame.ts_recv
-        return Record(stream.subject, payload, Position(frame.epoch, seq), headers)
+        # Twice as quick as the constructor of a named tuple.
+        position = tuple.__new__(Position, (frame.epoch, seq, 0))
+        return Record(stream.subject, payload, position, headers)
 
     def _stream(self, subject: str) -> _Stream | None:
         """What is held of the subject, once something is."""

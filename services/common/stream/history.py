@@ -9,7 +9,8 @@ newer. Pure, and bounded in records and bytes: the oldest go first.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from services.common.stream.broker import Record
 from services.common.subjects import log_of
@@ -18,12 +19,15 @@ from services.common.subjects import log_of
 _MAX_AGE_S = 150.0
 
 
-class _Kept(NamedTuple):
-    log: str
+class _Kept(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     record: Record
     size: int
     at: float
+
+    @property
+    def log(self) -> str:
+        return log_of(self.record.subject)
 
 
 class History:
@@ -40,7 +44,7 @@ class History:
 
     def add(self, record: Record, size: int, epoch: int, now: float) -> None:
         """`epoch` is that of the log that acknowledged it, `now` any clock's seconds."""
-        self._kept.append(_Kept(log_of(record.subject), epoch, record, size, now))
+        self._kept.append(_Kept(epoch, record, size, now))
         self._bytes += size
         while len(self._kept) > self._max_records or self._bytes > self._max_bytes:
             self._bytes -= self._kept.popleft().size

@@ -10,26 +10,23 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-
-class Next[T](NamedTuple):
-    """`follows` is the id of the record that must be the log's newest, "" for any."""
-
-    item: T
-    follows: str
+# How long a log counts as shared after somebody else was seen to write to it, and at most.
+_SHARED_S = 30.0
+_MAX_SHARED_S = 3600.0
 
 
 class Lane[T]:
-    """One log's records within one connection.
+    """One log's records within one connection, each published by itself.
 
     Alone: each record names the one sent before it (`Nats-Expected-Last-Msg-Id`), and the server
     refuses what does not follow; any number is on its way. The first names none, so nothing follows
     it before it is stored.
 
     Shared: a subject's next record goes out when the one before it is stored. For a log that others
-    write other records to, where nobody knows what comes before; and for one with replicas, where
-    nats-server (seen in 2.15.1) checks the name only when it applies what was agreed on: after a
-    change of leader a record may then not follow, and every replica stops the stream for good
-    ("critical write error: last msgid mismatch").
+    write to, where nobody knows what comes before. For a log with replicas that cannot take batches
+    (see `BatchLane`) too: nats-server (seen in 2.15.1) checks the name only when it applies what
+    was agreed on, so after a change of leader a record may not follow, and every replica stops the
+    stream for good ("critical write error: last msgid mismatch").
     """
 
     def __init__(self, *, shared: bool) -> None:
@@ -46,7 +43,7 @@ class Lane[T]:
         """Whether a shared lane has nothing to send and nothing on its way."""
         return not self._ready and not self._behind
 
-    def put(self, subject: str, identity: str, item: T) -> None:
+    def put(self, subject: str, identity: str, item: T, _size: int) -> None:
         """Take the next record of the log."""
         if self.shared:
             behind = self._behind.get(subject)
@@ -56,26 +53,98 @@ class Lane[T]:
             self._behind[subject] = deque()
         self._ready.append((identity, item))
 
-    def next(self) -> Next[T] | None:
-        """A record that may go out now."""
+    def next(self) -> tuple[T, str] | None:
+        """A record that may go out now, and the id of the one that must be the log's newest.
+
+        The id is "" where any may be.
+        """
         if not self._ready or self._opening:
             return None
         identity, item = self._ready.popleft()
         if self.shared:
-            return Next(item, "")
+            return item, ""
         follows, self._sent_last = self._sent_last, identity
         if not follows:
             self._opening = identity
-        return Next(item, follows)
+        return item, follows
 
     def stored(self, subject: str, identity: str) -> None:
         """The server has acknowledged this record, which `next` had given out."""
         self.newest = identity
         if identity == self._opening:
             self._opening = ""
+        if not self.shared:
+            return
         behind = self._behind.get(subject)
         if behind is not None:
             if behind:
                 self._ready.append(behind.popleft())
             else:
                 del self._behind[subject]
+
+
+class BatchLane[T]:
+    """One log's records within one connection, in batches of which all is stored or nothing.
+
+    The next batch goes out when the one before it is stored, so whatever a change of leader costs
+    is the newest batch as a whole. For logs with replicas (nats-server 2.12 and later). The server
+    refuses a batch of which it has a record already; so this is for a log's only writer.
+    """
+
+    shared = False
+
+    def __init__(self) -> None:
+        self._ready: deque[tuple[T, int]] = deque()
+        self._sent: list[T] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to send and nothing on its way."""
+        return not self._ready and not self._sent
+
+    def put(self, _subject: str, _identity: str, item: T, size: int) -> None:
+        """Take the next record of the log."""
+        self._ready.append((item, size))
+
+    def next(self, max_records: int, max_bytes: int) -> list[T]:
+        """The batch that may go out now: at least one record where there is any; else empty."""
+        if self._sent:
+            return []
+        total = 0
+        while self._ready and len(self._sent) < max_records:
+            item, size = self._ready[0]
+            total += size
+            if self._sent and total > max_bytes:
+                break
+            self._ready.popleft()
+            self._sent.append(item)
+        return list(self._sent)
+
+    def stored(self) -> list[T]:
+        """The server has acknowledged the batch; its records."""
+        sent, self._sent = self._sent, []
+        return sent
+
+
+class _Contention(NamedTuple):
+    until: float
+    period_s: float
+
+
+class Contended:
+    """The logs that somebody else was seen to write to. `now` is any clock's seconds."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Contention] = {}
+
+    def __contains__(self, at: tuple[str, float]) -> bool:
+        name, now = at
+        held = self._held.get(name)
+        return held is not None and now < held.until
+
+    def seen(self, name: str, now: float) -> float:
+        """It was seen (again); answers for how many seconds the log counts as shared."""
+        held = self._held.get(name)
+        period_s = _SHARED_S if held is None else min(2 * held.period_s, _MAX_SHARED_S)
+        self._held[name] = _Contention(now + period_s, period_s)
+        return period_s

@@ -5,7 +5,8 @@ carries its ticket; acks are matched by it. Whatever goes wrong, a lost connecti
 ack that does not come, has one cure: a new connection, on which everything unacked is sent again
 in order before anything newer. Four things keep that exact:
 
-- no record is stored while an older one of its subject is not (see `nats_order`);
+- no record is stored while an older one of its subject is not (see `nats_order`: by naming the
+  record before, or in batches of which all is stored or nothing);
 - the server drops what it has already stored (`Nats-Msg-Id`) inside the duplicate window;
 - before resending, each subject's newest stored position is read, and what is not above it counts
   as stored: so an outage longer than the duplicate window doubles nothing;
@@ -22,7 +23,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import structlog
 
@@ -38,8 +38,13 @@ from services.common.stream.broker import (
 from services.common.stream.history import History
 from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_order import Lane
-from services.common.stream.nats_records import header_lines, message_id
+from services.common.stream.nats_order import BatchLane, Contended, Lane
+from services.common.stream.nats_outgoing import (
+    InFlight,
+    append_batch,
+    append_message,
+    in_flight,
+)
 from services.common.stream.nats_streams import LogState
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
@@ -51,30 +56,18 @@ ACK_TIMEOUT_S = 5.0
 _WRITE_BYTES = 64 * 1024
 # What the server says of a record that does not follow the log's newest.
 _WRONG_LAST = re.compile(r"wrong last msg ID: ([^\"]*)")
-_FOLLOWS = "Nats-Expected-Last-Msg-Id: "
-# How long a log counts as shared after somebody else was seen to write to it, and at most.
-_SHARED_S = 30.0
-_MAX_SHARED_S = 3600.0
+# What it says of a batch in which there is a record that it has.
+_STORED_ALREADY = b'"err_code":10201,'
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
-# Of a message's size, what is added when it is sent: an expectation, line ends.
-_MOST_ADDED = 256
+# Of a batch: the server takes 1,000 records, and holds them in memory until the last one.
+_BATCH_RECORDS = 500
+_BATCH_BYTES = 1024 * 1024
 # For a log somebody else ensured.
 _DEFAULT_RETENTION_S = 1200.0
 
 
-@dataclass(slots=True)
-class _InFlight:
-    """`ticket` is below 0 for a record that is written again."""
-
-    ticket: int
-    record: Record
-    identity: str
-    headers: bytes
-    size: int
-    sends: int = 0
-    stored: bool = False
-    epoch: int = 0
+_Lane = Lane[InFlight] | BatchLane[InFlight]
 
 
 @dataclass(slots=True)
@@ -84,18 +77,13 @@ class _Session:
     inbox: str
     epochs: dict[str, int] = field(default_factory=dict)
     replicated: set[str] = field(default_factory=set)
-    lanes: dict[str, Lane[_InFlight]] = field(default_factory=dict)
+    batched: set[str] = field(default_factory=set)
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+    batches: int = 0
     acked: int = 0
     trouble: str | None = None
     advancing: bool = False
     over: bool = False
-
-
-class _Contention(NamedTuple):
-    """Another publisher was seen to write to a log; `until` is the loop's time."""
-
-    until: float
-    period_s: float
 
 
 class NatsPublisher(Worker, Publisher):
@@ -128,15 +116,15 @@ class NatsPublisher(Worker, Publisher):
         self._limit = known_limit
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._window: deque[_InFlight] = deque()
-        self._by_ticket: dict[int, _InFlight] = {}
-        self._unsent: deque[_InFlight] = deque()
+        self._window: deque[InFlight] = deque()
+        self._by_ticket: dict[int, InFlight] = {}
+        self._unsent: deque[InFlight] = deque()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waits = 0
         self._bytes = 0
         self._sent = self._stored = self._duplicates = self._retried = self._horizon = 0
         self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
-        self._contended: dict[str, _Contention] = {}
+        self._contended = Contended()
         self._again = 0
         self._wake = asyncio.Event()
         self.start(self._run())
@@ -147,24 +135,22 @@ class NatsPublisher(Worker, Publisher):
         return ticket
 
     def offer(self, record: Record) -> int | None:
-        self.check_open()
-        identity = message_id(record.subject, record.position)
-        headers = header_lines(record, identity)
-        size = len(headers) + len(record.payload) + _MOST_ADDED
+        if self.closed:
+            self.check_open()
+        item = in_flight(self._sent + 1, record)
+        size = item.size
         if size > self._limit:
             raise RecordTooLarge(record.subject, size, self._limit)
-        if self._window and (
-            len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
-        ):
+        window = self._window
+        if window and (len(window) >= self._max_records or self._bytes + size > self._max_bytes):
             return None
-        self._sent += 1
-        item = _InFlight(self._sent, record, identity, headers, size)
-        self._window.append(item)
-        self._by_ticket[item.ticket] = item
+        self._sent = ticket = item.ticket
+        window.append(item)
+        self._by_ticket[ticket] = item
         self._unsent.append(item)
         self._bytes += size
         self._wake.set()
-        return item.ticket
+        return ticket
 
     async def durable(self, ticket: int) -> None:
         if ticket <= self._horizon:
@@ -226,8 +212,10 @@ class NatsPublisher(Worker, Publisher):
     async def _serve(self, connection: Connection, session: _Session) -> None:
         self._limit = connection.max_payload
 
+        begin = len(session.inbox) + 1
+
         def on_ack(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
-            self._on_ack(session, subject, headers, payload)
+            self._on_ack(session, int(subject[begin:]), headers, payload)
 
         connection.subscribe(f"{session.inbox}.*", on_ack)
         connection.wake_when_lost.add(self._wake)
@@ -260,20 +248,17 @@ class NatsPublisher(Worker, Publisher):
 
     async def _send_unsent(self, connection: Connection, session: _Session) -> None:
         while True:
-            unsent = self._unsent
-            while unsent:
-                item = unsent[0]
-                subject = item.record.subject
-                lane = session.lanes.get(log_of(subject))
-                if lane is None or (lane.shared and lane.idle):
-                    lane = await self._lane(connection, session, log_of(subject))
-                unsent.popleft()
-                lane.put(subject, item.identity, item)
+            await self._put_unsent(connection, session)
             frames: list[bytes] = []
             size = 0
             for lane in session.lanes.values():
+                if isinstance(lane, BatchLane):
+                    size += self._add_batch(frames, session, lane)
+                    continue
                 while size < _WRITE_BYTES and (ready := lane.next()) is not None:
-                    size += self._add_frame(frames, session, *ready)
+                    item, follows = ready
+                    self._count_send(item)
+                    size += append_message(frames, item, session.inbox, follows)
             if not frames:
                 return
             connection.write(b"".join(frames))
@@ -282,37 +267,49 @@ class NatsPublisher(Worker, Publisher):
             await asyncio.sleep(0)
             self._check(connection, session)
 
-    def _add_frame(
-        self, frames: list[bytes], session: _Session, item: _InFlight, follows: str
-    ) -> int:
-        """Append the record's message to `frames`; its size, roughly."""
+    async def _put_unsent(self, connection: Connection, session: _Session) -> None:
+        """Hand what is to be sent to its log's lane."""
+        unsent, lanes = self._unsent, session.lanes
+        while unsent:
+            item = unsent[0]
+            subject = item.record.subject
+            name = log_of(subject)
+            lane = lanes.get(name)
+            if lane is None or (lane.shared and lane.idle):
+                lane = await self._lane(connection, session, name)
+            unsent.popleft()
+            item.lane = lane
+            item.epoch = session.epochs[name]
+            lane.put(subject, item.identity, item, len(item.record.payload))
+
+    def _add_batch(self, frames: list[bytes], session: _Session, lane: BatchLane[InFlight]) -> int:
+        items = lane.next(_BATCH_RECORDS, _BATCH_BYTES)
+        for item in items:
+            self._count_send(item)
+        if len(items) == 1:
+            # By itself it is answered also when the server has it.
+            return append_message(frames, items[0], session.inbox, "")
+        if items:
+            session.batches += 1
+            append_batch(frames, items, session.inbox, f"{session.inbox[-22:]}-{session.batches}")
+        return sum(len(item.record.payload) for item in items)
+
+    def _count_send(self, item: InFlight) -> None:
         if item.sends:
             self._retried += 1
         item.sends += 1
-        payload = item.record.payload
-        end = f"{_FOLLOWS}{follows}\r\n\r\n".encode() if follows else b"\r\n"
-        head = len(item.headers) + len(end)
-        frames += (
-            f"HPUB {item.record.subject} {session.inbox}.{item.ticket} "
-            f"{head} {head + len(payload)}\r\n".encode(),
-            item.headers,
-            end,
-            payload,
-            b"\r\n",
-        )
-        return head + len(payload)
 
-    async def _lane(self, connection: Connection, session: _Session, name: str) -> Lane[_InFlight]:
+    async def _lane(self, connection: Connection, session: _Session, name: str) -> _Lane:
         """The log's lane; a new one where there is none, or it is shared no longer."""
         if name not in session.epochs:
             await self._open_log(connection, session, name)
-        contention = self._contended.get(name)
-        shared = name in session.replicated or (
-            contention is not None and asyncio.get_running_loop().time() < contention.until
-        )
+        contended = (name, asyncio.get_running_loop().time()) in self._contended
+        batched = name in session.batched and not contended
+        shared = not batched and (contended or name in session.replicated)
         lane = session.lanes.get(name)
         if lane is None or lane.shared != shared:
-            lane = session.lanes[name] = Lane(shared=shared)
+            lane = BatchLane() if batched else Lane(shared=shared)
+            session.lanes[name] = lane
         return lane
 
     async def _open_log(self, connection: Connection, session: _Session, name: str) -> None:
@@ -320,6 +317,8 @@ class NatsPublisher(Worker, Publisher):
         session.epochs[name] = state.epoch
         if state.replicated:
             session.replicated.add(name)
+            if state.batches:
+                session.batched.add(name)
 
     def _check(self, connection: Connection, session: _Session) -> None:
         if session.trouble is not None:
@@ -358,7 +357,8 @@ class NatsPublisher(Worker, Publisher):
                 continue
             there = await stored(item.record)
             if there and not item.stored:
-                self._mark_stored(session, item, duplicate=False)
+                item.epoch = session.epochs[log_of(item.record.subject)]
+                self._mark_stored(item, duplicate=False)
             elif item.stored and not there:
                 # Acknowledged out of turn, and lost since.
                 item.stored = False
@@ -367,54 +367,77 @@ class NatsPublisher(Worker, Publisher):
             log.warning("log_tail_written_again", records=len(lost))
         for record in reversed(lost):
             self._again -= 1
-            identity = message_id(record.subject, record.position)
-            item = _InFlight(self._again, record, identity, header_lines(record, identity), 0)
+            item = in_flight(self._again, record)
+            # Not one of those that the window's bound counts.
+            item.size = 0
             self._window.appendleft(item)
             self._by_ticket[item.ticket] = item
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: _Session, subject: str, headers: bytes, data: bytes) -> None:
-        item = self._by_ticket.get(int(subject.rpartition(".")[2]))
+    def _on_ack(self, session: _Session, ticket: int, headers: bytes, data: bytes) -> None:
+        if session.over:
+            # What is stored is being looked into.
+            return
+        item = self._by_ticket.get(ticket)
         if not data.startswith(b'{"stream"'):
-            if session.trouble is None:
-                reason = data.decode(errors="replace")[:300] or status_of(headers)
-                session.trouble = f"not stored: {reason}"
-                if item is not None and (last := _WRONG_LAST.search(reason)) is not None:
-                    self._contend(session, log_of(item.record.subject), last[1])
-            self._wake.set()
+            self._on_refusal(session, item, headers, data)
             return
         session.acked += 1
         if item is None or item.stored:
             return
-        self._mark_stored(session, item, duplicate=b'"duplicate"' in data)
-        lane = session.lanes.get(log_of(item.record.subject))
-        if lane is not None:
+        lane = item.lane
+        if isinstance(lane, BatchLane):
+            items = lane.stored()
+            if len(items) > 1 and b'"batch"' not in data:
+                # A server that knows no batches; it has taken each record by itself, or none.
+                self._contend(log_of(item.record.subject), "no batches")
+                session.trouble = "the server takes no batches"
+                self._wake.set()
+                return
+            for each in items:
+                self._mark_stored(each, duplicate=b'"duplicate"' in data)
+        else:
+            self._mark_stored(item, duplicate=b'"duplicate"' in data)
             lane.stored(item.record.subject, item.identity)
         if not session.advancing:
             # Once for all acks that arrived together.
             session.advancing = True
             asyncio.get_running_loop().call_soon(self._advance, session)
 
-    def _contend(self, session: _Session, name: str, last: str) -> None:
-        """The log's newest record is not the one it should be: somebody else's, or one was lost."""
-        lane = session.lanes.get(name)
-        if lane is None or last in ("", lane.newest):
+    def _on_refusal(
+        self, session: _Session, item: InFlight | None, headers: bytes, data: bytes
+    ) -> None:
+        self._wake.set()
+        if session.trouble is not None:
             return
-        held = self._contended.get(name)
-        period_s = _SHARED_S if held is None else min(2 * held.period_s, _MAX_SHARED_S)
-        until = asyncio.get_running_loop().time() + period_s
-        self._contended[name] = _Contention(until, period_s)
-        log.info("log_is_shared", log=name, last=last, for_s=period_s)
+        reason = data.decode(errors="replace")[:300] or status_of(headers)
+        session.trouble = f"not stored: {reason}"
+        lane = None if item is None else item.lane
+        if item is None or lane is None:
+            return
+        if isinstance(lane, BatchLane):
+            # A batch that a change of leader cost is sent again, unless that goes on.
+            contended = _STORED_ALREADY in data or not session.acked
+        else:
+            # The log's newest is not the one it should be: somebody else's, or one was lost.
+            last = _WRONG_LAST.search(reason)
+            contended = last is not None and last[1] not in ("", lane.newest)
+        if contended:
+            self._contend(log_of(item.record.subject), reason)
 
-    def _mark_stored(self, session: _Session, item: _InFlight, *, duplicate: bool) -> None:
+    def _contend(self, name: str, why: str) -> None:
+        """Publish to this log as to one that others write to, for a while."""
+        for_s = self._contended.seen(name, asyncio.get_running_loop().time())
+        log.info("log_is_shared", log=name, reason=why, for_s=for_s)
+
+    def _mark_stored(self, item: InFlight, *, duplicate: bool) -> None:
         item.stored = True
         if item.ticket > 0:
             if duplicate:
                 self._duplicates += 1
             else:
                 self._stored += 1
-            item.epoch = session.epochs[log_of(item.record.subject)]
 
     def _advance(self, session: _Session) -> None:
         """Let go of the window's stored front."""
@@ -422,14 +445,15 @@ class NatsPublisher(Worker, Publisher):
         if session.over:
             # What is stored is being looked into.
             return
-        window = self._window
+        window, by_ticket = self._window, self._by_ticket
         now = time.monotonic()
         while window and window[0].stored:
             gone = window.popleft()
+            ticket = gone.ticket
             self._bytes -= gone.size
-            self._horizon = max(self._horizon, gone.ticket)
-            del self._by_ticket[gone.ticket]
-            if gone.ticket > 0:
+            del by_ticket[ticket]
+            if ticket > 0:
+                self._horizon = ticket
                 self._history.add(gone.record, gone.size, gone.epoch, now)
         while self._waiting and self._waiting[0][0] <= self._horizon:
             waiter = heapq.heappop(self._waiting)[2]

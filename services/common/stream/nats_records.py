@@ -12,8 +12,8 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import Message, Position, Record
-from services.common.stream.nats_frames import header_block, header_of, headers_of
+from services.common.stream.broker import Message, Position
+from services.common.stream.nats_frames import header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -39,16 +39,6 @@ def position_of(subject: str, identity: str) -> Position:
         if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
             return Position(*map(int, parts))
     return Position(0, 0)
-
-
-def header_lines(record: Record, identity: str) -> bytes:
-    """The header block of a record to publish, without the empty line that ends it.
-
-    Raises:
-        ValueError: one of the record's own headers has an impossible name.
-    """
-    own = header_block(record.headers) if record.headers else b""
-    return b"NATS/1.0\r\n%bNats-Msg-Id: %b\r\n" % (own, identity.encode())
 
 
 class NatsMessage(Message):

@@ -22,13 +22,17 @@ _PAGE_TIMEOUT_S = 15.0
 
 
 class LogState:
-    """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1."""
+    """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1.
 
-    __slots__ = ("epoch", "first", "last", "replicated")
+    `batches`: it takes atomic batches.
+    """
+
+    __slots__ = ("batches", "epoch", "first", "last", "replicated")
 
     def __init__(self, info: dict[str, Any]) -> None:
         state = info["state"]
         self.replicated = int(info["config"]["num_replicas"]) > 1
+        self.batches = bool(info["config"].get("allow_atomic"))
         self.epoch = _microseconds(str(info["created"]))
         self.last = int(state["last_seq"])
         self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
@@ -67,6 +71,8 @@ class Streams:
             "duplicate_window": int(min(spec.duplicate_window_s, spec.retention_s) * NANOSECONDS),
             "num_replicas": self._replicas,
             "allow_direct": True,
+            # Servers before 2.12 do not know it and ignore it.
+            "allow_atomic": self._replicas > 1,
         }
         try:
             await connection.api(f"STREAM.CREATE.{name}", config)

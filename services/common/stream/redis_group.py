@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -49,7 +49,8 @@ class RedisGroup(Tail, GroupSubscription):
         self._ack_wait_s = ack_wait_s
         # A blocked read keeps its connection; acks must not wait behind it.
         self._acks = acks
-        self._held: set[tuple[Source, bytes]] = set()
+        # Of what was handed out, the ids that are not acked.
+        self._held: dict[Source, set[bytes]] = {}
         self._claimed_at = 0.0
         self.start(self._run())
 
@@ -59,16 +60,16 @@ class RedisGroup(Tail, GroupSubscription):
             await self.changed.wait()
         self.check_open()
         batch = self._take(max_records)
-        self._held.update((message.source, message.identity) for message in batch)
+        for source, identities in _by_source(batch).items():
+            self._held.setdefault(source, set()).update(identities)
         return batch
 
     async def ack(self, messages: Sequence[Message]) -> None:
         self.check_open()
-        acked: dict[Source, list[bytes]] = {}
-        for message in messages:
-            # A record of a log that was lost must not ack its namesake in the new one.
-            if isinstance(message, RedisMessage) and message.cursor.startswith(f"{self._epoch}@"):
-                acked.setdefault(message.source, []).append(message.identity)
+        # A group hands out nothing else. A record of a log that was lost must not ack its namesake
+        # in the new one.
+        own = cast("Sequence[RedisMessage]", messages)
+        acked = _by_source([message for message in own if message.is_of(self._epoch)])
         try:
             await self._acks.batch(
                 [
@@ -80,7 +81,9 @@ class RedisGroup(Tail, GroupSubscription):
             # They come again after the reconnect: at least once is what a group promises.
             log.debug("ack_not_sent", group=self._group, reason=error.reason)
         for source, identities in acked.items():
-            self._held.difference_update((source, identity) for identity in identities)
+            held = self._held.get(source)
+            if held is not None:
+                held.difference_update(identities)
         self._room.set()
 
     async def lag(self) -> int:
@@ -100,7 +103,7 @@ class RedisGroup(Tail, GroupSubscription):
         return total
 
     def _capacity(self) -> int:
-        unacked = len(self._held) + len(self._buffer)
+        unacked = sum(map(len, self._held.values())) + len(self._buffer)
         return min(super()._capacity(), self._max_pending - unacked)
 
     # ------------------------------------------------------------------ reading
@@ -197,6 +200,18 @@ class RedisGroup(Tail, GroupSubscription):
     async def aclose(self) -> None:
         await super().aclose()
         await self._acks.aclose()
+
+
+def _by_source(messages: Sequence[RedisMessage]) -> dict[Source, list[bytes]]:
+    found: dict[Source, list[bytes]] = {}
+    for message in messages:
+        source = message.source
+        identities = found.get(source)
+        if identities is None:
+            found[source] = [message.identity]
+        else:
+            identities.append(message.identity)
+    return found
 
 
 def _lag(groups: Any, stream: Any, length: int, group: str) -> int:

@@ -18,9 +18,9 @@ import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
 import structlog
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
@@ -78,8 +78,7 @@ return duplicates
 """
 
 
-@dataclass(slots=True)
-class _InFlight:
+class _InFlight(msgspec.Struct, gc=False, eq=False):
     ticket: int
     record: Record
     source: Source

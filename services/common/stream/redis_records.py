@@ -81,32 +81,34 @@ def parse_cursor(subject: str, cursor: str, log_epoch: int) -> Position:
 
 
 class RedisMessage(Message):
-    __slots__ = ("_epoch", "_fields", "_id", "cursor", "payload", "subject")
+    """A stored record. What is not asked for is not computed."""
+
+    __slots__ = ("_fields", "_log_epoch", "identity", "payload", "source", "subject")
 
     def __init__(
         self, source: Source, identity: bytes, fields: Mapping[bytes, bytes], log_epoch: int
     ) -> None:
         self.subject = source.subject
-        self._epoch = source.epoch
-        self._id = identity
-        self._fields = fields
+        self.source = source
+        self.identity = identity
         self.payload = fields[b"p"]
-        self.cursor = f"{log_epoch}@{source.epoch}.{identity.decode()}"
+        self._fields = fields
+        self._log_epoch = log_epoch
 
     @property
-    def source(self) -> Source:
-        return Source(self.subject, self._epoch)
+    def cursor(self) -> str:  # type: ignore[override]  # read only here, and rarely read
+        return f"{self._log_epoch}@{self.source.epoch}.{self.identity.decode()}"
 
-    @property
-    def identity(self) -> bytes:
-        return self._id
+    def is_of(self, log_epoch: int) -> bool:
+        """Whether it belongs to this incarnation of the log."""
+        return self._log_epoch == log_epoch
 
     @property
     def position(self) -> Position:
-        return Position(self._epoch, *parse_id(self._id))
+        return Position(self.source.epoch, *parse_id(self.identity))
 
     def is_at(self, epoch: int, seq: int, sub: int) -> bool:
-        return self._epoch == epoch and self._id == b"%d-%d" % (seq, sub)
+        return self.source.epoch == epoch and self.identity == b"%d-%d" % (seq, sub)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
+from services.common.stream import Position, Record
 from services.common.stream.nats_client import LeanClient
 from services.common.stream.nats_frames import (
     Frames,
@@ -20,7 +21,8 @@ from services.common.stream.nats_frames import (
     publish_frame,
     status_of,
 )
-from services.common.stream.nats_order import Lane
+from services.common.stream.nats_order import BatchLane, Contended, Lane
+from services.common.stream.nats_outgoing import append_batch, append_message, in_flight
 
 MESSAGES = st.lists(
     st.tuples(
@@ -123,12 +125,12 @@ def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
     log = _Log()
     identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
     for subject, identity in zip(subjects, identities, strict=True):
-        lane.put(subject, identity, identity)
+        lane.put(subject, identity, identity, 0)
     on_the_way: deque[tuple[int, str, str]] = deque()
     sent = 0
     while True:
         while len(on_the_way) < window and (ready := lane.next()) is not None:
-            on_the_way.append((sent, ready.item, ready.follows))
+            on_the_way.append((sent, *ready))
             sent += 1
         if not on_the_way:
             break
@@ -141,3 +143,103 @@ def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
         assert held == wanted[: len(held)]
     if not lost:
         assert sorted(log.stored) == sorted(identities)
+
+
+@given(
+    st.lists(st.sampled_from("abc"), max_size=30),
+    st.sets(st.integers(0, 10)),
+    st.integers(1, 5),
+)
+def test_a_lane_of_batches_sends_all_in_order_and_nothing_behind_a_lost_batch(
+    subjects: list[str], lost: set[int], most: int
+) -> None:
+    lane = BatchLane[str]()
+    identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
+    log: list[str] = []
+    for subject, identity in zip(subjects, identities, strict=True):
+        lane.put(subject, identity, identity, 1)
+    number = 0
+    while batch := lane.next(most, 1000):
+        assert len(batch) <= most
+        assert lane.next(most, 1000) == []
+        if number not in lost:
+            log += batch
+            assert lane.stored() == batch
+        number += 1
+    assert log == identities[: len(log)]
+    assert lane.idle == (log == identities)
+
+
+def test_a_batch_is_bounded_in_bytes_and_takes_one_larger_record_alone() -> None:
+    lane = BatchLane[int]()
+    for number, size in enumerate((60, 30, 200, 50, 50, 1)):
+        lane.put("a", str(number), number, size)
+    found = []
+    while batch := lane.next(10, 100):
+        found.append(batch)
+        lane.stored()
+    assert found == [[0, 1], [2], [3, 4], [5]]
+
+
+def test_a_log_seen_shared_again_and_again_counts_as_shared_for_longer() -> None:
+    contended = Contended()
+    assert ("raw", 0.0) not in contended
+    assert [contended.seen("raw", 100.0) for _ in range(9)][:3] == [30.0, 60.0, 120.0]
+    assert ("raw", 100.0 + 3599) in contended
+    assert ("raw", 100.0 + 3601) not in contended
+    assert ("tick.0", 100.0) not in contended
+
+
+def _published(data: bytes) -> list[tuple[str, str, bytes, bytes]]:
+    """What a server reads out of HPUB messages: subject, reply, header block, payload."""
+    found = []
+    while data:
+        line, _, data = data.partition(b"\r\n")
+        verb, subject, *reply, head, total = line.decode().split(" ")
+        assert verb == "HPUB"
+        block, payload = data[: int(head)], data[int(head) : int(total)]
+        assert data[int(total) : int(total) + 2] == b"\r\n"
+        assert block.startswith(b"NATS/1.0\r\n")
+        assert block.endswith(b"\r\n\r\n")
+        found.append((subject, reply[0] if reply else "", block, payload))
+        data = data[int(total) + 2 :]
+    return found
+
+
+HEADERS = st.none() | st.dictionaries(st.sampled_from(["a", "b-c"]), st.text(max_size=5))
+
+
+@given(st.lists(st.tuples(st.binary(max_size=20), HEADERS), min_size=1, max_size=4), st.booleans())
+def test_a_message_is_sent_with_its_id_its_headers_and_true_lengths(
+    records: list[tuple[bytes, dict[str, str] | None]], batch: bool
+) -> None:
+    subject = "market.raw.coinbase.trades.BTC-USD"
+    items = [
+        in_flight(n, Record(subject, payload, Position(1, n, n % 2), headers))
+        for n, (payload, headers) in enumerate(records, 1)
+    ]
+    frames: list[bytes] = []
+    if batch:
+        append_batch(frames, items, "inbox", "batch-1")
+    else:
+        for item in items:
+            append_message(frames, item, "inbox", "before" if item.ticket > 1 else "")
+    sent = _published(b"".join(frames))
+    assert [payload for *_, payload in sent] == [payload for payload, _ in records]
+    for item, (to, reply, block, payload) in zip(items, sent, strict=True):
+        last = item.ticket == len(items)
+        assert to == subject
+        assert reply == (f"inbox.{item.ticket}" if last or not batch else "")
+        assert len(block) + len(payload) <= item.size
+        headers = headers_of(block)
+        assert headers.pop("Nats-Msg-Id") == item.identity
+        assert headers.pop("Nats-Expected-Last-Msg-Id", "") == (
+            "before" if item.ticket > 1 and not batch else ""
+        )
+        if batch:
+            assert headers.pop("Nats-Batch-Id") == "batch-1"
+            assert headers.pop("Nats-Batch-Sequence") == str(item.ticket)
+            assert headers.pop("Nats-Batch-Commit", "") == ("1" if last else "")
+        own = {name: " ".join(value.splitlines()).strip() for name, value in
+               (item.record.headers or {}).items()}  # fmt: skip
+        assert headers == own

@@ -68,6 +68,25 @@ async def test_a_leader_that_goes_under_load_loses_nothing_and_doubles_nothing(
             assert seqs(await read_all(broker, subject), subject) == list(range(1, sent + 1))
 
 
+async def test_two_publishers_of_the_same_records_make_one_log_with_replicas(
+    cluster: NatsCluster,
+) -> None:
+    """Each sees its batches refused for what the other has stored, and goes on record by record."""
+    async with cluster.broker() as one, cluster.broker() as other:
+        await until(lambda: _ensured(one))
+        await _led(cluster, one)
+        publishers = [await one.publisher(), await other.publisher()]
+        async with asyncio.TaskGroup() as tasks:
+            for publisher in publishers:
+                tasks.create_task(_load(publisher, 0, 300))
+        for publisher in publishers:
+            await publisher.flush()
+        stats = [publisher.stats() for publisher in publishers]
+        for subject in SUBJECTS:
+            assert seqs(await read_all(one, subject), subject) == list(range(1, 301))
+        assert sum(found.in_flight for found in stats) == 0
+
+
 async def test_readers_see_everything_acknowledged_though_replicas_lag(
     cluster: NatsCluster,
 ) -> None:
@@ -119,7 +138,7 @@ async def _stored(publisher: Publisher, count: int) -> bool:
     return publisher.stats().stored >= count
 
 
-async def _load(publisher: Publisher, sent: int) -> None:
-    for n in range(sent + 1, sent + RECORDS + 1):
+async def _load(publisher: Publisher, sent: int, count: int = RECORDS) -> None:
+    for n in range(sent + 1, sent + count + 1):
         for subject in SUBJECTS:
             await publisher.send(record(n, subject))
