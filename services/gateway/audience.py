@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from typing import Literal
 
 from services.common.stream import Position
@@ -24,17 +23,33 @@ class Client(ABC):
     """The hub's view of a connection.
 
     Attributes:
-        form: how frames are written for it.
         quick: nothing waits for it and its transport takes data: it gets what all get, at once.
-        write: writes a buffer in its form to the transport; for the hub while it is `quick`.
+        form: how frames are written for it.
+        fd: descriptor that may be written to while it is `quick`; negative: `unsent` has to be
+            called instead. What the kernel does not take has to be given to `unsent` then.
         brought: how many of the turn's pushes it was given on its own. The hub's.
     """
 
+    # Side by side in memory: with thousands of clients it is cache misses that a loop over them
+    # costs, more than instructions.
+    __slots__ = ("brought", "fd", "form", "outbox", "quick")
+
     outbox: Outbox
     form: Form
-    write: Callable[[bytes], object]
-    quick: bool = False
-    brought: int = 0
+    fd: int
+    quick: bool
+    brought: int
+
+    def __init__(self, outbox: Outbox, form: Form, fd: int) -> None:
+        self.quick = False
+        self.form = form
+        self.fd = fd
+        self.brought = 0
+        self.outbox = outbox
+
+    @abstractmethod
+    def unsent(self, frames: bytes, sent: int) -> None:
+        """Of `frames` only `sent` bytes were taken: write the others, before all else."""
 
     @abstractmethod
     def flush(self) -> None:

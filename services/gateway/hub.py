@@ -9,6 +9,7 @@ and `schedule_at`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from opentelemetry.trace import SpanKind
@@ -44,6 +45,7 @@ class Hub:
         product_rate: messages a second of one stream to one connection; 0 is unlimited.
         window: pushes come at least so many seconds after those before; 0 is every turn.
         most: bytes that may be written to one client past its outbox.
+        write: hands a buffer to the kernel and tells how much of it was taken; or OSError.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Hub:
         product_rate: float = 0,
         window: float = 0,
         most: int = 128 * 1024,
+        write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         self._schedule = schedule
         self._schedule_at = schedule_at
@@ -63,6 +66,7 @@ class Hub:
         self._product_rate = product_rate
         self._window = window
         self._most = most
+        self._write = write
         self._turn = Turn()
         self._dirty: list[Client] = []
         self._flushing = False
@@ -226,6 +230,7 @@ class Hub:
     def _write_shared(self, turn: Turn) -> list[Client]:
         """Write to those who are quick; the others."""
         others: list[Client] = []
+        write = self._write
         mine, form, buffer, fits = 0, PLAIN, b"", False
         for client, bits in turn.receivers().items():
             if not client.quick:
@@ -235,10 +240,16 @@ class Hub:
                 mine, form = bits, client.form
                 buffer, size = turn.buffer(bits, form)
                 fits = size <= self._most
-            if fits:
-                client.write(buffer)
-            else:
+            if not fits:
                 others.append(client)
+                continue
+            try:
+                sent = write(client.fd, buffer) if client.fd >= 0 else 0
+            except OSError:
+                # It is full, or ending; its transport finds out which.
+                sent = 0
+            if sent != len(buffer):
+                client.unsent(buffer, sent)
         return others
 
     def _observe(self) -> None:

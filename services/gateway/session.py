@@ -65,12 +65,12 @@ class Session(CatchingUp):
     def __init__(self, core: Core, websocket: WebSocket, link: Link, seat: Seat) -> None:
         settings = core.settings
         self.id = uuid.uuid4().hex
-        self.outbox = Outbox(settings.ws_queue_bytes)
-        self.form = PLAIN
-        self.write = link.write
+        super().__init__(Outbox(settings.ws_queue_bytes), PLAIN, link.fd)
         self.interests = Interests(core, self, self._spawn_catch_up)
         self.closing = False
+        # When the transport began to wait with nothing taken from it, and how much waited then.
         self.stuck_since: float | None = None
+        self._unread = 0
         self._core = core
         self._websocket = websocket
         self._link = link
@@ -139,7 +139,7 @@ class Session(CatchingUp):
         self.quick = False
         METRICS.closed.labels(reason).inc()
         while self.outbox.control:
-            self.write(self.form.encode(self.outbox.pieces(0)))
+            self._link.write(self.form.encode(self.outbox.pieces(0)))
         try:
             async with asyncio.timeout(1.0):
                 await self._websocket.close(code, reason)
@@ -157,25 +157,29 @@ class Session(CatchingUp):
     def flush(self) -> None:
         outbox, link = self.outbox, self._link
         while outbox and not link.paused:
-            if not self.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
+            if not self._link.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
                 # The connection is ending: nothing will be written any more.
                 outbox.clear()
                 self._room.set()
                 return
         if outbox.size <= self._low_water:
             self._room.set()
-        self.quick = not (self.brought or self.closing or link.paused or outbox)
+        self.quick = link.ready and not (self.brought or self.closing or outbox)
+
+    def unsent(self, frames: bytes, sent: int) -> None:
+        self._link.write(memoryview(frames)[sent:])
 
     def _on_pause(self) -> None:
         self.quick = False
         self.stuck_since = time.monotonic()
+        self._unread = self._link.buffered
 
     def _on_resume(self) -> None:
         self.stuck_since = None
         self._core.hub.drained(self)
 
     async def room(self) -> None:
-        while self.outbox.size > self._low_water or self._link.paused:
+        while self.outbox.size > self._low_water:
             self._room.clear()
             await self._room.wait()
 
@@ -255,6 +259,8 @@ class Session(CatchingUp):
     def overdue(self, now: float) -> tuple[Problem, str] | None:
         """Why this connection has to be closed now, and the reason's name; None: it has not."""
         settings = self._core.settings
+        if self.stuck_since is not None and (left := self._link.buffered) < self._unread:
+            self.stuck_since, self._unread = now, left
         if self.stuck_since is not None and now - self.stuck_since > settings.ws_slow_close_s:
             text = f"nothing was read for {settings.ws_slow_close_s:.0f} s"
             return Problem(SLOW_CLOSED, text, resume=self.interests.resume()), "slow_closed"

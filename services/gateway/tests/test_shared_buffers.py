@@ -36,7 +36,8 @@ _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 class MemoryLink(Link):
     """A transport that takes bytes until it is full, and is emptied by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self.wire = b""
         self.writes = 0
         self.stuck = False
@@ -55,9 +56,27 @@ class MemoryLink(Link):
     def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
         self._on_pause, self._on_resume = on_pause, on_resume
 
-    def write(self, frames: bytes) -> bool:
+    @property
+    def ready(self) -> bool:
+        return not self.paused
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def send(self, frames: bytes) -> int:
         assert not self.paused, "written to although it asked not to"
         assert frames
+        if self.stuck and self.writes % 2:
+            raise BlockingIOError
+        taken = len(frames) // 2 if self.stuck else len(frames)
+        self.wire += frames[:taken]
+        self.writes += 1
+        return taken
+
+    def write(self, frames: bytes | memoryview) -> bool:
+        assert not self.paused, "written to although it asked not to"
+        assert len(frames)
         self.wire += frames
         self.writes += 1
         if self.stuck:
@@ -147,12 +166,13 @@ class World:
             lambda: 0,
             window=window,
             most=_LIMIT,
+            write=lambda fd, frames: self.clients[fd].link.send(frames),
         )
         core = replace(core, hub=self.hub)
         self.markets = [Market(None, product, padding=200) for product in _PRODUCTS]
         self.fans = [Fan(market.key) for market in self.markets]
         self.heads: list[Position | None] = [None] * _STREAMS
-        self.clients = [Subject(core, MemoryLink()) for _ in range(_CLIENTS)]
+        self.clients = [Subject(core, MemoryLink(fd)) for fd in (-1, *range(1, _CLIENTS))]
         self.numbers = iter(range(10**6))
 
     def publish(self, stream: int) -> None:
