@@ -19,7 +19,7 @@ from rich.table import Table
 
 from services.common.runtime import tune_collector
 from tools.bench.documents import DOCUMENT, own_tables, write
-from tools.bench.registry import Case, Run, benchmarks
+from tools.bench.registry import Case, Run, benchmarks, usual
 
 RESULTS = Path("bench-results")
 
@@ -43,7 +43,7 @@ def main(
     write_docs: bool,
     docs_from: Path | None,
 ) -> None:
-    """Run the benchmarks NAMES, or all of them.
+    """Run the benchmarks NAMES, or all but those that are run on request only.
 
     CPU is this process's own (and the server's, where one is embedded) for each unit, the median
     and in brackets the least and the most of the rounds. It says more than wall time on a machine
@@ -63,7 +63,7 @@ def main(
     cases: list[Case] = []
     benches: dict[str, object] = {}
     failed: list[str] = []
-    for name in names or known:
+    for name in names or usual():
         summary = (known[name].__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{name}[/bold] {summary}")
         run = Run(name, full=full, quick=quick, rounds=1 if quick else rounds)

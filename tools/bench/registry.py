@@ -135,13 +135,19 @@ class Run:
 
 Benchmark = Callable[[Run], Awaitable[None]]
 _found: dict[str, Benchmark] = {}
+_on_request: set[str] = set()
 
 
-def bench(name: str) -> Callable[[Benchmark], Benchmark]:
-    """Mark a function as the benchmark `name`; the first line of its docstring describes it."""
+def bench(name: str, *, on_request: bool = False) -> Callable[[Benchmark], Benchmark]:
+    """Mark a function as the benchmark `name`; the first line of its docstring describes it.
+
+    `on_request`: it is run only when it is named.
+    """
 
     def mark(function: Benchmark) -> Benchmark:
         _found[name] = function
+        if on_request:
+            _on_request.add(name)
         return function
 
     return mark
@@ -153,6 +159,11 @@ def benchmarks() -> dict[str, Benchmark]:
         if module.name != "__main__":
             importlib.import_module(f"{tools.bench.__name__}.{module.name}")
     return dict(sorted(_found.items()))
+
+
+def usual() -> list[str]:
+    """The names of those that are run when none is named."""
+    return [name for name in benchmarks() if name not in _on_request]
 
 
 def process_cpu_s(pid: int) -> float:
