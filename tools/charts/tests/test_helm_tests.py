@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import sys
 from http import HTTPStatus
 
 import pytest
@@ -17,6 +14,7 @@ from websockets.http11 import Request, Response
 
 from services.common.health import Health, health_routes
 from services.common.runtime import serve_http
+from tools.charts.testing import hook_containers, outcome
 from tools.charts.workspace import CHARTS, SERVICES, Object, Workspace
 from tools.embedded import NatsServer, free_port
 
@@ -24,30 +22,7 @@ pytestmark = pytest.mark.charts
 
 
 def containers(workspace: Workspace, chart: str) -> dict[str, Object]:
-    """The containers of the chart's test pod, by name."""
-    objects = workspace.render(chart)
-    (pod,) = (
-        item
-        for item in objects
-        if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
-    )
-    return {container["name"]: container for container in pod["spec"]["containers"]}
-
-
-async def outcome(container: Object, **variables: str) -> tuple[int, str]:
-    """Exit status and output of the container's program, with other addresses."""
-    assert variables.keys() == {item["name"] for item in container["env"]}
-    program, *arguments = container["command"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable if program == "python" else program,
-        *arguments,
-        env={"PATH": os.environ["PATH"], **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    return hook_containers(workspace.render(chart), chart)
 
 
 @pytest.mark.parametrize("chart", CHARTS)

@@ -15,6 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from services.common.stream.nats import NatsBroker
+from tools.charts.pods import pods
+from tools.charts.testing import SECRETS, environment
 from tools.charts.workspace import Object, Workspace
 from tools.embedded.nats import MAX_PAYLOAD, NatsServer, nats_binary
 
@@ -84,19 +86,6 @@ def test_a_server_leaves_as_a_lame_duck_and_gets_the_time_for_it(workspace: Work
     assert any(pid_file.startswith(m["mountPath"]) for m in container["volumeMounts"])
 
 
-def in_pod(spec: Object, secret: dict[str, str]) -> dict[str, str]:
-    """The server's environment as the kubelet makes it: `$(NAME)` is what was there before it."""
-    found: dict[str, str] = {"POD_NAME": "nats-0"}
-    for item in spec["containers"][0]["env"]:
-        if "value" in item:
-            found[item["name"]] = re.sub(
-                r"\$\((\w+)\)", lambda match: found[match[1]], item["value"]
-            )
-        elif "secretKeyRef" in item["valueFrom"]:
-            found[item["name"]] = secret[item["valueFrom"]["secretKeyRef"]["key"]]
-    return found
-
-
 @asynccontextmanager
 async def guarded(
     workspace: Workspace, password: str, monkeypatch: pytest.MonkeyPatch
@@ -104,8 +93,9 @@ async def guarded(
     """A server with the chart's own authorization, as a pod with this password starts it."""
     objects = workspace.render("nats", settings={"auth.existingSecret": "auth", "replicas": "1"})
     (block,) = re.findall(r"(?s)authorization \{.*?\}", config_of(objects))
-    spec = stateful(objects)["spec"]["template"]["spec"]
-    for name, value in in_pod(spec, {"NATS_USER": "md", "NATS_PASSWORD": password}).items():
+    monkeypatch.setitem(SECRETS, "auth", {"NATS_USER": "md", "NATS_PASSWORD": password})
+    (pod,) = (pod for pod in pods(objects) if pod.owner.startswith("StatefulSet/"))
+    for name, value in environment(objects, pod).items():
         monkeypatch.setenv(name, value)
     async with NatsServer(extra_config=block) as server:
         yield server.url

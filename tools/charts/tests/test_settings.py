@@ -10,29 +10,10 @@ import pytest
 from services.common.settings import load
 from tools.charts.pods import Pod, pods
 from tools.charts.schemas import settings_of
+from tools.charts.testing import environment
 from tools.charts.workspace import PROFILES, SERVICES, Object
 
 pytestmark = pytest.mark.charts
-# What the Secrets that a profile names have to hold.
-SECRETS = {
-    "market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"},
-    "market-data-nats-auth": {"NATS_USER": "market-data", "NATS_PASSWORD": "a password"},
-}
-
-
-def environment(objects: list[Object], pod: Pod) -> dict[str, str]:
-    """The variables of a pod's only container, its Secret taken from `SECRETS`."""
-    (container,) = pod.containers
-    maps = {
-        item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"
-    }
-    found: dict[str, str] = {}
-    for source in container["envFrom"]:
-        if "configMapRef" in source:
-            found |= maps[source["configMapRef"]["name"]]
-        else:
-            found |= SECRETS.get(source["secretRef"]["name"], {})
-    return found | {item["name"]: item["value"] for item in container.get("env", [])}
 
 
 def service_pods(objects: list[Object]) -> list[tuple[str, Pod]]:
