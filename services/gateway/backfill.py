@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 _PAGE = 500
 # Enough to find the first record that is no status.
 _PEEK = 20
+# How far this gateway's head may be behind what another one has sent, in time.
+_BEHIND_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,9 @@ class Backfill:
             if from_seq:
                 raise Problem(FUTURE_POSITION, "the stream holds no record yet", head=None)
             return Start(BEGINNING, 0)
-        if from_seq > head.seq:
+        if from_seq > head.seq and not await _reached(feed, from_seq):
             raise Problem(FUTURE_POSITION, f"the stream's head is {head.seq}", head=head.seq)
+        head = feed.replica.head or head
         if from_seq == 0:
             return await self._oldest(feed, now_us)
         position = Position(head.epoch, from_seq, LAST_SUB)
@@ -198,6 +201,21 @@ class Backfill:
         except StoreUnavailable as error:
             log.warning("archive_read_failed", stream=str(feed.key), reason=str(error))
             return None
+
+
+async def _reached(feed: Feed, seq: int) -> bool:
+    """Whether the head is at `seq` or soon will be.
+
+    What is live comes to each gateway by itself, and to some before it is stored: a client may hold
+    what the next gateway has not seen yet.
+    """
+    try:
+        async with asyncio.timeout(_BEHIND_S):
+            while (head := feed.replica.head) is not None and head.seq < seq:
+                await feed.moved.wait()
+    except TimeoutError:
+        return False
+    return head is not None
 
 
 def _continues(first: Entry | None, position: Position) -> bool:

@@ -24,6 +24,7 @@ from services.common.errors import (
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.broker import Message
+from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
@@ -80,6 +81,7 @@ class Feed:
     Attributes:
         interest: how many hold it; at zero it lingers and is then dropped.
         ready: set while the chain has a position to begin from.
+        moved: rings when the chain went on.
     """
 
     def __init__(self, key: StreamKey, sources: Sources, hub: Hub, budget: Budget) -> None:
@@ -90,6 +92,7 @@ class Feed:
         self.replica = Replica(key, Window(budget, sources.window_bytes))
         self.ready = asyncio.Event()
         self.wanted = asyncio.Event()
+        self.moved = Bell()
         self.interest = 0
         self.idle_since = 0.0
         self._sources = sources
@@ -165,6 +168,7 @@ class Feed:
                 self._rebase()
             return
         if proven:
+            self.moved.ring()
             before, self._published = self._published, replica.mark
             if self.fan.full or self.fan.conflated:
                 self._hub.publish(self.fan, proven, before or BEGINNING)

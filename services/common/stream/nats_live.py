@@ -1,8 +1,27 @@
 """Following a log by a core subscription on the stream's own subjects: the cheapest live path.
 
-It sees what is published, before it is stored, also what the stream then drops as a duplicate; so
-each subject's positions are followed and what is not newer is left out. What is published while the
-connection is away is missed, and said.
+It costs the server no consumer and no read, and sees what is published before it is stored. So
+what it brings may not be in the log yet, may come twice, or may be missing here. Why a reader that
+checks `prev` may pass it on all the same:
+
+- Whoever publishes a tick took its raw record from the log, acks it only when the tick is stored,
+  and makes the same bytes of it again (another version of the mapping: the same position and
+  `prev`). What the server refuses (a change of leader, a record that does not follow, a batch that
+  is not committed) or loses is sent again, if need be by the next normalizer. So what is seen here
+  will be stored; until then it is ahead of the log by the publisher's window at most, which is
+  milliseconds unless the log is down.
+- What is sent again is seen twice: each subject's newest position is kept, and what is not newer
+  is left out here.
+- What is missing here (the connection was away, the server dropped it, a buffer overflowed) shows
+  in the next record's `prev`, or is said by `interrupted`, and is read from the log. If the log
+  does not have it yet, the reader asks again.
+- Only where the raw log itself lost its end, and its writer is gone too, was something seen that
+  will never be stored. The next record then names another predecessor, the log leads nowhere from
+  the one to the other, and readers start over from a state: clients get a snapshot.
+- A cursor of a live record is its position, since the stream's sequence is not known; a reader
+  that comes back with one that is not stored yet goes on at the log's end.
+
+`services/gateway/tests/test_core_tail.py` makes these happen on a server.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker, MemoryServer
-from services.gateway.testing import EPOCH, Bench, Rows, bench
+from services.gateway.testing import EPOCH, Bench, Rows, bench, eventually
 
 
 @pytest.fixture
@@ -130,6 +130,24 @@ async def test_positions_that_cannot_be_served_give_a_snapshot_otherwise(gateway
         await market.ticks(2)
         await client.reach(market)
     assert client.breaks == []
+
+
+async def test_a_position_that_this_gateway_has_yet_to_see_is_waited_for(gateway: Bench) -> None:
+    market = gateway.market()
+    await market.ticks(3)
+    async with gateway.client() as early, gateway.client() as client:
+        await early.send(type="subscribe", products=["BTC-USD"])
+        await early.of("snapshot")
+        feed = gateway.gateway.core.tails.feeds[market.key]
+        # What another gateway has sent already, and this one is about to see.
+        records = [market.tick(), market.tick()]
+        await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[3])
+        await eventually(lambda: feed.interest == 2)
+        await market.publish(*records)
+        await market.ticks(1)
+        await client.reach(market)
+    assert client.seen[str(market.key)] == market.chain[4:]
+    assert "snapshot" not in client.types()
 
 
 async def test_too_old_by_age_names_the_oldest_seq() -> None:
