@@ -13,6 +13,7 @@ from tools.e2e import programs, scenario
 from tools.e2e.__main__ import main
 from tools.e2e.testing import stand_in
 from tools.e2e.verdict import NoResult, problems, result_of
+from tools.loadtest.counts import LoadCounts
 
 CLEAN = {
     "clients": 2,
@@ -159,6 +160,16 @@ def test_each_kind_of_loss_is_named(change: dict[str, int], words: str) -> None:
     assert problems(CLEAN, succeeded=True, outlived=True) == []
     (found,) = problems({**CLEAN, **change}, succeeded=True, outlived=True)
     assert words in found
+
+
+def test_the_verdict_reads_what_the_load_test_prints() -> None:
+    result = LoadCounts(clients=3, idle=2).result(1.0)
+    assert CLEAN.keys() <= result.keys()
+    found = problems(result, succeeded=True, outlived=True)
+    assert found == [
+        "2 clients never got a tick",
+        "only 0 drains announced to 3 clients",
+    ]
 
 
 def test_a_load_test_that_fails_for_a_reason_of_its_own_is_not_passed() -> None:
