@@ -38,7 +38,7 @@ async def normalizer(run: Run) -> None:
         for _ in range(run.rounds):
             async with server(kind) as on, broker(kind, on) as found:
                 await publish(found, raw)
-                await _normalize(run, whole, on, found, len(raw))
+                await normalize(run, whole, on, found, len(raw))
             async with server(kind) as on, broker(kind, on) as found:
                 await _publish(run, bare, on, found, ticks)
             if kind == "nats":
@@ -119,7 +119,10 @@ async def _publish_async(url: str, records: Sequence[Record]) -> None:
     await client.close()
 
 
-async def _normalize(run: Run, case: str, on: EmbeddedServer, found: Broker, records: int) -> None:
+async def normalize(
+    run: Run, case: str, on: EmbeddedServer | None, found: Broker, records: int
+) -> None:
+    """Measure as `case` how `records` of the raw log, which are there, become durable ticks."""
     pipeline = Pipeline(
         found,
         Metrics(CollectorRegistry()),

@@ -3,78 +3,112 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import nats
 
 from services.common.errors import BrokerUnavailable
+from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
+from services.common.subjects import jetstream_name
 from services.common.testing.conformance import until
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.wire import encode
-from tools.bench.registry import Run, bench
-from tools.bench.servers import publish
+from tools.bench.normalizer import normalize
+from tools.bench.registry import Run, Sample, bench, process_cpu_s
+from tools.bench.servers import SHARDS, publish
+from tools.bench.traffic import raw_records
 
-_STREAM = "MARKET_RAW"
 _PAYLOAD = b"x" * 250
+_NAMES = {True: "atomic batches", False: "record by record"}
 
 
 @bench("replicated", on_request=True)
 async def replicated(run: Run) -> None:
-    """A cluster of three on loopback: pipelined publishing to a log with three replicas."""
+    """A cluster of three on loopback: publishing and normalizing on logs with three replicas."""
     async with NatsCluster() as cluster:
         for _ in range(run.rounds):
             for count in (1, 8, 64):
-                # Record by record, one of each subject is on its way.
-                single = 1_000 * min(count, 8) * (4 if run.full else 1)
-                await _measure(run, cluster, f"{count} subjects, atomic batches", count, 20_000)
-                await _measure(
-                    run, cluster, f"{count} subjects, record by record", count, single, atomic=False
-                )
+                for atomic in (True, False):
+                    await _publishing(run, cluster, count, atomic=atomic)
+    for _ in range(run.rounds):
+        for atomic in (True, False):
+            # A fresh one, as positions repeat.
+            async with NatsCluster() as cluster:
+                await _normalizing(run, cluster, atomic=atomic)
     for case in run.cases.values():
         wall_ms = case.wall_ms()[0]
         run.note(case.name, f"{1e3 * case.samples[0].count / wall_ms:,.0f} records/s")
 
 
-async def _measure(
-    run: Run, cluster: NatsCluster, case: str, subjects: int, count: int, *, atomic: bool = True
-) -> None:
-    async with cluster.broker() as broker:
-        await until(lambda: _ready(broker))
-        if not atomic:
-            await _without_batches(broker, cluster.servers[0].url)
-        before = int((await broker.api(f"STREAM.INFO.{_STREAM}"))["state"]["messages"])
-        with run.measure(case) as sample:
+async def _publishing(run: Run, cluster: NatsCluster, subjects: int, *, atomic: bool) -> None:
+    # Record by record, one of each subject is on its way.
+    count = 20_000 if atomic or subjects == 64 else 1_000 * subjects
+    async with _broker(cluster, ["raw"], atomic=atomic) as broker:
+        case = f"publish, {subjects} subjects, {_NAMES[atomic]}"
+        with run.measure(case) as sample, _servers(cluster, sample):
             sample.count = count
             await publish(broker, _records(subjects, count))
-        state = (await broker.api(f"STREAM.INFO.{_STREAM}"))["state"]
-        if int(state["messages"]) - before != count:
-            raise AssertionError(f"{case}: {state['messages']} stored after {before}, sent {count}")
+        state = (await broker.api("STREAM.INFO.MARKET_RAW"))["state"]
+        if int(state["messages"]) != count:
+            raise AssertionError(f"{case}: {state['messages']} stored, {count} sent")
+        await broker.api("STREAM.DELETE.MARKET_RAW")
+
+
+async def _normalizing(run: Run, cluster: NatsCluster, *, atomic: bool) -> None:
+    raw = list(raw_records(25_000))
+    logs = [spec.log for spec in log_specs(CommonSettings(shard_count=SHARDS))]
+    async with _broker(cluster, logs, atomic=atomic) as broker:
+        await publish(broker, raw)
+        with _servers(cluster, Sample()) as servers:
+            await normalize(run, f"raw to durable tick, {_NAMES[atomic]}", None, broker, len(raw))
+        run.case(f"raw to durable tick, {_NAMES[atomic]}").samples[-1].server_s = servers.server_s
+
+
+@asynccontextmanager
+async def _broker(
+    cluster: NatsCluster, logs: Sequence[str], *, atomic: bool
+) -> AsyncIterator[NatsBroker]:
+    async with cluster.broker() as broker:
+        for log in logs:
+            stream = jetstream_name("MARKET", log)
+            await until(partial(_ready, broker, log, stream), 60)
+            if not atomic:
+                await _without_batches(broker, stream, cluster.servers[0].url)
+        yield broker
+
+
+@contextmanager
+def _servers(cluster: NatsCluster, sample: Sample) -> Iterator[Sample]:
+    """Adds the CPU of all servers to the sample."""
+    before = sum(process_cpu_s(server.pid or 0) for server in cluster.servers)
+    yield sample
+    sample.server_s = sum(process_cpu_s(server.pid or 0) for server in cluster.servers) - before
 
 
 def _records(subjects: int, count: int) -> Iterator[Record]:
-    # Positions that no earlier round has used.
-    epoch = time.time_ns() // 1000
     names = [f"market.raw.coinbase.ticker.P{number:02d}-USD" for number in range(subjects)]
     for number in range(count):
-        yield Record(names[number % subjects], _PAYLOAD, Position(epoch, number // subjects + 1))
+        yield Record(names[number % subjects], _PAYLOAD, Position(1, number // subjects + 1))
 
 
-async def _ready(broker: NatsBroker) -> bool:
+async def _ready(broker: NatsBroker, log: str, stream: str) -> bool:
     """Whether the log is there, has a leader, and all its replicas are up to date."""
-    await broker.ensure([LogSpec("raw", 3600)])
-    cluster = (await broker.api(f"STREAM.INFO.{_STREAM}"))["cluster"]
+    await broker.ensure([LogSpec(log, 3600)])
+    cluster = (await broker.api(f"STREAM.INFO.{stream}"))["cluster"]
     replicas = cluster.get("replicas", [])
     return bool(cluster.get("leader")) and all(replica["current"] for replica in replicas)
 
 
-async def _without_batches(broker: NatsBroker, url: str) -> None:
-    config = (await broker.api(f"STREAM.INFO.{_STREAM}"))["config"] | {"allow_atomic": False}
+async def _without_batches(broker: NatsBroker, stream: str, url: str) -> None:
+    config = (await broker.api(f"STREAM.INFO.{stream}"))["config"] | {"allow_atomic": False}
     client = await nats.connect(url)
     try:
-        answer = await client.request(f"$JS.API.STREAM.UPDATE.{_STREAM}", encode(config), timeout=5)
+        answer = await client.request(f"$JS.API.STREAM.UPDATE.{stream}", encode(config), timeout=5)
     finally:
         await client.close()
     if "error" in json.loads(answer.data):
