@@ -77,6 +77,7 @@ _SCALED_OBJECT = _object(
             metricType={"enum": ["AverageValue", "Value", "Utilization"]},
             # The controller takes text only, for numbers and booleans too.
             metadata=_LABELS,
+            authenticationRef=_object("name", name=_TEXT, kind=_TEXT),
         )
     ),
 )
@@ -112,6 +113,13 @@ _ROLLOUT = _object(
     template=_builtin("api.core.v1.PodTemplateSpec"),
     strategy=_object("canary", canary=_CANARY),
 )
+_SIGV4 = _object(region=_TEXT, profile=_TEXT, roleArn=_TEXT)
+_PROMETHEUS = _object(
+    *("address", "query"),
+    address=_TEXT,
+    query=_TEXT,
+    authentication=_object(sigv4=_SIGV4),
+)
 _ANALYSIS_TEMPLATE = _object(
     *("metrics",),
     args=_list(_object("name", name=_TEXT)),
@@ -125,7 +133,7 @@ _ANALYSIS_TEMPLATE = _object(
             inconclusiveLimit=_COUNT,
             successCondition=_TEXT,
             failureCondition=_TEXT,
-            provider=_object(prometheus=_object("address", "query", address=_TEXT, query=_TEXT)),
+            provider=_object("prometheus", prometheus=_PROMETHEUS),
         )
     ),
 )

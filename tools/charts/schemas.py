@@ -21,6 +21,7 @@ type Schema = dict[str, Any]
 
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _NAMES = {"type": "array", "items": {"type": "string"}}
+_CIDRS = {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}}
 _OBJECTS: Schema = {"type": "array", "items": {"type": "object"}}
 # As Prometheus and Argo Rollouts write it.
 _DURATION = {"type": "string", "pattern": "^[0-9]+(s|m|h)$"}
@@ -38,7 +39,8 @@ RULES: dict[str, Schema] = {
     "topologySpread.whenUnsatisfiable": _WHEN,
     "networkPolicy.monitoringNamespaces": _NAMES,
     "networkPolicy.egressPorts": {"type": "array", "items": _PORT},
-    "networkPolicy.clientCidrs": _NAMES,
+    "networkPolicy.clientCidrs": _CIDRS,
+    "networkPolicy.healthCheckCidrs": _CIDRS,
     "global.imageDigests": {
         "type": "object",
         "additionalProperties": False,

@@ -16,13 +16,19 @@
 {{- end -}}
 {{- end }}
 
-{{- /* A quiet client gets nothing but heartbeats; an ALB must not take that for an idle connection. */ -}}
+{{- /*
+A quiet client gets nothing but heartbeats; a load balancer must not take that for an idle connection.
+An NLB's own limit is 350 s.
+*/ -}}
 {{- define "gateway.checkIdle" -}}
 {{- $settings := include "mdf.settings" . | fromYaml -}}
 {{- $beat := div (int ($settings.WS_HEARTBEAT_MS | default 5000)) 1000 | int -}}
 {{- $idle := int .Values.loadBalancer.idleTimeoutSeconds -}}
 {{- if and (eq .Values.loadBalancer.profile "alb") (le $idle $beat) -}}
 {{- fail (printf "loadBalancer.idleTimeoutSeconds is %d, and WS_HEARTBEAT_MS is %d s: quiet clients would be cut" $idle $beat) -}}
+{{- end -}}
+{{- if and (eq .Values.loadBalancer.profile "nlb") (ge $beat 350) -}}
+{{- fail (printf "WS_HEARTBEAT_MS is %d s: an NLB cuts what is quiet for 350 s" $beat) -}}
 {{- end -}}
 {{- end }}
 

@@ -27,6 +27,15 @@ scaleDown:
 namespace="{{ .Release.Namespace }}",service="{{ include "mdf.fullname" . }}-admin"
 {{- end }}
 
+{{- /* Whom the canary's analysis asks, and how. */ -}}
+{{- define "gateway.prometheus" -}}
+address: {{ .Values.metrics.prometheusAddress }}
+{{- with .Values.canary.analysis.authentication }}
+authentication:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "gateway.connectionsQuery" -}}
 {{- with .Values.autoscaling.keda.query -}}
 {{ tpl . $ }}

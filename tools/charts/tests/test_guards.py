@@ -120,6 +120,21 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         },
         "idleTimeoutSeconds is 20, and WS_HEARTBEAT_MS is 30 s",
     ),
+    "an NLB that cuts quiet clients": (
+        "gateway",
+        {
+            "loadBalancer.profile": "nlb",
+            "loadBalancer.deregistrationDelaySeconds": "300",
+            "drain.preStopSeconds": "120",
+            "settings.WS_HEARTBEAT_MS": "400000",
+        },
+        "WS_HEARTBEAT_MS is 400 s: an NLB cuts",
+    ),
+    "clients from nowhere": (
+        "gateway",
+        {"networkPolicy.clientCidrs": "{10.0.0.1}"},
+        "clientCidrs.0: Does not match pattern",
+    ),
     "scaling between bounds that exclude each other": (
         "gateway",
         {"autoscaling.enabled": "true", "autoscaling.minReplicas": "30"},

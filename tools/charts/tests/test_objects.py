@@ -339,6 +339,28 @@ def test_an_alb_asks_the_admin_port_for_readiness_and_sends_to_pods(
     assert backend["name"] in of_kind(objects, "Service")
 
 
+def test_the_admin_port_is_open_to_the_load_balancer_and_not_to_its_clients(
+    workspace: Workspace,
+) -> None:
+    def may_reach(port: str, **settings: str) -> set[str]:
+        objects = workspace.render("gateway", settings=settings)
+        (policy,) = of_kind(objects, "NetworkPolicy").values()
+        return {
+            peer["ipBlock"]["cidr"]
+            for rule in policy["spec"]["ingress"]
+            if {"port": port} in rule["ports"]
+            for peer in rule["from"]
+            if "ipBlock" in peer
+        }
+
+    clients = {"networkPolicy.clientCidrs": "{203.0.113.0/24}"}
+    balancer = {"loadBalancer.profile": "alb", "networkPolicy.healthCheckCidrs": "{10.0.1.0/24}"}
+    assert may_reach("http", **clients, **balancer) == {"203.0.113.0/24"}
+    assert may_reach("admin", **clients, **balancer) == {"10.0.1.0/24"}
+    assert may_reach("admin", **clients, **{"loadBalancer.profile": "alb"}) == {"203.0.113.0/24"}
+    assert may_reach("admin", **clients) == set()
+
+
 def test_an_nlb_is_the_service_itself(workspace: Workspace) -> None:
     objects = workspace.render(
         "gateway",

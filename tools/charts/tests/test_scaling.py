@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tools.charts.kubernetes import validate
 from tools.charts.workspace import PROFILES, UMBRELLA, Object, Workspace
 from tools.observability import metrics_table
 
@@ -121,6 +122,32 @@ def test_a_query_of_ones_own_is_a_template(workspace: Workspace) -> None:
         },
     )
     assert queries(objects) == {"connections": 'sum(md_ws_connections{job="market-data"})'}
+
+
+def test_a_prometheus_that_wants_to_know_who_asks_is_told(workspace: Workspace) -> None:
+    """As Amazon Managed Prometheus does."""
+    found = of_gateway(
+        workspace.render(
+            UMBRELLA,
+            *workspace.profile("production-keda-rollouts"),
+            settings={
+                "gateway.metrics.prometheusAddress": "https://aps.example.com/workspaces/ws-1",
+                "gateway.autoscaling.keda.authenticationRef.name": "amp",
+                "gateway.autoscaling.keda.metadata.awsRegion": "eu-west-1",
+                "gateway.canary.analysis.authentication.sigv4.region": "eu-west-1",
+            },
+        )
+    )
+    assert validate(found.values(), "1.33").problems == []
+    trigger = found["ScaledObject"]["spec"]["triggers"][0]
+    assert trigger["authenticationRef"] == {"name": "amp"}
+    assert trigger["metadata"]["awsRegion"] == "eu-west-1"
+    asked = [trigger["metadata"]["serverAddress"]]
+    for metric in found["AnalysisTemplate"]["spec"]["metrics"]:
+        provider = metric["provider"]["prometheus"]
+        assert provider["authentication"] == {"sigv4": {"region": "eu-west-1"}}
+        asked.append(provider["address"])
+    assert asked == ["https://aps.example.com/workspaces/ws-1"] * 4
 
 
 def exported() -> dict[str, set[str]]:
