@@ -152,13 +152,16 @@ run-gateway: $(STAMP) ## The gateway
 	@exec $(PY) -m services.gateway
 
 ##@ Containers
-.PHONY: compose-up compose-down compose-logs
+.PHONY: compose compose-up compose-down compose-logs
+compose:
+	@docker compose version >/dev/null 2>&1 || { \
+	  echo "Docker with its compose plugin was not found: https://docs.docker.com/compose/install/" >&2; exit 1; }
 PROFILES = $(if $(filter redis,$(BROKER_KIND)),--profile redis) $(if $(TRACES),--profile observability)
-compose-up: ## Start the docker-compose stack, wait until it is healthy [BROKER_KIND=redis TRACES=1]
+compose-up: compose ## Start the docker-compose stack, wait until it is healthy [BROKER_KIND=redis TRACES=1]
 	$(if $(TRACES),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318) docker compose $(PROFILES) up -d --build --wait
-compose-down: ## Stop it and remove its volumes
+compose-down: compose ## Stop it and remove its volumes
 	docker compose --profile '*' down -v
-compose-logs: ## Follow its logs
+compose-logs: compose ## Follow its logs
 	docker compose --profile '*' logs -f
 
 .PHONY: images-check

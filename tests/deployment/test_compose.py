@@ -84,7 +84,7 @@ def test_make_starts_the_profile_that_the_services_are_told_to_use(
         text=True,
         check=True,
     )
-    assert " ".join(done.stdout.split()) == f"{expected} up -d --build --wait"
+    assert " ".join(done.stdout.splitlines()[-1].split()) == f"{expected} up -d --build --wait"
 
 
 def test_nobody_waits_for_a_broker_whose_profile_is_off() -> None:
