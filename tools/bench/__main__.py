@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from services.common.runtime import tune_collector
 from tools.bench.documents import DOCUMENT, own_tables, write
-from tools.bench.registry import Case, Run, benchmarks, usual
+from tools.bench.registry import Benchmark, Case, Run, benchmarks, usual
 
 RESULTS = Path("bench-results")
 
@@ -71,9 +72,9 @@ def main(
         # As every service does at its start.
         tune_collector()
         try:
-            uvloop.run(_measure(name, run))
+            uvloop.run(_measure(known[name], run))
         except Exception:  # noqa: BLE001 - whatever it was, the others are still to be measured
-            console.print_exception()
+            traceback.print_exc()
             failed.append(name)
             continue
         if run.skipped:
@@ -110,8 +111,8 @@ def _write_docs(path: Path) -> None:
         print(f"{DOCUMENT.name}: {name}")
 
 
-async def _measure(name: str, run: Run) -> None:
-    await benchmarks()[name](run)
+async def _measure(benchmark: Benchmark, run: Run) -> None:
+    await benchmark(run)
 
 
 def _machine() -> dict[str, object]:
