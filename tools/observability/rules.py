@@ -1,10 +1,12 @@
-"""The alerts of all charts as one plain rules file, for a Prometheus without the operator.
+"""The alerts of all charts: one plain rules file, and the page for whoever is on call.
 
-`helm/<service>/alerts.yaml` is where an alert is written; `deploy/prometheus/rules.yaml` follows.
+An alert is written in `helm/<service>/alerts.yaml` and explained in `docs/runbooks/`. From these
+follow `deploy/prometheus/rules.yaml`, for a Prometheus without the operator, and the page.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,26 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 RULES = "deploy/prometheus/rules.yaml"
 RUNBOOKS = "docs/runbooks"
+ON_CALL = "docs/operations/alerts.md"
 _HEAD = (
     "# Made from helm/*/alerts.yaml by `make dashboards`; change it there.\n"
     "# The same alerts reach a cluster as PrometheusRule objects.\n"
 )
+
+
+_ON_CALL_HEAD = """# On call
+
+Every alert leads to its page: what it means, where to look, likely causes, and what is safe to do.
+First questions, in this order: is it one product, one feed or everything (dashboard "Is the data
+good?")? Is the broker there? Is the venue (`GET /feeds` of the ingestor)? Nothing is lost by
+looking first: restart pods only when a page says so.
+
+*Critical*: clients see old data or none, or something was lost. *Warning*: it will come to that, or
+it costs.
+
+Made from `helm/*/alerts.yaml` and `docs/runbooks/` by `make dashboards`.
+
+"""
 
 
 def alerts(service: str) -> list[dict[str, Any]]:
@@ -27,7 +45,25 @@ def alerts(service: str) -> list[dict[str, Any]]:
 
 
 def files() -> dict[str, str]:
-    """The rules file, by its path in the repository."""
+    """The rules file and the page, by their paths in the repository."""
     groups = [{"name": service, "rules": alerts(service)} for service in SERVICES]
     text = yaml.safe_dump({"groups": groups}, sort_keys=False, width=100, allow_unicode=True)
-    return {RULES: _HEAD + text}
+    return {RULES: _HEAD + text, ON_CALL: _ON_CALL_HEAD + _on_call()}
+
+
+def _on_call() -> str:
+    """A table of all alerts, those that wake somebody first."""
+    found = [rule for service in SERVICES for rule in alerts(service)]
+    found.sort(key=lambda rule: rule["labels"]["severity"] != "critical")
+    lines = ["| alert | severity | means |", "|---|---|---|"]
+    for rule in found:
+        name, severity = rule["alert"], rule["labels"]["severity"]
+        lines.append(f"| [{name}](../runbooks/{name}.md) | {severity} | {_means(name)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _means(alert: str) -> str:
+    """The first sentence of its page."""
+    page = (ROOT / RUNBOOKS / f"{alert}.md").read_text()
+    meaning = page.partition("## Meaning\n")[2].strip().partition("\n")[0]
+    return re.split(r"(?<=[.]) (?=[A-Z])", meaning)[0]
