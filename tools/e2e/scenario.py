@@ -142,17 +142,14 @@ class Scenario:
     def restart(self, service: str) -> float:
         """Replace every pod of a service; seconds until the last old one is gone."""
         self._say(f"restart of {service}")
-        label = f"app.kubernetes.io/name={service}"
         began = time.monotonic()
-        old = self._kubectl("get", "pods", "--selector", label, "--output", "name").split()
-        workloads = self._kubectl(
-            "get", "deployments,statefulsets", "--selector", label, "--output", "name"
-        ).split()
+        old = self._of("pods", service)
+        workloads = self._of("deployments,statefulsets", service)
         self._kubectl("rollout", "restart", *workloads)
         for workload in workloads:
             self._kubectl("rollout", "status", workload, "--timeout=240s")
         # A pod that still drains does not count for `rollout status`, and its clients do for us.
-        self._kubectl("wait", "--for=delete", *old, "--timeout=240s")
+        self._until(lambda: not set(old) & set(self._of("pods", service)), 240, "end of old pods")
         return time.monotonic() - began
 
     def await_load(self) -> bool:
@@ -184,6 +181,11 @@ class Scenario:
 
     def _kubectl(self, *arguments: str, given: str | None = None) -> str:
         return self._programs.run("kubectl", "--namespace", NAMESPACE, *arguments, given=given)
+
+    def _of(self, kinds: str, service: str) -> list[str]:
+        """The objects of a service, such as `pod/market-data-gateway-0`."""
+        label = f"app.kubernetes.io/name={service}"
+        return self._kubectl("get", kinds, "--selector", label, "--output", "name").split()
 
     def _load_output(self) -> str:
         try:

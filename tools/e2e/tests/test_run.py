@@ -11,6 +11,7 @@ import pytest
 
 from tools.e2e import programs, scenario
 from tools.e2e.__main__ import main
+from tools.e2e.scenario import RESTARTS
 from tools.e2e.testing import stand_in
 from tools.e2e.verdict import NoResult, problems, result_of
 from tools.loadtest.counts import LoadCounts
@@ -37,7 +38,10 @@ def answers(load: dict[str, Any] | str = CLEAN, job: tuple[str, ...] = (ACTIVE, 
         ("logs job/load --tail=1", ["", "    3 s  1/2 connected", "    4 s  2/2 connected"]),
         ("logs job/load", [f"    9 s  2/2 connected\n{lines}"]),
         ("get job/load", [*job]),
-        ("get pods --selector", ["pod/old-1\npod/old-2"]),
+        *(
+            (f"get pods .*name={name} ", ["pod/old-1\npod/old-2", "pod/new\npod/old-2", "pod/new"])
+            for name in RESTARTS
+        ),
         ("get deployments,statefulsets", ["deployment.apps/d"]),
     ]
 
@@ -83,10 +87,13 @@ def test_a_run_without_loss_passes_and_leaves_no_cluster(
     steps = [
         *("docker build", "kind create", "kind load", "namespace.yaml", "stand-ins.yaml"),
         *("helm upgrade", "helm test", "kubectl --namespace market-data apply --filename -"),
-        *("rollout restart", "wait --for=delete pod/old-1 pod/old-2", "get job/load"),
+        *("rollout restart", "rollout status deployment.apps/d", "get job/load"),
     ]
     first = [next(n for n, line in enumerate(machine.commands) if s in line) for s in steps]
     assert first == sorted(first)
+    # Who they were, while one of them still drained, and when both were gone.
+    looks = [line for line in machine.commands if "get pods --selector" in line]
+    assert len(looks) == 3 * len(RESTARTS)
 
 
 def test_nothing_is_restarted_before_every_client_is_connected(machine: Machine) -> None:
