@@ -70,7 +70,7 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
                 ws_max_size=MAX_READ_BYTES,
                 ws_ping_interval=settings.ws_ping_interval_s,
                 ws_ping_timeout=settings.ws_ping_timeout_s,
-                ws_per_message_deflate=False,
+                ws_per_message_deflate=settings.gateway_compression,
             )
         )
         yield port

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.gateway.deflate import Deflater
 from services.gateway.frames import array_frames, payloads_of
 
 # Of messages in one frame for a client with `batch`.
@@ -15,22 +16,39 @@ ARRAY_BYTES = 16 * 1024
 
 
 class Form:
-    """One of few that exist; compare by identity.
+    """One of the few of `form_of`; compare by identity."""
 
-    Attributes:
-        arrays: the client takes frames that hold an array of messages.
-    """
+    __slots__ = ("_arrays", "_deflater")
 
-    __slots__ = ("arrays",)
-
-    def __init__(self, *, arrays: bool) -> None:
-        self.arrays = arrays
+    def __init__(self, *, arrays: bool, deflater: Deflater | None) -> None:
+        self._arrays = arrays
+        self._deflater = deflater
 
     def encode(self, pieces: Sequence[bytes]) -> bytes:
         """One buffer to write; `pieces` are whole plain frames, each one or more of them."""
-        frames = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return array_frames(payloads_of(frames), ARRAY_BYTES) if self.arrays else frames
+        if self._arrays:
+            payloads = [payload for piece in pieces for payload in payloads_of(piece)]
+            frames = array_frames(payloads, ARRAY_BYTES)
+            return frames if self._deflater is None else self._deflater.frames(frames)
+        if self._deflater is not None:
+            return b"".join(map(self._deflater.shared, pieces))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-PLAIN = Form(arrays=False)
-ARRAYS = Form(arrays=True)
+_DEFLATER = Deflater()
+_FORMS = {
+    (arrays, deflated): Form(arrays=arrays, deflater=_DEFLATER if deflated else None)
+    for arrays in (False, True)
+    for deflated in (False, True)
+}
+PLAIN = _FORMS[False, False]
+
+
+def form_of(*, arrays: bool, deflated: bool) -> Form:
+    """The form for these.
+
+    Args:
+        arrays: the client takes frames that hold an array of messages (`batch`).
+        deflated: permessage-deflate was agreed on.
+    """
+    return _FORMS[arrays, deflated]

@@ -9,16 +9,27 @@ import struct
 from collections.abc import Iterable
 
 _FIN_TEXT = 0x81
+# RSV1: the payload is compressed (RFC 7692).
+_COMPRESSED = 0x40
 
 
 def text_frame(payload: bytes) -> bytes:
     """One unfragmented text frame; `payload` is UTF-8."""
+    return _frame(_FIN_TEXT, payload)
+
+
+def compressed_frame(payload: bytes) -> bytes:
+    """One unfragmented text frame whose `payload` permessage-deflate made."""
+    return _frame(_FIN_TEXT | _COMPRESSED, payload)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
-        return bytes((_FIN_TEXT, size)) + payload
+        return bytes((first, size)) + payload
     if size < 65_536:
-        return struct.pack("!BBH", _FIN_TEXT, 126, size) + payload
-    return struct.pack("!BBQ", _FIN_TEXT, 127, size) + payload
+        return struct.pack("!BBH", first, 126, size) + payload
+    return struct.pack("!BBQ", first, 127, size) + payload
 
 
 def text_frames(payloads: Iterable[bytes]) -> bytes:

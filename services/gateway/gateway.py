@@ -82,6 +82,7 @@ class Gateway:
             time.monotonic,
             lambda: time.time_ns() // 1000,
             settings.product_max_msgs_per_sec,
+            settings.flush_window_ms / 1000,
             most=min(128 * 1024, settings.ws_queue_bytes),
         )
         stores = Stores(latest, checkpoints, self.health)

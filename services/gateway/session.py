@@ -15,7 +15,7 @@ from services.gateway.audience import Subscription
 from services.gateway.auth import EVERYONE, Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
-from services.gateway.forms import ARRAYS, PLAIN
+from services.gateway.forms import form_of
 from services.gateway.frames import text_frame
 from services.gateway.interests import Interests
 from services.gateway.metrics import METRICS
@@ -65,7 +65,8 @@ class Session(CatchingUp):
     def __init__(self, core: Core, websocket: WebSocket, link: Link, seat: Seat) -> None:
         settings = core.settings
         self.id = uuid.uuid4().hex
-        super().__init__(Outbox(settings.ws_queue_bytes), PLAIN, link.fd)
+        form = form_of(arrays=False, deflated=link.deflated)
+        super().__init__(Outbox(settings.ws_queue_bytes), form, link.fd)
         self.interests = Interests(core, self, self._spawn_catch_up)
         self.closing = False
         # When the transport began to wait with nothing taken from it, and how much waited then.
@@ -325,7 +326,7 @@ class Session(CatchingUp):
             raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
         elif isinstance(command, Subscribe):
             if command.batch is not None:
-                self.form = ARRAYS if command.batch else PLAIN
+                self.form = form_of(arrays=command.batch, deflated=self._link.deflated)
             await self.interests.subscribe(command, id)
         elif isinstance(command, Unsubscribe):
             self.interests.unsubscribe(command, id)

@@ -37,6 +37,15 @@ class GatewaySettings(CommonSettings, AwsSettings):
     ws_queue_bytes: int = Field(
         1024 * 1024, ge=1024, description="Bytes that may wait for one client before it is slow."
     )
+    flush_window_ms: float = Field(
+        0,
+        ge=0,
+        le=5,
+        description="Ticks of busy streams wait up to so long to share a write; 0 waits for none.",
+    )
+    gateway_compression: bool = Field(
+        False, description="Compress messages for clients that offer permessage-deflate."
+    )
     ws_heartbeat_ms: int = Field(5000, ge=50, description="Time between two heartbeats.")
     ws_ping_interval_s: float = Field(20, gt=0, description="Time between two WebSocket pings.")
     ws_ping_timeout_s: float = Field(

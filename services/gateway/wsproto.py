@@ -18,8 +18,13 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
 from websockets.http11 import Request
 
+from services.gateway.deflate import WINDOW_BITS
 from services.gateway.frames import payloads_of, text_frame
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
 
@@ -31,6 +36,13 @@ MAX_READ_BYTES = 1024 * 1024
 _NOTSENT_LOWAT = 16 * 1024
 _HIGH_WATER = 64 * 1024
 _LINGER_S = 2.0
+# No context in either direction: frames are shared by all clients, and none costs memory.
+_DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True,
+    client_no_context_takeover=True,
+    server_max_window_bits=WINDOW_BITS,
+    client_max_window_bits=WINDOW_BITS,
+)
 
 
 class Link(ABC):
@@ -53,6 +65,11 @@ class Link(ABC):
 
         What the kernel does not take has to be given to `write` before anything else is.
         """
+
+    @property
+    @abstractmethod
+    def deflated(self) -> bool:
+        """Whether the client agreed to frames that `deflate` compressed."""
 
     @abstractmethod
     def write(self, frames: bytes | memoryview) -> bool:
@@ -94,6 +111,8 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
     def handle_connect(self, event: Request) -> None:
+        if self.config.ws_per_message_deflate:
+            self.conn.available_extensions = [_DEFLATE]
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
@@ -143,6 +162,15 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
         if sock is None or self.transport.get_extra_info("sslcontext") is not None:
             return -1
         return int(sock.fileno())
+
+    @property
+    def deflated(self) -> bool:
+        # Who cannot look back as far as the shared frames do gets plain ones.
+        return any(
+            isinstance(extension, PerMessageDeflate)
+            and extension.local_max_window_bits >= WINDOW_BITS
+            for extension in self.conn.extensions
+        )
 
     def write(self, frames: bytes | memoryview) -> bool:
         if not self._open:
@@ -263,6 +291,11 @@ class AsgiLink(Link):
     @property
     def fd(self) -> int:
         return -1
+
+    @property
+    def deflated(self) -> bool:
+        # Whether and how it compresses is the other server's to say.
+        return False
 
     def write(self, frames: bytes | memoryview) -> bool:
         if self._closed:

@@ -25,6 +25,7 @@ from market_data_fanout_client import (
 )
 
 from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.gateway.frames import text_frame
 from services.gateway.testing import Bench, Market, bench
 from tools.embedded import free_port
 
@@ -71,6 +72,24 @@ async def test_a_subscription_gives_snapshot_then_verified_typed_ticks() -> None
         assert tick.fields.last_trade is not None
         assert tick.fields.last_trade.price == f"{market.seq}.5"
         assert tick.stream == "coinbase:ticker:BTC-USD"
+
+
+async def test_compressed_messages_are_read_like_others() -> None:
+    async with (
+        bench(MemoryBroker(), gateway_compression=True) as gateway,
+        Client(url(gateway), compression=True) as client,
+    ):
+        market = gateway.market()
+        await market.ticks(30)
+        await client.subscribe("BTC-USD", from_seq=0)
+        seen: list[AnyEvent] = []
+        await reach(client, market, seen)
+        await market.ticks(30)
+        await reach(client, market, seen)
+        assert ticks(seen) == market.chain
+        (session,) = gateway.gateway.sessions
+        plain = text_frame(b"the same again and " * 20)
+        assert len(session.form.encode([plain])) < len(plain), "it was agreed on"
 
 
 async def test_from_seq_0_gives_everything_retained_and_a_stored_position_goes_on() -> None:

@@ -3,7 +3,7 @@ client gets its own bytes, each once and in order, also where many share one buf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -19,109 +19,19 @@ from services.common.stream.specs import log_specs
 from services.gateway.audience import Fan, Subscription
 from services.gateway.auth import Places, Seat
 from services.gateway.core import Core
-from services.gateway.forms import ARRAYS, PLAIN
-from services.gateway.frames import payloads_of
+from services.gateway.deflate import Deflater
+from services.gateway.forms import form_of
+from services.gateway.frames import text_frame
 from services.gateway.gateway import Gateway
 from services.gateway.hub import Hub
 from services.gateway.records import Entry
 from services.gateway.session import Session
 from services.gateway.testing import Market, small_settings
-from services.gateway.wsproto import Link
+from services.gateway.testing_links import Clock, MemoryLink, payloads_read
 
 _CLIENTS, _STREAMS = 4, 3
 _LIMIT = 4096
 _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
-
-
-class MemoryLink(Link):
-    """A transport that takes bytes until it is full, and is emptied by the test."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.wire = b""
-        self.writes = 0
-        self.stuck = False
-        self._held = 0
-        self._on_pause: Callable[[], None]
-        self._on_resume: Callable[[], None]
-
-    @property
-    def paused(self) -> bool:
-        return self._held > 0
-
-    @property
-    def buffered(self) -> int:
-        return self._held
-
-    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        self._on_pause, self._on_resume = on_pause, on_resume
-
-    @property
-    def ready(self) -> bool:
-        return not self.paused
-
-    @property
-    def fd(self) -> int:
-        return self._fd
-
-    def send(self, frames: bytes) -> int:
-        assert not self.paused, "written to although it asked not to"
-        assert frames
-        if self.stuck and self.writes % 2:
-            raise BlockingIOError
-        taken = len(frames) // 2 if self.stuck else len(frames)
-        self.wire += frames[:taken]
-        self.writes += 1
-        return taken
-
-    def write(self, frames: bytes | memoryview) -> bool:
-        assert not self.paused, "written to although it asked not to"
-        assert len(frames)
-        self.wire += frames
-        self.writes += 1
-        if self.stuck:
-            self._held = len(frames)
-            self._on_pause()
-        return True
-
-    def unstick(self) -> None:
-        self.stuck = False
-        if self.paused:
-            self._held = 0
-            self._on_resume()
-
-    def abort(self) -> None:
-        raise AssertionError
-
-
-class Clock:
-    """The hub's event loop: what it scheduled runs when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.soon: list[Callable[[], None]] = []
-        self.timers: list[tuple[float, Callable[[], None]]] = []
-
-    def at(self, when: float, call: Callable[[], None]) -> None:
-        self.timers.append((when, call))
-
-    def turn(self) -> None:
-        """The end of the event loop's turn."""
-        calls = self.soon[:]
-        # The hub holds on to this list's `append`.
-        self.soon.clear()
-        for call in calls:
-            call()
-
-    def until(self, when: float) -> None:
-        """Let time pass; timers that fall due are called in order."""
-        while self.timers and min(due for due, _ in self.timers) <= when:
-            timer = min(self.timers, key=lambda one: one[0])
-            self.timers.remove(timer)
-            self.now = max(self.now, timer[0])
-            timer[1]()
-            self.turn()
-        self.now = max(self.now, when)
 
 
 class Subject(Session):
@@ -148,7 +58,7 @@ class Subject(Session):
         self.live = {at: one for at, one in self.live.items() if one is not subscription}
 
     def received(self) -> Iterator[bytes]:
-        for payload in payloads_of(self.link.wire):
+        for payload in payloads_read(self.link.wire, deflated=self.link.deflated):
             if payload.startswith(b"["):
                 assert self.takes_arrays
                 yield from map(bytes, msgspec.json.decode(payload, type=list[msgspec.Raw]))
@@ -172,7 +82,10 @@ class World:
         self.markets = [Market(None, product, padding=200) for product in _PRODUCTS]
         self.fans = [Fan(market.key) for market in self.markets]
         self.heads: list[Position | None] = [None] * _STREAMS
-        self.clients = [Subject(core, MemoryLink(fd)) for fd in (-1, *range(1, _CLIENTS))]
+        self.clients = [
+            Subject(core, MemoryLink(number if number else -1, deflated=number >= _CLIENTS // 2))
+            for number in range(_CLIENTS)
+        ]
         self.numbers = iter(range(10**6))
 
     def publish(self, stream: int) -> None:
@@ -260,8 +173,8 @@ def _play(world: World, steps: list[tuple[str, int, int]]) -> None:
         elif name == "heartbeat":
             client.heartbeat(1)
         elif name in ("batch", "plain"):
-            client.form = ARRAYS if name == "batch" else PLAIN
-            client.takes_arrays |= client.form is ARRAYS
+            client.form = form_of(arrays=name == "batch", deflated=client.link.deflated)
+            client.takes_arrays |= name == "batch"
         elif name == "turn":
             world.clock.turn()
         else:
@@ -270,7 +183,7 @@ def _play(world: World, steps: list[tuple[str, int, int]]) -> None:
 
 # The core is only read.
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=_steps, window=st.sampled_from([0.0, 0.003]))
 async def test_every_client_gets_exactly_its_messages_in_order_whatever_happens_in_a_turn(
@@ -295,3 +208,42 @@ async def test_every_client_gets_exactly_its_messages_in_order_whatever_happens_
         # It is back on the fast path.
         assert not client.outbox
         assert client.quick
+
+
+def test_clients_of_the_same_streams_are_written_the_same_buffer_whatever_their_number(
+    core: Core,
+) -> None:
+    # Breaks when a turn is joined, or compressed, for each client.
+    world = World(core)
+    for number, client in enumerate(world.clients):
+        world.hub.touch(client)
+        client.link.unstick()
+        for stream in range(_STREAMS):
+            world.attach(number, stream)
+    world.settle()
+    for _ in range(3):
+        for stream in range(_STREAMS):
+            world.publish(stream)
+    world.settle()
+    by_form: dict[bool, set[int]] = {False: set(), True: set()}
+    for client in world.clients[1:]:
+        assert client.link.writes == 1
+        by_form[client.link.deflated].add(id(client.link.newest))
+    assert [len(buffers) for buffers in by_form.values()] == [1, 1]
+
+
+def test_a_piece_is_compressed_for_the_first_who_asks() -> None:
+    deflater = Deflater()
+    piece = text_frame(b"the same again and " * 20)
+    first = deflater.shared(piece)
+    assert len(first) < len(piece)
+    assert deflater.shared(bytes(bytearray(piece))) is first
+
+
+@given(st.lists(st.binary(max_size=300).map(bytes.hex), max_size=8))
+def test_each_compressed_message_is_read_without_those_before_it(texts: list[str]) -> None:
+    # Breaks when a message refers to an earlier one, which a client that began later never had.
+    payloads = [text.encode() * 2 for text in texts]
+    deflater = Deflater()
+    wire = b"".join(deflater.frames(text_frame(payload)) for payload in payloads)
+    assert list(payloads_read(wire, deflated=True)) == payloads

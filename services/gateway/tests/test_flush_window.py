@@ -1,0 +1,92 @@
+"""The flush window: pushes of busy streams share writes, and nothing waits longer than it is."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.stream import Position
+from services.gateway.audience import Client, Fan, Subscription
+from services.gateway.forms import form_of
+from services.gateway.hub import Hub
+from services.gateway.outbox import Outbox
+from services.gateway.records import Entry
+from services.gateway.testing import Market
+from services.gateway.testing_links import Clock
+
+
+def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:
+    """How long each push waited, ticks coming after these gaps; and how often was written."""
+    clock = Clock()
+    written: list[float] = []
+
+    def write(_fd: int, frames: bytes) -> int:
+        written.extend([clock.now] * frames.count(b'"incr"'))
+        return len(frames)
+
+    hub = Hub(
+        clock.soon.append,
+        clock.at,
+        lambda: clock.now,
+        lambda: 0,
+        window=window,
+        write=write,
+    )
+    market = Market(None)
+    fan = Fan(market.key)
+    client = Reader()
+    hub.attach(Subscription(client, fan), None)
+    pushed: list[float] = []
+    head: Position | None = None
+    for gap in gaps:
+        clock.until(clock.now + gap)
+        entry = Entry(market.tick().payload)
+        pushed.append(clock.now)
+        hub.publish(fan, [entry], head)
+        head = entry.position
+        clock.turn()
+    clock.until(clock.now + 1)
+    return [w - p for w, p in zip(written, pushed, strict=True)], len(set(written))
+
+
+class Reader(Client):
+    """Always quick."""
+
+    def __init__(self) -> None:
+        super().__init__(Outbox(1 << 30), form_of(arrays=False, deflated=False), 1)
+        self.quick = True
+
+    @property
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self.quick = True
+
+    def unsent(self, frames: bytes, sent: int) -> None:
+        raise AssertionError((frames, sent))
+
+    def fell_behind(self, subscription: Subscription, records: int) -> None:
+        raise AssertionError(subscription, records)
+
+    def rebased(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+    def over_quota(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+    def within_quota(self, subscription: Subscription) -> None:
+        raise AssertionError(subscription)
+
+
+@given(st.lists(st.floats(0, 0.02), min_size=1, max_size=60), st.floats(0.001, 0.005))
+def test_nothing_waits_longer_than_the_window_and_a_quiet_stream_does_not_wait(
+    gaps: list[float], window: float
+) -> None:
+    waits, writes = _waits(window, gaps)
+    assert max(waits) <= window + 1e-9
+    for gap, wait in zip(gaps, waits, strict=True):
+        if gap > 2 * window:
+            assert wait == 0, "it was quiet before, and still this one waited"
+    assert writes <= 1 + sum(gaps) / window + 1
+    assert _waits(0, gaps)[0] == [0.0] * len(gaps)
