@@ -306,12 +306,28 @@ def test_values_that_the_pages_name_exist(workspace: Workspace) -> None:
 
 def held(values: Any, path: list[str]) -> bool:
     for part in path:
-        if part.isupper() or part == "":
-            return True
-        if not isinstance(values, dict) or part not in values:
+        if part.isupper():
+            return part in settings()
+        if part and (not isinstance(values, dict) or part not in values):
             return False
-        values = values[part]
+        values = values[part] if part else values
     return True
+
+
+@cache
+def settings() -> set[str]:
+    """The variables of all services."""
+    files = (ROOT / "helm").glob("*/settings.txt")
+    return {name for file in files for name in file.read_text().split()}
+
+
+def test_variables_that_the_pages_name_exist() -> None:
+    # Of tools and of the release, not of a service.
+    others = {"DOCKER_BUILDKIT", "AWS_ROLE_ARN", "ADMIN_API_KEY"} | set(VARIABLES)
+    for document in DOCUMENTS:
+        names = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", document.read_text()))
+        unknown = names - settings() - others
+        assert unknown <= {"GATEWAY_PORT", "GRAFANA_PORT", "PROMETHEUS_PORT", "JAEGER_PORT"}
 
 
 @every("command", of("kubectl"), ids=str)

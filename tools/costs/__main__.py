@@ -54,7 +54,7 @@ def month() -> str:
     bills = [list(bill(size)) for size in SIZES]
     totals = [sum(line.usd for line in lines) for lines in bills]
     rows = [
-        [lines[0].item, *(f"${line.usd:,.0f}: {line.quantity}" for line in lines)]
+        [lines[0].item, *(f"${line.usd:,.0f} ({line.quantity})" for line in lines)]
         for lines in zip(*bills, strict=True)
     ]
     rows.append(["**a month**", *(f"**${total:,.0f}**" for total in totals)])
@@ -80,9 +80,9 @@ def egress() -> str:
     """The same bills when clients take less."""
     rows = []
     for what, messages in (
-        ("every tick (10 a second)", 10.0),
-        ('`"mode": "latest", "max_rate": 2`', 2.0),
-        ('`"mode": "latest", "max_rate": 0.5`', 0.5),
+        ("every tick of five products, 10/s", 10.0),
+        ('`"mode": "latest", "max_rate": 1`, 5/s', 5.0),
+        ('`"mode": "latest", "max_rate": 0.2`, 1/s', 1.0),
     ):
         cells = []
         for size in SIZES:
