@@ -51,7 +51,9 @@ _RULE = _object(
     labels=_LABELS,
     annotations=_LABELS,
 )
-_PROMETHEUS_RULE = _object("groups", groups=_list(_object("name", name=_TEXT, rules=_list(_RULE))))
+_RECORD = _object("record", "expr", record=_TEXT, expr=_TEXT, labels=_LABELS)
+_GROUP = _object("name", "rules", name=_TEXT, rules=_list({"anyOf": [_RULE, _RECORD]}))
+_PROMETHEUS_RULE = _object("groups", groups=_list(_GROUP))
 _BEHAVIOR = _builtin("api.autoscaling.v2.HorizontalPodAutoscalerBehavior")
 _SCALED_OBJECT = _object(
     *("scaleTargetRef", "minReplicaCount", "maxReplicaCount", "triggers"),

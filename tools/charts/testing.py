@@ -50,14 +50,14 @@ def _value(item: Mapping[str, Any], before: Mapping[str, str]) -> str | None:
 
 
 def hook_containers(objects: list[Object], chart: str) -> dict[str, Object]:
-    """The containers of a chart's `helm test` pod, by name."""
-    (pod,) = (
-        item
+    """The containers of a chart's `helm test` pods, by name."""
+    return {
+        container["name"]: container
         for item in objects
         if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
         and item["metadata"]["labels"]["app.kubernetes.io/name"] == f"{chart}-test"
-    )
-    return {container["name"]: container for container in pod["spec"]["containers"]}
+        for container in item["spec"]["containers"]
+    }
 
 
 async def outcome(container: Object, **variables: str) -> tuple[int, str]:

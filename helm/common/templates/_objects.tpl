@@ -140,6 +140,7 @@ spec:
   groups:
     - name: {{ include "mdf.fullname" . }}
       rules:
-        {{- .Files.Get "alerts.yaml" | trim | nindent 8 }}
+        {{- $pages := printf "runbook_url: %s/" (trimSuffix "/" .Values.metrics.prometheusRule.runbookUrl) }}
+        {{- .Files.Get "alerts.yaml" | trim | replace "runbook_url: docs/runbooks/" $pages | nindent 8 }}
 {{- end }}
 {{- end }}

@@ -1,23 +1,27 @@
-{{- /* What every test pod is apart from its containers. */ -}}
+{{- /*
+What every test pod is apart from its container: root, and the name of the test. `helm test --logs`
+reads the pods afterwards and of one container, so each has one, and stays until the next test.
+*/ -}}
 {{- define "mdf.testPod" -}}
+{{- $root := .root -}}
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {{ include "mdf.fullname" . }}-test
+  name: {{ include "mdf.fullname" $root }}-test-{{ .name }}
   labels:
-    app.kubernetes.io/name: {{ include "mdf.name" . }}-test
-    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/name: {{ include "mdf.name" $root }}-test
+    app.kubernetes.io/instance: {{ $root.Release.Name }}
     app.kubernetes.io/part-of: market-data-fanout
   annotations:
     helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+    helm.sh/hook-delete-policy: before-hook-creation
 spec:
   restartPolicy: Never
   automountServiceAccountToken: false
   enableServiceLinks: false
-  {{- include "mdf.imagePullSecrets" . | nindent 2 }}
+  {{- include "mdf.imagePullSecrets" $root | nindent 2 }}
   securityContext:
-    {{- include "mdf.podSecurityContext" . | nindent 4 }}
+    {{- include "mdf.podSecurityContext" $root | nindent 4 }}
 {{- end }}
 
 {{- define "mdf.testContainer" -}}
@@ -32,7 +36,7 @@ securityContext:
 
 {{- /* `helm test` of a service: every pod behind its admin service says that it is ready. */ -}}
 {{- define "mdf.test" -}}
-{{ include "mdf.testPod" . }}
+{{ include "mdf.testPod" (dict "root" $ "name" "ready") }}
   containers:
     - name: ready
       {{- include "mdf.testContainer" . | nindent 6 }}

@@ -15,7 +15,7 @@ from websockets.http11 import Request, Response
 from services.common.health import Health, health_routes
 from services.common.runtime import serve_http
 from tools.charts.testing import hook_containers, outcome
-from tools.charts.workspace import CHARTS, SERVICES, Object, Workspace
+from tools.charts.workspace import CHARTS, SERVICES, UMBRELLA, Object, Workspace
 from tools.embedded import NatsServer, free_port
 
 pytestmark = pytest.mark.charts
@@ -29,6 +29,20 @@ def containers(workspace: Workspace, chart: str) -> dict[str, Object]:
 def test_every_chart_has_one(workspace: Workspace, chart: str) -> None:
     expected = {"nats": {"healthy"}, "gateway": {"ready", "clients"}}
     assert containers(workspace, chart).keys() == expected.get(chart, {"ready"})
+
+
+def test_their_logs_can_be_read_afterwards(workspace: Workspace) -> None:
+    """`helm test --logs` asks for the log of a pod, not of a container, when all are done."""
+    hooks = [
+        item
+        for item in workspace.render(UMBRELLA)
+        if "helm.sh/hook" in item["metadata"].get("annotations", {})
+    ]
+    assert len(hooks) == len(CHARTS) + 1
+    for hook in hooks:
+        policy = hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert policy == "before-hook-creation", hook["metadata"]["name"]
+        assert len(hook["spec"]["containers"]) == 1, hook["metadata"]["name"]
 
 
 @pytest.mark.parametrize("chart", SERVICES)

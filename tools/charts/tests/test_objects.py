@@ -300,6 +300,20 @@ def test_alerts_reach_prometheus_as_they_are_written(workspace: Workspace, chart
     assert [group["rules"] for group in rule["spec"]["groups"]] == [written]
 
 
+def test_whoever_gets_an_alert_can_open_its_page(workspace: Workspace) -> None:
+    pages = "https://wiki.example.com/runbooks"
+    objects = workspace.render(
+        "gateway",
+        settings={
+            "metrics.prometheusRule.enabled": "true",
+            "metrics.prometheusRule.runbookUrl": pages + "/",
+        },
+    )
+    (rule,) = of_kind(objects, "PrometheusRule").values()
+    for alert in rule["spec"]["groups"][0]["rules"]:
+        assert alert["annotations"]["runbook_url"] == f"{pages}/{alert['alert']}.md"
+
+
 def test_grafana_finds_the_dashboards_as_they_are_written(workspace: Workspace) -> None:
     objects = workspace.render("market-data-fanout")
     (found,) = (
