@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
+from services.common.stream.nats_client import LeanClient
+from services.common.stream.nats_frames import publish_frame
 from tools.bench.documents import Parts, markdown, table
 from tools.bench.gateway_slow import QuickReader
 from tools.bench.registry import Run, bench
@@ -22,6 +25,9 @@ from tools.observability.collector import CollectedSpan, Collector
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack
+
+# Seldom enough to cost nothing.
+_BARE_EVERY_S = 0.05
 
 Spans = Mapping[str, CollectedSpan]
 
@@ -46,7 +52,7 @@ class Found(TypedDict):
 
 
 LOADS = (Load("500 ticks/s", 20, 530, 0.1), Load("10 ticks/s", 1, 10, 1.0))
-# A hop ends where the next one begins; what is indented is a part of the way that nobody waits for.
+# A hop ends where the next one begins; nobody waits for what is in brackets.
 HOPS: dict[str, Callable[[Spans], tuple[int, int]]] = {
     "frame received to raw record published": lambda s: (
         s["ingest"].start,
@@ -67,6 +73,7 @@ HOPS: dict[str, Callable[[Spans], tuple[int, int]]] = {
     ),
 }
 _TO_CLIENT = "frame received to read by a client"
+_BARE = "(meanwhile, a bare message to nats-server and back)"
 _NEEDED = frozenset({"ingest", "publish raw", "normalize", "publish tick", "fan out"})
 
 
@@ -86,6 +93,9 @@ async def latency(run: Run) -> None:
                     "LOG_LEVEL": "ERROR",
                 },
                 "exchange": {"SIM_RATE": f"{load.rate:g}"},
+                # DynamoDB's stand-in takes 3 ms of CPU a row; where that is a service elsewhere,
+                # these cores are the pipeline's.
+                "snapshotter": {"SNAPSHOT_PERIOD_MS": "20000"},
             }
             options = StackOptions(
                 products=tuple(names[: load.products]),
@@ -105,11 +115,11 @@ async def latency(run: Run) -> None:
                 for _ in range(run.rounds):
                     reader.latencies.clear()
                     collector.forget()
-                    await asyncio.sleep(seconds)
+                    bare = await _bare_messages(stack.broker.url, seconds)
                     arrived = list(reader.latencies)
                     # The last spans of those that were received in time are still on their way.
                     await asyncio.sleep(1.5)
-                    found += _hops(load, list(collector.traces().values()), arrived)
+                    found += _hops(load, list(collector.traces().values()), arrived, bare)
                     note = f"{len(arrived) / seconds:.0f} messages/s to a client of everything"
                     run.note(load.name, note)
                 reader.transport.abort()
@@ -117,7 +127,10 @@ async def latency(run: Run) -> None:
 
 
 def _hops(
-    load: Load, traces: Sequence[Sequence[CollectedSpan]], arrived: Sequence[int]
+    load: Load,
+    traces: Sequence[Sequence[CollectedSpan]],
+    arrived: Sequence[int],
+    bare: Sequence[float],
 ) -> list[Found]:
     ways = [{span.name: span for span in spans} for spans in traces]
     whole = [way for way in ways if way.keys() >= _NEEDED]
@@ -126,6 +139,7 @@ def _hops(
         for hop, between in HOPS.items()
     }
     values[_TO_CLIENT] = [float(value) for value in arrived]
+    values[_BARE] = list(bare)
     return [
         {
             "load": load.name,
@@ -137,6 +151,25 @@ def _hops(
         for hop, some in values.items()
         if some
     ]
+
+
+async def _bare_messages(url: str, seconds: float) -> list[float]:
+    """What the machine and the server make of the least there is, microseconds each."""
+    client = LeanClient()
+    await client.connect(url)
+    back = asyncio.Event()
+    client.attach("bench.bare", lambda *_message: back.set())
+    frame = publish_frame("bench.bare", "", b"x" * 400)
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while (now := time.perf_counter()) < end:
+        back.clear()
+        client.write(frame)
+        await back.wait()
+        found.append((time.perf_counter() - now) * 1e6)
+        await asyncio.sleep(_BARE_EVERY_S)
+    await client.close()
+    return found
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
