@@ -11,6 +11,7 @@ from typing import Any
 from services.common.stream.memory import MemoryBroker
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
+from services.ingestor.settings import Settings
 from services.ingestor.testing import running
 from tools.bench.registry import Run, bench
 from tools.simulator import SimulatedExchange
@@ -32,6 +33,12 @@ _NOTES = {
     "silent": "from when it is given up, after 10 s",
 }
 
+# What a deployed ingestor has; those for tests wait for ever.
+_DEFAULTS = {
+    name: Settings.model_fields[name].default
+    for name in ("heartbeat_suspect_ms", "heartbeat_dead_ms")
+}
+
 
 @bench("reconnect")
 async def reconnect(run: Run) -> None:
@@ -40,7 +47,7 @@ async def reconnect(run: Run) -> None:
     async with (
         MemoryBroker() as broker,
         SimulatedExchange(products=products, rate=500, depth=200) as exchange,
-        running(broker, exchange.ws_url, exchange.rest_url, *products) as ingestor,
+        running(broker, exchange.ws_url, exchange.rest_url, *products, **_DEFAULTS) as ingestor,
     ):
         # It complains of each connection that the exchange refuses on purpose.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
