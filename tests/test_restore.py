@@ -15,6 +15,7 @@ from services.common.errors import StoreMissing
 from services.common.settings import CommonSettings, child_environment
 from services.common.stores.aws import READER, open_client
 from services.common.stores.ports import LatestRow
+from services.common.stores.s3 import S3Store
 from services.common.stream import Broker, Position
 from services.common.stream.factory import open_broker
 from services.common.subjects import CHANNELS, StreamKey
@@ -64,6 +65,13 @@ async def drop_table(platform: Platform) -> None:
         await client.delete_table(TableName=platform.aws.ddb_table)
 
 
+async def empty_bucket(platform: Platform) -> None:
+    async with S3Store(platform.aws) as store:
+        for prefix in ("raw/", "ticks/", "index/", "checkpoints/"):
+            while keys := await store.keys(prefix):
+                await store.delete(keys)
+
+
 async def mdf_replay(platform: Platform, server: NatsServer) -> dict[str, object]:
     """`mdf replay s3:// --speed 0`, as the guide has it."""
     process = await asyncio.create_subprocess_exec(
@@ -96,7 +104,7 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
 
         async with NatsServer() as lost:
             platform.new_broker = partial(broker_on, lost)
-            raw, ticks = await record_market(platform, products=PRODUCTS, seconds=20, rate=50)
+            raw, ticks = await record_market(platform, products=PRODUCTS, seconds=12, rate=40)
             before = await rows(platform)
             assert before.keys() == set(KEYS)
             in_archive = await archived(platform)
@@ -104,6 +112,14 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
             await drop_table(platform)
             async with platform.snapshotter():
                 await until(rebuilt)
+            # The archive alone, likewise.
+            await empty_bucket(platform)
+
+            async def archived_again() -> bool:
+                return await archived(platform) == in_archive
+
+            async with platform.snapshotter():
+                await until(archived_again)
         # Then the table, and the broker with its files.
         await drop_table(platform)
 
