@@ -12,7 +12,7 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -150,10 +150,18 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve_http(app: Any, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+async def serve_http(
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    socket_options: Iterable[tuple[int, int, int]] = (),
+    **options: Any,
+) -> AsyncIterator[int]:
     """Serve an ASGI app while the block runs; yields the bound port (useful with port 0).
 
-    Leaving the block closes the listener and gives open requests 3 s to finish.
+    Leaving the block closes the listener and gives open requests 3 s to finish. `socket_options`
+    are set on the listener before it is bound; on Linux its connections have them too.
 
     Raises:
         OSError: the address cannot be bound.
@@ -162,6 +170,8 @@ async def serve_http(app: Any, host: str, port: int, **options: Any) -> AsyncIte
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        for level, name, value in socket_options:
+            listener.setsockopt(level, name, value)
         listener.bind((host, port))
         listener.listen(4096)
         listener.setblocking(False)

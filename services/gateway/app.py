@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 
 from services.common.health import health_routes, package_version
 from services.common.observed import observed
 from services.common.runtime import serve_http
 from services.gateway.asyncapi import asyncapi_document
+from services.gateway.endpoint import Endpoint
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
-from services.gateway.httpproto import PromptHttp
+from services.gateway.httpproto import Sockets
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.web_board import web_routes
-from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol
+from services.gateway.wsproto import SOCKET_OPTIONS
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -32,9 +33,8 @@ def create_app(gateway: Gateway) -> FastAPI:
         redoc_url=None,
     )
 
-    @app.websocket("/ws")
-    async def ws(websocket: WebSocket) -> None:
-        await gateway.serve(websocket)
+    # Bare ASGI: FastAPI's own WebSocket endpoints cost as much again as the rest of a handshake.
+    app.router.routes.append(WebSocketRoute("/ws", Endpoint(gateway), name="ws"))
 
     @app.get("/asyncapi.json", summary="The WebSocket protocol, as AsyncAPI")
     async def asyncapi() -> dict[str, Any]:
@@ -65,12 +65,14 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
                 create_app(gateway),
                 settings.http_host,
                 settings.http_port,
-                http=partial(PromptHttp, settings.ws_handshake_timeout_s),
-                ws=GatewayProtocol,
-                ws_max_size=MAX_READ_BYTES,
-                ws_ping_interval=settings.ws_ping_interval_s,
-                ws_ping_timeout=settings.ws_ping_timeout_s,
-                ws_per_message_deflate=settings.gateway_compression,
+                http=Sockets(
+                    handshake_s=settings.ws_handshake_timeout_s,
+                    ping_interval_s=settings.ws_ping_interval_s,
+                    ping_timeout_s=settings.ws_ping_timeout_s,
+                    deflate=settings.gateway_compression,
+                ),
+                socket_options=SOCKET_OPTIONS,
+                proxy_headers=False,
             )
         )
         yield port

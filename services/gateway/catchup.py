@@ -40,6 +40,8 @@ _EMPTY_READS = 5
 class CatchingUp(Client):
     """What catching up needs of a connection."""
 
+    __slots__ = ()
+
     @abstractmethod
     def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
         """Put a message into the outbox, behind the data or (`control`) before it."""
@@ -62,12 +64,15 @@ class CatchingUp(Client):
 class CatchUp:
     """The subscriptions of one client that are not live."""
 
+    __slots__ = ("_backfill", "_client", "_hub", "_waiting", "_wake")
+
     def __init__(self, client: CatchingUp, hub: Hub, backfill: Backfill) -> None:
         self._client = client
         self._hub = hub
         self._backfill = backfill
         self._waiting: dict[Subscription, Feed] = {}
-        self._wake = asyncio.Event()
+        # Made by `run`: most clients never catch up on anything.
+        self._wake: asyncio.Event | None = None
 
     def add(self, subscription: Subscription, feed: Feed) -> None:
         """Bring it to the head from `subscription.position` on."""
@@ -75,7 +80,8 @@ class CatchUp:
         subscription.cursor = ""
         subscription.page.clear()
         self._waiting[subscription] = feed
-        self._wake.set()
+        if self._wake is not None:
+            self._wake.set()
 
     def remove(self, subscription: Subscription) -> None:
         self._waiting.pop(subscription, None)
@@ -87,10 +93,11 @@ class CatchUp:
 
     async def run(self) -> None:
         """Serve all of them in turns, until cancelled."""
+        wake = self._wake = asyncio.Event()
         while True:
             if not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
+                wake.clear()
+                await wake.wait()
             for subscription, feed in list(self._waiting.items()):
                 await self._client.room()
                 if subscription in self._waiting:

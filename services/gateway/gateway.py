@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
-from starlette.datastructures import Headers
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
 from services.gateway.archive import Archive
-from services.gateway.auth import EVERYONE, KeyRing, Places, Seat, offered_key
+from services.gateway.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
@@ -26,20 +24,10 @@ from services.gateway.feed import Sources
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
-from services.gateway.protocol import (
-    BROKER_UNAVAILABLE,
-    CONNECTION_QUOTA,
-    DRAINING,
-    INTERNAL,
-    ORIGIN_DENIED,
-    SUBPROTOCOL,
-    Problem,
-)
-from services.gateway.session import Session, connections_taken
+from services.gateway.session import Home, Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.stores import Stores
 from services.gateway.tail import Tails
-from services.gateway.wsproto import EXTENSION, AsgiLink, GatewayProtocol, Link
 
 log = structlog.get_logger(__name__)
 
@@ -50,10 +38,11 @@ _BROKER_CHECK_S = 2.0
 _RECONNECT_MS = (100, 3000)
 
 
-class Gateway:
-    """Enter `running` for as long as the service lives; give `serve` every WebSocket.
+class Gateway(Home):
+    """Enter `running` for as long as the service lives.
 
-    The broker is opened in there, and closed at its end. Until it answers, handshakes get 503.
+    The broker is opened in there, and closed at its end. Until it answers, `open` is False and
+    nobody may be let in.
     """
 
     def __init__(
@@ -74,7 +63,7 @@ class Gateway:
         self._group: asyncio.TaskGroup | None = None
         self._emptied = asyncio.Event()
         self._specs = specs
-        self._open = False
+        self.open = False
         loop = asyncio.get_running_loop()
         hub = Hub(
             loop.call_soon,
@@ -129,6 +118,8 @@ class Gateway:
             try:
                 yield
             finally:
+                for session in list(self.sessions):
+                    session.leave()
                 for task in tasks:
                     task.cancel()
                 tails.stop()
@@ -136,73 +127,21 @@ class Gateway:
 
     # ------------------------------------------------------------------ connections
 
-    async def serve(self, websocket: WebSocket) -> None:
-        """One WebSocket, from its handshake to its end."""
-        seat = Seat(self.core.places)
-        try:
-            await self._serve_in(seat, websocket)
-        finally:
-            seat.leave()
-
-    async def _serve_in(self, seat: Seat, websocket: WebSocket) -> None:
-        link = websocket.scope.get("extensions", {}).get(EXTENSION)
-        key = offered_key(websocket.headers, websocket.scope["query_string"].decode("latin-1"))
-        if isinstance(link, GatewayProtocol):
-            key = key or link.api_key
-        if (problem := self._refusal(websocket.headers) or self._seated(seat, key)) is not None:
-            await _reject(websocket, *problem)
-            return
-        offered = websocket.scope.get("subprotocols", [])
-        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        if isinstance(link, GatewayProtocol):
-            await self._serve(websocket, link, seat, key)
-            return
-        plain = AsgiLink(websocket)
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(_write(plain), name="asgi-writer")
-            try:
-                await self._serve(websocket, plain, seat, key)
-            finally:
-                writing.cancel()
-
-    async def _serve(self, websocket: WebSocket, link: Link, seat: Seat, key: str | None) -> None:
-        session = Session(self.core, websocket, link, seat)
+    def joined(self, session: Session) -> None:
+        """It is served from now on, until it says that it left."""
         self.sessions[session] = None
         METRICS.connections.inc()
-        try:
-            await session.run(key_refused=key is not None and seat.grant is None)
-        except Exception:
-            # Whatever it was, this client is told, it is not silent, and the others go on.
-            log.exception("session_failed", session=session.id)
-            session.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
-            await session.close(1011, "internal")
-        finally:
+
+    def left(self, session: Session) -> None:
+        if session in self.sessions:
             METRICS.connections.dec()
             del self.sessions[session]
             if not self.sessions:
                 self._emptied.set()
 
-    def _refusal(self, headers: Headers) -> tuple[int, Problem] | None:
-        """Why a handshake is answered by an HTTP error instead of an upgrade."""
-        origin = headers.get("origin")
-        if self.draining:
-            return 503, Problem(DRAINING, "this gateway is going away; connect again")
-        if not self._open:
-            return 503, Problem(BROKER_UNAVAILABLE, "the log was not reached yet")
-        if len(self.sessions) >= self.settings.ws_max_connections:
-            message = f"{len(self.sessions)} connections are open, no more are taken"
-            return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
-        if origin and self.settings.allowed_origins and origin not in self.settings.allowed_origins:
-            return 403, Problem(ORIGIN_DENIED, "this origin is not allowed")
-        return None
-
-    def _seated(self, seat: Seat, key: str | None) -> tuple[int, Problem] | None:
-        """Give the connection its place by the key it came with, if that is one."""
-        keys = self.core.keys
-        grant = EVERYONE if keys.open else keys.grant(key) if key is not None else None
-        if grant is None or seat.take(grant):
-            return None
-        return 503, connections_taken(grant)
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._group is not None, "a session begins while the gateway runs"
+        return self._group.create_task(work, name=name)
 
     # ------------------------------------------------------------------ clock
 
@@ -223,19 +162,19 @@ class Gateway:
                         if reason == "slow_closed":
                             METRICS.slow.labels("closed").inc()
                         session.tell_problem(problem)
-                        self._close(session, 1008, reason)
+                        session.close(1008, reason)
             METRICS.queue_bytes.set(sum(session.queued for session in self.sessions))
 
     async def _open_and_watch_broker(self) -> None:
         await self.broker.open()
-        while not self._open:
+        while not self.open:
             try:
                 await self.broker.ensure(self._specs)
             except BrokerUnavailable as error:
                 self.health.failed("broker", str(error))
                 await asyncio.sleep(_BROKER_CHECK_S)
             else:
-                self._open = True
+                self.open = True
                 self.ready.set()
                 if not self.draining:
                     self.health.passed("serving")
@@ -277,13 +216,8 @@ class Gateway:
             due = begun + grace + (seconds - grace) * 0.75 * index / max(1, len(sessions))
             await self._until_gone(due)
             if session in self.sessions:
-                self._close(session, 1012, "service_restart")
+                session.close(1012, "service_restart")
         await self._until_gone(begun + seconds)
-
-    def _close(self, session: Session, code: int, reason: str) -> None:
-        # Each in its own task: one that takes nothing must not hold up the others.
-        if self._group is not None:
-            self._group.create_task(session.close(code, reason), name="close")
 
     async def _until_gone(self, deadline: float) -> None:
         """Return at the deadline, or as soon as nobody is connected."""
@@ -293,24 +227,3 @@ class Gateway:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await self._emptied.wait()
-
-
-async def _write(link: AsgiLink) -> None:
-    try:
-        await link.run()
-    except (WebSocketDisconnect, RuntimeError, OSError):
-        # RuntimeError is Starlette's word for sending after the end.
-        link.abort()
-
-
-async def _reject(websocket: WebSocket, status: int, problem: Problem) -> None:
-    METRICS.errors.labels(str(problem.code.code)).inc()
-    body = json.dumps({"type": "error", **problem.body()}).encode()
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        headers = [(b"content-type", b"application/json")]
-        await websocket.send(
-            {"type": "websocket.http.response.start", "status": status, "headers": headers}
-        )
-        await websocket.send({"type": "websocket.http.response.body", "body": body})
-    else:
-        await websocket.close(1013 if status == 503 else 1008, problem.code.name)

@@ -61,6 +61,17 @@ class Interests:
         spawn_catch_up: starts a task of the connection that runs the given `CatchUp`.
     """
 
+    __slots__ = (
+        "_catch_up",
+        "_client",
+        "_core",
+        "_grant",
+        "_spawn",
+        "_spawned",
+        "limit",
+        "subscriptions",
+    )
+
     def __init__(
         self, core: Core, client: CatchingUp, spawn_catch_up: Callable[[CatchUp], None]
     ) -> None:

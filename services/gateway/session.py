@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
-from starlette.websockets import WebSocket
 
 from services.common.wire import encode
 from services.gateway.audience import Subscription
@@ -18,11 +20,13 @@ from services.gateway.core import Core
 from services.gateway.forms import form_of
 from services.gateway.frames import text_frame
 from services.gateway.interests import Interests
+from services.gateway.link import Link, Listener
 from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     CONNECTION_QUOTA,
+    INTERNAL,
     KEY_INVALID,
     MAX_MESSAGE_BYTES,
     SLOW_CLOSED,
@@ -42,7 +46,6 @@ from services.gateway.protocol import (
     parse_json,
 )
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.wsproto import Link
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +53,8 @@ log = structlog.get_logger(__name__)
 _WRITE_BYTES = 128 * 1024
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
-_READY_S = 5.0
+# Commands that wait while one is obeyed; a client that sends more is not read from meanwhile.
+_WAITING = 16
 # Abuse is counted in strikes: a refused frame is one, a command beyond the rate a fraction of it.
 _STRIKES = 20.0
 _STRIKES_PER_S = 1.0
@@ -59,80 +63,79 @@ _BAD_KEY = "this API key is not known"
 _OTHER_KEY = "this connection has another API key; connect again to change it"
 
 
-class Session(CatchingUp):
-    """Made when a socket was accepted; `run` serves it until it ends."""
+class Home(ABC):
+    """Where sessions live: it owns their tasks, and knows who is there."""
 
-    def __init__(self, core: Core, websocket: WebSocket, link: Link, seat: Seat) -> None:
+    @abstractmethod
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run it until it ends or the gateway stops; it raises nothing but cancellation."""
+
+    @abstractmethod
+    def left(self, session: Session) -> None:
+        """This session is over."""
+
+
+class Session(CatchingUp, Listener):
+    """Serves a link whose handshake is done, from `begin` until the link is closed.
+
+    It has a task only while it obeys a command, and one while it catches up.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_catching",
+        "_commands",
+        "_core",
+        "_home",
+        "_left",
+        "_link",
+        "_opened",
+        "_room",
+        "_seat",
+        "_strikes",
+        "_unread",
+        "_working",
+        "closing",
+        "id",
+        "interests",
+        "stuck_since",
+    )
+
+    def __init__(self, core: Core, link: Link, seat: Seat, home: Home) -> None:
         settings = core.settings
-        self.id = uuid.uuid4().hex
         form = form_of(arrays=False, deflated=link.deflated)
         super().__init__(Outbox(settings.ws_queue_bytes), form, link.fd)
+        self.id = os.urandom(16).hex()
         self.interests = Interests(core, self, self._spawn_catch_up)
         self.closing = False
         # When the transport began to wait with nothing taken from it, and how much waited then.
         self.stuck_since: float | None = None
         self._unread = 0
         self._core = core
-        self._websocket = websocket
         self._link = link
         self._seat = seat
+        self._home = home
         self._opened = time.monotonic()
+        self._left = False
         self._catching: asyncio.Task[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self._room = asyncio.Event()
-        self._bucket = TokenBucket(settings.ws_max_msgs_per_sec, settings.ws_burst, self._opened)
-        self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, self._opened)
-        self._low_water = min(64 * 1024, settings.ws_queue_bytes // 4)
-        link.listen(self._on_pause, self._on_resume)
+        # What most connections never need is made when it is needed: most are idle.
+        self._working: asyncio.Task[None] | None = None
+        self._commands: deque[str | None] | None = None
+        self._room: asyncio.Event | None = None
+        self._bucket: TokenBucket | None = None
+        self._strikes: TokenBucket | None = None
         self._apply_grant()
 
     # ------------------------------------------------------------------ life
 
-    async def run(self, *, key_refused: bool) -> None:
-        """Greet, then obey commands until the client leaves or is closed.
-
-        `key_refused`: it came with a key that is not known.
-        """
-        self._tell_welcome()
+    def begin(self, *, key_refused: bool) -> None:
+        """Greet. `key_refused`: it came with a key that is not known."""
+        # Written at once, it goes out together with the answer to the handshake.
+        self._link.write(text_frame(encode(self._welcome())))
         if key_refused:
             self.tell_problem(Problem(KEY_INVALID, _BAD_KEY))
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                try:
-                    await self._receive()
-                finally:
-                    self.closing = True
-                    if self._catching is not None:
-                        self._catching.cancel()
-        finally:
-            self.interests.close()
 
-    def _spawn_catch_up(self, catch_up: CatchUp) -> None:
-        if self._group is not None and not self.closing:
-            self._catching = self._group.create_task(catch_up.run(), name="catch-up")
-
-    async def _receive(self) -> None:
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                if not self.closing:
-                    METRICS.closed.labels("client").inc()
-                return
-            text = message.get("text")
-            if text is None:
-                self.tell_problem(Problem(TOO_LARGE, "binary frames are not taken"))
-                await self._strike(1.0)
-            else:
-                await self._on_text(text)
-            if self.closing:
-                continue
-            while self.outbox.control_size > _CONTROL_BYTES and not self.closing:
-                # It talks and does not listen: answers wait for it, and so do its commands.
-                self._room.clear()
-                await self._room.wait()
-
-    async def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         """Write what can be written now, then close; a client that takes nothing is dropped."""
         if self.closing:
             return
@@ -141,13 +144,80 @@ class Session(CatchingUp):
         METRICS.closed.labels(reason).inc()
         while self.outbox.control:
             self._link.write(self.form.encode(self.outbox.pieces(0)))
+        self._link.close(code, reason)
+        self._free_room()
+
+    def on_closed(self) -> None:
+        if not self.closing:
+            METRICS.closed.labels("client").inc()
+        self.leave()
+
+    def leave(self) -> None:
+        """Give everything back; the link is closed, or will be."""
+        if self._left:
+            return
+        self.closing = self._left = True
+        self.quick = False
+        for task in (self._catching, self._working):
+            # The task that is running now ends by itself.
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        self.interests.close()
+        self.outbox.clear()
+        self._seat.leave()
+        self._home.left(self)
+        self._free_room()
+
+    def _spawn_catch_up(self, catch_up: CatchUp) -> None:
+        if not self.closing:
+            self._catching = self._home.spawn(self._guarded(catch_up.run), "catch-up")
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            async with asyncio.timeout(1.0):
-                await self._websocket.close(code, reason)
-        except (TimeoutError, RuntimeError, OSError):
-            # RuntimeError: the application's side already saw the end of this connection.
-            self._link.abort()
-        self._room.set()
+            await work()
+        except Exception:
+            # Whatever it was, this client is told, it is not silent, and the others go on.
+            log.exception("session_failed", session=self.id)
+            self.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
+            self.close(1011, "internal")
+
+    # ------------------------------------------------------------------ what the client says
+
+    def on_text(self, text: str) -> None:
+        self._on_command(text)
+
+    def on_binary(self, _data: bytes) -> None:
+        self._on_command(None)
+
+    def _on_command(self, text: str | None) -> None:
+        if self.closing:
+            return
+        if self._commands is None:
+            self._commands = deque()
+        self._commands.append(text)
+        if len(self._commands) > _WAITING:
+            self._link.pause_reading()
+        if self._working is None:
+            self._working = self._home.spawn(self._guarded(self._work), "commands")
+
+    async def _work(self) -> None:
+        """Obey what came, one after the other."""
+        try:
+            while self._commands and not self.closing:
+                text = self._commands.popleft()
+                if text is not None:
+                    await self._on_text(text)
+                else:
+                    self.tell_problem(Problem(TOO_LARGE, "binary frames are not taken"))
+                    self._strike(1.0)
+                while self.outbox.control_size > _CONTROL_BYTES and not self.closing:
+                    # It talks and does not listen: answers wait for it, and so do its commands.
+                    self._link.pause_reading()
+                    await self._made_room()
+        finally:
+            self._working = self._commands = None
+        if not self.closing:
+            self._link.resume_reading()
 
     # ------------------------------------------------------------------ writing
 
@@ -158,31 +228,44 @@ class Session(CatchingUp):
     def flush(self) -> None:
         outbox, link = self.outbox, self._link
         while outbox and not link.paused:
-            if not self._link.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
+            if not link.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
                 # The connection is ending: nothing will be written any more.
                 outbox.clear()
-                self._room.set()
+                self._free_room()
                 return
         if outbox.size <= self._low_water:
-            self._room.set()
+            self._free_room()
         self.quick = link.ready and not (self.brought or self.closing or outbox)
 
     def unsent(self, frames: bytes, sent: int) -> None:
         self._link.write(memoryview(frames)[sent:])
 
-    def _on_pause(self) -> None:
+    def on_pause(self) -> None:
         self.quick = False
         self.stuck_since = time.monotonic()
         self._unread = self._link.buffered
 
-    def _on_resume(self) -> None:
+    def on_resume(self) -> None:
         self.stuck_since = None
         self._core.hub.drained(self)
 
     async def room(self) -> None:
         while self.outbox.size > self._low_water:
-            self._room.clear()
-            await self._room.wait()
+            await self._made_room()
+
+    @property
+    def _low_water(self) -> int:
+        return min(64 * 1024, self._core.settings.ws_queue_bytes // 4)
+
+    async def _made_room(self) -> None:
+        if self._room is None:
+            self._room = asyncio.Event()
+        self._room.clear()
+        await self._room.wait()
+
+    def _free_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     @property
     def queued(self) -> int:
@@ -206,20 +289,16 @@ class Session(CatchingUp):
         id = problem.id if problem.id is not None else id
         self.tell({"type": "error", **echo(id), **problem.body()}, control=control)
 
-    def _tell_welcome(self) -> None:
-        settings = self._core.settings
-        self.tell(
-            {
-                "type": "welcome",
-                "session": self.id,
-                "protocol": SUBPROTOCOL,
-                "server_time": time.time_ns() // 1000,
-                "heartbeat_ms": settings.ws_heartbeat_ms,
-                "auth": "ok" if self._seat.grant is not None else "required",
-                "limits": self._limits(),
-            },
-            control=True,
-        )
+    def _welcome(self) -> dict[str, Any]:
+        return {
+            "type": "welcome",
+            "session": self.id,
+            "protocol": SUBPROTOCOL,
+            "server_time": time.time_ns() // 1000,
+            "heartbeat_ms": self._core.settings.ws_heartbeat_ms,
+            "auth": "ok" if self._seat.grant is not None else "required",
+            "limits": self._limits(),
+        }
 
     def _limits(self) -> dict[str, float]:
         settings = self._core.settings
@@ -244,10 +323,17 @@ class Session(CatchingUp):
         if grant is None:
             return
         self.interests.allow(grant)
-        if grant.commands is not None:
-            rate = self._commands_per_s
-            burst = max(1.0, min(self._core.settings.ws_burst, 4 * rate))
-            self._bucket = TokenBucket(rate, burst, time.monotonic())
+        self._bucket = None
+
+    def _take_command(self, now: float) -> float:
+        """Seconds until a command may be sent again; 0.0 takes one."""
+        if self._bucket is None:
+            rate, burst = self._commands_per_s, float(self._core.settings.ws_burst)
+            grant = self._seat.grant
+            if grant is not None and grant.commands is not None:
+                burst = max(1.0, min(burst, 4 * rate))
+            self._bucket = TokenBucket(rate, burst, now)
+        return self._bucket.take(now)
 
     # ------------------------------------------------------------------ what the clock says
 
@@ -293,35 +379,38 @@ class Session(CatchingUp):
         try:
             value = parse_json(text)
             id = id_of(value)
-            wait = self._bucket.take(time.monotonic())
+            wait = self._take_command(time.monotonic())
             if wait > 0:
-                await self._limit(id, wait)
+                self._limit(id, wait)
                 return
             await self._obey(parse_command(value), id)
         except Problem as problem:
             self.tell_problem(problem, id)
             if problem.code is TOO_LARGE:
-                await self._strike(1.0)
+                self._strike(1.0)
 
-    async def _limit(self, id: CommandId | None, wait: float) -> None:
+    def _limit(self, id: CommandId | None, wait: float) -> None:
         METRICS.rate_limited.labels("commands").inc()
         retry = int(wait * 1000) + 1
         self.tell(
             {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
             control=True,
         )
-        await self._strike(_RATE_STRIKE)
+        self._strike(_RATE_STRIKE)
 
-    async def _strike(self, weight: float) -> None:
-        if self._strikes.take(time.monotonic(), weight) > 0:
-            await self.close(1008, "abuse")
+    def _strike(self, weight: float) -> None:
+        now = time.monotonic()
+        if self._strikes is None:
+            self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, now)
+        if self._strikes.take(now, weight) > 0:
+            self.close(1008, "abuse")
 
     async def _obey(self, command: Command, id: CommandId | None) -> None:
         if isinstance(command, Ping):
             pong: dict[str, Any] = {"type": "pong", **echo(id), "ts": command.ts}
             self.tell({**pong, "server_time": time.time_ns() // 1000}, control=True)
         elif isinstance(command, Auth):
-            await self._authorize(command.api_key, id)
+            self._authorize(command.api_key, id)
         elif self._seat.grant is None:
             raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
         elif isinstance(command, Subscribe):
@@ -333,12 +422,12 @@ class Session(CatchingUp):
         elif isinstance(command, Resync):
             await self.interests.resync(command, id)
 
-    async def _authorize(self, key: str, id: CommandId | None) -> None:
+    def _authorize(self, key: str, id: CommandId | None) -> None:
         keys = self._core.keys
         grant = EVERYONE if keys.open else keys.grant(key)
         if grant is None:
             self.tell_problem(Problem(KEY_INVALID, _BAD_KEY), id)
-            await self._strike(1.0)
+            self._strike(1.0)
             return
         if self._seat.grant is None:
             if not self._seat.take(grant):
@@ -347,7 +436,7 @@ class Session(CatchingUp):
         elif self._seat.grant != grant:
             # What was subscribed under one key must not go on under another.
             self.tell_problem(Problem(KEY_INVALID, _OTHER_KEY), id)
-            await self._strike(1.0)
+            self._strike(1.0)
             return
         self.tell({"type": "auth", **echo(id), "ok": True, "limits": self._limits()}, control=True)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 from services.gateway.deflate import WINDOW_BITS
-from services.gateway.wsproto import Link
+from services.gateway.link import Link, Listener
+from services.gateway.session import Home, Session
 
 
 class MemoryLink(Link):
@@ -20,8 +23,7 @@ class MemoryLink(Link):
         self.writes = 0
         self.stuck = False
         self._held = 0
-        self._on_pause: Callable[[], None]
-        self._on_resume: Callable[[], None]
+        self.listener: Listener
 
     @property
     def paused(self) -> bool:
@@ -30,9 +32,6 @@ class MemoryLink(Link):
     @property
     def buffered(self) -> int:
         return self._held
-
-    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        self._on_pause, self._on_resume = on_pause, on_resume
 
     @property
     def ready(self) -> bool:
@@ -64,17 +63,33 @@ class MemoryLink(Link):
         self.writes += 1
         if self.stuck:
             self._held = len(frames)
-            self._on_pause()
+            self.listener.on_pause()
         return True
 
     def unstick(self) -> None:
         self.stuck = False
         if self.paused:
             self._held = 0
-            self._on_resume()
+            self.listener.on_resume()
 
-    def abort(self) -> None:
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError((code, reason))
+
+    def pause_reading(self) -> None:
         raise AssertionError
+
+    def resume_reading(self) -> None:
+        raise AssertionError
+
+
+class Nowhere(Home):
+    """A place for sessions that receive nothing and never leave."""
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        raise AssertionError((work, name))
+
+    def left(self, session: Session) -> None:
+        raise AssertionError(session)
 
 
 class Clock:

@@ -1,132 +1,234 @@
-"""The socket under a WebSocket: uvicorn's protocol class with a way past ASGI for data.
+"""The socket under a WebSocket: frames straight to and from the transport.
 
-FastAPI keeps the handshake, receiving and closing. Data is framed elsewhere, once for all clients,
-and written straight to the transport by `write`. The object offers itself to the endpoint in
-`scope["extensions"]["mdf.link"]`; under any other server it is absent and `AsgiLink` serves.
+FastAPI routes the handshake and the endpoint decides on it by ASGI. Then the endpoint lets a
+listener take over, and returns: from there on no task, no queue and nothing of the request is kept
+for a connection. `scope["extensions"]["mdf.link"]` is the link; under any other server it is absent
+and `AsgiLink` serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+import struct
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from starlette.websockets import WebSocket
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
-from websockets.http11 import Request
+from uvicorn.config import Config
+from uvicorn.protocols.utils import is_ssl
+from uvicorn.server import ServerState
 
-from services.gateway.deflate import WINDOW_BITS
-from services.gateway.frames import payloads_of, text_frame
+from services.gateway import extensions, handshake
+from services.gateway.asgicall import Call, Upgrading
+from services.gateway.frames import text_frame
+from services.gateway.handshake import Header, Refused
+from services.gateway.inbound import (
+    BINARY,
+    CLOSE,
+    NO_CODE,
+    PING,
+    PONG,
+    TOO_BIG,
+    Inbound,
+    Receiver,
+)
+from services.gateway.keepalive import Keepalive, Pinged
+from services.gateway.link import Listener
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
 
 EXTENSION = "mdf.link"
 # Messages up to this size are read, refused with an error and survived; larger ones end the
 # connection (1009), since reading them would let strangers fill the memory.
 MAX_READ_BYTES = 1024 * 1024
-# Data the kernel holds unsent for one client. By default it would take megabytes for a stuck one.
-_NOTSENT_LOWAT = 16 * 1024
-_HIGH_WATER = 64 * 1024
+# Data the kernel holds unsent for one client; by default it would take megabytes for a stuck one.
+# Set on the listening socket, from which connections have it.
+SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16 * 1024),)
+# How long a client that was sent a close frame has for its own.
+_CLOSE_S = 10.0
+# How long what a client still sends is thrown away, so that it can read why it was closed: a
+# socket closed over unread data is reset, and what was written last is lost.
 _LINGER_S = 2.0
-# No context in either direction: frames are shared by all clients, and none costs memory.
-_DEFLATE = ServerPerMessageDeflateFactory(
-    server_no_context_takeover=True,
-    client_no_context_takeover=True,
-    server_max_window_bits=WINDOW_BITS,
-    client_max_window_bits=WINDOW_BITS,
-)
+_NONE: list[Header] = []
+_UPGRADING, _OPEN, _CLOSING, _LINGERING, _CLOSED = range(5)
 
 
-class Link(ABC):
-    """A client's socket as the session sees it: whole frames in, backpressure out."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections of a listener have in common."""
 
-    @property
-    @abstractmethod
-    def paused(self) -> bool:
-        """Whether something written before still waits, so that no more should be."""
-
-    @property
-    @abstractmethod
-    def ready(self) -> bool:
-        """Whether `fd` may be written to now; `on_pause` is called when no longer."""
-
-    @property
-    @abstractmethod
-    def fd(self) -> int:
-        """The socket's descriptor, to write to while `ready`; negative: it has none for that.
-
-        What the kernel does not take has to be given to `write` before anything else is.
-        """
-
-    @property
-    @abstractmethod
-    def deflated(self) -> bool:
-        """Whether the client agreed to frames that `deflate` compressed."""
-
-    @abstractmethod
-    def write(self, frames: bytes | memoryview) -> bool:
-        """Write whole text frames; False when the connection is closing and nothing was written."""
-
-    @abstractmethod
-    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        """Have these called when `paused` changes.
-
-        `on_pause` also when a close frame went out, `on_resume` also when the connection is lost.
-        """
-
-    @property
-    @abstractmethod
-    def buffered(self) -> int:
-        """Bytes that wait in this process's transport."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Drop the connection without another byte."""
+    config: Config
+    state: ServerState
+    app_state: dict[str, Any]
+    loop: asyncio.AbstractEventLoop
+    keepalive: Keepalive
+    max_bytes: int
+    deflate: bool
 
 
-class GatewayProtocol(WebSocketsSansIOProtocol, Link):
-    """For `uvicorn.Config(ws=GatewayProtocol)`."""
+class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
+    """One WebSocket. Made by `PromptHttp` when a request asks for an upgrade."""
 
-    api_key: str | None = None
-    _paused = False
-    _lingering = False
-    _on_pause: Callable[[], None] | None = None
-    _on_resume: Callable[[], None] | None = None
+    __slots__ = (
+        "_answer",
+        "_deciding",
+        "_deflated",
+        "_extensions",
+        "_inbound",
+        "_key",
+        "_listener",
+        "_paused",
+        "_pong",
+        "_reading",
+        "_shared",
+        "_state",
+        "_timer",
+        "early",
+        "transport",
+    )
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+    def __init__(self, shared: Shared, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self.transport = transport
+        self._key = b""
+        # To the handshake; written together with what the application says at once.
+        self._answer = b""
+        self._deciding = False
+        # What was agreed upon, until it is answered; then whether frames may be compressed.
+        self._extensions = _NONE
+        self._deflated = False
+        self.early: list[bytes] | None = None
+        self._shared = shared
+        self._inbound = Inbound(shared.max_bytes)
+        self._listener: Listener | None = None
+        self._state = _UPGRADING
+        self._paused = False
+        self._reading = True
+        self._pong: bytes | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ the handshake
+
+    def upgrade(self, request: dict[str, Any], early: bytes) -> None:
+        """Answer a request (an ASGI scope of HTTP); `early` came behind it already."""
+        headers: list[Header] = request["headers"]
+        self._shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own
         # Who writes past the transport has to know when anything at all waits in it.
         self.transport.set_write_buffer_limits(high=0)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError, AttributeError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+        try:
+            self._key = handshake.accept_key(request["method"], request["http_version"], headers)
+        except Refused as refused:
+            self.refuse(refused.status, list(refused.headers), f"{refused.reason}\n".encode())
+            return
+        if self._shared.deflate and (agreed := extensions.agree(headers)) is not None:
+            answer, self._deflated = agreed
+            self._extensions = [answer]
+            self._inbound = Inbound(self._shared.max_bytes, deflate=True)
+        if early:
+            self.early = [early]
+        scope = self._scope(request)
+        call = Call(self)
+        self._listener = call
+        self._deciding = True
+        # Most endpoints decide at once: such a call never becomes a task that waits for its turn.
+        task = asyncio.Task(
+            call.run(self._shared.config.loaded_app, scope),
+            loop=self._shared.loop,
+            eager_start=True,
+        )
+        self._deciding = False
+        if self._answer and not self.transport.is_closing():
+            self._write(b"")
+        if not task.done():
+            self._shared.state.tasks.add(task)
+            task.add_done_callback(self._shared.state.tasks.discard)
 
-    def handle_connect(self, event: Request) -> None:
-        if self.config.ws_per_message_deflate:
-            self.conn.available_extensions = [_DEFLATE]
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)
-        if scope is not None:
-            scope["extensions"][EXTENSION] = self
-            self._hide_key(scope)
+    def _scope(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "websocket",
+            "asgi": {"version": self._shared.config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if request["scheme"] == "https" else "ws",
+            "server": request["server"],
+            "client": request["client"],
+            "root_path": request["root_path"],
+            "path": request["path"],
+            "raw_path": request["raw_path"],
+            "query_string": request["query_string"],
+            "headers": request["headers"],
+            "subprotocols": handshake.subprotocols(request["headers"]),
+            "state": self._shared.app_state.copy(),
+            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+        }
 
-    def _hide_key(self, scope: Any) -> None:
-        # uvicorn logs the query string of every accepted connection; a key must not be in it.
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        keys = [value for name, value in query if name == "api_key"]
-        if keys:
-            self.api_key = keys[0]
-            rest = [(name, value) for name, value in query if name != "api_key"]
-            scope["query_string"] = urlencode(rest).encode("ascii")
+    def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
+        if self._state != _UPGRADING:
+            return
+        headers = [*self._shared.state.default_headers, *self._extensions, *headers]
+        if subprotocol:
+            headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        self._state = _OPEN
+        self._answer = handshake.upgrade(self._key, headers)
+        self._key, self._extensions = b"", _NONE
+        if not self._deciding:
+            self._write(b"")
+        self._shared.keepalive.add(self)
+        # When the application has decided who listens.
+        self._shared.loop.call_soon(self._read_early)
+
+    def _read_early(self) -> None:
+        early, self.early = self.early, None
+        for data in early or ():
+            self.data_received(data)
+        self.resume_reading()
+
+    def refuse(self, status: int, headers: list[Header], body: bytes) -> None:
+        if self._state == _UPGRADING:
+            headers = [*self._shared.state.default_headers, *headers]
+            self.transport.write(handshake.refusal(status, headers, body))
+            self._linger()
+
+    def take(self, listener: Listener) -> None:
+        call, self._listener = self._listener, listener
+        if isinstance(call, Call):
+            call.let_go()
+        if self._state != _OPEN:
+            self._gone()
+
+    # ------------------------------------------------------------------ writing
+
+    @property
+    def ready(self) -> bool:
+        return self._state == _OPEN and not (
+            self._paused or self._answer or self.transport.is_closing()
+        )
+
+    @property
+    def fd(self) -> int:
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or is_ssl(self.transport):
+            return -1
+        # A transport closes its descriptor after `connection_lost` only.
+        return int(sock.fileno())
+
+    @property
+    def deflated(self) -> bool:
+        return self._deflated
+
+    def write(self, frames: bytes | memoryview) -> bool:
+        # Nothing may follow a close frame, and nothing may come before the handshake's answer.
+        if self._state != _OPEN or self.transport.is_closing():
+            return False
+        self._write(frames)
+        return True
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._answer:
+            data, self._answer = self._answer + bytes(data), b""
+        self.transport.write(data)
+
+    def write_binary(self, data: bytes) -> bool:
+        return self.write(_frame(BINARY, data))
 
     @property
     def paused(self) -> bool:
@@ -136,193 +238,168 @@ class GatewayProtocol(WebSocketsSansIOProtocol, Link):
     def buffered(self) -> int:
         return self.transport.get_write_buffer_size()
 
-    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        self._on_pause = on_pause
-        self._on_resume = on_resume
-
-    @property
-    def _open(self) -> bool:
-        # Nothing may follow a close frame, and nothing may come before the handshake's answer.
-        return not (
-            self.close_sent
-            or self.disconnected
-            or not self.handshake_complete
-            or self.transport.is_closing()
-        )
-
-    @property
-    def ready(self) -> bool:
-        return self._open and not self._paused
-
-    @property
-    def fd(self) -> int:
-        # A transport's own `write` costs a fifth more CPU than the system call does. It closes the
-        # descriptor after `connection_lost`, not before.
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
-            return -1
-        return int(sock.fileno())
-
-    @property
-    def deflated(self) -> bool:
-        # Who cannot look back as far as the shared frames do gets plain ones.
-        return any(
-            isinstance(extension, PerMessageDeflate)
-            and extension.local_max_window_bits >= WINDOW_BITS
-            for extension in self.conn.extensions
-        )
-
-    def write(self, frames: bytes | memoryview) -> bool:
-        if not self._open:
-            return False
-        self.transport.write(frames)
-        return True
-
-    def abort(self) -> None:
-        self.transport.abort()
-
     def pause_writing(self) -> None:
-        # For plain ASGI sends, which wait for it.
-        if self.buffered > _HIGH_WATER:
-            super().pause_writing()
         self._paused = True
-        if self._on_pause is not None:
-            self._on_pause()
+        if self._listener is not None:
+            self._listener.on_pause()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
         self._paused = False
-        if self._on_resume is not None:
-            self._on_resume()
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self.write(pong)
+        if self._listener is not None:
+            self._listener.on_resume()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._note_end()
-        # Whoever waits for room is let go; what it writes then is refused.
-        self._paused = False
-        if self._on_resume is not None:
-            self._on_resume()
-            self._on_pause = self._on_resume = None
+    # ------------------------------------------------------------------ reading
 
-    def keepalive_timeout(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self._state in (_OPEN, _CLOSING):
+            self._inbound.feed(data, self)
+        elif self._state == _UPGRADING:
+            # RFC 6455, 4.1: a client waits for the answer. One that does not is not lost for it.
+            self.early = [*(self.early or ()), data]
+            self.pause_reading()
+
+    def pause_reading(self) -> None:
+        if self._reading and self._state in (_UPGRADING, _OPEN):
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
+
+    def on_text(self, text: str) -> None:
+        if self._state == _OPEN and self._listener is not None:
+            self._listener.on_text(text)
+
+    def on_binary(self, data: bytes) -> None:
+        if self._state == _OPEN and self._listener is not None:
+            self._listener.on_binary(data)
+
+    def on_ping(self, payload: bytes) -> None:
+        if not self._paused:
+            self.write(_frame(PONG, payload))
+        else:
+            # RFC 6455, 5.5.3: the newest ping alone may be answered. One who pings and does not
+            # read would fill the memory with answers otherwise.
+            self._pong = _frame(PONG, payload)
+
+    def on_pong(self, payload: bytes) -> None:
+        if self.ping and payload == struct.pack("!I", self.ping):
+            self.ping = 0
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, code: int, reason: str) -> None:
+        if self._state != _OPEN:
+            return
+        if self.transport.is_closing():
+            self._gone()
+            return
+        self._write(_close_frame(code, reason))
+        self._state = _CLOSING
+        self.resume_reading()
+        self._deadline(_CLOSE_S)
+        self._gone()
+
+    def on_close(self, _code: int, payload: bytes) -> None:
+        if self._state == _OPEN:
+            self._write(_frame(CLOSE, payload))
+        self._linger()
+
+    def on_violation(self, code: int, reason: str) -> None:
+        if self._state == _OPEN:
+            if code == TOO_BIG:
+                self._write(text_frame(_TOO_LARGE))
+            self._write(_close_frame(code, reason))
+        self._linger()
+
+    def send_ping(self, payload: bytes) -> None:
+        self.write(_frame(PING, payload))
+
+    def ping_overdue(self) -> bool:
         if self._paused:
             # The ping itself still waits here behind data: that is a slow reader, and for those
             # the session has its own measure.
-            self.pong_timer = None
-            self.pending_ping_payload = None
-            self.schedule_ping()
-            return
-        super().keepalive_timeout()
-        self._note_end()
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._note_end()
-
-    def _note_end(self) -> None:
-        if not self._open and self._on_pause is not None:
-            self._on_pause()
-
-    def data_received(self, data: bytes) -> None:
-        if not self._lingering:
-            super().data_received(data)
-            # It may have been a close frame, or what is answered by one.
-            self._note_end()
-
-    def eof_received(self) -> None:
-        if self._lingering:
-            self.transport.close()
-
-    def handle_parser_exception(self) -> None:
-        closing = self.conn.close_sent
-        if closing is None or closing.code != 1009:
-            super().handle_parser_exception()
-            return
-        # Closing now would reset the connection under a client that still sends, and it would
-        # never read why. So it is told, and what it sends is thrown away for a while.
-        error = {
-            "type": "error",
-            "code": TOO_LARGE.code,
-            "name": TOO_LARGE.name,
-            "message": f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing",
-            "retry": TOO_LARGE.retry,
-        }
-        self.write(text_frame(msgspec.json.encode(error)))
-        self.queue.put_nowait(
-            {"type": "websocket.disconnect", "code": 1009, "reason": closing.reason}
-        )
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self._lingering = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(_LINGER_S, self.transport.close)
-
-
-class AsgiLink(Link):
-    """Plain ASGI sends, for any other server: a task writes, its backlog is the backpressure."""
-
-    def __init__(self, websocket: WebSocket) -> None:
-        self._websocket = websocket
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._wake = asyncio.Event()
-        self._closed = False
-        self._on_pause: Callable[[], None] | None = None
-        self._on_resume: Callable[[], None] | None = None
-
-    @property
-    def paused(self) -> bool:
-        return self._size > _HIGH_WATER
-
-    @property
-    def buffered(self) -> int:
-        return self._size
-
-    def listen(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        self._on_pause = on_pause
-        self._on_resume = on_resume
-
-    @property
-    def ready(self) -> bool:
-        return not self._closed and not self.paused
-
-    @property
-    def fd(self) -> int:
-        return -1
-
-    @property
-    def deflated(self) -> bool:
-        # Whether and how it compresses is the other server's to say.
-        return False
-
-    def write(self, frames: bytes | memoryview) -> bool:
-        if self._closed:
             return False
-        was_paused = self.paused
-        self._waiting.append(bytes(frames))
-        self._size += len(frames)
-        self._wake.set()
-        if self.paused and not was_paused and self._on_pause is not None:
-            self._on_pause()
+        self.close(1011, "no pong in time")
         return True
 
-    def abort(self) -> None:
-        self._closed = True
-        self._wake.set()
+    def shutdown(self) -> None:
+        """The server goes away; by then everyone was told."""
+        if self._state == _UPGRADING:
+            self.refuse(503, [], b"")
+        elif self._state == _OPEN:
+            self._write(_close_frame(1012, ""))
+            self._state = _CLOSING
+            self._gone()
+        self.transport.close()
 
-    async def run(self) -> None:
-        """Send what is written until the connection ends; run it as a task of the session."""
-        send: Callable[[str], Awaitable[None]] = self._websocket.send_text
-        while not self._closed:
-            await self._wake.wait()
-            self._wake.clear()
-            waiting, self._waiting = self._waiting, []
-            was_paused = self.paused
-            for frames in waiting:
-                for payload in payloads_of(frames):
-                    await send(payload.decode())
-                self._size -= len(frames)
-            if was_paused and not self.paused and self._on_resume is not None:
-                self._on_resume()
+    def eof_received(self) -> None:
+        """Nothing more comes; the transport closes itself when this returns."""
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._state = _CLOSED
+        self._shared.state.connections.discard(self)
+        self._cancel_timer()
+        # Whoever waits for room is let go; what it writes then is refused.
+        self._paused = False
+        self._gone()
+
+    def _linger(self) -> None:
+        """Everything was said: let the client read it, and end first (RFC 6455, 7.1.1)."""
+        self._state = _LINGERING
+        self.resume_reading()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+        self._deadline(_LINGER_S)
+        self._gone()
+
+    def _gone(self) -> None:
+        self._shared.keepalive.remove(self)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.on_closed()
+
+    def _deadline(self, seconds: float) -> None:
+        self._cancel_timer()
+        self._timer = self._shared.loop.call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        if self.buffered:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    head = text_frame(payload)
+    return bytes((0x80 | opcode,)) + head[1:]
+
+
+def _close_frame(code: int, reason: str) -> bytes:
+    if code == NO_CODE:
+        return _frame(CLOSE, b"")
+    # A control frame has at most 125 bytes, and what is cut must still be text.
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return _frame(CLOSE, struct.pack("!H", code) + text)
+
+
+_TOO_LARGE = msgspec.json.encode(
+    {
+        "type": "error",
+        "code": TOO_LARGE.code,
+        "name": TOO_LARGE.name,
+        "message": f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing",
+        "retry": TOO_LARGE.retry,
+    }
+)

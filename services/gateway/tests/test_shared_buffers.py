@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.websockets import WebSocket
 
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
@@ -27,7 +25,7 @@ from services.gateway.hub import Hub
 from services.gateway.records import Entry
 from services.gateway.session import Session
 from services.gateway.testing import Market, small_settings
-from services.gateway.testing_links import Clock, MemoryLink, payloads_read
+from services.gateway.testing_links import Clock, MemoryLink, Nowhere, payloads_read
 
 _CLIENTS, _STREAMS = 4, 3
 _LIMIT = 4096
@@ -38,8 +36,8 @@ class Subject(Session):
     """A session that goes live on streams without commands."""
 
     def __init__(self, core: Core, link: MemoryLink) -> None:
-        # Nothing is received in these tests.
-        super().__init__(core, cast("WebSocket", None), link, Seat(Places()))
+        super().__init__(core, link, Seat(Places()), Nowhere())
+        link.listener = self
         self.link = link
         self.live: dict[int, Subscription] = {}
         self.takes_arrays = False

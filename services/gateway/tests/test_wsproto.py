@@ -146,7 +146,7 @@ async def test_no_frame_follows_a_close_frame(gateway: Bench) -> None:
     (session,) = gateway.gateway.sessions
     async with asyncio.TaskGroup() as group:
         group.create_task(market.ticks(300))
-        group.create_task(session.close(1012, "test"))
+        session.close(1012, "test")
     assert await raw.close_code() == 1012
     raw.send(CLOSE, struct.pack("!H", 1012))
     assert await raw.reader.read() == b""

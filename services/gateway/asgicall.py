@@ -1,0 +1,150 @@
+"""One ASGI call for a WebSocket: its handshake, and its messages until a listener takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from typing import Any
+
+from services.gateway.frames import text_frame
+from services.gateway.handshake import Header
+from services.gateway.link import Link, Listener, Message
+
+log = logging.getLogger("uvicorn.error")
+
+
+class Upgrading(Link):
+    """The link that a call answers for."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
+        """Complete the handshake."""
+
+    @abstractmethod
+    def refuse(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Answer the handshake by an HTTP response, and end the connection."""
+
+    @abstractmethod
+    def write_binary(self, data: bytes) -> bool: ...
+
+    @abstractmethod
+    def take(self, listener: Listener) -> None:
+        """Call this one back from now on; the ASGI call may return."""
+
+
+class ClientGone(OSError):
+    """An application sends to a client that is gone; what ASGI wants raised."""
+
+
+class Call(Listener):
+    """Whoever listens while the application talks ASGI; forgotten when another one takes over."""
+
+    __slots__ = ("_answer", "_events", "_link", "_room", "_state")
+
+    def __init__(self, link: Upgrading) -> None:
+        self._link = link
+        self._events: asyncio.Queue[Message] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
+        self._room = asyncio.Event()
+        self._answer: tuple[int, list[Header], bytes] | None = None
+        self._state = "connecting"
+
+    async def run(self, app: Any, scope: Message) -> None:
+        """Call the application. Whatever it does, the client gets an answer and an end."""
+        try:
+            await app(scope, self._receive, self._send)
+        except ClientGone:
+            # It found out by sending, which is as good as any other way.
+            return
+        except Exception:
+            # As every ASGI server does: what an application raises ends its own connection only.
+            log.exception("Exception in ASGI application")
+            self._end(500, 1011)
+        else:
+            self._end(500, 1000)
+
+    def let_go(self) -> None:
+        """Another listener has taken over; the application has no more to say."""
+        self._state = "over"
+
+    def _end(self, status: int, code: int) -> None:
+        if self._state == "connecting":
+            self._state = "over"
+            self._link.refuse(status, [], b"")
+        elif self._state == "open":
+            self._link.close(code, "")
+
+    # ------------------------------------------------------------------ the application's side
+
+    async def _receive(self) -> Message:
+        message = await self._events.get()
+        if self._events.empty():
+            self._link.resume_reading()
+        return message
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
+        if self._state == "connecting":
+            self._connect(kind, message)
+        elif self._state == "over":
+            raise ClientGone("the client is gone")
+        elif kind == "websocket.close":
+            self._link.close(message.get("code", 1000), message.get("reason") or "")
+        elif kind == "websocket.send":
+            while self._link.paused:
+                self._room.clear()
+                await self._room.wait()
+            data, text = message.get("bytes"), message.get("text")
+            if data is not None:
+                self._link.write_binary(data)
+            else:
+                self._link.write(text_frame((text or "").encode()))
+        else:
+            raise RuntimeError(f"{kind} in the middle of a connection")
+
+    def _connect(self, kind: str, message: Message) -> None:
+        headers = list(message.get("headers", []))
+        if kind == "websocket.accept":
+            self._state = "open"
+            self._link.accept(message.get("subprotocol"), headers)
+        elif kind == "websocket.close":
+            self._refuse(403, [], b"")
+        elif kind == "websocket.http.response.start" and self._answer is None:
+            self._answer = message["status"], headers, b""
+        elif kind == "websocket.http.response.body" and self._answer is not None:
+            status, headers, body = self._answer
+            body += message.get("body", b"")
+            self._answer = status, headers, body
+            if not message.get("more_body", False):
+                self._refuse(status, headers, body)
+        else:
+            raise RuntimeError(f"{kind} instead of an answer to the handshake")
+
+    def _refuse(self, status: int, headers: list[Header], body: bytes) -> None:
+        self._state = "over"
+        self._link.refuse(status, headers, body)
+        self._events.put_nowait({"type": "websocket.disconnect", "code": 1006})
+
+    # ------------------------------------------------------------------ the client's side
+
+    def on_text(self, text: str) -> None:
+        self._link.pause_reading()
+        self._events.put_nowait({"type": "websocket.receive", "text": text})
+
+    def on_binary(self, data: bytes) -> None:
+        self._link.pause_reading()
+        self._events.put_nowait({"type": "websocket.receive", "bytes": data})
+
+    def on_pause(self) -> None:
+        """`_send` looks for itself."""
+
+    def on_resume(self) -> None:
+        self._room.set()
+
+    def on_closed(self) -> None:
+        self._state = "over"
+        self._room.set()
+        self._events.put_nowait({"type": "websocket.disconnect", "code": 1005, "reason": ""})

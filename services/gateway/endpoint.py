@@ -1,0 +1,114 @@
+"""`/ws`: who is let in, as a bare ASGI application."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers
+
+from services.gateway.asgicall import Upgrading
+from services.gateway.auth import EVERYONE, Seat, offered_key
+from services.gateway.gateway import Gateway
+from services.gateway.link import AsgiLink, Receive, Send
+from services.gateway.metrics import METRICS
+from services.gateway.protocol import (
+    BROKER_UNAVAILABLE,
+    CONNECTION_QUOTA,
+    DRAINING,
+    ORIGIN_DENIED,
+    SUBPROTOCOL,
+    Problem,
+)
+from services.gateway.session import Session, connections_taken
+from services.gateway.wsproto import EXTENSION
+
+Scope = dict[str, Any]
+
+
+class Endpoint:
+    """Decides on a handshake and hands the connection to a session.
+
+    On our own server the call is over then, and the link calls the session back. On any other it
+    lasts as long as the connection.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = self._gateway
+        await receive()
+        headers = Headers(scope=scope)
+        key = offered_key(headers, _without_key(scope))
+        seat = Seat(gateway.core.places)
+        problem = self._refusal(headers) or self._seated(seat, key)
+        if problem is not None:
+            await _reject(scope, send, *problem)
+            return
+        begun = False
+        try:
+            chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+            await send({"type": "websocket.accept", "subprotocol": chosen})
+            link = scope.get("extensions", {}).get(EXTENSION)
+            ours = isinstance(link, Upgrading)
+            plain = AsgiLink(receive, send)
+            session = Session(gateway.core, link if ours else plain, seat, gateway)
+            gateway.joined(session)
+            begun = True
+            session.begin(key_refused=key is not None and seat.grant is None)
+            if ours:
+                link.take(session)
+            else:
+                await plain.run(session)
+        finally:
+            if not begun:
+                seat.leave()
+
+    def _refusal(self, headers: Headers) -> tuple[int, Problem] | None:
+        """Why a handshake is answered by an HTTP error instead of an upgrade."""
+        gateway, settings = self._gateway, self._gateway.settings
+        if gateway.draining:
+            return 503, Problem(DRAINING, "this gateway is going away; connect again")
+        if not gateway.open:
+            return 503, Problem(BROKER_UNAVAILABLE, "the log was not reached yet")
+        if len(gateway.sessions) >= settings.ws_max_connections:
+            message = f"{len(gateway.sessions)} connections are open, no more are taken"
+            return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
+        if settings.allowed_origins:
+            origin = headers.get("origin")
+            if origin and origin not in settings.allowed_origins:
+                return 403, Problem(ORIGIN_DENIED, "this origin is not allowed")
+        return None
+
+    def _seated(self, seat: Seat, key: str | None) -> tuple[int, Problem] | None:
+        """Give the connection its place by the key it came with, if that is one."""
+        keys = self._gateway.core.keys
+        grant = EVERYONE if keys.open else keys.grant(key) if key is not None else None
+        if grant is None or seat.take(grant):
+            return None
+        return 503, connections_taken(grant)
+
+
+def _without_key(scope: Scope) -> str:
+    """The query; `api_key` is taken out of the scope, since servers log what they accept."""
+    query: bytes = scope["query_string"]
+    text = query.decode("latin-1")
+    if b"api_key" in query:
+        rest = [(n, v) for n, v in parse_qsl(text, keep_blank_values=True) if n != "api_key"]
+        scope["query_string"] = urlencode(rest).encode("ascii")
+    return text
+
+
+async def _reject(scope: Scope, send: Send, status: int, problem: Problem) -> None:
+    METRICS.errors.labels(str(problem.code.code)).inc()
+    if "websocket.http.response" in scope.get("extensions", {}):
+        body = json.dumps({"type": "error", **problem.body()}).encode()
+        headers = [(b"content-type", b"application/json")]
+        start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": body})
+    else:
+        code = 1013 if status == 503 else 1008
+        await send({"type": "websocket.close", "code": code, "reason": problem.code.name})

@@ -1,0 +1,122 @@
+"""WebSocket pings for all connections of a listener, by one timer. Pure, but for `schedule`."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+# Of an interval: how exact a deadline is.
+_GRAIN = 1 / 16
+
+
+class Pinged(ABC):
+    """A connection that is kept alive.
+
+    Attributes:
+        slot: the wheel's; None while it is on no wheel.
+        ping: number of the ping that waits for its answer, 0 when none does. The owner sets it to
+            0 when a pong with this number comes.
+        pinged: when that ping was sent.
+    """
+
+    __slots__ = ("ping", "pinged", "slot")
+
+    def __init__(self) -> None:
+        self.slot: dict[Pinged, None] | None = None
+        self.ping = 0
+        self.pinged = 0.0
+
+    @abstractmethod
+    def send_ping(self, payload: bytes) -> None: ...
+
+    @abstractmethod
+    def ping_overdue(self) -> bool:
+        """No answer came in time: end it and answer True, or forgive it this once."""
+
+
+class Keepalive:
+    """A wheel of connections, by when each has to be looked at next.
+
+    A timer for each connection would cost it a timer's memory and the loop a heap of them. Here
+    one timer turns the wheel, only while somebody is on it.
+
+    Args:
+        interval_s: between two pings.
+        timeout_s: how long a ping may stay unanswered.
+        schedule: calls back after so many seconds.
+        clock: seconds, does not go back.
+    """
+
+    def __init__(
+        self,
+        interval_s: float,
+        timeout_s: float,
+        schedule: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._interval = interval_s
+        self._timeout = timeout_s
+        self._schedule = schedule
+        self._clock = clock
+        self._grain = min(interval_s, timeout_s) * _GRAIN
+        self._slots: dict[int, dict[Pinged, None]] = {}
+        self._turned = 0
+        self._turning = False
+        self._number = 0
+
+    def add(self, one: Pinged) -> None:
+        """Keep it alive from now on."""
+        # Many who come at once are not all pinged at once for ever after.
+        self._put(one, self._clock() + self._interval * random.uniform(0.5, 1.0))
+
+    def remove(self, one: Pinged) -> None:
+        """Leave it alone from now on."""
+        if one.slot is not None:
+            one.slot.pop(one, None)
+            one.slot = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
+
+    def _put(self, one: Pinged, due: float) -> None:
+        if not self._turning:
+            self._turned = math.floor(self._clock() / self._grain)
+            self._turning = True
+            self._schedule(self._grain, self._turn)
+        number = max(self._turned + 1, math.ceil(due / self._grain))
+        one.slot = self._slots.setdefault(number, {})
+        one.slot[one] = None
+
+    def _turn(self) -> None:
+        now = self._clock()
+        reached = math.floor(now / self._grain)
+        due = [number for number in self._slots if number <= reached]
+        self._turned = reached
+        for number in sorted(due):
+            slot = self._slots.pop(number)
+            while slot:
+                # One may take others off the wheel while it is looked at.
+                one, _ = slot.popitem()
+                one.slot = None
+                self._look(one, now)
+        if self._slots:
+            self._schedule(self._grain, self._turn)
+        else:
+            self._turning = False
+
+    def _look(self, one: Pinged, now: float) -> None:
+        if one.ping and now - one.pinged >= self._timeout:
+            if one.ping_overdue():
+                return
+            one.ping = 0
+        elif not one.ping and now - one.pinged >= self._interval:
+            self._number = self._number % 0xFFFF_FFFF + 1
+            one.ping, one.pinged = self._number, now
+            one.send_ping(struct.pack("!I", self._number))
+        again = one.pinged + self._interval
+        if one.ping:
+            again = min(max(again, now + self._grain), one.pinged + self._timeout)
+        self._put(one, again)
