@@ -22,7 +22,7 @@ from services.common.subjects import CHANNELS, StreamKey
 from services.common.testing.proxy import Proxy
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import AwsServer, NatsServer
-from tools.replay.testing import normalized, raw_log, record_market, tick_logs
+from tools.replay.testing import normalized, raw_log, record_market
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 KEYS = [StreamKey("coinbase", channel, product) for channel in CHANNELS for product in PRODUCTS]
@@ -132,9 +132,5 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
                 assert await normalized(broker) == ticks
                 assert await raw_log(broker) == raw
                 await until(rebuilt)
-            # Nothing was archived a second time, and a second replay finds nothing to do.
+            # Nothing was archived a second time.
             assert await archived(platform) == in_archive
-            again = await mdf_replay(platform, server)
-            assert (again["published"], again["already_in_log"]) == (0, summary["published"])
-            async with platform.new_broker() as broker:
-                assert await tick_logs(broker) == ticks
