@@ -2,14 +2,25 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end }}
 
-{{- /* Release and chart, or the release alone where it already names the chart. */ -}}
+{{- /*
+Of a chart in a release (root, name): both, or the release alone where it already names the chart.
+At most 50 characters, so that what is added (-headless, a pod's ordinal and revision) stays under
+Kubernetes' 63; and cut in the release's part, so that the charts of one release keep different names.
+*/ -}}
+{{- define "mdf.nameInRelease" -}}
+{{- if contains .name .root.Release.Name -}}
+{{- .root.Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $room := max 1 (sub 49 (len .name)) | int -}}
+{{- printf "%s-%s" (.root.Release.Name | trunc $room | trimSuffix "-") .name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
 {{- define "mdf.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
-{{- else if contains (include "mdf.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "mdf.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- include "mdf.nameInRelease" (dict "root" . "name" (include "mdf.name" .)) -}}
 {{- end -}}
 {{- end }}
 

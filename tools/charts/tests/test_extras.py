@@ -24,7 +24,7 @@ data: {a: b}
 """
 EXTRAS = {
     "extraEnv": [
-        {"name": "GOMEMLIMIT", "value": "{{ .Release.Name }}"},
+        {"name": "RELEASE", "value": "{{ .Release.Name }}"},
         {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
     ],
     "extraEnvFrom": [{"secretRef": {"name": "{{ .Release.Name }}-more", "optional": True}}],
@@ -58,7 +58,7 @@ def test_extras_reach_the_pods_and_the_release(
     assert running
     for pod in running:
         container = pod.containers[0]
-        assert {"name": "GOMEMLIMIT", "value": "md"} in container["env"]
+        assert {"name": "RELEASE", "value": "md"} in container["env"]
         assert container["env"][-1]["valueFrom"]["fieldRef"] == {"fieldPath": "spec.nodeName"}
         # The last source wins, so the user's own comes last.
         assert container["envFrom"][-1]["secretRef"]["name"] == "md-more"

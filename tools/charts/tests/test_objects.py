@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -160,6 +161,24 @@ def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
     assert of_kind(objects, "PodDisruptionBudget").keys() == several
 
 
+@pytest.mark.parametrize("release", ["md", "nats", "my-gateway", "r" * 53])
+def test_a_release_may_have_any_name(workspace: Workspace, release: str) -> None:
+    objects = workspace.render(UMBRELLA, release=release)
+    found = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(found) == len(set(found)), "two objects of one name"
+    # The longest that is added to a StatefulSet's name is its revision, as a label of the pods.
+    longest = {"Service": 63, "StatefulSet": 52}
+    for kind, name in found:
+        assert len(name) <= longest.get(kind, 253), (kind, name)
+        assert re.fullmatch("[a-z0-9]([a-z0-9-]*[a-z0-9])?", name), name
+    services = of_kind(objects, "Service")
+    for item in of_kind(objects, "ConfigMap").values():
+        if "NATS_URLS" in item["data"]:
+            host = re.fullmatch(r"nats://([^:]+):4222", item["data"]["NATS_URLS"])
+            assert host is not None
+            assert host[1] in services
+
+
 @every_profile
 def test_everything_that_is_named_exists(profile: Profile, name: str) -> None:
     """Config maps and service accounts; Secrets are the operator's own."""
@@ -270,7 +289,8 @@ def test_one_secret_is_what_the_services_say_and_the_servers_ask_for(profile: Pr
             continue
         container = pod.containers[0]
         if container["name"] == "nats":
-            keys = [i["valueFrom"]["secretKeyRef"] for i in container["env"][1:3]]
+            sources = [item.get("valueFrom", {}) for item in container["env"]]
+            keys = [item["secretKeyRef"] for item in sources if "secretKeyRef" in item]
             assert keys == [
                 {"name": "market-data-nats-auth", "key": key}
                 for key in ("NATS_USER", "NATS_PASSWORD")
