@@ -16,6 +16,7 @@ from services.common.stream.broker import Message, Position
 from services.common.stream.nats_frames import header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
+_BEHIND_VERSION = len("NATS/1.0")
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -85,13 +86,11 @@ class NatsMessage(Message):
         return position
 
     def is_at(self, epoch: int, seq: int, sub: int) -> bool:
-        block = self._header_block
-        at = block.find(b"\r\nNats-Msg-Id: ")
         last = f":{sub}\r\n" if sub else "\r\n"
-        identity = f"{_id_prefix(self.subject)}{epoch}:{seq}{last}"
-        if at >= 0 and block.startswith(identity.encode(), at + 15):
+        line = f"\r\nNats-Msg-Id: {_id_prefix(self.subject)}{epoch}:{seq}{last}"
+        if self._header_block.startswith(line.encode(), _BEHIND_VERSION):
             return True
-        # It may be written in another way.
+        # It stands behind other headers, or is written in another way.
         return self.position == (epoch, seq, sub)
 
     @property

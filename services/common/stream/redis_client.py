@@ -16,12 +16,14 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from services.common.errors import BrokerUnavailable
+from services.common.stream.redis_packing import Packed
 
 # Blocking reads wait this long at the server, so the socket's own limit must be well above it.
 BLOCK_MS = 1000
 _SOCKET_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 3.0
 
+# The name and its arguments; or the name and a `Packed`, which has the name in it too.
 Command = tuple[Any, ...]
 
 
@@ -54,6 +56,9 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._on_connect if sticky else None,
         )
+        # The URL has chosen a class of connection: plain or TLS.
+        pool = self._redis.connection_pool
+        pool.connection_class = type("Connection", (_Packing, pool.connection_class), {})
 
     async def _on_connect(self, connection: Any) -> None:
         if self._connected:
@@ -108,6 +113,16 @@ class RedisClient:
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+
+class _Packing:
+    """Lets redis-py's connections send a `Packed` as it stands."""
+
+    def pack_command(self, *command: Any) -> list[bytes]:
+        last = command[-1]
+        if isinstance(last, Packed):
+            return [last.data]
+        return list(super().pack_command(*command))  # type: ignore[misc]  # redis-py's connection
 
 
 def refusal(answer: Any) -> str | None:

@@ -16,6 +16,7 @@ import structlog
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
 from services.common.stream.redis_client import BLOCK_MS, Command, RedisClient, refusal
+from services.common.stream.redis_packing import Packed, pack
 from services.common.stream.redis_records import Names, RedisMessage, Source, parse_id
 from services.common.stream.redis_sources import Sources
 from services.common.stream.redis_tail import Prepare, Tail
@@ -73,7 +74,7 @@ class RedisGroup(Tail, GroupSubscription):
         try:
             await self._acks.batch(
                 [
-                    ("XACK", self._names.stream(*source), self._group, *identities)
+                    ("XACK", self._packed_ack(source, identities))
                     for source, identities in acked.items()
                 ]
             )
@@ -85,6 +86,10 @@ class RedisGroup(Tail, GroupSubscription):
             if held is not None:
                 held.difference_update(identities)
         self._room.set()
+
+    def _packed_ack(self, source: Source, identities: Sequence[bytes]) -> Packed:
+        head = pack(("XACK", self._names.stream(*source), self._group))
+        return Packed(3 + len(identities), head, pack(identities))
 
     async def lag(self) -> int:
         self.check_open()

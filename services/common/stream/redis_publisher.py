@@ -27,6 +27,7 @@ from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLar
 from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
 from services.common.stream.history import History
 from services.common.stream.redis_client import Command, RedisClient, refusal
+from services.common.stream.redis_packing import Packed, pack, pack_record
 from services.common.stream.redis_records import Names, Source, entry_id
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
@@ -122,6 +123,8 @@ class RedisPublisher(Worker, Publisher):
         self._epochs: dict[str, int] = {}
         self._announced: set[Source] = set()
         self._marked: dict[Source, float] = {}
+        # The last one of each subject.
+        self._sources: dict[str, Source] = {}
         self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
         self._wake = asyncio.Event()
         self.start(self._run())
@@ -144,8 +147,11 @@ class RedisPublisher(Worker, Publisher):
             len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
         ):
             return None
+        source = self._sources.get(record.subject)
+        if source is None or source.epoch != epoch:
+            source = self._sources[record.subject] = Source(record.subject, epoch)
         self._sent += 1
-        self._window.append(_InFlight(self._sent, record, Source(record.subject, epoch), size))
+        self._window.append(_InFlight(self._sent, record, source, size))
         self._bytes += size
         self._wake.set()
         return self._sent
@@ -243,8 +249,13 @@ class RedisPublisher(Worker, Publisher):
         items = self._next_items()
         by_log: dict[str, list[_InFlight]] = {}
         for item in items:
-            by_log.setdefault(log_of(item.record.subject), []).append(item)
-            self._retried += item.sends > 0
+            name = log_of(item.record.subject)
+            part = by_log.get(name)
+            if part is None:
+                part = by_log[name] = []
+            part.append(item)
+            if item.sends:
+                self._retried += 1
             item.sends += 1
         fresh: list[Source] = []
         commands: list[Command] = []
@@ -281,29 +292,33 @@ class RedisPublisher(Worker, Publisher):
         self, name: str, items: list[_InFlight], fresh: list[Source], now: float
     ) -> Command:
         """The script call that stores `items` of one log; `fresh` gets what it announces."""
-        sources = list(dict.fromkeys(item.source for item in items))
-        number = {source: index for index, source in enumerate(sources, 3)}
+        sources = list(dict.fromkeys([item.source for item in items]))
+        number = {source: pack((index,)) for index, source in enumerate(sources, 3)}
         announce = [source for source in sources if source not in self._announced]
         fresh += announce
-        marks: list[object] = []
-        records: list[object] = []
+        due = now - self._retention_s(name) / _MARKS
+        unmarked = {source for source in sources if self._marked.get(source, 0.0) <= due}
+        marks: list[str] = []
+        records: list[bytes] = []
         for item in items:
             record, source = item.record, item.source
             identity = entry_id(record.position)
-            if now - self._marked.get(source, 0.0) >= self._retention_s(name) / _MARKS:
+            if source in unmarked:
+                unmarked.discard(source)
                 self._marked[source] = now
                 marks += (self._names.marks(*source), identity)
-            headers = json.dumps(dict(record.headers)) if record.headers else b""
-            records += (number[source], identity, record.payload, headers)
-        return (
+            headers = json.dumps(dict(record.headers)).encode() if record.headers else b""
+            records.append(pack_record(number[source], identity.encode(), record.payload, headers))
+        arguments: list[str | float] = [
             *("EVAL", _STORE, 2 + len(sources)),
             *(self._names.epoch(name), self._names.registry(name)),
             *(self._names.stream(*source) for source in sources),
             *(self._epochs[name], now, len(announce), len(marks) // 2),
             *(part for source in announce for part in source),
             *marks,
-            *records,
-        )
+        ]
+        count = len(arguments) + 4 * len(items)
+        return ("EVAL", Packed(count, pack(arguments), *records))
 
     def _retention_s(self, name: str) -> float:
         spec = self._specs.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio.connection import Connection
 
 from services.common.errors import PositionLost
 from services.common.settings import CommonSettings
@@ -23,6 +24,7 @@ from services.common.stream.nats_records import (
     sequence_of_reply,
 )
 from services.common.stream.redis import RedisBroker
+from services.common.stream.redis_packing import Packed, pack, pack_record
 from services.common.stream.redis_records import Source
 from services.common.stream.redis_sources import Sources
 from services.common.stream.specs import log_specs
@@ -205,3 +207,20 @@ def test_every_log_is_kept_for_the_configured_time() -> None:
         ("tick.1", 300),
         ("invalid", 300),
     ]
+
+
+ARGUMENTS = st.one_of(
+    st.binary(max_size=9), st.text(max_size=5), st.integers(-9, 2**60), st.floats(allow_nan=False)
+)
+
+
+@given(st.lists(ARGUMENTS, max_size=6), st.binary(max_size=5), st.binary(), st.binary(max_size=5))
+def test_packed_commands_are_what_redis_py_would_send(
+    arguments: list[bytes | str | float], identity: bytes, payload: bytes, headers: bytes
+) -> None:
+    whole: list[bytes | str | float] = ["XADD", *arguments, identity, payload, headers]
+    theirs = b"".join(Connection().pack_command(*whole))
+    head = pack(whole[:-4])
+    ours = Packed(len(whole), head, pack_record(pack(whole[-4:-3]), identity, payload, headers))
+    assert ours.data == theirs
+    assert Packed(len(whole), pack(whole)).data == theirs

@@ -170,10 +170,11 @@ def test_whether_a_message_is_at_a_position_is_told_as_by_reading_it(
     subject = raw_subject(KEYS[0])
     position = Position(epoch, seq, sub)
     record = Record(subject, b"{}", position)
-    block = f"NATS/1.0\r\na: b\r\nNats-Msg-Id: {message_id(subject, position)}\r\n\r\n".encode()
+    block = f"NATS/1.0\r\nNats-Msg-Id: {message_id(subject, position)}\r\n\r\n".encode()
     messages: list[Message] = [
         NatsMessage(subject, b"{}", block, 1),
         NatsMessage(subject, b"{}", block.replace(b"Id: ", b"Id:  "), 1),
+        NatsMessage(subject, b"{}", block.replace(b"1.0\r\n", b"1.0\r\na: b\r\n"), 1),
         RedisMessage(Source(subject, epoch), entry_id(position).encode(), {b"p": b"{}"}, 1),
         stored(record),
     ]
