@@ -61,6 +61,24 @@ def test_every_image_of_ours_is_built_and_loaded(release: list[Object]) -> None:
         assert (ROOT / dockerfile).is_file()
 
 
+def millicores(container: dict[str, Any]) -> int:
+    asked = container["resources"]["requests"]["cpu"]
+    return int(asked.removesuffix("m")) if asked.endswith("m") else 1000 * int(asked)
+
+
+def test_two_cores_hold_everything_while_the_gateways_are_doubled(release: list[Object]) -> None:
+    total = 0
+    for item in [*release, *BESIDE]:
+        if item["kind"] in ("Deployment", "StatefulSet", "Job"):
+            containers = item["spec"]["template"]["spec"]["containers"]
+            copies = item["spec"].get("replicas", 1)
+            if item["kind"] == "Deployment" and item["metadata"]["name"].endswith("gateway"):
+                copies *= 2
+            total += copies * sum(map(millicores, containers))
+    # The control plane of a kind node asks for 950.
+    assert total + 950 <= 2000
+
+
 def environments(objects: list[Object]) -> dict[str, dict[str, str]]:
     """The variables of each service's container."""
     maps = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
