@@ -34,6 +34,12 @@ spec:
       {{- include "mdf.selectorLabels" . | nindent 6 }}
 {{- end }}
 
+{{- /* What the operator's Prometheus selects by: the chart's own labels, over the release's. */ -}}
+{{- define "mdf.monitorLabels" -}}
+{{- $global := .root.Values.global | default dict -}}
+{{- with merge dict (.labels | default dict) ($global.monitorLabels | default dict) }}{{ toYaml . }}{{ end -}}
+{{- end }}
+
 {{- /* Of the Service with the label `admin`; `port` is the name of its port with the metrics. */ -}}
 {{- define "mdf.serviceMonitor" -}}
 {{- $root := .root -}}
@@ -45,9 +51,7 @@ metadata:
   name: {{ include "mdf.fullname" $root }}
   labels:
     {{- include "mdf.labels" $root | nindent 4 }}
-    {{- with $monitor.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "mdf.monitorLabels" (dict "root" $root "labels" $monitor.labels) | nindent 4 }}
 spec:
   selector:
     matchLabels:
@@ -133,9 +137,7 @@ metadata:
   name: {{ include "mdf.fullname" . }}
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
-    {{- with .Values.metrics.prometheusRule.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "mdf.monitorLabels" (dict "root" $ "labels" .Values.metrics.prometheusRule.labels) | nindent 4 }}
 spec:
   groups:
     - name: {{ include "mdf.fullname" . }}

@@ -320,6 +320,25 @@ def test_alerts_reach_prometheus_as_they_are_written(workspace: Workspace, chart
     assert [group["rules"] for group in rule["spec"]["groups"]] == [written]
 
 
+def test_prometheus_can_be_told_what_to_select_in_one_place(workspace: Workspace) -> None:
+    objects = workspace.render(
+        UMBRELLA,
+        *workspace.profile("staging"),
+        settings={
+            "global.monitorLabels.release": "monitoring",
+            "gateway.metrics.serviceMonitor.labels.release": "other",
+        },
+    )
+    found = {
+        f"{kind}/{name}": item["metadata"]["labels"]["release"]
+        for kind in ("ServiceMonitor", "PrometheusRule")
+        for name, item in of_kind(objects, kind).items()
+    }
+    assert len(found) == 9
+    assert found.pop("ServiceMonitor/market-data-gateway") == "other"
+    assert set(found.values()) == {"monitoring"}
+
+
 def test_whoever_gets_an_alert_can_open_its_page(workspace: Workspace) -> None:
     pages = "https://wiki.example.com/runbooks"
     objects = workspace.render(
