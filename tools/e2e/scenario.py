@@ -12,20 +12,15 @@ from typing import Any
 import yaml
 
 from tools.charts.helm import Helm
-from tools.charts.workspace import SERVICES, UMBRELLA, Workspace
+from tools.charts.workspace import ROOT, SERVICES, UMBRELLA, Workspace
 from tools.e2e.programs import ProgramFailed, Programs
 from tools.e2e.verdict import problems, result_of
+from tools.images.image import IMAGES, Image
 
-ROOT = Path(__file__).resolve().parents[2]
 KIND = ROOT / "deploy" / "kind"
 CLUSTER = "market-data-e2e"
 NAMESPACE = "market-data"
 RELEASE = "market-data"
-TAG = "e2e"
-IMAGES = {
-    **{name: f"services/{name}/Dockerfile" for name in SERVICES},
-    "tools": "tools/Dockerfile",
-}
 # What clients are connected to first: the restarts behind it must not be seen at all.
 RESTARTS = ("gateway", "normalizer", "snapshotter", "ingestor")
 _POLL_S = 1.0
@@ -54,25 +49,12 @@ class Load:
 
 
 class Scenario:
-    """Each method is a step and returns once it is done.
+    """Each method is a step and returns once it is done; `say` is told what begins."""
 
-    Args:
-        say: told what begins.
-        wait: lets time pass between two looks at the cluster, seconds.
-    """
-
-    def __init__(
-        self,
-        programs: Programs,
-        load: Load,
-        *,
-        say: Callable[[str], None],
-        wait: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, programs: Programs, load: Load, *, say: Callable[[str], None]) -> None:
         self._programs = programs
         self._load = load
         self._say = say
-        self._wait = wait
 
     def run(self) -> dict[str, Any]:
         """All steps. The load test's result, with `problems` and `restarted` added."""
@@ -91,11 +73,11 @@ class Scenario:
         }
 
     def build_images(self) -> None:
-        for name, dockerfile in IMAGES.items():
-            self._say(f"image {name}")
+        for image in IMAGES:
+            self._say(f"image {image.name}")
             self._programs.run(
-                *("docker", "build", "--file", str(ROOT / dockerfile)),
-                *("--tag", _image(name), str(ROOT)),
+                *("docker", "build", "--file", str(image.dockerfile)),
+                *("--tag", tag(image), str(ROOT)),
                 patience=900,
             )
 
@@ -108,7 +90,7 @@ class Scenario:
             patience=600,
         )
         self._programs.run(
-            "kind", "load", "docker-image", "--name", CLUSTER, *map(_image, IMAGES), patience=600
+            "kind", "load", "docker-image", "--name", CLUSTER, *map(tag, IMAGES), patience=600
         )
 
     def install(self) -> None:
@@ -206,8 +188,9 @@ class Scenario:
         while not holds():
             if time.monotonic() > deadline:
                 raise TooLong(f"no {what} within {patience:.0f} s")
-            self._wait(_POLL_S)
+            time.sleep(_POLL_S)
 
 
-def _image(name: str) -> str:
-    return f"market-data-fanout/{name}:{TAG}"
+def tag(image: Image) -> str:
+    """What `deploy/kind` calls it."""
+    return f"market-data-fanout/{image.name}:e2e"

@@ -18,7 +18,8 @@ from tools.charts.kubernetes import validate
 from tools.charts.pods import pods, violations
 from tools.charts.schemas import settings_of
 from tools.charts.workspace import SERVICES, UMBRELLA, Object, Workspace
-from tools.e2e.scenario import IMAGES, KIND, NAMESPACE, RELEASE, ROOT, TAG, Load
+from tools.e2e.scenario import KIND, NAMESPACE, RELEASE, Load, tag
+from tools.images.image import IMAGES
 
 pytestmark = pytest.mark.charts
 
@@ -56,9 +57,7 @@ def test_every_image_of_ours_is_built_and_loaded(release: list[Object]) -> None:
         for container in pod.containers
         if container["image"].startswith("market-data-fanout/")
     }
-    assert images == {f"market-data-fanout/{name}:{TAG}" for name in IMAGES}
-    for dockerfile in IMAGES.values():
-        assert (ROOT / dockerfile).is_file()
+    assert images == {tag(image) for image in IMAGES}
 
 
 def millicores(container: dict[str, Any]) -> int:
