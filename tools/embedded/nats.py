@@ -11,7 +11,7 @@ from tools.embedded.process import EmbeddedServer, ServerFailed
 
 # A BTC-USD book snapshot is 1.1 MB of JSON, above the server's default limit of 1 MiB.
 MAX_PAYLOAD = 8 * 1024 * 1024
-# As in the charts; why is written in docs/operations/nats.md. The server's own default is 2 minutes.
+# As in the charts (why: docs/operations/nats.md); the server's own default is two minutes.
 SYNC_INTERVAL = "10s"
 
 
