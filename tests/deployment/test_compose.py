@@ -21,8 +21,9 @@ from websockets.asyncio.client import connect
 from services.common.settings import load
 from tools.charts.schemas import settings_of
 from tools.embedded import AwsServer, NatsServer, ValkeyServer
-from tools.embedded.nats import MAX_PAYLOAD, nats_binary
+from tools.embedded.nats import MAX_PAYLOAD, nats_binary, nats_version
 from tools.embedded.process import free_port
+from tools.embedded.valkey import valkey_version
 from tools.observability.dashboards import queries
 from tools.observability.rules import alerts
 from tools.simulator.exchange import SimulatedExchange
@@ -158,6 +159,19 @@ def test_each_service_starts_with_the_environment_it_gets(
 def test_the_stack_and_the_chart_run_the_same_broker() -> None:
     image = yaml.safe_load((ROOT / "helm/nats/values.yaml").read_text())["image"]
     assert STACK["x-images"]["nats"] == f"{image['repository']}:{image['tag']}"
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [("nats", nats_version), ("redis", valkey_version)],
+    ids=["nats", "valkey"],
+)
+def test_the_stack_runs_the_brokers_that_the_tests_run_on(
+    image: str, version: Callable[[], str]
+) -> None:
+    found = re.search(r"v=?(\d+\.\d+)\.", version())
+    assert found is not None
+    assert re.search(rf":{found[1]}\.\d+-alpine$", STACK["x-images"][image])
 
 
 # Seconds that a service gives itself to stop, by its settings.

@@ -48,6 +48,14 @@ def beside_python(name: str, *arguments: str) -> Callable[[], Sequence[str]]:
     return command
 
 
+def promtool() -> Sequence[str]:
+    """Also reads the rules that the configuration names."""
+    program = shutil.which("promtool")
+    if program is None:
+        raise NotHere("promtool was not found (Debian: apt-get install prometheus)")
+    return [program, "check", "config"]
+
+
 def schema(name: str) -> Callable[[], Sequence[str]]:
     """A schema that comes with check-jsonschema: nothing is fetched."""
     return beside_python("check-jsonschema", "--builtin-schema", f"vendor.{name}")
@@ -114,6 +122,7 @@ CHECKS = (
     Check("schema of dependabot", (".github/dependabot.yml",), schema("dependabot")),
     Check("schema of compose", ("docker-compose.yaml",), schema("compose-spec")),
     Check("docker compose config", (), compose),
+    Check("promtool", ("deploy/prometheus/prometheus.yml",), promtool),
 )
 
 

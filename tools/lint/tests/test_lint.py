@@ -25,6 +25,7 @@ FAULTS = {
     "schema of workflows": (".github/workflows/ci.yml", "runs-on:", "run-on:"),
     "schema of dependabot": (".github/dependabot.yml", "weekly", "fortnightly"),
     "schema of compose": ("docker-compose.yaml", "cap_drop:", "caps_drop:"),
+    "promtool": ("deploy/prometheus/prometheus.yml", "scrape_configs:", "scrape_config:"),
 }
 
 
@@ -37,6 +38,7 @@ def tree(tmp_path: Path) -> Path:
                 target = tmp_path / file.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target)
+    shutil.copy(ROOT / "deploy/prometheus/rules.yaml", tmp_path / "deploy/prometheus")
     return tmp_path
 
 
