@@ -13,7 +13,7 @@ from typing import Any
 from nats import errors
 from nats.aio.client import Client
 
-from services.common.stream.nats_frames import Frames, Handler
+from services.common.stream.nats_frames import Frames, Handler, RunHandler
 
 
 class LeanClient(Client):
@@ -51,8 +51,8 @@ class LeanClient(Client):
                 case _:
                     raise errors.ProtocolError
 
-    def attach(self, subject: str, handler: Handler) -> str:
-        """Subscribe; answers what `detach` wants.
+    def attach(self, subject: str, handler: Handler, run: RunHandler | None = None) -> str:
+        """Subscribe; answers what `detach` wants. For the handlers see `Frames`.
 
         Raises:
             ConnectionClosedError: there is no connection.
@@ -60,12 +60,15 @@ class LeanClient(Client):
         self._sid += 1
         sid = str(self._sid)
         self._frames.handlers[sid] = handler
+        if run is not None:
+            self._frames.runs[sid] = run
         self.write(f"SUB {subject} {sid}\r\n".encode())
         return sid
 
     def detach(self, sid: str) -> None:
         """Raises ConnectionClosedError when there is no connection."""
         self._frames.handlers.pop(sid, None)
+        self._frames.runs.pop(sid, None)
         self.write(f"UNSUB {sid}\r\n".encode())
 
     def write(self, frames: bytes) -> None:

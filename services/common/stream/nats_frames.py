@@ -15,11 +15,19 @@ Handler = Callable[[str, str, bytes, bytes], None]
 HEADER_LINE = b"NATS/1.0"
 
 
+# (buffer, where a message without headers begins); takes whole messages; where the next begins
+RunHandler = Callable[[bytes, int], int]
+
+
 class Frames:
-    """Splits what the server sends. Messages go to `handlers`, by subscription id."""
+    """Splits what the server sends. Messages go to `handlers`, by subscription id.
+
+    A subscription may have a handler in `runs` too, which is offered many messages at once.
+    """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
+        self.runs: dict[str, RunHandler] = {}
         self._chunks: list[bytes] = []
         self._held = 0
         self._needed = 0
@@ -42,7 +50,7 @@ class Frames:
             return []
         buffer = data if len(self._chunks) == 1 else b"".join(self._chunks)
         size = len(buffer)
-        handlers = self.handlers
+        handlers, runs = self.handlers, self.runs
         lines: list[bytes] = []
         at = self._needed = 0
         while (stop := buffer.find(b"\r\n", at)) >= 0:
@@ -66,6 +74,9 @@ class Frames:
                 if end + 2 > size:
                     self._needed = end + 2 - at
                     break
+                if args[2] in runs and (past := runs[args[2]](buffer, at)) > at:
+                    at = past
+                    continue
                 handler = handlers.get(args[2])
                 if handler is not None:
                     handler(args[1], args[3] if len(args) == 5 else "", b"", buffer[begin:end])

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats_client import LeanClient
-from services.common.stream.nats_frames import Handler, publish_frame, status_of
+from services.common.stream.nats_frames import Handler, RunHandler, publish_frame, status_of
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 
 log = structlog.get_logger(__name__)
@@ -94,10 +94,10 @@ class Connection:
     def new_inbox(self) -> str:
         return str(self.client.new_inbox())
 
-    def subscribe(self, subject: str, handler: Handler) -> str:
-        """Answers what `unsubscribe` wants; for the handler see `LeanClient`."""
+    def subscribe(self, subject: str, handler: Handler, run: RunHandler | None = None) -> str:
+        """Answers what `unsubscribe` wants; for the handlers see `LeanClient`."""
         try:
-            return self.client.attach(subject, handler)
+            return self.client.attach(subject, handler, run)
         except _DRIVER_ERRORS as error:
             raise self._unavailable(error) from error
 

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -36,6 +37,7 @@ from services.common.stream.broker import (
     Record,
 )
 from services.common.stream.history import History
+from services.common.stream.nats_acks import Acks
 from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_order import BatchLane, Contended, Lane
@@ -212,12 +214,15 @@ class NatsPublisher(Worker, Publisher):
     async def _serve(self, connection: Connection, session: _Session) -> None:
         self._limit = connection.max_payload
 
-        begin = len(session.inbox) + 1
+        def on_answer(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
+            ticket = int(subject.rpartition(".")[2])
+            if payload.startswith(b'{"stream"'):
+                self._on_ack(session, ticket, payload)
+            else:
+                self._on_refusal(session, ticket, headers, payload)
 
-        def on_ack(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
-            self._on_ack(session, int(subject[begin:]), headers, payload)
-
-        connection.subscribe(f"{session.inbox}.*", on_ack)
+        acks = Acks(session.inbox, partial(self._on_ack, session))
+        connection.subscribe(f"{session.inbox}.*", on_answer, acks)
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
         self._advance(session)
@@ -375,14 +380,11 @@ class NatsPublisher(Worker, Publisher):
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: _Session, ticket: int, headers: bytes, data: bytes) -> None:
+    def _on_ack(self, session: _Session, ticket: int, data: bytes) -> None:
         if session.over:
             # What is stored is being looked into.
             return
         item = self._by_ticket.get(ticket)
-        if not data.startswith(b'{"stream"'):
-            self._on_refusal(session, item, headers, data)
-            return
         session.acked += 1
         if item is None or item.stored:
             return
@@ -405,9 +407,8 @@ class NatsPublisher(Worker, Publisher):
             session.advancing = True
             asyncio.get_running_loop().call_soon(self._advance, session)
 
-    def _on_refusal(
-        self, session: _Session, item: InFlight | None, headers: bytes, data: bytes
-    ) -> None:
+    def _on_refusal(self, session: _Session, ticket: int, headers: bytes, data: bytes) -> None:
+        item = self._by_ticket.get(ticket)
         self._wake.set()
         if session.trouble is not None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from services.common.stream import Position, Record
+from services.common.stream.nats_acks import Acks
 from services.common.stream.nats_client import LeanClient
 from services.common.stream.nats_frames import (
     Frames,
@@ -243,3 +245,56 @@ def test_a_message_is_sent_with_its_id_its_headers_and_true_lengths(
         own = {name: " ".join(value.splitlines()).strip() for name, value in
                (item.record.headers or {}).items()}  # fmt: skip
         assert headers == own
+
+
+ANSWERS = st.sampled_from(
+    [
+        b'{"stream":"MARKET_RAW","seq":7}',
+        b'{"stream":"MARKET_RAW", "seq":7,"duplicate": true}',
+        b'{"error":{"code":400},"stream":"MARKET_RAW","seq":0}',
+        b"",
+        b'{"stream"\r\nMSG I.1 1 2\r\n{}\r\n}',
+    ]
+)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(-9, 10**12), ANSWERS).map(
+                lambda answer: b"MSG I.%d 1 %d\r\n%b\r\n" % (answer[0], len(answer[1]), answer[1])
+            ),
+            st.sampled_from([b"PING\r\n", b"MSG I.5 2 2\r\n{}\r\n", b"+OK\r\n"]),
+        ),
+        max_size=12,
+    ),
+    st.lists(st.integers(1, 60), min_size=1),
+)
+def test_acks_read_many_at_a_time_are_those_read_one_by_one(
+    sent: list[bytes], cuts: list[int]
+) -> None:
+    assert _answers(b"".join(sent), cuts, many=True) == _answers(b"".join(sent), cuts, many=False)
+
+
+def _answers(stream: bytes, cuts: list[int], *, many: bool) -> tuple[list[Any], list[bytes]]:
+    """What of the stream goes to the handler, ticket and payload, and which lines are left."""
+    seen: list[Any] = []
+
+    def one(subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        seen.append((int(subject.rpartition(".")[2]), payload))
+
+    def ack(ticket: int, payload: bytes) -> None:
+        seen.append((ticket, payload))
+
+    frames = Frames()
+    frames.handlers["1"] = one
+    if many:
+        frames.runs["1"] = Acks("I", ack)
+    lines: list[bytes] = []
+    at = turn = 0
+    while at < len(stream):
+        size = cuts[turn % len(cuts)]
+        lines += frames.feed(stream[at : at + size])
+        at += size
+        turn += 1
+    return seen, lines
