@@ -11,7 +11,7 @@ import yaml
 from tools.charts.kubernetes import validate
 from tools.charts.manifests import manifests
 from tools.charts.values import read_values
-from tools.charts.workspace import CHARTS, ROOT, UMBRELLA, Workspace
+from tools.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Workspace
 
 pytestmark = pytest.mark.charts
 
@@ -95,3 +95,10 @@ def test_the_plain_manifests_are_what_the_umbrella_renders(workspace: Workspace)
     assert written.keys() == rendered.keys()
     for name, documents in rendered.items():
         assert list(yaml.safe_load_all(written[name])) == list(documents), name
+
+
+def test_every_values_file_is_tried_and_explained(workspace: Workspace) -> None:
+    written = {file.name for file in workspace.chart(UMBRELLA).glob("values-*.yaml")}
+    assert {file for files in PROFILES.values() for file in files} == written
+    readme = (ROOT / "helm" / "README.md").read_text()
+    assert {file for file in written if f"`{file}`" not in readme} == set()
