@@ -26,7 +26,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
         ticket: below 0 for a record that is written again.
         headers: the record's own.
         size: of the whole message, bytes, at most.
-        sends: how often it was sent.
+        sent: it was sent before, on this connection or an earlier one.
         epoch: of the log that stored it.
         lane: the one it was put into last.
     """
@@ -36,7 +36,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
     identity: str
     headers: str
     size: int
-    sends: int = 0
+    sent: bool = False
     stored: bool = False
     epoch: int = 0
     lane: Any = None

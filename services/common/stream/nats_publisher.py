@@ -22,7 +22,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -40,13 +39,9 @@ from services.common.stream.history import History
 from services.common.stream.nats_acks import Acks
 from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_order import BatchLane, Contended, Lane
-from services.common.stream.nats_outgoing import (
-    InFlight,
-    append_batch,
-    append_message,
-    in_flight,
-)
+from services.common.stream.nats_order import BatchLane, Contended
+from services.common.stream.nats_outgoing import InFlight, in_flight
+from services.common.stream.nats_session import Session
 from services.common.stream.nats_streams import LogState
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
@@ -54,38 +49,14 @@ from services.common.subjects import log_of
 log = structlog.get_logger(__name__)
 
 ACK_TIMEOUT_S = 5.0
-# What is written at a time.
-_WRITE_BYTES = 64 * 1024
 # What the server says of a record that does not follow the log's newest.
 _WRONG_LAST = re.compile(r"wrong last msg ID: ([^\"]*)")
 # What it says of a batch in which there is a record that it has.
 _STORED_ALREADY = b'"err_code":10201,'
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
-# Of a batch: the server takes 1,000 records, and holds them in memory until the last one.
-_BATCH_RECORDS = 500
-_BATCH_BYTES = 1024 * 1024
 # For a log somebody else ensured.
 _DEFAULT_RETENTION_S = 1200.0
-
-
-_Lane = Lane[InFlight] | BatchLane[InFlight]
-
-
-@dataclass(slots=True)
-class _Session:
-    """One connection's life as the publisher sees it; logs by name."""
-
-    inbox: str
-    epochs: dict[str, int] = field(default_factory=dict)
-    replicated: set[str] = field(default_factory=set)
-    batched: set[str] = field(default_factory=set)
-    lanes: dict[str, _Lane] = field(default_factory=dict)
-    batches: int = 0
-    acked: int = 0
-    trouble: str | None = None
-    advancing: bool = False
-    over: bool = False
 
 
 class NatsPublisher(Worker, Publisher):
@@ -194,7 +165,7 @@ class NatsPublisher(Worker, Publisher):
         attempt = 0
         while True:
             connection = await self._link.connected()
-            session = _Session(connection.new_inbox())
+            session = Session(connection, self._prepare, self._contended)
             try:
                 await self._serve(connection, session)
             except BrokerUnavailable as error:
@@ -211,7 +182,7 @@ class NatsPublisher(Worker, Publisher):
             connection.lose()
             await asyncio.sleep(backoff_s(attempt))
 
-    async def _serve(self, connection: Connection, session: _Session) -> None:
+    async def _serve(self, connection: Connection, session: Session) -> None:
         self._limit = connection.max_payload
 
         def on_answer(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
@@ -227,11 +198,12 @@ class NatsPublisher(Worker, Publisher):
         await self._reconcile(connection, session)
         self._advance(session)
         self._unsent = deque(item for item in self._window if not item.stored)
+        self._retried += sum(item.sent for item in self._unsent)
         watched, seen = self._front(), asyncio.get_running_loop().time()
         while True:
             self._wake.clear()
             await self._send_unsent(connection, session)
-            self._check(connection, session)
+            session.check()
             await self._wait(ACK_TIMEOUT_S / 4 if self._window else None)
             now = asyncio.get_running_loop().time()
             # The oldest is what counts: where subjects do not wait for each other, one record can
@@ -251,96 +223,26 @@ class NatsPublisher(Worker, Publisher):
         except TimeoutError:
             return
 
-    async def _send_unsent(self, connection: Connection, session: _Session) -> None:
+    async def _send_unsent(self, connection: Connection, session: Session) -> None:
         while True:
-            await self._put_unsent(connection, session)
-            frames: list[bytes] = []
-            size = 0
-            for lane in session.lanes.values():
-                if isinstance(lane, BatchLane):
-                    size += self._add_batch(frames, session, lane)
-                    continue
-                while size < _WRITE_BYTES and (ready := lane.next()) is not None:
-                    item, follows = ready
-                    self._count_send(item)
-                    size += append_message(frames, item, session.inbox, follows)
+            await session.take(self._unsent)
+            frames = session.frames()
             if not frames:
                 return
-            connection.write(b"".join(frames))
+            connection.write(frames)
             await connection.drain()
             # The loop is given back, so that acks are read while a long backlog is sent.
             await asyncio.sleep(0)
-            self._check(connection, session)
+            session.check()
 
-    async def _put_unsent(self, connection: Connection, session: _Session) -> None:
-        """Hand what is to be sent to its log's lane."""
-        unsent, lanes = self._unsent, session.lanes
-        while unsent:
-            item = unsent[0]
-            subject = item.record.subject
-            name = log_of(subject)
-            lane = lanes.get(name)
-            if lane is None or (lane.shared and lane.idle):
-                lane = await self._lane(connection, session, name)
-            unsent.popleft()
-            item.lane = lane
-            item.epoch = session.epochs[name]
-            lane.put(subject, item.identity, item, len(item.record.payload))
-
-    def _add_batch(self, frames: list[bytes], session: _Session, lane: BatchLane[InFlight]) -> int:
-        items = lane.next(_BATCH_RECORDS, _BATCH_BYTES)
-        for item in items:
-            self._count_send(item)
-        if len(items) == 1:
-            # By itself it is answered also when the server has it.
-            return append_message(frames, items[0], session.inbox, "")
-        if items:
-            session.batches += 1
-            append_batch(frames, items, session.inbox, f"{session.inbox[-22:]}-{session.batches}")
-        return sum(len(item.record.payload) for item in items)
-
-    def _count_send(self, item: InFlight) -> None:
-        if item.sends:
-            self._retried += 1
-        item.sends += 1
-
-    async def _lane(self, connection: Connection, session: _Session, name: str) -> _Lane:
-        """The log's lane; a new one where there is none, or it is shared no longer."""
-        if name not in session.epochs:
-            await self._open_log(connection, session, name)
-        contended = (name, asyncio.get_running_loop().time()) in self._contended
-        batched = name in session.batched and not contended
-        shared = not batched and (contended or name in session.replicated)
-        lane = session.lanes.get(name)
-        if lane is None or lane.shared != shared:
-            lane = BatchLane() if batched else Lane(shared=shared)
-            session.lanes[name] = lane
-        return lane
-
-    async def _open_log(self, connection: Connection, session: _Session, name: str) -> None:
-        state = await self._prepare(connection, name)
-        session.epochs[name] = state.epoch
-        if state.replicated:
-            session.replicated.add(name)
-            if state.batches:
-                session.batched.add(name)
-
-    def _check(self, connection: Connection, session: _Session) -> None:
-        if session.trouble is not None:
-            raise BrokerUnavailable(connection.target, session.trouble)
-        if connection.lost.is_set():
-            raise BrokerUnavailable(connection.target, "connection lost")
-
-    async def _reconcile(self, connection: Connection, session: _Session) -> None:
+    async def _reconcile(self, connection: Connection, session: Session) -> None:
         """Find out what the log has of what was sent to it before."""
         newest: dict[str, Position | None] = {}
 
         async def stored(record: Record) -> bool:
             subject = record.subject
             if subject not in newest:
-                name = log_of(subject)
-                if name not in session.epochs:
-                    await self._open_log(connection, session, name)
+                await session.epoch(log_of(subject))
                 message = await self._last(connection, subject)
                 newest[subject] = None if message is None else message.position
             held = newest[subject]
@@ -351,18 +253,17 @@ class NatsPublisher(Worker, Publisher):
         self._by_ticket = {item.ticket: item for item in self._window}
         lost: list[Record] = []
         for name in self._history.logs():
-            await self._open_log(connection, session, name)
-            epoch = session.epochs[name]
+            epoch = await session.epoch(name)
             spec = self._specs.get(name)
             retention = _DEFAULT_RETENTION_S if spec is None else spec.retention_s
             kept = self._history.of(name, epoch, retention, time.monotonic())
             lost += [record for record in kept if not await stored(record)]
         for item in list(self._window):
-            if not item.sends:
+            if not item.sent:
                 continue
             there = await stored(item.record)
             if there and not item.stored:
-                item.epoch = session.epochs[log_of(item.record.subject)]
+                item.epoch = await session.epoch(log_of(item.record.subject))
                 self._mark_stored(item, duplicate=False)
             elif item.stored and not there:
                 # Acknowledged out of turn, and lost since.
@@ -380,7 +281,7 @@ class NatsPublisher(Worker, Publisher):
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: _Session, ticket: int, data: bytes) -> None:
+    def _on_ack(self, session: Session, ticket: int, data: bytes) -> None:
         if session.over:
             # What is stored is being looked into.
             return
@@ -407,7 +308,7 @@ class NatsPublisher(Worker, Publisher):
             session.advancing = True
             asyncio.get_running_loop().call_soon(self._advance, session)
 
-    def _on_refusal(self, session: _Session, ticket: int, headers: bytes, data: bytes) -> None:
+    def _on_refusal(self, session: Session, ticket: int, headers: bytes, data: bytes) -> None:
         item = self._by_ticket.get(ticket)
         self._wake.set()
         if session.trouble is not None:
@@ -440,7 +341,7 @@ class NatsPublisher(Worker, Publisher):
             else:
                 self._stored += 1
 
-    def _advance(self, session: _Session) -> None:
+    def _advance(self, session: Session) -> None:
         """Let go of the window's stored front."""
         session.advancing = False
         if session.over:

@@ -1,0 +1,118 @@
+"""One connection's life as a publisher sees it: which logs, in which lanes, and what may go out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.nats_link import Connection
+from services.common.stream.nats_order import BatchLane, Contended, Lane
+from services.common.stream.nats_outgoing import InFlight, append_batch, append_message
+from services.common.stream.nats_streams import LogState
+from services.common.subjects import log_of
+
+# What is written at a time.
+_WRITE_BYTES = 64 * 1024
+# Of a batch: the server takes 1,000 records, and holds them in memory until the last one.
+_BATCH_RECORDS = 500
+_BATCH_BYTES = 1024 * 1024
+
+
+class Session:
+    """Begins with a new connection and is over with it.
+
+    Args:
+        connection: what is published goes there, and is answered on `<inbox>.<ticket>`.
+        prepare: makes sure that a log exists and answers; returns its state.
+        contended: the logs that others were seen to write to.
+
+    Attributes:
+        acked: how many answers came that something is stored.
+        trouble: why it must end, once it must.
+        advancing: whether the window is about to be looked at.
+        over: it has ended, and what the server says now counts no longer.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        prepare: Callable[[Connection, str], Awaitable[LogState]],
+        contended: Contended,
+    ) -> None:
+        self.inbox = connection.new_inbox()
+        self.acked = 0
+        self.trouble: str | None = None
+        self.advancing = False
+        self.over = False
+        self._connection = connection
+        self._prepare = prepare
+        self._contended = contended
+        self._logs: dict[str, LogState] = {}
+        self._lanes: dict[str, Lane[InFlight] | BatchLane[InFlight]] = {}
+        self._batches = 0
+
+    async def epoch(self, log: str) -> int:
+        """The log's epoch, as it was when the log was first needed here."""
+        state = self._logs.get(log)
+        if state is None:
+            state = self._logs[log] = await self._prepare(self._connection, log)
+        return state.epoch
+
+    async def take(self, unsent: deque[InFlight]) -> None:
+        """Hand each record to its log's lane."""
+        lanes = self._lanes
+        while unsent:
+            item = unsent[0]
+            subject = item.record.subject
+            log = log_of(subject)
+            lane = lanes.get(log)
+            if lane is None or (lane.shared and lane.idle):
+                await self.epoch(log)
+                lane = lanes[log] = self._lane(log)
+            unsent.popleft()
+            item.lane = lane
+            item.epoch = self._logs[log].epoch
+            lane.put(subject, item.identity, item, len(item.record.payload))
+
+    def _lane(self, log: str) -> Lane[InFlight] | BatchLane[InFlight]:
+        state = self._logs[log]
+        contended = (log, asyncio.get_running_loop().time()) in self._contended
+        if state.replicated and state.batches and not contended:
+            return BatchLane()
+        return Lane(shared=contended or state.replicated)
+
+    def frames(self) -> bytes:
+        """What may be written now, or the first part of it."""
+        frames: list[bytes] = []
+        size = 0
+        inbox = self.inbox
+        for lane in self._lanes.values():
+            if isinstance(lane, BatchLane):
+                size += self._add_batch(frames, lane)
+                continue
+            while size < _WRITE_BYTES and (ready := lane.next()) is not None:
+                item, follows = ready
+                item.sent = True
+                size += append_message(frames, item, inbox, follows)
+        return b"".join(frames)
+
+    def _add_batch(self, frames: list[bytes], lane: BatchLane[InFlight]) -> int:
+        items = lane.next(_BATCH_RECORDS, _BATCH_BYTES)
+        for item in items:
+            item.sent = True
+        if len(items) == 1:
+            # By itself it is answered also when the server has it.
+            return append_message(frames, items[0], self.inbox, "")
+        if items:
+            self._batches += 1
+            append_batch(frames, items, self.inbox, f"{self.inbox[-22:]}-{self._batches}")
+        return sum(len(item.record.payload) for item in items)
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable when there is trouble, or the connection was lost."""
+        if self.trouble is not None:
+            raise BrokerUnavailable(self._connection.target, self.trouble)
+        if self._connection.lost.is_set():
+            raise BrokerUnavailable(self._connection.target, "connection lost")
