@@ -67,7 +67,7 @@ arch: $(STAMP) ## Import contracts
 
 .PHONY: charts charts-render
 charts: charts-render ## Lint, render and validate the Helm charts, and run their tests
-	@$(PY) -m pytest -q tools/charts
+	@$(PY) -m pytest -q tools/charts tests/deployment/test_pods.py
 
 charts-render: $(STAMP)
 	@$(PY) -m tools.charts

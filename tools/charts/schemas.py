@@ -40,6 +40,7 @@ RULES: dict[str, Schema] = {
     "networkPolicy.monitoringNamespaces": _NAMES,
     "networkPolicy.egressPorts": {"type": "array", "items": _PORT},
     "networkPolicy.clientCidrs": _CIDRS,
+    "loadBalancer.sourceCidrs": _CIDRS,
     "networkPolicy.healthCheckCidrs": _CIDRS,
     "global.imageDigests": {
         "type": "object",

@@ -414,6 +414,23 @@ def test_the_admin_port_is_open_to_the_load_balancer_and_not_to_its_clients(
     assert may_reach("admin", **clients) == set()
 
 
+def test_a_load_balancer_can_be_for_some_only(workspace: Workspace) -> None:
+    ranges = ["198.51.100.0/24", "2001:db8::/32"]
+    settings = {
+        "loadBalancer.sourceCidrs": f"{{{','.join(ranges)}}}",
+        "loadBalancer.deregistrationDelaySeconds": "300",
+        "drain.preStopSeconds": "120",
+    }
+    alb = workspace.render("gateway", settings={**settings, "loadBalancer.profile": "alb"})
+    nlb = workspace.render("gateway", settings={**settings, "loadBalancer.profile": "nlb"})
+    assert validate([*alb, *nlb], "1.33").problems == []
+    (ingress,) = of_kind(alb, "Ingress").values()
+    marks = ingress["metadata"]["annotations"]
+    assert marks["alb.ingress.kubernetes.io/inbound-cidrs"] == ",".join(ranges)
+    service = of_kind(nlb, "Service")["market-data-gateway"]
+    assert service["spec"]["loadBalancerSourceRanges"] == ranges
+
+
 def test_an_nlb_is_the_service_itself(workspace: Workspace) -> None:
     objects = workspace.render(
         "gateway",
