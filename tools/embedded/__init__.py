@@ -1,13 +1,14 @@
 """Real servers for the local stack and the tests, each a child process on a free port."""
 
 from tools.embedded.aws import AwsServer
-from tools.embedded.nats import NatsServer
+from tools.embedded.nats import NatsLeaf, NatsServer
 from tools.embedded.process import EmbeddedServer, ServerFailed, free_port
 from tools.embedded.valkey import ValkeyServer
 
 __all__ = [
     "AwsServer",
     "EmbeddedServer",
+    "NatsLeaf",
     "NatsServer",
     "ServerFailed",
     "ValkeyServer",

@@ -13,6 +13,7 @@ from tools.embedded.process import EmbeddedServer, ServerFailed
 MAX_PAYLOAD = 8 * 1024 * 1024
 # As in the charts (why: docs/operations/nats.md); the server's own default is two minutes.
 SYNC_INTERVAL = "10s"
+HUB_DOMAIN = "hub"
 
 
 def nats_binary() -> str:
@@ -45,10 +46,12 @@ class NatsServer(EmbeddedServer):
         data_dir: Path | None = None,
         sync_interval: str = SYNC_INTERVAL,
         extra_config: str = "",
+        leaf_port: int | None = None,
     ) -> None:
         super().__init__(port=port, data_dir=data_dir)
         self._sync_interval = sync_interval
         self._extra_config = extra_config
+        self.leaf_port = leaf_port
 
     @property
     def url(self) -> str:
@@ -56,12 +59,48 @@ class NatsServer(EmbeddedServer):
 
     def command(self) -> list[str]:
         config = self.data_dir / "nats.conf"
+        leaves = domain = ""
+        if self.leaf_port is not None:
+            leaves = f'leafnodes {{ listen: "{self.host}:{self.leaf_port}" }}'
+            # Clients at a leaf node reach a hub's JetStream only by its domain's name.
+            domain = f"domain: {HUB_DOMAIN}"
         config.write_text(
             f"""listen: "{self.host}:{self.port}"
 server_name: "mdf-{self.port}"
 max_payload: {MAX_PAYLOAD}
-jetstream {{ store_dir: "{self.data_dir / "jetstream"}", sync_interval: "{self._sync_interval}" }}
+{leaves}
+jetstream {{
+  store_dir: "{self.data_dir / "jetstream"}", sync_interval: "{self._sync_interval}"
+  {domain}
+}}
 {self._extra_config}
+"""
+        )
+        return [nats_binary(), "-c", str(config)]
+
+
+class NatsLeaf(NatsServer):
+    """A leaf node: serves clients near it as if they were at the hub, and stores nothing itself.
+
+    Args:
+        hub: a server with `NatsServer(leaf_port=...)`.
+    """
+
+    name = "nats-leaf"
+
+    def __init__(self, hub: NatsServer) -> None:
+        super().__init__()
+        self._hub = hub
+
+    def command(self) -> list[str]:
+        config = self.data_dir / "nats.conf"
+        remote = f"nats-leaf://{self.host}:{self._hub.leaf_port}"
+        config.write_text(
+            f"""listen: "{self.host}:{self.port}"
+server_name: "mdf-{self.port}"
+max_payload: {MAX_PAYLOAD}
+leafnodes {{ reconnect: "200ms", remotes: [ {{ url: "{remote}" }} ] }}
+mappings {{ "$JS.API.>": "$JS.{HUB_DOMAIN}.API.>" }}
 """
         )
         return [nats_binary(), "-c", str(config)]

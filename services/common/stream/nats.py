@@ -51,6 +51,7 @@ class NatsBroker(Broker):
         creds_file: NATS credentials.
         user, password: instead of a credentials file.
         replicas: of each stream.
+        live_check_s: how often a live subscription looks whether it has seen everything.
     """
 
     capabilities = Capabilities(durable=True, live_may_miss=True, duplicate_window=True)
@@ -64,9 +65,11 @@ class NatsBroker(Broker):
         user: str | None = None,
         password: SecretStr | None = None,
         replicas: int = 1,
+        live_check_s: float = 10.0,
     ) -> None:
         self._options = NatsOptions(tuple(servers), creds_file, user, password)
         self._streams = Streams(prefix, replicas)
+        self._live_check_s = live_check_s
         self._link: Link | None = None
         self._workers: list[Worker] = []
         self._closed = False
@@ -175,7 +178,14 @@ class NatsBroker(Broker):
     async def live(self, log: str) -> LiveSubscription:
         await self._prepare(self._current(), log)
         live = self._own(
-            NatsLive(self._shared(), prepare=self._prepare, log_name=log, pattern=log_subjects(log))
+            NatsLive(
+                self._shared(),
+                prepare=self._prepare,
+                newest=self._streams.newest,
+                log_name=log,
+                pattern=log_subjects(log),
+                check_s=self._live_check_s,
+            )
         )
         await _joined(live, live.joined)
         return live

@@ -12,9 +12,11 @@ checks `prev` may pass it on all the same:
   milliseconds unless the log is down.
 - What is sent again is seen twice: each subject's newest position is kept, and what is not newer
   is left out here.
-- What is missing here (the connection was away, the server dropped it, a buffer overflowed) shows
-  in the next record's `prev`, or is said by `interrupted`, and is read from the log. If the log
-  does not have it yet, the reader asks again.
+- What is missing here (the connection was away, the server dropped it, a buffer overflowed) is said
+  by `interrupted` or shows in the next record's `prev`, and is read from the log. If the log does
+  not have it yet, the reader asks again. What was lost between two servers, or on the way to a leaf
+  node, nobody is told of; a quiet stream's last record would be missing until the next one. So
+  every `check_s` what was seen is compared with what the log stored (`nats_tally`).
 - Only where the raw log itself lost its end, and its writer is gone too, was something seen that
   will never be stored. The next record then names another predecessor, the log leads nowhere from
   the one to the other, and readers start over from a state: clients get a snapshot.
@@ -36,28 +38,45 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription, Position
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_records import NatsMessage
+from services.common.stream.nats_tally import Tally
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)
 
 _MAX_RECORDS = 65_536
 _MAX_BYTES = 64 * 1024 * 1024
+# What is stored reaches subscribers within this.
+_ON_ITS_WAY_S = 1.0
+_NEVER = Position(-1, 0)
 
 
 class NatsLive(Worker, LiveSubscription):
-    """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so."""
+    """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so.
+
+    Args:
+        link: the connection.
+        prepare: makes sure that a log exists; returns its epoch.
+        newest: a log's newest record.
+        log_name: the log.
+        pattern: of its subjects.
+        check_s: how often to look whether everything was seen.
+    """
 
     def __init__(
         self,
         link: Link,
         *,
         prepare: Callable[[Connection, str], Awaitable[int]],
+        newest: Callable[[Connection, str], Awaitable[NatsMessage | None]],
         log_name: str,
         pattern: str,
+        check_s: float,
     ) -> None:
         super().__init__(f"live on {log_name}")
         self._link = link
         self._prepare = prepare
+        self._last = newest
+        self._check_s = check_s
         self._log_name = log_name
         self._pattern = pattern
         self._buffer: deque[NatsMessage] = deque()
@@ -65,6 +84,7 @@ class NatsLive(Worker, LiveSubscription):
         self._interrupted = False
         self._joining = False
         self._newest: dict[str, Position] = {}
+        self._tally = Tally()
         self._epoch = 0
         self.joined = asyncio.Event()
         self.start(self._run())
@@ -116,9 +136,43 @@ class NatsLive(Worker, LiveSubscription):
                 self.changed.ring()
             self.joined.set()
             self.changed.ring()
-            await connection.lost.wait()
+            await self._check(connection)
         finally:
             connection.unsubscribe(subscription)
+
+    async def _check(self, connection: Connection) -> None:
+        """Look now and then whether everything stored was seen; returns when the connection is."""
+        self._tally = Tally()
+        since: int | None = None
+        while not connection.lost.is_set():
+            try:
+                newest = await self._last(connection, self._log_name)
+                seq = 0 if newest is None else newest.seq
+                if since is None or seq < since:
+                    # What was stored before is not this subscription's.
+                    since = seq
+                    if newest is None or self._looked_up(newest) is None:
+                        self._tally.start(seq)
+                elif newest is not None and seq > since and await self._missed(connection, newest):
+                    log.warning("live_missed", log=self._log_name, newest=seq)
+                    since = seq
+                    self._interrupted = True
+                    self.changed.ring()
+            except BrokerUnavailable as error:
+                # The log does not answer; what is published is seen all the same.
+                log.debug("live_not_checked", log=self._log_name, reason=error.reason)
+            await _wait(connection.lost, self._check_s)
+
+    def _looked_up(self, newest: NatsMessage) -> bool | None:
+        return self._tally.missed(newest.subject, newest.position, newest.seq)
+
+    async def _missed(self, connection: Connection, newest: NatsMessage) -> bool:
+        subject, position = newest.subject, newest.position
+        if self._newest.get(subject, _NEVER) < position:
+            await _wait(connection.lost, _ON_ITS_WAY_S)
+            if self._newest.get(subject, _NEVER) < position:
+                return not connection.lost.is_set()
+        return self._looked_up(newest) or False
 
     def _on_message(self, message: NatsMessage) -> None:
         subject = message.subject
@@ -127,6 +181,7 @@ class NatsLive(Worker, LiveSubscription):
         if newest is not None and position <= newest:
             return
         self._newest[subject] = position
+        self._tally.saw(subject, position)
         size = len(message.payload)
         if len(self._buffer) >= _MAX_RECORDS or self._bytes + size > _MAX_BYTES:
             log.warning("live_overflow", log=self._log_name, dropped=len(self._buffer))
@@ -136,3 +191,11 @@ class NatsLive(Worker, LiveSubscription):
         self._buffer.append(message)
         self._bytes += size
         self.changed.ring()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -192,6 +192,10 @@ class Streams:
         """The newest record of a subject."""
         return await self._one(connection, log_of(subject), {"last_by_subj": subject}, epoch)
 
+    async def newest(self, connection: Connection, log: str) -> NatsMessage | None:
+        """The newest record of a log."""
+        return await self._one(connection, log, {"last_by_subj": log_subjects(log)}, 0)
+
 
 def _stored(answer: Answer, epoch: int) -> NatsMessage | None:
     """The record an answer of direct get holds."""

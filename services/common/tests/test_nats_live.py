@@ -34,9 +34,19 @@ async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interrupti
             await gate.wait()
         return 1
 
+    async def nothing(_connection: Connection, _log: str) -> None:
+        return None
+
     async with NatsServer() as server:
         link = Link(NatsOptions((server.url,)), "live")
-        live = NatsLive(link, prepare=prepare, log_name="raw", pattern="market.raw.>")
+        live = NatsLive(
+            link,
+            prepare=prepare,
+            newest=nothing,
+            log_name="raw",
+            pattern="market.raw.>",
+            check_s=3600,
+        )
         try:
             async with asyncio.timeout(30):
                 await live.joined.wait()

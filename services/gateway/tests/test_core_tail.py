@@ -29,17 +29,17 @@ UNSEEN = "unseen."
 class Place:
     """A gateway with a subscriber of one stream, and a connection that can break the rules."""
 
-    def __init__(self, gateway: Bench, market: Market, client: Client, rogue: NatsClient) -> None:
+    def __init__(self, gateway: Bench, client: Client, rogue: NatsClient) -> None:
         self.gateway = gateway
-        self.market = market
+        self.market = gateway.market()
+        self.quiet = gateway.market("ETH-USD")
         self.client = client
-        self.stream = f"MARKET_TICK_{market.shard}"
         self._rogue = rogue
 
     async def publish_unseen(self, record: Record) -> None:
         """Store a record of which no core subscription hears, as if its message had been lost."""
         jetstream = self._rogue.jetstream()
-        config = (await jetstream.stream_info(self.stream)).config
+        config = (await jetstream.stream_info("MARKET_TICK_0")).config
         if config.subject_transform is None:
             config.subjects = [*(config.subjects or []), f"{UNSEEN}>"]
             config.subject_transform = SubjectTransform(src=f"{UNSEEN}>", dest=">")
@@ -54,18 +54,23 @@ class Place:
 
 
 @asynccontextmanager
-async def place() -> AsyncIterator[Place]:
+async def place(check_s: float = 3600) -> AsyncIterator[Place]:
     async with (
         NatsServer() as server,
-        bench(NatsBroker((server.url,)), NatsBroker((server.url,))) as gateway,
+        bench(
+            NatsBroker((server.url,), live_check_s=check_s),
+            NatsBroker((server.url,)),
+            shard_count=1,
+        ) as gateway,
     ):
-        market = gateway.market()
-        await market.ticks(3)
         rogue = await nats.connect(server.url)
         async with gateway.client() as client:
+            here = Place(gateway, client, rogue)
+            await here.market.ticks(3)
+            await here.quiet.ticks(1)
             await client.send(type="subscribe", products=["BTC-USD"])
             await client.of("snapshot")
-            yield Place(gateway, market, client, rogue)
+            yield here
         await rogue.close()
 
 
@@ -90,6 +95,29 @@ async def test_what_the_live_tail_missed_is_read_from_the_log() -> None:
         assert client.breaks == []
         assert client.seen[str(market.key)] == market.chain[3:]
         assert client.types().count("snapshot") == 1
+
+
+async def test_what_the_live_tail_missed_is_found_also_when_nothing_comes_after_it() -> None:
+    async with place(check_s=0.3) as here:
+        market, client = here.market, here.client
+        await market.ticks(1)
+        await client.reach(market)
+        await here.publish_unseen(market.tick())
+        await client.reach(market)
+        assert client.breaks == []
+        assert client.seen[str(market.key)] == market.chain[3:]
+
+
+async def test_a_quiet_streams_last_record_is_found_while_others_go_on() -> None:
+    async with place(check_s=0.3) as here:
+        quiet, client = here.quiet, here.client
+        await client.send(type="subscribe", products=["ETH-USD"])
+        await client.of("snapshot")
+        await here.publish_unseen(quiet.tick())
+        while client.held[str(quiet.key)] != quiet.seq:
+            await here.market.ticks(1)
+            await client.receive()
+        assert client.breaks == []
 
 
 async def test_what_was_seen_before_it_was_stored_is_sent_once() -> None:
