@@ -48,9 +48,16 @@ class Stop:
 
 
 def run_service(
-    name: str, settings: CommonSettings, main: Callable[[Stop], Awaitable[None]]
+    name: str,
+    settings: CommonSettings,
+    main: Callable[[Stop], Awaitable[None]],
+    *,
+    patient: bool = False,
 ) -> int:
     """Run `main` on uvloop until it returns; the process's exit status is the answer.
+
+    A `patient` one takes further signals for the first again, since several who look after it may
+    each send theirs: it ends by its own deadline, or by SIGKILL.
 
     0 after a clean stop, 1 when the service ended by an error, which has then been logged.
     """
@@ -60,7 +67,7 @@ def run_service(
     )
     tune_collector()
     try:
-        return uvloop.run(_supervise(main))
+        return uvloop.run(_supervise(main, patient=patient))
     finally:
         if tracing is not None:
             tracing.shutdown()
@@ -77,13 +84,13 @@ def tune_collector() -> None:
     gc.set_threshold(50_000, 50, 50)
 
 
-async def _supervise(main: Callable[[Stop], Awaitable[None]]) -> int:
+async def _supervise(main: Callable[[Stop], Awaitable[None]], *, patient: bool) -> int:
     stop = Stop()
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.requested and task is not None:
+        if stop.requested and task is not None and not patient:
             log.warning("stop_forced", signal=number.name)
             task.cancel()
         stop.request(number.name)

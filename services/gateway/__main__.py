@@ -1,41 +1,99 @@
-"""`python -m services.gateway`: choose the adapters, serve until told to stop, drain."""
+"""`python -m services.gateway`: choose the adapters, serve until told to stop, drain.
+
+With `WEB_CONCURRENCY` above 1 this is the process that keeps the others, which are started as
+`python -m services.gateway worker FD NUMBER`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
+import structlog
+from starlette.routing import BaseRoute
+
+from services.common.metrics import HealthCollector, Together
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
-from services.gateway.app import serve
+from services.gateway.app import info_of, serve
+from services.gateway.fleet import Fleet
 from services.gateway.gateway import Gateway
+from services.gateway.health_http import routes
+from services.gateway.line import Line
+from services.gateway.merged import families
+from services.gateway.metrics import METRICS
 from services.gateway.settings import GatewaySettings
 
 
 def main() -> int:
     settings = load_or_exit(GatewaySettings)
-
-    async def run(stop: Stop) -> None:
-        async with AsyncExitStack() as stack:
-            latest = await stack.enter_async_context(DynamoLatestReader(settings))
-            store = await stack.enter_async_context(S3Store(settings))
-            gateway = Gateway(
-                settings,
-                open_broker(settings),
-                log_specs(settings),
-                latest,
-                S3CheckpointReader(store),
-                S3ArchiveReader(store),
+    match sys.argv[1:]:
+        case ["worker", fd, number]:
+            sock = socket.socket(fileno=int(fd))
+            return run_service(
+                "gateway", settings, lambda stop: _work(settings, stop, sock, number), patient=True
             )
-            async with serve(gateway):
-                await stop.wait()
-                await gateway.drain()
+    if settings.web_concurrency > 1:
+        return run_service("gateway", settings, Fleet(settings).run)
+    return run_service("gateway", settings, lambda stop: _alone(settings, stop))
 
-    return run_service("gateway", settings, run)
+
+async def _alone(settings: GatewaySettings, stop: Stop) -> None:
+    async with AsyncExitStack() as stack:
+        gateway = await _gateway(settings, stack)
+        await _serve(gateway, stop, None)
+
+
+async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, number: str) -> None:
+    """One of several: asked by the process that keeps it, and gone when that is gone."""
+    structlog.contextvars.bind_contextvars(worker=number)
+    async with AsyncExitStack() as stack:
+        gateway = await _gateway(settings, stack)
+        exposed = Together(METRICS.registry, HealthCollector(gateway.health))
+
+        async def report(_asked: Any) -> Any:
+            return {"report": gateway.health.report(), "families": families(exposed)}
+
+        line = Line(sock, report)
+
+        async def follow() -> None:
+            await line.run()
+            stop.request("the process that keeps this one is gone")
+
+        def info() -> dict[str, Any]:
+            return {"service": "gateway", "started": gateway.health.started, **info_of(gateway)}
+
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(follow(), name="line")
+            await _serve(gateway, stop, routes(line.ask, info))
+            following.cancel()
+
+
+async def _gateway(settings: GatewaySettings, stack: AsyncExitStack) -> Gateway:
+    latest = await stack.enter_async_context(DynamoLatestReader(settings))
+    store = await stack.enter_async_context(S3Store(settings))
+    return Gateway(
+        settings,
+        open_broker(settings),
+        log_specs(settings),
+        latest,
+        S3CheckpointReader(store),
+        S3ArchiveReader(store),
+    )
+
+
+async def _serve(gateway: Gateway, stop: Stop, health: Sequence[BaseRoute] | None) -> None:
+    async with serve(gateway, health):
+        await stop.wait()
+        await gateway.drain()
 
 
 if __name__ == "__main__":

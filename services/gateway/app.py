@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from services.common.health import health_routes, package_version
 from services.common.observed import observed
@@ -21,11 +21,14 @@ from services.gateway.httpproto import Sockets
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.web_board import web_routes
-from services.gateway.wsproto import SOCKET_OPTIONS
+from services.gateway.wsproto import SHARED_PORT, SOCKET_OPTIONS
 
 
-def create_app(gateway: Gateway) -> FastAPI:
-    """Everything the gateway's port serves. Runs under any ASGI server."""
+def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> FastAPI:
+    """Everything the gateway's port serves. Runs under any ASGI server.
+
+    `health`: the routes that every service has, if not this process's own.
+    """
     app = FastAPI(
         title="Market Data Fan-Out gateway",
         version=package_version(),
@@ -41,28 +44,35 @@ def create_app(gateway: Gateway) -> FastAPI:
         return asyncapi_document()
 
     app.include_router(api_router(gateway))
-    app.router.routes.extend(health_routes(gateway.health, _info(gateway), METRICS.registry))
+    if health is None:
+        health = health_routes(gateway.health, info_of(gateway), METRICS.registry)
+    app.router.routes.extend(health)
     app.router.routes.extend(web_routes())
     return app
 
 
 @asynccontextmanager
-async def serve(gateway: Gateway) -> AsyncIterator[int]:
-    """The gateway on its port while the block runs; yields the port that was bound."""
+async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> AsyncIterator[int]:
+    """The gateway on its port while the block runs; yields the port that was bound.
+
+    With `health` it is one of several processes: it shares the port, and leaves the admin port to
+    the process that speaks for all.
+    """
     settings = gateway.settings
+    options = SOCKET_OPTIONS if health is None else (*SOCKET_OPTIONS, SHARED_PORT)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
         await stack.enter_async_context(observed(METRICS.registry, METRICS.loop, STATISTICS))
-        if settings.admin_port not in (None, settings.http_port):
+        if health is None and settings.admin_port not in (None, settings.http_port):
             admin = Starlette(
-                routes=health_routes(gateway.health, _info(gateway), METRICS.registry)
+                routes=health_routes(gateway.health, info_of(gateway), METRICS.registry)
             )
             await stack.enter_async_context(
                 serve_http(admin, settings.http_host, settings.admin_port)
             )
         port = await stack.enter_async_context(
             serve_http(
-                create_app(gateway),
+                create_app(gateway, health),
                 settings.http_host,
                 settings.http_port,
                 http=Sockets(
@@ -71,14 +81,14 @@ async def serve(gateway: Gateway) -> AsyncIterator[int]:
                     ping_timeout_s=settings.ws_ping_timeout_s,
                     deflate=settings.gateway_compression,
                 ),
-                socket_options=SOCKET_OPTIONS,
+                socket_options=options,
                 proxy_headers=False,
             )
         )
         yield port
 
 
-def _info(gateway: Gateway) -> dict[str, object]:
+def info_of(gateway: Gateway) -> dict[str, object]:
     return {
         "protocol": SUBPROTOCOL,
         "shards": gateway.settings.shard_count,

@@ -110,4 +110,17 @@ class Metrics:
         self._gaps.labels(*key, cause, STAGE_TICK).inc()
 
 
+class FleetMetrics:
+    """Of the process that keeps several workers; beside the workers' own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.restarts = Counter(
+            "md_worker_restarts_total",
+            "Worker processes that ended by themselves and were started again.",
+            registry=self.registry,
+        )
+
+
 METRICS = Metrics()
+FLEET = FleetMetrics()

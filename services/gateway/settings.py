@@ -33,6 +33,9 @@ class GatewaySettings(CommonSettings, AwsSettings):
         15, gt=0, description="How old the oldest record of a backfill may be."
     )
     ws_max_connections: int = Field(10_000, ge=1, description="WebSockets this process takes.")
+    web_concurrency: int = Field(
+        1, ge=1, le=256, description="Processes that share the port, each with its own clients."
+    )
     ws_max_subscriptions: int = Field(1000, ge=1, description="Streams one connection may have.")
     ws_queue_bytes: int = Field(
         1024 * 1024, ge=1024, description="Bytes that may wait for one client before it is slow."
@@ -80,6 +83,15 @@ class GatewaySettings(CommonSettings, AwsSettings):
     def _keys_well_formed(cls, value: SecretStr) -> SecretStr:
         KeyRing(_keys(value))
         return value
+
+    @model_validator(mode="after")
+    def _processes_share_a_broker(self) -> Self:
+        if self.web_concurrency > 1 and self.broker_kind == "memory":
+            raise ValueError(
+                f"WEB_CONCURRENCY={self.web_concurrency}: expected 1 with BROKER_KIND=memory, "
+                "which is one process's own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _production_has_keys(self) -> Self:

@@ -44,6 +44,8 @@ MAX_READ_BYTES = 1024 * 1024
 # Data the kernel holds unsent for one client; by default it would take megabytes for a stuck one.
 # Set on the listening socket, from which connections have it.
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16 * 1024),)
+# For a listener that other processes have on the same port too.
+SHARED_PORT = (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 # How long a client that was sent a close frame has for its own.
 _CLOSE_S = 10.0
 # How long what a client still sends is thrown away, so that it can read why it was closed: a

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from services.common.health import Health
 from services.common.metrics import HealthCollector
+from services.gateway.metrics import FLEET
 from services.gateway.metrics import METRICS as GATEWAY
 from services.ingestor.metrics import FeedCollector
 from services.ingestor.metrics import Metrics as IngestorMetrics
@@ -65,6 +66,7 @@ def registries() -> dict[str, Collector]:
         "normalizer": NormalizerMetrics().registry,
         "snapshotter": SNAPSHOTTER,
         "gateway": GATEWAY.registry,
+        "gateway, several processes": FLEET.registry,
     }
     return {"every service": HealthCollector(Health("", "any")), **found}
 
@@ -106,6 +108,8 @@ def files() -> dict[str, str]:
         "## Labels",
         "",
         "A label's values come from configuration or from code, never from what a peer sends.",
+        "A gateway with `WEB_CONCURRENCY` above 1 gives all its metrics one more, `worker`: the",
+        "number of the process, from 0 on.",
         "",
         "| label | values |",
         "|---|---|",
@@ -118,7 +122,7 @@ def files() -> dict[str, str]:
         if service == "every service":
             shared = found
             continue
-        shared |= {name: found.pop(name) for name in everywhere}
+        shared |= {name: found.pop(name) for name in everywhere & set(found)}
         lines += _section(service, found)
     lines += _section("every service", shared)
     return {FILE: "\n".join(lines)}

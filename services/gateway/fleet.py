@@ -1,0 +1,233 @@
+"""Several processes on one port (`WEB_CONCURRENCY`): started, watched, asked and ended by this one.
+
+Each worker is a gateway of its own, with its own tail, window and clients. They share nothing but
+the port, which the kernel gives new connections of to each in turn (SO_REUSEPORT). This process
+serves no clients: it holds the port, so that it stays theirs while one is started again, and speaks
+for all of them to whoever asks for readiness and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+
+from services.common.errors import PlatformError
+from services.common.health import Health
+from services.common.metrics import HealthCollector, Together
+from services.common.runtime import Stop, serve_http
+from services.common.settings import child_environment
+from services.common.stream.worker import backoff_s
+from services.gateway.health_http import METRICS_PATH, Reply, routes
+from services.gateway.line import Line, LineDown
+from services.gateway.merged import Merged, degraded, failing
+from services.gateway.metrics import FLEET
+from services.gateway.settings import GatewaySettings
+
+log = structlog.get_logger(__name__)
+
+# One that lived for so long had settled: what it ended of was not its start.
+_SETTLED_S = 60.0
+_FIRST_S, _MOST_S = 0.5, 30.0
+# Beyond the drain, for what is left to be closed.
+_MARGIN_S = 10.0
+
+
+@contextmanager
+def reserved(host: str, port: int) -> Iterator[int]:
+    """Hold a port that workers share, without listening on it; yields its number.
+
+    Raises:
+        OSError: somebody else has it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as alone:
+        # Without SO_REUSEPORT: another gateway on this port has to be noticed, not joined.
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind((host, port))
+        port = int(alone.getsockname()[1])
+    with socket.socket(family) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, port))
+        yield port
+
+
+class Worker:
+    """One process of the fleet, started again whenever it ends by itself."""
+
+    def __init__(self, number: int, port: int, answer: Callable[[Any], Any]) -> None:
+        self.number = number
+        self.line: Line | None = None
+        self._port = port
+        self._answer = answer
+        self._stopping = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """None while it is not running."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self) -> None:
+        """Keep it running until `stop`, and end with it."""
+        failures = 0
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            status = await self._live()
+            if self._stopping.is_set():
+                return
+            lived = time.monotonic() - begun
+            failures = 1 if lived >= _SETTLED_S else failures + 1
+            wait = backoff_s(failures - 1, base_s=_FIRST_S, cap_s=_MOST_S)
+            FLEET.restarts.inc()
+            log.error(
+                "worker_ended",
+                worker=self.number,
+                how=_how(status),
+                lived_s=round(lived, 1),
+                again_in_s=round(wait, 2),
+            )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._stopping.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Let it drain and end, or (SIGKILL) end it; it is not started again."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _live(self) -> int:
+        """Start it; its exit status."""
+        ours, its = socket.socketpair()
+        arguments = ("-m", "services.gateway", "worker", str(its.fileno()), str(self.number))
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            env=child_environment({"HTTP_PORT": str(self._port)}),
+            pass_fds=(its.fileno(),),
+            # Keys on a terminal reach this process alone, which passes on what they mean.
+            start_new_session=True,
+        )
+        its.close()
+        log.info("worker_started", worker=self.number, pid=self._process.pid)
+        self.line = Line(ours, self._answer)
+        if self._stopping.is_set():
+            self._process.terminate()
+        try:
+            async with asyncio.TaskGroup() as group:
+                line = group.create_task(self.line.run(), name=f"line:{self.number}")
+                status = await self._process.wait()
+                line.cancel()
+            return status
+        finally:
+            self.line = None
+            if self._process.returncode is None:
+                self._process.kill()
+            self._process = None
+
+
+class Fleet:
+    """`run` it as the service's main."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._workers: list[Worker] = []
+        self.health = Health("gateway", *map(_check, range(settings.web_concurrency)))
+        self._own = Together(FLEET.registry, HealthCollector(self.health))
+
+    async def run(self, stop: Stop) -> None:
+        """Serve until told to stop, then drain all and end with the last of them.
+
+        Raises:
+            PlatformError: the port is taken.
+        """
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            try:
+                port = stack.enter_context(reserved(settings.http_host, settings.http_port))
+            except OSError as error:
+                raise PlatformError(f"port {settings.http_port}: {error.strerror}") from error
+            numbers = range(settings.web_concurrency)
+            self._workers = [Worker(number, port, self.answer) for number in numbers]
+            if settings.admin_port not in (None, settings.http_port):
+                admin = Starlette(routes=routes(self.answer, self.info))
+                await stack.enter_async_context(
+                    serve_http(admin, settings.http_host, settings.admin_port)
+                )
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(one.run()) for one in self._workers]
+                await stop.wait()
+                log.info("fleet_stopping", workers=len(running), reason=stop.reason)
+                for worker in self._workers:
+                    worker.stop()
+                _done, late = await asyncio.wait(
+                    running, timeout=settings.drain_seconds + _MARGIN_S
+                )
+                for worker in self._workers if late else ():
+                    log.error("worker_killed", worker=worker.number, pid=worker.pid)
+                    worker.stop(signal.SIGKILL)
+
+    # ------------------------------------------------------------------ what is asked
+
+    async def answer(self, asked: Any) -> Any:
+        """What a worker, or whoever came to the admin port, is told: a `Reply`'s fields."""
+        path, accept = asked
+        reports = await self._look()
+        if path == METRICS_PATH:
+            told = {str(n): report["families"] for n, report in reports.items()}
+            return tuple(Reply.of_metrics(Merged(told, self._own), accept))
+        found = [report["report"] for report in reports.values()]
+        if path == "/startupz":
+            pending = self.health.pending
+            body = {"started": not pending, "service": self.health.service, "pending": pending}
+            return tuple(Reply.of_json(body, good=not pending))
+        body = {**self.health.report(), "degraded": degraded(found), "workers": self._pids()}
+        return tuple(Reply.of_json(body, good=self.health.ready))
+
+    async def _look(self) -> dict[int, Any]:
+        """Ask all workers; what those say that answer. Their checks are up to date then."""
+        answers = await asyncio.gather(*map(_report_of, self._workers))
+        found: dict[int, Any] = {}
+        for worker, answer in zip(self._workers, answers, strict=True):
+            reason = answer if isinstance(answer, str) else failing(answer["report"])
+            if reason is None:
+                self.health.passed(_check(worker.number))
+            else:
+                self.health.failed(_check(worker.number), reason)
+            if not isinstance(answer, str):
+                found[worker.number] = answer
+        return found
+
+    def _pids(self) -> dict[str, int | None]:
+        return {str(worker.number): worker.pid for worker in self._workers}
+
+    def info(self) -> dict[str, Any]:
+        return {"service": "gateway", "started": self.health.started, "workers": self._pids()}
+
+
+async def _report_of(worker: Worker) -> Any:
+    """What it says, or why it says nothing."""
+    if worker.line is None:
+        return "it is being started"
+    try:
+        return await worker.line.ask("report")
+    except LineDown as error:
+        return str(error)
+
+
+def _check(number: int) -> str:
+    return f"worker-{number}"
+
+
+def _how(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name

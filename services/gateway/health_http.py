@@ -1,0 +1,65 @@
+"""`/readyz`, `/startupz`, `/metrics` of a gateway of several processes, whichever is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import msgspec
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from services.common.health import package_version
+from services.gateway.line import LineDown
+
+METRICS_PATH = "/metrics"
+# Asked with the path and the `Accept` header; answers a `Reply`'s fields.
+Ask = Callable[[tuple[str, str]], Awaitable[Any]]
+
+
+class Reply(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+    @classmethod
+    def of_json(cls, body: Any, *, good: bool) -> Self:
+        return cls(200 if good else 503, "application/json", msgspec.json.encode(body))
+
+    @classmethod
+    def of_metrics(cls, collector: Collector, accept: str) -> Self:
+        # OpenMetrics, and with it exemplars, for whoever accepts it.
+        encode, content_type = choose_encoder(accept)
+        return cls(200, content_type, encode(collector))
+
+
+def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
+    """The routes every service has; what is about all processes is asked for."""
+
+    async def alive(_request: Request) -> Response:
+        return JSONResponse({"alive": True, "service": "gateway"})
+
+    async def asked(request: Request) -> Response:
+        try:
+            answer = await ask((request.url.path, request.headers.get("accept", "")))
+        except LineDown as error:
+            return JSONResponse({"ready": False, "reason": str(error)}, status_code=503)
+        reply = Reply(*answer)
+        return Response(reply.body, reply.status, media_type=reply.content_type)
+
+    async def about(_request: Request) -> Response:
+        return JSONResponse({"version": package_version(), **info()})
+
+    return [
+        Route("/healthz", alive),
+        Route("/livez", alive),
+        Route("/readyz", asked),
+        Route("/startupz", asked),
+        Route(METRICS_PATH, asked),
+        Route("/info", about),
+    ]

@@ -1,0 +1,218 @@
+"""`WEB_CONCURRENCY`: several processes on one port, as an operator runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from services.common.settings import child_environment
+from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
+from services.gateway.fleet import reserved
+from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
+from tools.embedded import NatsServer, free_port
+
+CLIENTS = 16
+
+
+class Place:
+    """A fleet of two on an embedded log."""
+
+    def __init__(self, process: asyncio.subprocess.Process, market: Market) -> None:
+        self.process = process
+        self.market = market
+        self.port = 0
+        self.events: list[dict[str, Any]] = []
+
+    async def note(self) -> None:
+        """Keep what is logged."""
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            if line.startswith(b"{"):
+                self.events.append(json.loads(line))
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events if one["event"] == event]
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=10) as http:
+            return await http.get(f"http://127.0.0.1:{self.port}{path}")
+
+    async def ready(self) -> dict[str, Any]:
+        """What `/readyz` says as soon as it is good."""
+        await eventually(lambda: len(self.logged("http_listening")) > 0)
+        self.port = self.logged("http_listening")[0]["port"]
+        async with asyncio.timeout(60):
+            while True:
+                answer = await self.get("/readyz")
+                if answer.status_code == 200:
+                    body: dict[str, Any] = answer.json()
+                    return body
+                await asyncio.sleep(0.05)
+
+    def client(self) -> Client:
+        return Client(f"ws://127.0.0.1:{self.port}/ws")
+
+
+@asynccontextmanager
+async def fleet(nats: NatsServer, **variables: str) -> AsyncIterator[Place]:
+    async with NatsBroker((nats.url,), prefix="MARKET") as broker:
+        await broker.ensure(log_specs(small_settings()))
+        publisher = await broker.publisher()
+        market = Market(publisher)
+        await market.ticks(5)
+        settings = {
+            "NATS_URLS": nats.url,
+            "SHARD_COUNT": "2",
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": "0",
+            "WEB_CONCURRENCY": "2",
+            "LOG_FORMAT": "json",
+            "DRAIN_SECONDS": "1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.gateway"),
+            stderr=asyncio.subprocess.PIPE,
+            env=child_environment({**settings, **variables}),
+        )
+        place = Place(process, market)
+        noting = asyncio.create_task(place.note())
+        try:
+            yield place
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            # Workers end with the process that keeps them, and with them its standard error.
+            await noting
+            await publisher.aclose()
+
+
+async def subscribed(place: Place, stack: AsyncExitStack) -> list[Client]:
+    clients = [await stack.enter_async_context(place.client()) for _ in range(CLIENTS)]
+    for client in clients:
+        await client.send(type="subscribe", product="BTC-USD")
+    for client in clients:
+        await client.of("snapshot")
+    return clients
+
+
+@asynccontextmanager
+async def reconnected(place: Place) -> AsyncIterator[Client]:
+    """As clients do: while a worker ends, and while it starts, it refuses some."""
+    async with AsyncExitStack() as stack:
+        client: Client | None = None
+        async with asyncio.timeout(60):
+            while client is None:
+                with suppress(OSError, InvalidHandshake):
+                    client = await stack.enter_async_context(place.client())
+        yield client
+
+
+async def test_two_workers_share_the_clients_speak_as_one_and_drain_together(
+    nats_server: NatsServer,
+) -> None:
+    async with fleet(nats_server) as place, AsyncExitStack() as stack:
+        ready = await place.ready()
+        assert set(ready["checks"]) == {"worker-0", "worker-1"}
+        assert all(ready["workers"].values())
+        clients = await subscribed(place, stack)
+        families = text_string_to_metric_families((await place.get("/metrics")).text)
+        found = {
+            (one.name, one.labels.get("worker")): one.value
+            for family in families
+            for one in family.samples
+        }
+        shares = [found["md_ws_connections", worker] for worker in ("0", "1")]
+        assert sum(shares) == CLIENTS
+        assert all(shares), "one worker has them all"
+        assert found["md_worker_restarts_total", None] == 0
+        assert (await place.get("/startupz")).json()["started"]
+        assert (await place.get("/info")).json()["protocol"] == "md.v1.json"
+        await place.market.ticks(3)
+        for client in clients:
+            await client.reach(place.market)
+        place.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            assert (await client.of("drain"))["resume"]
+            assert await client.closed() == 1012
+        async with asyncio.timeout(WAIT_S):
+            assert await place.process.wait() == 0
+        assert all(client.breaks == [] for client in clients)
+
+
+async def test_a_killed_worker_is_started_again_and_costs_its_own_clients_a_reconnect_only(
+    nats_server: NatsServer,
+) -> None:
+    async with fleet(nats_server) as place, AsyncExitStack() as stack:
+        killed = (await place.ready())["workers"]["0"]
+        clients = await subscribed(place, stack)
+        os.kill(killed, signal.SIGKILL)
+        await place.market.ticks(20)
+        lost = 0
+        for client in clients:
+            stream = str(place.market.key)
+            try:
+                await client.reach(place.market)
+            except ConnectionClosed:
+                lost += 1
+                async with reconnected(place) as again:
+                    await again.send(
+                        type="subscribe", product="BTC-USD", from_seq=client.held[stream]
+                    )
+                    await again.reach(place.market)
+                    seen = client.seen.get(stream, []) + again.seen[stream]
+                    assert again.breaks == []
+            else:
+                seen = client.seen[stream]
+            assert seen == place.market.chain[-len(seen) :]
+            assert client.breaks == []
+        assert 0 < lost < CLIENTS
+        ready = await place.ready()
+        assert ready["workers"]["0"] not in (None, killed)
+        (ended,) = place.logged("worker_ended")
+        assert (ended["worker"], ended["how"]) == (0, "SIGKILL")
+        assert ended["again_in_s"] <= 1
+        # Workers end with the process that keeps them, and drain even then.
+        async with place.client() as client:
+            await client.of("welcome")
+            place.process.kill()
+            assert await client.closed() == 1012
+        pids = ready["workers"].values()
+        await eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
+async def test_a_port_that_somebody_has_is_not_shared_with_him() -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match="in use"), reserved("127.0.0.1", port):
+            pass
+    with reserved("127.0.0.1", 0) as port, socket.socket() as worker:
+        # Held, but free for the workers, and nothing is taken from them.
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", port))
+        worker.listen()
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", port), timeout=10):
+                worker.accept()[0].close()
+
+
+def test_a_broker_in_memory_cannot_be_shared() -> None:
+    with pytest.raises(ValidationError, match="WEB_CONCURRENCY=2: expected 1 with BROKER_KIND"):
+        small_settings(web_concurrency=2, broker_kind="memory")
