@@ -22,14 +22,27 @@ from tools.bench.fanout.ticks import FIRST, message, record
 from tools.embedded import NatsServer, free_port
 from tools.embedded.process import die_with_parent
 
-SERVERS = ("limit", "gateway", "gateway-nats", "websockets", "fastapi", "fastapi-queues")
+SERVERS = (
+    "limit",
+    "gateway",
+    "gateway-batch",
+    "gateway-nats",
+    "websockets",
+    "fastapi",
+    "fastapi-queues",
+)
 _MODULES = {
     "gateway": ("gateway_server",),
+    "gateway-batch": ("gateway_server",),
     "websockets": ("websockets_server",),
     "fastapi": ("fastapi_server", "turns"),
     "fastapi-queues": ("fastapi_server", "queues"),
 }
-_SUBSCRIBE = '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}'
+_SUBSCRIBE = {
+    "gateway": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}',
+    "gateway-batch": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades","batch":true}',
+    "gateway-nats": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}',
+}
 _SNAPSHOT = '"type":"snapshot"'
 _START_S = 60.0
 
@@ -91,8 +104,8 @@ async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Runn
         else:
             arguments = _command(name, reads, ticks, stack)
             pid, port = await stack.enter_async_context(_child(arguments, reads, variables))
-        gateway = name.startswith("gateway")
-        yield Running(name, pid, port, writes, _SUBSCRIBE * gateway, _SNAPSHOT * gateway)
+        subscribe = _SUBSCRIBE.get(name, "")
+        yield Running(name, pid, port, writes, subscribe, _SNAPSHOT if subscribe else "")
 
 
 def _command(name: str, pipe: int, ticks: int, stack: AsyncExitStack) -> list[str]:

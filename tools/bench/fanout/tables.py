@@ -22,6 +22,7 @@ from tools.bench.fanout.servers import SERVERS
 _TITLES = {
     "limit": "C, one `send()` for each client and flush: the limit",
     "gateway": "gateway, fed in its process",
+    "gateway-batch": "the same, to clients that take arrays (`batch`)",
     "gateway-nats": "gateway as deployed, on NATS JetStream",
     "websockets": "`websockets.broadcast`",
     "fastapi": "FastAPI, `send_text` to one after the other",
@@ -38,9 +39,9 @@ def load(parts: dict[str, list[Sample]]) -> list[str]:
         for ticks in (1, 10):
             some = load_of(samples, ticks)
             mine, limit = of_server(some, server, cpu_us), of_server(some, "limit", cpu_us)
-            row += [spread(mine).text(2), ratio(mine, limit).text()]
+            row += [spread(mine).text(2), ratio(mine, limit).text()] if mine else ["", ""]
         rows.append(row)
-    clients, size = samples[0]["clients"], samples[0]["frame_bytes"]
+    clients, size = samples[0]["clients"], of_server(samples, "limit", _frame_bytes)[0]
     about = (
         f"CPU seconds of the server for a million deliveries to {clients:,} clients, frames of "
         f"{size:.0f} bytes: median (min-max); x C: best of each (median of pairs)."
@@ -142,6 +143,10 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
 
 def _present(samples: Sequence[Sample]) -> list[str]:
     return [server for server in SERVERS if any(one["server"] == server for one in samples)]
+
+
+def _frame_bytes(sample: Sample) -> float:
+    return float(sample["frame_bytes"])
 
 
 def _share(sample: Sample) -> float:

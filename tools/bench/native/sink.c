@@ -48,7 +48,8 @@ struct connection {
 };
 
 static struct connection *connections;
-static uint32_t opened, upgraded, ready;
+static uint32_t opened;
+static uint64_t upgraded, ready;
 static int poller, timer, credits, pid, port;
 static const char *subscribe_text, *ready_text;
 static uint64_t first, ticks, flushes, granted, delivered, others, pings, reads, bytes;
@@ -56,6 +57,7 @@ static uint64_t *granted_at; /* ns, of each flush */
 static uint32_t *delays;     /* of each delivery: us in tenths */
 static uint32_t per_client;  /* delays kept for each connection */
 static uint64_t warmup;
+static int silence_ms;
 static FILE *report; /* printed at the end, when nothing was wrong */
 
 static uint64_t nanoseconds(void)
@@ -194,20 +196,20 @@ static void on_message(struct connection *at, const char *message, size_t size, 
 
     if (size > mark && memcmp(message, tick, mark) == 0) {
         on_tick(at, message, size, now);
-    } else if (size > mark && message[0] == '[') {
-        const char *end = message + size, *each = memmem(message, size, tick, mark);
-        while (each != NULL) {
-            const char *next = memmem(each + mark, (size_t)(end - each) - mark, tick, mark);
-            on_tick(at, each, (size_t)((next == NULL ? end : next) - each), now);
-            each = next;
-        }
-    } else {
-        others++;
-        if (at->phase == OPEN && ready_text[0] != 0 &&
-            memmem(message, size, ready_text, strlen(ready_text)) != NULL) {
-            at->phase = READY;
-            ready++;
-        }
+        return;
+    }
+    if (at->phase == OPEN && ready_text[0] != 0 &&
+        memmem(message, size, ready_text, strlen(ready_text)) != NULL) {
+        at->phase = READY;
+        ready++;
+    }
+    const char *end = message + size;
+    const char *each = size > mark && message[0] == '[' ? memmem(message, size, tick, mark) : NULL;
+    others += each == NULL;
+    while (each != NULL) {
+        const char *next = memmem(each + mark, (size_t)(end - each) - mark, tick, mark);
+        on_tick(at, each, (size_t)((next == NULL ? end : next) - each), now);
+        each = next;
     }
 }
 
@@ -357,18 +359,33 @@ static void settle(void)
         ;
 }
 
+/* Handle what arrives until `*count` is `wanted`. When it has not changed for `silence_ms`, whatever
+ * else arrives, say that `kind` was found. */
+static void until(const uint64_t *count, uint64_t wanted, const char *kind, const char *what)
+{
+    uint64_t before = *count, since = nanoseconds();
+    while (*count < wanted) {
+        turn(silence_ms);
+        if (*count != before) {
+            before = *count;
+            since = nanoseconds();
+        } else if (nanoseconds() - since > (uint64_t)silence_ms * 1000000) {
+            fault(kind, "%" PRIu64 " of %" PRIu64 " %s", *count, wanted, what);
+        }
+    }
+}
+
 /* ---------------------------------------------------------------- what is measured */
 
 /* Open connections up to `wanted`, then subscribe them. */
-static void stage(uint32_t wanted, int silence_ms, int last)
+static void stage(uint32_t wanted, int last)
 {
     uint32_t before = opened;
     uint64_t cpu = cpu_ns(), since = nanoseconds();
     while (upgraded < wanted) {
         while (opened < wanted && opened - upgraded < HANDSHAKES_AT_ONCE)
             open_connection();
-        if (!turn(silence_ms))
-            fault("silent", "%u of %u handshakes were answered", upgraded, wanted);
+        until(&upgraded, upgraded + 1, "silent", "handshakes were answered");
     }
     uint64_t took = nanoseconds() - since;
     settle();
@@ -380,9 +397,7 @@ static void stage(uint32_t wanted, int silence_ms, int last)
         for (uint32_t i = before; i < wanted; i++)
             send_frame(&connections[i], 1, subscribe_text, strlen(subscribe_text));
     if (ready_text[0] != 0)
-        while (ready < wanted)
-            if (!turn(silence_ms))
-                fault("silent", "%u of %u clients are subscribed", ready, wanted);
+        until(&ready, wanted, "silent", "clients are subscribed");
     took = nanoseconds() - since;
     settle();
     fprintf(report, ",\"subscribe_s\":%.6f,\"subscribe_cpu_s\":%.6f,\"subscribed_rss_kib\":%" PRIu64 "}%s",
@@ -397,15 +412,13 @@ static void grant(void)
 }
 
 /* Wait until every connection has every tick of the flushes granted so far. */
-static void until_delivered(int silence_ms)
+static void until_delivered(void)
 {
-    while (delivered < granted * ticks * opened)
-        if (!turn(silence_ms))
-            fault("missing", "%" PRIu64 " of %" PRIu64 " deliveries came", delivered,
-                  granted * ticks * opened);
+    until(&delivered, granted * ticks * opened, "missing", "deliveries came");
 }
 
-static void paced(double rate, uint64_t until, int silence_ms)
+/* Grant up to `wanted` flushes, `rate` a second. */
+static void paced(double rate, uint64_t wanted)
 {
     struct itimerspec period = {0};
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
@@ -416,14 +429,14 @@ static void paced(double rate, uint64_t until, int silence_ms)
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     timerfd_settime(timer, 0, &period, NULL);
     epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event);
-    while (granted < until) {
+    while (granted < wanted) {
         turn(silence_ms);
         if (read(timer, &expirations, sizeof expirations) == sizeof expirations)
-            while (expirations-- > 0 && granted < until)
+            while (expirations-- > 0 && granted < wanted)
                 grant();
     }
     close(timer);
-    until_delivered(silence_ms);
+    until_delivered();
 }
 
 static int ascending(const void *one, const void *other)
@@ -469,7 +482,7 @@ int main(int count, char **arguments)
     first = strtoull(arguments[8], NULL, 10);
     subscribe_text = arguments[9];
     ready_text = arguments[10];
-    int silence_ms = atoi(arguments[11]);
+    silence_ms = atoi(arguments[11]);
     uint32_t most = (uint32_t)atoi(arguments[count - 1]);
 
     struct rlimit files;
@@ -489,22 +502,22 @@ int main(int count, char **arguments)
 
     fprintf(report, "{\"rss_kib\":%" PRIu64 ",\"stages\":[", rss_kib());
     for (int i = 12; i < count; i++)
-        stage((uint32_t)atoi(arguments[i]), silence_ms, i + 1 == count);
+        stage((uint32_t)atoi(arguments[i]), i + 1 == count);
     fputs("]", report);
 
     if (rate > 0 && warmup > 0)
-        paced(rate, warmup, silence_ms);
+        paced(rate, warmup);
     while (granted < warmup) {
         grant();
-        until_delivered(silence_ms);
+        until_delivered();
     }
     uint64_t delivered_before = delivered, reads_before = reads, bytes_before = bytes;
     uint64_t cpu = cpu_ns(), since = nanoseconds();
     if (rate > 0)
-        paced(rate, flushes, silence_ms);
+        paced(rate, flushes);
     while (granted < flushes) {
         grant();
-        until_delivered(silence_ms);
+        until_delivered();
     }
     uint64_t took = nanoseconds() - since;
     settle();
