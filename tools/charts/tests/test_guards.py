@@ -203,6 +203,16 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         },
         "two are named a",
     ),
+    "shards that nobody stores": (
+        "snapshotter",
+        {"shardRanges": "{0-3,4-6}"},
+        "covers 7 of 8 shards",
+    ),
+    "snapshotters that share and divide": (
+        "snapshotter",
+        {"shardRanges": "{0-3,4-7}", "replicas": "2"},
+        "replicas and shardRanges",
+    ),
     "snapshotters without a log": (
         "snapshotter",
         {"replicas": "9"},

@@ -208,6 +208,30 @@ def test_every_pod_is_behind_a_network_policy(profile: Profile, name: str) -> No
             assert any(matches(policy, pod.labels) for policy in policies), pod.owner
 
 
+def test_snapshotters_divide_the_logs_and_one_of_them_archives_what_came_in(
+    workspace: Workspace,
+) -> None:
+    objects = workspace.render("snapshotter", settings={"shardRanges": "{0-3,4-7}"}, release="md")
+    units = {
+        name: {v["name"]: v["value"] for v in pod["spec"]["containers"][0]["env"]}
+        for name, item in of_kind(objects, "Deployment").items()
+        for pod in [item["spec"]["template"]]
+    }
+    assert {name: env["SNAPSHOTTER_SHARDS"] for name, env in units.items()} == {
+        "md-snapshotter-0-3": "0-3",
+        "md-snapshotter-4-7": "4-7",
+    }
+    raw = [name for name, env in units.items() if env.get("ARCHIVE_RAW") != "false"]
+    assert raw == ["md-snapshotter-0-3"]
+    for name, item in of_kind(objects, "Deployment").items():
+        selector = item["spec"]["selector"]["matchLabels"]
+        found = [pod.owner for pod in pods(objects) if matches(selector, pod.labels)]
+        assert found == [f"Deployment/{name}"]
+    (whole,) = of_kind(workspace.render("snapshotter", release="md"), "Deployment").values()
+    assert whole["metadata"]["name"] == "md-snapshotter"
+    assert "market-data-fanout/unit" not in whole["spec"]["selector"]["matchLabels"]
+
+
 def test_large_numbers_keep_their_digits(workspace: Workspace) -> None:
     objects = workspace.render("snapshotter", settings={"settings.ARCHIVE_MAX_BYTES": "50000000"})
     data = of_kind(objects, "ConfigMap")["market-data-snapshotter"]["data"]

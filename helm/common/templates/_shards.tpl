@@ -1,11 +1,11 @@
-{{- define "normalizer.shardCount" -}}
+{{- define "mdf.shardCount" -}}
 {{- $settings := include "mdf.settings" . | fromYaml -}}
 {{- $settings.SHARD_COUNT | default 8 -}}
 {{- end }}
 
 {{- /* Fails unless the ranges together cover 0..SHARD_COUNT-1, each shard once. */ -}}
-{{- define "normalizer.checkRanges" -}}
-{{- $count := include "normalizer.shardCount" . | int -}}
+{{- define "mdf.checkRanges" -}}
+{{- $count := include "mdf.shardCount" . | int -}}
 {{- $seen := dict -}}
 {{- range .Values.shardRanges -}}
   {{- $bounds := splitList "-" (eq . "all" | ternary (printf "0-%d" (sub $count 1)) .) -}}
