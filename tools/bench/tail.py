@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 from services.common.stream import Publisher
 from services.common.stream.nats import NatsBroker
@@ -14,8 +15,8 @@ from services.common.stream.nats_link import Connection, Link, NatsOptions
 from services.common.stream.specs import log_specs
 from services.common.subjects import log_subjects, tick_log
 from services.gateway.testing import Market, small_settings
-from tools.bench.registry import Run, bench
-from tools.embedded import NatsServer
+from tools.bench.registry import Run, bench, process_cpu_s
+from tools.embedded import NatsLeaf, NatsServer, free_port
 
 _READERS = 10
 _PACED_PER_S = 500
@@ -79,10 +80,17 @@ async def _push(reader: _Reader) -> None:
     )
 
 
-_WAYS: dict[str, Callable[[_Reader], Awaitable[None]]] = {
-    "nobody follows": _none,
-    f"{_READERS} core subscriptions": _core,
-    f"{_READERS} ordered push consumers": _push,
+class _Way(NamedTuple):
+    follow: Callable[[_Reader], Awaitable[None]]
+    at_leaf: bool = False
+
+
+_NOBODY = "nobody follows"
+_WAYS = {
+    _NOBODY: _Way(_none),
+    f"{_READERS} core subscriptions": _Way(_core),
+    f"{_READERS} core subscriptions at one leaf node": _Way(_core, at_leaf=True),
+    f"{_READERS} ordered push consumers": _Way(_push),
 }
 
 
@@ -92,8 +100,10 @@ async def tail(run: Run) -> None:
     count = 1_000 if run.quick else 20_000
     seconds = 1.0 if run.quick else 4.0
     ages: dict[str, list[int]] = {name: [] for name in _WAYS}
+    leaf_s = 0.0
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(NatsServer())
+        server = await stack.enter_async_context(NatsServer(leaf_port=free_port()))
+        leaf = await stack.enter_async_context(NatsLeaf(server))
         broker = await stack.enter_async_context(NatsBroker((server.url,)))
         await broker.ensure(log_specs(small_settings(shard_count=1)))
         publisher = await broker.publisher()
@@ -101,13 +111,18 @@ async def tail(run: Run) -> None:
         market = Market(publisher, shards=1, padding=40)
         await market.ticks(1)
         for _ in range(run.rounds):
-            for name, follow in _WAYS.items():
-                links = [Link(NatsOptions((server.url,)), f"tail-{n}") for n in range(_READERS)]
+            for name, way in _WAYS.items():
+                options = NatsOptions((leaf.url if way.at_leaf else server.url,))
+                links = [Link(options, f"tail-{number}") for number in range(_READERS)]
                 readers = [_Reader(await link.connected()) for link in links]
                 for reader in readers:
-                    await follow(reader)
-                followed = follow is not _none
+                    await way.follow(reader)
+                if way.at_leaf:
+                    # Until the hub knows of the interest, nothing comes.
+                    await _heard(publisher, market, readers)
+                followed = name != _NOBODY
                 records = [market.tick() for _ in range(count)]
+                before = process_cpu_s(leaf.pid or 0)
                 with run.measure(name, server, unit="record") as sample:
                     sample.count = count
                     for record in records:
@@ -116,6 +131,8 @@ async def tail(run: Run) -> None:
                     if followed:
                         for reader in readers:
                             await reader.reach(count)
+                if way.at_leaf:
+                    leaf_s += process_cpu_s(leaf.pid or 0) - before
                 if followed:
                     for reader in readers:
                         reader.ages.clear()
@@ -125,17 +142,33 @@ async def tail(run: Run) -> None:
                         ages[name] += reader.ages
                 for link in links:
                     await link.aclose()
-    alone = run.case("nobody follows").server_us()
+    alone = run.case(_NOBODY).server_us()
     for name, found in ages.items():
         whole = run.case(name).server_us()
         if found and alone is not None and whole is not None:
             found.sort()
+            more = whole[0] - alone[0]
+            cost = f"{more / _READERS:.2f} us of the server a delivery"
+            if _WAYS[name].at_leaf:
+                used = 1e6 * leaf_s / run.rounds / count / _READERS
+                cost = f"{more:.2f} us of the hub a record, {used:.2f} us of the leaf a delivery"
             run.note(
                 name,
-                f"{(whole[0] - alone[0]) / _READERS:.2f} us of the server a delivery; at "
-                f"{_PACED_PER_S}/s p50 {found[len(found) // 2]} us, "
+                f"{cost}; at {_PACED_PER_S}/s p50 {found[len(found) // 2]} us, "
                 f"p99 {found[int(len(found) * 0.99)]} us after publishing",
             )
+
+
+async def _heard(publisher: Publisher, market: Market, readers: Sequence[_Reader]) -> None:
+    """Publish until each of them hears it, then forget that."""
+    while not all(reader.count for reader in readers):
+        await publisher.send(market.tick())
+        await publisher.flush()
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    for reader in readers:
+        reader.count = 0
+        reader.ages.clear()
 
 
 async def _paced(publisher: Publisher, market: Market, seconds: float) -> None:
