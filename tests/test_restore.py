@@ -18,11 +18,14 @@ from services.common.stores.ports import LatestRow
 from services.common.stores.s3 import S3Store
 from services.common.stream import Broker, Position
 from services.common.stream.factory import open_broker
-from services.common.subjects import CHANNELS, StreamKey
+from services.common.subjects import CHANNELS, StreamKey, raw_subject
 from services.common.testing.proxy import Proxy
+from services.common.wire import decode_raw
+from services.ingestor.testing import running
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import AwsServer, NatsServer
-from tools.replay.testing import normalized, raw_log, record_market
+from tools.replay.testing import normalized, raw_log, record
+from tools.simulator import SimulatedExchange
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 KEYS = [StreamKey("coinbase", channel, product) for channel in CHANNELS for product in PRODUCTS]
@@ -92,19 +95,60 @@ async def mdf_replay(platform: Platform, server: NatsServer) -> dict[str, object
     return summary
 
 
+async def goes_on(platform: Platform, exchange: SimulatedExchange) -> None:
+    """Ingestors take up where the replay ended: same epochs, and every trade of the outage."""
+    exchange.advance(3)
+    async with (
+        platform.new_broker() as broker,
+        running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor,
+    ):
+
+        async def connected() -> bool:
+            exchange.advance(0.2)
+            return bool(ingestor.feeds) and all(feed.connected for feed in ingestor.feeds)
+
+        async def every_trade_is_there() -> bool:
+            held, made = await trades_held(broker), trades_made(exchange)
+            # The exchange knows older ones than it ever sent.
+            return all(held[p] == made[p][-len(held[p]) :] for p in PRODUCTS)
+
+        await until(connected)
+        exchange.advance(1)
+        await until(every_trade_is_there)
+        for payloads in (await raw_log(broker)).values():
+            assert len({decode_raw(payload).epoch for payload in payloads}) == 1
+
+
+async def trades_held(broker: Broker) -> dict[str, list[int]]:
+    found = {}
+    for product in PRODUCTS:
+        subject = raw_subject(StreamKey("coinbase", "trades", product))
+        records = map(decode_raw, (await raw_log(broker))[subject])
+        found[product] = [record.seq for record in records if record.kind == "frame"]
+    return found
+
+
+def trades_made(exchange: SimulatedExchange) -> dict[str, list[int]]:
+    tapes = {product: exchange.state(product).tape for product in PRODUCTS}
+    return {product: [trade.trade_id for trade in tape.all()] for product, tape in tapes.items()}
+
+
 async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
     aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in aws_server.environment.items():
         monkeypatch.setenv(name, value)
-    async with stores(aws_server) as platform:
+    async with (
+        stores(aws_server) as platform,
+        SimulatedExchange(products=PRODUCTS, rate=40, paced=False, seed=3) as exchange,
+    ):
 
         async def rebuilt() -> bool:
             return await rows(platform) == before
 
         async with NatsServer() as lost:
             platform.new_broker = partial(broker_on, lost)
-            raw, ticks = await record_market(platform, products=PRODUCTS, seconds=12, rate=40)
+            raw, ticks = await record(platform, exchange, PRODUCTS, seconds=12)
             before = await rows(platform)
             assert before.keys() == set(KEYS)
             in_archive = await archived(platform)
@@ -134,3 +178,4 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
                 await until(rebuilt)
             # Nothing was archived a second time.
             assert await archived(platform) == in_archive
+            await goes_on(platform, exchange)

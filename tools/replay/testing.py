@@ -104,8 +104,19 @@ async def record_market(
     Every tenth second some trades are dropped, so that refills, new books and statuses are part of
     it. Returns the raw log and the tick logs as they were.
     """
+    async with SimulatedExchange(products=products, rate=rate, paced=False, seed=3) as exchange:
+        return await record(platform, exchange, products, seconds, on_second)
+
+
+async def record(
+    platform: Platform,
+    exchange: SimulatedExchange,
+    products: Sequence[str],
+    seconds: int,
+    on_second: Callable[[int], None] = lambda _second: None,
+) -> tuple[TickLogs, TickLogs]:
+    """`record_market`, of an exchange that somebody else keeps."""
     async with (
-        SimulatedExchange(products=products, rate=rate, paced=False, seed=3) as exchange,
         platform.new_broker() as broker,
         platform.snapshotter(
             snapshot_period_ms=250, archive_period_s=2, checkpoint_period_s=5
