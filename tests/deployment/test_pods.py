@@ -30,7 +30,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     with Helm() as helm:
         workspace = Workspace.copy(helm, tmp_path_factory.mktemp("charts"))
         workspace.build()
-        return workspace.render(UMBRELLA, *workspace.profile("staging"))
+        # Of several processes, since that is the gateway with more parts.
+        several = {"gateway.settings.WEB_CONCURRENCY": "2"}
+        return workspace.render(UMBRELLA, *workspace.profile("staging"), settings=several)
 
 
 def by_owner(objects: list[Object], kind: str) -> dict[str, Pod]:
@@ -68,6 +70,7 @@ async def test_each_pod_starts_answers_its_probes_and_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = by_owner(objects, "Deployment/")
+    assert environment(objects, found["market-data-gateway"])["WEB_CONCURRENCY"] == "2"
     http_port = free_port()
     async with SimulatedExchange() as exchange, guarded_nats(objects, monkeypatch) as server:
         # Where the others are is all that differs from a cluster.
