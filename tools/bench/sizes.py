@@ -21,6 +21,8 @@ from services.common.stores.s3 import S3Store
 from services.common.stream.factory import open_broker
 from services.common.subjects import CHANNELS, RAW_LOG, key_of, tick_log
 from services.common.testing.proxy import Proxy
+from services.gateway.deflate import Deflater
+from services.gateway.frames import text_frame
 from services.snapshotter.testing import SHARDS, SPECS, Platform
 from tools.bench.registry import Run, bench
 from tools.embedded import AwsServer, NatsServer
@@ -35,8 +37,6 @@ from tools.replay.testing import (
     record_market,
 )
 
-# What the gateway puts around a tick, and a WebSocket frame's header.
-_AROUND = len('{"type":"incr","tick":}') + 4
 # A book's base holds the whole book: a few a day, of a megabyte each, and counted by themselves.
 _BASE_BYTES = 20_000
 
@@ -86,20 +86,23 @@ async def _play(platform: Platform, capture: Path) -> tuple[TickLogs, TickLogs]:
 def _note_logs(run: Run, kind: str, logs: TickLogs) -> None:
     for channel in CHANNELS:
         found = [
-            len(payload)
+            payload
             for subject, payloads in logs.items()
             if key_of(subject).channel == channel
             for payload in payloads
         ]
-        usual = [size for size in found if size < _BASE_BYTES]
+        usual = [payload for payload in found if len(payload) < _BASE_BYTES]
         if not usual:
             continue
-        mean = sum(usual) / len(usual)
-        text = f"{mean:.0f} bytes each"
+        text = f"{sum(map(len, usual)) / len(usual):.0f} bytes each"
         if kind == TICKS:
-            text += f", {mean + _AROUND:.0f} to a client"
+            frames = [text_frame(b'{"type":"incr","tick":%b}' % payload) for payload in usual]
+            text += f", {sum(map(len, frames)) / len(frames):.0f} to a client"
+            deflated = map(Deflater().frames, frames)
+            text += f", {sum(map(len, deflated)) / len(frames):.0f} compressed"
         if len(usual) < len(found):
-            text += f"; {len(found) - len(usual)} bases of {max(found):,} bytes at most"
+            most = max(map(len, found))
+            text += f"; {len(found) - len(usual)} bases of {most:,} bytes at most"
         _note(run, f"{kind} {channel}", len(usual), text)
 
 

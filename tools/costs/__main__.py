@@ -79,14 +79,16 @@ def month() -> str:
 def egress() -> str:
     """The same bills when clients take less."""
     rows = []
-    for what, messages in (
-        ("every tick of five products, 10/s", 10.0),
-        ('`"mode": "latest", "max_rate": 1`, 5/s', 5.0),
-        ('`"mode": "latest", "max_rate": 0.2`, 1/s', 1.0),
+    for what, messages, compressed in (
+        ("every tick of five products, 10/s", 10.0, False),
+        ("the same, compressed", 10.0, True),
+        ('`"mode": "latest", "max_rate": 1`, 5/s', 5.0, False),
+        ('`"mode": "latest", "max_rate": 0.2`, 1/s', 1.0, False),
+        ("the same, compressed", 1.0, True),
     ):
         cells = []
         for size in SIZES:
-            other = replace(size, messages_s=messages)
+            other = replace(size, messages_s=messages, compressed=compressed)
             total = sum(line.usd for line in bill(other))
             cells.append(f"${total:,.0f}, egress ${egress_usd(other.egress_gb):,.0f}")
         rows.append([what, *cells])

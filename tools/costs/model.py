@@ -16,6 +16,7 @@ from tools.costs.prices import (
     CPU_INGEST,
     CPU_NORMALIZE,
     CPU_ROW,
+    DEFLATED_TICKER,
     EGRESS,
     EGRESS_BEYOND,
     FRAME_BYTES,
@@ -63,6 +64,7 @@ class Size:
         retention_h: JS_RETENTION_MINUTES / 60.
         archive_months: how long a lifecycle rule leaves raw/ and ticks/.
         nats_node: instance of each of the three NATS servers.
+        compressed: whether clients and gateways agree on permessage-deflate.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Size:
     retention_h: float = 2.0
     archive_months: float = 1.0
     nats_node: str = "m7g.large (2 vCPU, 8 GiB), on demand"
+    compressed: bool = False
 
     # ------------------------------------------------------------- what flows
 
@@ -96,7 +99,8 @@ class Size:
     @cached_property
     def message_bytes(self) -> float:
         """A ticker message to a client, on the wire."""
-        return (CHANNELS["ticker"].tick + FRAME_BYTES) * TRANSPORT
+        plain = CHANNELS["ticker"].tick + FRAME_BYTES
+        return (DEFLATED_TICKER if self.compressed else plain) * TRANSPORT
 
     @cached_property
     def deliveries_s(self) -> float:

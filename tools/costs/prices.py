@@ -69,6 +69,8 @@ CHANNELS: Final = {
 JETSTREAM_BYTES: Final = 232
 # A tick to a client: the message around it, the frame's header; then TLS and TCP, about a tenth.
 FRAME_BYTES: Final = 26
+# The same ticker as a compressed frame (permessage-deflate, GATEWAY_COMPRESSION).
+DEFLATED_TICKER: Final = 332
 TRANSPORT: Final = 1.1
 
 # CPU seconds (docs/performance.md).
