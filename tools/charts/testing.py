@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tools.charts.pods import Pod
@@ -17,6 +17,11 @@ SECRETS = {
     "market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"},
     "market-data-nats-auth": {"NATS_USER": "market-data", "NATS_PASSWORD": "1e5 #password"},
 }
+
+
+def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
+    """The objects of one kind, by name."""
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
 def environment(objects: list[Object], pod: Pod) -> dict[str, str]:

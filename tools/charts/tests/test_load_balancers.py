@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import pytest
 
 from tools.charts.kubernetes import validate
-from tools.charts.workspace import Object, Workspace
+from tools.charts.testing import of_kind
+from tools.charts.workspace import Workspace
 
 pytestmark = pytest.mark.charts
-
-
-def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
-    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
 @pytest.mark.parametrize("certificate", ["", "arn:aws:acm:eu-west-1:123456789012:certificate/x"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import yaml
 
 from tools.charts.pods import Pod, pods, violations
+from tools.charts.testing import of_kind
 from tools.charts.workspace import CHARTS, PROFILES, SERVICES, UMBRELLA, Object, Workspace
 
 pytestmark = pytest.mark.charts
@@ -18,10 +18,6 @@ type Profile = Callable[[str], list[Object]]
 WORKLOADS = ("Deployment", "StatefulSet", "Rollout")
 SCALERS = {"HorizontalPodAutoscaler": "minReplicas", "ScaledObject": "minReplicaCount"}
 every_profile = pytest.mark.parametrize("name", PROFILES)
-
-
-def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
-    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
