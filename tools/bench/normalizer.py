@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import nats
 from prometheus_client import CollectorRegistry
 
-from services.common.runtime import Stop
-from services.common.stream import Broker, Message, Position, Record
+from services.common.runtime import Stop, tune_collector
+from services.common.stream import Broker, GroupSubscription, Message, Position, Record
 from services.common.stream.nats_records import message_id
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
@@ -33,12 +33,22 @@ async def normalizer(run: Run) -> None:
     raw = list(raw_records(_WARM_UP + count))
     ticks = _ticks(raw)
     usual = "nats: nats-py's publish_async of the ticks"
+    pure = "pure part alone: decode, map, encode"
+    messages = [_Stored(record) for record in raw]
+    # What stands here for the whole run is none of the collector's business.
+    tune_collector()
+    for _ in range(run.rounds):
+        with run.measure(pure) as sample:
+            sample.count = len(messages)
+            deque(_map(messages), maxlen=0)
     for kind in ("nats", "redis"):
         whole, bare = f"{kind}: raw to durable tick", f"{kind}: bare publish of the ticks"
+        take = f"{kind}: take and acknowledge alone"
         for _ in range(run.rounds):
             async with server(kind) as on, broker(kind, on) as found:
                 await publish(found, raw)
                 await normalize(run, whole, on, found, len(raw))
+                await _take(run, take, on, found, len(raw))
             async with server(kind) as on, broker(kind, on) as found:
                 await _publish(run, bare, on, found, ticks)
             if kind == "nats":
@@ -46,16 +56,28 @@ async def normalizer(run: Run) -> None:
                     with run.measure(usual, on) as sample:
                         sample.count = count
                         await _publish_async(on.url, ticks[:count])
-        spent = run.case(whole).client_us()[0]
-        note = f"{1e6 / spent:,.0f}/s per core; ratio {run.case(bare).client_us()[0] / spent:.2f}"
+        spent, published = run.case(whole).client_us()[0], run.case(bare).client_us()[0]
+        parts = published + sum(run.case(case).client_us()[0] for case in (take, pure))
+        note = f"{1e6 / spent:,.0f}/s per core; ratio {published / spent:.2f}, parts {parts:.1f}"
         if kind == "nats":
-            note += f", to nats-py's {run.case(usual).client_us()[0] / spent:.2f}"
+            note += f"; ratio to nats-py's {run.case(usual).client_us()[0] / spent:.2f}"
         run.note(whole, note)
-    messages = [_Stored(record) for record in raw]
-    for _ in range(run.rounds):
-        with run.measure("pure part alone: decode, map, encode") as sample:
-            sample.count = len(messages)
-            deque(_map(messages), maxlen=0)
+
+
+async def _take(run: Run, case: str, on: EmbeddedServer, found: Broker, records: int) -> None:
+    member = await found.group("raw", "take")
+    left = records - len(await _acked(member))
+    with run.measure(case, on) as sample:
+        sample.count = left
+        while left > 0:
+            left -= len(await _acked(member))
+    await member.aclose()
+
+
+async def _acked(member: GroupSubscription) -> Sequence[Message]:
+    batch = await member.next_batch()
+    await member.ack(batch)
+    return batch
 
 
 class _Stored(Message):
