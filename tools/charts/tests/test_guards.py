@@ -38,6 +38,12 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         "loadBalancer.profile",
     ),
     "a misspelt value": ("gateway", {"replica": "3"}, "replica is not allowed"),
+    "a misspelt value of a service in the umbrella": (
+        UMBRELLA,
+        {"gateway.drain.preStop": "30"},
+        "preStop is not allowed",
+    ),
+    "a misspelt service": (UMBRELLA, {"gatway.replicas": "3"}, "gatway is not allowed"),
     "a setting that the service does not know": (
         "snapshotter",
         {"settings.SNAPSHOT_PERIOD": "1"},
