@@ -28,6 +28,7 @@ from tools.charts.kubernetes import validate
 from tools.charts.pods import pods, violations
 from tools.charts.workspace import ROOT, UMBRELLA, Object, Workspace
 from tools.cli import main as mdf
+from tools.doctor.checks import SETTINGS, check_settings
 
 FOLDER = ROOT / "docs"
 DOCUMENTS = [FOLDER / "operations.md", *sorted((FOLDER / "operations").glob("*.md"))]
@@ -378,6 +379,24 @@ def test_the_job_for_mdf_runs_under_the_namespaces_rules(installed: list[Object]
     assert container["envFrom"][0]["configMapRef"]["name"] in names
     created = [command.words[-1] for command in of("kubectl") if "serviceaccount" in command.words]
     assert pod.spec["serviceAccountName"] in created
+
+
+def test_the_jobs_environment_is_enough_for_mdf(
+    installed: list[Object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mdf doctor` reads the settings of every service, from one ConfigMap and one Secret."""
+    (config,) = [
+        item
+        for item in installed
+        if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "market-data-snapshotter"
+    ]
+    for name, value in {**config["data"], "AUTH_API_KEYS": "key-one"}.items():
+        monkeypatch.setenv(name, value)
+    for service in SETTINGS:
+        finding, loaded = check_settings(service)
+        assert finding.level == "ok", finding
+        assert loaded is not None
+    assert {config["data"]["DDB_TABLE"], config["data"]["S3_BUCKET"]} <= set(VARIABLES.values())
 
 
 def test_files_for_the_cluster_are_whole() -> None:
