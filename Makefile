@@ -82,7 +82,7 @@ bench: $(STAMP) ## All benchmarks: JSON in bench-results/, tables of docs/perfor
 	@$(PY) -m tools.bench $(BENCH) $(or $(ARGS),--write-docs)
 
 .PHONY: bench-fanout
-bench-fanout: $(STAMP) ## The gateway's fan-out beside a C send() loop and others (needs a C compiler; 5 min)
+bench-fanout: $(STAMP) ## The gateway's fan-out beside a C send() loop and others (needs a C compiler; 10 min)
 	@$(PY) -m tools.bench fanout $(or $(ARGS),--write-docs)
 
 .PHONY: soak-snapshotter

@@ -101,7 +101,8 @@ def test_a_block_without_a_table_is_an_error() -> None:
 
 def test_every_block_of_the_document_is_of_a_benchmark_or_has_its_table() -> None:
     names = blocks(DOCUMENT.read_text())
-    assert {"fanout:load", "fanout:bounds", "fanout:paced", "fanout:many"} <= set(names)
+    fanout = ("load", "bounds", "paced", "many", "processes")
+    assert {f"fanout:{part}" for part in fanout} <= set(names)
     assert len(names) == len(set(names))
     for name in set(names) - {REST}:
         assert name.partition(":")[0] in benchmarks()
