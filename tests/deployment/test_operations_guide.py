@@ -396,6 +396,7 @@ def test_the_jobs_environment_is_enough_for_mdf(
         finding, loaded = check_settings(service)
         assert finding.level == "ok", finding
         assert loaded is not None
+    assert config["data"]["SNAPSHOT_PERIOD_MS"] == "1000"
     assert {config["data"]["DDB_TABLE"], config["data"]["S3_BUCKET"]} <= set(VARIABLES.values())
 
 
@@ -406,6 +407,8 @@ def test_files_for_the_cluster_are_whole() -> None:
     assert {"vpc-cni", "eks-pod-identity-agent", "aws-ebs-csi-driver", "metrics-server"} <= {
         addon["name"] for addon in cluster["addons"]
     }
+    gateway = yaml.safe_load(filled("deploy/eks/values.yaml"))["gateway"]
+    assert gateway["networkPolicy"]["clientCidrs"] == [cluster["vpc"]["cidr"]]
     nats = yaml.safe_load(filled("deploy/eks/nats-values.yaml"))
     assert nats["config"]["merge"]["max_payload"] == 8 * 1024 * 1024
     storage = yaml.safe_load(filled("deploy/eks/gp3.yaml"))
