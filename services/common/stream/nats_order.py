@@ -120,8 +120,8 @@ class BatchLane[T]:
             self._sent.append(item)
         return list(self._sent)
 
-    def stored(self) -> list[T]:
-        """The server has acknowledged the batch; its records."""
+    def answered(self) -> list[T]:
+        """The server has answered the batch that was on its way; its records."""
         sent, self._sent = self._sent, []
         return sent
 

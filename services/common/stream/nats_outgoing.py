@@ -27,6 +27,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
         headers: the record's own.
         size: of the whole message, bytes, at most.
         sent: it was sent before, on this connection or an earlier one.
+        refused: in a batch of which the server had a record; so it has not stored this one now.
         epoch: of the log that stored it.
         lane: the one it was put into last.
     """
@@ -38,6 +39,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
     size: int
     sent: bool = False
     stored: bool = False
+    refused: bool = False
     epoch: int = 0
     lane: Any = None
 

@@ -264,7 +264,7 @@ class NatsPublisher(Worker, Publisher):
             there = await stored(item.record)
             if there and not item.stored:
                 item.epoch = await session.epoch(log_of(item.record.subject))
-                self._mark_stored(item, duplicate=False)
+                self._mark_stored(item, duplicate=item.refused)
             elif item.stored and not there:
                 # Acknowledged out of turn, and lost since.
                 item.stored = False
@@ -291,7 +291,7 @@ class NatsPublisher(Worker, Publisher):
             return
         lane = item.lane
         if isinstance(lane, BatchLane):
-            items = lane.stored()
+            items = lane.answered()
             if len(items) > 1 and b'"batch"' not in data:
                 # A server that knows no batches; it has taken each record by itself, or none.
                 self._contend(log_of(item.record.subject), "no batches")
@@ -319,8 +319,11 @@ class NatsPublisher(Worker, Publisher):
         if item is None or lane is None:
             return
         if isinstance(lane, BatchLane):
+            had = _STORED_ALREADY in data
+            for each in lane.answered():
+                each.refused = had
             # A batch that a change of leader cost is sent again, unless that goes on.
-            contended = _STORED_ALREADY in data or not session.acked
+            contended = had or not session.acked
         else:
             # The log's newest is not the one it should be: somebody else's, or one was lost.
             last = _WRONG_LAST.search(reason)

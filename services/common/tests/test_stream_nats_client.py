@@ -166,7 +166,7 @@ def test_a_lane_of_batches_sends_all_in_order_and_nothing_behind_a_lost_batch(
         assert lane.next(most, 1000) == []
         if number not in lost:
             log += batch
-            assert lane.stored() == batch
+            assert lane.answered() == batch
         number += 1
     assert log == identities[: len(log)]
     assert lane.idle == (log == identities)
@@ -179,7 +179,7 @@ def test_a_batch_is_bounded_in_bytes_and_takes_one_larger_record_alone() -> None
     found = []
     while batch := lane.next(10, 100):
         found.append(batch)
-        lane.stored()
+        lane.answered()
     assert found == [[0, 1], [2], [3, 4], [5]]
 
 
