@@ -29,7 +29,7 @@ _WARM_UP = 5_000
 @bench("normalizer")
 async def normalizer(run: Run) -> None:
     """Raw record to durable tick, against a bare pipelined publish of the same ticks."""
-    count = 200_000 if run.full else 50_000
+    count = 200_000 if run.full else 5_000 if run.quick else 50_000
     raw = list(raw_records(_WARM_UP + count))
     ticks = _ticks(raw)
     usual = "nats: nats-py's publish_async of the ticks"

@@ -48,6 +48,8 @@ async def replicated(run: Run) -> None:
 async def _publishing(run: Run, cluster: NatsCluster, subjects: int, *, atomic: bool) -> None:
     # Record by record, one of each subject is on its way.
     count = 20_000 if atomic or subjects == 64 else 1_000 * subjects
+    if run.quick:
+        count //= 10
     async with _broker(cluster, ["raw"], atomic=atomic) as broker:
         case = f"publish, {subjects} subjects, {_NAMES[atomic]}"
         with run.measure(case) as sample, _servers(cluster, sample):
@@ -60,7 +62,7 @@ async def _publishing(run: Run, cluster: NatsCluster, subjects: int, *, atomic: 
 
 
 async def _normalizing(run: Run, cluster: NatsCluster, *, atomic: bool) -> None:
-    raw = list(raw_records(25_000))
+    raw = list(raw_records(6_000 if run.quick else 25_000))
     logs = [spec.log for spec in log_specs(CommonSettings(shard_count=SHARDS))]
     async with _broker(cluster, logs, atomic=atomic) as broker:
         await publish(broker, raw)
