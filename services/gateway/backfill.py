@@ -54,7 +54,7 @@ class Backfill:
             asked only where the log does not reach back so far.
 
     Attributes:
-        turn: held while one client is handed a piece of what it missed.
+        turn: held for the turn of the event loop in which a client is handed a piece.
     """
 
     def __init__(self, broker: Broker, archive: Archive, max_age_us: int) -> None:

@@ -102,15 +102,17 @@ class CatchUp:
                 await self._client.room()
                 if subscription in self._waiting:
                     await self._step(subscription, feed)
-            await asyncio.sleep(0)
 
     # ------------------------------------------------------------------ one piece at a time
 
     async def _step(self, subscription: Subscription, feed: Feed) -> None:
-        # However many clients catch up, one piece is handed out in a turn of the event loop, so
-        # that what is live never waits for more than one.
         async with self._backfill.turn:
-            if subscription not in self._waiting or self._give_next(subscription, feed):
+            if subscription not in self._waiting:
+                return
+            if self._give_next(subscription, feed):
+                # However many clients catch up, one piece is handed out in a turn of the event
+                # loop, so that what is live waits for one at most.
+                await asyncio.sleep(0)
                 return
         if subscription.position >= (feed.replica.mark or BEGINNING):
             await feed.ready.wait()

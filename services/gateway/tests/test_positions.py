@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
+from prometheus_client import Counter
 
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.gateway.metrics import METRICS
 from services.gateway.testing import EPOCH, Bench, Rows, bench, eventually
 
 
@@ -148,6 +152,44 @@ async def test_a_position_that_this_gateway_has_yet_to_see_is_waited_for(gateway
         await client.reach(market)
     assert client.seen[str(market.key)] == market.chain[4:]
     assert "snapshot" not in client.types()
+
+
+async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None:
+    async with bench(MemoryBroker()) as gateway, AsyncExitStack() as stack:
+        market = gateway.market()
+        await market.ticks(3000)
+        clients = [await stack.enter_async_context(gateway.client()) for _ in range(8)]
+        await clients[0].send(type="subscribe", products=["BTC-USD"])
+        await clients[0].of("snapshot")
+        feed = gateway.gateway.core.tails.feeds[market.key]
+        largest, position = 0, Position(0, 0)
+        while (piece := feed.replica.window.run_after(position)) is not None:
+            largest, position = max(largest, len(piece.entries)), piece.entries[-1].position
+        given = METRICS.backfill_ticks.labels("coinbase", "ticker")
+        before = most = 0.0
+
+        async def watch() -> None:
+            nonlocal before, most
+            before = _value(given)
+            while True:
+                await asyncio.sleep(0)
+                now = _value(given)
+                before, most = now, max(most, now - before)
+
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch())
+            for client in clients:
+                await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[0])
+            for client in clients:
+                await client.reach(market)
+            watching.cancel()
+        assert 0 < most <= largest < 1000
+    assert all(client.breaks == [] for client in clients)
+
+
+def _value(counter: Counter) -> float:
+    [family] = counter.collect()
+    return family.samples[0].value
 
 
 async def test_too_old_by_age_names_the_oldest_seq() -> None:
