@@ -17,6 +17,8 @@ from services.gateway.records import Entry
 
 Mode = Literal["full", "latest"]
 BEGINNING = Position(0, 0)
+_NO_PAGE: deque[Entry] = deque(maxlen=0)
+_NO_PREFACE: deque[bytes] = deque(maxlen=0)
 
 
 class Client(ABC):
@@ -127,8 +129,9 @@ class Subscription:
         self.count = 0
         self.since = 0.0
         self.cursor = ""
-        self.page: deque[Entry] = deque()
-        self.preface: deque[bytes] = deque()
+        # Replaced by what is read; an empty one of its own would take 0.7 KiB.
+        self.page: deque[Entry] = _NO_PAGE
+        self.preface: deque[bytes] = _NO_PREFACE
 
 
 class Audience:
