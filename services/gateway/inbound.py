@@ -234,7 +234,7 @@ def _close_code(payload: bytes) -> int:
     if len(payload) == 1:
         raise _Violation(PROTOCOL_ERROR, "half a close code")
     (code,) = struct.unpack_from("!H", payload)
+    _text(payload[2:].decode)
     if code not in _CODES and not 3000 <= code < 5000:
         raise _Violation(PROTOCOL_ERROR, "not a close code")
-    _text(payload[2:].decode)
     return int(code)
