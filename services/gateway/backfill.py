@@ -11,8 +11,8 @@ import structlog
 from services.common.errors import StoreUnavailable
 from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
+from services.gateway.audience import BEGINNING
 from services.gateway.feed import Feed, entries_of
-from services.gateway.hub import BEGINNING
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     EPOCH_CHANGED,

@@ -19,10 +19,11 @@ import structlog
 
 from services.common.errors import BrokerUnavailable, PositionLost, StoreUnavailable
 from services.common.wire import encode
+from services.gateway.audience import BEGINNING, Client, Subscription
 from services.gateway.backfill import Backfill
 from services.gateway.feed import Feed
 from services.gateway.frames import text_frame
-from services.gateway.hub import BEGINNING, Client, Hub, Subscription
+from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
 from services.gateway.records import Entry, SnapshotReason, stream_fields

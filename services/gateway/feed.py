@@ -28,8 +28,9 @@ from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
+from services.gateway.audience import BEGINNING, Fan
 from services.gateway.frames import text_frame
-from services.gateway.hub import BEGINNING, Fan, Hub
+from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
 from services.gateway.replica import Phase, Replica, WantBase

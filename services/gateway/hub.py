@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from services.common import tracing
 from services.common.stream import Position
 from services.common.tracing import exemplar_of
-from services.gateway.audience import BEGINNING, Audience, Client, Fan, Mode, Subscription
+from services.gateway.audience import BEGINNING, Audience, Client, Fan, Subscription
 from services.gateway.conflation import Conflation
 from services.gateway.forms import PLAIN
 from services.gateway.frames import text_frame, text_frames
@@ -25,8 +25,6 @@ from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.records import Entry
 from services.gateway.turn import Push, Turn
-
-__all__ = ["BEGINNING", "Client", "Fan", "Hub", "Mode", "Subscription"]
 
 # Messages in a row that merged nothing, after which a quota no longer needs conflation.
 _CALM = 10

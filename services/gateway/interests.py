@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.errors import BrokerUnavailable, InvalidSubject
-from services.common.subjects import CHANNELS, StreamKey, check_token
+from services.common.errors import BrokerUnavailable
+from services.common.subjects import StreamKey
+from services.gateway.audience import BEGINNING, Subscription
 from services.gateway.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
-from services.gateway.catchup import NO_STATE, CatchingUp, CatchUp
+from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.feed import Feed
-from services.gateway.hub import BEGINNING, Mode, Subscription
 from services.gateway.metrics import METRICS
+from services.gateway.plans import Plan, at_stream, check_stream, configure, place, when_ready
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,
     NOT_SUBSCRIBED,
     SUBSCRIPTION_LIMIT,
-    UNKNOWN_CHANNEL,
-    UNKNOWN_PRODUCT,
     CommandId,
     Problem,
     Resync,
@@ -32,25 +30,7 @@ from services.gateway.protocol import (
     echo,
     make_cursor,
 )
-from services.gateway.records import SnapshotReason, stream_fields
-
-_READY_S = 5.0
-
-
-@dataclass
-class _Plan:
-    """What a `subscribe` will do with one stream, or why it will not."""
-
-    key: StreamKey
-    feed: Feed | None = None
-    subscription: Subscription | None = None
-    start: Start | None = None
-    kind: str = "snapshot"
-    reason: SnapshotReason = "subscribe"
-    # The stream is followed already and only the way of sending changes.
-    change: bool = False
-    problem: Problem | None = None
-    more: dict[str, Any] = field(default_factory=dict)
+from services.gateway.records import stream_fields
 
 
 class Interests:
@@ -171,7 +151,7 @@ class Interests:
         found = self.subscriptions.pop(key, None)
         if found is not None:
             self._let_go(*found)
-        self._client.tell_problem(_at(problem, key))
+        self._client.tell_problem(at_stream(problem, key))
 
     def _tell_mode(
         self, subscription: Subscription, old: str, new: str, reason: str, lag: int
@@ -233,24 +213,24 @@ class Interests:
                 plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
         # From here on nothing awaits: what follows the heads told now is what comes next.
         self._client.tell(
-            {"type": "subscribed", **echo(id), "results": [_result(p, command) for p in plans]},
+            {"type": "subscribed", **echo(id), "results": [p.result(command) for p in plans]},
         )
         for plan in plans:
             if plan.problem is None:
                 self._begin(plan, command, arrived)
             elif 4000 <= plan.problem.code.code < 5000:
-                self._client.tell_problem(_at(plan.problem, plan.key), id, control=False)
+                self._client.tell_problem(at_stream(plan.problem, plan.key), id, control=False)
 
     async def _plan_all(
         self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
-    ) -> list[_Plan]:
-        plans = [_Plan(key) for key in keys]
+    ) -> list[Plan]:
+        plans = [Plan(key) for key in keys]
         room = self.limit - len(self.subscriptions)
         for plan in plans:
             try:
                 if not self._grant.entitled(plan.key.product):
                     raise Problem(NOT_ENTITLED, f"this key does not cover {plan.key.product}")
-                _check_stream(plan.key, known, unsure)
+                check_stream(plan.key, known, unsure)
                 if plan.key not in self.subscriptions:
                     if room <= 0:
                         message = f"at most {self.limit} streams a connection"
@@ -261,7 +241,7 @@ class Interests:
         await asyncio.gather(*(self._plan(command, plan) for plan in plans if not plan.problem))
         return plans
 
-    async def _plan(self, command: Subscribe, plan: _Plan) -> None:
+    async def _plan(self, command: Subscribe, plan: Plan) -> None:
         held = self.subscriptions.get(plan.key)
         if held is None:
             feed = self._core.tails.acquire(plan.key)
@@ -272,8 +252,8 @@ class Interests:
             subscription, feed = held
         plan.subscription, plan.feed = subscription, feed
         try:
-            await _ready(feed)
-            await self._place(command, plan, feed)
+            await when_ready(feed)
+            await place(plan, command, feed, self._core.backfill)
         except BrokerUnavailable as error:
             plan.problem = Problem(BROKER_UNAVAILABLE, error.reason, retry_after_ms=1000)
         except Problem as problem:
@@ -282,35 +262,7 @@ class Interests:
             self.subscriptions.pop(plan.key, None)
             self._let_go(subscription, feed)
 
-    async def _place(self, command: Subscribe, plan: _Plan, feed: Feed) -> None:
-        """Decide what this stream begins with."""
-        from_seq, epoch = command.position_of(plan.key.product)
-        if (
-            plan.subscription is not None
-            and plan.subscription.live
-            and from_seq is None
-            and command.depth in (None, plan.subscription.depth)
-            and (command.mode is not None or command.max_rate is not None)
-        ):
-            plan.kind, plan.change = "live", True
-            return
-        if from_seq is not None:
-            now_us = time.time_ns() // 1000
-            try:
-                plan.start = await self._core.backfill.start(feed, from_seq, epoch, now_us)
-                plan.kind = "backfill"
-                return
-            except Problem as problem:
-                if command.on_unrecoverable == "error":
-                    raise
-                plan.reason = "catch_up"
-                plan.more["warning"] = problem.body()
-        if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
-            plan.kind = "live"
-        elif not feed.replica.stateful:
-            raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
-
-    def _begin(self, plan: _Plan, command: Subscribe, arrived: float) -> None:
+    def _begin(self, plan: Plan, command: Subscribe, arrived: float) -> None:
         subscription, feed = plan.subscription, plan.feed
         assert subscription is not None
         assert feed is not None
@@ -322,7 +274,7 @@ class Interests:
             self._client.tell(status.payload)
         self._core.hub.detach(subscription)
         self._catch_up.remove(subscription)
-        _configure(subscription, command)
+        configure(subscription, command)
         if plan.start is not None:
             self._begin_backfill(subscription, feed, plan.start)
             return
@@ -341,7 +293,7 @@ class Interests:
         if live:
             self._core.hub.settle(subscription)
             self._core.hub.detach(subscription)
-        _configure(subscription, command)
+        configure(subscription, command)
         subscription.depth = depth
         if live:
             head = feed.replica.head
@@ -393,67 +345,11 @@ class Interests:
                 held = self.subscriptions.get(key)
                 if held is None:
                     problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
-                    self._client.tell_problem(_at(problem, key), id)
+                    self._client.tell_problem(at_stream(problem, key), id)
                     continue
                 subscription, feed = held
-                await _ready(feed)
+                await when_ready(feed)
                 self._core.hub.detach(subscription)
                 self._catch_up.go_live(subscription, feed, "resync")
                 if subscription in self._catch_up:
                     self._start_catching()
-
-
-def _result(plan: _Plan, command: Subscribe) -> dict[str, Any]:
-    names = {**stream_fields(plan.key), "stream": str(plan.key)}
-    if plan.problem is not None:
-        return {**names, "ok": False, "error": plan.problem.body()}
-    assert plan.feed is not None
-    head = plan.feed.replica.head
-    mode = command.mode or ("latest" if command.max_rate else "full")
-    return {
-        **names,
-        "ok": True,
-        "epoch": head.epoch if head is not None else None,
-        "seq": head.seq if head is not None else None,
-        "start": plan.kind,
-        "mode": mode,
-        "max_rate": command.max_rate if mode == "latest" else None,
-        "depth": command.depth or 0,
-        **plan.more,
-    }
-
-
-def _configure(subscription: Subscription, command: Subscribe) -> None:
-    mode: Mode = command.mode or ("latest" if command.max_rate else "full")
-    subscription.mode = mode
-    subscription.max_rate = command.max_rate if mode == "latest" else None
-    subscription.depth = command.depth or 0
-    subscription.on_unrecoverable = command.on_unrecoverable
-
-
-def _check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
-    if key.channel not in CHANNELS:
-        raise Problem(UNKNOWN_CHANNEL, f"channel: expected one of {', '.join(CHANNELS)}")
-    try:
-        check_token(key.venue)
-        check_token(key.product)
-    except InvalidSubject as error:
-        raise Problem(UNKNOWN_PRODUCT, str(error)) from error
-    if key.product in unsure:
-        raise Problem(BROKER_UNAVAILABLE, "the log does not answer", retry_after_ms=1000)
-    if key.product not in known:
-        raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")
-
-
-async def _ready(feed: Feed) -> None:
-    try:
-        async with asyncio.timeout(_READY_S):
-            await feed.ready.wait()
-    except TimeoutError:
-        message = "the log does not answer"
-        raise Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000) from None
-
-
-def _at(problem: Problem, key: StreamKey) -> Problem:
-    problem.more.setdefault("stream", str(key))
-    return problem

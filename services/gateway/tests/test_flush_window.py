@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from services.common.stream import Position
+from services.common.stream.memory import MemoryBroker
 from services.gateway.audience import Client, Fan, Subscription
 from services.gateway.forms import form_of
 from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 from services.gateway.records import Entry
-from services.gateway.testing import Market
+from services.gateway.testing import Market, bench, small_settings
 from services.gateway.testing_links import Clock
 
 
@@ -90,3 +95,25 @@ def test_nothing_waits_longer_than_the_window_and_a_quiet_stream_does_not_wait(
             assert wait == 0, "it was quiet before, and still this one waited"
     assert writes <= 1 + sum(gaps) / window + 1
     assert _waits(0, gaps)[0] == [0.0] * len(gaps)
+
+
+async def test_with_a_window_a_client_gets_every_tick_in_order_and_its_answers_at_once() -> None:
+    async with bench(MemoryBroker(), flush_window_ms=5) as gateway, gateway.client() as client:
+        market = gateway.market()
+        await market.ticks(3)
+        await client.send(type="subscribe", products=["BTC-USD"])
+        await client.of("snapshot")
+        for number in range(200):
+            await market.ticks(1)
+            await asyncio.sleep(0)
+            if number % 50 == 0:
+                await client.send(type="ping", id=number)
+        await client.reach(market)
+        assert client.seen[str(market.key)] == market.chain[3:]
+        assert client.breaks == []
+        assert client.types().count("pong") == 4
+
+
+def test_a_window_is_at_most_5_ms() -> None:
+    with pytest.raises(ValidationError, match="flush_window_ms"):
+        small_settings(flush_window_ms=6)

@@ -1,0 +1,142 @@
+"""What a `subscribe` does with each of its streams: what it begins with, or why it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common.errors import InvalidSubject
+from services.common.subjects import CHANNELS, StreamKey, check_token
+from services.gateway.audience import Mode, Subscription
+from services.gateway.backfill import Backfill, Start
+from services.gateway.catchup import NO_STATE
+from services.gateway.feed import Feed
+from services.gateway.protocol import (
+    BROKER_UNAVAILABLE,
+    UNKNOWN_CHANNEL,
+    UNKNOWN_PRODUCT,
+    Problem,
+    Subscribe,
+)
+from services.gateway.records import SnapshotReason, stream_fields
+
+_READY_S = 5.0
+
+
+@dataclass
+class Plan:
+    """What a `subscribe` will do with one stream, or why it will not."""
+
+    key: StreamKey
+    feed: Feed | None = None
+    subscription: Subscription | None = None
+    start: Start | None = None
+    kind: str = "snapshot"
+    reason: SnapshotReason = "subscribe"
+    # The stream is followed already and only the way of sending changes.
+    change: bool = False
+    problem: Problem | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def result(self, command: Subscribe) -> dict[str, Any]:
+        """What `subscribed` says of it."""
+        names = {**stream_fields(self.key), "stream": str(self.key)}
+        if self.problem is not None:
+            return {**names, "ok": False, "error": self.problem.body()}
+        assert self.feed is not None
+        head = self.feed.replica.head
+        mode = command.mode or ("latest" if command.max_rate else "full")
+        return {
+            **names,
+            "ok": True,
+            "epoch": head.epoch if head is not None else None,
+            "seq": head.seq if head is not None else None,
+            "start": self.kind,
+            "mode": mode,
+            "max_rate": command.max_rate if mode == "latest" else None,
+            "depth": command.depth or 0,
+            **self.more,
+        }
+
+
+async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) -> None:
+    """Decide what this stream begins with.
+
+    Raises:
+        Problem: it cannot begin.
+    """
+    from_seq, epoch = command.position_of(plan.key.product)
+    if (
+        plan.subscription is not None
+        and plan.subscription.live
+        and from_seq is None
+        and command.depth in (None, plan.subscription.depth)
+        and (command.mode is not None or command.max_rate is not None)
+    ):
+        plan.kind, plan.change = "live", True
+        return
+    if from_seq is not None:
+        now_us = time.time_ns() // 1000
+        try:
+            plan.start = await backfill.start(feed, from_seq, epoch, now_us)
+            plan.kind = "backfill"
+            return
+        except Problem as problem:
+            if command.on_unrecoverable == "error":
+                raise
+            plan.reason = "catch_up"
+            plan.more["warning"] = problem.body()
+    if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
+        plan.kind = "live"
+    elif not feed.replica.stateful:
+        raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
+
+
+def configure(subscription: Subscription, command: Subscribe) -> None:
+    """Have it sent as the command says."""
+    mode: Mode = command.mode or ("latest" if command.max_rate else "full")
+    subscription.mode = mode
+    subscription.max_rate = command.max_rate if mode == "latest" else None
+    subscription.depth = command.depth or 0
+    subscription.on_unrecoverable = command.on_unrecoverable
+
+
+def check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
+    """Check that there is such a stream; `known` and `unsure` are products of its venue.
+
+    Raises:
+        Problem: there is not, or nobody can tell now.
+    """
+    if key.channel not in CHANNELS:
+        raise Problem(UNKNOWN_CHANNEL, f"channel: expected one of {', '.join(CHANNELS)}")
+    try:
+        check_token(key.venue)
+        check_token(key.product)
+    except InvalidSubject as error:
+        raise Problem(UNKNOWN_PRODUCT, str(error)) from error
+    if key.product in unsure:
+        raise Problem(BROKER_UNAVAILABLE, "the log does not answer", retry_after_ms=1000)
+    if key.product not in known:
+        raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")
+
+
+async def when_ready(feed: Feed) -> None:
+    """Return when the stream has a position to begin from.
+
+    Raises:
+        Problem: the log did not answer in time.
+    """
+    try:
+        async with asyncio.timeout(_READY_S):
+            await feed.ready.wait()
+    except TimeoutError:
+        message = "the log does not answer"
+        raise Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000) from None
+
+
+def at_stream(problem: Problem, key: StreamKey) -> Problem:
+    """The same problem, which names its stream."""
+    problem.more.setdefault("stream", str(key))
+    return problem
