@@ -88,7 +88,9 @@ def egress() -> str:
     ):
         cells = []
         for size in SIZES:
-            other = replace(size, messages_s=messages, compressed=compressed)
+            other = replace(
+                size, messages_s=messages, merged=messages < size.messages_s, compressed=compressed
+            )
             total = sum(line.usd for line in bill(other))
             cells.append(f"${total:,.0f}, egress ${egress_usd(other.egress_gb):,.0f}")
         rows.append([what, *cells])

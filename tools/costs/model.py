@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from tools.capacity.figures import Figures, Limits, Load
+from tools.capacity.model import Fleet, Gateway
 from tools.costs.prices import (
     BUSY,
     CHANNELS,
-    CPU_DELIVERY,
     CPU_FOLD,
     CPU_INGEST,
     CPU_NORMALIZE,
@@ -37,7 +38,6 @@ _REPLICAS = 3
 # Of what is sent to a random zone, so much leaves its own.
 _ACROSS = (_ZONES - 1) / _ZONES
 _NODE_VCPU = 3.5
-_CONNECTIONS = 8_000
 _ARCHIVE_PERIOD_S = 60
 _ARCHIVE_BYTES = 5_000_000
 
@@ -64,6 +64,7 @@ class Size:
         retention_h: JS_RETENTION_MINUTES / 60.
         archive_months: how long a lifecycle rule leaves raw/ and ticks/.
         nats_node: instance of each of the three NATS servers.
+        merged: whether clients take `latest`.
         compressed: whether clients and gateways agree on permessage-deflate.
     """
 
@@ -77,6 +78,7 @@ class Size:
     retention_h: float = 2.0
     archive_months: float = 1.0
     nats_node: str = "m7g.large (2 vCPU, 8 GiB), on demand"
+    merged: bool = False
     compressed: bool = False
 
     # ------------------------------------------------------------- what flows
@@ -147,12 +149,9 @@ class Size:
 
     @cached_property
     def gateways(self) -> int:
-        """Pods of one core: enough when one zone of three is away."""
-        needed = max(
-            self.deliveries_s * CPU_DELIVERY / BUSY,
-            self.clients / _CONNECTIONS,
-        )
-        return max(3, math.ceil(needed * _ZONES / (_ZONES - 1)))
+        """Pods of one core, as docs/capacity.md reckons: enough when one zone of three is away."""
+        load = Load(messages_s=self.messages_s, merged=self.merged, ticks_s=self.ticks_s)
+        return Fleet(self.clients, Gateway(Figures(), Limits(), load)).gateways
 
     @cached_property
     def normalizers(self) -> int:

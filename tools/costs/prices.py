@@ -73,8 +73,7 @@ FRAME_BYTES: Final = 26
 DEFLATED_TICKER: Final = 332
 TRANSPORT: Final = 1.1
 
-# CPU seconds (docs/performance.md).
-CPU_DELIVERY: Final = 11e-6
+# CPU seconds (docs/performance.md); what gateways need is in docs/capacity.md.
 CPU_INGEST: Final = 24e-6
 CPU_NORMALIZE: Final = 36e-6
 CPU_ROW: Final = 1.7e-3
