@@ -143,20 +143,26 @@ async def tail(run: Run) -> None:
                 for link in links:
                     await link.aclose()
     alone = run.case(_NOBODY).server_us()
+    deliveries = []
     for name, found in ages.items():
         whole = run.case(name).server_us()
-        if found and alone is not None and whole is not None:
-            found.sort()
-            more = whole[0] - alone[0]
-            cost = f"{more / _READERS:.2f} us of the server a delivery"
-            if _WAYS[name].at_leaf:
-                used = 1e6 * leaf_s / run.rounds / count / _READERS
-                cost = f"{more:.2f} us of the hub a record, {used:.2f} us of the leaf a delivery"
-            run.note(
-                name,
-                f"{cost}; at {_PACED_PER_S}/s p50 {found[len(found) // 2]} us, "
-                f"p99 {found[int(len(found) * 0.99)]} us after publishing",
-            )
+        if not found or alone is None or whole is None:
+            continue
+        found.sort()
+        more = whole[0] - alone[0]
+        cost = f"{more / _READERS:.2f} us of the server a delivery"
+        if _WAYS[name].at_leaf:
+            used = 1e6 * leaf_s / run.rounds / count / _READERS
+            cost = f"{more:.2f} us of the hub a record, {used:.2f} us of the leaf a delivery"
+            deliveries.append({"figure": "leaf_delivery_us", "us": used})
+        elif _WAYS[name].follow is _core:
+            deliveries.append({"figure": "nats_delivery_us", "us": more / _READERS})
+        run.note(
+            name,
+            f"{cost}; at {_PACED_PER_S}/s p50 {found[len(found) // 2]} us, "
+            f"p99 {found[int(len(found) * 0.99)]} us after publishing",
+        )
+    run.results["deliveries"] = deliveries
 
 
 async def _heard(publisher: Publisher, market: Market, readers: Sequence[_Reader]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from tools.capacity.figures import Figures, Limits, Load
+from tools.capacity.figures import VALUES, Figures, Limits, Load
 from tools.capacity.model import Fleet, Gateway
+from tools.capacity.results import measured
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
 _BLOCK = re.compile(r"(<!-- capacity (\w+) -->\n).*?(<!-- end capacity -->\n)", re.DOTALL)
@@ -124,28 +126,108 @@ def fleet(given: Reckoning) -> str:
     return _table(["subscribers", *(f"{size:,}" for size in sizes)], rows)
 
 
-_TABLES = {"figures": figures, "gateway": gateway, "fleet": fleet}
+def breaks(given: Reckoning) -> str:
+    """What ends first when subscribers become more."""
+    one, limits = given.gateway, given.limits
+    busy = given.with_load(ticks_s=20_000.0)
+    most = Fleet(0, one).most_readers
+    # Of gateways, a third are there to be lost.
+    share = (limits.zones - 1) / limits.zones * one.connections
+    whole = Fleet(10_000_000, one)
+    rows = [
+        [_about(one.by_cpu), "the core of one gateway", "more gateways; nothing else changes"],
+        [
+            _about(limits.nlb_targets * share),
+            f"the targets of one NLB ({limits.nlb_targets} gateways)",
+            "several, by DNS",
+        ],
+        [
+            _about(most * share),
+            (
+                f"the network of {limits.nats_servers} NATS servers ({most:,} gateways at "
+                f"{one.intake_mbit:.0f} Mbit/s)"
+            ),
+            "leaf nodes, one on each node of gateways",
+        ],
+        [
+            _about(most * limits.node_gateways * share),
+            f"the same, with {most:,} leaf nodes",
+            "leaf nodes between",
+        ],
+        [
+            "10,000,000",
+            "nothing new in the platform",
+            (
+                f"the bill, and a region's network: {whole.egress_gbit:,.0f} Gbit/s from "
+                f"{whole.gateways:,} gateways on {whole.nodes:,} nodes. Several regions, each with "
+                "gateways and leaf nodes of its own, on one cluster's logs"
+            ),
+        ],
+        [
+            "any number, at 20,000 ticks/s",
+            (
+                f"{100 * busy.intake_share:.0f} % of every gateway's core takes ticks, and NATS "
+                f"sends each {busy.intake_mbit:.0f} Mbit/s"
+            ),
+            "gateways by groups of products",
+        ],
+        [
+            (
+                "any number, when many were away longer than "
+                f"{one.window_s:.0f} s, or gateways start while DynamoDB is away"
+            ),
+            (
+                "CPU of NATS for reading logs "
+                f"({whole.start_core_s:,.0f} core-seconds for each gateway that starts)"
+            ),
+            "larger windows, mirrors; rollouts some gateways at a time",
+        ],
+    ]
+    return _table(["with about so many subscribers", "breaks", "then"], rows)
 
 
-def filled(text: str) -> str:
+def _about(count: float) -> str:
+    """Two digits are as much as such a number is worth."""
+    return f"{float(f'{count:.1e}'):,.0f}"
+
+
+_TABLES = {"figures": figures, "gateway": gateway, "fleet": fleet, "breaks": breaks}
+
+
+def filled(text: str, given: Reckoning) -> str:
     """The document with its tables as the model gives them."""
-    given = reckoning({})
     return _BLOCK.sub(lambda found: f"{found[1]}{_TABLES[found[2]](given)}{found[3]}", text)
 
 
 @click.command()
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another figure.")
-@click.option("--write", is_flag=True, help="Write the tables into docs/capacity.md.")
-def main(changes: Sequence[str], write: bool) -> None:
+@click.option(
+    "--results",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Take what this file of `make bench` measured.",
+)
+@click.option("--write", is_flag=True, help="Keep the figures, and write docs/capacity.md.")
+def main(changes: Sequence[str], results: Sequence[Path], write: bool) -> None:
     """How many subscribers a gateway and a fleet hold, and what they need."""
-    if write:
-        DOCUMENT.write_text(filled(DOCUMENT.read_text()))
-        return
+    taken: dict[str, float] = {}
+    for path in results:
+        taken |= measured(json.loads(path.read_text()))
     try:
         pairs = [change.split("=", 1) for change in changes]
-        given = reckoning({name: float(value) for name, value in pairs})
+        given = reckoning({**taken, **{name: float(value) for name, value in pairs}})
     except (KeyError, ValueError) as error:
         raise click.UsageError(f"--set: {error}") from error
+    if write:
+        if (given.limits, given.load) != (Limits(), Load()):
+            raise click.UsageError("--write keeps measured figures only")
+        held = {
+            one.name: float(f"{getattr(given.figures, one.name):.3g}") for one in fields(Figures)
+        }
+        VALUES.write_text(json.dumps(held, indent=1) + "\n")
+        given = replace(given, figures=Figures(**held))
+        DOCUMENT.write_text(filled(DOCUMENT.read_text(), given))
+        return
     for table in _TABLES.values():
         click.echo(table(given))
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
+# Written by `python -m tools.capacity --results FILE --write`.
+VALUES: Final = Path(__file__).with_name("figures.json")
+_HELD: Final[dict[str, float]] = json.loads(VALUES.read_text())
 
-def _figure(default: float, unit: str, source: str) -> float:
-    value: float = field(default=default, metadata={"unit": unit, "source": source})
+
+def _figure(name: str, unit: str, source: str) -> float:
+    value: float = field(default=_HELD[name], metadata={"unit": unit, "source": source})
     return value
 
 
@@ -21,34 +27,46 @@ _BACKFILL: Final = "`make bench BENCH=backfill`"
 class Figures:
     """Measured on 2 shared cores of an AMD EPYC; each names its command. Change them at will."""
 
-    delivery_us: float = _figure(7.8, "us CPU, a message of its own to a client", _FANOUT)
-    delivery_joined_us: float = _figure(0.77, "us CPU, one of ten in a write", _FANOUT)
+    delivery_us: float = _figure("delivery_us", "us CPU, a message of its own to a client", _FANOUT)
+    delivery_joined_us: float = _figure(
+        "delivery_joined_us", "us CPU, one of ten in a write", _FANOUT
+    )
     tick_us: float = _figure(
-        5.7, "us CPU, a tick taken, checked and framed", "`make bench-observability`"
+        "tick_us", "us CPU, a tick taken, checked and framed", "`make bench-observability`"
     )
     merge_us: float = _figure(
-        14, "us CPU, ten ticks merged for a client", "`make bench BENCH=latest`"
+        "merge_us", "us CPU, ten ticks merged for a client", "`make bench BENCH=latest`"
     )
-    handshake_us: float = _figure(347, "us CPU, a connection opened", _FANOUT)
-    subscribe_us: float = _figure(97, "us CPU, a stream subscribed", _FANOUT)
-    connection_kib: float = _figure(42, "KiB, a connection with one stream", _FANOUT)
+    handshake_us: float = _figure("handshake_us", "us CPU, a connection opened", _FANOUT)
+    subscribe_us: float = _figure("subscribe_us", "us CPU, a stream subscribed", _FANOUT)
+    connection_kib: float = _figure("connection_kib", "KiB, a connection with one stream", _FANOUT)
     stream_kib: float = _figure(
-        2, "KiB, each stream more", "about, from the slots of `Subscription`"
+        "stream_kib", "KiB, each stream more", "about, from the slots of `Subscription`"
     )
     process_mib: float = _figure(
-        110, "MiB, a gateway with nobody connected", "`ps` on the demo's gateway"
+        "process_mib", "MiB, a gateway with nobody connected", "`ps` on the demo's gateway"
     )
-    tick_bytes: float = _figure(525, "bytes, a tick in the log", _SIZES)
-    message_bytes: float = _figure(609, "bytes, a ticker message to a client, framed", _SIZES)
+    tick_bytes: float = _figure("tick_bytes", "bytes, a tick in the log", _SIZES)
+    message_bytes: float = _figure(
+        "message_bytes", "bytes, a ticker message to a client, framed", _SIZES
+    )
     header_bytes: float = _figure(
-        200, "bytes around a tick between NATS and a gateway", "subject, id, protocol"
+        "header_bytes", "bytes around a tick between NATS and a gateway", "subject, id, protocol"
     )
-    nats_delivery_us: float = _figure(0.9, "us CPU of nats-server, a tick to a gateway", _TAIL)
-    leaf_delivery_us: float = _figure(1.1, "us CPU of a leaf node, a tick to a gateway", _TAIL)
-    nats_store_us: float = _figure(10, "us CPU of nats-server, a tick published and stored", _TAIL)
-    log_read_us: float = _figure(11, "us CPU of nats-server, a tick read for a backfill", _BACKFILL)
+    nats_delivery_us: float = _figure(
+        "nats_delivery_us", "us CPU of nats-server, a tick to a gateway", _TAIL
+    )
+    leaf_delivery_us: float = _figure(
+        "leaf_delivery_us", "us CPU of a leaf node, a tick to a gateway", _TAIL
+    )
+    nats_store_us: float = _figure(
+        "nats_store_us", "us CPU of nats-server, a tick published and stored", _TAIL
+    )
+    log_read_us: float = _figure(
+        "log_read_us", "us CPU of nats-server, a tick read for a backfill", _BACKFILL
+    )
     window_read_us: float = _figure(
-        0.6, "us CPU of the gateway, the same from its window", _BACKFILL
+        "window_read_us", "us CPU of the gateway, the same from its window", _BACKFILL
     )
 
 

@@ -128,6 +128,12 @@ class Fleet:
         """JetStream requests of gateways at rest: a ping each 2 s, a look at each shard each 10."""
         return self.gateways * (1 / 2 + self.gateway.load.shards / 10)
 
+    @property
+    def start_core_s(self) -> float:
+        """CPU of NATS for one gateway that starts without the stores: an hour's log, read whole."""
+        load, figures = self.gateway.load, self.gateway.figures
+        return load.ticks_s * 3600 * figures.log_read_us / _US
+
     # ------------------------------------------------------------- coming back
 
     @property
