@@ -69,11 +69,12 @@ def p50_ms(sample: Sample) -> float:
 
 
 class Bound(NamedTuple):
-    """A bound the gateway is held to, and what was found."""
+    """A bound the gateway is held to, what was found, and what C would be by it (best of each)."""
 
     what: str
     most: float
     found: Ratio
+    limit: float = 1.0
 
 
 def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
@@ -93,7 +94,9 @@ def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
         ("websockets", "`websockets.broadcast`", 1.3),
     ):
         others = of_server(one, server, cpu_us)
-        found.append(Bound(f"CPU, 1 tick per flush, to {title}", 1 / fewer, ratio(mine, others)))
+        by_c = ratio(of_server(one, "limit", cpu_us), others).best
+        name = f"CPU, 1 tick per flush, to {title}"
+        found.append(Bound(name, 1 / fewer, ratio(mine, others), by_c))
     delays = of_server(paced, "gateway", p99_ms), of_server(paced, "limit", p99_ms)
     found.append(Bound("p99 of delays at 50 ticks/s, to C", 1.3, ratio(*delays)))
     return found

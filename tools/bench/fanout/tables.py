@@ -60,11 +60,13 @@ def held(parts: dict[str, list[Sample]]) -> list[str]:
             bound.what,
             f"at most {bound.most:.2f}",
             bound.found.text(),
+            f"{bound.limit:.2f}",
             _verdict(bound.found.best, bound.most),
         ]
         for bound in bounds(parts["load"], parts["paced"])
     ]
-    return markdown(["the gateway's", "asked", "best of each (median of pairs)", ""], rows)
+    titles = ["the gateway's", "asked", "best of each (median of pairs)", "C itself", ""]
+    return markdown(titles, rows)
 
 
 def _verdict(found: float, most: float) -> str:
@@ -107,8 +109,8 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
                 for figure, digits in (
                     (_handshakes_per_s, 0),
                     (_handshake_us, 0),
-                    (_idle_kib, 1),
                     (_subscribe_us, 0),
+                    (_idle_kib, 1),
                     (_subscribed_kib, 1),
                     (_latest_to_median, 1),
                     (_slowest_to_median, 2),
@@ -120,7 +122,8 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
     first, last = (stage["clients"] for stage in samples[0]["found"]["stages"])
     about = (
         f"From {first:,} to {last:,} connections, opened 64 at a time; then 1 tick per flush to "
-        f"all {last:,}."
+        f"all {last:,}. Memory is resident memory (without the kernel's) for each of the first "
+        f"{first:,} before it subscribes, and for each of the others once it has."
     )
     return [
         about,
@@ -130,9 +133,9 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
                 "",
                 "handshakes/s",
                 "CPU us a handshake",
-                "KiB a connection",
                 "CPU us a subscription",
-                "KiB more, subscribed",
+                "KiB, connected",
+                "KiB, subscribed",
                 "latest delivery / median",
                 "slowest client / median",
             ],
@@ -206,14 +209,15 @@ def _subscribe_us(sample: Sample) -> float:
 
 
 def _idle_kib(sample: Sample) -> float:
-    before, last = sample["found"]["stages"][-2:]
-    added = last["clients"] - before["clients"]
-    return float((last["rss_kib"] - before["subscribed_rss_kib"]) / added)
+    """By the first stage: what later ones are given may have been another's before."""
+    first = sample["found"]["stages"][0]
+    return float((first["rss_kib"] - sample["found"]["rss_kib"]) / first["clients"])
 
 
 def _subscribed_kib(sample: Sample) -> float:
-    stage, added = _stage(sample)
-    return float((stage["subscribed_rss_kib"] - stage["rss_kib"]) / added)
+    before, last = sample["found"]["stages"][-2:]
+    added = last["clients"] - before["clients"]
+    return float((last["subscribed_rss_kib"] - before["subscribed_rss_kib"]) / added)
 
 
 def _latest_to_median(sample: Sample) -> float:
