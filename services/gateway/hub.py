@@ -230,7 +230,7 @@ class Hub:
         others: list[Client] = []
         write = self._write
         mine, form, buffer, fits = 0, PLAIN, b"", False
-        for client, bits in turn.receivers().items():
+        for client, bits in turn.receivers():
             if not client.quick:
                 others.append(client)
                 continue

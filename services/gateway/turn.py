@@ -6,12 +6,12 @@ is for. When the turn is written, clients that get the same pushes get the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
 
 from services.common.stream import Position
 from services.gateway.audience import Audience, Client
-from services.gateway.forms import Form
+from services.gateway.forms import PLAIN, Form
 
 # Distinct buffers that are kept; beyond it nearly every client has its own and sharing is over.
 _KEPT = 256
@@ -68,18 +68,22 @@ class Turn:
         """All but the first `count`."""
         return islice(self.pushes, count, None)
 
-    def receivers(self) -> dict[Client, int]:
-        """For each client, the bits of its audiences in this turn."""
-        audiences = iter(self._bits.items())
-        first, bit = next(audiences)
+    def receivers(self) -> Iterable[tuple[Client, int]]:
+        """Each client once, and the bits of its audiences in this turn."""
+        (first, bit), *others = self._bits.items()
+        if not others:
+            return zip([*first.members], repeat(bit))
         found = dict.fromkeys(first.members, bit)
-        for audience, bit in audiences:
+        for audience, bit in others:
             for client in audience.members:
                 found[client] = found.get(client, 0) | bit
-        return found
+        return found.items()
 
     def buffer(self, bits: int, form: Form) -> tuple[bytes, int]:
         """What clients with these audiences are written, and its size in plain frames."""
+        if form is PLAIN and len(self.pushes) == 1:
+            frames = self.pushes[0].frames
+            return frames, len(frames)
         found = self._buffers.get((bits, form))
         if found is None:
             if len(self._buffers) >= _KEPT:
