@@ -140,6 +140,11 @@ class Pump:
                     tasks.create_task(self._welcome(unseen), name=f"restore:{self.name}")
                 done: list[Message] = []
                 for message in batch:
+                    if self.held_bytes >= self._buffer_bytes:
+                        # A batch may hold many large books, and the bound holds for each record.
+                        await self._ack(done)
+                        done = []
+                        await self._wait_for_room(lambda: self.held_bytes)
                     waiting = self._waiting.get(key_of(message.subject))
                     if waiting is not None:
                         waiting.append(message)

@@ -75,5 +75,5 @@ class Proxy:
             await self._up.wait()
             sink.write(data)
             await sink.drain()
-        if sink.can_write_eof():
+        if not sink.is_closing() and sink.can_write_eof():
             sink.write_eof()
