@@ -61,7 +61,7 @@ class Call(Listener):
             return
         except Exception:
             # As every ASGI server does: what an application raises ends its own connection only.
-            log.exception("Exception in ASGI application")
+            log.exception("application_failed")
             self._end(500, 1011)
         else:
             self._end(500, 1000)
