@@ -9,16 +9,20 @@ from urllib.parse import unquote
 import h11
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from services.gateway.handshake import Header
 from services.gateway.keepalive import Keepalive
-from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared
+from services.gateway.wsproto import LINGER_S, MAX_READ_BYTES, GatewayProtocol, Shared
 
 # As much as h11 takes.
 _MAX_HEAD = 16 * 1024
+_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n"
+)
 _ANSWER = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -99,6 +103,11 @@ class Front(asyncio.Protocol):
             self.transport.set_protocol(protocol)
             protocol.upgrade(head.request(self.transport, self._shared.config), b"")
             return
+        if len(data) > _MAX_HEAD and data.find(b"\r\n\r\n", 0, _MAX_HEAD) < 0:
+            # h11 minds the size only of what is incomplete.
+            self.transport.write(_TOO_LONG)
+            Farewell(self._shared, self.transport)
+            return
         http = PromptHttp(self._seconds, self._shared)
         http.connection_made(self.transport)
         self.transport.set_protocol(http)
@@ -118,8 +127,36 @@ class Front(asyncio.Protocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
-        self._deadline = None
+        self._end()
         self.transport.write(_ANSWER)
+        Farewell(self._shared, self.transport)
+
+
+class Farewell(asyncio.Protocol):
+    """A connection on which the last word was said.
+
+    What still comes is thrown away for a while: a socket that is closed over unread data is reset,
+    and the other side may never read why.
+    """
+
+    __slots__ = ("_shared", "_timer", "transport")
+
+    def __init__(self, shared: Shared, transport: asyncio.Transport) -> None:
+        self._shared = shared
+        self.transport = transport
+        self._timer = shared.loop.call_later(LINGER_S, transport.abort)
+        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
+        transport.set_protocol(self)
+        if not transport.is_reading():
+            transport.resume_reading()
+        transport.write_eof()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._shared.state.connections.discard(self)
+
+    def shutdown(self) -> None:
+        """The server goes away."""
         self.transport.close()
 
 
@@ -167,8 +204,9 @@ class _Head:
             "method": "GET",
             "http_version": "1.1",
             "scheme": "https" if is_ssl(transport) else "http",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            # Both may be left out, and nothing here asks: each is a system call and a few objects.
+            "server": None,
+            "client": None,
             "root_path": config.root_path,
             "path": config.root_path + (unquote(path) if "%" in path else path),
             "raw_path": config.root_path.encode("ascii") + raw_path,
@@ -231,4 +269,10 @@ class PromptHttp(H11Protocol):
         self._deadline = None
         if self.conn.our_state is h11.IDLE:
             self.transport.write(_ANSWER)
-        self.transport.close()
+        # None before the first request, whatever uvicorn's annotation says.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None or cycle.response_complete:
+            self.connections.discard(self)
+            Farewell(self._shared, self.transport)
+        else:
+            self.transport.close()

@@ -50,7 +50,7 @@ SHARED_PORT = (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 _CLOSE_S = 10.0
 # How long what a client still sends is thrown away, so that it can read why it was closed: a
 # socket closed over unread data is reset, and what was written last is lost.
-_LINGER_S = 2.0
+LINGER_S = 2.0
 _NONE: list[Header] = []
 _UPGRADING, _OPEN, _CLOSING, _LINGERING, _CLOSED = range(5)
 
@@ -357,7 +357,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self.resume_reading()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
-        self._deadline(_LINGER_S)
+        self._deadline(LINGER_S)
         self._gone()
 
     def _gone(self) -> None:

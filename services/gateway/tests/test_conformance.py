@@ -549,6 +549,28 @@ async def test_a_handshake_that_is_none_gets_an_http_answer(
     assert answered == status or kind == OTHER
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        changed(KEY, KEY + b"X: " + b"y" * 70_000 + b"\r\n"),
+        changed(KEY, KEY + b"X: y\r\n" * 20_000),
+        changed(b"/ws", b"/ws?" + b"y" * 70_000),
+        changed(b"\r\n\r\n", b"\r\nX: " + b"y" * 70_000),
+    ],
+    ids=["a header", "headers", "a path", "a header without an end"],
+)
+async def test_a_handshake_that_is_too_long_is_not_taken(
+    port: int, kind: str, request_: bytes
+) -> None:
+    # RFC 6585, 5. Who still sends is cut off, and may not read the answer.
+    if kind in OURS:
+        try:
+            head = await handshake(port, request_)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        assert int(head.split()[1]) in (400, 431)
+
+
 async def test_another_version_is_told_which_one_is_spoken(port: int, kind: str) -> None:
     # 4.4: and by 426, which RFC 6455 only suggests.
     if kind in OURS:
