@@ -207,6 +207,9 @@ class Hub:
         for client in dirty:
             client.outbox.dirty = False
             client.flush()
+        if dirty and self._owing:
+            # One of them may be writable only now.
+            self._want_flush()
 
     def _push(self) -> None:
         """Write the turn: to all who are quick the same bytes, to others through their outbox."""

@@ -65,14 +65,15 @@ class Subject(Session):
 
 
 class World:
-    def __init__(self, core: Core, window: float = 0.0) -> None:
+    def __init__(self, core: Core, window: float = 0.0, product_rate: float = 0.0) -> None:
         self.clock = Clock()
         self.hub = Hub(
             self.clock.soon.append,
             self.clock.at,
             lambda: self.clock.now,
             lambda: 0,
-            window=window,
+            product_rate,
+            window,
             most=_LIMIT,
             write=lambda fd, frames: self.clients[fd].link.send(frames),
         )
@@ -100,6 +101,15 @@ class World:
         if stream not in client.live:
             subscription = client.live[stream] = Subscription(client, self.fans[stream])
             self.hub.attach(subscription, None)
+
+    def change(self, number: int, stream: int) -> None:
+        """From `full` to `latest` or back, as a command does it."""
+        subscription = self.clients[number].live[stream]
+        head = self.heads[stream]
+        self.hub.settle(subscription)
+        self.hub.detach(subscription)
+        subscription.mode = "full" if subscription.mode == "latest" else "latest"
+        self.hub.attach(subscription, head.seq if head is not None else None)
 
     def detach(self, number: int, stream: int) -> None:
         subscription = self.clients[number].live.pop(stream, None)
@@ -206,6 +216,58 @@ async def test_every_client_gets_exactly_its_messages_in_order_whatever_happens_
         # It is back on the fast path.
         assert not client.outbox
         assert client.quick
+
+
+_merging = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["publish", "push"]), st.just(0), _stream),
+        st.tuples(st.sampled_from(["publish", "push"]), st.just(0), _stream),
+        st.tuples(st.just("change"), _number, _stream),
+        st.tuples(st.sampled_from(["stick", "unstick"]), _number, st.just(0)),
+        st.tuples(st.sampled_from(["turn", "wait", "rest"]), st.just(0), st.just(0)),
+    ),
+    min_size=10,
+    max_size=60,
+)
+
+
+# The core is only read.
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    steps=_merging, window=st.sampled_from([0.0, 0.003]), product_rate=st.sampled_from([0.0, 2.0])
+)
+async def test_chains_verify_for_merged_clients_beside_full_ones_whoever_changes_when(
+    core: Core, steps: list[tuple[str, int, int]], window: float, product_rate: float
+) -> None:
+    # Breaks when what is merged begins before, or behind, what was pushed to all in that turn.
+    chosen = small_settings(product_max_msgs_per_sec=product_rate)
+    world = World(replace(core, settings=chosen), window, product_rate)
+    for number, client in enumerate(world.clients):
+        world.hub.touch(client)
+        for stream in range(_STREAMS):
+            world.attach(number, stream)
+    for stream in range(_STREAMS):
+        # The first of a chain has nothing before it.
+        world.publish(stream)
+    world.settle()
+    for name, number, stream in steps:
+        if name == "change":
+            world.change(number, stream)
+        elif name == "rest":
+            world.clock.until(world.clock.now + 1)
+        else:
+            _play(world, [(name, number, stream)])
+    world.settle()
+    for client in world.clients:
+        held: dict[str, int | None] = dict.fromkeys(_PRODUCTS)
+        for message in map(msgspec.json.decode, client.received()):
+            if message["type"] == "incr":
+                tick = message["tick"]
+                assert message.get("prev", tick["prev"]) == held[tick["product"]]
+                held[tick["product"]] = tick["seq"]
+        assert list(held.values()) == [market.seq for market in world.markets]
 
 
 def test_clients_of_the_same_streams_are_written_the_same_buffer_whatever_their_number(
