@@ -12,11 +12,13 @@ import msgspec
 import pytest
 
 from services.gateway.frames import text_frame
+from tools.bench.fanout.cases import fanout
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import NoCompiler, program
 from tools.bench.fanout.servers import Running, running
 from tools.bench.fanout.sink import Found, SinkFault, sink
 from tools.bench.fanout.ticks import FIRST, message
+from tools.bench.registry import Run
 
 _CLIENTS, _FLUSHES, _TICKS = 20, 12, 3
 _ANSWER = (
@@ -32,6 +34,8 @@ def compiled() -> None:
     try:
         program("sink"), program("limit")
     except NoCompiler as error:
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(str(error))
 
 
@@ -205,7 +209,11 @@ async def test_a_paced_sink_asks_at_its_own_rate() -> None:
     assert found.wall_s > 0.2
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_compiler_the_benchmark_says_so_and_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(NoCompiler, match="apt-get install gcc"):
-        program("sink")
+    run = Run("fanout", full=False, rounds=1, quick=True)
+    await fanout(run)
+    assert "apt-get install gcc" in run.skipped
+    assert not run.results
