@@ -13,6 +13,7 @@ from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
 from services.gateway.audience import BEGINNING
 from services.gateway.feed import Feed, entries_of
+from services.gateway.pages import Pages
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     EPOCH_CHANGED,
@@ -24,7 +25,6 @@ from services.gateway.records import LAST_SUB, Entry
 
 log = structlog.get_logger(__name__)
 
-_PAGE = 500
 # Enough to find the first record that is no status.
 _PEEK = 20
 # How far this gateway's head may be behind what another one has sent, in time.
@@ -59,6 +59,7 @@ class Backfill:
 
     def __init__(self, broker: Broker, archive: Archive, max_age_us: int) -> None:
         self._broker = broker
+        self._pages = Pages(broker)
         self._archive = archive
         self._max_age_us = max_age_us
         self.turn = asyncio.Lock()
@@ -107,15 +108,16 @@ class Backfill:
             PositionLost: the cursor expired; try again without it.
             BrokerUnavailable: the log does not answer.
         """
-        if not cursor:
-            cursor = await self._broker.seek(feed.subject, _for_seek(position))
+        subject = feed.subject
+        if cursor:
+            page = await self._pages.after(subject, cursor)
+        else:
+            page = await self._pages.after_position(subject, _for_seek(position))
         while True:
-            page = await self._broker.read(feed.subject, cursor, limit=_PAGE)
-            entries = entries_of(page.messages)
-            found = deque(entry for entry in entries if entry.position > position)
+            found = deque(entry for entry in page.entries if entry.position > position)
             if found or page.at_head:
                 return found, page.cursor
-            cursor = page.cursor
+            page = await self._pages.after(subject, page.cursor)
 
     async def archived(
         self, feed: Feed, position: Position, now_us: int | None = None
@@ -142,7 +144,21 @@ class Backfill:
             ) from error
 
     async def _first_after(self, feed: Feed, position: Position) -> Entry | None:
-        """The first tick or reset after `position`."""
+        """The first tick or reset after `position`, from where it will be read on."""
+        window = feed.replica.window
+        if window.covers(position):
+            return window.first_after(position)
+        page = await self._pages.after_position(feed.subject, _for_seek(position))
+        while True:
+            for entry in page.entries:
+                if entry.chained and entry.position > position:
+                    return entry
+            if page.at_head:
+                return None
+            page = await self._pages.after(feed.subject, page.cursor)
+
+    async def _peek_after(self, feed: Feed, position: Position) -> Entry | None:
+        """The same, without reading more than it takes to see it."""
         window = feed.replica.window
         if window.covers(position):
             return window.first_after(position)
@@ -166,7 +182,7 @@ class Backfill:
     async def _oldest_entry(self, feed: Feed, oldest_us: int) -> Entry | None:
         """The oldest tick or reset retained that is young enough; None when none is."""
         head = feed.replica.head
-        first = await self._first_after(feed, BEGINNING)
+        first = await self._peek_after(feed, BEGINNING)
         if head is None or (first is not None and first.prev is None):
             older = None
         elif first is None or first.ts_ingest >= oldest_us:
@@ -179,14 +195,14 @@ class Backfill:
             return first
         # Older ones are still in the log: find the limit by halving the range of seqs.
         if first.position.epoch != head.epoch:
-            first = await self._first_after(feed, Position(head.epoch, 0))
+            first = await self._peek_after(feed, Position(head.epoch, 0))
             if first is None or first.ts_ingest >= oldest_us:
                 return first
         low, high = first.position.seq, head.seq
         found: Entry | None = None
         while low < high:
             middle = (low + high) // 2
-            entry = await self._first_after(feed, Position(head.epoch, middle, LAST_SUB))
+            entry = await self._peek_after(feed, Position(head.epoch, middle, LAST_SUB))
             if entry is None:
                 break
             if entry.ts_ingest >= oldest_us:

@@ -1,0 +1,122 @@
+"""Pages of the logs, read once for all who need them.
+
+Clients that lost their gateway, or their network, come back together and hold the same positions.
+Where a window no longer reaches, each of them wants the same pages of the same log; the broker
+reads each once, and for a while everybody gets it from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from services.common.errors import PositionLost
+from services.common.stream import Broker, Position
+from services.gateway.feed import entries_of
+from services.gateway.records import Entry
+
+_RECORDS = 500
+_MAX_BYTES = 32 * 1024 * 1024
+_MAX_PLACES = 4096
+# What an entry costs beside its payload, roughly.
+_OVERHEAD = 250
+
+
+class Fetched(NamedTuple):
+    """Records in the log's order, where to go on, and whether the log's head was reached."""
+
+    entries: Sequence[Entry]
+    cursor: str
+    at_head: bool
+
+
+class _Reading:
+    """A page that somebody reads now."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+        self.page: Fetched | None = None
+
+
+class Pages:
+    """See the module's docstring.
+
+    A page that does not reach the head never changes, and is kept; one that does is shared only
+    with those who asked while it was read.
+    """
+
+    def __init__(self, broker: Broker, max_bytes: int = _MAX_BYTES) -> None:
+        self._broker = broker
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._held: OrderedDict[tuple[str, str], Fetched] = OrderedDict()
+        self._reading: dict[tuple[str, str], _Reading] = {}
+        # Cursors of positions whose pages do not reach the head.
+        self._places: OrderedDict[tuple[str, Position], str] = OrderedDict()
+
+    async def after(self, subject: str, cursor: str) -> Fetched:
+        """The page that follows a cursor.
+
+        Raises:
+            PositionLost: the cursor expired, and the page is not held.
+            BrokerUnavailable: the log does not answer.
+        """
+        key = (subject, cursor)
+        while (held := self._held.get(key)) is None:
+            reading = self._reading.get(key)
+            if reading is None:
+                return await self._read(key)
+            await reading.done.wait()
+            if reading.page is not None:
+                return reading.page
+        self._held.move_to_end(key)
+        return held
+
+    async def after_position(self, subject: str, position: Position) -> Fetched:
+        """The page in which the first record after a position stands.
+
+        Raises:
+            PositionLost: what followed was dropped between two questions; ask again.
+            BrokerUnavailable: the log does not answer.
+        """
+        place = (subject, position)
+        cursor = self._places.get(place)
+        if cursor is None:
+            cursor = await self._broker.seek(subject, position)
+        try:
+            page = await self.after(subject, cursor)
+        except PositionLost:
+            self._places.pop(place, None)
+            raise
+        if not page.at_head:
+            self._places[place] = cursor
+            self._places.move_to_end(place)
+            if len(self._places) > _MAX_PLACES:
+                self._places.popitem(last=False)
+        return page
+
+    async def _read(self, key: tuple[str, str]) -> Fetched:
+        reading = self._reading[key] = _Reading()
+        try:
+            subject, cursor = key
+            page = await self._broker.read(subject, cursor, limit=_RECORDS)
+            found = reading.page = Fetched(entries_of(page.messages), page.cursor, page.at_head)
+        finally:
+            del self._reading[key]
+            reading.done.set()
+        if not found.at_head:
+            self._keep(key, found)
+        return found
+
+    def _keep(self, key: tuple[str, str], page: Fetched) -> None:
+        self._held[key] = page
+        self._bytes += _cost(page)
+        while self._bytes > self._max_bytes:
+            _, oldest = self._held.popitem(last=False)
+            self._bytes -= _cost(oldest)
+
+
+def _cost(page: Fetched) -> int:
+    return sum(entry.size + _OVERHEAD for entry in page.entries)
