@@ -178,7 +178,8 @@ class Pipeline:
             key = streams.get(message.subject)
             if key is None:
                 continue
-            headers = _trace_context(message)
+            # Few records have any.
+            headers = _trace_context(message) if message.headers else None
             if headers is None or tracing.ACTIVE is None:
                 record = take(message, headers)
                 if record is not None:
@@ -346,6 +347,4 @@ class Pipeline:
 def _trace_context(message: Message) -> dict[str, str] | None:
     """The headers that carry a trace from hop to hop."""
     headers = message.headers
-    if not headers:
-        return None
     return {name: headers[name] for name in _TRACE_HEADERS if name in headers} or None
