@@ -40,9 +40,12 @@ def broker_on(server: NatsServer) -> Broker:
 async def stores(server: AwsServer) -> AsyncIterator[Platform]:
     proxy = Proxy(server.port)
     await proxy.start()
-    async with Platform(server.url, proxy, lambda: pytest.fail("no broker yet")) as platform:
-        yield platform
-    await proxy.aclose()
+    # uvloop waits for open listeners for ever when a loop is closed: a failed test would never end.
+    try:
+        async with Platform(server.url, proxy, lambda: pytest.fail("no broker yet")) as platform:
+            yield platform
+    finally:
+        await proxy.aclose()
 
 
 async def rows(platform: Platform) -> Mapping[StreamKey, tuple[Position, bytes, str | None]]:

@@ -43,10 +43,12 @@ async def test_all_services_work_with_these_permissions(
         )
         proxy = Proxy(aws_server.port)
         await proxy.start()
-        async with Platform(aws_server.url, proxy, lambda: open_broker(settings)) as platform:
-            # Ingestor, normalizer and snapshotter; then a gateway with a client.
-            await record_market(platform, products=("BTC-USD",), seconds=3, rate=50)
-        await proxy.aclose()
+        try:
+            async with Platform(aws_server.url, proxy, lambda: open_broker(settings)) as platform:
+                # Ingestor, normalizer and snapshotter; then a gateway with a client.
+                await record_market(platform, products=("BTC-USD",), seconds=3, rate=50)
+        finally:
+            await proxy.aclose()
         async with (
             bench(open_broker(settings), open_broker(settings), shard_count=SHARDS) as gateway,
             gateway.client() as client,
