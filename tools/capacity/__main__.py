@@ -118,7 +118,7 @@ def fleet(given: Reckoning) -> str:
         "JetStream requests at rest": lambda a: f"{a.requests_s:,.0f}/s",
         "a zone is lost: clients that come back": lambda a: f"{a.returning:,}",
         "of each other gateway's core for that": lambda a: f"{a.return_s:.1f} s",
-        "1 % were away for 10 min: CPU of NATS for their logs": lambda a: (
+        "1 % were away for 10 min, no two alike: CPU of NATS for their logs": lambda a: (
             f"{a.log_core_s(0.01, 600):,.0f} core-s"
         ),
     }
