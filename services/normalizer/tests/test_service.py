@@ -1,4 +1,4 @@
-"""The real process on a real nats-server: start, readiness, stop, and being killed under load."""
+"""The real process on real brokers: start, readiness, stop, and being killed under load."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_log, tick_subject
+from services.common.testing.nats_cluster import NatsCluster
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all
 from services.common.wire import RawRecord
 from services.normalizer.normalize import Normalizer
 from services.normalizer.restore import patiently
-from tools.embedded import NatsServer
+from tools.embedded import NatsServer, ValkeyServer
 
 SHARDS = 3
 PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD"]
-# `make bench-crash` does 20.
+# `make bench-crash` does 20, and on all kinds of broker.
 KILLS = int(os.environ.get("NORMALIZER_KILLS", "6"))
+KINDS = ["nats"] if KILLS <= 6 else ["nats", "nats with replicas", "redis"]
+# A broker's settings, as a service's environment has them.
+Environment = dict[str, str]
 
 
 class Service:
@@ -66,10 +70,10 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def service(nats: NatsServer) -> AsyncIterator[Service]:
+async def service(on: NatsServer | Environment) -> AsyncIterator[Service]:
     environment = {
         **os.environ,
-        "NATS_URLS": nats.url,
+        **({"NATS_URLS": on.url} if isinstance(on, NatsServer) else on),
         "SHARD_COUNT": str(SHARDS),
         "HTTP_PORT": "0",
         "HTTP_HOST": "127.0.0.1",
@@ -94,11 +98,34 @@ async def service(nats: NatsServer) -> AsyncIterator[Service]:
         await process.wait()
 
 
+@pytest.fixture(params=KINDS)
+async def each_kind(request: pytest.FixtureRequest) -> AsyncIterator[Environment]:
+    """A broker of each kind."""
+    if request.param == "redis":
+        async with ValkeyServer() as valkey:
+            yield {"BROKER_KIND": "redis", "REDIS_URL": valkey.url}
+    elif request.param == "nats":
+        async with NatsServer() as nats:
+            yield {"NATS_URLS": nats.url}
+    else:
+        async with NatsCluster() as cluster:
+            urls = ",".join(server.url for server in cluster.servers)
+            yield {"NATS_URLS": urls, "JS_REPLICAS": str(len(cluster.servers))}
+
+
 @pytest.fixture
 async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
-    settings = CommonSettings(broker_kind="nats", nats_urls=(nats_server.url,), shard_count=SHARDS)
+    async with opened({"NATS_URLS": nats_server.url}) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def opened(environment: Environment) -> AsyncIterator[Broker]:
+    values = {name.lower(): value for name, value in environment.items()}
+    settings = CommonSettings.model_validate({**values, "shard_count": SHARDS})
     async with open_broker(settings) as found:
-        await found.ensure(log_specs(settings))
+        # A cluster may need a moment until it can place replicas.
+        await patiently(lambda: found.ensure(log_specs(settings)))
         yield found
 
 
@@ -183,8 +210,13 @@ async def holds(broker: Broker, whole: dict[str, list[bytes]]) -> bool:
 
 @pytest.mark.timeout(60 + 15 * KILLS)
 async def test_killed_again_and_again_under_load_it_writes_what_an_undisturbed_run_writes(
-    nats_server: NatsServer, broker: Broker
+    each_kind: Environment,
 ) -> None:
+    async with opened(each_kind) as broker:
+        await killed_again_and_again(each_kind, broker)
+
+
+async def killed_again_and_again(environment: Environment, broker: Broker) -> None:
     records = session(max(2500, 400 * KILLS))
     whole = undisturbed(records)
     watched = StreamKey("coinbase", "trades", "BTC-USD")
@@ -205,7 +237,7 @@ async def test_killed_again_and_again_under_load_it_writes_what_an_undisturbed_r
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(load())
         for _ in range(KILLS):
-            async with service(nats_server) as running:
+            async with service(environment) as running:
                 target = await position() + pick.randint(1, 300)
 
                 async def reached(target: int = target) -> bool:
@@ -213,7 +245,7 @@ async def test_killed_again_and_again_under_load_it_writes_what_an_undisturbed_r
 
                 await until(reached)
                 running.process.kill()
-    async with service(nats_server):
+    async with service(environment):
         await until(lambda: holds(broker, whole), 60)
     assert await ticks(broker) == whole
 
