@@ -178,14 +178,22 @@ class S3Store:
             return True
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete up to 1000 objects; those that do not exist are none."""
+        """Delete up to 1000 objects; those that do not exist are none.
+
+        Raises `StoreUnavailable` also when some could not be deleted.
+        """
         if not keys:
             return
         with translated(S3, self.bucket):
-            await self.client.delete_objects(
+            answer = await self.client.delete_objects(
                 Bucket=self.bucket,
                 Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
             )
+        # The call succeeds when each of its objects is refused.
+        if refused := answer.get("Errors"):
+            first = refused[0]
+            reason = f"{first.get('Code')}: {len(refused)} of {len(keys)} not deleted"
+            raise StoreUnavailable(S3, f"{reason}, such as {first.get('Key')} ({self.bucket})")
 
     async def keys(self, prefix: str, *, limit: int = 1000) -> list[str]:
         """The first `limit` (at most 1000) keys under `prefix`, sorted."""
