@@ -2,9 +2,9 @@
 
 The document says where they stand: between `<!-- bench NAME -->` and `<!-- end bench -->`. NAME is
 a benchmark's, for the table of its cases, or `benchmark:part` of a table made by a function marked
-with `@table`. `rest` stands for the cases of all benchmarks without a block of their own, and is
-written from a run of all. The text around the blocks is written by hand, and what the file has no
-figures of stays.
+with `@table`. `rest` stands for all benchmarks without a block, each with its own tables and the
+one of its cases, and is written from a run of all. The text around the blocks is written by hand,
+and what the file has no figures of stays.
 """
 
 from __future__ import annotations
@@ -73,10 +73,13 @@ def fill(text: str, results: dict[str, Any]) -> str:
     def write(found: re.Match[str]) -> str:
         name: str = found["name"]
         if name == REST and results["whole"]:
-            titled = [
-                ["", f"### {bench}", "", *made(bench)] for bench in benches if bench not in own
-            ]
-            lines = [line for part in titled for line in part][1:]
+            lines = []
+            for bench in benches:
+                if bench not in own:
+                    tables = own_tables(bench, benches[bench]["results"])
+                    more = [line for table in tables for line in (*table, "")]
+                    lines += [f"### {bench}", "", *more, *made(bench), ""]
+            lines = lines[:-1]
         elif name.partition(":")[0] in benches:
             lines = made(name)
         else:

@@ -19,7 +19,6 @@ _WARMUP = {1: 20, 10: 5}
 _PACED = ("limit", "gateway", "gateway-nats")
 _PACED_PER_S = 50
 _PACED_S = 5
-_PROCESSES = (1, 2, 4)
 
 
 @bench("fanout")
@@ -36,7 +35,6 @@ async def fanout(run: Run) -> None:
     await _load(run)
     await _paced(run)
     await _many(run)
-    await _processes(run)
 
 
 def _keep(run: Run, part: str, **sample: Any) -> None:
@@ -121,24 +119,3 @@ async def _many(run: Run) -> None:
                 found = await sink(server, stages, flushes=45, warmup=5, ticks=1)
             _keep(run, "many", server=name, round=number, found=msgspec.to_builtins(found))
             _note(run, f"{stages[-1]} clients", name, found, "1 tick per flush")
-
-
-async def _processes(run: Run) -> None:
-    """What it costs that several processes share the clients."""
-    clients, flushes = (50, 20) if run.quick else (1000, 100)
-    for number in range(run.rounds):
-        for processes in _PROCESSES if number % 2 == 0 else reversed(_PROCESSES):
-            several = running("gateway-nats", 1, everywhere=True, WEB_CONCURRENCY=str(processes))
-            async with several as server:
-                found = await sink(server, [clients], flushes=flushes + 10, warmup=10, ticks=1)
-            _keep(
-                run,
-                "processes",
-                server=f"{processes}",
-                clients=clients,
-                round=number,
-                cpu_us=found.cpu_us,
-                per_s=found.deliveries / found.wall_s,
-                rss_kib=found.stages[0].subscribed_rss_kib,
-            )
-            _note(run, "processes", f"{processes}", found, f"{clients} clients, on all cores")

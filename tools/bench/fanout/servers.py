@@ -92,27 +92,21 @@ def _out_of_the_way() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def running(
-    name: str, ticks: int, *, everywhere: bool = False, **variables: str
-) -> AsyncIterator[Running]:
+async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Running]:
     """The server `name` of `SERVERS`, which sends `ticks` messages a flush.
 
-    It runs on a core of its own, or (`everywhere`) on all there are. `variables` of the environment
-    are settings of a gateway.
+    `variables` of the environment are settings of a gateway.
     """
-    cores = set(_cores()) if everywhere else server_core()
     async with AsyncExitStack() as stack:
         stack.enter_context(_out_of_the_way())
         reads, writes = os.pipe()
         stack.callback(os.close, writes)
         if name == "gateway-nats":
             stack.callback(os.close, reads)
-            pid, port = await stack.enter_async_context(
-                _gateway_on_nats(reads, ticks, cores, variables)
-            )
+            pid, port = await stack.enter_async_context(_gateway_on_nats(reads, ticks, variables))
         else:
             arguments = _command(name, reads, ticks, stack)
-            pid, port = await stack.enter_async_context(_child(arguments, reads, cores, variables))
+            pid, port = await stack.enter_async_context(_child(arguments, reads, variables))
         subscribe = _SUBSCRIBE.get(name, "")
         yield Running(name, pid, port, writes, subscribe, _SNAPSHOT if subscribe else "")
 
@@ -128,7 +122,7 @@ def _command(name: str, pipe: int, ticks: int, stack: AsyncExitStack) -> list[st
 
 @asynccontextmanager
 async def _child(
-    arguments: list[str], pipe: int, cores: set[int], variables: dict[str, str]
+    arguments: list[str], pipe: int, variables: dict[str, str]
 ) -> AsyncIterator[tuple[int, int]]:
     """A server that prints its port; its pid and that port."""
     settings = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": "0", "BROKER_KIND": "memory", **_QUIET}
@@ -141,7 +135,7 @@ async def _child(
     )
     os.close(pipe)
     try:
-        os.sched_setaffinity(process.pid, cores)
+        os.sched_setaffinity(process.pid, server_core())
         assert process.stdout is not None
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
@@ -157,7 +151,7 @@ _QUIET = {"LOG_LEVEL": "ERROR", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_
 
 @asynccontextmanager
 async def _gateway_on_nats(
-    pipe: int, ticks: int, cores: set[int], variables: dict[str, str]
+    pipe: int, ticks: int, variables: dict[str, str]
 ) -> AsyncIterator[tuple[int, int]]:
     """`python -m services.gateway` as deployed, on a nats-server; published to from here."""
     async with AsyncExitStack() as stack:
@@ -190,7 +184,7 @@ async def _gateway_on_nats(
             preexec_fn=die_with_parent,
         )
         try:
-            os.sched_setaffinity(process.pid, cores)
+            os.sched_setaffinity(process.pid, server_core())
             async with asyncio.timeout(_START_S):
                 while not await _ready(port):  # noqa: ASYNC110 - another process's state
                     await asyncio.sleep(0.05)

@@ -144,29 +144,6 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
     ]
 
 
-@table("fanout:processes")
-def processes(parts: dict[str, list[Sample]]) -> list[str]:
-    samples = parts["processes"]
-    counts = sorted({sample["server"] for sample in samples}, key=int)
-    alone = of_server(samples, counts[0], cpu_us)
-    rows = [
-        [
-            count,
-            spread(of_server(samples, count, cpu_us)).text(2),
-            ratio(of_server(samples, count, cpu_us), alone).text(),
-            spread(of_server(samples, count, _per_s)).text(0),
-            f"{of_server(samples, count, _rss_mib)[0]:,.0f}",
-        ]
-        for count in counts
-    ]
-    about = (
-        f"The gateway as deployed, on all cores, with `WEB_CONCURRENCY`; {samples[0]['clients']:,} "
-        "clients, 1 tick per flush. The sink and nats-server are on the same cores."
-    )
-    titles = ["processes", "CPU s a million", "x one process", "deliveries/s", "MiB in all"]
-    return [about, "", *markdown(titles, rows)]
-
-
 def _present(samples: Sequence[Sample]) -> list[str]:
     return [server for server in SERVERS if any(one["server"] == server for one in samples)]
 
@@ -177,14 +154,6 @@ def _frame_bytes(sample: Sample) -> float:
 
 def _share(sample: Sample) -> float:
     return float(sample["cpu_share"])
-
-
-def _per_s(sample: Sample) -> float:
-    return float(sample["per_s"])
-
-
-def _rss_mib(sample: Sample) -> float:
-    return float(sample["rss_kib"]) / 1024
 
 
 def _stage(sample: Sample) -> tuple[dict[str, Any], int]:
