@@ -51,16 +51,17 @@ class Place:
         async with httpx.AsyncClient(timeout=10) as http:
             return await http.get(f"http://127.0.0.1:{self.port}{path}")
 
-    async def ready(self) -> dict[str, Any]:
-        """What `/readyz` says as soon as it is good."""
+    async def ready(self, status: int = 200) -> dict[str, Any]:
+        """What `/readyz` says as soon as it has this status."""
         await eventually(lambda: len(self.logged("http_listening")) > 0)
         self.port = self.logged("http_listening")[0]["port"]
         async with asyncio.timeout(60):
             while True:
-                answer = await self.get("/readyz")
-                if answer.status_code == 200:
-                    body: dict[str, Any] = answer.json()
-                    return body
+                with suppress(httpx.TransportError):
+                    answer = await self.get("/readyz")
+                    if answer.status_code == status:
+                        body: dict[str, Any] = answer.json()
+                        return body
                 await asyncio.sleep(0.05)
 
     def client(self) -> Client:
@@ -164,6 +165,9 @@ async def test_a_killed_worker_is_started_again_and_costs_its_own_clients_a_reco
         killed = (await place.ready())["workers"]["0"]
         clients = await subscribed(place, stack)
         os.kill(killed, signal.SIGKILL)
+        # Ready is what all of them are, and whoever is asked says so.
+        checks = (await place.ready(503))["checks"]
+        assert (checks["worker-0"]["ok"], checks["worker-1"]["ok"]) == (False, True)
         await place.market.ticks(20)
         lost = 0
         for client in clients:
