@@ -133,6 +133,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self._listener = call
         self._deciding = True
         # Most endpoints decide at once: such a call never becomes a task that waits for its turn.
+        # One that does is the server's to wait for, as with uvicorn's own protocols.
         task = asyncio.Task(
             call.run(self._shared.config.loaded_app, scope),
             loop=self._shared.loop,
@@ -175,8 +176,9 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if not self._deciding:
             self._write(b"")
         self._shared.keepalive.add(self)
-        # When the application has decided who listens.
-        self._shared.loop.call_soon(self._read_early)
+        if self.early is not None:
+            # When the application has decided who listens.
+            self._shared.loop.call_soon(self._read_early)
 
     def _read_early(self) -> None:
         early, self.early = self.early, None
@@ -256,12 +258,12 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
     # ------------------------------------------------------------------ reading
 
     def data_received(self, data: bytes) -> None:
-        if self._state in (_OPEN, _CLOSING):
-            self._inbound.feed(data, self)
-        elif self._state == _UPGRADING:
+        if self._state == _UPGRADING or self.early is not None:
             # RFC 6455, 4.1: a client waits for the answer. One that does not is not lost for it.
             self.early = [*(self.early or ()), data]
             self.pause_reading()
+        elif self._state in (_OPEN, _CLOSING):
+            self._inbound.feed(data, self)
 
     def pause_reading(self) -> None:
         if self._reading and self._state in (_UPGRADING, _OPEN):

@@ -97,6 +97,34 @@ async def echo_by_asgi_link(scope: Any, receive: Any, send: Any) -> None:
         await link.run(Echo(link, send_binary))
 
 
+async def late_echo(scope: Any, receive: Any, send: Any) -> None:
+    """One that thinks before it accepts."""
+    await asyncio.sleep(0.05)
+    await echo(scope, receive, send)
+
+
+async def refusal(scope: Any, receive: Any, send: Any) -> None:
+    """One that never accepts, in the way its path asks for."""
+    await asyncio.sleep(0)
+    match scope["path"]:
+        case "/close":
+            await send({"type": "websocket.close", "code": 1008})
+        case "/answer":
+            start = {"type": "websocket.http.response.start", "status": 418, "headers": []}
+            await send(start)
+            body = {"type": "websocket.http.response.body", "more_body": True}
+            await send({**body, "body": b"short "})
+            await send({**body, "body": b"and stout", "more_body": False})
+        case "/fail":
+            raise ZeroDivisionError
+    # "/return": nothing at all.
+
+
+def ours() -> dict[str, Any]:
+    times = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
+    return {"http": Sockets(**times, max_bytes=MAX_BYTES, deflate=True)}
+
+
 @asynccontextmanager
 async def served(kind: str) -> AsyncIterator[int]:
     """An echo server; yields its port."""
@@ -107,8 +135,7 @@ async def served(kind: str) -> AsyncIterator[int]:
         "ws_per_message_deflate": False,
     }
     if kind in OURS:
-        times = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
-        options = {"http": Sockets(**times, max_bytes=MAX_BYTES, deflate=True)}
+        options = ours()
     async with serve_http(apps[kind], "127.0.0.1", 0, lifespan="off", **options) as port:
         yield port
 
@@ -616,6 +643,47 @@ async def test_frames_that_come_with_the_handshake_are_not_lost(port: int, kind:
             await client.write(HANDSHAKE + frame(TEXT, b"early"))
             assert (await client.head()).startswith(b"HTTP/1.1 101 ")
             assert await client.frame() == (TEXT, b"early")
+
+
+async def test_an_application_may_think_before_it_accepts() -> None:
+    async with (
+        serve_http(late_echo, "127.0.0.1", 0, lifespan="off", **ours()) as port,
+        await RawClient.open(port) as client,
+    ):
+        await client.write(HANDSHAKE)
+        # Sent before the answer, in segments of their own.
+        await asyncio.sleep(0.01)
+        await client.write(frame(TEXT, b"one"))
+        await asyncio.sleep(0.01)
+        await client.write(frame(TEXT, b"two"))
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        assert await client.frame() == (TEXT, b"one")
+        assert await client.frame() == (TEXT, b"two")
+        await client.write(close_frame(1000))
+        assert await client.close_code() == 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        (b"/close", 403, b""),
+        (b"/answer", 418, b"short and stout"),
+        (b"/return", 500, b""),
+        (b"/fail", 500, b""),
+    ],
+)
+async def test_an_application_that_does_not_accept_answers_by_http(
+    path: bytes, status: int, body: bytes
+) -> None:
+    async with (
+        serve_http(refusal, "127.0.0.1", 0, lifespan="off", **ours()) as port,
+        await RawClient.open(port) as client,
+    ):
+        await client.write(changed(b"/ws", path))
+        head = await client.head()
+        assert int(head.split()[1]) == status
+        assert b"content-length: %d\r\n" % len(body) in head
+        assert await client.reader.read() == body
 
 
 @pytest.mark.parametrize(
