@@ -198,11 +198,13 @@ class Hub:
     def flush(self) -> None:
         """Write everything that is due; called by `schedule` and `schedule_at`."""
         self._flushing = True
-        if self._owing:
-            self._settle()
-        if not self._held:
-            self._push()
-        self._flushing = False
+        try:
+            if self._owing:
+                self._settle()
+            if not self._held:
+                self._push()
+        finally:
+            self._flushing = False
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             client.outbox.dirty = False
