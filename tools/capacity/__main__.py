@@ -134,35 +134,38 @@ def breaks(given: Reckoning) -> str:
     # Of gateways, a third are there to be lost.
     share = (limits.zones - 1) / limits.zones * one.connections
     whole = Fleet(10_000_000, one)
-    rows = [
-        [_about(one.by_cpu), "the core of one gateway", "more gateways; nothing else changes"],
-        [
-            _about(limits.nlb_targets * share),
+    by_count: list[tuple[float, str, str]] = [
+        (one.by_cpu, "the core of one gateway", "more gateways; nothing else changes"),
+        (
+            limits.nlb_targets * share,
             f"the targets of one NLB ({limits.nlb_targets} gateways)",
             "several, by DNS",
-        ],
-        [
-            _about(most * share),
+        ),
+        (
+            most * share,
             (
                 f"the network of {limits.nats_servers} NATS servers ({most:,} gateways at "
                 f"{one.intake_mbit:.0f} Mbit/s)"
             ),
             "leaf nodes, one on each node of gateways",
-        ],
-        [
-            _about(most * limits.node_gateways * share),
-            f"the same, with {most:,} leaf nodes",
+        ),
+        (
+            most * limits.node_gateways * share,
+            f"the cluster's network again, with {most:,} leaf nodes",
             "leaf nodes between",
-        ],
-        [
-            "10,000,000",
+        ),
+        (
+            whole.clients,
             "nothing new in the platform",
             (
                 f"the bill, and a region's network: {whole.egress_gbit:,.0f} Gbit/s from "
                 f"{whole.gateways:,} gateways on {whole.nodes:,} nodes. Several regions, each with "
                 "gateways and leaf nodes of its own, on one cluster's logs"
             ),
-        ],
+        ),
+    ]
+    rows = [[_about(count), *rest] for count, *rest in sorted(by_count)]
+    rows += [
         [
             "any number, at 20,000 ticks/s",
             (
