@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from services.common.health import health_routes, package_version
@@ -38,6 +39,11 @@ def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> F
 
     # Bare ASGI: FastAPI's own WebSocket endpoints cost as much again as the rest of a handshake.
     app.router.routes.append(WebSocketRoute("/ws", Endpoint(gateway), name="ws"))
+
+    @app.get("/ws", include_in_schema=False)
+    async def not_upgraded() -> Response:
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        return PlainTextResponse("/ws is a WebSocket; see /asyncapi.json", 426, headers)
 
     @app.get("/asyncapi.json", summary="The WebSocket protocol, as AsyncAPI")
     async def asyncapi() -> dict[str, Any]:

@@ -83,6 +83,11 @@ async def test_health_metrics_and_documents_are_served(
     assert asyncapi["asyncapi"].startswith("3.")
 
 
+async def test_a_plain_request_for_the_socket_is_told_to_upgrade(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/ws")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+
+
 async def test_the_board_needs_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
     page = await http.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
