@@ -157,8 +157,8 @@ async def test_a_position_that_this_gateway_has_yet_to_see_is_waited_for(gateway
 async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None:
     async with bench(MemoryBroker()) as gateway, AsyncExitStack() as stack:
         market = gateway.market()
-        await market.ticks(3000)
-        clients = [await stack.enter_async_context(gateway.client()) for _ in range(8)]
+        await market.ticks(1200)
+        clients = [await stack.enter_async_context(gateway.client()) for _ in range(4)]
         await clients[0].send(type="subscribe", products=["BTC-USD"])
         await clients[0].of("snapshot")
         feed = gateway.gateway.core.tails.feeds[market.key]
