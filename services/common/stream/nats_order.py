@@ -143,8 +143,14 @@ class Contended:
         return held is not None and now < held.until
 
     def seen(self, name: str, now: float) -> float:
-        """It was seen (again); answers for how many seconds the log counts as shared."""
+        """It was seen (again); answers for how many seconds the log counts as shared.
+
+        Soon after the last time it is twice as long as then.
+        """
         held = self._held.get(name)
-        period_s = _SHARED_S if held is None else min(2 * held.period_s, _MAX_SHARED_S)
+        if held is None or now > held.until + held.period_s:
+            period_s = _SHARED_S
+        else:
+            period_s = min(2 * held.period_s, _MAX_SHARED_S)
         self._held[name] = _Contention(now + period_s, period_s)
         return period_s

@@ -51,8 +51,11 @@ log = structlog.get_logger(__name__)
 ACK_TIMEOUT_S = 5.0
 # What the server says of a record that does not follow the log's newest.
 _WRONG_LAST = re.compile(r"wrong last msg ID: ([^\"]*)")
-# What it says of a batch in which there is a record that it has.
+# What it says of a batch with a record that it has; and of one that was cut short, as by a change
+# of leader. Other errors of batches are for good.
 _STORED_ALREADY = b'"err_code":10201,'
+_OF_BATCHES = re.compile(rb"(?:atomic|batch) publish (.*)")
+_CUT_SHORT = (b"incomplete", b"inflight")
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
 # For a log somebody else ensured.
@@ -99,6 +102,8 @@ class NatsPublisher(Worker, Publisher):
         self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
         self._contended = Contended()
         self._again = 0
+        # Batches cut short since the last one that was stored.
+        self._cut_short = 0
         self._wake = asyncio.Event()
         self.start(self._run())
 
@@ -291,6 +296,7 @@ class NatsPublisher(Worker, Publisher):
             return
         lane = item.lane
         if isinstance(lane, BatchLane):
+            self._cut_short = 0
             items = lane.answered()
             if len(items) > 1 and b'"batch"' not in data:
                 # A server that knows no batches; it has taken each record by itself, or none.
@@ -322,14 +328,24 @@ class NatsPublisher(Worker, Publisher):
             had = _STORED_ALREADY in data
             for each in lane.answered():
                 each.refused = had
-            # A batch that a change of leader cost is sent again, unless that goes on.
-            contended = had or not session.acked
+            contended = self._gives_up_batches(data)
         else:
             # The log's newest is not the one it should be: somebody else's, or one was lost.
             last = _WRONG_LAST.search(reason)
             contended = last is not None and last[1] not in ("", lane.newest)
         if contended:
             self._contend(log_of(item.record.subject), reason)
+
+    def _gives_up_batches(self, data: bytes) -> bool:
+        """Whether the refused batch's records had better be sent one by one for a while."""
+        error = _OF_BATCHES.search(data)
+        if error is None:
+            return False
+        if any(reason in error[1] for reason in _CUT_SHORT):
+            # It is sent again, unless that goes on: then there is a record in it that is refused.
+            self._cut_short += 1
+            return self._cut_short > 1
+        return True
 
     def _contend(self, name: str, why: str) -> None:
         """Publish to this log as to one that others write to, for a while."""

@@ -190,6 +190,7 @@ def test_a_log_seen_shared_again_and_again_counts_as_shared_for_longer() -> None
     assert ("raw", 100.0 + 3599) in contended
     assert ("raw", 100.0 + 3601) not in contended
     assert ("tick.0", 100.0) not in contended
+    assert contended.seen("raw", 100.0 + 3 * 3600) == 30.0
 
 
 def _published(data: bytes) -> list[tuple[str, str, bytes, bytes]]:
