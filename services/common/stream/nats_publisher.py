@@ -315,10 +315,10 @@ class NatsPublisher(Worker, Publisher):
             asyncio.get_running_loop().call_soon(self._advance, session)
 
     def _on_refusal(self, session: Session, ticket: int, headers: bytes, data: bytes) -> None:
+        if session.over or session.trouble is not None:
+            return
         item = self._by_ticket.get(ticket)
         self._wake.set()
-        if session.trouble is not None:
-            return
         reason = data.decode(errors="replace")[:300] or status_of(headers)
         session.trouble = f"not stored: {reason}"
         lane = None if item is None else item.lane
