@@ -158,9 +158,9 @@ async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None
     async with bench(MemoryBroker()) as gateway, AsyncExitStack() as stack:
         market = gateway.market()
         await market.ticks(1200)
-        clients = [await stack.enter_async_context(gateway.client()) for _ in range(4)]
-        await clients[0].send(type="subscribe", products=["BTC-USD"])
-        await clients[0].of("snapshot")
+        first, *clients = [await stack.enter_async_context(gateway.client()) for _ in range(5)]
+        await first.send(type="subscribe", products=["BTC-USD"])
+        await first.of("snapshot")
         feed = gateway.gateway.core.tails.feeds[market.key]
         largest, position = 0, Position(0, 0)
         while (piece := feed.replica.window.run_after(position)) is not None:
