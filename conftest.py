@@ -16,6 +16,8 @@ from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
 ROOT = Path(__file__).resolve().parent
+# Before anything imports it, in whatever order test files are named.
+pytest.register_assert_rewrite("services.common.testing.conformance")
 
 
 def pytest_report_header() -> list[str]:

@@ -6,11 +6,9 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite("services.common.testing.conformance")
-
-from services.common.stream import Broker  # noqa: E402 - after the rewrite is registered
-from services.common.stream.memory import MemoryBroker, MemoryServer  # noqa: E402
-from services.common.testing.conformance import Backend, BrokerConformance  # noqa: E402
+from services.common.stream import Broker
+from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.testing.conformance import Backend, BrokerConformance
 
 
 class _Memory(Backend):

@@ -7,20 +7,15 @@ import shutil
 
 import pytest
 
-from tools.embedded import NatsServer
-from tools.embedded.nats import MAX_PAYLOAD
-
-pytest.register_assert_rewrite("services.common.testing.conformance")
-
-from services.common.stream import (  # noqa: E402 - after the rewrite is registered
+from services.common.stream import (
     Broker,
     LogSpec,
     Position,
     Publisher,
     Record,
 )
-from services.common.stream.nats import NatsBroker  # noqa: E402
-from services.common.testing.conformance import (  # noqa: E402
+from services.common.stream.nats import NatsBroker
+from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
@@ -34,6 +29,8 @@ from services.common.testing.conformance import (  # noqa: E402
     take,
     until,
 )
+from tools.embedded import NatsServer
+from tools.embedded.nats import MAX_PAYLOAD
 
 
 class _Nats(Backend):

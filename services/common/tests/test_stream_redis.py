@@ -6,13 +6,9 @@ import shutil
 
 import pytest
 
-from tools.embedded import ValkeyServer
-
-pytest.register_assert_rewrite("services.common.testing.conformance")
-
-from services.common.stream import Broker  # noqa: E402 - after the rewrite is registered
-from services.common.stream.redis import RedisBroker  # noqa: E402
-from services.common.testing.conformance import (  # noqa: E402
+from services.common.stream import Broker
+from services.common.stream.redis import RedisBroker
+from services.common.testing.conformance import (
     ETH,
     LOG,
     Backend,
@@ -24,6 +20,7 @@ from services.common.testing.conformance import (  # noqa: E402
     take,
     until,
 )
+from tools.embedded import ValkeyServer
 
 
 class _Redis(Backend):
