@@ -81,11 +81,12 @@ class Front(asyncio.Protocol):
     `GatewayProtocol`. Everything else, also what is wrong with a handshake, is `PromptHttp`'s.
     """
 
-    __slots__ = ("_deadline", "_seconds", "_shared", "transport")
+    __slots__ = ("_deadline", "_due", "_seconds", "_shared", "transport")
 
     def __init__(self, seconds: float, shared: Shared) -> None:
         self._seconds = seconds
         self._shared = shared
+        self._due = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
 
@@ -93,7 +94,8 @@ class Front(asyncio.Protocol):
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
         self._shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
-        self._deadline = self._shared.loop.call_later(self._seconds, self._too_slow)
+        self._due = self._shared.loop.time() + self._seconds
+        self._deadline = self._shared.loop.call_at(self._due, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         self._end()
@@ -108,7 +110,7 @@ class Front(asyncio.Protocol):
             self.transport.write(_TOO_LONG)
             Farewell(self._shared, self.transport)
             return
-        http = PromptHttp(self._seconds, self._shared)
+        http = PromptHttp(self._seconds, self._shared, self._due)
         http.connection_made(self.transport)
         self.transport.set_protocol(http)
         http.data_received(data)
@@ -223,9 +225,11 @@ class PromptHttp(H11Protocol):
     meanwhile do not prolong it.
     """
 
-    def __init__(self, seconds: float, shared: Shared) -> None:
+    def __init__(self, seconds: float, shared: Shared, due: float) -> None:
         super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
         self._seconds = seconds
+        # Of the first request, which has begun already; later ones have their own time.
+        self._due: float | None = due
         self._shared = shared
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -258,7 +262,9 @@ class PromptHttp(H11Protocol):
 
     def _begin(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(self._seconds, self._too_slow)
+            due, self._due = self._due, None
+            due = self.loop.time() + self._seconds if due is None else due
+            self._deadline = self.loop.call_at(due, self._too_slow)
 
     def _end(self) -> None:
         if self._deadline is not None:

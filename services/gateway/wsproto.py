@@ -69,7 +69,7 @@ class Shared:
 
 
 class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
-    """One WebSocket. Made by `PromptHttp` when a request asks for an upgrade."""
+    """One WebSocket; takes over the transport of an HTTP connection that asks for an upgrade."""
 
     __slots__ = (
         "_answer",

@@ -1,0 +1,103 @@
+"""Several processes as one: what they tell each other, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+from services.gateway.line import Line, LineDown
+from services.gateway.merged import Merged, degraded, failing, families
+
+
+def registry(value: float) -> CollectorRegistry:
+    found = CollectorRegistry()
+    Gauge("md_open", "Open.", registry=found).set(value)
+    Counter("md_sent", "Sent.", ("channel",), registry=found).labels("book").inc(value)
+    seconds = Histogram("md_took_seconds", "Took.", registry=found, buckets=(1.0, 2.0))
+    seconds.observe(value, {"trace_id": "abc"})
+    return found
+
+
+def wire(told: Any) -> Any:
+    """As it comes out of the other end of a line."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(told))
+
+
+def test_metrics_of_several_processes_are_told_apart_and_keep_everything_else() -> None:
+    own = CollectorRegistry()
+    Counter("md_restarts", "Restarts.", registry=own)
+    told = {str(n): wire(families(registry(n + 0.5))) for n in range(2)}
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    text = encode(Merged(told, own)).decode()
+    for line in (
+        'md_open{worker="0"} 0.5',
+        'md_open{worker="1"} 1.5',
+        'md_sent_total{channel="book",worker="1"} 1.5',
+        "md_restarts_total 0.0",
+        'md_took_seconds_bucket{le="+Inf",worker="1"} 1.0',
+    ):
+        assert line in text
+    # One family for all, with its documentation once, and exemplars beside their buckets.
+    assert text.count("# TYPE md_took_seconds histogram") == 1
+    assert text.count('# {trace_id="abc"}') == 2
+
+
+def test_a_report_says_why_it_is_not_ready() -> None:
+    good = {"ok": True, "reason": None}
+    assert failing({"checks": {"broker": good}}) is None
+    bad = {"broker": {"ok": False, "reason": "away"}, "serving": good}
+    assert failing({"checks": bad}) == "broker: away"
+    reports = [
+        {"degraded": {"archive": {"reason": "x", "since": 5}}},
+        {"degraded": {"archive": {"reason": "y", "since": 3}}},
+        {},
+    ]
+    assert degraded(reports) == {"archive": {"reason": "y", "since": 3}}
+
+
+async def test_both_ends_of_a_line_ask_and_answer_and_notice_the_end() -> None:
+    ours, theirs = socket.socketpair()
+
+    async def shout(what: Any) -> Any:
+        return str(what).upper()
+
+    async def double(what: Any) -> Any:
+        return what * 2
+
+    async def never(what: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        left, right = Line(ours, shout), Line(theirs, double)
+        ends = [group.create_task(left.run()), group.create_task(right.run())]
+        while True:
+            try:
+                assert await right.ask("a") == "A"
+                break
+            except LineDown:
+                # Not running yet.
+                await asyncio.sleep(0)
+        answers = await asyncio.gather(*(left.ask(n) for n in range(50)), right.ask("b" * 300_000))
+        assert answers == [*range(0, 100, 2), "B" * 300_000]
+        # The other process dies in the middle of an answer.
+        right._answer = never
+        asked = group.create_task(_failed(left))
+        await asyncio.sleep(0)
+        theirs.shutdown(socket.SHUT_RDWR)
+        assert "gone" in await asked
+        await asyncio.wait(ends, timeout=10)
+        assert all(end.done() for end in ends)
+        with pytest.raises(LineDown):
+            await left.ask("again")
+
+
+async def _failed(line: Line) -> str:
+    with pytest.raises(LineDown) as down:
+        await line.ask("anybody?")
+    return str(down.value)
