@@ -75,6 +75,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         "_answer",
         "_deciding",
         "_deflated",
+        "_early",
         "_extensions",
         "_inbound",
         "_key",
@@ -85,7 +86,6 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         "_shared",
         "_state",
         "_timer",
-        "early",
         "transport",
     )
 
@@ -99,7 +99,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         # What was agreed upon, until it is answered; then whether frames may be compressed.
         self._extensions = _NONE
         self._deflated = False
-        self.early: list[bytes] | None = None
+        self._early: list[bytes] | None = None
         self._shared = shared
         self._inbound = Inbound(shared.max_bytes)
         self._listener: Listener | None = None
@@ -127,7 +127,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             self._extensions = [answer]
             self._inbound = Inbound(self._shared.max_bytes, deflate=True)
         if early:
-            self.early = [early]
+            self._early = [early]
         scope = self._scope(request)
         call = Call(self)
         self._listener = call
@@ -176,12 +176,12 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if not self._deciding:
             self._write(b"")
         self._shared.keepalive.add(self)
-        if self.early is not None:
+        if self._early is not None:
             # When the application has decided who listens.
             self._shared.loop.call_soon(self._read_early)
 
     def _read_early(self) -> None:
-        early, self.early = self.early, None
+        early, self._early = self._early, None
         for data in early or ():
             self.data_received(data)
         self.resume_reading()
@@ -258,9 +258,9 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
     # ------------------------------------------------------------------ reading
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _UPGRADING or self.early is not None:
+        if self._state == _UPGRADING or self._early is not None:
             # RFC 6455, 4.1: a client waits for the answer. One that does not is not lost for it.
-            self.early = [*(self.early or ()), data]
+            self._early = [*(self._early or ()), data]
             self.pause_reading()
         elif self._state in (_OPEN, _CLOSING):
             self._inbound.feed(data, self)

@@ -1,9 +1,11 @@
-"""The protocol class against raw frames: what a conformance suite sends, and what it expects."""
+"""The protocol class under the gateway; the standard itself is in test_conformance.py."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator
 
@@ -12,65 +14,10 @@ import pytest
 from services.common.runtime import serve_http
 from services.common.stream.memory import MemoryBroker
 from services.gateway.app import create_app
-from services.gateway.testing import Bench, Client, bench
-
-TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
-
-
-class RawClient:
-    """Frames as they are on the wire; nothing is checked for the sender."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def connect(cls, port: int) -> RawClient:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert b" 101 " in head
-        return cls(reader, writer)
-
-    def send(
-        self, opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True
-    ) -> None:
-        size = len(payload)
-        bit = 0x80 if mask else 0
-        first = (0x80 if fin else 0) | opcode
-        if size < 126:
-            head = struct.pack("!BB", first, bit | size)
-        elif size < 65_536:
-            head = struct.pack("!BBH", first, bit | 126, size)
-        else:
-            head = struct.pack("!BBQ", first, bit | 127, size)
-        if mask:
-            key = os.urandom(4)
-            payload = key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
-        self.writer.write(head + payload)
-
-    async def frame(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(10):
-            first, second = await self.reader.readexactly(2)
-            assert second & 0x80 == 0, "a server does not mask"
-            size = second & 0x7F
-            if size == 126:
-                (size,) = struct.unpack("!H", await self.reader.readexactly(2))
-            elif size == 127:
-                (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
-            return first & 0x0F, await self.reader.readexactly(size)
-
-    async def of(self, wanted: int, containing: bytes = b"") -> bytes:
-        while True:
-            opcode, payload = await self.frame()
-            if opcode == wanted and containing in payload:
-                return payload
-
-    async def close_code(self) -> int:
-        return int(struct.unpack("!H", (await self.of(CLOSE))[:2])[0])
+from services.gateway.asgicall import Call
+from services.gateway.testing import Bench, Client, bench, eventually
+from services.gateway.testing_wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
+from services.gateway.wsproto import SOCKET_OPTIONS
 
 
 @pytest.fixture
@@ -95,36 +42,36 @@ async def test_a_fragmented_message_is_one_command_even_with_a_ping_inside(raw: 
     assert b'"id":5' in await raw.of(TEXT, b'"pong"')
 
 
-async def test_a_ping_is_answered_with_its_payload(raw: RawClient) -> None:
-    raw.send(PING, b"x" * 125)
-    assert await raw.of(PONG) == b"x" * 125
-
-
-async def test_the_close_handshake_echoes_the_code(raw: RawClient) -> None:
-    raw.send(CLOSE, struct.pack("!H", 1000))
-    assert await raw.close_code() == 1000
-    assert await raw.reader.read() == b""
-
-
-@pytest.mark.parametrize(
-    ("opcode", "payload", "options", "code"),
-    [
-        (TEXT, b"\xff\xfe", {}, 1007),
-        (TEXT, b"unmasked", {"mask": False}, 1002),
-        (CONT, b"of nothing", {}, 1002),
-        (PING, b"x" * 126, {}, 1002),
-        (PING, b"", {"fin": False}, 1002),
-        (3, b"reserved", {}, 1002),
-        (11, b"reserved", {}, 1002),
-        (CLOSE, b"\x01", {}, 1002),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_what_the_standard_forbids_ends_the_connection_with_its_code(
-    raw: RawClient, opcode: int, payload: bytes, options: dict[str, bool], code: int
+async def test_an_open_connection_keeps_no_task_and_nothing_of_its_request(
+    gateway: Bench,
 ) -> None:
-    raw.send(opcode, payload, **options)
-    assert await raw.close_code() == code
+    # Breaks when anything holds on to the ASGI call, its scope or its coroutines.
+    gc.collect()
+    before = asyncio.all_tasks()
+    clients = [await RawClient.connect(gateway.port) for _ in range(20)]
+    for client in clients:
+        await client.of(TEXT, b"welcome")
+    assert asyncio.all_tasks() == before
+    kept = [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, Call)
+        or (isinstance(one, dict) and one.get("type") == "websocket" and "raw_path" in one)
+    ]
+    assert kept == []
+    assert len(gateway.gateway.sessions) == 20
+    for client in clients:
+        client.writer.close()
+
+
+async def test_every_connection_has_the_options_of_the_listener(
+    gateway: Bench, raw: RawClient
+) -> None:
+    await raw.of(TEXT, b"welcome")
+    (session,) = gateway.gateway.sessions
+    with socket.socket(fileno=os.dup(session.fd)) as mine:
+        for level, name, value in SOCKET_OPTIONS:
+            assert mine.getsockopt(level, name) == value
 
 
 async def test_a_client_that_vanishes_frees_its_place(gateway: Bench) -> None:
@@ -132,9 +79,7 @@ async def test_a_client_that_vanishes_frees_its_place(gateway: Bench) -> None:
     await raw.of(TEXT, b"welcome")
     assert len(gateway.gateway.sessions) == 1
     raw.writer.transport.abort()
-    async with asyncio.timeout(10):
-        while gateway.gateway.sessions:  # noqa: ASYNC110 - the gateway's own state is waited for
-            await asyncio.sleep(0.005)
+    await eventually(lambda: not gateway.gateway.sessions)
 
 
 async def test_no_frame_follows_a_close_frame(gateway: Bench) -> None:
