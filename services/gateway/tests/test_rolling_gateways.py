@@ -33,7 +33,7 @@ CLIENTS = 200
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD")
 # Ticks a second, all products together.
 RATE = 60
-DRAIN_S = 3.0
+DRAIN_S = 4.0
 # Between two probes of the balancer. A node goes away right after one, so this is how long new
 # connections are still sent to it: less than the first moment of a drain, when nobody is closed.
 PROBE_S = 0.5
