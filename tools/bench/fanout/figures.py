@@ -69,12 +69,21 @@ def p50_ms(sample: Sample) -> float:
 
 
 class Bound(NamedTuple):
-    """A bound the gateway is held to, what was found, and what C would be by it (best of each)."""
+    """A bound the gateway is held to, what was found, and what C would be by it (best of each).
+
+    CPU is judged by the best of each side, which other work disturbs least. Of a p99 the best is
+    only the luckiest round, so it is judged `by_pairs`.
+    """
 
     what: str
     most: float
     found: Ratio
     limit: float = 1.0
+    by_pairs: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return (self.found.pairs if self.by_pairs else self.found.best) <= self.most
 
 
 def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
@@ -98,5 +107,6 @@ def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
         name = f"CPU, 1 tick per flush, to {title}"
         found.append(Bound(name, 1 / fewer, ratio(mine, others), by_c))
     delays = of_server(paced, "gateway", p99_ms), of_server(paced, "limit", p99_ms)
-    found.append(Bound("p99 of delays at 50 ticks/s, to C", 1.3, ratio(*delays)))
+    name = "p99 of delays at 50 ticks/s, to C (by pairs)"
+    found.append(Bound(name, 1.3, ratio(*delays), by_pairs=True))
     return found

@@ -61,16 +61,12 @@ def held(parts: dict[str, list[Sample]]) -> list[str]:
             f"at most {bound.most:.2f}",
             bound.found.text(),
             f"{bound.limit:.2f}",
-            _verdict(bound.found.best, bound.most),
+            "holds" if bound.holds else "**does not hold**",
         ]
         for bound in bounds(parts["load"], parts["paced"])
     ]
     titles = ["the gateway's", "asked", "best of each (median of pairs)", "C itself", ""]
     return markdown(titles, rows)
-
-
-def _verdict(found: float, most: float) -> str:
-    return "holds" if found <= most else "**does not hold**"
 
 
 @table("fanout:paced")
