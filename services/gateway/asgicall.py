@@ -59,8 +59,7 @@ class Call(Listener):
         except ClientGone:
             # It found out by sending, which is as good as any other way.
             return
-        except Exception:
-            # As every ASGI server does: what an application raises ends its own connection only.
+        except Exception:  # as every ASGI server does: it ends its own connection only
             log.exception("application_failed")
             self._end(500, 1011)
         else:

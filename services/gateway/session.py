@@ -175,8 +175,7 @@ class Session(CatchingUp, Listener):
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
-        except Exception:
-            # Whatever it was, this client is told, it is not silent, and the others go on.
+        except Exception:  # whatever it was: this client is told, and the others go on
             log.exception("session_failed", session=self.id)
             self.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
             self.close(1011, "internal")
