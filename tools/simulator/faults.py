@@ -14,10 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tools.simulator.messages import Outgoing
+from tools.simulator.messages import Error, Outgoing, encode
+from tools.simulator.oddities import OddKind, distort
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-GarbageKind = Literal["json", "utf8", "unknown_type", "binary"]
+GarbageKind = Literal["json", "utf8", "unknown_type", "binary", "null", "error", "rate_error"]
+RestAnswerKind = Literal["html", "empty", "undecodable", "cut", "not_json"]
 
 
 class _Fault(BaseModel):
@@ -38,6 +40,12 @@ class Selection(_Fault):
     types: list[str] = []
     products: list[str] = []
     greetings: bool = False
+
+
+class Drop(Selection):
+    """`one_connection`: lost for one of those who subscribed it (the longest), not for all."""
+
+    one_connection: bool = False
 
 
 class Reorder(Selection):
@@ -65,10 +73,14 @@ class Garbage(_Fault):
 class RestFault(_Fault):
     """`status` (0: the true answer) after `latency_ms`, for paths that contain one of `paths`.
 
-    Hits each request with `probability`; `count` > 0 limits how many requests are hit.
+    Hits each request with `probability`; `count` > 0 limits how many requests are hit. `answer`
+    is what is wrong with the body, whatever the status (0 counts as 200): `html` is an error page,
+    `undecodable` announces gzip over plain JSON, `cut` ends in the middle of the JSON, `not_json`
+    and `empty` speak for themselves.
     """
 
     status: int = Field(0, ge=0, le=599)
+    answer: RestAnswerKind | None = None
     latency_ms: float = Field(0, ge=0)
     probability: Probability = 1.0
     count: int = Field(0, ge=0)
@@ -80,13 +92,14 @@ class FaultRequest(_Fault):
 
     `clear` ends everything first. `stall_s`: open sockets say nothing for so long (what they miss
     is lost). `refuse_s`: new WebSocket connections get 503. `stale_rest_s`: REST answers stay as
-    they are at this moment.
+    they are at this moment. `odd` says for each kind of oddity which messages it rewrites.
     """
 
     clear: bool = False
-    drop: Selection | None = None
+    drop: Drop | None = None
     duplicate: Selection | None = None
     reorder: Reorder | None = None
+    odd: dict[OddKind, Selection] | None = None
     disconnect: Disconnect | None = None
     garbage: Garbage | None = None
     rest: RestFault | None = None
@@ -97,10 +110,15 @@ class FaultRequest(_Fault):
 
 @dataclass(slots=True)
 class Delivery:
-    """What became of one message: `send` in this order, possibly nothing."""
+    """What became of one message: `send` in this order, possibly nothing.
+
+    `one_short`: one of its clients does not get it. `odd` are the kinds that rewrote it.
+    """
 
     send: list[Outgoing]
     fate: Literal["sent", "dropped", "duplicated", "reordered"]
+    one_short: bool = False
+    odd: tuple[OddKind, ...] = ()
 
 
 class Rule:
@@ -112,7 +130,8 @@ class Rule:
         self.left = selection.count
         self.hits = 0
 
-    def hit(self, message: Outgoing, *, greeting: bool) -> bool:
+    def due(self, message: Outgoing, *, greeting: bool) -> bool:
+        """Whether this message is to be hit; `taken` has to follow when it was."""
         chosen = self.selection
         if greeting and not chosen.greetings:
             return False
@@ -121,11 +140,18 @@ class Rule:
         if chosen.products and message.product not in chosen.products:
             return False
         if self.left > 0:
-            self.left -= 1
-        elif not (chosen.probability and self._rng.random() < chosen.probability):
-            return False
+            return True
+        return bool(chosen.probability) and self._rng.random() < chosen.probability
+
+    def taken(self) -> None:
+        self.left = max(0, self.left - 1)
         self.hits += 1
-        return True
+
+    def hit(self, message: Outgoing, *, greeting: bool) -> bool:
+        due = self.due(message, greeting=greeting)
+        if due:
+            self.taken()
+        return due
 
 
 @dataclass(slots=True)
@@ -142,46 +168,75 @@ class MessageFaults:
         self.drop: Rule | None = None
         self.duplicate: Rule | None = None
         self.reorder: Rule | None = None
+        self.odd: dict[OddKind, Rule] = {}
         self._held: deque[_Held] = deque()
 
     def set(self, request: FaultRequest) -> None:
         """Take over the message faults of a request."""
         if request.clear:
             self.drop = self.duplicate = self.reorder = None
+            self.odd = {}
         if request.drop is not None:
             self.drop = Rule(request.drop, self._rng)
         if request.duplicate is not None:
             self.duplicate = Rule(request.duplicate, self._rng)
         if request.reorder is not None:
             self.reorder = Rule(request.reorder, self._rng)
+        if request.odd is not None:
+            self.odd = {kind: Rule(each, self._rng) for kind, each in request.odd.items()}
 
     @property
     def active(self) -> bool:
-        return bool(self.drop or self.duplicate or self.reorder or self._held)
+        return bool(self.drop or self.duplicate or self.reorder or self.odd or self._held)
 
     def chance(self, probability: float) -> bool:
         return self._rng.random() < probability
 
-    def keep_greeting(self, message: Outgoing) -> bool:
-        """Whether an answer to a subscription reaches its client."""
-        return self.drop is None or not self.drop.hit(message, greeting=True)
+    def greeting(self, message: Outgoing) -> Delivery:
+        """The fate of an answer to a subscription, for the one client that gets it."""
+        if self.drop is not None and self.drop.hit(message, greeting=True):
+            return Delivery([], "dropped")
+        message, odd = self._distorted(message, greeting=True)
+        return Delivery([message], "sent", odd=odd)
 
     def pass_on(self, message: Outgoing) -> Delivery:
         """The fate of a message for everybody, and what is sent now."""
+        one_short = False
         if self.drop is not None and self.drop.hit(message, greeting=False):
-            return Delivery([], "dropped")
-        if self.reorder is not None and self.reorder.hit(message, greeting=False):
+            chosen = self.drop.selection
+            one_short = isinstance(chosen, Drop) and chosen.one_connection
+            if not one_short:
+                return Delivery([], "dropped")
+        message, odd = self._distorted(message, greeting=False)
+        # A copy that comes again would give the one client what it has to miss.
+        whole = not one_short
+        if whole and self.reorder is not None and self.reorder.hit(message, greeting=False):
             selection = self.reorder.selection
             by = selection.by if isinstance(selection, Reorder) else 1
             self._held.append(_Held(message, by))
-            return Delivery([], "reordered")
+            return Delivery([], "reordered", odd=odd)
         send = [message]
         fate: Literal["sent", "duplicated"] = "sent"
-        if self.duplicate is not None and self.duplicate.hit(message, greeting=False):
+        if whole and self.duplicate is not None and self.duplicate.hit(message, greeting=False):
             send.append(message)
             fate = "duplicated"
         send.extend(self._due(message.product))
-        return Delivery(send, fate)
+        return Delivery(send, fate, one_short, odd)
+
+    def _distorted(
+        self, message: Outgoing, *, greeting: bool
+    ) -> tuple[Outgoing, tuple[OddKind, ...]]:
+        kinds: list[OddKind] = []
+        for kind, rule in self.odd.items():
+            if not rule.due(message, greeting=greeting):
+                continue
+            distorted = distort(kind, message, self._rng)
+            # A kind that the message cannot show must not use up a counted rule.
+            if distorted is not None:
+                rule.taken()
+                message = distorted
+                kinds.append(kind)
+        return message, tuple(kinds)
 
     def _due(self, product: str) -> Iterator[Outgoing]:
         for held in [each for each in self._held if each.message.product == product]:
@@ -192,11 +247,16 @@ class MessageFaults:
 
     def report(self) -> dict[str, object]:
         rules = {"drop": self.drop, "duplicate": self.duplicate, "reorder": self.reorder}
-        return {
-            name: {**rule.selection.model_dump(), "left": rule.left, "hits": rule.hits}
-            for name, rule in rules.items()
-            if rule is not None
+        report: dict[str, object] = {
+            name: _rule_report(rule) for name, rule in rules.items() if rule is not None
         }
+        if self.odd:
+            report["odd"] = {kind: _rule_report(rule) for kind, rule in self.odd.items()}
+        return report
+
+
+def _rule_report(rule: Rule) -> dict[str, object]:
+    return {**rule.selection.model_dump(), "left": rule.left, "hits": rule.hits}
 
 
 def garbage_frame(kind: GarbageKind) -> tuple[bool, bytes]:
@@ -210,3 +270,9 @@ def garbage_frame(kind: GarbageKind) -> tuple[bool, bytes]:
             return True, b'{"type":"weather","product_id":"BTC-USD","sequence":1,"rain":"0.1"}'
         case "binary":
             return False, bytes(range(32))
+        case "null":
+            return True, b"null"
+        case "error":
+            return True, encode(Error("Internal error"))
+        case "rate_error":
+            return True, encode(Error("Failed to subscribe", "rate limit exceeded"))

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 
 import structlog
 
-from tools.simulator.faults import FaultRequest, GarbageKind, MessageFaults, garbage_frame
+from tools.simulator.faults import (
+    Delivery,
+    FaultRequest,
+    GarbageKind,
+    MessageFaults,
+    garbage_frame,
+)
 from tools.simulator.feed_protocol import FeedProtocol
 from tools.simulator.messages import (
     LEVEL2,
@@ -97,11 +103,14 @@ class Hub:
     def greet(self, client: Client, messages: Iterable[Outgoing]) -> None:
         """Send one client what its subscription begins with."""
         for message in messages:
-            if self.stalled or not self.faults.keep_greeting(message):
-                self._note(message, "stalled" if self.stalled else "dropped")
-            else:
-                client.feed.push(message.encoded())
-                self._count(message, "sent", 1)
+            if self.stalled:
+                self._note(message, "stalled")
+                continue
+            delivery = self.faults.greeting(message)
+            self._note_delivery(message, delivery)
+            for each in delivery.send:
+                client.feed.push(each.encoded())
+                self._count(each, "sent", 1)
         client.feed.flush()
 
     def reply(self, client: Client, message: object) -> None:
@@ -125,24 +134,33 @@ class Hub:
                 self._send(message, reached)
                 continue
             delivery = self.faults.pass_on(message)
-            if delivery.fate != "sent":
-                self._note(message, delivery.fate)
-            for each in delivery.send:
-                self._send(each, reached)
+            self._note_delivery(message, delivery)
+            for place, each in enumerate(delivery.send):
+                self._send(each, reached, one_short=delivery.one_short and place == 0)
         for client in reached:
             client.feed.flush()
             if client.feed.backlog > self._max_backlog:
                 self._too_slow(client)
 
-    def _send(self, message: Outgoing, reached: dict[Client, None]) -> None:
-        audience = self._audience(message)
+    def _send(
+        self, message: Outgoing, reached: dict[Client, None], *, one_short: bool = False
+    ) -> None:
+        audience = list(self._audience(message))
         payload = message.encoded()
-        for client in audience:
+        for client in audience[1:] if one_short else audience:
             if self.garbage is not None:
                 self._maybe_garbage(client, *self.garbage)
             client.feed.push(payload)
             reached[client] = None
-        self._count(message, "sent", len(audience))
+        self._count(message, "sent", len(audience) - one_short)
+
+    def _note_delivery(self, message: Outgoing, delivery: Delivery) -> None:
+        if delivery.fate != "sent":
+            self._note(message, delivery.fate)
+        if delivery.one_short:
+            self._note(message, "dropped_for_one")
+        for kind in delivery.odd:
+            self._count(message, f"odd_{kind}", 1)
 
     def _too_slow(self, client: Client) -> None:
         log.warning("slow_consumer_cut", backlog_bytes=client.feed.backlog)
@@ -186,7 +204,7 @@ class Hub:
 
     def _note(self, message: Outgoing, fate: str) -> None:
         self._count(message, fate, 1)
-        if fate in ("dropped", "stalled"):
+        if fate in ("dropped", "dropped_for_one", "stalled"):
             self.lost.append(
                 {
                     "type": message.type,

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tools.simulator.auth import Credentials
 from tools.simulator.edge import EdgeCache, RestAnswer, TokenBucket
-from tools.simulator.faults import FaultRequest, RestFault
+from tools.simulator.faults import FaultRequest, RestAnswerKind, RestFault
 from tools.simulator.feed_protocol import EXTENSION, FeedProtocol
 from tools.simulator.hub import Client, Hub
 from tools.simulator.messages import encode
@@ -134,6 +134,9 @@ class Surface:
         fault = self._rest_fault(request.url.path)
         if fault is not None:
             await asyncio.sleep(fault.latency_ms / 1000)
+            if fault.answer is not None:
+                whole = self.api.get(request.url.path, request.query_params)
+                return spoilt(whole, fault.answer, fault.status or 200)
             if fault.status:
                 return _respond(RestAnswer(fault.status, encode({"message": "Injected failure"})))
         url = f"{request.url.path}?{request.url.query}"
@@ -202,6 +205,24 @@ class Surface:
             },
         }
         return Response(encode(body), media_type="application/json")
+
+
+_ERROR_PAGE = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head></html>"
+
+
+def spoilt(answer: RestAnswer, kind: RestAnswerKind, status: int) -> Response:
+    """The answer as something between the client and the venue may leave it."""
+    match kind:
+        case "html":
+            return Response(_ERROR_PAGE, status, media_type="text/html; charset=utf-8")
+        case "undecodable":
+            return _respond(RestAnswer(status, answer.body, {"Content-Encoding": "gzip"}))
+        case "cut":
+            return _respond(RestAnswer(status, answer.body[: len(answer.body) // 2]))
+        case "not_json":
+            return _respond(RestAnswer(status, b"upstream connect error"))
+        case "empty":
+            return _respond(RestAnswer(status, b""))
 
 
 def _respond(answer: RestAnswer) -> Response:
