@@ -21,7 +21,7 @@ from services.common.runtime import serve_http
 from services.gateway.frames import text_frame
 from services.gateway.httpproto import Sockets
 from services.gateway.link import AsgiLink, Link, Listener
-from services.gateway.testing_wire import (
+from services.gateway.testing.wire import (
     BINARY,
     CLOSE,
     CONT,

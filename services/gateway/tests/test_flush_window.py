@@ -17,7 +17,7 @@ from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 from services.gateway.records import Entry
 from services.gateway.testing import Market, bench, small_settings
-from services.gateway.testing_links import Clock
+from services.gateway.testing.links import Clock
 
 
 def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:

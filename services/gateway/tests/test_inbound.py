@@ -15,7 +15,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.gateway.inbound import Inbound, Receiver
-from services.gateway.testing_wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
+from services.gateway.testing.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
 
 MAX_BYTES = 400
 

@@ -25,7 +25,7 @@ from services.gateway.hub import Hub
 from services.gateway.records import Entry
 from services.gateway.session import Session
 from services.gateway.testing import Market, small_settings
-from services.gateway.testing_links import Clock, MemoryLink, Nowhere, payloads_read
+from services.gateway.testing.links import Clock, MemoryLink, Nowhere, payloads_read
 
 _CLIENTS, _STREAMS = 4, 3
 _LIMIT = 4096

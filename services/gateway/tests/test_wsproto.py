@@ -16,7 +16,7 @@ from services.common.stream.memory import MemoryBroker
 from services.gateway.app import create_app
 from services.gateway.asgicall import Call
 from services.gateway.testing import Bench, Client, bench, eventually
-from services.gateway.testing_wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
+from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
 from services.gateway.wsproto import SOCKET_OPTIONS
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tools.images.context import Ignore, NotUnderstood, assemble, copies
+from tools.images.context import Ignore, NotUnderstood, assemble, copies, files_below
 
 RULES = """\
 # nothing but what is named
@@ -92,3 +93,16 @@ def test_what_is_not_understood_is_refused(change: tuple[str, str]) -> None:
     copies(DOCKERFILE)
     with pytest.raises(NotUnderstood):
         copies(DOCKERFILE.replace(*change))
+
+
+def test_nothing_that_serves_tests_alone_is_in_an_image() -> None:
+    # Named by what it is, or by what it says of itself in its first line.
+    root = Path(__file__).parents[3]
+    ignore = Ignore((root / ".dockerignore").read_text())
+    shipped = [*files_below(root, "services", ignore), *files_below(root, "tools", ignore)]
+    assert "services/gateway/__main__.py" in shipped
+    python = [path for path in shipped if path.endswith(".py")]
+    named = [path for path in python if re.search(r"(^|/)(test|testing|tests)(_|\.|/)", path)]
+    assert named == []
+    said = [path for path in python if (root / path).read_text().startswith('"""For tests')]
+    assert said == []
