@@ -17,13 +17,25 @@ Decimalish = Annotated[
 Micros = Annotated[int, Field(description="Microseconds since the Unix epoch, UTC.")]
 Seq = Annotated[int, Field(ge=0, description="Position inside the epoch; strictly increasing.")]
 Epoch = Annotated[int, Field(ge=0, description="Identity of the stream's numbering.")]
-RawKind = Literal["frame", "resync", "gap", "status"]
+RawKind = Literal["frame", "resync", "gap", "status", "late"]
 Repair = Literal["refilled", "snapshot", "none"]
 StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
 
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class Missed(Record):
+    from_: int = Field(alias="from", description="First missing position.")
+    to: int = Field(description="Last missing position.")
+    count: int | None = Field(None, description="How many, where the numbering is contiguous.")
+
+
+class OpenGap(Record):
+    missed: Missed = Field(description="The range that was announced.")
+    since: Micros
+    left: list[Missed] | None = Field(None, description="Missing still; absent: all of it.")
 
 
 class RawRecord(Record):
@@ -41,12 +53,8 @@ class RawRecord(Record):
     body: Any
     prev_sub: int | None = None
     changes: list[tuple[Literal["buy", "sell"], Decimalish, Decimalish]] | None = None
-
-
-class Missed(Record):
-    from_: int = Field(alias="from", description="First missing position.")
-    to: int = Field(description="Last missing position.")
-    count: int | None = Field(None, description="How many, where the numbering is contiguous.")
+    open_gaps: list[OpenGap] | None = None
+    open_at: tuple[int, int] | None = None
 
 
 class ResyncBody(Record):
@@ -65,6 +73,14 @@ class StatusBody(Record):
     state: StreamState
     since: Micros
     evidence: str
+
+
+class LateBody(Record):
+    missed: Missed
+    messages: list[Any]
+    open: list[Missed]
+    lost: list[Missed]
+    reason: str
 
 
 class Trade(Record):
@@ -138,6 +154,19 @@ class Status(Positioned):
     state: StreamState
     since: Micros
     evidence: str
+    ts_ingest: Micros
+
+
+class Late(Positioned):
+    type: Literal["late"] = "late"
+    sub: int
+    missed: Missed = Field(description="The gap that these trades belong to, as announced.")
+    ticks: list[Tick] = Field(
+        description="Ascending; `seq` is the trade id and `prev` the id before it."
+    )
+    open: list[Missed] = Field(description="What is missing still; empty: the gap is closed.")
+    lost: list[Missed] = Field(description="What will not come any more, by this record's word.")
+    reason: str
     ts_ingest: Micros
 
 

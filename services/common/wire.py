@@ -16,7 +16,9 @@ import msgspec
 
 RECORD_VERSION = 1
 
-RawKind = Literal["frame", "resync", "gap", "status"]
+RawKind = Literal["frame", "resync", "gap", "status", "late"]
+# Kinds and types of records that do not advance `seq`: `sub` counts them since that `seq`.
+UNCHAINED = frozenset({"status", "late"})
 Repair = Literal["refilled", "snapshot", "none"]
 StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
 
@@ -27,19 +29,44 @@ else:
     _OptionalRaw = msgspec.Raw
 
 
+class Missed(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}, omit_defaults=True):
+    """What is missing, both ends included; `count` where the numbering is contiguous."""
+
+    from_: int
+    to: int
+    count: int | None = None
+
+
+class OpenGap(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An announced gap whose trades are still asked for.
+
+    `missed` is the range that was announced, `since` when (µs). `left` is what of it is missing
+    still; absent: all of it.
+    """
+
+    missed: Missed
+    since: int
+    left: list[Missed] | None = None
+
+
 class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the ingestor writes: one venue message, or one fact it knows about the stream.
 
     (`epoch`, `seq`, `sub`) is the record's position in its stream, strictly increasing; `prev` is
     the `seq` before it, null when the ingestor holds none. `frame`: `body` is the venue's message,
     untouched. `resync`: `body` is a `ResyncBody`; `seq` advances. `gap`: `body` is a `GapBody`, and
-    `seq` is the last position that is missing. `status`: `body` is a `StatusBody`; `seq` stays and
-    `sub` counts the statuses since that `seq`. `prev_sub` is the `sub` of the record before, where
-    the writer says it; with `prev` it proves that no status is missing either.
+    `seq` is the last position that is missing. `status`: `body` is a `StatusBody`. `late`: `body`
+    is a `LateBody`. With these two `seq` stays, and `sub` counts them since that `seq`. `prev_sub`
+    is the `sub` of the record before, where the writer says it; with `prev` it proves that none of
+    those is missing either.
 
     `changes` stands beside a `frame` that speaks of single orders (Coinbase's `full`, an object,
     or `level3`, an array): what it changed in the book of levels, `[side, price, new_size]`. The
     venue's own sequence stands in the `body`.
+
+    While trades of announced gaps are asked for, every record of the stream but a `frame` lists
+    them in `open_gaps` (as they are after that record), and every `frame` names in `open_at` the
+    (`seq`, `sub`) of the newest one that does: the last record of a stream tells what is open.
     """
 
     v: int
@@ -56,14 +83,8 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     body: msgspec.Raw
     prev_sub: int | None = None
     changes: list[tuple[str, str, str]] | None = None
-
-
-class Missed(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}, omit_defaults=True):
-    """What is missing, both ends included; `count` where the numbering is contiguous."""
-
-    from_: int
-    to: int
-    count: int | None = None
+    open_gaps: list[OpenGap] | None = None
+    open_at: tuple[int, int] | None = None
 
 
 class ResyncBody(msgspec.Struct, frozen=True):
@@ -84,6 +105,21 @@ class StatusBody(msgspec.Struct, frozen=True):
     state: StreamState
     since: int
     evidence: str
+
+
+class LateBody(msgspec.Struct, frozen=True):
+    """What became known of a gap that was announced before as `missed`.
+
+    `messages` are trades of it, ascending, as the venue's REST API tells them. `open` is what is
+    missing still and goes on being asked for. `lost` is what this record gives up, because of
+    `reason`: the venue has denied it, or cannot be expected to hold it any more.
+    """
+
+    missed: Missed
+    messages: list[msgspec.Raw]
+    open: list[Missed]
+    lost: list[Missed]
+    reason: str
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
@@ -194,6 +230,32 @@ class Status(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="statu
     ts_ingest: int
 
 
+class Late(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="late"):
+    """Trades of a gap that were found after it was announced. Does not advance `seq`.
+
+    `missed` is the range that was announced. Each of `ticks`, ascending, stands at its own place:
+    `seq` is its trade id and `prev` the id before, so that put where the gap is they complete the
+    chain. `open` is what is missing still; nothing open means that the gap is closed. `lost` is
+    what this record says not to come any more, and `reason` why; without ticks and losses it says
+    that the gap is still open.
+    """
+
+    v: int
+    venue: str
+    channel: str
+    product: str
+    shard: int
+    epoch: int
+    seq: int
+    sub: int
+    missed: Missed
+    ticks: list[Tick]
+    open: list[Missed]
+    lost: list[Missed]
+    reason: str
+    ts_ingest: int
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
     """The state of a stream after the record at (`epoch`, `seq`).
 
@@ -238,7 +300,7 @@ class Parked(msgspec.Struct, frozen=True):
     original: str
 
 
-LogRecord = Tick | Reset | Status
+LogRecord = Tick | Reset | Status | Late
 
 encoder = msgspec.json.Encoder()
 encode = encoder.encode

@@ -247,7 +247,7 @@ class Feed:
                 if not page.at_head:
                     break
                 seen = entries_of(page.messages)
-                found = [entry for entry in seen if not entry.chained]
+                found = [entry for entry in seen if entry.kind == "status"]
                 if found:
                     self._learn(found[-1])
                     return

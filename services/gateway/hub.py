@@ -132,6 +132,8 @@ class Hub:
         before = before or BEGINNING
         for depth, audience in list(fan.full.items()):
             messages = [message for entry in entries for message in entry.messages(depth)]
+            if not messages:
+                continue
             if self._product_rate:
                 self._charge(audience, len(messages), before)
             frames = text_frames(messages)

@@ -13,7 +13,7 @@ import msgspec
 from services.common.domain.fold import BookState
 from services.common.stream import Position
 from services.common.subjects import StreamKey
-from services.common.wire import Reset, Snapshot, decode_head, encode
+from services.common.wire import UNCHAINED, Reset, Snapshot, decode_head, encode
 
 # Levels (both sides together) in one part of a book's snapshot: about 50 KB of JSON.
 LEVELS_PER_PART = 2000
@@ -32,8 +32,8 @@ class Entry:
     """One record of a stream.
 
     Attributes:
-        prev: `seq` of the record before it in the chain; a status has none and is not in the chain.
-        chained: whether it advances `seq` (ticks and resets do, statuses do not).
+        prev: `seq` of the record before it in the chain; one that is not in the chain has none.
+        chained: whether it advances `seq` (ticks and resets do, statuses and late trades do not).
         ts_ingest: when the ingestor received it, microseconds.
         size: bytes of the payload.
         trace: of a record that is traced: when it came here (µs), and the headers it came with.
@@ -65,7 +65,7 @@ class Entry:
         self.kind = head.type
         self.position = Position(head.epoch, head.seq, head.sub)
         self.prev = head.prev
-        self.chained = head.type != "status"
+        self.chained = head.type not in UNCHAINED
         self.repair = head.repair
         self.ts_ingest = head.ts_ingest
         self.trace: tuple[int, Mapping[str, str]] | None = None
@@ -78,6 +78,9 @@ class Entry:
 
     def keep_in(self, frames: bytes, end: int) -> None:
         """Share the bytes of `frames`, in which the frame of its one message ends at `end`."""
+        if self.kind == "late":
+            # It has no message there.
+            return
         self._held = frames
         self._at = end - self.size - (1 if self.kind == "tick" else 0)
 
@@ -102,6 +105,8 @@ class Entry:
             return [_INCR + self.payload + b"}"]
         if self.kind == "status":
             return [self.payload]
+        if self.kind == "late":
+            return []
         return reset_messages(self.payload, depth)
 
 

@@ -235,7 +235,7 @@ class Replica:
             self._unfolded.append(entry)
             if len(self._unfolded) > _MAX_UNFOLDED:
                 self._catch_up_fold()
-        else:
+        elif entry.kind == "status":
             self.status = entry
         self.mark = entry.position
         self.last_ingest = entry.ts_ingest or self.last_ingest

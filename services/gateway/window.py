@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from services.common.stream import Position
-from services.gateway.frames import text_frame
+from services.gateway.frames import text_frames
 from services.gateway.records import Entry
 
 # What an entry costs beside its payload, roughly (object, position, list slot, frame).
@@ -87,8 +87,8 @@ class _Segment:
         if self.entries[0].kind == "reset":
             # What is sent for it depends on the client's depth, and may be megabytes.
             return
-        # Ticks and statuses are one message each.
-        frames = [text_frame(entry.messages()[0]) for entry in self.entries]
+        # Ticks and statuses are one message each, late trades none.
+        frames = [text_frames(entry.messages()) for entry in self.entries]
         self.frames = b"".join(frames)
         self.ends.extend(accumulate(map(len, frames)))
         for entry, end in zip(self.entries, self.ends, strict=True):

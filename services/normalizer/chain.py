@@ -17,7 +17,7 @@ import msgspec
 
 from services.common.stream import Position
 from services.common.subjects import StreamKey
-from services.common.wire import Missed, RawRecord
+from services.common.wire import UNCHAINED, Missed, RawRecord
 
 RAW_LOG_BREAK = "raw_log_break"
 
@@ -102,7 +102,7 @@ class Chain:
             return Verdict.UNPROVEN
         if (raw.epoch, raw.seq, raw.sub) <= (held.epoch, held.seq, held.sub):
             return Verdict.DUPLICATE
-        if raw.kind == "status":
+        if raw.kind in UNCHAINED:
             follows = raw.seq == held.seq and raw.sub == held.sub + 1
         elif raw.prev_sub != held.sub and (raw.prev_sub is not None or not held.seen):
             follows = False
@@ -130,7 +130,7 @@ class Chain:
         return Link(lost.seq if lost else held_seq, lost)
 
     def _lost(self, key: StreamKey, raw: RawRecord, held_seq: int) -> Break | None:
-        if raw.kind == "status":
+        if raw.kind in UNCHAINED:
             last = raw.seq
         elif (prev := _prev(raw)) is not None:
             last = prev

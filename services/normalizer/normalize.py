@@ -17,7 +17,10 @@ from services.common.stream import Position
 from services.common.subjects import StreamKey, key_of, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
+    UNCHAINED,
     GapBody,
+    Late,
+    LateBody,
     LogRecord,
     Missed,
     RawRecord,
@@ -42,6 +45,7 @@ _raw = msgspec.json.Decoder(RawRecord)
 _resync = msgspec.json.Decoder(ResyncBody)
 _gap = msgspec.json.Decoder(GapBody)
 _status = msgspec.json.Decoder(StatusBody)
+_late = msgspec.json.Decoder(LateBody)
 
 
 class Out(NamedTuple):
@@ -92,9 +96,9 @@ class Normalizer:
             raise Unmappable("wrong_subject", f"{raw.venue}:{raw.channel}:{raw.product}")
         if (raw.epoch, raw.seq, raw.sub) != position:
             raise Unmappable("wrong_position", f"{(raw.epoch, raw.seq, raw.sub)}")
-        if raw.kind == "status":
+        if raw.kind in UNCHAINED:
             if raw.sub < 1:
-                raise Unmappable("bad_position", f"a status with sub {raw.sub}")
+                raise Unmappable("bad_position", f"a {raw.kind} with sub {raw.sub}")
         elif raw.sub != 0 or raw.seq < 1:
             raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}")
         return raw
@@ -115,7 +119,7 @@ class Normalizer:
             record, refused = self._map(key, shard, raw, link)
         except Unmappable as error:
             refused = (error,)
-            if raw.kind == "status":
+            if raw.kind in UNCHAINED:
                 # Nothing is missing without it.
                 record = None
             else:
@@ -159,6 +163,8 @@ class Normalizer:
         if raw.kind == "status":
             status = decode(_status, body)
             return _status_of(key, shard, raw, status), ()
+        if raw.kind == "late":
+            return _late_of(key, shard, raw, decode(_late, body), venue)
         if raw.kind == "gap":
             gap = decode(_gap, body)
             return _reset_of(key, shard, raw, link, gap.cause, missed=gap.missed), ()
@@ -188,6 +194,8 @@ def too_large(payload: bytes) -> bytes:
     record = decode_record(payload)
     if isinstance(record, Status):
         return encode(msgspec.structs.replace(record, evidence=RECORD_TOO_LARGE))
+    if isinstance(record, Late):
+        return encode(msgspec.structs.replace(record, reason=RECORD_TOO_LARGE, ticks=[]))
     if isinstance(record, Reset):
         return encode(
             msgspec.structs.replace(record, cause=RECORD_TOO_LARGE, repair="none", state=None)
@@ -229,6 +237,57 @@ def _status_of(key: StreamKey, shard: int, raw: RawRecord, status: StatusBody) -
         evidence=status.evidence,
         ts_ingest=raw.ts_recv,
     )
+
+
+def _late_of(
+    key: StreamKey, shard: int, raw: RawRecord, late: LateBody, venue: VenueMapper
+) -> tuple[Late, tuple[Unmappable, ...]]:
+    """A trade that cannot be read is left out, and told by what then is missing in the record."""
+    ticks: list[Tick] = []
+    refused: list[Unmappable] = []
+    for message in late.messages:
+        try:
+            ts_event, venue_seq, fields = venue.fields(key, bytes(message), raw.ts_recv)
+        except Unmappable as error:
+            refused.append(error)
+            continue
+        if fields.last_trade is None:
+            refused.append(Unmappable("bad_field", "late, and no trade"))
+            continue
+        seq = fields.last_trade.trade_id
+        ticks.append(
+            Tick(
+                v=RECORD_VERSION,
+                venue=key.venue,
+                channel=key.channel,
+                product=key.product,
+                shard=shard,
+                epoch=raw.epoch,
+                seq=seq,
+                prev=seq - 1,
+                venue_seq=venue_seq,
+                ts_event=ts_event,
+                ts_ingest=raw.ts_recv,
+                fields=fields,
+            )
+        )
+    record = Late(
+        v=RECORD_VERSION,
+        venue=key.venue,
+        channel=key.channel,
+        product=key.product,
+        shard=shard,
+        epoch=raw.epoch,
+        seq=raw.seq,
+        sub=raw.sub,
+        missed=late.missed,
+        ticks=ticks,
+        open=late.open,
+        lost=late.lost,
+        reason=late.reason,
+        ts_ingest=raw.ts_recv,
+    )
+    return record, tuple(refused)
 
 
 def _reset_of(

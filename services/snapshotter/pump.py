@@ -17,7 +17,7 @@ from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, key_of
 from services.common.tracing import TRACEPARENT
-from services.common.wire import Reset, Status, Tick, decode_record
+from services.common.wire import Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.restore import Restorer
@@ -51,7 +51,7 @@ class _Seen(msgspec.Struct):
 
 def _read_tick(payload: bytes) -> _Seen:
     record = decode_record(payload)
-    if isinstance(record, Status):
+    if isinstance(record, Status | Late):
         return _Seen(None, None, record.ts_ingest, None)
     return _Seen(record.prev, record.prev_sub, record.ts_ingest, record)
 

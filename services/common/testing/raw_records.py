@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from services.common.stream import Broker, Position, Record
 from services.common.subjects import StreamKey, raw_subject
-from services.common.wire import RawKind, RawRecord, encode
+from services.common.wire import UNCHAINED, RawKind, RawRecord, encode
 
 EPOCH = 1_791_000_000_000_000
 FIRST_TS = 1_791_000_100_000_000
@@ -32,7 +32,7 @@ class RawStream:
     def add(self, kind: RawKind, seq: int, body: Any, *, prev: int | str | None = "") -> RawRecord:
         """A record at `seq`; `prev` follows by itself unless it is given."""
         held, held_sub = self.seq or None, self.sub
-        self.sub = self.sub + 1 if kind == "status" else 0
+        self.sub = self.sub + 1 if kind in UNCHAINED else 0
         record = RawRecord(
             v=1,
             kind=kind,
@@ -131,6 +131,22 @@ class RawStream:
         """What was missing up to and with `seq` is lost."""
         missed = {"from": self.seq + 1, "to": seq, "count": seq - self.seq}
         return self.add("gap", seq, {"cause": "gap", "missed": missed})
+
+    def late(self, first: int, last: int, trade_ids: Sequence[int], **body: Any) -> RawRecord:
+        """Trades of the gap `first` to `last`, as REST tells them."""
+        rows = [
+            {
+                "trade_id": trade_id,
+                "side": "sell",
+                "size": "0.50000000",
+                "price": "100.00",
+                "time": "2026-07-07T22:58:17.164892Z",
+            }
+            for trade_id in trade_ids
+        ]
+        missed = {"from": first, "to": last, "count": last - first + 1}
+        whole = {"missed": missed, "messages": rows, "open": [], "lost": [], "reason": "found"}
+        return self.add("late", self.seq, whole | body)
 
     def status(self, state: str = "live") -> RawRecord:
         body = {"state": state, "since": FIRST_TS, "evidence": "heartbeat"}

@@ -11,7 +11,18 @@ from services.common.domain.book import Book
 from services.common.sharding import shard_of
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, tick_subject
-from services.common.wire import Fields, Level, Reset, Status, Tick, Trade, encode, to_raw
+from services.common.wire import (
+    Fields,
+    Late,
+    Level,
+    Missed,
+    Reset,
+    Status,
+    Tick,
+    Trade,
+    encode,
+    to_raw,
+)
 
 START = 1_790_000_000_000_000
 EPOCH = START - 1_000_000
@@ -118,14 +129,42 @@ class TickStream:
             ),
         )
 
+    def late(self) -> Record:
+        """A record of trades found late: it changes no state."""
+        self.sub += 1
+        self._ts += 1000
+        return self._append(
+            self.sub,
+            encode(
+                Late(
+                    v=1,
+                    venue=self.key.venue,
+                    channel=self.key.channel,
+                    product=self.key.product,
+                    shard=self.shard,
+                    epoch=self.epoch,
+                    seq=self.seq,
+                    sub=self.sub,
+                    missed=Missed(1, 1, 1),
+                    ticks=[],
+                    open=[Missed(1, 1, 1)],
+                    lost=[],
+                    reason="open",
+                    ts_ingest=self._ts,
+                )
+            ),
+        )
+
     def many(self, count: int) -> list[Record]:
-        """`count` records, mostly ticks, now and then a status or a reset."""
+        """`count` records, mostly ticks, now and then another kind."""
         made = []
         for _ in range(count):
             dice = self._random.random()
             if dice < 0.03:
                 made.append(self.status())
             elif dice < 0.04:
+                made.append(self.late())
+            elif dice < 0.05:
                 made.append(self.reset())
             else:
                 made.append(self.tick())

@@ -20,9 +20,11 @@ PAIRS: list[tuple[type[msgspec.Struct], type[pydantic.BaseModel]]] = [
     for name in (
         "RawRecord",
         "Missed",
+        "OpenGap",
         "ResyncBody",
         "GapBody",
         "StatusBody",
+        "LateBody",
         "Trade",
         "Level",
         "Stats24h",
@@ -30,6 +32,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type[pydantic.BaseModel]]] = [
         "Tick",
         "Reset",
         "Status",
+        "Late",
         "Snapshot",
         "Parked",
     )
@@ -52,6 +55,8 @@ def optional(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 MISSED = st.builds(wire.Missed, INTS, INTS, optional(INTS))
+RANGES = st.lists(MISSED, max_size=2)
+OPEN_GAPS = st.builds(wire.OpenGap, MISSED, INTS, optional(RANGES))
 TRADES = st.builds(wire.Trade, DECIMALS, DECIMALS, optional(SIDES), INTS, INTS)
 LEVELS = st.builds(wire.Level, DECIMALS, optional(DECIMALS))
 STATS = st.builds(wire.Stats24h, *[optional(DECIMALS)] * 4)
@@ -70,6 +75,11 @@ STATES = st.sampled_from(typing.get_args(wire.StreamState))
 KINDS = st.sampled_from(typing.get_args(wire.RawKind))
 ONE = st.just(1)
 
+TICKS = st.builds(
+    wire.Tick,
+    *(ONE, *KEY, INTS, INTS, INTS, optional(INTS), optional(INTS), INTS, INTS, FIELDS),
+)
+
 RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
     wire.RawRecord: st.builds(
         wire.RawRecord,
@@ -77,19 +87,22 @@ RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
         raw(JSON_OBJECT),
         optional(INTS),
         optional(st.lists(st.tuples(SIDES, DECIMALS, DECIMALS), max_size=3)),
+        optional(st.lists(OPEN_GAPS, max_size=2)),
+        optional(st.tuples(INTS, INTS)),
     ),
     wire.Missed: MISSED,
+    wire.OpenGap: OPEN_GAPS,
     wire.ResyncBody: st.builds(wire.ResyncBody, TEXT, REPAIRS, raw(JSON_OBJECT), optional(MISSED)),
     wire.GapBody: st.builds(wire.GapBody, TEXT, MISSED),
     wire.StatusBody: st.builds(wire.StatusBody, STATES, INTS, TEXT),
+    wire.LateBody: st.builds(
+        wire.LateBody, MISSED, st.lists(raw(JSON_OBJECT), max_size=2), RANGES, RANGES, TEXT
+    ),
     wire.Trade: TRADES,
     wire.Level: LEVELS,
     wire.Stats24h: STATS,
     wire.Fields: FIELDS,
-    wire.Tick: st.builds(
-        wire.Tick,
-        *(ONE, *KEY, INTS, INTS, INTS, optional(INTS), optional(INTS), INTS, INTS, FIELDS),
-    ),
+    wire.Tick: TICKS,
     wire.Reset: st.builds(
         wire.Reset,
         *(ONE, *KEY, INTS, INTS, INTS, optional(INTS), INTS, INTS, TEXT, REPAIRS),
@@ -98,6 +111,11 @@ RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
     ),
     wire.Status: st.builds(
         wire.Status, *(ONE, *KEY, INTS, INTS, INTS, INTS, STATES, INTS, TEXT, INTS)
+    ),
+    wire.Late: st.builds(
+        wire.Late,
+        *(ONE, *KEY, INTS, INTS, INTS, INTS, MISSED, st.lists(TICKS, max_size=2)),
+        *(RANGES, RANGES, TEXT, INTS),
     ),
     wire.Snapshot: st.builds(wire.Snapshot, *(ONE, *KEY, INTS, INTS, INTS, INTS), raw(JSON_OBJECT)),
     wire.Parked: st.builds(wire.Parked, ONE, TEXT, TEXT, TEXT, INTS, TEXT),
@@ -178,7 +196,7 @@ def test_both_have_the_same_fields_required_and_nullable_alike(
         assert {k: v[0] for k, v in on_wire.items()} == {k: v[0] for k, v in in_model.items()}
 
 
-@given(st.one_of(RECORDS[wire.Tick], RECORDS[wire.Reset], RECORDS[wire.Status]))
+@given(st.one_of(RECORDS[wire.Tick], RECORDS[wire.Reset], RECORDS[wire.Status], RECORDS[wire.Late]))
 def test_a_log_record_is_told_by_its_type_and_its_head_says_the_same(record: Any) -> None:
     written = wire.encode(record)
     assert wire.encode(wire.decode_record(written)) == written

@@ -25,7 +25,9 @@ from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import (
+    UNCHAINED,
     Fields,
+    Late,
     Level,
     Missed,
     Repair,
@@ -81,7 +83,7 @@ class Market:
     def chain(self) -> list[int]:
         """Every `seq` that a client with the whole stream has seen."""
         found = [msgspec.json.decode(record) for record in self.records]
-        return [record["seq"] for record in found if record["type"] != "status"]
+        return [record["seq"] for record in found if record["type"] not in UNCHAINED]
 
     def tick(self, fields: Fields | None = None, *, step: int = 7) -> Record:
         """The next tick, not published."""
@@ -132,6 +134,26 @@ class Market:
                 state=state,
                 since=self.clock(),
                 evidence="test",
+                ts_ingest=self.clock(),
+            )
+        )
+        return self._record(payload, seq, self.sub + 1)
+
+    def late(self) -> Record:
+        """A trade of a gap that was announced before, whenever that was."""
+        seq = self.seq or 0
+        payload = encode(
+            Late(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=seq,
+                sub=self.sub + 1,
+                missed=Missed(1, 1, 1),
+                ticks=[],
+                open=[],
+                lost=[Missed(1, 1, 1)],
+                reason="denied",
                 ts_ingest=self.clock(),
             )
         )

@@ -42,6 +42,8 @@ class World:
             record = self.market.tick()
         elif kind == "status":
             record = self.market.status()
+        elif kind == "late":
+            record = self.market.late()
         elif kind == "reset":
             record = self.market.reset(_state(self.channel))
         else:
@@ -138,7 +140,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(
             st.just("publish"),
-            st.sampled_from(["tick", "tick", "tick", "tick", "status", "reset", "epoch"]),
+            st.sampled_from(["tick", "tick", "tick", "tick", "status", "late", "reset", "epoch"]),
         ),
         st.tuples(
             st.sampled_from(["deliver", "duplicate", "vanish", "lose", "fetch"]),

@@ -6,7 +6,7 @@ from collections import Counter
 
 from services.common.stream.broker import Record
 from services.common.subjects import StreamKey
-from services.common.wire import RawRecord, decode_raw
+from services.common.wire import UNCHAINED, RawRecord, decode_raw
 
 
 class RawLog:
@@ -43,7 +43,7 @@ class RawLog:
             elif record.epoch != epoch:
                 held, epoch = None, record.epoch
             assert record.prev == held, f"prev {record.prev}, held {held}"
-            if record.kind != "status":
+            if record.kind not in UNCHAINED:
                 held = record.seq
             position = here
 

@@ -16,7 +16,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.testing.raw_records import EPOCH, FIRST_TS, RawStream, raw_message
-from services.common.wire import RawRecord, Reset, Status, Tick, decode_record
+from services.common.wire import Late, Missed, RawRecord, Reset, Status, Tick, decode_record
 from services.normalizer.chain import Verdict
 from services.normalizer.normalize import Normalizer, Out, too_large
 from services.normalizer.venues import Unmappable
@@ -50,7 +50,7 @@ def raw_streams(draw: st.DrawFn) -> RawStream:
     key = draw(st.sampled_from([TRADES, TICKER, BOOK]))
     stream = RawStream(key)
     step = st.just(1) if key.channel == "trades" else st.integers(1, 50)
-    kinds = ["frame"] * 6 + ["status", "gap", "resync", "restart", "epoch", "bad"]
+    kinds = ["frame"] * 6 + ["status", "late", "gap", "resync", "restart", "epoch", "bad"]
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=25)):
         seq = stream.seq + draw(step)
         match kind:
@@ -58,6 +58,8 @@ def raw_streams(draw: st.DrawFn) -> RawStream:
                 add_frame(stream, seq)
             case "status":
                 stream.status()
+            case "late":
+                stream.late(1, 2, [1])
             case "gap":
                 stream.gap(seq + 3)
             case "resync":
@@ -97,7 +99,7 @@ def assert_chained(records: list[Any]) -> None:
     assert positions == sorted(set(positions))
     held: Tick | Reset | None = None
     for record in records:
-        if isinstance(record, Status):
+        if isinstance(record, Status | Late):
             continue
         if held is not None and record.epoch == held.epoch:
             assert record.prev == held.seq
@@ -241,6 +243,41 @@ class TestKnownAnswers:
             (6, 0),
         ]
         assert [r.prev for r in records if isinstance(r, Tick)] == [None, 5]
+
+    def test_late_trades_stand_at_their_own_places_and_do_not_move_the_chain(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(5)
+        stream.gap(9)
+        stream.match(10)
+        stream.late(6, 9, [6, 7], open=[{"from": 8, "to": 9}])
+        stream.status()
+        stream.late(6, 9, [9], lost=[{"from": 8, "to": 8}], reason="denied")
+        stream.match(11)
+        outs = run(stream.records)
+        first, _gap, tenth, some, status, rest, eleventh = decoded(outs)
+        assert [out.position for out in outs[3:6]] == [(EPOCH, 10, sub) for sub in (1, 2, 3)]
+        assert (some.missed, some.open, some.lost) == (Missed(6, 9, 4), [Missed(8, 9)], [])
+        assert [(t.seq, t.prev, t.epoch) for t in some.ticks] == [(6, 5, EPOCH), (7, 6, EPOCH)]
+        assert some.ticks[0].fields.last_trade.trade_id == 6
+        assert some.ticks[0].fields.last_trade.side == "buy"
+        assert (rest.open, rest.lost, rest.reason) == ([], [Missed(8, 8)], "denied")
+        assert [(t.seq, t.prev) for t in rest.ticks] == [(9, 8)]
+        assert (first.prev, tenth.prev, eleventh.prev, eleventh.prev_sub) == (None, 9, 10, 3)
+        assert isinstance(status, Status)
+
+    def test_a_late_trade_that_cannot_be_read_costs_itself_only(self) -> None:
+        stream = RawStream(TRADES)
+        stream.match(5)
+        stream.late(1, 2, [1, 2])
+        message = raw_message(stream.records[-1])
+        broken = message.payload.replace(b'"price":"100.00"', b'"price":"?"', 1)
+        normalizer = Normalizer(SHARDS)
+        run(stream.records[:1], normalizer)
+        raw = normalizer.read(message.subject, message.position, broken)
+        output = normalizer.take(TRADES, raw)
+        (late,) = decoded(output.records)
+        assert [tick.seq for tick in late.ticks] == [2]
+        assert [error.code for error in output.refused] == ["bad_decimal"]
 
     def test_lost_raw_records_become_a_reset_that_counts_them(self) -> None:
         stream = RawStream(TRADES)

@@ -27,7 +27,7 @@ from services.common.stream.nats import NatsBroker
 from services.common.subjects import StreamKey, key_of, tick_log
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
-from services.common.wire import Status, decode_record
+from services.common.wire import Reset, Tick, decode_record
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import NatsServer
 
@@ -46,7 +46,7 @@ def folded(stream: TickStream) -> Fold:
     fold = Fold(stream.key)
     for record in stream.records:
         decoded = decode_record(record.payload)
-        if not isinstance(decoded, Status):
+        if isinstance(decoded, Tick | Reset):
             fold.apply(decoded)
     return fold
 
