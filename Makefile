@@ -10,7 +10,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.ready
-PIP := $(BIN)/pip install -qq --disable-pip-version-check
 MDF := $(PY) -m tools.cli
 # Test processes at once: tests wait for servers more than they compute. 0 runs them in one process.
 JOBS ?= 3
@@ -176,33 +175,13 @@ e2e-kind: $(STAMP) ## The charts on a kind cluster: load, restart everything, no
 .PHONY: setup
 setup: $(STAMP) ## Make .venv (done by every other command when needed)
 
-$(STAMP): requirements/dev.txt pyproject.toml
-	@python=""; \
-	for candidate in python3.12 python3.13 python3.14 python3 python; do \
-	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; then \
-	    python=$$candidate; break; \
-	  fi; \
-	done; \
-	if [ -z "$$python" ]; then \
-	  echo "No Python of at least 3.12 was found (tried python3.12, python3.13, python3.14, python3, python)." >&2; \
-	  echo "Install one (for example 'pyenv install 3.12') and run this again." >&2; exit 1; \
-	fi; \
-	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
-	  echo "$$python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; \
-	fi; \
-	if ! cmp -s requirements/dev.txt $(VENV)/.requirements; then \
-	  echo "Setting up $(VENV) with $$($$python --version) (once; about a minute)..." >&2; \
-	  rm -rf $(VENV); \
-	  "$$python" -m venv $(VENV); \
-	  $(PIP) --require-hashes -r requirements/dev.txt; \
-	  cp requirements/dev.txt $(VENV)/.requirements; \
-	fi; \
-	$(PIP) --no-deps --no-build-isolation --editable .; \
-	touch $@
+$(STAMP): requirements/build.txt requirements/dev.txt pyproject.toml tools/setup.sh
+	@tools/setup.sh
+	@touch $@
 
 .PHONY: lock
-lock: $(STAMP) ## Pin the dependencies anew (requirements/*.txt)
-	@$(PY) -m tools.lock
+lock: $(STAMP) ## Pin what pyproject.toml and dev.in ask for, other pins as they are [UPGRADE=1: all anew]
+	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
 clean: ## Remove everything that was made here
