@@ -65,7 +65,7 @@ pip() {
 
 # install_pins FILE. One package has no wheel and is built by the pinned setuptools.
 install_pins() {
-  pip install --quiet --no-deps --require-hashes --no-build-isolation \
+  pip install -qq --no-deps --require-hashes --no-build-isolation \
     --only-binary :all: --no-binary forbiddenfruit -r "$1" && return
   say ""
   say "$("$VENV/bin/python" --version) on $(uname -sm): a package of $1 could not be installed; the lines above name it."
@@ -80,6 +80,6 @@ if ! { "$VENV/bin/python" -c '' && made_of | cmp -s - "$VENV/.made-of"; } >/dev/
   install_pins requirements/build.txt
   install_pins requirements/dev.txt
 fi
-pip install --quiet --no-deps --no-build-isolation --editable .
+pip install -qq --no-deps --no-build-isolation --editable .
 pip check >/dev/null || { pip check >&2; exit 1; }
 made_of >"$VENV/.made-of"

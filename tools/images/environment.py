@@ -133,7 +133,7 @@ class Environment:
         )
 
 
-_BY_HASH = ("--require-hashes", "--only-binary", ":all:", "--requirement")
+_BY_HASH = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement")
 
 
 def wheels_for(platform: str, requirements: Path, python: Path) -> None:
