@@ -16,7 +16,7 @@ from services.common.runtime import flatten
 from services.common.telemetry import configure_logging
 from tools.simulator.auth import Credentials
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
-from tools.simulator.faults import FaultRequest
+from tools.simulator.faults import FaultRequest, NotPossible
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.simulator.replay import BadCapture
 from tools.simulator.server import Limits
@@ -44,6 +44,14 @@ def _product_ids(text: str) -> tuple[str, ...]:
             )
     if not names:
         raise click.BadParameter("at least one product is needed", param_hint="--products")
+    return names
+
+
+def _untraded(text: str, listed: str) -> tuple[str, ...]:
+    names = tuple(each.strip() for each in text.split(",") if each.strip())
+    for name in names:
+        if name not in _product_ids(listed):
+            raise click.BadParameter(f"{name!r} is not in --products", param_hint="--untraded")
     return names
 
 
@@ -89,6 +97,12 @@ def _faults(text: str | None) -> FaultRequest | None:
     multiple=True,
     metavar="PRODUCT=LEVELS",
     help="Another depth for one product; 21000 makes a snapshot of about 1 MB. Repeatable.",
+)
+@click.option(
+    "--untraded",
+    default="",
+    metavar="PRODUCTS",
+    help="Listed products that nobody trades: empty book, no last trade. Comma-separated.",
 )
 @click.option(
     "--capture",
@@ -163,6 +177,7 @@ def simulate(
     rate: float,
     depth: int,
     deep: tuple[str, ...],
+    untraded: str,
     capture: Path | None,
     speed: float,
     settle: float,
@@ -204,6 +219,7 @@ def simulate(
         rate=rate,
         depth=depth,
         depths=_depths(deep),
+        untraded=_untraded(untraded, products),
         capture=capture,
         speed=speed,
         settle_s=settle,
@@ -232,7 +248,7 @@ async def _serve(config: ExchangeConfig) -> int:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
-    except* (OSError, BadCapture) as group:
+    except* (OSError, BadCapture, NotPossible) as group:
         failures = list(flatten(group))
     for error in failures:
         log.error("exchange_failed", reason=str(error))

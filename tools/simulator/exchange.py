@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import structlog
 
 from services.common.runtime import serve_http
+from tools.simulator.answers import AnswerFaults
 from tools.simulator.auth import Credentials
 from tools.simulator.clock import SECOND, wall_us
 from tools.simulator.faults import FaultRequest, MessageFaults
@@ -31,10 +32,11 @@ log = structlog.get_logger(__name__)
 class ExchangeConfig:
     """How to run it; the defaults are the venue's own limits and a lively market.
 
-    `paced` False stops the market's clock: only `advance` moves it, at once, which makes tests
-    independent of time. `credentials` None opens the channels that need a signature to everybody.
-    `capture` replays a recording instead of the model, at `speed` times its own pace (0: as fast as
-    the clients read), beginning `settle_s` after the last request of the first clients.
+    `untraded` products have no orders and no trades. `paced` False stops the market's clock: only
+    `advance` moves it, at once, which makes tests independent of time. `credentials` None opens the
+    channels that need a signature to everybody. `capture` replays a recording instead of the model,
+    at `speed` times its own pace (0: as fast as the clients read), beginning `settle_s` after the
+    last request of the first clients.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +46,7 @@ class ExchangeConfig:
     rate: float = 200.0
     depth: int = 200
     depths: Mapping[str, int] = field(default_factory=dict)
+    untraded: Collection[str] = ()
     paced: bool = True
     start_us: int | None = None
     credentials: Credentials | None = field(default_factory=Credentials)
@@ -154,15 +157,19 @@ class SimulatedExchange:
                 rate=config.rate,
                 depth=config.depth,
                 depths=config.depths,
+                untraded=config.untraded,
             )
             self._model = MarketModel(settings, start)
             venue = self._model
         self.venue: Venue = venue
-        self.hub = Hub(MessageFaults(config.seed), config.limits.max_backlog)
+        self.hub = Hub(
+            MessageFaults(config.seed), AnswerFaults(config.seed), config.limits.max_backlog
+        )
         self._surface = Surface(
             venue, self.hub, config.limits, config.credentials, self.apply, self.report
         )
-        self._switches = FaultSwitches(self.hub, self._surface)
+        market = venue if isinstance(venue, MarketModel) else None
+        self._switches = FaultSwitches(self.hub, self._surface, market)
 
     def _log_listening(self) -> None:
         log.info(
@@ -209,6 +216,7 @@ class SimulatedExchange:
 
         Raises:
             pydantic.ValidationError: no such fault, or a value out of range.
+            NotPossible: the market behind it cannot do that.
         """
         return self.apply(FaultRequest.model_validate(faults))
 

@@ -19,6 +19,7 @@ from tools.simulator.oddities import OddKind, distort
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 GarbageKind = Literal["json", "utf8", "unknown_type", "binary", "null", "error", "rate_error"]
+AnswerKind = Literal["ack_late", "part", "snapshot_late", "error"]
 RestAnswerKind = Literal["html", "empty", "undecodable", "cut", "not_json"]
 
 
@@ -70,6 +71,19 @@ class Garbage(_Fault):
     probability: Probability = 0.0
 
 
+class AnswerRule(_Fault):
+    """Which subscribe requests: the next `count`, or each with `probability`.
+
+    `by`: after how many messages of the market the late part comes. `products`: those that a part
+    leaves out, or whose snapshots are late; empty is half of what was asked, or all.
+    """
+
+    count: int = Field(0, ge=0)
+    probability: Probability = 0.0
+    by: int = Field(3, ge=1)
+    products: list[str] = []
+
+
 class RestFault(_Fault):
     """`status` (0: the true answer) after `latency_ms`, for paths that contain one of `paths`.
 
@@ -87,12 +101,21 @@ class RestFault(_Fault):
     paths: list[str] = []
 
 
+class Auction(_Fault):
+    """These products only collect orders for `for_s` seconds of the market; their books cross."""
+
+    products: list[str] = Field(min_length=1)
+    for_s: float = Field(5, gt=0)
+
+
 class FaultRequest(_Fault):
     """Body of `POST /_control/faults`: what is given replaces that fault, the rest stays.
 
     `clear` ends everything first. `stall_s`: open sockets say nothing for so long (what they miss
     is lost). `refuse_s`: new WebSocket connections get 503. `stale_rest_s`: REST answers stay as
-    they are at this moment. `odd` says for each kind of oddity which messages it rewrites.
+    they are at this moment. `odd` says for each kind of oddity which messages it rewrites,
+    `answers` for each kind of answer which subscribe requests get it. `delist` and `renumber` name
+    products, and cannot be taken back.
     """
 
     clear: bool = False
@@ -102,10 +125,18 @@ class FaultRequest(_Fault):
     odd: dict[OddKind, Selection] | None = None
     disconnect: Disconnect | None = None
     garbage: Garbage | None = None
+    answers: dict[AnswerKind, AnswerRule] | None = None
     rest: RestFault | None = None
+    auction: Auction | None = None
+    delist: list[str] = []
+    renumber: list[str] = []
     stall_s: float | None = Field(None, ge=0)
     refuse_s: float | None = Field(None, ge=0)
     stale_rest_s: float | None = Field(None, ge=0)
+
+
+class NotPossible(Exception):
+    """The market behind this exchange cannot do what was asked; nothing was put into force."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ class OrderFlow:
         self._depth = depth
         self._fair = float(self._scale.start)
         self._near = max(1.0, self._fair * _NEAR)
-        self._step = max(1, int(self._fair * _LADDER_SPAN / depth))
+        self._step = max(1, int(self._fair * _LADDER_SPAN / max(1, depth)))
         self.book = OrderBook()
         self._build()
 
@@ -94,18 +94,23 @@ class OrderFlow:
         else:
             distance = rng.random() * self._step * self._depth
         price = max(1, round(self._fair + sign * (self._near / 2 + distance)))
-        if self.book.crosses(side, price):
+        if not self.book.collecting and self.book.crosses(side, price):
             best = self.book.half(SELL if side == BUY else BUY).best or price
             price = best + sign
         return max(1, price)
 
     def trade(self) -> list[Event]:
-        """One order that trades, or `quiet` when the side it would hit is almost empty."""
+        """One order that trades, or `quiet` when the side it would hit is almost empty.
+
+        In an auction it is one that would trade, and rests.
+        """
         self._drift()
         rng = self._rng
         bid, ask = self.book.bids.best, self.book.asks.best
         if bid is None or ask is None:
             return self.quiet()
+        if self.book.collecting:
+            return self._eager()
         lean = (self._fair - (bid + ask) / 2) / (8 * self._near)
         side = BUY if rng.random() < min(0.9, max(0.1, 0.5 + lean)) else SELL
         half = self.book.asks if side == BUY else self.book.bids
@@ -118,6 +123,12 @@ class OrderFlow:
         reach = rng.randrange(1 + int(self._near))
         limit = max(1, price + reach if side == BUY else price - reach)
         return self.book.limit(self._id(), side, limit, size)
+
+    def _eager(self) -> list[Event]:
+        """An order some way beyond the fair price, which makes an auction's book cross."""
+        side, sign = self._rng.choice(((BUY, 1), (SELL, -1)))
+        price = max(1, round(self._fair + sign * self._rng.expovariate(1 / self._near)))
+        return self.book.limit(self._id(), side, price, self._resting_size(price))
 
     def _reachable(self, half: Half) -> int:
         """What one market order may take: some levels, never the whole side."""

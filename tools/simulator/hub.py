@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
 
+from tools.simulator.answers import AnswerFaults
 from tools.simulator.faults import (
     Delivery,
     FaultRequest,
@@ -30,6 +32,15 @@ log = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
 
 
+@dataclass(slots=True)
+class Later:
+    """Something one client gets after `left` more messages, of `product` unless that is None."""
+
+    left: int
+    product: str | None
+    send: Callable[[], None]
+
+
 class Client:
     """One connection. `kick` ends it from outside; its session notices and closes."""
 
@@ -39,6 +50,20 @@ class Client:
         self.kicked: tuple[int, str] | None = None
         # The session's current wait, so that `kick` can end it.
         self.waiting: asyncio.Timeout | None = None
+        self.later: list[Later] = []
+
+    def passed(self, product: str) -> None:
+        """Count a message of the market towards what waits."""
+        for each in self.later:
+            if each.product in (None, product):
+                each.left -= 1
+
+    def send_due(self) -> None:
+        """Send what has waited long enough."""
+        due = [each for each in self.later if each.left <= 0]
+        self.later = [each for each in self.later if each.left > 0]
+        for each in due:
+            each.send()
 
     def kick(self, code: int, reason: str) -> None:
         if self.kicked is not None:
@@ -55,8 +80,9 @@ class Hub:
     `dropped`, `duplicated`, `reordered` or `stalled` on purpose.
     """
 
-    def __init__(self, faults: MessageFaults, max_backlog: int) -> None:
+    def __init__(self, faults: MessageFaults, answers: AnswerFaults, max_backlog: int) -> None:
         self.faults = faults
+        self.answers = answers
         self._max_backlog = max_backlog
         self.clients: dict[Client, None] = {}
         self._by_pair: dict[Pair, dict[Client, None]] = {}
@@ -138,6 +164,9 @@ class Hub:
             for place, each in enumerate(delivery.send):
                 self._send(each, reached, one_short=delivery.one_short and place == 0)
         for client in reached:
+            # Only here, with all messages of this step written, is the state what they add up to.
+            if client.later:
+                client.send_due()
             client.feed.flush()
             if client.feed.backlog > self._max_backlog:
                 self._too_slow(client)
@@ -152,6 +181,8 @@ class Hub:
                 self._maybe_garbage(client, *self.garbage)
             client.feed.push(payload)
             reached[client] = None
+            if client.later:
+                client.passed(message.product)
         self._count(message, "sent", len(audience) - one_short)
 
     def _note_delivery(self, message: Outgoing, delivery: Delivery) -> None:

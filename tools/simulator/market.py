@@ -9,10 +9,11 @@ on the seed, the start and the settings alone, not on how the time is cut into c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
+from typing import Any
 
 from tools.simulator.clock import SECOND
 from tools.simulator.messages import STATUS, Outgoing
@@ -28,6 +29,7 @@ _QUIET_PER_TRADE = 4.0
 # Beyond this, more orders would hide inside the same 50 ms batch and cost without showing.
 _MAX_QUIET_PER_PRODUCT = 60.0
 _FILLS_PER_TRADE = 1.25
+_NEVER_US = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class ModelSettings:
 
     `rate`: messages a second, about, that a client of ticker, matches, heartbeat and level2_batch
     gets for all products together. `depth`: levels a side; `depths` overrides it by product.
-    `history`: trades a product had before the start.
+    `history`: trades a product had before the start. `untraded`: products that have no orders and
+    no trades, now or later.
     """
 
     products: Sequence[str]
@@ -45,6 +48,7 @@ class ModelSettings:
     depth: int = 200
     depths: Mapping[str, int] | None = None
     history: int = 200
+    untraded: Collection[str] = ()
 
 
 class MarketModel:
@@ -64,13 +68,17 @@ class MarketModel:
                 depth=depths.get(each.id, settings.depth),
                 start_us=start_us,
                 history=settings.history,
+                untraded=each.id in settings.untraded,
             )
             for each in listed
         ]
         self._by_id = {market.product.id: market for market in self._markets}
-        weights = [each.weight for each in listed]
+        self._delisted: set[str] = set()
+        # When each auction that is running ends.
+        self._auctions: dict[str, int] = {}
+        weights = [0.0 if each.id in settings.untraded else each.weight for each in listed]
         self._trades_per_s, self._quiet_per_s = plan_rates(settings.rate, weights)
-        trade_weights = [self._trades_per_s * weight / sum(weights) for weight in weights]
+        trade_weights = [self._trades_per_s * weight / (sum(weights) or 1) for weight in weights]
         self._trade_weights = list(accumulate(trade_weights))
         self._quiet_weights = list(accumulate(_quiet_rate(each) for each in trade_weights))
         self._next_order = self._after_pause(start_us)
@@ -97,15 +105,20 @@ class MarketModel:
         second = (self._now // SECOND + 1) * SECOND
         while True:
             batch = self._turn * self._turn_us
-            at = min(self._next_order, batch, second)
+            auction = min(self._auctions.values(), default=_NEVER_US)
+            at = min(self._next_order, batch, second, auction)
             if at > to_us:
                 break
             # At equal times orders come first, then batches, then what reports on them.
-            if at == self._next_order:
+            if at == auction:
+                self._end_auctions([n for n, end in self._auctions.items() if end == at], at, out)
+            elif at == self._next_order:
                 self._order(at, out)
                 self._next_order = self._after_pause(at)
             elif at == batch:
-                self._markets[self._turn % len(self._markets)].cut_batch(out)
+                market = self._markets[self._turn % len(self._markets)]
+                if self._listed(market):
+                    market.cut_batch(out)
                 self._turn += 1
             else:
                 self._on_second(second, out)
@@ -117,19 +130,67 @@ class MarketModel:
         trades = self._rng.random() < self._trades_per_s / (self._trades_per_s + self._quiet_per_s)
         weights = self._trade_weights if trades else self._quiet_weights
         (market,) = self._rng.choices(self._markets, cum_weights=weights)
-        market.order(at, trades=trades, out=out)
+        if self._listed(market):
+            market.order(at, trades=trades, out=out)
+
+    def _listed(self, market: ProductMarket) -> bool:
+        return market.product.id not in self._delisted
 
     def _on_second(self, at: int, out: list[Outgoing]) -> None:
-        for market in self._markets:
+        listed = [market for market in self._markets if self._listed(market)]
+        for market in listed:
             market.heartbeat(at, out)
         if at % TICKER_BATCH_US == 0:
-            for market in self._markets:
+            for market in listed:
                 market.ticker_batch(out)
         if at % STATUS_US == 0:
             out.append(Outgoing((STATUS,), "", "status", status(self.products)))
 
+    def begin_auction(self, product_ids: Iterable[str], for_us: int) -> None:
+        """Collect orders of these products for so long. Raises KeyError for an unknown one."""
+        for name in product_ids:
+            self._by_id[name].begin_auction()
+            self._auctions[name] = self._now + for_us
+            self._change_product(name, auction=True)
+
+    def end_auctions(self) -> list[Outgoing]:
+        """End all auctions now."""
+        out: list[Outgoing] = []
+        self._end_auctions(list(self._auctions), self._now, out)
+        return out
+
+    def _end_auctions(self, names: Iterable[str], at: int, out: list[Outgoing]) -> None:
+        for name in names:
+            del self._auctions[name]
+            self._change_product(name, auction=False)
+            self._by_id[name].end_auction(at, out)
+
+    def delist(self, product_ids: Iterable[str]) -> list[Outgoing]:
+        """From now on nothing is heard of these products, and REST refuses them.
+
+        Raises:
+            KeyError: a product is not traded here.
+        """
+        for name in product_ids:
+            self._by_id[name]  # An unknown name has to be told before anything changes.
+            self._delisted.add(name)
+            self._change_product(name, status="delisted")
+        return [Outgoing((STATUS,), "", "status", status(self.products))]
+
+    def renumber(self, product_ids: Iterable[str]) -> None:
+        """Begin sequences and trade ids of these products anew. Raises KeyError as `delist`."""
+        for name in product_ids:
+            self._by_id[name].renumber()
+
+    def _change_product(self, name: str, **changes: Any) -> None:
+        self.products = [
+            replace(each, **changes) if each.id == name else each for each in self.products
+        ]
+
     def _after_pause(self, at: int) -> int:
         rate = self._trades_per_s + self._quiet_per_s
+        if not rate:
+            return _NEVER_US
         return at + max(1, math.ceil(self._rng.expovariate(rate) * SECOND))
 
 
@@ -140,6 +201,8 @@ def plan_rates(rate: float, weights: Sequence[float]) -> tuple[float, float]:
     second and product. The whole rises with the trades, so bisection finds them.
     """
     total = sum(weights)
+    if not total:
+        return 0.0, 0.0
     shares = [weight / total for weight in weights]
 
     def messages(trades: float) -> float:

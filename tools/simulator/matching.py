@@ -1,7 +1,7 @@
 """An order-level book with price-time priority. Pure: integers in, events out.
 
-Prices are numbers of quote increments, sizes numbers of 1e-8 base units. The book never crosses:
-what could trade does, before anything rests.
+Prices are numbers of quote increments, sizes numbers of 1e-8 base units. The book never crosses,
+but in an auction: what could trade does, before anything rests.
 """
 
 from __future__ import annotations
@@ -147,6 +147,8 @@ class OrderBook:
         self.asks = Half(SELL)
         self._orders: dict[str, Order] = {}
         self.touched: dict[Touched, None] = {}
+        # While an auction collects orders, nothing trades and the book may cross.
+        self.collecting = False
 
     def half(self, side: str) -> Half:
         return self.bids if side == BUY else self.asks
@@ -167,7 +169,7 @@ class OrderBook:
     def limit(self, order_id: str, side: str, price: int, size: int) -> list[Event]:
         """Trade what crosses; the rest rests."""
         events: list[Event] = [Received(order_id, side, size, price)]
-        remaining = self._take(order_id, side, size, price, events)
+        remaining = size if self.collecting else self._take(order_id, side, size, price, events)
         if remaining:
             self._rest(Order(order_id, side, price, remaining))
             events.append(Opened(order_id, side, price, remaining))
@@ -206,6 +208,40 @@ class OrderBook:
         self.half(order.side).reduce(order, new_size)
         self.touched[order.side, order.price] = None
         return [event]
+
+    def uncross(self) -> list[Event]:
+        """End an auction: everything that crosses trades, at one price."""
+        self.collecting = False
+        pairs: list[tuple[Order, Order, int]] = []
+        left: dict[str, int] = {}
+        bids, asks = self._oldest_first(self.bids), self._oldest_first(self.asks)
+        bid, ask = next(bids, None), next(asks, None)
+        while bid is not None and ask is not None and bid.price >= ask.price:
+            amount = min(left.get(bid.id, bid.size), left.get(ask.id, ask.size))
+            pairs.append((bid, ask, amount))
+            for order in (bid, ask):
+                left[order.id] = left.get(order.id, order.size) - amount
+            bid = bid if left[bid.id] else next(bids, None)
+            ask = ask if left[ask.id] else next(asks, None)
+        if not pairs:
+            return []
+        price = (pairs[-1][0].price + pairs[-1][1].price) // 2
+        events: list[Event] = []
+        for bid, ask, amount in pairs:
+            events.append(Matched(ask.id, bid.id, ask.side, price, amount))
+            for order in (bid, ask):
+                if amount == order.size:
+                    self._off(order)
+                    events.append(Done(order.id, order.side, order.price, 0, "filled"))
+                else:
+                    self.half(order.side).reduce(order, order.size - amount)
+                    self.touched[order.side, order.price] = None
+        return events
+
+    @staticmethod
+    def _oldest_first(half: Half) -> Iterator[Order]:
+        for _, level in half.walk():
+            yield from level.orders.values()
 
     def _take(
         self, taker_id: str, side: str, size: int, limit: int | None, events: list[Event]

@@ -42,12 +42,20 @@ class ProductMarket:
     """Numbers every order event (`sequence` +1) and every trade (`trade_id` +1)."""
 
     def __init__(
-        self, product: Product, rng: Random, *, depth: int, start_us: int, history: int
+        self,
+        product: Product,
+        rng: Random,
+        *,
+        depth: int,
+        start_us: int,
+        history: int,
+        untraded: bool = False,
     ) -> None:
+        """`untraded`: nothing was ever traded or ordered, and nothing will be."""
         self.product = product
         self._rng = rng
         self._scale = product.scale()
-        self._flow = OrderFlow(product, rng, depth)
+        self._flow = OrderFlow(product, rng, 0 if untraded else depth)
         self.tape = Tape()
         self._sequence = rng.randrange(10_000_000_000, 140_000_000_000)
         self._trade_id = rng.randrange(10_000_000, 1_000_000_000)
@@ -62,7 +70,10 @@ class ProductMarket:
         self._open = max(1, round(start * rng.uniform(0.97, 1.03)))
         self._high = max(self._open, round(start * rng.uniform(1.001, 1.04)))
         self._low = min(self._open, max(1, round(start * rng.uniform(0.96, 0.999))))
-        self._past(start_us, history)
+        if untraded:
+            self._trade_id = 0
+        else:
+            self._past(start_us, history)
 
     def _past(self, start_us: int, count: int) -> None:
         """Trades from before the start, so that paging has something to page through."""
@@ -198,6 +209,21 @@ class ProductMarket:
         update = L2Update(self.product.id, changes, iso6(self._changed_us))
         out.append(Outgoing((LEVEL2_BATCH,), self.product.id, "l2update", update))
 
+    def begin_auction(self) -> None:
+        """Collect orders without trading; the book may cross. Nothing while one is running."""
+        self._flow.book.collecting = True
+
+    def end_auction(self, at: int, out: list[Outgoing]) -> None:
+        """Trade what crosses, and go on as before."""
+        if self._flow.book.collecting:
+            self._emit(self._flow.book.uncross(), at, out)
+
+    def renumber(self) -> None:
+        """Begin sequences and trade ids anew, far below; former trades are gone from REST."""
+        self._sequence = self._rng.randrange(1, 1000)
+        self._trade_id = self._batched_ticker = 0
+        self.tape = Tape()
+
     def heartbeat(self, at: int, out: list[Outgoing]) -> None:
         beat = Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
         out.append(Outgoing((HEARTBEAT,), self.product.id, "heartbeat", beat))
@@ -242,6 +268,7 @@ class ProductMarket:
             tape=self.tape,
             figures=self._figures(),
             orders=self._orders() if orders else None,
+            auction=self._flow.book.collecting,
         )
 
     def _orders(self) -> list[tuple[str, str, str, str]]:

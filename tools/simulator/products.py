@@ -22,6 +22,7 @@ class Product:
     base_increment: str
     weight: float
     status: str = "online"
+    auction: bool = False
 
     @property
     def base(self) -> str:
@@ -151,7 +152,7 @@ def product_rows(products: Iterable[Product]) -> list[dict[str, object]]:
             "trading_disabled": not each.tradable,
             "fx_stablecoin": False,
             "max_slippage_percentage": "0.02000000",
-            "auction_mode": False,
+            "auction_mode": each.auction,
             "high_bid_limit_percentage": "",
         }
         for each in products

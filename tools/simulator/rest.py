@@ -109,8 +109,8 @@ class RestApi:
             "bids": rows("buy", state.bids),
             "asks": rows("sell", state.asks),
             "sequence": state.sequence,
-            "auction_mode": False,
-            "auction": None,
+            "auction_mode": state.auction,
+            "auction": _auction(state) if state.auction else None,
             "time": iso9(state.time_us),
         }
         return RestAnswer(200, encode(body), {"Cache-Control": "no-store"})
@@ -158,6 +158,21 @@ class RestApi:
             answer.headers["CB-BEFORE"] = str(page[0].trade_id)
             answer.headers["CB-AFTER"] = str(page[-1].trade_id)
         return answer
+
+
+def _auction(state: ProductState) -> dict[str, object]:
+    bid, ask = (rows[0] if rows else ("0", "0", 0) for rows in (state.bids, state.asks))
+    return {
+        "open_price": trim(ask[0]),
+        "open_size": "0",
+        "best_bid_price": trim(bid[0]),
+        "best_bid_size": trim(bid[1]),
+        "best_ask_price": trim(ask[0]),
+        "best_ask_size": trim(ask[1]),
+        "auction_state": "collection",
+        "can_open": "yes",
+        "time": iso9(state.time_us),
+    }
 
 
 def _cached(body: object, max_age: int) -> RestAnswer:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,14 +17,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tools.simulator.answers import Plan
 from tools.simulator.auth import Credentials
 from tools.simulator.edge import EdgeCache, RestAnswer, TokenBucket
-from tools.simulator.faults import FaultRequest, RestAnswerKind, RestFault
+from tools.simulator.faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
 from tools.simulator.feed_protocol import EXTENSION, FeedProtocol
-from tools.simulator.hub import Client, Hub
+from tools.simulator.hub import Client, Hub, Later
 from tools.simulator.messages import encode
 from tools.simulator.rest import RestApi
-from tools.simulator.subscriptions import ClientSubscriptions
+from tools.simulator.subscriptions import ClientSubscriptions, Pair
 from tools.simulator.venue import Venue, greeting, online
 
 log = structlog.get_logger(__name__)
@@ -58,7 +60,6 @@ class Surface:
         self._credentials = credentials
         self._control = control
         self._report = report
-        self._tradable = frozenset(online(venue.products))
         self.api = RestApi(venue)
         self.rest_fault: tuple[RestFault, int] | None = None
         self.refusing = False
@@ -88,7 +89,7 @@ class Surface:
         await socket.accept()
         feed = socket.scope["extensions"][EXTENSION]
         assert isinstance(feed, FeedProtocol)
-        subscriptions = ClientSubscriptions(self._tradable, self._credentials)
+        subscriptions = ClientSubscriptions(self._is_tradable, self._credentials)
         client = Client(feed, subscriptions)
         self._hub.add(client)
         try:
@@ -97,6 +98,9 @@ class Surface:
             pass
         finally:
             self._hub.remove(client)
+
+    def _is_tradable(self, product: str) -> bool:
+        return product in online(self._venue.products)
 
     async def _serve(self, socket: WebSocket, client: Client) -> None:
         loop = asyncio.get_running_loop()
@@ -117,13 +121,32 @@ class Surface:
         await socket.close(*client.kicked)
 
     def _on_message(self, client: Client, text: str | bytes) -> None:
-        answer = client.subscriptions.handle(text, time.time())
+        plan = self._hub.answers.plan(
+            client.subscriptions, client.subscriptions.handle(text, time.time())
+        )
+        answer = plan.answer
         self._hub.leave(client, answer.removed)
-        self._hub.reply(client, answer.reply)
-        for channel, product in answer.added:
-            self._hub.greet(client, greeting(self._venue, channel, product))
+        if not plan.ack_after:
+            self._acknowledge(client, plan)
+        for pair in answer.added:
+            if pair in plan.late:
+                client.later.append(
+                    Later(plan.late_by, pair[1], partial(self._greet, client, pair))
+                )
+            else:
+                self._greet(client, pair)
         # Nothing of the market happens in between, so what comes next continues the greeting.
         self._hub.join(client, answer.added)
+        if plan.ack_after:
+            late = partial(self._acknowledge, client, plan)
+            client.later.append(Later(plan.ack_after, None, late))
+
+    def _acknowledge(self, client: Client, plan: Plan) -> None:
+        for each in (plan.answer.reply, *plan.behind):
+            self._hub.reply(client, each)
+
+    def _greet(self, client: Client, pair: Pair) -> None:
+        self._hub.greet(client, greeting(self._venue, *pair))
 
     # ------------------------------------------------------------ REST
 
@@ -185,7 +208,10 @@ class Surface:
                 f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
             ]
             return JSONResponse({"message": "; ".join(problems)}, status_code=400)
-        return JSONResponse(self._control(faults))
+        try:
+            return JSONResponse(self._control(faults))
+        except NotPossible as error:
+            return JSONResponse({"message": str(error)}, status_code=400)
 
     async def _get_model(self, request: Request) -> Response:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,11 @@ class ClientSubscriptions:
     A request is carried out whole or, when anything in it is wrong, not at all.
     """
 
-    def __init__(self, tradable: Collection[str], credentials: Credentials | None) -> None:
-        """`credentials` None lets everybody have the channels that need a signature."""
+    def __init__(self, tradable: Callable[[str], bool], credentials: Credentials | None) -> None:
+        """`tradable` is asked each time, as products come and go.
+
+        `credentials` None lets everybody have the channels that need a signature.
+        """
         self._tradable = tradable
         self._credentials = credentials
         # Channel to its products, both in the order they were asked for.
@@ -105,7 +108,7 @@ class ClientSubscriptions:
             if not products and channel != STATUS:
                 raise Refused(f"You need to specify at least one product ID for channel {channel}")
             for product in products:
-                if product not in self._tradable:
+                if not self._tradable(product):
                     raise Refused(f"{product} is not a valid product")
         added = []
         for channel, products in wanted.items():
@@ -114,7 +117,7 @@ class ClientSubscriptions:
                 if product not in held:
                     held[product] = None
                     added.append((channel, product))
-        return Answer(self._ack(), added=added)
+        return Answer(self.acknowledge(), added=added)
 
     def _unsubscribe(self, message: Mapping[str, Any]) -> Answer:
         wanted = self._wanted(message)
@@ -132,7 +135,7 @@ class ClientSubscriptions:
                     removed.append((channel, product))
             if not held:
                 self._held.pop(channel, None)
-        return Answer(self._ack(), removed=removed)
+        return Answer(self.acknowledge(), removed=removed)
 
     def _wanted(self, message: Mapping[str, Any]) -> dict[str, list[str]]:
         """Channel to product ids; ids at the top level count for every channel."""
@@ -157,7 +160,16 @@ class ClientSubscriptions:
             products.extend(i for i in [*_ids(own), *common] if i not in products)
         return wanted
 
-    def _ack(self) -> Subscriptions:
+    def forget(self, pairs: Iterable[Pair]) -> None:
+        """Take away what was not granted after all."""
+        for channel, product in pairs:
+            held = self._held.get(channel, {})
+            held.pop(product, None)
+            if not held:
+                self._held.pop(channel, None)
+
+    def acknowledge(self) -> Subscriptions:
+        """The whole of what is subscribed now."""
         return Subscriptions(
             [
                 AckChannel(_ACK_NAMES.get(channel, channel), [each for each in held if each])

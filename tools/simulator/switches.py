@@ -8,29 +8,39 @@ from typing import Any
 
 import structlog
 
-from tools.simulator.faults import Disconnect, FaultRequest
+from tools.simulator.clock import SECOND
+from tools.simulator.faults import Disconnect, FaultRequest, NotPossible
 from tools.simulator.hub import Hub
+from tools.simulator.market import MarketModel
 from tools.simulator.server import Surface
 
 log = structlog.get_logger(__name__)
 
 
 class FaultSwitches:
-    """Faults on `hub` (the feed) and `surface` (REST, new connections).
+    """Faults on `hub` (the feed), `surface` (REST, new connections) and `market` (None: a replay).
 
     Those given in seconds end by themselves. `disconnect_repeatedly` has to run for `every_s`.
     """
 
-    def __init__(self, hub: Hub, surface: Surface) -> None:
+    def __init__(self, hub: Hub, surface: Surface, market: MarketModel | None) -> None:
         self._hub = hub
+        self._market = market
         self._surface = surface
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._disconnect: Disconnect | None = None
         self._disconnect_changed = asyncio.Event()
 
     def apply(self, request: FaultRequest) -> dict[str, Any]:
-        """Put a request into force; returns everything that is in force now."""
+        """Put a request into force; returns everything that is in force now.
+
+        Raises:
+            NotPossible: it asks something of the market that a recording, or another list of
+                products, does not allow.
+        """
+        self._check_market(request)
         self._hub.faults.set(request)
+        self._hub.answers.set(request)
         self._hub.set_garbage(request)
         if request.clear:
             self._surface.rest_fault = None
@@ -47,8 +57,30 @@ class FaultSwitches:
                 self._begin(name, seconds)
         if request.disconnect is not None:
             self._set_disconnect(request.disconnect)
+        self._change_market(request)
         log.info("faults_set", **request.model_dump(exclude_defaults=True))
         return self.report()
+
+    def _check_market(self, request: FaultRequest) -> None:
+        auctioned = request.auction.products if request.auction is not None else []
+        named = [*auctioned, *request.delist, *request.renumber]
+        if named and self._market is None:
+            raise NotPossible("a recording cannot be auctioned, delisted or renumbered")
+        unknown = [name for name in named if self._market and not self._market.has_book(name)]
+        if unknown:
+            raise NotPossible(f"not traded here: {', '.join(unknown)}")
+
+    def _change_market(self, request: FaultRequest) -> None:
+        market = self._market
+        if market is None:
+            return
+        if request.clear:
+            self._hub.dispatch(market.end_auctions())
+        if request.auction is not None:
+            market.begin_auction(request.auction.products, round(request.auction.for_s * SECOND))
+        if request.delist:
+            self._hub.dispatch(market.delist(request.delist))
+        market.renumber(request.renumber)
 
     def report(self) -> dict[str, Any]:
         """What is in force, with what is left of it."""
@@ -61,6 +93,9 @@ class FaultSwitches:
             active["rest"] = {**fault.model_dump(), "left": left}
         if self._disconnect is not None:
             active["disconnect"] = self._disconnect.model_dump()
+        answers = self._hub.answers.report()
+        if answers:
+            active["answers"] = answers
         garbage = self._hub.garbage
         if garbage is not None:
             active["garbage"] = {"kind": garbage[0], "probability": garbage[1]}

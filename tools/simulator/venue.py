@@ -25,7 +25,7 @@ from tools.simulator.messages import (
     Ticker,
     encode,
 )
-from tools.simulator.products import Product, product_rows, trim
+from tools.simulator.products import DELISTED, Product, product_rows, trim
 from tools.simulator.tape import Tape
 
 L2Row = tuple[str, str, int]
@@ -47,7 +47,8 @@ class ProductState:
     """One product at one instant; everything in it belongs together.
 
     Rows are (price, size, number of orders), best first, with all decimals. `orders` are
-    (side, price, size, order id) or None where the market has no orders.
+    (side, price, size, order id) or None where the market has no orders. In an `auction` the book
+    is indicative and may cross.
     """
 
     product: str
@@ -58,6 +59,7 @@ class ProductState:
     tape: Tape
     figures: Figures = field(default_factory=Figures)
     orders: list[tuple[str, str, str, str]] | None = None
+    auction: bool = False
 
     @property
     def last_trade(self) -> Match | None:
@@ -149,9 +151,10 @@ def ticker_of(trade: Match, figures: Figures, bid: L2Row | None, ask: L2Row | No
 
 
 def status(products: Sequence[Product]) -> Status:
+    """What the `status` channel says: all that is traded, and what was until it was delisted."""
     currencies = sorted({name for each in products for name in (each.base, each.quote)})
     return Status(
-        products=product_rows([each for each in products if each.tradable]),
+        products=product_rows([each for each in products if each not in DELISTED]),
         currencies=[
             {
                 "id": name,

@@ -195,3 +195,81 @@ async def test_an_error_frame_may_name_no_product(
     error = await client.until_type("error")
     assert "product_id" not in error
     assert "-USD" not in f"{error}"
+
+
+async def test_data_comes_before_the_acknowledgement(exchange: SimulatedExchange) -> None:
+    exchange.control(answers={"ack_late": {"count": 1, "by": 3}})
+    async with FeedClient(exchange.ws_url) as client:
+        request = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["heartbeat"]}
+        await client.send(request)
+        while not exchange.hub.wanted(("heartbeat", "BTC-USD")):
+            pong = await client.socket.ping()
+            await pong
+        exchange.advance(4)
+        await client.until_type("subscriptions")
+        assert len(client.of("heartbeat")) >= 3
+        # The next request is answered as usual.
+        assert (await client.subscribe(["matches"], ["BTC-USD"]))["type"] == "subscriptions"
+        assert client.messages[-1]["type"] == "subscriptions"
+
+
+async def test_a_part_is_acknowledged_and_the_rest_is_a_rate_error(
+    exchange: SimulatedExchange,
+) -> None:
+    exchange.control(answers={"part": {"count": 1, "products": ["ETH-USD"]}})
+    async with FeedClient(exchange.ws_url) as client:
+        ack = await client.subscribe(["heartbeat", "matches"], PRODUCTS)
+        assert {tuple(each["product_ids"]) for each in ack["channels"]} == {("BTC-USD",)}
+        assert "product" not in f"{await client.until_type('error')}"
+        exchange.advance(2)
+        await client.until(lambda _: len(client.of("heartbeat", "BTC-USD")) == 2)
+        assert client.of("heartbeat", "ETH-USD") == []
+        again = await client.subscribe(["heartbeat", "matches"], ["ETH-USD"])
+        assert all("ETH-USD" in each["product_ids"] for each in again["channels"])
+
+
+async def test_a_part_is_half_of_what_was_asked(exchange: SimulatedExchange) -> None:
+    exchange.control(answers={"part": {"probability": 1}})
+    async with FeedClient(exchange.ws_url) as client:
+        ack = await client.subscribe(["heartbeat"], PRODUCTS)
+    assert [len(each["product_ids"]) for each in ack["channels"]] == [1]
+
+
+async def test_a_refusal_may_name_no_product_and_nothing_is_subscribed(
+    exchange: SimulatedExchange,
+) -> None:
+    exchange.control(answers={"error": {"count": 1}})
+    async with FeedClient(exchange.ws_url) as client:
+        refused = await client.subscribe(["heartbeat"], PRODUCTS)
+        assert refused["type"] == "error"
+        assert "USD" not in f"{refused}"
+        assert exchange.report()["subscriptions"] == 0
+        assert (await client.subscribe(["heartbeat"], PRODUCTS))["type"] == "subscriptions"
+
+
+async def test_a_snapshot_may_come_after_the_first_updates(exchange: SimulatedExchange) -> None:
+    exchange.control(
+        answers={"snapshot_late": {"count": 1, "by": 4, "products": ["BTC-USD"]}},
+    )
+    async with FeedClient(exchange.ws_url) as client:
+        await client.subscribe(["level2"], PRODUCTS, signed_by=exchange.config.credentials)
+        await client.until(lambda _: client.of("snapshot", "ETH-USD"))
+        # In steps, as a market with a clock does it: a snapshot is due between two of them.
+        for _ in range(10):
+            exchange.advance(0.1)
+        await client.until_type("snapshot")
+        before = len(client.of("l2update", "BTC-USD"))
+        assert before >= 4
+        exchange.advance(1)
+        quiet = len(client.messages)
+        await client.subscribe(["heartbeat"], ["BTC-USD"])
+        assert len(client.messages) > quiet
+    (snapshot,) = client.of("snapshot", "BTC-USD")
+    book = Book()
+    book.replace(snapshot["bids"], snapshot["asks"])
+    for update in client.of("l2update", "BTC-USD")[before:]:
+        book.apply(update["changes"])
+    state = exchange.state("BTC-USD")
+    truth = Book()
+    truth.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
+    assert book == truth

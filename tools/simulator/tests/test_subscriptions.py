@@ -46,7 +46,7 @@ def signed(request: dict[str, object]) -> bytes:
 
 @given(st.one_of(json, odd_requests))
 def test_any_json_is_answered(message: object) -> None:
-    subscriptions = ClientSubscriptions(PRODUCTS, Credentials())
+    subscriptions = ClientSubscriptions(PRODUCTS.__contains__, Credentials())
     answer = subscriptions.handle(msgspec.json.encode(message), NOW_S)
     assert isinstance(answer.reply, Error | Subscriptions)
     if isinstance(answer.reply, Error):
@@ -55,13 +55,13 @@ def test_any_json_is_answered(message: object) -> None:
 
 @given(st.binary(max_size=30))
 def test_any_bytes_are_answered(message: bytes) -> None:
-    answer = ClientSubscriptions(PRODUCTS, None).handle(message, NOW_S)
+    answer = ClientSubscriptions(PRODUCTS.__contains__, None).handle(message, NOW_S)
     assert isinstance(answer.reply, Error)
 
 
 @given(st.lists(requests, max_size=8))
 def test_added_minus_removed_is_what_is_held(steps: list[dict[str, object]]) -> None:
-    subscriptions = ClientSubscriptions(PRODUCTS, Credentials())
+    subscriptions = ClientSubscriptions(PRODUCTS.__contains__, Credentials())
     held: set[tuple[str, str]] = set()
     for step in steps:
         answer = subscriptions.handle(signed(step), NOW_S)
@@ -83,5 +83,5 @@ def test_a_signature_is_only_good_for_half_a_minute() -> None:
             **Credentials().signed_fields(str(NOW_S - 31)),
         }
     )
-    answer = ClientSubscriptions(PRODUCTS, Credentials()).handle(request, NOW_S)
+    answer = ClientSubscriptions(PRODUCTS.__contains__, Credentials()).handle(request, NOW_S)
     assert answer.reply == Error("Authentication Failed", "request timestamp expired")
