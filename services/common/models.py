@@ -11,8 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.common.domain.decimals import PATTERN as DECIMAL_PATTERN
+
 Decimalish = Annotated[
-    str, Field(pattern=r"^-?\d+(\.\d+)?$", description="Decimal string as the venue sent it.")
+    str,
+    Field(
+        pattern=f"^{DECIMAL_PATTERN}$",
+        description="Decimal string as the venue sent it; rarely with an exponent (`5.1e-7`).",
+    ),
 ]
 Micros = Annotated[int, Field(description="Microseconds since the Unix epoch, UTC.")]
 Seq = Annotated[int, Field(ge=0, description="Position inside the epoch; strictly increasing.")]

@@ -95,6 +95,8 @@ def merge(entries: list[Entry]) -> bytes:
         levels: dict[tuple[str, str], tuple[str, str, str]] = {}
         for tick in ticks:
             for side, price, size in tick.fields.changes or ():
+                # Last told, last applied: one price may be written in two ways.
+                levels.pop((side, price), None)
                 levels[side, price] = (side, price, size)
         values["changes"] = list(levels.values())
     if values == _given(newest.fields):

@@ -9,13 +9,13 @@ times are handed back for the caller to judge.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import httpx
 import msgspec
 
+from services.common.domain.decimals import is_decimal
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import CircuitBreaker
@@ -40,9 +40,6 @@ _ATTEMPTS = 6
 _TIMEOUT = httpx.Timeout(3.0)
 _TOO_MANY = 429
 _SERVER_ERROR = 500
-
-
-_is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
 
 
 class _Product(msgspec.Struct):
@@ -209,4 +206,4 @@ class CoinbaseRest(VenueRest):
 
 
 def _sensible(rows: Iterable[OrderRow]) -> list[OrderRow]:
-    return [row for row in rows if _is_decimal(row[0]) and _is_decimal(row[1])]
+    return [row for row in rows if is_decimal(row[0]) and is_decimal(row[1])]

@@ -8,11 +8,12 @@ more than passing on, so updates are only put aside when they come and folded to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import msgspec
 
 from services.common.domain.book import BUY, SELL, BadLevel, Book
+from services.common.domain.decimals import BadDecimal, to_decimal
 
 # A level: side and price.
 Key = tuple[str, Decimal]
@@ -105,6 +106,8 @@ class BookMirror:
                     self._book.replace(_texts(book.bids), _texts(book.asks))
                 else:
                     for side, price, size in _decode_update(body).changes:
+                        # Last told, last applied: one price may be written in two ways.
+                        changes.pop((side, price), None)
                         changes[side, price] = size
             rows = [(side, price, size) for (side, price), size in changes.items()]
             self._book.apply(rows)
@@ -166,7 +169,7 @@ def _by_value(side: str, rows: Iterable[tuple[str, str]]) -> dict[Decimal, Decim
     levels: dict[Decimal, Decimal] = {}
     for price, size in rows:
         try:
-            levels[Decimal(price)] = Decimal(size)
-        except InvalidOperation as error:
+            levels[to_decimal(price)] = to_decimal(size)
+        except BadDecimal as error:
             raise BadLevel(side, price, size) from error
     return levels

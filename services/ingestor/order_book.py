@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from services.common.domain.book import BUY, SELL
+from services.common.domain.decimals import EXACT, plain, to_decimal
 from services.ingestor.venues.base import OrderAction, OrderEvent, OrderRow
 
 # Side, price and new size of a level; size "0" removes it.
@@ -50,7 +51,7 @@ class OrderBook:
         self._levels = {BUY: {}, SELL: {}}
         for side, rows in ((BUY, bids), (SELL, asks)):
             for price, size, order_id in rows:
-                self._add(order_id, side, price, Decimal(size))
+                self._add(order_id, side, price, to_decimal(size))
 
     def apply(self, event: OrderEvent) -> list[Change]:
         """Take a message in; the levels that are different now."""
@@ -67,8 +68,10 @@ class OrderBook:
         if action is OrderAction.DONE:
             return _joined(self._remove(event.order_id))
         if action is OrderAction.MATCH:
-            return _joined(self._resize(event.order_id, order, order.size - event.size))
-        if not event.price or Decimal(event.price) == order.price:
+            return _joined(
+                self._resize(event.order_id, order, EXACT.subtract(order.size, event.size))
+            )
+        if not event.price or to_decimal(event.price) == order.price:
             return _joined(self._resize(event.order_id, order, event.size))
         gone = self._remove(event.order_id)
         return _joined(gone, self._add(event.order_id, order.side, event.price, event.size))
@@ -77,8 +80,8 @@ class OrderBook:
         """(bids, asks) as (price, size), best first."""
         bids, asks = self._levels[BUY], self._levels[SELL]
         return (
-            [(bids[key].text, _text(bids[key].size)) for key in sorted(bids, reverse=True)],
-            [(asks[key].text, _text(asks[key].size)) for key in sorted(asks)],
+            [(bids[key].text, plain(bids[key].size)) for key in sorted(bids, reverse=True)],
+            [(asks[key].text, plain(asks[key].size)) for key in sorted(asks)],
         )
 
     def __len__(self) -> int:
@@ -88,24 +91,24 @@ class OrderBook:
     def _add(self, order_id: str, side: str, price: str, size: Decimal) -> Change | None:
         if size <= 0:
             return None
-        key = Decimal(price)
+        key = to_decimal(price)
         level = self._levels[side].get(key)
         if level is None:
             level = self._levels[side][key] = _Level(price)
         self._orders[order_id] = _Order(side, key, size)
-        level.size += size
+        level.size = EXACT.add(level.size, size)
         level.orders += 1
-        return side, level.text, _text(level.size)
+        return side, level.text, plain(level.size)
 
     def _remove(self, order_id: str) -> Change | None:
         order = self._orders.pop(order_id, None)
         if order is None:
             return None
         level = self._levels[order.side][order.price]
-        level.size -= order.size
+        level.size = EXACT.subtract(level.size, order.size)
         level.orders -= 1
         if level.orders:
-            return order.side, level.text, _text(level.size)
+            return order.side, level.text, plain(level.size)
         del self._levels[order.side][order.price]
         return order.side, level.text, GONE
 
@@ -115,9 +118,9 @@ class OrderBook:
         if size == order.size:
             return None
         level = self._levels[order.side][order.price]
-        level.size += size - order.size
+        level.size = EXACT.add(level.size, EXACT.subtract(size, order.size))
         order.size = size
-        return order.side, level.text, _text(level.size)
+        return order.side, level.text, plain(level.size)
 
 
 def _joined(*changes: Change | None) -> list[Change]:
@@ -127,9 +130,3 @@ def _joined(*changes: Change | None) -> list[Change]:
         if change is not None:
             found[change[:2]] = change
     return list(found.values())
-
-
-def _text(size: Decimal) -> str:
-    """In the venue's form: no exponent, no trailing zeros."""
-    text = f"{size:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from services.common.domain.decimals import BadDecimal, to_decimal
 from tools.subscriber.book import SubscribedBook, record_of
 from tools.subscriber.chain import Verdict
 from tools.subscriber.latency import LatencyHistogram
@@ -72,8 +72,8 @@ class Row:
         if self.last is None or self.opening is None:
             return None
         try:
-            now, then = Decimal(self.last), Decimal(self.opening)
-        except InvalidOperation:
+            now, then = to_decimal(self.last), to_decimal(self.opening)
+        except BadDecimal:
             return None
         return float((now - then) / then * 100) if then else None
 
@@ -206,7 +206,7 @@ class Board:
 
     def _price(self, row: Row, price: str) -> None:
         if row.last is not None:
-            step = Decimal(price) - Decimal(row.last)
+            step = to_decimal(price) - to_decimal(row.last)
             row.direction = (step > 0) - (step < 0) or row.direction
         row.last = price
         if row.opening is None:

@@ -1,15 +1,37 @@
 // Decimal strings compared as what they say, never as floating point.
 
-/** One text for one value: "9289.70" and "9289.7" are the same price. */
+// As the platform reads them: plain digits, rarely with an exponent ("5.1e-7"). Prices and sizes have
+// no sign; what is computed from them may.
+const DECIMAL = /^(-?)(\d{1,40})(?:\.(\d{1,40}))?(?:[eE]([+-]?\d{1,2}))?$/;
+
+/** Whether `text` is a price or size that the platform gives. */
+export function isDecimal(text) {
+  return typeof text === "string" && DECIMAL.test(text) && !text.startsWith("-");
+}
+
+/**
+ * One text for one value: "9289.70" and "9289.7" are the same price, and so are "1e-7" and
+ * "0.0000001". Throws RangeError on what is no decimal number.
+ */
 export function canonical(text) {
-  const [whole, fraction = ""] = text.split(".");
-  const digits = fraction.replace(/0+$/, "");
-  const head = whole.replace(/^(-?)0+(?=\d)/, "$1");
-  return digits ? `${head}.${digits}` : head;
+  const parts = DECIMAL.exec(text);
+  if (parts === null) throw new RangeError(`not a decimal number: ${text}`);
+  const [, sign, whole, fraction = "", exponent = "0"] = parts;
+  let digits = whole + fraction;
+  let point = whole.length + Number(exponent);
+  if (point < 0) {
+    digits = "0".repeat(-point) + digits;
+    point = 0;
+  }
+  digits = digits.padEnd(point, "0");
+  const head = digits.slice(0, point).replace(/^0+/, "") || "0";
+  const tail = digits.slice(point).replace(/0+$/, "");
+  const value = tail ? `${head}.${tail}` : head;
+  return value === "0" ? value : sign + value;
 }
 
 export function isZero(text) {
-  return !/[1-9]/.test(text);
+  return canonical(text) === "0";
 }
 
 /** Negative, zero or positive as `a` is less than, equal to or greater than `b`. */

@@ -2,14 +2,16 @@
 
 export type Channel = "ticker" | "trades" | "book";
 export type Side = "buy" | "sell";
-export interface Level { price: string; size: string }
+/** In a ticker the venue may leave out the size of its best bid or ask. */
+export interface Quote { price: string; size?: string }
+export interface Level extends Quote { size: string }
 /** `side` is the taker's. */
 export interface Trade { price: string; size: string; side: Side; trade_id: number; time: number }
 export interface Stats24h { open?: string; high?: string; low?: string; volume?: string }
 export interface Fields {
   last_trade?: Trade | null;
-  best_bid?: Level | null;
-  best_ask?: Level | null;
+  best_bid?: Quote | null;
+  best_ask?: Quote | null;
   stats_24h?: Stats24h | null;
   volume_30d?: string | null;
   /** [side, price, new size]; a size of zero removes the level. */

@@ -1,9 +1,10 @@
 // The rule, the book and the hook's store, without a socket.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { OrderBook } from "../src/book.js";
 import { Chain } from "../src/chain.js";
-import { compareDecimals } from "../src/decimal.js";
+import { compareDecimals, isDecimal } from "../src/decimal.js";
 import { createUseMarketData } from "../src/hook.js";
 import { Protocol, Refused } from "../src/protocol.js";
 import { MarketDataStore } from "../src/store.js";
@@ -36,6 +37,30 @@ test("decimals are compared as numbers are, whatever their text", () => {
   }
   assert.equal(compareDecimals("9289.70", "9289.7"), 0);
   assert.equal(compareDecimals("007", "7.0"), 0);
+});
+
+test("numbers are read as the platform reads them, by the vectors all readers share", () => {
+  const file = new URL("../../conformance/market_data_conformance/decimals.json", import.meta.url);
+  const { ascending, invalid } = JSON.parse(readFileSync(file, "utf8"));
+  ascending.forEach((texts, i) => {
+    for (const text of texts) {
+      assert.ok(isDecimal(text), text);
+      ascending.forEach((others, j) => {
+        for (const other of others) {
+          assert.equal(Math.sign(compareDecimals(text, other)), Math.sign(i - j), `${text} ${other}`);
+        }
+      });
+    }
+  });
+  for (const text of invalid) assert.ok(!isDecimal(text), text);
+});
+
+test("one price in two notations is one level", () => {
+  const book = new OrderBook();
+  book.replace(1, 1, [["5.1e-7", "150000"], ["5e-7", "10000"], ["0.00000008", "8000"]], [["6e-7", "1"]]);
+  assert.deepEqual(book.bestBid, { price: "5.1e-7", size: "150000" });
+  book.apply(1, 2, [["buy", "0.00000051", "0e-8"], ["buy", "5.0E-7", "1e4"]]);
+  assert.deepEqual(book.depth().bids, [{ price: "5.0E-7", size: "1e4" }, { price: "0.00000008", size: "8000" }]);
 });
 
 test("a chain applies only what follows", () => {

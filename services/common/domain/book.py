@@ -7,10 +7,12 @@ its WebSocket, "9289.7" over REST); the text of the newest message is kept for o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import islice
 
 from sortedcontainers import SortedDict
+
+from services.common.domain.decimals import are_decimals, is_decimal
 
 Row = Sequence[str]
 BUY = "buy"
@@ -41,8 +43,8 @@ class Book:
         Raises:
             BadLevel: a row is malformed; the book is unchanged.
         """
-        new_bids = dict(_level(BUY, *_cells(row, 2)) for row in bids)
-        new_asks = dict(_level(SELL, *_cells(row, 2)) for row in asks)
+        new_bids = dict(_levels([(BUY, *_cells(row, 2)) for row in bids]))
+        new_asks = dict(_levels([(SELL, *_cells(row, 2)) for row in asks]))
         self._bids = SortedDict({k: v for k, v in new_bids.items() if v is not None})
         self._asks = SortedDict({k: v for k, v in new_asks.items() if v is not None})
 
@@ -53,9 +55,8 @@ class Book:
             BadLevel: a change is malformed; the book is unchanged.
         """
         rows = [_cells(change, 3) for change in changes]
-        levels = [(row[0], _level(*row)) for row in rows]
-        for side, (key, level) in levels:
-            held = self._bids if side == BUY else self._asks
+        for row, (key, level) in zip(rows, _levels(rows), strict=True):
+            held = self._bids if row[0] == BUY else self._asks
             if level is None:
                 # Removing a level that is not held is normal: it was born and died in one batch.
                 held.pop(key, None)
@@ -102,12 +103,22 @@ def _cells(row: Row, count: int) -> Row:
     return row[:count]
 
 
-def _level(side: str, price: str, size: str) -> tuple[Decimal, tuple[str, str] | None]:
-    """Key and value of a level; the value is None when the size is zero."""
-    try:
-        key, amount = Decimal(price), Decimal(size)
-    except (InvalidOperation, TypeError, ValueError) as error:
-        raise BadLevel(side, str(price), str(size)) from error
-    if side not in (BUY, SELL) or not key.is_finite() or not amount.is_finite() or amount < 0:
-        raise BadLevel(side, price, size)
-    return (-key if side == BUY else key), ((price, size) if amount else None)
+def _levels(rows: Sequence[Row]) -> list[tuple[Decimal, tuple[str, str] | None]]:
+    """Key and value of each `[side, price, size]`; the value is None when the size is zero.
+
+    Raises:
+        BadLevel: one of them is malformed.
+    """
+    if not are_decimals([cell for row in rows for cell in row[1:]]):
+        raise next(BadLevel(*map(str, row)) for row in rows if not all(map(is_decimal, row[1:])))
+    levels: list[tuple[Decimal, tuple[str, str] | None]] = []
+    for side, price, size in rows:
+        # Unlike `-`, this does not round to the context's 28 digits.
+        if side == BUY:
+            key = Decimal(price).copy_negate()
+        elif side == SELL:
+            key = Decimal(price)
+        else:
+            raise BadLevel(side, price, size)
+        levels.append((key, (price, size) if Decimal(size) else None))
+    return levels

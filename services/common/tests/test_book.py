@@ -87,6 +87,22 @@ def test_one_price_written_in_two_ways_is_one_level_with_the_newest_text() -> No
     assert len(book) == 0
 
 
+def test_an_exponent_is_a_number_and_stays_the_venues_text() -> None:
+    book = Book()
+    book.replace([["0.00000008", "8000"], ["5.1e-7", "150000"], ["5e-7", "1e4"]], [["6e-7", "1"]])
+    assert book.bids() == [("5.1e-7", "150000"), ("5e-7", "1e4"), ("0.00000008", "8000")]
+    assert not book.crossed
+    book.apply([("buy", "0.00000051", "0e-8"), ("sell", "4.9E-7", "1")])
+    assert (book.bids(1), book.asks(1)) == ([("5e-7", "1e4")], [("4.9E-7", "1")])
+    assert book.crossed
+
+
+def test_prices_of_more_digits_than_a_context_keeps_are_different_levels() -> None:
+    book = Book()
+    book.apply([("buy", "1." + "1" * 39, "1"), ("buy", "1." + "1" * 38, "2")])
+    assert len(book) == 2
+
+
 def test_books_are_equal_by_value() -> None:
     one, two = Book(), Book()
     one.replace([["10.0", "1"]], [["11", "2.50"]])
@@ -111,6 +127,11 @@ BAD: list[tuple[Any, ...]] = [
     ("buy", "Infinity", "1"),
     ("buy", "1", "-1"),
     ("buy", "1", "0.-10000"),
+    ("buy", "1e999999", "1"),
+    ("buy", "1", "1e999999"),
+    ("buy", "1_000", "1"),
+    ("buy", " 1", "1"),
+    ("buy", "1 2", "1"),
     ("buy", None, "1"),
     ("bid", "1", "1"),
     ("buy", "1"),

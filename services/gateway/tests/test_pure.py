@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
+from services.common.domain.book import Book
 from services.common.stream import Position
 from services.common.wire import Fields, Level, decode_tick
 from services.gateway.auth import KeyRing, offered_key
@@ -196,7 +197,19 @@ def test_merged_books_carry_the_newest_size_of_every_level() -> None:
     first = _tick(market, changes=[("buy", "1", "1"), ("sell", "5", "1")])
     last = _tick(market, changes=[("buy", "1", "0")])
     merged = decode_tick(merge([first, last]))
-    assert merged.fields.changes == [("buy", "1", "0"), ("sell", "5", "1")]
+    assert merged.fields.changes == [("sell", "5", "1"), ("buy", "1", "0")]
+
+
+def test_the_newest_size_of_a_price_written_in_two_ways_comes_last() -> None:
+    market = Market(None, channel="book")
+    ticks = [
+        _tick(market, changes=[("buy", price, size)])
+        for price, size in (("1e-7", "1"), ("0.0000001", "0"), ("1e-7", "2"))
+    ]
+    merged = decode_tick(merge(ticks)).fields.changes
+    book = Book()
+    book.apply(merged or ())
+    assert book.bids() == [("1e-7", "2")]
 
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=5))

@@ -72,7 +72,7 @@ def test_a_number_instead_of_its_text_and_cells_behind_the_known_ones_do_no_harm
         (b'["noop","BTC-USD","99999999999999999999","x"]', "bad_field"),
         (b'["done","BTC-USD","7","","x"]', "missing_field"),
         (b'["open","BTC-USD","7","a","ask","1","1","x"]', "bad_field"),
-        (b'["open","BTC-USD","7","a","buy","1e3","1","x"]', "bad_decimal"),
+        (b'["open","BTC-USD","7","a","buy","1e300","1","x"]', "bad_decimal"),
         (b'["open","BTC-USD","7","a","buy","1",null,"x"]', "bad_decimal"),
         (b'["match","BTC-USD","7","a","b","1","-1","x"]', "bad_decimal"),
         (b'["change","BTC-USD","7","a","x","1","x"]', "bad_decimal"),

@@ -126,6 +126,16 @@ def test_only_a_lost_change_is_ever_contradicted(
         assert set(found) <= {(side, Decimal(price))}
 
 
+def test_numbers_with_an_exponent_are_compared_by_value() -> None:
+    mirror = mirror_of([("5.1e-7", "150000")], [("6e-7", "1")])
+    mirror.update(update(("sell", "6e-7", "2"), ("sell", "0.0000006", "0"), ("sell", "6e-7", "3")))
+    mirror.fold(mirror.take())
+    mirror.watch()
+    assert mirror.contradicted(whole([("0.00000051", "1.5e5")], [("6.0e-7", "3")])) == {}
+    found = mirror.contradicted(whole([("0.00000051", "1")], [("6.0e-7", "3")]))
+    assert found == {("buy", Decimal("5.1e-7")): ("150000", "1")}
+
+
 def test_something_else_than_a_book_is_said_to_be_so() -> None:
     with pytest.raises(msgspec.DecodeError):
         mirror_of([], []).contradicted(b"<html>")

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from services.ingestor.venues.base import (
     OrderEvent,
     VenueFeed,
 )
-from services.ingestor.venues.decimals import decimal_text
+from services.ingestor.venues.decimals import decimal_text, decimal_value
 from services.ingestor.venues.level3 import Level3
 from services.ingestor.venues.rfc3339 import Rfc3339
 
@@ -176,7 +175,7 @@ class CoinbaseFeed(VenueFeed):
         if order.type == "open":
             if order.side not in ("buy", "sell") or not order.order_id:
                 raise MalformedFrame("bad_field", "open without its order or side")
-            price, size = decimal_text(order.price), decimal_text(order.remaining_size)
+            price = decimal_text(order.price)
             return OrderEvent(
                 order.sequence,
                 time,
@@ -184,14 +183,14 @@ class CoinbaseFeed(VenueFeed):
                 order.order_id,
                 order.side,
                 price,
-                Decimal(size),
+                decimal_value(order.remaining_size),
             )
         if order.type == "done":
             return OrderEvent(order.sequence, time, OrderAction.DONE, order.order_id)
         if order.type == "match":
-            size = decimal_text(order.size)
+            size = decimal_value(order.size)
             return OrderEvent(
-                order.sequence, time, OrderAction.MATCH, order.maker_order_id, size=Decimal(size)
+                order.sequence, time, OrderAction.MATCH, order.maker_order_id, size=size
             )
         if order.type == "change" and order.new_size is not None:
             # Self-trade prevention tells the price the order has, an amendment the one it gets.
@@ -202,7 +201,7 @@ class CoinbaseFeed(VenueFeed):
                 OrderAction.CHANGE,
                 order.order_id,
                 price=decimal_text(told) if told else "",
-                size=Decimal(decimal_text(order.new_size)),
+                size=decimal_value(order.new_size),
             )
         # `received`, and a `change` of a market order's funds: the book does not see them.
         return OrderEvent(order.sequence, time, OrderAction.NONE)

@@ -1,20 +1,31 @@
-"""Prices and sizes as venues write them: plain digits with an optional fraction. Pure."""
+"""Prices and sizes of frames, read as all services read them. Pure."""
 
 from __future__ import annotations
 
-import re
+from decimal import Decimal
 
+from services.common.domain.decimals import BadDecimal, is_decimal, to_decimal
 from services.ingestor.venues.base import MalformedFrame
-
-_is_decimal = re.compile(r"\d+(?:\.\d+)?", re.ASCII).fullmatch
 
 
 def decimal_text(text: object) -> str:
     """`text` itself.
 
     Raises:
-        MalformedFrame: it is not a decimal number's text; signs and exponents are not either.
+        MalformedFrame: it is not a decimal number's text.
     """
-    if not isinstance(text, str) or _is_decimal(text) is None:
-        raise MalformedFrame("bad_decimal", repr(text))
+    if not isinstance(text, str) or not is_decimal(text):
+        raise MalformedFrame("bad_decimal", repr(text)[:80])
     return text
+
+
+def decimal_value(text: object) -> Decimal:
+    """What `text` says.
+
+    Raises:
+        MalformedFrame: it is not a decimal number's text.
+    """
+    try:
+        return to_decimal(text)
+    except BadDecimal as error:
+        raise MalformedFrame("bad_decimal", repr(text)[:80]) from error

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 
 import msgspec
 
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, OrderAction, OrderEvent
-from services.ingestor.venues.decimals import decimal_text
+from services.ingestor.venues.decimals import decimal_text, decimal_value
 from services.ingestor.venues.rfc3339 import Rfc3339
 
 # The documented cells. Whoever reads a raw record sees the row without its schema, so these are
@@ -115,16 +114,16 @@ def _order(row: _Row, name: object, sequence: int, time: int) -> OrderEvent:
         side = row[4]
         if side not in ("buy", "sell"):
             raise MalformedFrame("bad_field", f"open of side {side!r}")
-        price, size = decimal_text(row[5]), Decimal(decimal_text(row[6]))
+        price, size = decimal_text(row[5]), decimal_value(row[6])
         return OrderEvent(sequence, time, OrderAction.OPEN, order_id, str(side), price, size)
     if name == "done":
         return OrderEvent(sequence, time, OrderAction.DONE, order_id)
     if name == "match":
-        size = Decimal(decimal_text(row[6]))
+        size = decimal_value(row[6])
         return OrderEvent(sequence, time, OrderAction.MATCH, order_id, size=size)
     # The price that the order has from now on; a market order has none and does not rest.
     price = decimal_text(row[4]) if row[4] else ""
-    size = Decimal(decimal_text(row[5]))
+    size = decimal_value(row[5])
     return OrderEvent(sequence, time, OrderAction.CHANGE, order_id, price=price, size=size)
 
 

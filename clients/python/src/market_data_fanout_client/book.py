@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from market_data_fanout_client.decimals import to_decimal
 from market_data_fanout_client.messages import Level, Side
 
 
@@ -22,12 +23,12 @@ class _Side:
     """Levels keyed by value, because a venue writes one price in several ways."""
 
     def __init__(self, levels: Iterable[Level] = ()) -> None:
-        self.levels = {Decimal(level.price): level for level in levels}
+        self.levels = {to_decimal(level.price): level for level in levels}
         self.prices = sorted(self.levels)
 
     def set(self, price: str, size: str) -> None:
-        key = Decimal(price)
-        if Decimal(size) == 0:
+        key = to_decimal(price)
+        if to_decimal(size) == 0:
             # Removing a level that is not held is normal: it was born and died in one batch.
             if self.levels.pop(key, None) is not None:
                 del self.prices[bisect_left(self.prices, key)]

@@ -33,7 +33,7 @@ def trade(row: Json | None) -> Trade | None:
 
 
 def level(row: Json | None) -> Level | None:
-    return None if row is None else Level(row["price"], row["size"])
+    return None if row is None else Level(row["price"], row.get("size"))
 
 
 def fields(row: Json) -> Fields:

@@ -14,10 +14,13 @@ Side = Literal["buy", "sell"]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One price of a book, and how much rests there."""
+    """One price of a book, and how much rests there.
+
+    `size` is None in a ticker's best bid or ask where the venue does not say it.
+    """
 
     price: str
-    size: str
+    size: str | None
 
 
 @dataclass(frozen=True, slots=True)

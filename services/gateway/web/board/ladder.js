@@ -1,10 +1,11 @@
+import { canonical } from "../sdk/decimal.js";
 import { write } from "./table.js";
 
 const LEVELS = 12;
 
 /** `a` less `b`, with as many places as they have and no zeros behind. */
 function difference(a, b) {
-  const places = Math.max(...[a, b].map((price) => price.split(".")[1]?.length ?? 0));
+  const places = Math.max(...[a, b].map((price) => canonical(price).split(".")[1]?.length ?? 0));
   const text = (Number(a) - Number(b)).toFixed(places);
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
 }
