@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.ready
 MDF := $(PY) -m tools.cli
+# The order of test files; a run is repeated with the number that it printed.
+SEED ?= $(shell od -An -N2 -tu2 /dev/urandom | tr -d ' ')
 # Test processes at once: tests wait for servers more than they compute. 0 runs them in one process.
 JOBS ?= 3
 
@@ -39,8 +41,8 @@ watch-gateway: $(STAMP) ## Terminal board on a running gateway [URL= PRODUCTS= C
 
 ##@ Check
 .PHONY: test
-test: $(STAMP) ## All tests, on real servers [ARGS=... JOBS=3]
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(STAMP) ## All tests, on real servers, files in the order of a seed [ARGS=... JOBS=3 SEED=]
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --seed $(SEED) $(ARGS)
 
 .PHONY: check
 check: lint typecheck arch charts-render test ## Lint, types, import contracts, charts, all tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -20,8 +21,24 @@ ROOT = Path(__file__).resolve().parent
 pytest.register_assert_rewrite("services.common.testing.conformance")
 
 
-def pytest_report_header() -> list[str]:
-    return [f"broker servers: {nats_version()}; {valkey_version()}"]
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="shuffle the order of test files by this number")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.getoption("--seed")
+    order = [] if seed is None else [f"order of files: seed {seed} (make test SEED={seed})"]
+    return [f"broker servers: {nats_version()}; {valkey_version()}", *order]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Nobody may lean on what the file before left behind; the tests of a file stay together."""
+    if (seed := config.getoption("--seed")) is None:
+        return
+    files = sorted({item.path for item in items})
+    random.Random(seed).shuffle(files)
+    place = {file: number for number, file in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
