@@ -5,7 +5,8 @@
     ├── InvalidSubject         a name cannot be part of a subject; reject the input
     ├── BrokerError
     │   ├── BrokerUnavailable  no answer from the broker now; try again later
-    │   ├── BrokerClosed       this broker object was closed; stop using it
+    │   ├── BrokerClosed       somebody closed this broker object; stop using it
+    │   ├── BrokerFailed       it broke by an error nobody foresaw; open another, or end
     │   ├── PositionLost       the log no longer holds what follows a cursor; take a snapshot
     │   └── RecordTooLarge     the broker refuses a record of this size; nothing was stored
     ├── StoreError
@@ -52,9 +53,20 @@ class BrokerUnavailable(BrokerError):
 
 
 class BrokerClosed(BrokerError):
+    """`what` was closed by whoever opened it, or with its broker."""
+
     def __init__(self, what: str = "broker") -> None:
         self.what = what
         super().__init__(f"{what} is closed")
+
+
+class BrokerFailed(BrokerError):
+    """`what` ended by an error that nobody foresaw (the cause); what it held may be lost."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what} failed: {reason}")
 
 
 class PositionLost(BrokerError):

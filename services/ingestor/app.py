@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from services.common.errors import (
     BrokerClosed,
     BrokerError,
+    BrokerFailed,
     BrokerUnavailable,
     VenueError,
     VenueRefused,
@@ -105,6 +106,7 @@ class Ingestor:
 
         Raises:
             VenueRefused: none of the products can be subscribed.
+            BrokerFailed: (in a group) the publisher broke; see `Outlet.offer`.
         """
         settings = self.settings
         await self._while_unavailable(stop)
@@ -134,7 +136,7 @@ class Ingestor:
             abandoned = await outlet.flush(settings.drain_timeout_ms / 1000)
             if abandoned:
                 log.error("records_abandoned", count=abandoned)
-            with contextlib.suppress(TimeoutError, BrokerClosed):
+            with contextlib.suppress(TimeoutError, BrokerClosed, BrokerFailed):
                 async with asyncio.timeout(settings.drain_timeout_ms / 1000):
                     await self._parking.flush()
             await publisher.aclose()

@@ -11,7 +11,7 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from services.common import tracing
-from services.common.errors import BrokerClosed, RecordTooLarge
+from services.common.errors import BrokerClosed, BrokerFailed, RecordTooLarge
 from services.common.stream.broker import Publisher, PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.tracing import Tracing, exemplar_of, headers_of
@@ -58,7 +58,12 @@ class Outlet:
         self.refused = 0
 
     def offer(self, record: Record) -> bool:
-        """Take a record, or answer False when there is no room for it now."""
+        """Take a record, or answer False when there is no room for it now.
+
+        Raises:
+            BrokerFailed: the publisher broke, and with it went what was not stored. Where streams
+                go on is for the log to say, so the ingestor ends and begins anew from there.
+        """
         if self._breaker.state is not Circuit.CLOSED and not self.has_room():
             self.refused += 1
             return False
@@ -151,7 +156,7 @@ class Outlet:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._publisher.flush()
-        except (TimeoutError, BrokerClosed):
+        except (TimeoutError, BrokerClosed, BrokerFailed):
             return self._publisher.stats().in_flight
         return 0
 

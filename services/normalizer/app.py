@@ -39,7 +39,14 @@ class App:
         self._pipeline: Pipeline | None = None
 
     async def serve(self, stop: Stop) -> None:
-        """Raises OSError when the HTTP port is taken, BrokerClosed when the broker was closed."""
+        """Serve until `stop`.
+
+        Raises:
+            OSError: the HTTP port is taken.
+            BrokerClosed: (in a group) the broker was closed underneath.
+            BrokerFailed: (in a group) publisher or group broke. What was not acknowledged is
+                delivered again to whoever is started next, and gives the same bytes.
+        """
         settings = self._settings
         info = {"shards": sorted(settings.shards), "group": settings.group}
         http = Starlette(routes=health_routes(self.health, info, self._metrics.registry))

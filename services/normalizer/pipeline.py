@@ -105,7 +105,8 @@ class Pipeline:
         """Work until `stop`; then finish and acknowledge what was taken.
 
         Raises:
-            BrokerClosed: the broker was closed underneath.
+            BrokerClosed: (in a group) the broker was closed underneath.
+            BrokerFailed: (in a group) the publisher or the group broke.
         """
         publisher = await patiently(self._broker.publisher)
         member = await patiently(

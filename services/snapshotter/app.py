@@ -71,6 +71,8 @@ class Snapshotter:
 
         Raises:
             StoreMissing: (in a group) the table or bucket does not exist and may not be made.
+            BrokerFailed: (in a group) a log's group broke. What was not stored is not acked, and
+                is delivered again to whoever is started next.
         """
         settings = self._settings
         application = Starlette(

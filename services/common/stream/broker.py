@@ -24,7 +24,11 @@ B5  Cursors. `read(subject, cursor)` returns what follows the cursor, without a 
     `PositionLost`; it never skips silently. A cursor of a log that was lost raises `PositionLost`.
 B6  Bounds. A group has at most `max_pending` unacked records; no subscription makes the caller's
     memory grow without limit.
-B7  Closing. `aclose` may be called twice; subscriptions and publishers then raise `BrokerClosed`.
+B7  Ends. `aclose` may be called twice; subscriptions and publishers then raise `BrokerClosed`,
+    which nothing else means. One that broke by an error nobody foresaw raises `BrokerFailed`,
+    naming it, to all who wait or come later; the broker's other parts go on, and whoever opened it
+    opens another or ends. What a failed publisher had not confirmed may or may not be stored.
+    What others put into a log ends nobody: a record without a position of ours has (0, 0).
 B8  Seek. `seek(subject, position)` finds the cursor after which the first record with a greater
     position stands, in O(log n) of the log's size.
 B9  Identity. `log_epoch(log)` is the same integer while the log exists and a greater one after it
@@ -157,6 +161,7 @@ class Publisher(ABC):
         Raises:
             RecordTooLarge: the broker would refuse it; nothing was taken.
             BrokerClosed: the publisher or its broker was closed.
+            BrokerFailed: it broke.
         """
 
     @abstractmethod
@@ -169,6 +174,7 @@ class Publisher(ABC):
 
         Raises:
             BrokerClosed: it was closed before that.
+            BrokerFailed: it broke before that.
         """
 
     async def flush(self) -> None:
@@ -192,6 +198,7 @@ class GroupSubscription(ABC):
 
         Raises:
             BrokerClosed: the subscription or its broker was closed.
+            BrokerFailed: it broke; what it held is delivered to the next.
         """
 
     @abstractmethod
@@ -222,6 +229,7 @@ class LiveSubscription(ABC):
 
         Raises:
             BrokerClosed: the subscription or its broker was closed.
+            BrokerFailed: it broke; open another, and read what was missed meanwhile.
         """
 
     @abstractmethod

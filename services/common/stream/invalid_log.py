@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from services.common.errors import PositionLost, RecordTooLarge
+from services.common.errors import BrokerFailed, PositionLost, RecordTooLarge
 from services.common.stream.broker import Broker, Position, Publisher, Record
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, encode
@@ -40,13 +40,23 @@ class InvalidLog:
         Raises:
             BrokerUnavailable: the broker does not answer.
             BrokerClosed: the broker was closed.
+            BrokerFailed: its publisher broke, and so did another one that was opened then.
         """
         waiting = list(parked)
+        broke = False
         while waiting:
             newest = await self._broker.last(INVALID_SUBJECT)
             held = newest.position.seq if newest is not None else 0
             cursor = await self._broker.seek(INVALID_SUBJECT, Position(0, held))
-            sent = await self._send(waiting, held)
+            try:
+                sent = await self._send(waiting, held)
+            except BrokerFailed as error:
+                await self.aclose()
+                if broke:
+                    raise
+                broke = True
+                log.warning("parking_again", reason=str(error))
+                continue
             stored = await self._stored_after(cursor)
             waiting = [
                 one for one, payload in zip(waiting, sent, strict=True) if payload not in stored
@@ -55,8 +65,9 @@ class InvalidLog:
                 log.info("parked_again", count=len(waiting))
 
     async def aclose(self) -> None:
-        if self._publisher is not None:
-            await self._publisher.aclose()
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            await publisher.aclose()
 
     async def _send(self, parked: Sequence[Parked], seq: int) -> list[bytes]:
         if self._publisher is None:

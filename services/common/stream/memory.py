@@ -11,7 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
+from services.common.errors import (
+    BrokerClosed,
+    BrokerFailed,
+    BrokerUnavailable,
+    RecordTooLarge,
+)
 from services.common.stream.broker import (
     Broker,
     Capabilities,
@@ -177,17 +182,42 @@ class MemoryBroker(Broker):
         return found
 
 
-class _MemoryPublisher(Publisher):
+class MemoryPart:
+    """What publishers, group members and live subscriptions share: ending, wanted or not."""
+
+    def __init__(self, broker: MemoryBroker, what: str) -> None:
+        self._broker = broker
+        self._what = what
+        self._closed = False
+        self._failure: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """End by an error nobody foresaw."""
+        self._failure = error
+        self._broker.server.bell.ring()
+
+    def _check(self) -> None:
+        if self._closed or self._broker.closed:
+            raise BrokerClosed(self._what)
+        if self._failure is not None:
+            failure = self._failure
+            raise BrokerFailed(self._what, str(failure) or type(failure).__name__) from failure
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._broker.server.bell.ring()
+
+
+class _MemoryPublisher(MemoryPart, Publisher):
     """Stores in the loop's next turn, so that a window can fill and callers meet real waiting."""
 
     def __init__(self, broker: MemoryBroker, max_records: int, max_bytes: int) -> None:
-        self._broker = broker
+        super().__init__(broker, "publisher")
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._window: deque[Record] = deque()
         self._bytes = 0
         self._sent = self._stored = self._duplicates = 0
-        self._closed = False
         self._due = False
 
     async def send(self, record: Record) -> int:
@@ -220,7 +250,13 @@ class _MemoryPublisher(Publisher):
             server.when_started(self._store)
             return
         self._due = False
-        now = server.clock()
+        try:
+            self._append(server.clock())
+        except Exception as error:  # noqa: BLE001 - whoever waits is told, as by a worker
+            self.fail(error)
+        server.bell.ring()
+
+    def _append(self, now: float) -> None:
         while self._window:
             record = self._window.popleft()
             log = self._broker.log(log_of(record.subject))
@@ -228,16 +264,11 @@ class _MemoryPublisher(Publisher):
             if not log.append(record, now):
                 self._duplicates += 1
             self._stored += 1
-        server.bell.ring()
 
     async def durable(self, ticket: int) -> None:
         while self._stored < ticket:
             self._check()
             await self._broker.server.bell.wait()
-
-    def _check(self) -> None:
-        if self._closed or self._broker.closed:
-            raise BrokerClosed("publisher")
 
     def stats(self) -> PublisherStats:
         return PublisherStats(
@@ -249,32 +280,12 @@ class _MemoryPublisher(Publisher):
             bytes_in_flight=self._bytes,
         )
 
-    async def aclose(self) -> None:
-        self._closed = True
-        self._broker.server.bell.ring()
 
-
-class _Member:
-    """What group members and live subscriptions share: waiting, and ending."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        self._broker = broker
-        self._closed = False
-
-    def _check(self) -> None:
-        if self._closed or self._broker.closed:
-            raise BrokerClosed("subscription")
-
-    async def aclose(self) -> None:
-        self._closed = True
-        self._broker.server.bell.ring()
-
-
-class _MemoryGroupMember(_Member, GroupSubscription):
+class _MemoryGroupMember(MemoryPart, GroupSubscription):
     def __init__(
         self, broker: MemoryBroker, log: str, group: str, max_pending: int, ack_wait_s: float
     ) -> None:
-        super().__init__(broker)
+        super().__init__(broker, f"group {group} on {log}")
         self._log = log
         self._group = group
         self._max_pending = max_pending
@@ -322,11 +333,11 @@ class _MemoryGroupMember(_Member, GroupSubscription):
         return self._state().lag()
 
 
-class _MemoryLive(_Member, LiveSubscription):
+class _MemoryLive(MemoryPart, LiveSubscription):
     """Holds a place in the log, not records, so that it cannot grow."""
 
     def __init__(self, broker: MemoryBroker, log: MemoryLog) -> None:
-        super().__init__(broker)
+        super().__init__(broker, f"live on {log.spec.log}")
         self._name = log.spec.log
         self._log = log
         self._seq = log.last_seq

@@ -93,13 +93,16 @@ class NatsBroker(Broker):
     def _shared(self) -> Link:
         if self._closed or self._link is None:
             raise BrokerClosed
+        if self._link.failed:
+            # Whoever worked with it was told; what is opened from now on has another.
+            self._link = Link(self._options, "shared")
         return self._link
 
     def _current(self) -> Connection:
         return self._shared().current()
 
     def _own[W: Worker](self, worker: W) -> W:
-        self._workers = [held for held in self._workers if not held.closed]
+        self._workers = [held for held in self._workers if not held.ended]
         self._workers.append(worker)
         return worker
 

@@ -13,7 +13,7 @@ from typing import Any
 from nats import errors
 from nats.aio.client import Client
 
-from services.common.stream.nats_frames import Frames, Handler, RunHandler
+from services.common.stream.nats_frames import Failed, Frames, Handler, RunHandler
 
 
 class LeanClient(Client):
@@ -51,7 +51,13 @@ class LeanClient(Client):
                 case _:
                     raise errors.ProtocolError
 
-    def attach(self, subject: str, handler: Handler, run: RunHandler | None = None) -> str:
+    def attach(
+        self,
+        subject: str,
+        handler: Handler,
+        failed: Failed | None = None,
+        run: RunHandler | None = None,
+    ) -> str:
         """Subscribe; answers what `detach` wants. For the handlers see `Frames`.
 
         Raises:
@@ -60,6 +66,8 @@ class LeanClient(Client):
         self._sid += 1
         sid = str(self._sid)
         self._frames.handlers[sid] = handler
+        if failed is not None:
+            self._frames.failed[sid] = failed
         if run is not None:
             self._frames.runs[sid] = run
         self.write(f"SUB {subject} {sid}\r\n".encode())
@@ -69,6 +77,7 @@ class LeanClient(Client):
         """Raises ConnectionClosedError when there is no connection."""
         self._frames.handlers.pop(sid, None)
         self._frames.runs.pop(sid, None)
+        self._frames.failed.pop(sid, None)
         self.write(f"UNSUB {sid}\r\n".encode())
 
     def write(self, frames: bytes) -> None:

@@ -17,17 +17,21 @@ HEADER_LINE = b"NATS/1.0"
 
 # (buffer, where a message without headers begins); takes whole messages; where the next begins
 RunHandler = Callable[[bytes, int], int]
+Failed = Callable[[Exception], None]
 
 
 class Frames:
     """Splits what the server sends. Messages go to `handlers`, by subscription id.
 
-    A subscription may have a handler in `runs` too, which is offered many messages at once.
+    A subscription may have a handler in `runs` too, which is offered many messages at once. One
+    whose handler raises ends, and its entry in `failed` is told: the connection serves others.
+    Without such an entry the error is raised out of `feed`.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
         self.runs: dict[str, RunHandler] = {}
+        self.failed: dict[str, Failed] = {}
         self._chunks: list[bytes] = []
         self._held = 0
         self._needed = 0
@@ -57,7 +61,8 @@ class Frames:
             line = buffer[at:stop]
             begin = stop + 2
             if line.startswith(b"HMSG "):
-                args = line.decode().split(" ")
+                # Others' subjects may be any bytes.
+                args = line.decode(errors="replace").split(" ")
                 end = begin + int(args[-1])
                 if end + 2 > size:
                     self._needed = end + 2 - at
@@ -66,20 +71,26 @@ class Frames:
                 handler = handlers.get(args[2])
                 if handler is not None:
                     reply = args[3] if len(args) == 6 else ""
-                    handler(args[1], reply, buffer[begin:body], buffer[body:end])
+                    try:
+                        handler(args[1], reply, buffer[begin:body], buffer[body:end])
+                    except Exception as error:  # noqa: BLE001 - told to the one it belongs to
+                        self._fail(args[2], error)
                 at = end + 2
             elif line.startswith(b"MSG "):
-                args = line.decode().split(" ")
+                args = line.decode(errors="replace").split(" ")
                 end = begin + int(args[-1])
                 if end + 2 > size:
                     self._needed = end + 2 - at
                     break
-                if args[2] in runs and (past := runs[args[2]](buffer, at)) > at:
-                    at = past
-                    continue
-                handler = handlers.get(args[2])
-                if handler is not None:
-                    handler(args[1], args[3] if len(args) == 5 else "", b"", buffer[begin:end])
+                try:
+                    if args[2] in runs and (past := runs[args[2]](buffer, at)) > at:
+                        at = past
+                        continue
+                    handler = handlers.get(args[2])
+                    if handler is not None:
+                        handler(args[1], args[3] if len(args) == 5 else "", b"", buffer[begin:end])
+                except Exception as error:  # noqa: BLE001 - told to the one it belongs to
+                    self._fail(args[2], error)
                 at = end + 2
             else:
                 lines.append(line)
@@ -88,6 +99,14 @@ class Frames:
         self._chunks = [rest] if rest else []
         self._held = len(rest)
         return lines
+
+    def _fail(self, sid: str, error: Exception) -> None:
+        self.handlers.pop(sid, None)
+        self.runs.pop(sid, None)
+        failed = self.failed.pop(sid, None)
+        if failed is None:
+            raise error
+        failed(error)
 
 
 def status_of(headers: bytes) -> str:

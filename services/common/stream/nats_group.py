@@ -196,7 +196,7 @@ class NatsGroup(Worker, GroupSubscription):
             if len(buffer) + asked <= half:
                 self._wake.set()
 
-        subscription = connection.subscribe(f"{inbox}.*", on_message)
+        subscription = connection.subscribe(f"{inbox}.*", on_message, self.fail)
         connection.wake_when_lost.add(self._wake)
         try:
             number = 0

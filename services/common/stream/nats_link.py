@@ -19,7 +19,13 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats_client import LeanClient
-from services.common.stream.nats_frames import Handler, RunHandler, publish_frame, status_of
+from services.common.stream.nats_frames import (
+    Failed,
+    Handler,
+    RunHandler,
+    publish_frame,
+    status_of,
+)
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 
 log = structlog.get_logger(__name__)
@@ -94,10 +100,19 @@ class Connection:
     def new_inbox(self) -> str:
         return str(self.client.new_inbox())
 
-    def subscribe(self, subject: str, handler: Handler, run: RunHandler | None = None) -> str:
-        """Answers what `unsubscribe` wants; for the handlers see `LeanClient`."""
+    def subscribe(
+        self,
+        subject: str,
+        handler: Handler,
+        failed: Failed | None = None,
+        run: RunHandler | None = None,
+    ) -> str:
+        """Answers what `unsubscribe` wants; for the handlers see `Frames`.
+
+        `failed` is told that a handler raised; without it the connection is lost by that.
+        """
         try:
-            return self.client.attach(subject, handler, run)
+            return self.client.attach(subject, handler, failed or self._on_failed, run)
         except _DRIVER_ERRORS as error:
             raise self._unavailable(error) from error
 
@@ -177,7 +192,11 @@ class Connection:
             ApiError: the server refused.
             BrokerUnavailable: the server did not answer.
         """
-        answer = json.loads((await self.request(f"$JS.API.{verb}", body)).payload)
+        payload = (await self.request(f"$JS.API.{verb}", body)).payload
+        try:
+            answer = json.loads(payload)
+        except ValueError as unreadable:
+            raise self._unreadable(unreadable) from unreadable
         error = answer.get("error")
         if error is not None:
             code = int(error.get("err_code", 0))
@@ -193,8 +212,22 @@ class Connection:
         waiting.answers += 1
         if status_of(headers) == "503":
             waiting.done.set_exception(BrokerUnavailable(self.target, "JetStream is not ready"))
-        elif waiting.last(Answer(headers, payload)):
+            return
+        try:
+            ended = waiting.last(Answer(headers, payload))
+        except (ValueError, LookupError) as error:
+            # It is this request's, as all others on this connection can go on.
+            waiting.done.set_exception(self._unreadable(error))
+            return
+        if ended:
             waiting.done.set_result(None)
+
+    def _unreadable(self, error: Exception) -> BrokerUnavailable:
+        return BrokerUnavailable(self.target, f"unreadable answer: {error!r}")
+
+    def _on_failed(self, error: Exception) -> None:
+        log.error("nats_handler_failed", exc_info=error)
+        self.lose()
 
     def lose(self) -> None:
         self.lost.set()

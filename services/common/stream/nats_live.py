@@ -123,7 +123,7 @@ class NatsLive(Worker, LiveSubscription):
             self._on_message(NatsMessage(subject, payload, headers, epoch))
 
         self._joining = True
-        subscription = connection.subscribe(self._pattern, on_message)
+        subscription = connection.subscribe(self._pattern, on_message, self.fail)
         try:
             try:
                 # An answer proves that the server took the subscription that was sent before.

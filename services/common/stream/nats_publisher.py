@@ -26,7 +26,7 @@ from functools import partial
 
 import structlog
 
-from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
+from services.common.errors import BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import (
     LogSpec,
     Message,
@@ -113,7 +113,7 @@ class NatsPublisher(Worker, Publisher):
         return ticket
 
     def offer(self, record: Record) -> int | None:
-        if self.closed:
+        if self.ended:
             self.check_open()
         item = in_flight(self._sent + 1, record)
         size = item.size
@@ -151,17 +151,13 @@ class NatsPublisher(Worker, Publisher):
 
     async def aclose(self) -> None:
         await super().aclose()
-        self._end_waits()
         await self._link.aclose()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        super()._ended(task)
-        self._end_waits()
-
-    def _end_waits(self) -> None:
+    def _end(self) -> None:
+        super()._end()
         for _, _, waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(BrokerClosed(self.what))
+                waiter.set_exception(self.why_ended())
         self._waiting.clear()
 
     # ------------------------------------------------------------------ sending
@@ -198,7 +194,7 @@ class NatsPublisher(Worker, Publisher):
                 self._on_refusal(session, ticket, headers, payload)
 
         acks = Acks(session.inbox, partial(self._on_ack, session))
-        connection.subscribe(f"{session.inbox}.*", on_answer, acks)
+        connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
         self._advance(session)

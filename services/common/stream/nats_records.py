@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from services.common.errors import PositionLost
+from services.common.errors import InvalidSubject, PositionLost
 from services.common.stream.broker import Message, Position
 from services.common.stream.nats_frames import header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
 _BEHIND_VERSION = len("NATS/1.0")
+# Three numbers of 20 digits and what is between them.
+_LONGEST_POSITION = 62
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -33,9 +35,15 @@ def message_id(subject: str, position: Position) -> str:
 
 
 def position_of(subject: str, identity: str) -> Position:
-    """The position inside a message id. A record without a readable one counts as the oldest."""
-    prefix = _id_prefix(subject)
-    if identity.startswith(prefix):
+    """The position inside a message id. A record without a readable one counts as the oldest.
+
+    So does one on a subject that is none of ours, which whoever may publish here can bring about.
+    """
+    try:
+        prefix = _id_prefix(subject)
+    except InvalidSubject:
+        return Position(0, 0)
+    if identity.startswith(prefix) and len(identity) - len(prefix) <= _LONGEST_POSITION:
         parts = identity[len(prefix) :].split(":")
         if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
             return Position(*map(int, parts))

@@ -35,6 +35,7 @@ from services.common.stream.redis_records import (
     Names,
     RedisMessage,
     Source,
+    announced,
     cursor_at,
     parse_cursor,
     parse_id,
@@ -76,6 +77,7 @@ class RedisBroker(Broker):
         self._specs: dict[str, LogSpec] = {}
         self._client: RedisClient | None = None
         self._workers: list[Worker] = []
+        self._trimmer: _Trimmer | None = None
         self._closed = False
 
     # ------------------------------------------------------------------ life
@@ -95,7 +97,7 @@ class RedisBroker(Broker):
             else:
                 break
         log.info("broker_connected", kind="redis", target=self._client.target)
-        self._own(_Trimmer(self))
+        self._keep_trimming()
 
     async def aclose(self) -> None:
         self._closed = True
@@ -111,11 +113,18 @@ class RedisBroker(Broker):
         return self._client
 
     def _own[W: Worker](self, worker: W) -> W:
-        self._workers = [held for held in self._workers if not held.closed]
+        self._workers = [held for held in self._workers if not held.ended]
         self._workers.append(worker)
         return worker
 
+    def _keep_trimming(self) -> None:
+        if self._trimmer is None or self._trimmer.failed:
+            self._trimmer = self._own(_Trimmer(self))
+
     async def ping(self) -> None:
+        if self._trimmer is not None:
+            # Nobody waits for it, so nobody else would learn that it failed.
+            self._keep_trimming()
         # A write, since a server that is out of memory or a replica answers PING all the same.
         await self._calls().call("SET", f"{self._names.prefix}:ping", "1", "EX", 60)
 
@@ -146,7 +155,7 @@ class RedisBroker(Broker):
             if name not in self._specs:
                 raise BrokerUnavailable(client.target, f"log {name} does not exist")
             await self._make(client, name)
-        found = {Source(f[b"s"].decode(), int(f[b"e"])) for _, f in entries}
+        found = {source for _, f in entries if (source := announced(f)) is not None}
         return int(epoch), found
 
     async def log_epoch(self, log: str) -> int:

@@ -23,7 +23,7 @@ from itertools import islice
 import msgspec
 import structlog
 
-from services.common.errors import BrokerClosed, BrokerUnavailable, RecordTooLarge
+from services.common.errors import BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
 from services.common.stream.history import History
 from services.common.stream.redis_client import Command, RedisClient, refusal
@@ -179,11 +179,11 @@ class RedisPublisher(Worker, Publisher):
         await super().aclose()
         await self._client.aclose()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        super()._ended(task)
+    def _end(self) -> None:
+        super()._end()
         for _, _, waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(BrokerClosed(self.what))
+                waiter.set_exception(self.why_ended())
         self._waiting.clear()
 
     # ------------------------------------------------------------------ sending

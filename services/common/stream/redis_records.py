@@ -53,6 +53,16 @@ class Source(NamedTuple):
     epoch: int
 
 
+def announced(fields: Mapping[bytes, bytes]) -> Source | None:
+    """What an entry of the registry announces; None where somebody else wrote something else."""
+    epoch = fields.get(b"e", b"")
+    try:
+        source = Source(fields[b"s"].decode(), int(epoch))
+    except (LookupError, ValueError):
+        return None
+    return source if source.epoch >= 0 else None
+
+
 def entry_id(position: Position) -> str:
     return f"{position.seq}-{position.sub}"
 
@@ -91,7 +101,8 @@ class RedisMessage(Message):
         self.subject = source.subject
         self.source = source
         self.identity = identity
-        self.payload = fields[b"p"]
+        # Others' entries may have any fields.
+        self.payload = fields.get(b"p", b"")
         self._fields = fields
         self._log_epoch = log_epoch
 
@@ -113,4 +124,15 @@ class RedisMessage(Message):
     @property
     def headers(self) -> Mapping[str, str]:
         text = self._fields.get(b"h")
-        return {} if text is None else dict(json.loads(text))
+        return {} if text is None else _read_headers(text)
+
+
+def _read_headers(text: bytes) -> Mapping[str, str]:
+    """Those of a record; none where somebody else wrote something else."""
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(held, dict):
+        return {}
+    return {name: value for name, value in held.items() if isinstance(value, str)}

@@ -13,7 +13,7 @@ import structlog
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription
 from services.common.stream.redis_client import BLOCK_MS, RedisClient
-from services.common.stream.redis_records import Names, RedisMessage, Source, parse_id
+from services.common.stream.redis_records import Names, RedisMessage, Source, announced, parse_id
 from services.common.stream.redis_sources import Sources
 from services.common.stream.worker import Worker, backoff_s
 
@@ -98,11 +98,11 @@ class Tail(Worker, ABC):
         count = max(1, min(_MOST_PER_STREAM, room // max(1, len(sources))))
         answer = await self._read(sources[:room], count, not behind)
         given: set[Source] = set()
-        announced: list[Source] = []
+        fresh: list[Source] = []
         for key, entries in answer or ():
             source = self._by_key.get(key)
             if source is None:
-                announced += [Source(f[b"s"].decode(), int(f[b"e"])) for _, f in entries]
+                fresh += [found for _, f in entries if (found := announced(f)) is not None]
                 await self._announcements([identity for identity, _ in entries])
                 continue
             if len(entries) == count:
@@ -116,8 +116,8 @@ class Tail(Worker, ABC):
         for source in sources[:room]:
             if source not in given:
                 self._sources.drained(source)
-        if announced:
-            await self._add(announced)
+        if fresh:
+            await self._add(fresh)
         if self._buffer:
             self.changed.ring()
 

@@ -1,7 +1,8 @@
 """What publishers, subscriptions and connections of the real brokers have in common.
 
-Each owns one background task. It ends with `aclose`; should it end by an error nobody foresaw, its
-owner is closed too, so that callers get `BrokerClosed` instead of waiting for ever.
+Each owns one background task. It ends with `aclose`: then callers get `BrokerClosed`. Should it
+end by an error nobody foresaw, callers get `BrokerFailed`, which names it, instead of waiting for
+ever: whoever opened it has to open another, or to end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from services.common.errors import BrokerClosed
+from services.common.errors import BrokerClosed, BrokerError, BrokerFailed
 
 log = structlog.get_logger(__name__)
 
@@ -58,32 +59,79 @@ class Bell:
 
 
 class Worker:
-    """Owner of one background task; `changed` rings whenever a caller should look again."""
+    """Owner of one background task; `changed` rings whenever a caller should look again.
+
+    Attributes:
+        ended: it works no more, as it was closed or failed.
+        failed: it ended by an error, whether it was closed since or not.
+    """
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.closed = False
+        self.ended = False
         self.changed = Bell()
+        self._closed = False
+        self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work, name=self.what)
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._on_done)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("broker_worker_failed", what=self.what, exc_info=error)
-        self.closed = True
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
+    def fail(self, error: BaseException) -> None:
+        """End by an error, which may have been met outside of the task; the first one counts."""
+        if self.ended:
+            return
+        self._failure = error
+        log.error("broker_worker_failed", what=self.what, exc_info=error)
+        if self._task is not None:
+            self._task.cancel()
+        self._end()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        error = (
+            asyncio.CancelledError("its task was cancelled")
+            if task.cancelled()
+            else task.exception() or RuntimeError("its task returned")
+        )
+        if self.ended:
+            # Whoever closes a worker says so before its task is cancelled.
+            if not task.cancelled():
+                log.debug("broker_worker_ended", what=self.what, error=repr(error))
+        elif isinstance(error, BrokerClosed):
+            # What it works with was closed, which is done to all parts of a broker together.
+            self._closed = True
+            self._end()
+        else:
+            self.fail(error)
+
+    def _end(self) -> None:
+        """It works no more: tell everyone who waits."""
+        self.ended = True
         self.changed.ring()
+
+    def why_ended(self) -> BrokerError:
+        """What callers get: it was closed, or failed and nobody has closed it since."""
+        if self._closed or self._failure is None:
+            return BrokerClosed(self.what)
+        failure = self._failure
+        error = BrokerFailed(self.what, str(failure) or type(failure).__name__)
+        error.__cause__ = failure
+        return error
 
     def check_open(self) -> None:
-        """Raise BrokerClosed unless this still works."""
-        if self.closed:
-            raise BrokerClosed(self.what)
+        """Raise BrokerClosed or BrokerFailed unless this still works."""
+        if self.ended:
+            raise self.why_ended()
 
     async def aclose(self) -> None:
-        self.closed = True
-        self.changed.ring()
+        self._closed = True
+        if not self.ended:
+            self._end()
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,))

@@ -15,6 +15,7 @@ from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.stream.nats import NatsBroker
 from services.common.stream.redis import RedisBroker
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT
+from services.common.testing.broken import PartsBroker, break_part
 from services.common.wire import Parked
 from tools.embedded import NatsServer, ValkeyServer
 
@@ -99,3 +100,14 @@ async def test_a_corrupt_receive_time_does_not_use_up_the_positions(connect: Con
         assert newest is not None
         assert newest.position.seq <= time.time_ns() // 1000 + 5
         await log.aclose()
+
+
+async def test_a_publisher_that_broke_is_replaced() -> None:
+    async with PartsBroker() as broker:
+        await broker.ensure([LogSpec(INVALID_LOG, 600)])
+        invalid = InvalidLog(broker)
+        await invalid.write([parked("before")])
+        break_part(broker.publishers[0])
+        await invalid.write([parked("after")])
+        assert await reasons(broker) == ["before", "after"]
+        await invalid.aclose()

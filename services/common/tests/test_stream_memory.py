@@ -8,7 +8,8 @@ import pytest
 
 from services.common.stream import Broker
 from services.common.stream.memory import MemoryBroker, MemoryServer
-from services.common.testing.conformance import Backend, BrokerConformance
+from services.common.testing.broken import break_part
+from services.common.testing.conformance import Backend, BrokerConformance, Part
 
 
 class _Memory(Backend):
@@ -32,6 +33,12 @@ class _Memory(Backend):
 
     async def expire(self, broker: Broker) -> None:
         self.ahead += 0.5
+
+    async def break_part(self, part: Part) -> None:
+        break_part(part)
+
+    async def add_foreign(self, broker: Broker) -> int:
+        pytest.skip("nobody else can write here")
 
 
 class TestMemoryBroker(BrokerConformance):

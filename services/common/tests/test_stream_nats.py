@@ -15,13 +15,18 @@ from services.common.stream import (
     Record,
 )
 from services.common.stream.nats import NatsBroker
+from services.common.stream.nats_group import NatsGroup
+from services.common.stream.nats_live import NatsLive
+from services.common.stream.nats_publisher import NatsPublisher
 from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
     Backend,
     BrokerConformance,
+    Part,
     follow,
+    let_raise,
     publish,
     read_all,
     record,
@@ -54,6 +59,34 @@ class _Nats(Backend):
 
     async def expire(self, broker: Broker) -> None:
         """The server does it by itself."""
+
+    async def break_part(self, part: Part) -> None:
+        if isinstance(part, NatsLive):
+            let_raise(part, "_serve")
+            part._link.current().lose()
+        else:
+            assert isinstance(part, NatsGroup | NatsPublisher)
+            let_raise(part, "_send_unsent" if isinstance(part, NatsPublisher) else "_wait")
+            part._wake.set()
+
+    async def add_foreign(self, broker: Broker) -> int:
+        assert isinstance(broker, NatsBroker)
+        connection = broker._current()
+        frames = [
+            b"PUB market.raw.strange 3\r\nodd\r\n",
+            b"PUB market.raw.a.b.\xff\xfe 3\r\nodd\r\n",
+            b"PUB market.raw.coinbase.ticker.BTC-USD 3\r\nodd\r\n",
+        ]
+        long = b"Nats-Msg-Id: coinbase:ticker:BTC-USD:1:" + b"9" * 5000
+        for identity in (b"Nats-Msg-Id: coinbase:ticker:BTC-USD:1:x", long, b"\xff: \xff"):
+            block = b"NATS/1.0\r\n" + identity + b"\r\n\r\n"
+            frames.append(
+                b"HPUB market.raw.coinbase.ticker.ETH-USD %d %d\r\n%bodd\r\n"
+                % (len(block), len(block) + 3, block)
+            )
+        connection.write(b"".join(frames))
+        await connection.client.flush()
+        return len(frames)
 
 
 class TestNatsBroker(BrokerConformance):

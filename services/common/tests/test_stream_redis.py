@@ -6,14 +6,16 @@ import shutil
 
 import pytest
 
-from services.common.stream import Broker
+from services.common.stream import Broker, Publisher
 from services.common.stream.redis import RedisBroker
 from services.common.testing.conformance import (
     ETH,
     LOG,
     Backend,
     BrokerConformance,
+    Part,
     follow,
+    let_raise,
     read_all,
     record,
     seqs,
@@ -42,6 +44,22 @@ class _Redis(Backend):
     async def expire(self, broker: Broker) -> None:
         assert isinstance(broker, RedisBroker)
         await broker.trim()
+
+    async def break_part(self, part: Part) -> None:
+        let_raise(part, "_store" if isinstance(part, Publisher) else "_cycle")
+
+    async def add_foreign(self, broker: Broker) -> int:
+        assert isinstance(broker, RedisBroker)
+        call = broker._calls().call
+        stream = "market:market.raw.coinbase.ticker.BTC-USD@1"
+        await call("XADD", stream, "1-5", "not", "ours")
+        await call("XADD", stream, "1-6", "p", "", "h", "{")
+        await call("XADD", "market:registry:raw", "*", "not", "ours")
+        await call("XADD", "market:registry:raw", "*", "s", "\ud800".encode(errors="surrogatepass"))
+        await call("XADD", "market:registry:raw", "*", "s", "strange", "e", "x")
+        await call("XADD", "market:registry:raw", "*", "s", "market.raw.strange", "e", "7")
+        await call("XADD", "market:market.raw.strange@7", "3-1", "p", "odd")
+        return 3
 
 
 class TestRedisBroker(BrokerConformance):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from services.common.errors import BrokerFailed
 from services.common.stream.memory import MemoryBroker
+from services.common.testing.broken import PartsBroker, break_part
 from services.ingestor.app import Ingestor
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import free_port
@@ -230,3 +233,32 @@ async def test_pitfall_15_a_snapshot_of_more_than_a_mebibyte_is_received(
         record for record in await raw_records(broker, "book", PRODUCT) if record.kind == "resync"
     ]
     assert len(bytes(resync.body)) > 2**20
+
+
+async def test_a_publisher_that_broke_ends_the_ingestor_and_the_next_one_loses_no_trade(
+    exchange: SimulatedExchange,
+) -> None:
+    urls = exchange.ws_url, exchange.rest_url
+    async with PartsBroker() as broker:
+        with pytest.raises(ExceptionGroup) as ended:
+            await _run_into_a_broken_publisher(broker, *urls)
+        assert ended.group_contains(BrokerFailed)
+        async with running(broker, *urls, PRODUCT) as ingestor:
+            await eventually(live(ingestor), "streams live again")
+            await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
+            newest = _newest_trade(ingestor)
+            await eventually(lambda: _newest_trade(ingestor) > newest, "another")
+        await check_trades(broker)
+
+
+def _newest_trade(ingestor: Ingestor) -> int:
+    trades = ingestor.feeds[0].desks[PRODUCT].trades
+    return trades.journal.seq or 0 if trades is not None else 0
+
+
+async def _run_into_a_broken_publisher(broker: PartsBroker, ws_url: str, rest_url: str) -> None:
+    async with running(broker, ws_url, rest_url, PRODUCT) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
+        break_part(broker.publishers[0])
+        await asyncio.Event().wait()

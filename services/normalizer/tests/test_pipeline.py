@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common.errors import BrokerFailed
 from services.common.runtime import Stop
 from services.common.settings import CommonSettings
 from services.common.sharding import shard_of
@@ -20,6 +21,7 @@ from services.common.stream.factory import open_broker
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
+from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all, raw_message
 from services.common.wire import RawRecord
 from services.normalizer.metrics import Metrics
@@ -316,3 +318,26 @@ async def test_the_trace_context_travels_on(connect: Connect) -> None:
         assert tick is not None
         assert tick.position == Position(stream.epoch, 1)
         assert dict(tick.headers) == {"traceparent": traceparent}
+
+
+@pytest.mark.parametrize("broken", ["group", "publisher"])
+async def test_a_part_of_the_broker_that_broke_ends_the_normalizer_and_the_next_goes_on(
+    broken: str,
+) -> None:
+    server = MemoryServer()
+    records = session(10)
+    async with opened(lambda: PartsBroker(server)) as broker:
+        assert isinstance(broker, PartsBroker)
+        pipeline = pipeline_on(broker)
+        running_one = asyncio.ensure_future(pipeline.run(Stop()))
+        await until_acked(pipeline)
+        break_part(broker.groups[0] if broken == "group" else broker.publishers[0])
+        await publish_all(broker, records)
+        async with asyncio.timeout(30):
+            with pytest.raises(ExceptionGroup) as ended:
+                await running_one
+        assert ended.group_contains(BrokerFailed)
+        pipeline = pipeline_on(broker)
+        async with running(pipeline):
+            await until_acked(pipeline)
+        assert await ticks(broker) == expected(records)

@@ -18,13 +18,15 @@ import pytest
 from nats.aio.client import Client
 
 from services.common.domain.fold import Fold
-from services.common.errors import StoreMissing
+from services.common.errors import BrokerFailed, StoreMissing
 from services.common.runtime import flatten
 from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
+from services.common.stream.memory import MemoryServer
 from services.common.stream.nats import NatsBroker
 from services.common.subjects import StreamKey, key_of, tick_log
+from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Reset, Tick, decode_record
@@ -477,3 +479,39 @@ async def test_stop_is_prompt_while_the_stores_are_away(platform: Platform) -> N
         # Half of what it may wait for stores that take what it holds: it holds nothing.
         async with asyncio.timeout(10):
             await stack.aclose()
+
+
+async def test_a_group_that_broke_ends_the_snapshotter_and_the_next_one_loses_nothing(
+    platform: Platform,
+) -> None:
+    server = MemoryServer()
+    opened: list[PartsBroker] = []
+
+    def new_broker() -> Broker:
+        opened.append(PartsBroker(server))
+        return opened[-1]
+
+    platform.new_broker = new_broker
+    streams = new_streams()
+    with pytest.raises(ExceptionGroup) as ended:
+        await _run_into_a_broken_group(platform, streams, opened)
+    assert ended.group_contains(BrokerFailed)
+    async with platform.snapshotter(), platform.publisher() as (_, publisher):
+        await publish_some(publisher, streams, rounds=2)
+        await until(lambda: rows_are_current(platform, streams))
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+async def _run_into_a_broken_group(
+    platform: Platform, streams: list[TickStream], opened: list[PartsBroker]
+) -> None:
+    async with platform.snapshotter(), platform.publisher() as (_, publisher):
+        await publish_some(publisher, streams, rounds=2)
+        await until(lambda: _joined(opened[0], SHARDS))
+        break_part(opened[0].groups[0])
+        await asyncio.Event().wait()
+
+
+async def _joined(broker: PartsBroker, groups: int) -> bool:
+    return len(broker.groups) >= groups

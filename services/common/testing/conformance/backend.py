@@ -15,14 +15,19 @@ from services.common.stream import (
     LiveSubscription,
     Message,
     Position,
+    Publisher,
     Record,
 )
+from services.common.testing.broken import Unforeseen
 
 LOG = "raw"
 BTC = "market.raw.coinbase.ticker.BTC-USD"
 ETH = "market.raw.coinbase.ticker.ETH-USD"
 SOL = "market.raw.coinbase.trades.SOL-USD"
 PATIENCE_S = 30.0
+
+
+Part = Publisher | GroupSubscription | LiveSubscription
 
 
 class Backend(ABC):
@@ -53,6 +58,23 @@ class Backend(ABC):
     @abstractmethod
     async def expire(self, broker: Broker) -> None:
         """Do what makes records of a log with 1 s of retention go away a little later."""
+
+    @abstractmethod
+    async def break_part(self, part: Part) -> None:
+        """Let its work end by `Unforeseen`, at the latest when it has something to do."""
+
+    @abstractmethod
+    async def add_foreign(self, broker: Broker) -> int:
+        """Put into the log what nothing of this platform writes; how many records were added."""
+
+
+def let_raise(part: object, step: str) -> None:
+    """Make a step of an object's work raise `Unforeseen`."""
+
+    async def broken(*_arguments: object) -> None:
+        raise Unforeseen("nobody thought of this")
+
+    setattr(part, step, broken)
 
 
 def record(seq: int, subject: str = BTC, *, epoch: int = 1, sub: int = 0) -> Record:

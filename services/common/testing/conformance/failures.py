@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from services.common.errors import (
     BrokerClosed,
+    BrokerFailed,
     BrokerUnavailable,
 )
 from services.common.stream import (
@@ -17,6 +19,7 @@ from services.common.stream import (
     Position,
     Publisher,
 )
+from services.common.testing.broken import Unforeseen
 from services.common.testing.conformance.backend import (
     BTC,
     ETH,
@@ -24,6 +27,7 @@ from services.common.testing.conformance.backend import (
     PATIENCE_S,
     Backend,
     follow,
+    publish,
     read_all,
     record,
     seqs,
@@ -87,6 +91,99 @@ class FailureClauses:
         ended = await asyncio.gather(durable, sending, return_exceptions=True)
         assert [type(error) for error in ended] == [BrokerClosed, BrokerClosed]
         await backend.start()
+
+    async def test_b7_a_publisher_that_broke_tells_all_who_wait_and_the_broker_goes_on(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        publisher = await broker.publisher(max_records=1)
+        await backend.break_part(publisher)
+        ticket = publisher.offer(record(1))
+        assert ticket == 1
+        waiting = [
+            asyncio.ensure_future(publisher.durable(ticket)),
+            asyncio.ensure_future(publisher.send(record(2))),
+        ]
+        async with asyncio.timeout(PATIENCE_S):
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+        for error in ended:
+            assert isinstance(error, BrokerFailed)
+            assert isinstance(error.__cause__, Unforeseen)
+            assert "nobody thought of this" in str(error)
+        with pytest.raises(BrokerFailed):
+            publisher.offer(record(2))
+        with pytest.raises(BrokerFailed):
+            await publisher.durable(ticket)
+        await publisher.aclose()
+        with pytest.raises(BrokerClosed):
+            publisher.offer(record(2))
+        await publish(broker, [record(3)])
+        assert seqs(await read_all(broker))[-1] == 3
+
+    async def test_b7_a_group_that_broke_says_so_and_the_next_member_gets_what_it_held(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        member = await broker.group(LOG, "readers")
+        waiting = asyncio.ensure_future(member.next_batch())
+        await trips(broker, 3)
+        await backend.break_part(member)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(BrokerFailed) as failed:
+                await waiting
+        assert isinstance(failed.value.__cause__, Unforeseen)
+        with pytest.raises(BrokerFailed):
+            await member.next_batch()
+        with pytest.raises(BrokerFailed):
+            await member.lag()
+        await publish(broker, [record(n) for n in range(1, 11)])
+        await member.aclose()
+        with pytest.raises(BrokerClosed):
+            await member.next_batch()
+        successor = await broker.group(LOG, "readers")
+        assert seqs(await take(successor, 10)) == list(range(1, 11))
+
+    async def test_b7_a_live_reader_that_broke_says_so_and_another_can_be_opened(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        live = await broker.live(LOG)
+        waiting = asyncio.ensure_future(live.next_batch())
+        await trips(broker, 3)
+        await backend.break_part(live)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(BrokerFailed) as failed:
+                await waiting
+        assert isinstance(failed.value.__cause__, Unforeseen)
+        await live.aclose()
+        with pytest.raises(BrokerClosed):
+            await live.next_batch()
+        another = await broker.live(LOG)
+        await publish(broker, [record(1)])
+        assert seqs(await follow(another, 1)) == [1]
+
+    async def test_b7_what_others_put_into_a_log_ends_nobody(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        await publish(broker, [record(1)])
+        foreign = await backend.add_foreign(broker)
+        await publish(broker, [record(2)])
+        taken = await take(member, 2 + foreign)
+        assert _ours(taken) == [1, 2]
+        followed: list[Message] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while _ours(followed) != [1, 2]:
+                followed += (await live.next_batch()).messages
+        for message in (*taken, *followed):
+            assert message.position >= (0, 0)
+            assert isinstance(message.cursor, str)
+            assert isinstance(message.headers, Mapping)
+        assert _ours(await read_all(broker)) == [1, 2]
+        await broker.subjects(LOG)
+        # A broker that comes later meets all of it at once.
+        async with backend.broker() as later:
+            await later.ensure([LogSpec(LOG, 3600)])
+            fresh = await later.group(LOG, "others")
+            assert _ours(await take(fresh, 2 + foreign)) == [1, 2]
 
     # ------------------------------------------------------------------ B10
 
@@ -223,6 +320,10 @@ class FailureClauses:
             await broker.log_epoch("tick.0")
         with pytest.raises(BrokerUnavailable):
             await broker.group("tick.0", "readers")
+
+
+def _ours(messages: Sequence[Message]) -> list[int]:
+    return seqs([message for message in messages if message.payload.startswith(BTC.encode())])
 
 
 async def _answers(broker: Broker) -> bool:
