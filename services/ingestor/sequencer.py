@@ -9,24 +9,22 @@ passed on shows up as a gap by itself.
 | CONTIGUOUS  | trades by `trade_id`     | held + 1     | above held + 1 |
 | CONTIGUOUS  | book of orders (`full`) by `sequence` | held + 1 | above held + 1 |
 | INCREASING  | ticker by `sequence`     | above held   | never: jumps are normal there |
-| BY_TIME     | book by update time, µs  | above held   | never; going back proves a reordering |
+| BY_TIME     | book by update time, µs  | held or above | never; going back proves a reordering |
 
 A number at or below the held one is a duplicate, unless its event is clearly newer than the held
 number's event: then the venue's numbering has started over. One such message may be a broken one,
-so `RESTART_WITNESSES` of them in a row are needed.
+so `RESTART_WITNESSES` of them in a row are needed. A time is no number: `level2` sends one message
+for each level that an event of its matching engine changes, all with the event's time.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
 RESTART_WITNESSES = 3
 # How much newer an event with an old number must be before it counts as a contradiction.
 RESTART_TOLERANCE_US = 1_000_000
-# How many past times a BY_TIME sequencer knows, to tell a repetition from a reordering.
-_RECENT = 64
 
 
 class Numbering(Enum):
@@ -98,7 +96,7 @@ class Sequencer:
             before a first number was passed on).
     """
 
-    __slots__ = ("_ahead", "_held_time", "_recent", "_rule", "_witnesses", "held")
+    __slots__ = ("_ahead", "_held_time", "_rule", "_witnesses", "held")
 
     def __init__(self, numbering: Numbering, held: int | None = None, held_time: int = 0) -> None:
         self._rule = numbering
@@ -106,7 +104,6 @@ class Sequencer:
         self._held_time = held_time
         self._witnesses = 0
         self._ahead: int | None = None
-        self._recent: deque[int] = deque(maxlen=_RECENT)
 
     def observe(self, number: int, time: int = 0) -> Verdict:
         """Judge a message's number; `time` is its event time in µs. Changes nothing held."""
@@ -118,9 +115,7 @@ class Sequencer:
                 return IN_ORDER
             return Gap(held + 1, number - 1)
         if self._rule is Numbering.BY_TIME:
-            if number == held or number in self._recent:
-                return DUPLICATE
-            return Suspect("reordered")
+            return IN_ORDER if number == held else Suspect("reordered")
         return self._behind(held, time)
 
     def witness(self, number: int, time: int = 0) -> Verdict:
@@ -146,8 +141,6 @@ class Sequencer:
 
     def advance(self, number: int, time: int = 0) -> None:
         """`number` was passed on, or is given up: what comes next must be above it."""
-        if self._rule is Numbering.BY_TIME:
-            self._recent.append(number)
         self.held = number
         if time:
             self._held_time = time
@@ -159,7 +152,6 @@ class Sequencer:
 
     def restart(self, held: int, time: int = 0) -> None:
         """Go on in a new numbering whose last number passed on is `held`."""
-        self._recent.clear()
         self._ahead = None
         self._held_time = time
         self.advance(held, time)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.mirror import BookMirror
-from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Sequencer
+from services.ingestor.sequencer import IN_ORDER, Sequencer
 from services.ingestor.venues.base import BookImage
 
 # Event times further ahead of our clock than this are a broken venue clock.
@@ -19,6 +20,8 @@ _HEARTBEAT_STEP_US = 1_900_000
 # suspect. A few steps prove nothing: an order that never rested moves it and leaves no trace.
 _SILENT_US = 10_000_000
 _SILENT_STEPS = 50
+# How many of the updates passed on are remembered, to tell a repetition from a reordering.
+_RECENT = 64
 
 
 class BookLane:
@@ -57,6 +60,7 @@ class BookLane:
         self._cause: str | None = "start"
         self._since = 0
         self._base_time = 0
+        self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._held: list[tuple[int, bytes, int]] | None = None
         # Time of the newest update that was dropped for want of a base.
         self._let_go = 0
@@ -189,7 +193,7 @@ class BookLane:
         waiting, self._held = self._held, None
         if self._rebase(image.time, image.body, ts):
             for time, body, received in waiting:
-                if time > image.time:
+                if time >= image.time:
                     self._pass_on(time, body, received)
         return True
 
@@ -222,6 +226,7 @@ class BookLane:
         self.based = True
         self.resyncs += 1
         self._base_time = time
+        self._recent.clear()
         self._sequencer.restart(time)
         self._cause = None
         self._since = 0
@@ -230,15 +235,16 @@ class BookLane:
 
     def _pass_on(self, time: int, body: bytes, ts: int) -> None:
         if time:
-            if time <= self._base_time:
-                # Older than the base, so already part of it.
+            if time < self._base_time:
+                # Older than the base, so already part of it. Of the base's own time it may not be,
+                # and sizes are absolute: applied again it does no harm.
                 self.duplicates += 1
                 return
-            verdict = self._sequencer.observe(time)
-            if verdict is DUPLICATE:
+            in_order = self._sequencer.observe(time) is IN_ORDER
+            if self._repeated(time, body, in_order):
                 self.duplicates += 1
                 return
-            if verdict is not IN_ORDER:
+            if not in_order:
                 # Sizes are absolute: applying an older update now would bring dead levels back.
                 self._events.dropped(self.journal.key, "reordered", 1)
                 self.distrust("reordered", "an update older than the one before it", ts)
@@ -250,6 +256,17 @@ class BookLane:
             self.mirror.update(body)
         if time:
             self._sequencer.advance(time)
+            self._recent.append((time, body))
+
+    def _repeated(self, time: int, body: bytes, in_order: bool) -> bool:
+        """Whether the very same message was passed on before, so that nothing is lost without it.
+
+        Two updates of one time are two updates, also when they say the same with another one
+        between them. Only what directly follows itself changes nothing, and what goes back.
+        """
+        if not in_order:
+            return (time, body) in self._recent
+        return time == self._sequencer.held and bool(self._recent) and self._recent[-1][1] == body
 
     def _refused(self, ts: int) -> None:
         """The broker has no room."""

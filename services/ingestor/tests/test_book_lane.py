@@ -77,8 +77,9 @@ def test_a_suspect_book_asks_once_and_trusts_the_next_snapshot() -> None:
 def test_an_update_older_than_the_base_is_part_of_it() -> None:
     bench = Bench()
     bench.snapshot(10)
-    bench.update(9, 10, 11)
-    assert bench.written == [("resync", 10), ("frame", 11)]
+    bench.update(9, 10, 12)
+    # What has the base's own time may not be part of it.
+    assert bench.written == [("resync", 10), ("frame", 11), ("frame", 12)]
     assert not bench.lane.suspect
 
 
@@ -99,6 +100,20 @@ def test_a_repeated_update_is_a_duplicate() -> None:
     assert not bench.lane.suspect
 
 
+def test_updates_of_one_time_are_all_passed_on_at_increasing_positions() -> None:
+    """One event of the matching engine, one message for each level it changes."""
+    bench = Bench()
+    bench.snapshot(1)
+    bodies = [b'{"a":1}', b'{"b":1}', b'{"a":1}', b'{"c":1}']
+    for body in bodies:
+        bench.lane.update(NOW + 5, body, NOW + 5)
+    bench.update(20)
+    assert [seq for _, seq in bench.written] == [1, 5, 6, 7, 8, 20]
+    assert [bytes(record.body) for record in bench.log.of("frame")][:4] == bodies
+    assert not bench.lane.suspect
+    assert bench.lane.duplicates == 0
+
+
 def test_a_fetched_book_is_followed_by_the_updates_that_waited_and_are_newer() -> None:
     bench = Bench()
     bench.snapshot(1)
@@ -107,7 +122,11 @@ def test_a_fetched_book_is_followed_by_the_updates_that_waited_and_are_newer() -
     bench.lane.hold()
     bench.update(3, 4, 5)
     assert bench.lane.image(BookImage(NOW + 4, 0, b'{"rest":4}'), NOW + 6)
-    assert bench.written == [("resync", 1), ("frame", 2), ("resync", 4), ("frame", 5)]
+    assert bench.written == [
+        *(("resync", 1), ("frame", 2), ("resync", 4)),
+        # At the image's time, and after it.
+        *(("frame", 5), ("frame", 6)),
+    ]
 
 
 def test_a_fetched_book_older_than_what_was_passed_on_is_asked_for_again() -> None:

@@ -67,6 +67,27 @@ def test_a_heartbeat_ahead_becomes_a_gap_only_when_the_next_one_finds_it_still_m
     assert sequencer.heartbeat(102) == Gap(101, 102)
 
 
+def test_the_loss_of_exactly_one_last_trade_is_found_by_the_next_heartbeat() -> None:
+    """The quiet market's whole promise: one trade is missing, and no newer one tells so."""
+    sequencer = contiguous()
+    assert sequencer.heartbeat(101) is IN_ORDER
+    assert sequencer.heartbeat(101) == Gap(101, 101)
+    assert sequencer.heartbeat(102) == Gap(101, 101)
+
+
+@given(held=st.integers(1, 50), marks=st.lists(st.integers(1, 60), min_size=2))
+def test_a_heartbeat_says_exactly_what_the_one_before_already_knew(
+    held: int, marks: list[int]
+) -> None:
+    sequencer = contiguous(held)
+    verdicts = [sequencer.heartbeat(mark) for mark in marks]
+    for before, mark, verdict in zip([held, *marks], marks, verdicts, strict=False):
+        if before > held and mark > held:
+            assert verdict == Gap(held + 1, before)
+        else:
+            assert verdict is IN_ORDER
+
+
 def test_a_heartbeat_that_was_only_early_is_forgotten() -> None:
     sequencer = contiguous()
     assert sequencer.heartbeat(101) is IN_ORDER
@@ -104,13 +125,14 @@ def test_repeated_old_messages_are_duplicates_however_many_they_are() -> None:
         assert sequencer.observe(90, NOW - 5) is DUPLICATE
 
 
-def test_a_book_update_that_goes_back_is_suspect_and_a_repeated_one_is_not() -> None:
+def test_a_time_is_no_identity_and_one_that_goes_back_is_suspect() -> None:
+    """Recorded: 1,442 of 9,719 updates of `level2` have the time of the one before."""
     sequencer = Sequencer(Numbering.BY_TIME)
-    for time in (10, 20, 30):
+    for time in (10, 20, 30, 30):
         assert sequencer.observe(time) is IN_ORDER
         sequencer.advance(time)
-    assert sequencer.observe(20) is DUPLICATE
-    assert sequencer.observe(30) is DUPLICATE
+    assert sequencer.observe(30) is IN_ORDER
+    assert sequencer.observe(20) == Suspect("reordered")
     assert sequencer.observe(25) == Suspect("reordered")
 
 
@@ -129,7 +151,9 @@ def test_what_is_passed_on_strictly_increases(numbering: Numbering, numbers: lis
         if sequencer.observe(number) is IN_ORDER:
             sequencer.advance(number)
             passed.append(number)
-    assert passed == sorted(set(passed))
+    # Of a time there may be many.
+    wanted = passed if numbering is Numbering.BY_TIME else set(passed)
+    assert passed == sorted(wanted)
 
 
 @given(start=st.integers(1, 2**40), arrivals=st.lists(st.integers(-5, 30), min_size=1))

@@ -1,0 +1,203 @@
+"""Real recordings through the whole pure path, against a fold that knows nothing of the platform.
+
+Frames are fed to the ingestor's lanes, their raw records to the normalizer, its ticks to the fold
+that snapshots are made of. The independent fold is a dict for each side of each product.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.domain.fold import Fold
+from services.common.stream import Position, Record
+from services.common.subjects import StreamKey, key_of
+from services.common.wire import Reset, Tick, decode_record
+from services.ingestor.condition import Condition
+from services.ingestor.journal import Journal
+from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.mirror import BookMirror
+from services.ingestor.sequencer import RULES, Sequencer
+from services.ingestor.testing import Counts
+from services.ingestor.venues.coinbase import CoinbaseFeed
+from services.normalizer.normalize import Normalizer
+
+Levels = dict[str, dict[Decimal, Decimal]]
+SIDES = {"buy": "bids", "sell": "asks"}
+
+
+class Platform:
+    """Ingestor's lanes, normalizer and fold, joined without anything in between."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Want]] = []
+        self.counts = Counts()
+        self.folds: dict[StreamKey, Fold] = {}
+        self.trade_ids: defaultdict[str, list[int]] = defaultdict(list)
+        self.resets: list[Reset] = []
+        self.desks: dict[str, Desk] = {}
+        self._feed = CoinbaseFeed()
+        self._normalizer = Normalizer(8)
+        self._ts = 0
+
+    def take(self, ts: int, frame: bytes) -> None:
+        """`ts`: when the frame was received, µs; 0 where the recording does not say."""
+        event = self._feed.parse(frame)
+        self._ts = max(self._ts, ts or event.time)
+        if event.product:
+            desk = self.desks.get(event.product) or self._desk(event.product)
+            desk.feed(event, frame, self._ts)
+
+    def _desk(self, product: str) -> Desk:
+        def parts(channel: str) -> tuple[Journal, Condition, Sequencer]:
+            key = StreamKey("coinbase", channel, product)
+            journal = Journal(key, "test", self._offer, epoch=1)
+            return journal, Condition(journal, self._ts), Sequencer(RULES[channel])
+
+        def ask(want: Want) -> None:
+            self.asked.append((product, want))
+
+        mirror = BookMirror()
+        desk = Desk(
+            product,
+            TradesLane(*parts("trades"), lambda: ask(Want.TRADES), self.counts),
+            BookLane(*parts("book"), lambda: ask(Want.BOOK), self.counts, mirror=mirror),
+            TickerLane(*parts("ticker"), lambda: ask(Want.TICKER), self.counts),
+            ask,
+        )
+        self.desks[product] = desk
+        desk.connected(self._ts)
+        return desk
+
+    def _offer(self, record: Record) -> bool:
+        key = key_of(record.subject)
+        raw = self._normalizer.read(record.subject, Position(*record.position), record.payload)
+        output = self._normalizer.take(key, raw)
+        assert output.refused == ()
+        fold = self.folds.setdefault(key, Fold(key))
+        for out in output.records:
+            entry = decode_record(out.payload)
+            if isinstance(entry, Tick | Reset):
+                assert entry.prev == (fold.position.seq if fold.position else None)
+                assert fold.apply(entry)
+            if isinstance(entry, Reset):
+                self.resets.append(entry)
+            elif isinstance(entry, Tick) and key.channel == "trades":
+                assert entry.fields.last_trade is not None
+                self.trade_ids[key.product].append(entry.fields.last_trade.trade_id)
+        return True
+
+    def book(self, product: str) -> Levels:
+        book = self.folds[StreamKey("coinbase", "book", product)].book
+        return {
+            "bids": {Decimal(price): Decimal(size) for price, size in book.bids()},
+            "asks": {Decimal(price): Decimal(size) for price, size in book.asks()},
+        }
+
+
+class Independent:
+    """Books and trades straight from the frames."""
+
+    def __init__(self) -> None:
+        self.books: dict[str, Levels] = {}
+        self.trade_ids: defaultdict[str, list[int]] = defaultdict(list)
+        self.updates = 0
+        self.same_time = 0
+        self._times: dict[str, str] = {}
+
+    def take(self, frame: dict[str, Any]) -> None:
+        product = frame.get("product_id", "")
+        if frame["type"] == "snapshot":
+            self.books[product] = {
+                side: {Decimal(price): Decimal(size) for price, size in frame[side]}
+                for side in ("bids", "asks")
+            }
+        elif frame["type"] == "l2update":
+            self.updates += 1
+            self.same_time += frame["time"] == self._times.get(product)
+            self._times[product] = frame["time"]
+            for side, price, size in frame["changes"]:
+                levels = self.books[product][SIDES[side]]
+                if Decimal(size):
+                    levels[Decimal(price)] = Decimal(size)
+                else:
+                    levels.pop(Decimal(price), None)
+        elif frame["type"] == "match":
+            self.trade_ids[product].append(frame["trade_id"])
+
+
+def recorded(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(receive time in µs or 0, frame) of a recording: bare lines, or those of a recorder.
+
+    A recorder's lines begin with the receive time; what it sent has an address in front.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for line in lines:
+            found = re.fullmatch(rb"(?:(\d+\.\d+): )?(\{.*\})\s*", line)
+            if found is not None:
+                yield int(float(found[1] or 0) * 1e6), found[2]
+
+
+def play(frames: Iterable[tuple[int, bytes]]) -> tuple[Platform, Independent]:
+    platform, independent = Platform(), Independent()
+    for ts, frame in frames:
+        platform.take(ts, frame)
+        independent.take(json.loads(frame))
+    return platform, independent
+
+
+@pytest.mark.parametrize(
+    ("name", "updates", "same_time"),
+    [("coinbase/live-btc-eth.ndjson", 1_898, 0), ("coinbase/level2-2021.ws.gz", 9_719, 1_442)],
+)
+def test_a_recording_gives_the_books_and_trades_that_its_frames_say(
+    captures: Path, name: str, updates: int, same_time: int
+) -> None:
+    platform, independent = play(recorded(captures / name))
+    assert (independent.updates, independent.same_time) == (updates, same_time)
+    assert independent.books
+    assert {product: platform.book(product) for product in independent.books} == independent.books
+    assert platform.trade_ids == independent.trade_ids
+    # Nothing in them was suspect, and nothing was left out.
+    assert platform.asked == []
+    assert platform.counts.gaps == []
+    assert [desk.book.duplicates for desk in platform.desks.values() if desk.book] == [0] * len(
+        platform.desks
+    )
+    assert {reset.repair for reset in platform.resets} == {"snapshot"}
+    for desk in platform.desks.values():
+        book = desk.book
+        assert isinstance(book, BookLane)
+        assert book.mirror is not None
+        book.mirror.fold(book.mirror.take())
+        levels = independent.books[desk.product]
+        image = {
+            side: [[str(price), str(size)] for price, size in rows.items()]
+            for side, rows in levels.items()
+        }
+        assert book.mirror.contradicted(json.dumps(image).encode()) == {}
+        assert not book.mirror.crossed
+
+
+def test_three_updates_of_one_time_all_reach_the_book() -> None:
+    time = "2021-04-17T17:00:00.000001Z"
+    frames = [
+        {"type": "snapshot", "bids": [["0.0060", "1"]], "asks": [["0.0062", "1"]]},
+        {"type": "l2update", "time": time, "changes": [["sell", "0.0062", "0.0"]]},
+        {"type": "l2update", "time": time, "changes": [["sell", "0.00615", "3"]]},
+        {"type": "l2update", "time": time, "changes": [["buy", "0.0061", "6"]]},
+    ]
+    platform, independent = play(
+        (1_618_678_800_000_002, json.dumps({"product_id": "BTC-USD", **frame}).encode())
+        for frame in frames
+    )
+    assert platform.book("BTC-USD") == independent.books["BTC-USD"]
+    assert platform.book("BTC-USD")["bids"] == {Decimal("0.0061"): 6, Decimal("0.006"): 1}
