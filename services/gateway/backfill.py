@@ -236,7 +236,7 @@ async def _reached(feed: Feed, seq: int) -> bool:
 
 def _continues(first: Entry | None, position: Position) -> bool:
     """Whether nothing stands between `position` and this record, the first after it."""
-    if first is None or first.position.epoch != position.epoch:
+    if first is None or first.unreadable is not None or first.position.epoch != position.epoch:
         return False
     return (first.prev or 0) <= position.seq
 

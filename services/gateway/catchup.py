@@ -324,6 +324,8 @@ NO_STATE = "the stream's whole state is not known here yet"
 
 def _links(entry: Entry, subscription: Subscription) -> bool:
     """Whether nothing is missing between what the client holds and this record."""
+    if entry.unreadable is not None:
+        return False
     held = subscription.seq
     if held is None:
         return True
@@ -346,7 +348,7 @@ def _linked(entries: Iterable[Entry], subscription: Subscription) -> list[Entry]
         if held is None:
             if not _links(entry, subscription):
                 break
-        elif entry.chained and entry.prev != held:
+        elif entry.chained and (entry.prev != held or entry.unreadable is not None):
             break
         if entry.chained:
             held = entry.position.seq

@@ -21,6 +21,7 @@ from services.common.errors import (
     BrokerUnavailable,
     PositionLost,
 )
+from services.common.metrics import STAGE_TICK
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.broker import Message
@@ -62,14 +63,21 @@ class Sources:
 
 
 def entries_of(messages: Iterable[Message]) -> list[Entry]:
-    """Records that can be read; others cannot be in a chain and are left out, and said so."""
+    """Read records, for all who use them later; those that cannot be read are counted and said.
+
+    One that is not even a record is left out: what comes next will not follow what came before.
+    """
     entries: list[Entry] = []
     for message in messages:
         try:
             entry = Entry(message.payload)
         except msgspec.DecodeError as error:
+            METRICS.invalid.labels("not_a_record", STAGE_TICK).inc()
             log.error("record_unreadable", subject=message.subject, error=str(error))
             continue
+        if entry.unreadable is not None:
+            METRICS.invalid.labels(entry.unreadable, STAGE_TICK).inc()
+            log.error("record_unreadable", subject=message.subject, error=entry.unreadable)
         if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
             entry.trace = (time.time_ns() // 1000, headers)
         entries.append(entry)
@@ -152,6 +160,13 @@ class Feed:
         self.replica.on_interrupted()
         self._after(was_live, "interrupted")
 
+    def on_failure(self) -> None:
+        """Something here went wrong that nobody foresaw: this stream, and no other, begins anew."""
+        METRICS.stream_failures.inc()
+        self.ready.clear()
+        self.replica.on_failure()
+        self.wanted.set()
+
     def _after(self, was_live: bool, cause: str) -> None:
         self._publish()
         if self.replica.phase is not Phase.LIVE:
@@ -163,7 +178,8 @@ class Feed:
         replica = self.replica
         proven = replica.take()
         if replica.generation != self._generation:
-            if replica.phase is Phase.LIVE:
+            # Where nothing that can be read came after the break yet, there is no state to give.
+            if replica.phase is Phase.LIVE and replica.head is not None:
                 self._generation = replica.generation
                 self._published = replica.mark
                 self._rebase()

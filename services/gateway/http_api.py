@@ -281,7 +281,7 @@ async def _ticks(
     cursor = ""
     after = Position(0, 0)
     if from_seq and (newest := await broker.last(subject)) is not None:
-        after = Position(Entry(newest.payload).position.epoch, from_seq, LAST_SUB)
+        after = Position(newest.position.epoch, from_seq, LAST_SUB)
         cursor = await broker.seek(subject, Position(after.epoch, from_seq))
     found: list[Entry] = []
     while True:
@@ -291,7 +291,7 @@ async def _ticks(
             # It expired between two pages; what was found is whole and can be gone on from.
             return found[:limit], False
         fresh = [entry for entry in entries_of(page.messages) if entry.position > after]
-        found += [entry for entry in fresh if entry.chained]
+        found += [entry for entry in fresh if entry.chained and entry.unreadable is None]
         cursor = page.cursor
         if page.at_head or len(found) >= limit:
             return found[:limit], page.at_head and len(found) <= limit

@@ -340,7 +340,10 @@ class Hub:
                 # The reset's own link has to hold: what is owed goes out before it.
                 self._send_owed(subscription)
                 conflation.held = entry.position.seq
-            if not subscription.outbox.offer(text_frames(entry.messages(subscription.depth))):
+            messages = entry.messages(subscription.depth)
+            if not messages:
+                continue
+            if not subscription.outbox.offer(text_frames(messages)):
                 return False
             self.touch(subscription.client)
         return True

@@ -126,6 +126,10 @@ class Interests:
         found = self.subscriptions.get(subscription.fan.key)
         if found is not None:
             self._core.hub.detach(subscription)
+            status = found[1].replica.status
+            if status is not None:
+                # Those that came with what cannot be gone on from were not passed on.
+                self._client.tell(status.payload)
             self._catch_up.go_live(subscription, found[1], "catch_up")
 
     def over_quota(self, subscription: Subscription) -> None:

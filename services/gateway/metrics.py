@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.loop import LoopMetrics
 from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
+from services.gateway.records import Unreadable
 
 _STREAM = ("venue", "channel")
 _CLOSED = ("client", "slow_closed", "auth_required", "abuse", "service_restart", "internal")
@@ -96,6 +99,18 @@ class Metrics:
             "md_circuit_state",
             "0 closed, 1 half open, 2 open: not asked for a while.",
             ("target",),
+            registry=registry,
+        )
+        self.invalid = Counter(
+            "md_invalid_total",
+            "Records of the tick log that could not be understood, each time one is read.",
+            ("reason", "stage"),
+            registry=registry,
+        )
+        prepare(self.invalid, get_args(Unreadable), (STAGE_TICK,))
+        self.stream_failures = Counter(
+            "md_stream_failures_total",
+            "Streams that began anew because something in the gateway failed.",
             registry=registry,
         )
         self._gaps = Counter(

@@ -1,6 +1,9 @@
 """What the gateway knows of a log record: its place in the chain, and what clients are sent. Pure.
 
-A record's bytes are never decoded as a whole on the way to a client, only the few fields of `Head`.
+A record is decoded as a whole once, where it comes in: whoever handles an `Entry` later (windows,
+conflation, folding, a reset's messages) finds nothing in it that cannot be read. One that names its
+place and has a type or a body that is not known, as a newer normalizer may write it, is an entry of
+kind `unknown`: nothing follows it, so that its stream is given anew behind it.
 """
 
 from __future__ import annotations
@@ -10,10 +13,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.common.domain.fold import BookState
+from services.common.domain.fold import BookState, check_state
 from services.common.stream import Position
 from services.common.subjects import StreamKey
-from services.common.wire import UNCHAINED, Reset, Snapshot, decode_head, encode
+from services.common.wire import (
+    UNCHAINED,
+    Late,
+    LogRecord,
+    Reset,
+    Snapshot,
+    Status,
+    Tick,
+    decode_head,
+    decode_record,
+    encode,
+)
 
 # Levels (both sides together) in one part of a book's snapshot: about 50 KB of JSON.
 LEVELS_PER_PART = 2000
@@ -21,8 +35,15 @@ LEVELS_PER_PART = 2000
 LAST_SUB = (1 << 62) - 1
 
 SnapshotReason = Literal["subscribe", "resync", "reset", "catch_up"]
+# `late` is beside the chain as statuses are; clients are sent nothing for it.
+Kind = Literal["tick", "reset", "status", "late", "unknown"]
+Unreadable = Literal["unknown_type", "bad_body", "not_a_record"]
 
 _INCR = b'{"type":"incr","tick":'
+
+# msgspec checks the text it reads, and raises Python's own error for it.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+_TYPES = {"tick", "reset", *UNCHAINED}
 
 _decode_reset = msgspec.json.Decoder(Reset).decode
 _decode_book = msgspec.json.Decoder(BookState).decode
@@ -34,6 +55,8 @@ class Entry:
     Attributes:
         prev: `seq` of the record before it in the chain; one that is not in the chain has none.
         chained: whether it advances `seq` (ticks and resets do, statuses and late trades do not).
+        plain: whether it is one message, the same for everyone.
+        unreadable: why it is `unknown`; None for all others.
         ts_ingest: when the ingestor received it, microseconds.
         size: bytes of the payload.
         trace: of a record that is traced: when it came here (µs), and the headers it came with.
@@ -44,31 +67,62 @@ class Entry:
         "_held",
         "chained",
         "kind",
+        "plain",
         "position",
         "prev",
         "repair",
         "size",
         "trace",
         "ts_ingest",
+        "unreadable",
     )
 
     def __init__(self, payload: bytes) -> None:
         """Read a record.
 
         Raises:
-            msgspec.DecodeError: it is not one.
+            msgspec.DecodeError: it is not one: not even its place can be read.
         """
-        head = decode_head(payload)
         self._held = payload
         self._at = -1
         self.size = len(payload)
-        self.kind = head.type
+        self.trace: tuple[int, Mapping[str, str]] | None = None
+        self.unreadable: Unreadable | None = None
+        self.repair: str | None = None
+        self.prev: int | None = None
+        self.kind: Kind
+        try:
+            record = _decode(payload)
+        except _UNREADABLE:
+            self._read_head(payload)
+            return
+        self.ts_ingest = record.ts_ingest
+        if isinstance(record, Status | Late):
+            self.kind = "status" if isinstance(record, Status) else "late"
+            self.position = Position(record.epoch, record.seq, record.sub)
+            self.chained = False
+            self.plain = self.kind == "status"
+            return
+        self.position = Position(record.epoch, record.seq)
+        self.prev = record.prev
+        self.chained = True
+        self.plain = isinstance(record, Tick)
+        self.kind = "tick" if self.plain else "reset"
+        if isinstance(record, Reset):
+            self.repair = record.repair
+
+    def _read_head(self, payload: bytes) -> None:
+        try:
+            head = decode_head(payload)
+        except UnicodeDecodeError as error:
+            raise msgspec.DecodeError(str(error)) from error
+        self.kind = "unknown"
+        self.unreadable = "bad_body" if head.type in _TYPES else "unknown_type"
+        self.chained = True
+        self.plain = False
         self.position = Position(head.epoch, head.seq, head.sub)
         self.prev = head.prev
-        self.chained = head.type not in UNCHAINED
-        self.repair = head.repair
         self.ts_ingest = head.ts_ingest
-        self.trace: tuple[int, Mapping[str, str]] | None = None
 
     @property
     def payload(self) -> bytes:
@@ -78,9 +132,6 @@ class Entry:
 
     def keep_in(self, frames: bytes, end: int) -> None:
         """Share the bytes of `frames`, in which the frame of its one message ends at `end`."""
-        if self.kind == "late":
-            # It has no message there.
-            return
         self._held = frames
         self._at = end - self.size - (1 if self.kind == "tick" else 0)
 
@@ -95,6 +146,8 @@ class Entry:
 
     def follows(self, head: Position | None) -> bool:
         """Whether this record directly follows the chain's `head` (None: nothing before it)."""
+        if self.unreadable is not None:
+            return False
         if head is None:
             return self.prev is None
         return self.prev == head.seq and self.position > head
@@ -105,9 +158,26 @@ class Entry:
             return [_INCR + self.payload + b"}"]
         if self.kind == "status":
             return [self.payload]
-        if self.kind == "late":
-            return []
-        return reset_messages(self.payload, depth)
+        if self.kind == "reset":
+            return reset_messages(self.payload, depth)
+        return []
+
+
+def _decode(payload: bytes) -> LogRecord:
+    """The record, which can be used whole.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: it cannot.
+    """
+    record: LogRecord = decode_record(payload)
+    if not payload.isascii():
+        # Fields that are not known are passed on unread, and a text frame has to be text.
+        payload.decode()
+    if isinstance(record, Reset) and record.repair == "snapshot":
+        if record.state is None:
+            raise msgspec.ValidationError("a repair by snapshot, and no state")
+        check_state(record.channel, bytes(record.state))
+    return record
 
 
 def reset_messages(payload: bytes, depth: int) -> list[bytes]:

@@ -9,8 +9,8 @@ state (`on_base`), in whatever order and however often they arrive. It answers w
     LIVE     each live record follows the one before it; one that does not leads back to FILLING
 
 When the log itself has a hole after the position held (records expired before they were read, or
-the log was lost), the chain cannot go on: the replica starts over and counts up `generation`.
-Those who followed it need its state anew.
+the log was lost), or a record that cannot be read, the chain cannot go on: the replica starts over
+behind it and counts up `generation`. Those who followed it need its state anew.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Replica:
         # Whether a stored state may help with the next hole: not twice without being live between.
         self._may_load = False
         self._cursor = ""
+        # While there is no mark: everything up to here is over.
+        self._after: Position | None = None
         self._fold = Fold(key)
         self._unfolded: list[Entry] = []
         self._proven: list[Entry] = []
@@ -92,7 +94,7 @@ class Replica:
             return None
         if self._in(Phase.BASE):
             return WantBase()
-        return WantPage(self._cursor, self.mark)
+        return WantPage(self._cursor, self.mark or self._after)
 
     def take(self) -> list[Entry]:
         """The records proven since the last call, in the log's order."""
@@ -126,13 +128,17 @@ class Replica:
             return True
         before = self.mark
         for entry in entries:
-            if self.mark is not None and entry.position <= self.mark:
+            if self._is_over(entry):
                 continue
-            if entry.chained and self.mark is not None and not entry.follows(self.head):
+            hole = entry.chained and self.head is not None and not entry.follows(self.head)
+            if hole or entry.unreadable is not None:
                 self._start_over()
                 if self._in(Phase.BASE):
                     return True
-            self._prove(entry)
+            if entry.unreadable is None:
+                self._prove(entry)
+            else:
+                self._after = entry.position
         self._cursor = cursor
         if at_head:
             self._join()
@@ -144,7 +150,7 @@ class Replica:
             if not self._in(Phase.LIVE):
                 self._hold(entries[index:])
                 return
-            if self.mark is not None and entry.position <= self.mark:
+            if self._is_over(entry):
                 continue
             if not self._follows(entry):
                 self._refill()
@@ -166,6 +172,13 @@ class Replica:
             self._cursor = ""
         else:
             self._start_over()
+
+    def on_failure(self) -> None:
+        """Whoever fed this failed midway: nothing that is held can be relied on."""
+        self._held.clear()
+        self._unfolded.clear()
+        self._may_load = True
+        self._start_over()
 
     def learn_status(self, entry: Entry) -> bool:
         """Take an older record as the current status when none is known; whether it was taken."""
@@ -192,6 +205,11 @@ class Replica:
 
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
+
+    def _is_over(self, entry: Entry) -> bool:
+        """Whether the chain stands behind this record already."""
+        held = self.mark or self._after
+        return held is not None and entry.position <= held
 
     def _begin(self) -> None:
         self._fold = Fold(self.key)
@@ -267,6 +285,7 @@ class Replica:
         self.generation += 1
         self._proven.clear()
         self._cursor = ""
+        self._after = None
         if self._may_load:
             self.phase = Phase.BASE
         else:

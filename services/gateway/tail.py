@@ -88,8 +88,18 @@ class Tails:
     async def _follow(self, feed: Feed, shard: _Shard) -> None:
         # Live records are joined first, so that nothing falls between the log's end and them.
         await shard.joined.wait()
+        delay = _RETRY_FIRST_S
         with suppress(BrokerClosed):
-            await feed.run()
+            while True:
+                try:
+                    await feed.run()
+                except BrokerClosed:
+                    raise
+                except Exception:  # whatever it was: it costs this stream its state, no other one
+                    log.exception("stream_failed", stream=str(feed.key))
+                    feed.on_failure()
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _RETRY_MOST_S)
 
     def _sweep(self, now: float) -> None:
         for key, feed in list(self._feeds.items()):
@@ -151,4 +161,9 @@ class _Shard:
                 if message.subject in feeds:
                     by_feed.setdefault(message.subject, []).append(message)
             for subject, messages in by_feed.items():
-                feeds[subject].on_live(entries_of(messages))
+                feed = feeds[subject]
+                try:
+                    feed.on_live(entries_of(messages))
+                except Exception:  # whatever it was: it costs this stream its state, no other one
+                    log.exception("stream_failed", stream=str(feed.key))
+                    feed.on_failure()

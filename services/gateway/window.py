@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from services.common.stream import Position
-from services.gateway.frames import text_frames
+from services.gateway.frames import text_frame
 from services.gateway.records import Entry
 
 # What an entry costs beside its payload, roughly (object, position, list slot, frame).
@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 
 class _Segment:
-    """A run that grows until it is sealed. One with a reset holds nothing else."""
+    """A run that grows until it is sealed. One with a record that is not plain holds only that."""
 
     __slots__ = ("chained", "cost", "ends", "entries", "frames", "sealed")
 
@@ -84,11 +84,11 @@ class _Segment:
     def seal(self) -> None:
         """Take no more."""
         self.sealed = True
-        if self.entries[0].kind == "reset":
-            # What is sent for it depends on the client's depth, and may be megabytes.
+        if not self.entries[0].plain:
+            # What is sent for a reset depends on the client's depth, and may be megabytes.
             return
-        # Ticks and statuses are one message each, late trades none.
-        frames = [text_frames(entry.messages()) for entry in self.entries]
+        # Ticks and statuses are one message each.
+        frames = [text_frame(entry.messages()[0]) for entry in self.entries]
         self.frames = b"".join(frames)
         self.ends.extend(accumulate(map(len, frames)))
         for entry, end in zip(self.entries, self.ends, strict=True):
@@ -143,13 +143,13 @@ class Window:
             self.start = entry.before
         cost = entry.size + _OVERHEAD
         newest = self._segments[-1] if self._segments else None
-        if newest is not None and not newest.sealed and entry.kind == "reset":
+        if newest is not None and not newest.sealed and not entry.plain:
             newest.seal()
         if newest is None or newest.sealed:
             newest = _Segment()
             self._segments.append(newest)
         newest.append(entry, cost)
-        if newest.cost >= self._segment_bytes or entry.kind == "reset":
+        if newest.cost >= self._segment_bytes or not entry.plain:
             newest.seal()
         self.size += cost
         self._budget.used += cost

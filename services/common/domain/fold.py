@@ -37,6 +37,20 @@ _decode_trades = msgspec.json.Decoder(_Trades).decode
 _decode_book = msgspec.json.Decoder(BookState).decode
 
 
+def check_state(channel: str, state: bytes) -> None:
+    """Check that a state has its channel's shape; a book's prices are not looked at.
+
+    Raises:
+        msgspec.DecodeError: it has not.
+    """
+    if channel == "ticker":
+        _decode_fields(state)
+    elif channel == "trades":
+        _decode_trades(state)
+    else:
+        _decode_book(state)
+
+
 class Fold:
     """The state of one stream after the record at `position` (None before the first)."""
 

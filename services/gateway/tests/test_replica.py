@@ -46,6 +46,10 @@ class World:
             record = self.market.late()
         elif kind == "reset":
             record = self.market.reset(_state(self.channel))
+        elif kind == "unknown":
+            record = self.market.tick()
+            body = {**msgspec.json.decode(record.payload), "type": kind}
+            record = type(record)(record.subject, msgspec.json.encode(body), record.position)
         else:
             self.market.epoch += 1
             self.market.seq = self.market.seq and 10
@@ -115,6 +119,8 @@ class World:
         fold = Fold(self.market.key)
         cut = 0
         for index, payload in enumerate(self.log[:count]):
+            if Entry(payload).unreadable is not None:
+                continue
             record = decode_record(payload)
             if isinstance(record, Tick | Reset):
                 fold.apply(record)
@@ -179,6 +185,38 @@ def test_whatever_the_interleaving_the_log_is_given_in_order_each_record_once(
     fold, _cut = world.fold_to(len(world.log))
     if fold.position is not None:
         assert found == (fold.position, fold.state())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    actions=ACTIONS,
+    odd=st.lists(st.integers(0, 80), min_size=1, max_size=3),
+    base=st.none() | st.integers(1, 20),
+    channel=st.sampled_from(["ticker", "trades", "book"]),
+)
+def test_behind_a_record_that_cannot_be_read_the_chain_begins_anew_wherever_it_stands(
+    actions: list[tuple[str, str | int]], odd: list[int], base: int | None, channel: str
+) -> None:
+    world = World(channel)
+    world.base_at = base
+    for at, (name, argument) in enumerate(actions):
+        if at in odd:
+            world.publish("unknown")
+            world.publish("late")
+        getattr(world, name)(argument)
+    world.publish("unknown")
+    world.settle()
+    assert world.replica.head is None
+    generation = world.replica.generation
+    assert generation > 0
+    world.publish("late")
+    for _ in range(3):
+        world.publish("tick")
+    world.settle()
+    assert world.replica.generation == generation
+    assert world.emitted[-4:] == world.log[-4:]
+    # A book is whole only where its beginning is known.
+    assert (world.replica.state() is None) == (channel == "book")
 
 
 @given(count=st.integers(1, 30), base=st.booleans())
