@@ -20,6 +20,7 @@ from tools.simulator.faults import FaultRequest, NotPossible
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.simulator.replay import BadCapture
 from tools.simulator.server import Limits
+from tools.simulator.traffic import TRAFFICS
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,12 @@ def _faults(text: str | None) -> FaultRequest | None:
     "and level2_batch gets.",
 )
 @click.option("--depth", default=200, type=click.IntRange(min=5), help="Book levels a side.")
+@click.option(
+    "--traffic",
+    default="plain",
+    type=click.Choice(list(TRAFFICS)),
+    help="venue: bursts, batches, steps and times as measured on the venue; plain: one by one.",
+)
 @click.option(
     "--deep",
     multiple=True,
@@ -176,6 +183,7 @@ def simulate(
     seed: int,
     rate: float,
     depth: int,
+    traffic: str,
     deep: tuple[str, ...],
     untraded: str,
     capture: Path | None,
@@ -218,6 +226,7 @@ def simulate(
         seed=seed,
         rate=rate,
         depth=depth,
+        traffic=TRAFFICS[traffic],
         depths=_depths(deep),
         untraded=_untraded(untraded, products),
         capture=capture,

@@ -18,11 +18,13 @@ from tools.simulator.faults import FaultRequest, MessageFaults
 from tools.simulator.feed_protocol import FeedProtocol
 from tools.simulator.hub import Hub
 from tools.simulator.market import MarketModel, ModelSettings
+from tools.simulator.messages import FULL, LEVEL3
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.simulator.pumps import pump_model, pump_replay
 from tools.simulator.replay import ReplayMarket, load_capture
 from tools.simulator.server import Limits, Surface
 from tools.simulator.switches import FaultSwitches
+from tools.simulator.traffic import PLAIN, Traffic
 from tools.simulator.venue import ProductState, Venue, online
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,8 @@ log = structlog.get_logger(__name__)
 class ExchangeConfig:
     """How to run it; the defaults are the venue's own limits and a lively market.
 
-    `untraded` products have no orders and no trades. `paced` False stops the market's clock: only
+    `depth` None gives each product the levels it has on the venue. `untraded` products have no
+    orders and no trades. `paced` False stops the market's clock: only
     `advance` moves it, at once, which makes tests independent of time. `credentials` None opens the
     channels that need a signature to everybody. `capture` replays a recording instead of the model,
     at `speed` times its own pace (0: as fast as the clients read), beginning `settle_s` after the
@@ -44,9 +47,10 @@ class ExchangeConfig:
     products: Sequence[str] = DEFAULT_PRODUCTS
     seed: int = 1
     rate: float = 200.0
-    depth: int = 200
+    depth: int | None = 200
     depths: Mapping[str, int] = field(default_factory=dict)
     untraded: Collection[str] = ()
+    traffic: Traffic = PLAIN
     paced: bool = True
     start_us: int | None = None
     credentials: Credentials | None = field(default_factory=Credentials)
@@ -158,6 +162,7 @@ class SimulatedExchange:
                 depth=config.depth,
                 depths=config.depths,
                 untraded=config.untraded,
+                traffic=config.traffic,
             )
             self._model = MarketModel(settings, start)
             venue = self._model
@@ -168,6 +173,10 @@ class SimulatedExchange:
         self._surface = Surface(
             venue, self.hub, config.limits, config.credentials, self.apply, self.report
         )
+        if isinstance(venue, MarketModel):
+            venue.write_orders_for(
+                lambda name: self.hub.wanted((FULL, name)) or self.hub.wanted((LEVEL3, name))
+            )
         market = venue if isinstance(venue, MarketModel) else None
         self._switches = FaultSwitches(self.hub, self._surface, market)
 
@@ -210,6 +219,13 @@ class SimulatedExchange:
     def advance(self, seconds: float) -> None:
         """Move an unpaced or paused market on and send what happened; clients read it later."""
         self.hub.dispatch(self.model.advance(self.model.now_us + round(seconds * SECOND)))
+
+    def settle(self) -> None:
+        """Send the level 2 changes that wait for their batch, so that clients can hold `state`.
+
+        The market must stand still (unpaced or paused) for that to last.
+        """
+        self.hub.dispatch(self.model.cut_batches())
 
     def control(self, **faults: Any) -> dict[str, Any]:
         """Set faults as `POST /_control/faults` does: `control(drop={"count": 3})`.

@@ -6,8 +6,9 @@ from itertools import islice
 from random import Random
 
 from services.common.domain.book import BUY, SELL
-from tools.simulator.matching import Event, Half, OrderBook
+from tools.simulator.matching import Activated, Event, Half, Order, OrderBook
 from tools.simulator.products import Product
+from tools.simulator.traffic import PLAIN, Traffic
 
 # How far the initial ladder reaches from the middle, as a share of the price.
 _LADDER_SPAN = 0.05
@@ -16,39 +17,74 @@ _NEAR = 2e-5
 _VOLATILITY = 4e-6
 # A side is not eaten below this many levels; new orders come instead.
 _MIN_LEVELS = 4
+# Levels that stand close together at the touch, as they do on the venue.
+_CLOSE = 6
+# From so many levels on a tenth of them is far away, asks up to so many times the price.
+_DEEP = 1_000
+_FARTHEST = 2_000
+
+
+def _far_levels(levels: int) -> int:
+    return levels // 10 if levels >= _DEEP else 0
 
 
 class OrderFlow:
-    """Keeps about `depth` levels a side around a fair price that wanders.
+    """Keeps about so many levels a side around a fair price that wanders.
 
     `quiet()` is one order event that does not trade (a new order, a cancellation, a smaller size);
     `trade()` is one order that does.
     """
 
-    def __init__(self, product: Product, rng: Random, depth: int) -> None:
+    def __init__(
+        self, product: Product, rng: Random, depths: tuple[int, int], traffic: Traffic = PLAIN
+    ) -> None:
+        """`depths` are the levels of bids and of asks."""
         self._scale = product.scale()
         self._rng = rng
-        self._depth = depth
+        self._depths = {BUY: depths[0], SELL: depths[1]}
+        self._traffic = traffic
         self._fair = float(self._scale.start)
         self._near = max(1.0, self._fair * _NEAR)
-        self._step = max(1, int(self._fair * _LADDER_SPAN / max(1, depth)))
         self.book = OrderBook()
         self._build()
 
     def _build(self) -> None:
-        start = self._scale.start
+        start, rng = self._scale.start, self._rng
         for side, sign in ((BUY, -1), (SELL, 1)):
-            distance = 0
-            for index in range(self._depth):
-                # The first levels stand close together, as they do on the venue.
-                reach = self._step if index > 5 else max(1, int(self._near / 4))
-                distance += self._rng.randint(1, max(1, reach * 2 - 1))
-                price = start + sign * distance
-                if price < 1:
-                    break
-                for _ in range(self._rng.choice((1, 1, 1, 2, 3))):
-                    self.book.limit(self._id(), side, price, self._resting_size(price))
-        self.book.touched.clear()
+            prices = [start + sign * each for each in self._ladder(self._depths[side])]
+            self.book.place(
+                Order(self._id(), side, price, self._resting_size(price))
+                for price in [each for each in prices if each >= 1] + self._far(side, prices)
+                for _ in range(rng.choice((1, 1, 1, 1, 2)))
+            )
+
+    def _ladder(self, levels: int) -> list[int]:
+        """Distances of the levels around the middle, ascending.
+
+        They stand close together at the touch, then evenly as far as `_LADDER_SPAN`.
+        """
+        rng = self._rng
+        near = max(1, int(self._near / 4))
+        step = max(1, int(self._fair * _LADDER_SPAN / max(1, levels)))
+        found: list[int] = []
+        distance = 0
+        for index in range(levels - _far_levels(levels)):
+            distance += rng.randint(1, 2 * near if index < _CLOSE else max(1, step * 2 - 1))
+            found.append(distance)
+        return found
+
+    def _far(self, side: str, prices: list[int]) -> list[int]:
+        """Prices of a deep book's last levels, wherever somebody once hoped for."""
+        count = _far_levels(self._depths[side])
+        last = prices[-1] if prices else 0
+        if not count or last < 1:
+            return []
+        rng = self._rng
+        if side == BUY:
+            found = {int(last ** rng.random()) for _ in range(count)}
+            return sorted((each for each in found if each < last), reverse=True)
+        found = {int(last * _FARTHEST ** rng.random()) for _ in range(count)}
+        return sorted(each for each in found if each > last)
 
     def _id(self) -> str:
         text = f"{self._rng.getrandbits(128):032x}"
@@ -69,7 +105,8 @@ class OrderFlow:
         rng = self._rng
         side = BUY if rng.random() < 0.5 else SELL
         half = self.book.half(side)
-        surplus = (len(half) - self._depth) / self._depth
+        depth = self._depths[side]
+        surplus = (len(half) - depth) / max(1, depth)
         chance = rng.random()
         if len(half) > _MIN_LEVELS and chance < 0.45 + surplus:
             best = half.first()
@@ -78,12 +115,24 @@ class OrderFlow:
                 order_id = next(reversed(best.orders))
                 return self.book.cancel(order_id)
             order = half.orders[rng.randrange(len(half.orders))]
+            if self._traffic.modified and rng.random() < self._traffic.modified:
+                price = self._quote(side)
+                free = self.book.collecting or not self.book.crosses(side, price)
+                if free and price != order.price:
+                    return self.book.move(order.id, price)
             if order.size > 2 * self._scale.lot and rng.random() < 0.05:
                 lots = order.size // 2 // self._scale.lot
                 return self.book.resize(order.id, lots * self._scale.lot)
             return self.book.cancel(order.id)
         price = self._quote(side)
         return self.book.limit(self._id(), side, price, self._resting_size(price))
+
+    def flicker(self) -> list[Event]:
+        """An order that is withdrawn as soon as it rests."""
+        side = self._rng.choice((BUY, SELL))
+        price, order_id = self._quote(side), self._id()
+        events = self.book.limit(order_id, side, price, self._resting_size(price))
+        return events + self.book.cancel(order_id)
 
     def _quote(self, side: str) -> int:
         """A price that does not trade."""
@@ -92,7 +141,7 @@ class OrderFlow:
         if rng.random() < 0.75:
             distance = rng.expovariate(1 / (self._near * 3))
         else:
-            distance = rng.random() * self._step * self._depth
+            distance = rng.random() * self._fair * _LADDER_SPAN
         price = max(1, round(self._fair + sign * (self._near / 2 + distance)))
         if not self.book.collecting and self.book.crosses(side, price):
             best = self.book.half(SELL if side == BUY else BUY).best or price
@@ -119,7 +168,11 @@ class OrderFlow:
         price = ask if side == BUY else bid
         size = self._scale.notional_size(rng.lognormvariate(5.5, 1.8), price)
         if rng.random() < 0.7:
-            return self.book.market(self._id(), side, min(size, self._reachable(half)))
+            order_id, size = self._id(), min(size, self._reachable(half))
+            stopped: list[Event] = []
+            if self._traffic.activated and rng.random() < self._traffic.activated:
+                stopped.append(Activated(order_id, side, price, size))
+            return stopped + self.book.market(order_id, side, size)
         reach = rng.randrange(1 + int(self._near))
         limit = max(1, price + reach if side == BUY else price - reach)
         return self.book.limit(self._id(), side, limit, size)

@@ -1,16 +1,18 @@
 """The simulated market: a seeded discrete-event model of a whole exchange. Pure, no clock.
 
 `advance(to)` plays everything up to that time, in time order: orders arrive at random (Poisson),
-level 2 batches are cut each 50 ms, heartbeats fall on whole seconds. All channels, REST and the
-control endpoint are read from the same books, so they agree at every instant. What happens depends
-on the seed, the start and the settings alone, not on how the time is cut into calls.
+level 2 batches are cut each 50 ms or so, heartbeats fall on whole seconds. All channels, REST and
+the control endpoint are read from the same books, so they agree at every instant. What happens
+depends on the seed, the start and the settings alone, not on how the time is cut into calls.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from heapq import heapify, heapreplace
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -19,9 +21,9 @@ from tools.simulator.clock import SECOND
 from tools.simulator.messages import STATUS, Outgoing
 from tools.simulator.product_market import ProductMarket
 from tools.simulator.products import DELISTED, Product, product
+from tools.simulator.traffic import PLAIN, Traffic
 from tools.simulator.venue import ProductState, status
 
-BATCH_US = 50_000
 TICKER_BATCH_US = 5 * SECOND
 STATUS_US = 5 * SECOND
 # Orders that only change the book, for each one that trades.
@@ -37,7 +39,8 @@ class ModelSettings:
     """How the market is built.
 
     `rate`: messages a second, about, that a client of ticker, matches, heartbeat and level2_batch
-    gets for all products together. `depth`: levels a side; `depths` overrides it by product.
+    gets for all products together. `depth`: levels a side, None: as many as the product has on the
+    venue; `depths` overrides it by product.
     `history`: trades a product had before the start. `untraded`: products that have no orders and
     no trades, now or later.
     """
@@ -45,10 +48,11 @@ class ModelSettings:
     products: Sequence[str]
     seed: int = 1
     rate: float = 200.0
-    depth: int = 200
+    depth: int | None = 200
     depths: Mapping[str, int] | None = None
     history: int = 200
     untraded: Collection[str] = ()
+    traffic: Traffic = PLAIN
 
 
 class MarketModel:
@@ -61,14 +65,20 @@ class MarketModel:
         self._now = start_us
         self._rng = Random(f"{settings.seed}:schedule")
         depths = settings.depths or {}
+
+        def levels(each: Product) -> tuple[int, int]:
+            depth = depths.get(each.id, settings.depth)
+            return each.levels if depth is None else (depth, depth)
+
         self._markets = [
             ProductMarket(
                 each,
                 Random(f"{settings.seed}:{each.id}"),
-                depth=depths.get(each.id, settings.depth),
+                depths=levels(each),
                 start_us=start_us,
                 history=settings.history,
                 untraded=each.id in settings.untraded,
+                traffic=settings.traffic,
             )
             for each in listed
         ]
@@ -82,9 +92,10 @@ class MarketModel:
         self._trade_weights = list(accumulate(trade_weights))
         self._quiet_weights = list(accumulate(_quiet_rate(each) for each in trade_weights))
         self._next_order = self._after_pause(start_us)
-        # Products take turns inside the 50 ms, so that batches do not come all at once.
-        self._turn_us = max(1, BATCH_US // max(1, len(self._markets)))
-        self._turn = start_us // self._turn_us + 1
+        # Products take turns, so that batches do not come all at once: (time, index) of each.
+        turn_us = settings.traffic.batch_us // max(1, len(self._markets))
+        self._batches = [(start_us + 1 + turn_us * i, i) for i in range(len(self._markets))]
+        heapify(self._batches)
 
     @property
     def now_us(self) -> int:
@@ -104,7 +115,7 @@ class MarketModel:
         out: list[Outgoing] = []
         second = (self._now // SECOND + 1) * SECOND
         while True:
-            batch = self._turn * self._turn_us
+            batch = self._batches[0][0]
             auction = min(self._auctions.values(), default=_NEVER_US)
             at = min(self._next_order, batch, second, auction)
             if at > to_us:
@@ -113,13 +124,10 @@ class MarketModel:
             if at == auction:
                 self._end_auctions([n for n, end in self._auctions.items() if end == at], at, out)
             elif at == self._next_order:
-                self._order(at, out)
                 self._next_order = self._after_pause(at)
+                self._order(at, out)
             elif at == batch:
-                market = self._markets[self._turn % len(self._markets)]
-                if self._listed(market):
-                    market.cut_batch(out)
-                self._turn += 1
+                self._cut_batch(at, out)
             else:
                 self._on_second(second, out)
                 second += SECOND
@@ -131,7 +139,16 @@ class MarketModel:
         weights = self._trade_weights if trades else self._quiet_weights
         (market,) = self._rng.choices(self._markets, cum_weights=weights)
         if self._listed(market):
-            market.order(at, trades=trades, out=out)
+            # A burst ends before whatever comes next, so that no product's time goes back.
+            room = min(self._next_order, self._batches[0][0], (at // SECOND + 1) * SECOND) - at
+            market.order(at, room, trades=trades, out=out)
+
+    def _cut_batch(self, at: int, out: list[Outgoing]) -> None:
+        _, index = self._batches[0]
+        market = self._markets[index]
+        heapreplace(self._batches, (at + market.next_batch_us(), index))
+        if self._listed(market):
+            market.cut_batch(out)
 
     def _listed(self, market: ProductMarket) -> bool:
         return market.product.id not in self._delisted
@@ -145,6 +162,19 @@ class MarketModel:
                 market.ticker_batch(out)
         if at % STATUS_US == 0:
             out.append(Outgoing((STATUS,), "", "status", status(self.products)))
+
+    def cut_batches(self) -> list[Outgoing]:
+        """The level 2 changes that still wait for their batch, now."""
+        out: list[Outgoing] = []
+        for market in self._markets:
+            if self._listed(market):
+                market.cut_batch(out)
+        return out
+
+    def write_orders_for(self, wanted: Callable[[str], bool]) -> None:
+        """Write orders that never rest only for products of which `wanted` says so."""
+        for name, market in self._by_id.items():
+            market.orders_wanted = partial(wanted, name)
 
     def begin_auction(self, product_ids: Iterable[str], for_us: int) -> None:
         """Collect orders of these products for so long. Raises KeyError for an unknown one."""

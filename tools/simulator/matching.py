@@ -6,7 +6,7 @@ but in an auction: what could trade does, before anything rests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,7 +57,26 @@ class Resized(NamedTuple):
     new_size: int
 
 
-Event = Received | Opened | Done | Matched | Resized
+class Moved(NamedTuple):
+    """A resting order whose owner changed its price."""
+
+    order_id: str
+    side: str
+    old_price: int
+    new_price: int
+    size: int
+
+
+class Activated(NamedTuple):
+    """A stop order that became an order; its `Received` follows."""
+
+    order_id: str
+    side: str
+    stop_price: int
+    size: int
+
+
+Event = Received | Opened | Done | Matched | Resized | Moved | Activated
 Touched = tuple[str, int]
 
 
@@ -117,6 +136,17 @@ class Half:
         level.size += order.size
         order.slot = len(self.orders)
         self.orders.append(order)
+
+    def add_all(self, orders: Iterable[Order]) -> None:
+        """`add` for many at once, which sorts only once."""
+        levels = dict(self.levels)
+        for order in orders:
+            level = levels.setdefault(self._sign * order.price, Level())
+            level.orders[order.id] = order
+            level.size += order.size
+            order.slot = len(self.orders)
+            self.orders.append(order)
+        self.levels = SortedDict(levels)
 
     def remove(self, order: Order) -> None:
         key = self._sign * order.price
@@ -209,6 +239,20 @@ class OrderBook:
         self.touched[order.side, order.price] = None
         return [event]
 
+    def move(self, order_id: str, new_price: int) -> list[Event]:
+        """Change a resting order's price, which costs its priority.
+
+        Raises:
+            KeyError: no such order rests.
+            ValueError: it would trade there.
+        """
+        order = self._orders[order_id]
+        if not self.collecting and self.crosses(order.side, new_price):
+            raise ValueError(f"order {order_id} would trade at {new_price}")
+        self._off(order)
+        self._rest(Order(order_id, order.side, new_price, order.size))
+        return [Moved(order_id, order.side, order.price, new_price, order.size)]
+
     def uncross(self) -> list[Event]:
         """End an auction: everything that crosses trades, at one price."""
         self.collecting = False
@@ -265,6 +309,13 @@ class OrderBook:
                 half.reduce(maker, maker.size - amount)
                 self.touched[maker.side, best] = None
         return size
+
+    def place(self, orders: Iterable[Order]) -> None:
+        """Let orders rest that trade with nothing, without a word; for the book's beginning."""
+        placed = list(orders)
+        self._orders.update((order.id, order) for order in placed)
+        for half in (self.bids, self.asks):
+            half.add_all(order for order in placed if order.side == half.side)
 
     def _rest(self, order: Order) -> None:
         self._orders[order.id] = order

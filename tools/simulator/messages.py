@@ -124,6 +124,35 @@ class Resize(msgspec.Struct, tag_field="type", tag="change", frozen=True):
     time: str
 
 
+class Modify(msgspec.Struct, tag_field="type", tag="change", frozen=True):
+    """A resting order moved to another price by its owner."""
+
+    reason: str
+    order_id: str
+    side: str
+    old_size: str
+    new_size: str
+    old_price: str
+    new_price: str
+    product_id: str
+    sequence: int
+    time: str
+
+
+class Activate(msgspec.Struct, tag_field="type", tag="activate", frozen=True):
+    """A stop order became active. It has neither a sequence nor a time, as on the venue."""
+
+    product_id: str
+    timestamp: str
+    order_id: str
+    stop_type: str
+    side: str
+    stop_price: str
+    size: str
+    funds: str
+    private: bool = True
+
+
 class Status(msgspec.Struct, tag_field="type", tag="status", frozen=True):
     products: list[dict[str, Any]]
     currencies: list[dict[str, Any]]
@@ -144,7 +173,7 @@ class Error(msgspec.Struct, tag_field="type", tag="error", frozen=True, omit_def
     reason: str | None = None
 
 
-OrderEvent = Received | Open | Done | Match | Resize
+OrderEvent = Received | Open | Done | Match | Resize | Modify
 
 TICKER = "ticker"
 TICKER_BATCH = "ticker_batch"
@@ -184,6 +213,11 @@ def level3_row(event: OrderEvent) -> list[str]:
             return [
                 *("change", product, sequence),
                 *(event.order_id, event.price, event.new_size, time),
+            ]
+        case Modify():
+            return [
+                *("change", product, sequence),
+                *(event.order_id, event.new_price, event.new_size, time),
             ]
         case _:
             return ["noop", product, sequence, time]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from services.common.domain.book import BUY
 from tools.simulator.clock import SECOND, iso6
 from tools.simulator.flow import OrderFlow
-from tools.simulator.matching import Done, Event, Matched, Opened, Received, Resized
+from tools.simulator.matching import (
+    Activated,
+    Done,
+    Event,
+    Matched,
+    Moved,
+    Opened,
+    Received,
+    Resized,
+)
 from tools.simulator.messages import (
     FULL,
     HEARTBEAT,
@@ -17,10 +27,12 @@ from tools.simulator.messages import (
     MATCHES,
     TICKER,
     TICKER_BATCH,
+    Activate,
     Change,
     Heartbeat,
     L2Update,
     Match,
+    Modify,
     Open,
     OrderEvent,
     Outgoing,
@@ -28,8 +40,9 @@ from tools.simulator.messages import (
 )
 from tools.simulator.messages import Done as DoneMessage
 from tools.simulator.messages import Received as ReceivedMessage
-from tools.simulator.products import Product, size_text, trim
+from tools.simulator.products import SIZE_UNIT, Product, size_text, trim
 from tools.simulator.tape import Tape
+from tools.simulator.traffic import MAX_BATCH, PLAIN, Traffic
 from tools.simulator.venue import Figures, L2Row, ProductState, ticker_of
 
 # A ticker usually precedes its match in this share of trades, as on the venue.
@@ -46,16 +59,21 @@ class ProductMarket:
         product: Product,
         rng: Random,
         *,
-        depth: int,
+        depths: tuple[int, int],
         start_us: int,
         history: int,
         untraded: bool = False,
+        traffic: Traffic = PLAIN,
     ) -> None:
         """`untraded`: nothing was ever traded or ordered, and nothing will be."""
         self.product = product
         self._rng = rng
         self._scale = product.scale()
-        self._flow = OrderFlow(product, rng, 0 if untraded else depth)
+        self._flow = OrderFlow(product, rng, (0, 0) if untraded else depths, traffic)
+        self._traffic = traffic
+        # Who asks for the order events of `full` and `level3`; fleeting orders are written for them
+        # only, because there are many.
+        self.orders_wanted: Callable[[], bool] = lambda: True
         self.tape = Tape()
         self._sequence = rng.randrange(10_000_000_000, 140_000_000_000)
         self._trade_id = rng.randrange(10_000_000, 1_000_000_000)
@@ -89,14 +107,43 @@ class ProductMarket:
             side = rng.choice(("buy", "sell"))
             self._record_trade(Matched(maker, taker, side, price, size), at)
 
-    def order(self, at: int, *, trades: bool, out: list[Outgoing]) -> None:
-        """Let the next order of the flow arrive."""
-        self._emit(self._flow.trade() if trades else self._flow.quiet(), at, out)
+    def order(self, at: int, room_us: int, *, trades: bool, out: list[Outgoing]) -> None:
+        """Let the next order of the flow arrive, or the next few, within `room_us`."""
+        self._fleeting(at, out)
+        if trades:
+            self._emit(self._flow.trade(), at, out)
+            return
+        rng, traffic = self._rng, self._traffic
+        for number in range(min(traffic.burst(rng), MAX_BATCH - len(self._changed)) or 1):
+            if number and rng.random() >= traffic.same_time:
+                at, room_us = at + 1, room_us - 1
+            if room_us <= 0:
+                break
+            flickers = traffic.flicker and rng.random() < traffic.flicker
+            self._emit(self._flow.flicker() if flickers else self._flow.quiet(), at, out)
+
+    def _fleeting(self, at: int, out: list[Outgoing]) -> None:
+        """Orders that are refused or withdrawn before they rest."""
+        count = self._traffic.fleeting(self._rng)
+        if not self.orders_wanted():
+            self._sequence += 2 * count
+            return
+        for _ in range(count):
+            order_id = f"00000000-0000-4000-a000-{self._sequence:012x}"
+            price = self._scale.start
+            for event in (
+                Received(order_id, BUY, SIZE_UNIT, price),
+                Done(order_id, BUY, price, SIZE_UNIT, "canceled"),
+            ):
+                self._emit_order_event(self._message(event, at), out)
 
     def _emit(self, events: list[Event], at: int, out: list[Outgoing]) -> None:
         fills = sum(isinstance(event, Matched) for event in events)
         coalesce = fills > 1 and self._rng.random() < _TICKER_COALESCED
         for event in events:
+            if isinstance(event, Activated):
+                out.append(self._activate(event, at))
+                continue
             message = self._message(event, at)
             ticker = None
             if isinstance(message, Match):
@@ -124,12 +171,28 @@ class ProductMarket:
         out.append(Outgoing(channels, name, kind, message))
         out.append(Outgoing((LEVEL3,), name, LEVEL3, message))
 
+    def _activate(self, event: Activated, at: int) -> Outgoing:
+        size = trim(size_text(event.size))
+        message = Activate(
+            product_id=self.product.id,
+            timestamp=f"{at / SECOND:.6f}",
+            order_id=event.order_id,
+            stop_type="entry" if event.side == BUY else "loss",
+            side=event.side,
+            stop_price=self._scale.trimmed_price(event.stop_price),
+            size=size,
+            funds="0",
+        )
+        return Outgoing((FULL,), self.product.id, "activate", message)
+
     def _message(self, event: Event, at: int) -> OrderEvent:
         if isinstance(event, Matched):
             return self._record_trade(event, at)
         self._sequence += 1
         name, sequence, time, scale = self.product.id, self._sequence, iso6(at), self._scale
         match event:
+            case Activated():
+                raise TypeError("an activated stop order has no number")
             case Received():
                 return ReceivedMessage(
                     order_id=event.order_id,
@@ -157,6 +220,20 @@ class ProductMarket:
                     time=time,
                     price=scale.trimmed_price(event.price) if event.price is not None else None,
                     remaining_size=trim(size_text(event.remaining)) if rested else None,
+                )
+            case Moved():
+                size = trim(size_text(event.size))
+                return Modify(
+                    reason="modify_order",
+                    order_id=event.order_id,
+                    side=event.side,
+                    old_size=size,
+                    new_size=size,
+                    old_price=scale.trimmed_price(event.old_price),
+                    new_price=scale.trimmed_price(event.new_price),
+                    product_id=name,
+                    sequence=sequence,
+                    time=time,
                 )
             case Resized():
                 return Resize(
@@ -218,6 +295,10 @@ class ProductMarket:
         if self._flow.book.collecting:
             self._emit(self._flow.book.uncross(), at, out)
 
+    def next_batch_us(self) -> int:
+        """How long to wait before the next batch is cut."""
+        return self._traffic.pause_us(self._rng)
+
     def renumber(self) -> None:
         """Begin sequences and trade ids anew, far below; former trades are gone from REST."""
         self._sequence = self._rng.randrange(1, 1000)
@@ -225,6 +306,9 @@ class ProductMarket:
         self.tape = Tape()
 
     def heartbeat(self, at: int, out: list[Outgoing]) -> None:
+        late = self._traffic.late_beats
+        if late and self._rng.random() < late:
+            at += 1
         beat = Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
         out.append(Outgoing((HEARTBEAT,), self.product.id, "heartbeat", beat))
 

@@ -14,13 +14,18 @@ SIZE_UNIT = 10**SIZE_DECIMALS
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One trading pair. `price` is where its market starts; `weight` its share of all activity."""
+    """One trading pair. `price` is where its market starts; `weight` its share of all activity.
+
+    `levels`: bids and asks of a usual book. Those of BTC-USD and ETH-USD were measured, the others
+    are in proportion to snapshots of small products (5 to 40 kB).
+    """
 
     id: str
     price: str
     quote_increment: str
     base_increment: str
     weight: float
+    levels: tuple[int, int] = (200, 300)
     status: str = "online"
     auction: bool = False
 
@@ -92,26 +97,26 @@ def size_text(size: int) -> str:
 
 
 LISTED = (
-    Product("BTC-USD", "63514.60", "0.01", "0.00000001", 20.0),
-    Product("ETH-USD", "1774.93", "0.01", "0.00000001", 14.0),
-    Product("SOL-USD", "142.31", "0.01", "0.00000001", 9.0),
-    Product("XRP-USD", "2.1450", "0.0001", "0.000001", 7.0),
-    Product("DOGE-USD", "0.17423", "0.00001", "0.1", 5.0),
-    Product("ADA-USD", "0.6712", "0.0001", "0.00000001", 4.0),
-    Product("AVAX-USD", "21.35", "0.01", "0.00000001", 3.5),
-    Product("LINK-USD", "14.215", "0.001", "0.01", 3.5),
-    Product("LTC-USD", "84.12", "0.01", "0.00000001", 3.0),
-    Product("BCH-USD", "402.51", "0.01", "0.00000001", 2.5),
-    Product("DOT-USD", "3.984", "0.001", "0.00000001", 2.5),
-    Product("UNI-USD", "7.021", "0.001", "0.000001", 2.5),
-    Product("AAVE-USD", "262.43", "0.01", "0.001", 2.0),
-    Product("XLM-USD", "0.251234", "0.000001", "0.00000001", 2.0),
-    Product("SHIB-USD", "0.00001243", "0.00000001", "1", 2.0),
-    Product("ATOM-USD", "4.207", "0.001", "0.01", 1.5),
-    Product("NEAR-USD", "2.413", "0.001", "0.001", 1.5),
-    Product("SUI-USD", "3.1045", "0.0001", "0.1", 1.5),
-    Product("BTC-EUR", "58411.27", "0.01", "0.00000001", 1.5),
-    Product("ETH-BTC", "0.02795", "0.00001", "0.00000001", 1.0),
+    Product("BTC-USD", "63514.60", "0.01", "0.00000001", 20.0, (15_278, 27_112)),
+    Product("ETH-USD", "1774.93", "0.01", "0.00000001", 14.0, (5_578, 17_190)),
+    Product("SOL-USD", "142.31", "0.01", "0.00000001", 9.0, (2_400, 5_200)),
+    Product("XRP-USD", "2.1450", "0.0001", "0.000001", 7.0, (1_800, 3_900)),
+    Product("DOGE-USD", "0.17423", "0.00001", "0.1", 5.0, (1_500, 3_200)),
+    Product("ADA-USD", "0.6712", "0.0001", "0.00000001", 4.0, (900, 1_800)),
+    Product("AVAX-USD", "21.35", "0.01", "0.00000001", 3.5, (600, 1_100)),
+    Product("LINK-USD", "14.215", "0.001", "0.01", 3.5, (600, 1_100)),
+    Product("LTC-USD", "84.12", "0.01", "0.00000001", 3.0, (600, 1_200)),
+    Product("BCH-USD", "402.51", "0.01", "0.00000001", 2.5, (500, 900)),
+    Product("DOT-USD", "3.984", "0.001", "0.00000001", 2.5, (500, 800)),
+    Product("UNI-USD", "7.021", "0.001", "0.000001", 2.5, (400, 700)),
+    Product("AAVE-USD", "262.43", "0.01", "0.001", 2.0, (400, 700)),
+    Product("XLM-USD", "0.251234", "0.000001", "0.00000001", 2.0, (500, 900)),
+    Product("SHIB-USD", "0.00001243", "0.00000001", "1", 2.0, (500, 800)),
+    Product("ATOM-USD", "4.207", "0.001", "0.01", 1.5, (300, 500)),
+    Product("NEAR-USD", "2.413", "0.001", "0.001", 1.5, (300, 400)),
+    Product("SUI-USD", "3.1045", "0.0001", "0.1", 1.5, (400, 600)),
+    Product("BTC-EUR", "58411.27", "0.01", "0.00000001", 1.5, (800, 1_200)),
+    Product("ETH-BTC", "0.02795", "0.00001", "0.00000001", 1.0, (300, 400)),
 )
 # Real venues keep these in their product list for ever and refuse every other call on them.
 DELISTED = (

@@ -12,7 +12,6 @@ from services.common.stream.broker import Broker
 from services.common.wire import RawRecord, ResyncBody
 from services.ingestor.testing.rig import raw_records
 from tools.simulator import SimulatedExchange
-from tools.simulator.market import BATCH_US
 
 
 class _Update(msgspec.Struct):
@@ -52,17 +51,12 @@ def true_book(exchange: SimulatedExchange, product: str) -> Book:
 
 
 async def check_books(broker: Broker, exchange: SimulatedExchange, products: Sequence[str]) -> None:
-    """The folded log equals the model's book, at the instants at which the model sends a batch.
+    """The folded log equals the model's book, once every change was sent.
 
-    The market must stand still (unpaced or paused); `products` are all of the exchange's.
+    The market must stand still (unpaced or paused).
     """
-    model = exchange.model
-    turn_us = BATCH_US // len(products)
-    for index, product in enumerate(products):
-        turn = model.now_us // turn_us + 1
-        while turn % len(products) != index:
-            turn += 1
-        exchange.advance((turn * turn_us - model.now_us) / 1e6)
+    exchange.settle()
+    for product in products:
         truth = true_book(exchange, product)
         async with asyncio.timeout(20):
             while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling

@@ -15,6 +15,7 @@ from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.ingestor.venues.level3 import CELLS, differences
 from tools.simulator.market import MarketModel, ModelSettings
 from tools.simulator.messages import FULL, LEVEL3, LEVEL3_SCHEMA
+from tools.simulator.traffic import PLAIN, VENUE, Traffic
 
 TIME = "2026-07-07T22:58:17.050195Z"
 MICROS = 1_783_465_097_050_195
@@ -95,9 +96,11 @@ def test_no_row_is_worse_than_malformed(cells: list[object]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 5))
-def test_rows_and_messages_of_full_say_the_same_of_every_market(seed: int, seconds: int) -> None:
-    model = MarketModel(ModelSettings(["BTC-USD"], seed, depth=20), MICROS)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from((PLAIN, VENUE)))
+def test_rows_and_messages_of_full_say_the_same_of_every_market(
+    seed: int, seconds: int, traffic: Traffic
+) -> None:
+    model = MarketModel(ModelSettings(["BTC-USD"], seed, depth=20, traffic=traffic), MICROS)
     state = model.state("BTC-USD", orders=True)
     rows = [
         [(price, size, order_id) for side, price, size, order_id in state.orders or () if side == s]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -9,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.domain.book import Book
-from tools.simulator.clock import SECOND
+from tools.simulator.clock import SECOND, parse_iso
 from tools.simulator.market import MarketModel, ModelSettings, plan_rates
 from tools.simulator.messages import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, Outgoing
 from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.traffic import MAX_BATCH, PLAIN, VENUE, Traffic
 
 START = 1_750_000_000_123_456
 PRODUCTS = ("BTC-USD", "DOGE-USD", "SHIB-USD")
@@ -39,28 +41,38 @@ def book_of(model: MarketModel, product: str) -> Book:
     return book
 
 
+traffics = st.sampled_from((PLAIN, VENUE))
 seeds = st.integers(0, 10_000)
 cuts = st.lists(st.integers(1, 400_000), min_size=1, max_size=12)
 
 
 @settings(max_examples=25, deadline=None)
-@given(seeds, cuts)
-def test_what_happens_does_not_depend_on_how_the_time_is_cut(seed: int, steps: list[int]) -> None:
-    whole, cut = market(seed), market(seed)
+@given(seeds, cuts, traffics)
+def test_what_happens_does_not_depend_on_how_the_time_is_cut(
+    seed: int, steps: list[int], traffic: Traffic
+) -> None:
+    whole, cut = market(seed, traffic=traffic), market(seed, traffic=traffic)
     in_one = whole.advance(START + sum(steps))
     in_parts = [message for step in steps for message in cut.advance(cut.now_us + step)]
     assert [each.encoded() for each in in_one] == [each.encoded() for each in in_parts]
 
 
 @settings(max_examples=25, deadline=None)
-@given(seeds, cuts)
-def test_order_events_of_a_product_are_numbered_without_a_hole(seed: int, steps: list[int]) -> None:
-    model = market(seed)
+@given(seeds, cuts, traffics)
+def test_order_events_of_a_product_are_numbered_without_a_hole(
+    seed: int, steps: list[int], traffic: Traffic
+) -> None:
+    model = market(seed, traffic=traffic)
     before = {name: model.state(name).sequence for name in PRODUCTS}
     out = [message for step in steps for message in model.advance(model.now_us + step)]
     for name in PRODUCTS:
         for channel in (FULL, LEVEL3):
-            numbers = [int(str(_sequence(each))) for each in on_raw(channel, out, name)]
+            numbers = [
+                int(str(_sequence(each)))
+                for each in on_raw(channel, out, name)
+                # A stop order's activation is the one event without a number.
+                if not (isinstance(each, dict) and each["type"] == "activate")
+            ]
             assert numbers == list(range(before[name] + 1, model.state(name).sequence + 1))
 
 
@@ -77,9 +89,11 @@ def _sequence(message: object) -> object:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seeds, cuts)
-def test_trades_are_numbered_without_a_hole_and_kept(seed: int, steps: list[int]) -> None:
-    model = market(seed)
+@given(seeds, cuts, traffics)
+def test_trades_are_numbered_without_a_hole_and_kept(
+    seed: int, steps: list[int], traffic: Traffic
+) -> None:
+    model = market(seed, traffic=traffic)
     before = {name: model.state(name).last_trade for name in PRODUCTS}
     out = [message for step in steps for message in model.advance(model.now_us + step)]
     for name in PRODUCTS:
@@ -93,9 +107,11 @@ def test_trades_are_numbered_without_a_hole_and_kept(seed: int, steps: list[int]
 
 
 @settings(max_examples=25, deadline=None)
-@given(seeds, cuts)
-def test_folding_level2_gives_the_market_s_book(seed: int, steps: list[int]) -> None:
-    model = market(seed)
+@given(seeds, cuts, traffics)
+def test_folding_level2_gives_the_market_s_book(
+    seed: int, steps: list[int], traffic: Traffic
+) -> None:
+    model = market(seed, traffic=traffic)
     books = {name: book_of(model, name) for name in PRODUCTS}
     for step in steps:
         out = model.advance(model.now_us + step)
@@ -107,11 +123,14 @@ def test_folding_level2_gives_the_market_s_book(seed: int, steps: list[int]) -> 
 
 
 @settings(max_examples=15, deadline=None)
-@given(seeds)
-def test_after_every_batch_the_fold_of_the_batches_is_the_book_of_that_instant(seed: int) -> None:
-    model = market(seed)
+@given(seeds, traffics)
+def test_after_every_batch_the_fold_of_the_batches_is_the_book_of_that_instant(
+    seed: int, traffic: Traffic
+) -> None:
+    model = market(seed, traffic=traffic)
     single = {name: book_of(model, name) for name in PRODUCTS}
     batched = {name: book_of(model, name) for name in PRODUCTS}
+    model.write_orders_for(lambda _name: False)
     batches = 0
     for message in model.advance(START + SECOND):
         if message.channels == (LEVEL2,):
@@ -124,11 +143,14 @@ def test_after_every_batch_the_fold_of_the_batches_is_the_book_of_that_instant(s
 
 
 @settings(max_examples=15, deadline=None)
-@given(seeds)
+@given(seeds, traffics)
 def test_a_batch_names_each_level_once_buys_first_and_is_dated_by_its_newest_change(
     seed: int,
+    traffic: Traffic,
 ) -> None:
-    out = market(seed, rate=600).advance(START + SECOND)
+    model = market(seed, rate=600, traffic=traffic)
+    model.write_orders_for(lambda _name: False)
+    out = model.advance(START + SECOND)
     newest: dict[str, str] = {}
     for message in out:
         if message.channels == (LEVEL2,):
@@ -225,3 +247,96 @@ def test_all_message_types_of_the_order_channel_occur() -> None:
 def test_a_deep_book_makes_a_snapshot_of_a_megabyte() -> None:
     model = market(products=("BTC-USD",), depth=21_000)
     assert len(msgspec.json.encode(model.state("BTC-USD").snapshot())) > 1_050_000
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[int(len(values) * share)]
+
+
+def test_the_venue_s_traffic_is_what_was_measured_there() -> None:
+    """The bounds are those of the recording, with room for another minute than that one."""
+    names = ("BTC-USD", "ETH-USD")
+    model = market(products=names, rate=50, depth=1000, traffic=VENUE)
+    model.write_orders_for(lambda _name: False)
+    held = {name: book_of(model, name) for name in names}
+    sizes: list[float] = []
+    gaps: list[float] = []
+    deletes = unknown = 0
+    steps: list[float] = []
+    beats: list[bool] = []
+    last: dict[str, dict[str, int]] = defaultdict(dict)
+    singles: dict[str, list[str]] = defaultdict(list)
+    for message in model.advance(START + 120 * SECOND):
+        before = last[message.product]
+        if message.channels == (LEVEL2,):
+            singles[message.product].append(str(decoded(message)["time"]))
+        elif message.channels == (LEVEL2_BATCH,):
+            update = decoded(message)
+            changes = update["changes"]
+            assert isinstance(changes, list)
+            sizes.append(len(changes))
+            at = parse_iso(str(update["time"]))
+            gaps.append(at - before.get("batch", at))
+            before["batch"] = at
+            for change in changes:
+                levels = len(held[message.product])
+                held[message.product].apply([change])
+                gone = change[2] == "0.00000000"
+                deletes += gone
+                unknown += gone and len(held[message.product]) == levels
+        elif message.type == "match":
+            number = message.sequence or 0
+            steps.append(number - before.get("match", number))
+            before["match"] = number
+        elif message.type == "heartbeat":
+            beats.append(str(decoded(message)["time"]).endswith(".000001Z"))
+    assert 100 < max(sizes) <= MAX_BATCH
+    assert 2 <= quantile(sizes, 0.5) <= 8
+    assert 50_000 < quantile(gaps, 0.5) < 110_000
+    assert max(gaps) > 200_000
+    assert 0.1 < unknown / deletes < 0.35
+    assert max(steps) > 1_000
+    assert 5 <= quantile(steps, 0.5) <= 60
+    assert 0.1 < sum(beats) / len(beats) < 0.3
+    same = [a == b for times in singles.values() for a, b in itertools.pairwise(times)]
+    assert 0.08 < sum(same) / len(same) < 0.25
+
+
+def test_books_are_as_large_as_the_venue_s() -> None:
+    model = market(products=DEFAULT_PRODUCTS, depth=None, traffic=VENUE)
+    levels = {name: model.state(name) for name in DEFAULT_PRODUCTS}
+    assert len(levels["BTC-USD"].bids) > 14_000
+    assert len(levels["BTC-USD"].asks) > 26_000
+    assert 1_000_000 < len(msgspec.json.encode(levels["BTC-USD"].snapshot())) < 1_500_000
+    small = [len(msgspec.json.encode(levels[name].snapshot())) for name in DEFAULT_PRODUCTS[5:]]
+    assert min(small) > 5_000
+    assert max(small) < 100_000
+    # Somebody always hopes: the last levels are far from the price.
+    assert float(levels["BTC-USD"].bids[-1][0]) < 1
+    assert float(levels["BTC-USD"].asks[-1][0]) > 10_000_000
+
+
+def test_orders_that_never_rest_move_the_sequence_whether_they_are_written_or_not() -> None:
+    written, unwritten = market(traffic=VENUE), market(traffic=VENUE)
+    unwritten.write_orders_for(lambda _name: False)
+    first, second = (model.advance(START + 2 * SECOND) for model in (written, unwritten))
+    public = [
+        [each.encoded() for each in out if not {FULL, LEVEL3} & set(each.channels)]
+        for out in (first, second)
+    ]
+    assert public[0] == public[1]
+    assert len(second) < len(first)
+    assert [written.state(each).sequence for each in PRODUCTS] == [
+        unwritten.state(each).sequence for each in PRODUCTS
+    ]
+
+
+def test_moved_and_activated_orders_occur() -> None:
+    model = market(rate=300, traffic=VENUE)
+    model.write_orders_for(lambda _name: False)
+    out = model.advance(START + 10 * SECOND)
+    moves = [m for m in (decoded(e) for e in out if e.type == "change") if "new_price" in m]
+    assert moves
+    assert all(m["reason"] == "modify_order" and m["new_price"] != m["old_price"] for m in moves)
+    (activated, *_) = (decoded(each) for each in out if each.type == "activate")
+    assert not {"sequence", "time"} & activated.keys()
