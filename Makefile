@@ -138,8 +138,8 @@ conformance: $(STAMP) ## Does a client keep the protocol's rule? [CLIENT=python|
 .PHONY: bench-crash bench-cluster
 bench-crash: $(STAMP) ## A normalizer killed 20 times under load writes what an undisturbed one writes
 	@NORMALIZER_KILLS=20 $(PY) -m pytest -q services/normalizer/tests/test_service.py -k killed
-bench-cluster: $(STAMP) ## A cluster's stream leader stepped down and killed 3 times under load
-	@CLUSTER_KILLS=3 $(PY) -m pytest -q services/common/tests/test_stream_nats_cluster.py
+bench-cluster: $(STAMP) ## A cluster's stream leader stepped down and killed under load [STEP_DOWNS=40 KILLS=10]
+	@CLUSTER_STEP_DOWNS=$(or $(STEP_DOWNS),40) CLUSTER_KILLS=$(or $(KILLS),10) $(PY) -m pytest -q services/common/tests/test_stream_nats_cluster.py
 
 ##@ Run one service (configured by environment)
 .PHONY: run-ingestor run-normalizer run-snapshotter run-gateway

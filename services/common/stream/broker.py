@@ -124,7 +124,21 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class PublisherStats:
-    """Counters since the publisher was opened; `in_flight` and `bytes_in_flight` are now."""
+    """Counters since the publisher was opened; `in_flight` and what follows are now.
+
+    Attributes:
+        sent: records taken.
+        stored: of these, stored by this publisher.
+        duplicates: of these, found stored already.
+        lost: of these, and of what was acknowledged of late, found missing beneath a newer record
+            of their subject, where they can no longer be stored in order.
+        retried: sent once more.
+        in_flight: not known to be stored.
+        bytes_in_flight: the same in bytes.
+        stalled_s: how long the oldest of these has been waited for: since it was taken, or since
+            the one before it was stored. 0 when there is none.
+        trouble: what is in the way of storing, as the server or the connection said it.
+    """
 
     sent: int
     stored: int
@@ -132,6 +146,9 @@ class PublisherStats:
     retried: int
     in_flight: int
     bytes_in_flight: int
+    stalled_s: float = 0.0
+    trouble: str | None = None
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

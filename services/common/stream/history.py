@@ -9,6 +9,7 @@ newer. Pure, and bounded in records and bytes: the oldest go first.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 import msgspec
 
@@ -48,6 +49,12 @@ class History:
         self._bytes += size
         while len(self._kept) > self._max_records or self._bytes > self._max_bytes:
             self._bytes -= self._kept.popleft().size
+
+    def forget(self, records: Collection[Record]) -> None:
+        """Keep these no longer; they are those that `of` answered."""
+        gone = {id(record) for record in records}
+        self._kept = deque(kept for kept in self._kept if id(kept.record) not in gone)
+        self._bytes = sum(kept.size for kept in self._kept)
 
     def logs(self) -> list[str]:
         return list(dict.fromkeys(kept.log for kept in self._kept))

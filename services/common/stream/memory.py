@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from services.common.errors import (
     BrokerClosed,
@@ -32,6 +33,7 @@ from services.common.stream.broker import (
     Record,
 )
 from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
+from services.common.stream.publish_window import PublishWindow
 from services.common.stream.worker import Bell
 from services.common.subjects import log_of
 
@@ -62,14 +64,17 @@ class MemoryServer:
 
     def start(self) -> None:
         self.running = True
+        self._changed()
+        self.bell.ring()
+
+    def when_changed(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once: at the next `start`, or when a log is made."""
+        self._resume.append(resume)
+
+    def _changed(self) -> None:
         waiting, self._resume = self._resume, []
         for resume in waiting:
             resume()
-        self.bell.ring()
-
-    def when_started(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, at the next `start`."""
-        self._resume.append(resume)
 
     def stop(self) -> None:
         """Answer nobody until `start`."""
@@ -85,6 +90,7 @@ class MemoryServer:
         if log is None:
             self._newest_epoch = max(self._newest_epoch + 1, time.time_ns() // 1000)
             log = self._logs[spec.log] = MemoryLog(spec, self._newest_epoch)
+            self._changed()
         log.spec = spec
         return log
 
@@ -208,16 +214,19 @@ class MemoryPart:
         self._broker.server.bell.ring()
 
 
+class _Held(msgspec.Struct, gc=False, eq=False):
+    record: Record
+    size: int
+    ticket: int = 0
+    taken_at: float = 0.0
+
+
 class _MemoryPublisher(MemoryPart, Publisher):
     """Stores in the loop's next turn, so that a window can fill and callers meet real waiting."""
 
     def __init__(self, broker: MemoryBroker, max_records: int, max_bytes: int) -> None:
         super().__init__(broker, "publisher")
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._window: deque[Record] = deque()
-        self._bytes = 0
-        self._sent = self._stored = self._duplicates = 0
+        self._window = PublishWindow[_Held](max_records, max_bytes, broker.server.clock)
         self._due = False
 
     async def send(self, record: Record) -> int:
@@ -231,54 +240,52 @@ class _MemoryPublisher(MemoryPart, Publisher):
         if size > self._broker.server.max_payload:
             raise RecordTooLarge(record.subject, size, self._broker.server.max_payload)
         self._broker.check_known(log_of(record.subject))
-        full = len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
-        if self._window and full:
+        if not self._window.has_room(size):
             return None
-        self._window.append(record)
-        self._bytes += size
-        self._sent += 1
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._store)
-        return self._sent
+        return self._window.take(_Held(record, size))
 
     def _store(self) -> None:
         server = self._broker.server
         if self._closed or self._broker.closed:
             return
-        if not server.running:
-            server.when_started(self._store)
-            return
-        self._due = False
         try:
             self._append(server.clock())
+            self._due = False
+        except BrokerUnavailable as error:
+            # It stays the oldest, and is tried first when there is something to store it in.
+            self._window.trouble = error.reason
+            server.when_changed(self._store)
         except Exception as error:  # noqa: BLE001 - whoever waits is told, as by a worker
             self.fail(error)
+        self._window.release()
         server.bell.ring()
 
     def _append(self, now: float) -> None:
-        while self._window:
-            record = self._window.popleft()
-            log = self._broker.log(log_of(record.subject))
-            self._bytes -= len(record.payload)
-            if not log.append(record, now):
-                self._duplicates += 1
-            self._stored += 1
+        """Raises BrokerUnavailable when the oldest record's log is not there."""
+        window = self._window
+        while window.items:
+            record = window.items[0].record
+            name = log_of(record.subject)
+            log = self._broker.log(name)
+            stored = log.append(record, now)
+            window.let_go()
+            if stored:
+                window.stored += 1
+            elif log.had(record):
+                window.duplicates += 1
+            else:
+                window.say_lost(name, [record])
 
     async def durable(self, ticket: int) -> None:
-        while self._stored < ticket:
+        while self._window.horizon < ticket:
             self._check()
             await self._broker.server.bell.wait()
 
     def stats(self) -> PublisherStats:
-        return PublisherStats(
-            sent=self._sent,
-            stored=self._stored - self._duplicates,
-            duplicates=self._duplicates,
-            retried=0,
-            in_flight=len(self._window),
-            bytes_in_flight=self._bytes,
-        )
+        return self._window.stats()
 
 
 class _MemoryGroupMember(MemoryPart, GroupSubscription):

@@ -64,7 +64,7 @@ class MemoryLog:
         return self._records[0].seq if self._records else self.last_seq + 1
 
     def append(self, record: Record, now: float) -> bool:
-        """Store a record; False when its subject already holds this position or a later one."""
+        """Store a record; False when its subject has had this position or a later one."""
         held = self._subjects.get(record.subject)
         if held is None:
             held = self._subjects[record.subject] = _Subject()
@@ -77,6 +77,14 @@ class MemoryLog:
         self._records.append(stored)
         self._trim(now)
         return True
+
+    def had(self, record: Record) -> bool:
+        """Whether it is there, or may have been before the oldest that is retained."""
+        held = self._subjects[record.subject]
+        if held.purged and not (held.records and record.position >= held.records[0].position):
+            return True
+        at = bisect_left(held.records, record.position, key=lambda stored: stored.position)
+        return at < len(held.records) and held.records[at].position == record.position
 
     def _trim(self, now: float) -> None:
         retention = self.spec.retention_s

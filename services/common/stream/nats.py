@@ -151,9 +151,7 @@ class NatsBroker(Broker):
         return self._own(
             NatsPublisher(
                 Link(self._options, "publisher"),
-                specs=self._streams.specs,
-                prepare=self._streams.state,
-                last=self._streams.last,
+                self._streams,
                 known_limit=self._limit,
                 max_records=max_records,
                 max_bytes=max_bytes,

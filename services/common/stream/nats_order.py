@@ -2,7 +2,9 @@
 
 A connection that breaks is not the only way to lose a record: a stream's leader may die while the
 connection to another server stands, and the server may refuse one record and take the next. What
-was sent after the lost record must then not be stored, or it would stand before it for ever. Pure.
+was sent after the lost record must then not be stored, or it would stand before it for ever. So a
+lane of which the server refused anything gives out nothing more, whoever asks: what is stored has
+to be looked up first, and the next session has lanes of its own. Pure.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class Lane[T]:
         self.shared = shared
         # The id of the newest record that the server has acknowledged here.
         self.newest = ""
+        self.refused = False
         self._ready: deque[tuple[str, T]] = deque()
         self._sent_last = ""
         self._opening = ""
@@ -41,7 +44,7 @@ class Lane[T]:
     @property
     def idle(self) -> bool:
         """Whether a shared lane has nothing to send and nothing on its way."""
-        return not self._ready and not self._behind
+        return not self.refused and not self._ready and not self._behind
 
     def put(self, subject: str, identity: str, item: T, _size: int) -> None:
         """Take the next record of the log."""
@@ -58,7 +61,7 @@ class Lane[T]:
 
         The id is "" where any may be.
         """
-        if not self._ready or self._opening:
+        if self.refused or not self._ready or self._opening:
             return None
         identity, item = self._ready.popleft()
         if self.shared:
@@ -82,6 +85,10 @@ class Lane[T]:
             else:
                 del self._behind[subject]
 
+    def refuse(self) -> None:
+        """The server has refused a record: nothing more is given out."""
+        self.refused = True
+
 
 class BatchLane[T]:
     """One log's records within one connection, in batches of which all is stored or nothing.
@@ -94,13 +101,14 @@ class BatchLane[T]:
     shared = False
 
     def __init__(self) -> None:
+        self.refused = False
         self._ready: deque[tuple[T, int]] = deque()
         self._sent: list[T] = []
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to send and nothing on its way."""
-        return not self._ready and not self._sent
+        return not self.refused and not self._ready and not self._sent
 
     def put(self, _subject: str, _identity: str, item: T, size: int) -> None:
         """Take the next record of the log."""
@@ -108,7 +116,7 @@ class BatchLane[T]:
 
     def next(self, max_records: int, max_bytes: int) -> list[T]:
         """The batch that may go out now: at least one record where there is any; else empty."""
-        if self._sent:
+        if self.refused or self._sent:
             return []
         total = 0
         while self._ready and len(self._sent) < max_records:
@@ -120,10 +128,24 @@ class BatchLane[T]:
             self._sent.append(item)
         return list(self._sent)
 
-    def answered(self) -> list[T]:
-        """The server has answered the batch that was on its way; its records."""
+    def stored(self, last: T) -> list[T]:
+        """The server has stored the batch that ends with `last`; its records.
+
+        Empty when that batch is not the one on its way: a late or a second answer says nothing of
+        the batch that is.
+        """
+        if not self._sent or self._sent[-1] != last:
+            return []
         sent, self._sent = self._sent, []
         return sent
+
+    def refuse(self, last: T) -> list[T]:
+        """The server has refused the batch that ends with `last`; its records, as in `stored`.
+
+        Nothing more is given out.
+        """
+        self.refused = True
+        return list(self._sent) if self._sent and self._sent[-1] == last else []
 
 
 class _Contention(NamedTuple):

@@ -23,10 +23,12 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
     """A record that was taken and is not known to be stored.
 
     Attributes:
-        ticket: below 0 for a record that is written again.
+        ticket: below 0 for a record that is written again; the window's otherwise.
         headers: the record's own.
         size: of the whole message, bytes, at most.
+        taken_at: by the window's clock.
         sent: it was sent before, on this connection or an earlier one.
+        lost: it cannot be stored any more, as a newer record of its subject is.
         refused: in a batch of which the server had a record; so it has not stored this one now.
         epoch: of the log that stored it.
         lane: the one it was put into last.
@@ -37,20 +39,26 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
     identity: str
     headers: str
     size: int
+    taken_at: float = 0.0
     sent: bool = False
     stored: bool = False
+    lost: bool = False
     refused: bool = False
     epoch: int = 0
     lane: Any = None
 
 
-def in_flight(ticket: int, record: Record) -> InFlight:
-    """Raises ValueError when one of the record's own headers has an impossible name."""
+def in_flight(record: Record) -> InFlight:
+    """A record without a ticket.
+
+    Raises:
+        ValueError: one of the record's own headers has an impossible name.
+    """
     identity = message_id(record.subject, record.position)
     own = header_block(record.headers).decode() if record.headers else ""
     # A character of a header takes four bytes at most.
     size = len(record.payload) + 4 * len(own) + len(identity) + _MOST_ADDED
-    return InFlight(ticket, record, identity, own, size)
+    return InFlight(0, record, identity, own, size)
 
 
 def append_message(frames: list[bytes], item: InFlight, inbox: str, follows: str) -> int:

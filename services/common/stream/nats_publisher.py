@@ -8,8 +8,9 @@ in order before anything newer. Four things keep that exact:
 - no record is stored while an older one of its subject is not (see `nats_order`: by naming the
   record before, or in batches of which all is stored or nothing);
 - the server drops what it has already stored (`Nats-Msg-Id`) inside the duplicate window;
-- before resending, each subject's newest stored position is read, and what is not above it counts
-  as stored: so an outage longer than the duplicate window doubles nothing;
+- before resending, each record is looked for in the log at its own position (see
+  `nats_readback`): so an outage longer than the duplicate window doubles nothing, and what is not
+  there never counts as stored, whatever newer the log has;
 - that read is answered by the stream itself, so nothing is sent into a server whose streams are
   still being recovered.
 """
@@ -17,32 +18,26 @@ in order before anything newer. Four things keep that exact:
 from __future__ import annotations
 
 import asyncio
-import heapq
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
 
 from services.common.errors import BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import (
-    LogSpec,
-    Message,
-    Position,
-    Publisher,
-    PublisherStats,
-    Record,
-)
+from services.common.stream.broker import Position, Publisher, PublisherStats, Record
 from services.common.stream.history import History
 from services.common.stream.nats_acks import Acks
 from services.common.stream.nats_frames import status_of
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_order import BatchLane, Contended
 from services.common.stream.nats_outgoing import InFlight, in_flight
-from services.common.stream.nats_session import Session
-from services.common.stream.nats_streams import LogState
+from services.common.stream.nats_readback import Fate, ReadBack, read_back
+from services.common.stream.nats_session import Confirmed, Session
+from services.common.stream.nats_streams import LogState, Streams
+from services.common.stream.publish_window import PublishWindow
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
 
@@ -67,39 +62,26 @@ class NatsPublisher(Worker, Publisher):
 
     Args:
         link: this publisher's own connection; closed with it.
-        specs: of the logs that were ensured.
-        prepare: makes sure that a log exists and answers; returns its state.
-        last: the newest stored record of a subject.
+        streams: the logs.
         known_limit: the server's largest message, bytes.
+        max_records: B2.
+        max_bytes: B2.
     """
 
     def __init__(
-        self,
-        link: Link,
-        *,
-        specs: Mapping[str, LogSpec],
-        prepare: Callable[[Connection, str], Awaitable[LogState]],
-        last: Callable[[Connection, str], Awaitable[Message | None]],
-        known_limit: int,
-        max_records: int,
-        max_bytes: int,
+        self, link: Link, streams: Streams, *, known_limit: int, max_records: int, max_bytes: int
     ) -> None:
         super().__init__("publisher")
         self._link = link
-        self._specs = specs
-        self._prepare = prepare
-        self._last = last
+        self._streams = streams
         self._limit = known_limit
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._window: deque[InFlight] = deque()
+        self._window = PublishWindow[InFlight](max_records, max_bytes, time.monotonic)
         self._by_ticket: dict[int, InFlight] = {}
         self._unsent: deque[InFlight] = deque()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._waits = 0
-        self._bytes = 0
-        self._sent = self._stored = self._duplicates = self._retried = self._horizon = 0
         self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
+        self._confirmed: dict[str, Confirmed] = {}
+        # Logs of which acknowledged records may be gone, until they are written again.
+        self._incomplete: set[str] = set()
         self._contended = Contended()
         self._again = 0
         # Batches cut short since the last one that was stored.
@@ -115,39 +97,26 @@ class NatsPublisher(Worker, Publisher):
     def offer(self, record: Record) -> int | None:
         if self.ended:
             self.check_open()
-        item = in_flight(self._sent + 1, record)
+        item = in_flight(record)
         size = item.size
         if size > self._limit:
             raise RecordTooLarge(record.subject, size, self._limit)
         window = self._window
-        if window and (len(window) >= self._max_records or self._bytes + size > self._max_bytes):
+        if not window.has_room(size):
             return None
-        self._sent = ticket = item.ticket
-        window.append(item)
+        ticket = window.take(item)
         self._by_ticket[ticket] = item
         self._unsent.append(item)
-        self._bytes += size
         self._wake.set()
         return ticket
 
     async def durable(self, ticket: int) -> None:
-        if ticket <= self._horizon:
-            return
-        self.check_open()
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits += 1
-        heapq.heappush(self._waiting, (ticket, self._waits, waiter))
-        await waiter
+        if ticket > self._window.horizon:
+            self.check_open()
+            await self._window.done(ticket)
 
     def stats(self) -> PublisherStats:
-        return PublisherStats(
-            sent=self._sent,
-            stored=self._stored,
-            duplicates=self._duplicates,
-            retried=self._retried,
-            in_flight=len(self._window),
-            bytes_in_flight=self._bytes,
-        )
+        return self._window.stats()
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -155,10 +124,7 @@ class NatsPublisher(Worker, Publisher):
 
     def _end(self) -> None:
         super()._end()
-        for _, _, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(self.why_ended())
-        self._waiting.clear()
+        self._window.end(self.why_ended)
 
     # ------------------------------------------------------------------ sending
 
@@ -166,11 +132,12 @@ class NatsPublisher(Worker, Publisher):
         attempt = 0
         while True:
             connection = await self._link.connected()
-            session = Session(connection, self._prepare, self._contended)
+            session = Session(connection, self._streams.state, self._contended)
             try:
                 await self._serve(connection, session)
             except BrokerUnavailable as error:
                 attempt = 0 if session.acked else attempt + 1
+                self._window.trouble = error.reason
                 log.warning(
                     "publisher_interrupted",
                     reason=error.reason,
@@ -179,6 +146,8 @@ class NatsPublisher(Worker, Publisher):
                 )
             self._advance(session)
             session.over = True
+            for name, confirmed in session.confirmed():
+                self._confirm(name, confirmed)
             # On the old connection something unacked could still be on its way.
             connection.lose()
             await asyncio.sleep(backoff_s(attempt))
@@ -198,14 +167,14 @@ class NatsPublisher(Worker, Publisher):
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
         self._advance(session)
-        self._unsent = deque(item for item in self._window if not item.stored)
-        self._retried += sum(item.sent for item in self._unsent)
+        self._unsent = deque(item for item in self._window.items if not item.stored)
+        self._window.retried += sum(item.sent for item in self._unsent)
         watched, seen = self._front(), asyncio.get_running_loop().time()
         while True:
             self._wake.clear()
             await self._send_unsent(connection, session)
             session.check()
-            await self._wait(ACK_TIMEOUT_S / 4 if self._window else None)
+            await self._wait(ACK_TIMEOUT_S / 4 if self._window.items else None)
             now = asyncio.get_running_loop().time()
             # The oldest is what counts: where subjects do not wait for each other, one record can
             # be lost while all others are acknowledged.
@@ -215,7 +184,7 @@ class NatsPublisher(Worker, Publisher):
                 raise BrokerUnavailable(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
 
     def _front(self) -> int | None:
-        return self._window[0].ticket if self._window else None
+        return self._window.items[0].ticket if self._window.items else None
 
     async def _wait(self, timeout_s: float | None) -> None:
         try:
@@ -234,51 +203,118 @@ class NatsPublisher(Worker, Publisher):
             await connection.drain()
             # The loop is given back, so that acks are read while a long backlog is sent.
             await asyncio.sleep(0)
-            session.check()
+
+    # ------------------------------------------------------------------ looking up what is stored
 
     async def _reconcile(self, connection: Connection, session: Session) -> None:
-        """Find out what the log has of what was sent to it before."""
-        newest: dict[str, Position | None] = {}
-
-        async def stored(record: Record) -> bool:
-            subject = record.subject
-            if subject not in newest:
-                await session.epoch(log_of(subject))
-                message = await self._last(connection, subject)
-                newest[subject] = None if message is None else message.position
-            held = newest[subject]
-            return held is not None and record.position <= held
-
+        """Find out what the logs have of what was sent to them before."""
+        window = self._window
         # Those that were being written again are in the history still, and are found there.
-        self._window = deque(item for item in self._window if item.ticket > 0)
-        self._by_ticket = {item.ticket: item for item in self._window}
-        lost: list[Record] = []
-        for name in self._history.logs():
-            epoch = await session.epoch(name)
-            spec = self._specs.get(name)
-            retention = _DEFAULT_RETENTION_S if spec is None else spec.retention_s
-            kept = self._history.of(name, epoch, retention, time.monotonic())
-            lost += [record for record in kept if not await stored(record)]
-        for item in list(self._window):
-            if not item.sent:
+        self._incomplete |= {log_of(i.record.subject) for i in window.items if i.ticket < 0}
+        window.items = deque(item for item in window.items if item.ticket > 0)
+        self._by_ticket = {item.ticket: item for item in window.items}
+        sent: dict[str, list[InFlight]] = {name: [] for name in self._history.logs()}
+        for item in window.items:
+            if item.sent:
+                sent.setdefault(log_of(item.record.subject), []).append(item)
+        again: list[Record] = []
+        for name, items in sent.items():
+            state = await session.state(name)
+            kept: list[Record] = []
+            if not await self._is_whole(connection, name, state):
+                self._incomplete.add(name)
+            if name in self._incomplete:
+                spec = self._streams.specs.get(name)
+                retention = _DEFAULT_RETENTION_S if spec is None else spec.retention_s
+                kept = self._history.of(name, state.epoch, retention, time.monotonic())
+            elif all(item.stored for item in items):
                 continue
-            there = await stored(item.record)
-            if there and not item.stored:
-                item.epoch = await session.epoch(log_of(item.record.subject))
-                self._mark_stored(item, duplicate=item.refused)
-            elif item.stored and not there:
-                # Acknowledged out of turn, and lost since.
-                item.stored = False
-                self._stored -= 1
-        if lost:
-            log.warning("log_tail_written_again", records=len(lost))
-        for record in reversed(lost):
+            else:
+                items = [item for item in items if not item.stored]
+            found = await self._look_up(connection, state, [*kept, *(i.record for i in items)])
+            again += self._judge_kept(name, kept, found)
+            self._judge_sent(name, items, state, found)
+        # From here on what is missing of them is in the window.
+        self._incomplete.clear()
+        if again:
+            log.warning("log_tail_written_again", records=len(again))
+        for record in reversed(again):
             self._again -= 1
-            item = in_flight(self._again, record)
+            item = in_flight(record)
+            item.ticket, item.taken_at = self._again, time.monotonic()
             # Not one of those that the window's bound counts.
             item.size = 0
-            self._window.appendleft(item)
+            window.items.appendleft(item)
             self._by_ticket[item.ticket] = item
+
+    async def _is_whole(self, connection: Connection, name: str, state: LogState) -> bool:
+        """Whether the log has all that it acknowledged here.
+
+        Logs lose their end and nothing else, so the newest such record stands for all.
+        """
+        held = self._confirmed.get(name)
+        if held is None or held.epoch != state.epoch:
+            return held is None
+        if state.first > held.seq:
+            # Gone by age or size, and everything before it.
+            return state.last >= held.seq
+        there = await self._streams.next(connection, name, held.subject, held.seq, state.epoch)
+        return there is not None and (there.seq, there.position) == (held.seq, held.position)
+
+    async def _look_up(
+        self, connection: Connection, state: LogState, records: Sequence[Record]
+    ) -> dict[str, ReadBack]:
+        wanted: dict[str, list[Position]] = {}
+        for record in records:
+            wanted.setdefault(record.subject, []).append(record.position)
+        return {
+            subject: await read_back(self._streams, connection, state, subject, sorted(positions))
+            for subject, positions in wanted.items()
+        }
+
+    def _judge_kept(
+        self, name: str, kept: Sequence[Record], found: Mapping[str, ReadBack]
+    ) -> list[Record]:
+        """Which of the acknowledged records have to be written again."""
+        fates = [found[record.subject].fate(record.position) for record in kept]
+        gone = [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.LOST]
+        if gone:
+            self._history.forget(gone)
+            self._window.say_lost(name, gone)
+        return [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.MISSING]
+
+    def _judge_sent(
+        self, name: str, items: Sequence[InFlight], state: LogState, found: Mapping[str, ReadBack]
+    ) -> None:
+        """Mark which of the window's records are stored."""
+        gone: list[Record] = []
+        for item in items:
+            record = item.record
+            back = found[record.subject]
+            fate = back.fate(record.position)
+            if fate is Fate.MISSING:
+                if item.stored:
+                    # Acknowledged out of turn, and lost since.
+                    item.stored = False
+                    self._window.stored -= 1
+                continue
+            if fate is Fate.LOST:
+                gone.append(record)
+                item.lost = item.stored = True
+                continue
+            item.epoch = state.epoch
+            if fate is Fate.STORED:
+                seq = back.found[record.position]
+                self._confirm(name, Confirmed(state.epoch, seq, record.subject, record.position))
+            if not item.stored:
+                self._mark_stored(item, duplicate=item.refused)
+        if gone:
+            self._window.say_lost(name, gone)
+
+    def _confirm(self, name: str, confirmed: Confirmed) -> None:
+        held = self._confirmed.get(name)
+        if held is None or confirmed[:2] >= held[:2]:
+            self._confirmed[name] = confirmed
 
     # ------------------------------------------------------------------ acks
 
@@ -291,20 +327,23 @@ class NatsPublisher(Worker, Publisher):
         if item is None or item.stored:
             return
         lane = item.lane
+        duplicate = b'"duplicate"' in data
         if isinstance(lane, BatchLane):
             self._cut_short = 0
-            items = lane.answered()
+            items = lane.stored(item)
             if len(items) > 1 and b'"batch"' not in data:
                 # A server that knows no batches; it has taken each record by itself, or none.
                 self._contend(log_of(item.record.subject), "no batches")
-                session.trouble = "the server takes no batches"
-                self._wake.set()
-                return
-            for each in items:
-                self._mark_stored(each, duplicate=b'"duplicate"' in data)
-        else:
-            self._mark_stored(item, duplicate=b'"duplicate"' in data)
+                session.fail("the server takes no batches")
+                items = []
+            if items and session.acknowledged(items, data, duplicate=duplicate):
+                for each in items:
+                    self._mark_stored(each, duplicate=duplicate)
+        elif session.acknowledged([item], data, duplicate=duplicate):
+            self._mark_stored(item, duplicate=duplicate)
             lane.stored(item.record.subject, item.identity)
+        if session.trouble is not None:
+            self._wake.set()
         if not session.advancing:
             # Once for all acks that arrived together.
             session.advancing = True
@@ -316,16 +355,17 @@ class NatsPublisher(Worker, Publisher):
         item = self._by_ticket.get(ticket)
         self._wake.set()
         reason = data.decode(errors="replace")[:300] or status_of(headers)
-        session.trouble = f"not stored: {reason}"
+        session.fail(f"not stored: {reason}")
         lane = None if item is None else item.lane
         if item is None or lane is None:
             return
         if isinstance(lane, BatchLane):
             had = _STORED_ALREADY in data
-            for each in lane.answered():
+            for each in lane.refuse(item):
                 each.refused = had
             contended = self._gives_up_batches(data)
         else:
+            lane.refuse()
             # The log's newest is not the one it should be: somebody else's, or one was lost.
             last = _WRONG_LAST.search(reason)
             contended = last is not None and last[1] not in ("", lane.newest)
@@ -352,9 +392,9 @@ class NatsPublisher(Worker, Publisher):
         item.stored = True
         if item.ticket > 0:
             if duplicate:
-                self._duplicates += 1
+                self._window.duplicates += 1
             else:
-                self._stored += 1
+                self._window.stored += 1
 
     def _advance(self, session: Session) -> None:
         """Let go of the window's stored front."""
@@ -363,19 +403,14 @@ class NatsPublisher(Worker, Publisher):
             # What is stored is being looked into.
             return
         window, by_ticket = self._window, self._by_ticket
+        items = window.items
         now = time.monotonic()
-        while window and window[0].stored:
-            gone = window.popleft()
-            ticket = gone.ticket
-            self._bytes -= gone.size
-            del by_ticket[ticket]
-            if ticket > 0:
-                self._horizon = ticket
+        while items and items[0].stored:
+            gone = window.let_go()
+            del by_ticket[gone.ticket]
+            if gone.ticket > 0 and not gone.lost:
                 self._history.add(gone.record, gone.size, gone.epoch, now)
-        while self._waiting and self._waiting[0][0] <= self._horizon:
-            waiter = heapq.heappop(self._waiting)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+        window.release()
         self.changed.ring()
         # What waited for one of these may go out.
         self._wake.set()

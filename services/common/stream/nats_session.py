@@ -1,12 +1,19 @@
-"""One connection's life as a publisher sees it: which logs, in which lanes, and what may go out."""
+"""One connection's life as a publisher sees it: which logs, in which lanes, and what may go out.
+
+A session in trouble gives out nothing, whoever asks. What was refused may be stored after all, or
+be lost for good, and until that is looked up (by the next session) nothing may go past it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
+from services.common.stream.broker import Position
 from services.common.stream.nats_link import Connection
 from services.common.stream.nats_order import BatchLane, Contended, Lane
 from services.common.stream.nats_outgoing import InFlight, append_batch, append_message
@@ -18,6 +25,30 @@ _WRITE_BYTES = 64 * 1024
 # Of a batch: the server takes 1,000 records, and holds them in memory until the last one.
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 1024 * 1024
+_SEQUENCE = re.compile(rb'"seq": ?(\d{1,19})')
+
+
+class Confirmed(NamedTuple):
+    """The newest record that a log acknowledged, and its place there."""
+
+    epoch: int
+    seq: int
+    subject: str
+    position: Position
+
+
+class _Mark:
+    """The newest acknowledgements of a log: of what was stored now, and of what was there before.
+
+    They are read when somebody asks. `highest` is a sequence that the next one must exceed.
+    """
+
+    __slots__ = ("duplicate", "highest", "stored")
+
+    def __init__(self, highest: int) -> None:
+        self.highest = highest
+        self.stored: tuple[InFlight, bytes] | None = None
+        self.duplicate: tuple[InFlight, bytes] | None = None
 
 
 class Session:
@@ -50,18 +81,25 @@ class Session:
         self._prepare = prepare
         self._contended = contended
         self._logs: dict[str, LogState] = {}
+        self._marks: dict[str, _Mark] = {}
         self._lanes: dict[str, Lane[InFlight] | BatchLane[InFlight]] = {}
         self._batches = 0
 
-    async def epoch(self, log: str) -> int:
-        """The log's epoch, as it was when the log was first needed here."""
+    async def state(self, log: str) -> LogState:
+        """The log's state, as it was when the log was first needed here."""
         state = self._logs.get(log)
         if state is None:
             state = self._logs[log] = await self._prepare(self._connection, log)
-        return state.epoch
+            self._marks[log] = _Mark(state.last)
+        return state
 
     async def take(self, unsent: deque[InFlight]) -> None:
-        """Hand each record to its log's lane."""
+        """Hand each record to its log's lane.
+
+        Raises:
+            BrokerUnavailable: see `check`; or a log does not answer.
+        """
+        self.check()
         lanes = self._lanes
         while unsent:
             item = unsent[0]
@@ -69,7 +107,7 @@ class Session:
             log = log_of(subject)
             lane = lanes.get(log)
             if lane is None or (lane.shared and lane.idle):
-                await self.epoch(log)
+                await self.state(log)
                 lane = lanes[log] = self._lane(log)
             unsent.popleft()
             item.lane = lane
@@ -84,7 +122,12 @@ class Session:
         return Lane(shared=contended or state.replicated)
 
     def frames(self) -> bytes:
-        """What may be written now, or the first part of it."""
+        """What may be written now, or the first part of it.
+
+        Raises:
+            BrokerUnavailable: see `check`. Since records were taken, a refusal may have come.
+        """
+        self.check()
         frames: list[bytes] = []
         size = 0
         inbox = self.inbox
@@ -110,9 +153,58 @@ class Session:
             append_batch(frames, items, self.inbox, f"{self.inbox[-22:]}-{self._batches}")
         return sum(len(item.record.payload) for item in items)
 
+    def fail(self, reason: str) -> None:
+        """The session must end; only the first reason counts."""
+        if self.trouble is None:
+            self.trouble = reason
+
+    def acknowledged(self, items: list[InFlight], data: bytes, *, duplicate: bool) -> bool:
+        """The server says that it has these (a batch, or one); whether that can be.
+
+        Where it is not made to compare what is new with what it has, its sequences are compared
+        here. One that does not ascend shows that the log went back: something that was
+        acknowledged before is gone.
+        """
+        last = items[-1]
+        lane = last.lane
+        mark = self._marks[log_of(last.record.subject)]
+        if duplicate:
+            mark.duplicate = (last, data)
+            return True
+        if isinstance(lane, BatchLane) or lane.shared:
+            sequence = _sequence_of(data)
+            if sequence < mark.highest + len(items):
+                self.fail(f"the log went back: {sequence} stored after {mark.highest}")
+                return False
+            mark.highest = sequence
+        mark.stored = (last, data)
+        return True
+
+    def confirmed(self) -> Iterator[tuple[str, Confirmed]]:
+        """The newest records of each log that were acknowledged in this session."""
+        for log, mark in self._marks.items():
+            for held in (mark.stored, mark.duplicate):
+                if held is not None:
+                    record = held[0].record
+                    yield (
+                        log,
+                        Confirmed(
+                            self._logs[log].epoch,
+                            _sequence_of(held[1]),
+                            record.subject,
+                            record.position,
+                        ),
+                    )
+
     def check(self) -> None:
         """Raise BrokerUnavailable when there is trouble, or the connection was lost."""
         if self.trouble is not None:
             raise BrokerUnavailable(self._connection.target, self.trouble)
         if self._connection.lost.is_set():
             raise BrokerUnavailable(self._connection.target, "connection lost")
+
+
+def _sequence_of(data: bytes) -> int:
+    """The stream's sequence in an acknowledgement; 0 without one."""
+    found = _SEQUENCE.search(data)
+    return 0 if found is None else int(found[1])

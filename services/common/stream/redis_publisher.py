@@ -3,8 +3,9 @@
 One round trip at a time, of up to 512 records in order; the next fills up meanwhile. The records of
 each log are one call of a script. It writes nothing when the log is not the one that was prepared,
 announces new streams together with their first record, and ends at the first write that fails. So
-no record is stored while an older one of its stream is not, and an id that is "equal or smaller"
-can only mean that the record is stored already. Without an answer the same records are sent again.
+no record is stored while an older one of its stream is not. An id that is "equal or smaller" is
+looked for: it is there, or it was trimmed, or it is lost, as somebody stored a newer one before it.
+Without an answer the same records are sent again.
 After any trouble, what was acknowledged of late is sent first, in case the log went back (see
 `history`); for that a lost connection must not be replaced unseen, so the client is a sticky one.
 (A script, and not MULTI, because it takes the client a third of the time.)
@@ -13,11 +14,9 @@ After any trouble, what was acknowledged of late is sent first, in case the log 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import json
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from itertools import islice
 
 import msgspec
@@ -26,9 +25,10 @@ import structlog
 from services.common.errors import BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
 from services.common.stream.history import History
+from services.common.stream.publish_window import PublishWindow
 from services.common.stream.redis_client import Command, RedisClient, refusal
 from services.common.stream.redis_packing import Packed, pack, pack_record
-from services.common.stream.redis_records import Names, Source, entry_id
+from services.common.stream.redis_records import Names, Source, entry_id, parse_id
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
 
@@ -47,9 +47,12 @@ _LOOK_S = 1.0
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
 
-# KEYS: epoch, registry, streams. ARGV: expected epoch, time, number of announcements and of marks;
-# then (subject, epoch), (marks key, id), and (number of the stream's key, id, payload, headers).
-# Answers how many records were duplicates, or -1 when the log is another one.
+# KEYS: epoch, registry, hash of trimmed ids, streams. ARGV: expected epoch, time, number of
+# announcements and of marks; then (subject, epoch), (marks key, id), and (number of the stream's
+# key, id, payload, headers).
+# Answers how many records were refused as "equal or smaller", or -1 when the log is another one;
+# where some of those are not in their stream, a list: that number, and for each of them its number
+# among the records and the newest id that was trimmed from its stream.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 local at = 5
@@ -61,7 +64,7 @@ for _ = 1, tonumber(ARGV[4]) do
   redis.call('ZADD', ARGV[at], ARGV[2], ARGV[at + 1])
   at = at + 2
 end
-local duplicates = 0
+local known, absent, number = 0, {}, 0
 while at <= #ARGV do
   local key, id, headers, done = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 3], nil
   if headers == '' then
@@ -71,19 +74,27 @@ while at <= #ARGV do
   end
   if type(done) == 'table' and done.err then
     if not string.find(done.err, 'equal or smaller', 1, true) then return done end
-    duplicates = duplicates + 1
+    known = known + 1
+    if #redis.call('XRANGE', key, id, id) == 0 then
+      absent[#absent + 1] = number
+      absent[#absent + 1] = redis.call('HGET', KEYS[3], key) or ''
+    end
   end
   at = at + 4
+  number = number + 1
 end
-return duplicates
+if #absent == 0 then return known end
+table.insert(absent, 1, known)
+return absent
 """
 
 
 class _InFlight(msgspec.Struct, gc=False, eq=False):
-    ticket: int
     record: Record
     source: Source
     size: int
+    ticket: int = 0
+    taken_at: float = 0.0
     sends: int = 0
 
 
@@ -114,12 +125,7 @@ class RedisPublisher(Worker, Publisher):
         self._names = names
         self._specs = specs
         self._prepare = prepare
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._window: deque[_InFlight] = deque()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._bytes = 0
-        self._sent = self._duplicates = self._retried = self._horizon = self._waits = 0
+        self._window = PublishWindow[_InFlight](max_records, max_bytes, time.monotonic)
         self._epochs: dict[str, int] = {}
         self._announced: set[Source] = set()
         self._marked: dict[Source, float] = {}
@@ -143,37 +149,21 @@ class RedisPublisher(Worker, Publisher):
         if seq == 0 and sub == 0:
             raise ValueError(f"{record.subject}: Redis has no entry id 0-0; count sub from 1")
         log_of(record.subject)
-        if self._window and (
-            len(self._window) >= self._max_records or self._bytes + size > self._max_bytes
-        ):
+        if not self._window.has_room(size):
             return None
         source = self._sources.get(record.subject)
         if source is None or source.epoch != epoch:
             source = self._sources[record.subject] = Source(record.subject, epoch)
-        self._sent += 1
-        self._window.append(_InFlight(self._sent, record, source, size))
-        self._bytes += size
         self._wake.set()
-        return self._sent
+        return self._window.take(_InFlight(record, source, size))
 
     async def durable(self, ticket: int) -> None:
-        if ticket <= self._horizon:
-            return
-        self.check_open()
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waits += 1
-        heapq.heappush(self._waiting, (ticket, self._waits, waiter))
-        await waiter
+        if ticket > self._window.horizon:
+            self.check_open()
+            await self._window.done(ticket)
 
     def stats(self) -> PublisherStats:
-        return PublisherStats(
-            sent=self._sent,
-            stored=self._horizon - self._duplicates,
-            duplicates=self._duplicates,
-            retried=self._retried,
-            in_flight=len(self._window),
-            bytes_in_flight=self._bytes,
-        )
+        return self._window.stats()
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -181,10 +171,7 @@ class RedisPublisher(Worker, Publisher):
 
     def _end(self) -> None:
         super()._end()
-        for _, _, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(self.why_ended())
-        self._waiting.clear()
+        self._window.end(self.why_ended)
 
     # ------------------------------------------------------------------ sending
 
@@ -197,7 +184,7 @@ class RedisPublisher(Worker, Publisher):
                 if doubtful:
                     await self._restore()
                     doubtful = False
-                elif self._window:
+                elif self._window.items:
                     await self._store()
                 else:
                     await self._idle()
@@ -206,6 +193,7 @@ class RedisPublisher(Worker, Publisher):
                 doubtful = True
                 self._epochs.clear()
                 self._announced.clear()
+                self._window.trouble = error.reason
                 log.warning(
                     "publisher_interrupted",
                     reason=error.reason,
@@ -235,13 +223,17 @@ class RedisPublisher(Worker, Publisher):
             restored = len(records)
             for start in range(0, len(records), _BATCH):
                 items = [
-                    _InFlight(0, record, Source(record.subject, record.position.epoch), 0)
+                    _InFlight(record, Source(record.subject, record.position.epoch), 0)
                     for record in records[start : start + _BATCH]
                 ]
                 fresh: list[Source] = []
                 command = self._command(name, items, fresh, time.time())
-                restored -= self._duplicates_of(name, *await self._client.batch([command]))
+                [answer] = await self._client.batch([command])
+                known, gone = self._judged(name, items, answer)
+                restored -= known + len(gone)
                 self._announced.update(fresh)
+                self._history.forget([item.record for item in gone])
+                self._say_lost(name, gone)
             if restored:
                 log.warning("log_tail_written_again", log=name, records=restored)
 
@@ -255,7 +247,7 @@ class RedisPublisher(Worker, Publisher):
                 part = by_log[name] = []
             part.append(item)
             if item.sends:
-                self._retried += 1
+                self._window.retried += 1
             item.sends += 1
         fresh: list[Source] = []
         commands: list[Command] = []
@@ -265,23 +257,53 @@ class RedisPublisher(Worker, Publisher):
                 self._epochs[name], held = await self._prepare(self._client, name)
                 self._announced |= held
             commands.append(self._command(name, part, fresh, now))
-        for name, answer in zip(by_log, await self._client.batch(commands), strict=True):
-            self._duplicates += self._duplicates_of(name, answer)
+        answers = await self._client.batch(commands)
+        # What one log refused is sent again with all of these; that the others have theirs is then
+        # seen by the ids.
+        judged = [
+            self._judged(name, part, answer)
+            for (name, part), answer in zip(by_log.items(), answers, strict=True)
+        ]
         self._announced.update(fresh)
-        self._take(items)
+        lost: set[int] = set()
+        for (name, part), (known, gone) in zip(by_log.items(), judged, strict=True):
+            self._window.stored += len(part) - known - len(gone)
+            self._window.duplicates += known
+            self._say_lost(name, gone)
+            lost.update(item.ticket for item in gone)
+        self._take(items, lost)
 
-    def _duplicates_of(self, name: str, answer: object) -> int:
+    def _judged(
+        self, name: str, items: Sequence[_InFlight], answer: object
+    ) -> tuple[int, list[_InFlight]]:
+        """How many of these were stored before, and which are lost.
+
+        Raises:
+            BrokerUnavailable: not all of them were written.
+        """
         text = refusal(answer)
         if text is not None:
             raise BrokerUnavailable(self._client.target, f"not stored: {text}")
-        if not isinstance(answer, int) or answer < 0:
+        if isinstance(answer, int) and answer >= 0:
+            return answer, []
+        if not isinstance(answer, list):
             raise BrokerUnavailable(self._client.target, f"log {name} was replaced")
-        return answer
+        known, *absent = answer
+        gone = []
+        for number, trimmed in zip(absent[::2], absent[1::2], strict=True):
+            item = items[number]
+            if not trimmed or item.record.position[1:] > parse_id(trimmed):
+                gone.append(item)
+        return known - len(gone), gone
+
+    def _say_lost(self, name: str, items: Sequence[_InFlight]) -> None:
+        if items:
+            self._window.say_lost(name, [item.record for item in items])
 
     def _next_items(self) -> list[_InFlight]:
         items: list[_InFlight] = []
         size = 0
-        for item in islice(self._window, _BATCH):
+        for item in islice(self._window.items, _BATCH):
             if items and size + item.size > _BATCH_BYTES:
                 break
             items.append(item)
@@ -293,7 +315,7 @@ class RedisPublisher(Worker, Publisher):
     ) -> Command:
         """The script call that stores `items` of one log; `fresh` gets what it announces."""
         sources = list(dict.fromkeys([item.source for item in items]))
-        number = {source: pack((index,)) for index, source in enumerate(sources, 3)}
+        number = {source: pack((index,)) for index, source in enumerate(sources, 4)}
         announce = [source for source in sources if source not in self._announced]
         fresh += announce
         due = now - self._retention_s(name) / _MARKS
@@ -310,8 +332,8 @@ class RedisPublisher(Worker, Publisher):
             headers = json.dumps(dict(record.headers)).encode() if record.headers else b""
             records.append(pack_record(number[source], identity.encode(), record.payload, headers))
         arguments: list[str | float] = [
-            *("EVAL", _STORE, 2 + len(sources)),
-            *(self._names.epoch(name), self._names.registry(name)),
+            *("EVAL", _STORE, 3 + len(sources)),
+            *(self._names.epoch(name), self._names.registry(name), self._names.trimmed(name)),
             *(self._names.stream(*source) for source in sources),
             *(self._epochs[name], now, len(announce), len(marks) // 2),
             *(part for source in announce for part in source),
@@ -324,17 +346,13 @@ class RedisPublisher(Worker, Publisher):
         spec = self._specs.get(name)
         return _DEFAULT_RETENTION_S if spec is None else spec.retention_s
 
-    def _take(self, items: list[_InFlight]) -> None:
-        """The server has these, the oldest of the window."""
+    def _take(self, items: Sequence[_InFlight], lost: Set[int]) -> None:
+        """The server has these but for the lost ones; they are the oldest of the window."""
         now = time.monotonic()
         for item in items:
-            self._window.popleft()
-            self._bytes -= item.size
-            self._horizon = item.ticket
-            epoch = self._epochs[log_of(item.record.subject)]
-            self._history.add(item.record, item.size, epoch, now)
-        while self._waiting and self._waiting[0][0] <= self._horizon:
-            waiter = heapq.heappop(self._waiting)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+            self._window.let_go()
+            if item.ticket not in lost:
+                epoch = self._epochs[log_of(item.record.subject)]
+                self._history.add(item.record, item.size, epoch, now)
+        self._window.release()
         self.changed.ring()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from services.common.stream import Broker
+from services.common.stream import Broker, LogSpec
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.testing.broken import break_part
-from services.common.testing.conformance import Backend, BrokerConformance, Part
+from services.common.testing.conformance import (
+    LOG,
+    PATIENCE_S,
+    Backend,
+    BrokerConformance,
+    Part,
+    publish,
+    read_all,
+    record,
+    seqs,
+)
 
 
 class _Memory(Backend):
@@ -45,3 +56,32 @@ class TestMemoryBroker(BrokerConformance):
     @pytest.fixture
     def backend(self) -> Backend:
         return _Memory()
+
+    async def test_a_record_that_somebody_went_past_is_told_as_lost_and_not_counted_as_there(
+        self, broker: Broker
+    ) -> None:
+        await publish(broker, [record(1), record(2), record(4)])
+        publisher = await broker.publisher()
+        for n in (2, 3, 4, 5):
+            await publisher.send(record(n))
+        await publisher.flush()
+        stats = publisher.stats()
+        assert (stats.stored, stats.duplicates, stats.lost) == (1, 2, 1)
+        assert seqs(await read_all(broker)) == [1, 2, 4, 5]
+
+    async def test_a_record_whose_log_is_gone_waits_for_it_in_front_of_the_next(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        other = backend.broker()
+        publisher = await other.publisher()
+        await publisher.send(record(1))
+        await publisher.send(record(2))
+        await backend.wipe()
+        await asyncio.sleep(0)
+        assert publisher.stats().in_flight == 2
+        assert publisher.stats().trouble is not None
+        await broker.ensure([LogSpec(LOG, 3600)])
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.flush()
+        assert seqs(await read_all(broker)) == [1, 2]
+        assert publisher.stats().trouble is None

@@ -1,8 +1,7 @@
-"""NATS' wire protocol, split without a socket; the order of publishing; nats-py's own names."""
+"""NATS' wire protocol, split without a socket; nats-py's own names."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from services.common.stream.nats_frames import (
     publish_frame,
     status_of,
 )
-from services.common.stream.nats_order import BatchLane, Contended, Lane
 from services.common.stream.nats_outgoing import append_batch, append_message, in_flight
 
 MESSAGES = st.lists(
@@ -101,98 +99,6 @@ def test_nats_py_has_the_names_that_the_client_stands_on() -> None:
     assert LeanClient()._ps.parse
 
 
-class _Log:
-    """A JetStream stream in miniature: `refuse` loses what is on its way."""
-
-    def __init__(self) -> None:
-        self.stored: list[str] = []
-
-    def take(self, identity: str, follows: str) -> bool:
-        if follows and (not self.stored or self.stored[-1] != follows):
-            return False
-        self.stored.append(identity)
-        return True
-
-
-@given(
-    st.lists(st.sampled_from("abc"), max_size=30),
-    st.booleans(),
-    st.sets(st.integers(0, 30)),
-    st.integers(1, 5),
-)
-def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
-    subjects: list[str], shared: bool, lost: set[int], window: int
-) -> None:
-    lane = Lane[str](shared=shared)
-    log = _Log()
-    identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
-    for subject, identity in zip(subjects, identities, strict=True):
-        lane.put(subject, identity, identity, 0)
-    on_the_way: deque[tuple[int, str, str]] = deque()
-    sent = 0
-    while True:
-        while len(on_the_way) < window and (ready := lane.next()) is not None:
-            on_the_way.append((sent, *ready))
-            sent += 1
-        if not on_the_way:
-            break
-        number, identity, follows = on_the_way.popleft()
-        if number not in lost and log.take(identity, follows):
-            lane.stored(identity[0], identity)
-    for subject in "abc":
-        wanted = [identity for identity in identities if identity[0] == subject]
-        held = [identity for identity in log.stored if identity[0] == subject]
-        assert held == wanted[: len(held)]
-    if not lost:
-        assert sorted(log.stored) == sorted(identities)
-
-
-@given(
-    st.lists(st.sampled_from("abc"), max_size=30),
-    st.sets(st.integers(0, 10)),
-    st.integers(1, 5),
-)
-def test_a_lane_of_batches_sends_all_in_order_and_nothing_behind_a_lost_batch(
-    subjects: list[str], lost: set[int], most: int
-) -> None:
-    lane = BatchLane[str]()
-    identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
-    log: list[str] = []
-    for subject, identity in zip(subjects, identities, strict=True):
-        lane.put(subject, identity, identity, 1)
-    number = 0
-    while batch := lane.next(most, 1000):
-        assert len(batch) <= most
-        assert lane.next(most, 1000) == []
-        if number not in lost:
-            log += batch
-            assert lane.answered() == batch
-        number += 1
-    assert log == identities[: len(log)]
-    assert lane.idle == (log == identities)
-
-
-def test_a_batch_is_bounded_in_bytes_and_takes_one_larger_record_alone() -> None:
-    lane = BatchLane[int]()
-    for number, size in enumerate((60, 30, 200, 50, 50, 1)):
-        lane.put("a", str(number), number, size)
-    found = []
-    while batch := lane.next(10, 100):
-        found.append(batch)
-        lane.answered()
-    assert found == [[0, 1], [2], [3, 4], [5]]
-
-
-def test_a_log_seen_shared_again_and_again_counts_as_shared_for_longer() -> None:
-    contended = Contended()
-    assert ("raw", 0.0) not in contended
-    assert [contended.seen("raw", 100.0) for _ in range(9)][:3] == [30.0, 60.0, 120.0]
-    assert ("raw", 100.0 + 3599) in contended
-    assert ("raw", 100.0 + 3601) not in contended
-    assert ("tick.0", 100.0) not in contended
-    assert contended.seen("raw", 100.0 + 3 * 3600) == 30.0
-
-
 def _published(data: bytes) -> list[tuple[str, str, bytes, bytes]]:
     """What a server reads out of HPUB messages: subject, reply, header block, payload."""
     found = []
@@ -218,9 +124,11 @@ def test_a_message_is_sent_with_its_id_its_headers_and_true_lengths(
 ) -> None:
     subject = "market.raw.coinbase.trades.BTC-USD"
     items = [
-        in_flight(n, Record(subject, payload, Position(1, n, n % 2), headers))
+        in_flight(Record(subject, payload, Position(1, n, n % 2), headers))
         for n, (payload, headers) in enumerate(records, 1)
     ]
+    for n, item in enumerate(items, 1):
+        item.ticket = n
     frames: list[bytes] = []
     if batch:
         append_batch(frames, items, "inbox", "batch-1")

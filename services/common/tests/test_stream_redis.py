@@ -9,6 +9,7 @@ import pytest
 from services.common.stream import Broker, Publisher
 from services.common.stream.redis import RedisBroker
 from services.common.testing.conformance import (
+    BTC,
     ETH,
     LOG,
     Backend,
@@ -16,6 +17,7 @@ from services.common.testing.conformance import (
     Part,
     follow,
     let_raise,
+    publish,
     read_all,
     record,
     seqs,
@@ -119,3 +121,32 @@ class TestRedisBroker(BrokerConformance):
         assert await broker.log_epoch(LOG) > epoch
         assert seqs(await read_all(broker)) == [5, 11]
         assert seqs(await follow(live, 2)) == [5, 11]
+
+    async def test_a_record_that_somebody_went_past_is_told_as_lost_and_not_counted_as_there(
+        self, broker: Broker
+    ) -> None:
+        """The server says of both that their id is equal or smaller."""
+        await publish(broker, [record(1), record(2), record(4)])
+        publisher = await broker.publisher()
+        for n in (2, 3, 4, 5):
+            await publisher.send(record(n))
+        await publisher.flush()
+        stats = publisher.stats()
+        assert (stats.stored, stats.duplicates, stats.lost) == (1, 2, 1)
+        assert seqs(await read_all(broker)) == [1, 2, 4, 5]
+
+    async def test_a_record_that_may_have_been_trimmed_is_not_told_as_lost(
+        self, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in (1, 2, 4)])
+        assert isinstance(broker, RedisBroker)
+        names = broker._names
+        key = names.stream(BTC, 1)
+        await broker._calls().call("XTRIM", key, "MINID", "4")
+        await broker._calls().call("HSET", names.trimmed(LOG), key, "2-0")
+        publisher = await broker.publisher()
+        for n in (1, 2, 3):
+            await publisher.send(record(n))
+        await publisher.flush()
+        stats = publisher.stats()
+        assert (stats.stored, stats.duplicates, stats.lost) == (0, 2, 1)

@@ -1,0 +1,156 @@
+"""What a publisher holds: records taken and not let go of yet, who waits for them, what it counts.
+
+Every publisher's window obeys the same rules, so they stand here once. Tickets are 1, 2, 3, ... in
+the order taken. Records leave in that order, so the horizon says of every ticket whether it is
+done. The window is bounded in records and bytes, and takes one larger record alone. Pure but for
+the futures that callers wait on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from services.common.stream.broker import PublisherStats, Record
+
+log = structlog.get_logger(__name__)
+
+
+class Held(Protocol):
+    """What a window holds: `size` in bytes, and when it was taken by the window's clock."""
+
+    ticket: int
+    size: int
+    taken_at: float
+
+
+class PublishWindow[T: Held]:
+    """The records of one publisher that are under way.
+
+    Args:
+        max_records: B2.
+        max_bytes: B2.
+        clock: seconds; only differences count.
+
+    Attributes:
+        items: oldest first.
+        taken: the newest ticket.
+        horizon: the newest ticket that is done, and all before it.
+        trouble: why nothing is stored at the moment, as the server or the connection said it;
+            None once something was stored again.
+    """
+
+    def __init__(self, max_records: int, max_bytes: int, clock: Callable[[], float]) -> None:
+        self.items: deque[T] = deque()
+        self.taken = 0
+        self.horizon = 0
+        self.stored = 0
+        self.duplicates = 0
+        self.retried = 0
+        self.lost = 0
+        self.trouble: str | None = None
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._bytes = 0
+        self._moved = False
+        self._moved_at = 0.0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waits = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def has_room(self, size: int) -> bool:
+        """Whether a record of `size` bytes is taken now."""
+        items = self.items
+        return not items or (
+            len(items) < self._max_records and self._bytes + size <= self._max_bytes
+        )
+
+    def take(self, item: T) -> int:
+        """Hold a record; answers its ticket."""
+        self.taken = item.ticket = self.taken + 1
+        item.taken_at = self._clock()
+        self.items.append(item)
+        self._bytes += item.size
+        return item.ticket
+
+    def let_go(self) -> T:
+        """The oldest record is done. Call `release` when all that are done were let go of."""
+        item = self.items.popleft()
+        self._bytes -= item.size
+        self._moved = True
+        if item.ticket > 0:
+            self.horizon = item.ticket
+        return item
+
+    def release(self) -> None:
+        """Wake who waits for what is done."""
+        if not self._moved:
+            return
+        self._moved = False
+        self._moved_at = self._clock()
+        self.trouble = None
+        waiting, horizon = self._waiting, self.horizon
+        while waiting and waiting[0][0] <= horizon:
+            waiter = heapq.heappop(waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def done(self, ticket: int) -> None:
+        """Return once everything up to `ticket` is done; raises what `end` was given."""
+        if ticket <= self.horizon:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waits += 1
+        heapq.heappush(self._waiting, (ticket, self._waits, waiter))
+        await waiter
+
+    def end(self, why: Callable[[], Exception]) -> None:
+        """Nothing more gets done: each who waits is told why."""
+        for _, _, waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(why())
+        self._waiting.clear()
+
+    def stalled_s(self) -> float:
+        """For how long the oldest record has been the one that is waited for; 0 without any.
+
+        Seconds since it was taken or since the one before it was done, whichever is later: so it
+        is small while a long backlog is being stored.
+        """
+        if not self.items:
+            return 0.0
+        return max(0.0, self._clock() - max(self.items[0].taken_at, self._moved_at))
+
+    def say_lost(self, name: str, records: Sequence[Record]) -> None:
+        """These can no longer be stored in the log `name`; where they were taken, they are done."""
+        self.lost += len(records)
+        log.error(
+            "records_lost",
+            log=name,
+            records=len(records),
+            subject=records[0].subject,
+            first=records[0].position,
+            last=records[-1].position,
+            reason="not in the log, and a newer record of the subject is",
+        )
+
+    def stats(self) -> PublisherStats:
+        return PublisherStats(
+            sent=self.taken,
+            stored=self.stored,
+            duplicates=self.duplicates,
+            retried=self.retried,
+            in_flight=len(self.items),
+            bytes_in_flight=self._bytes,
+            stalled_s=self.stalled_s(),
+            trouble=self.trouble,
+            lost=self.lost,
+        )
