@@ -19,6 +19,8 @@ from tools.embedded.valkey import valkey_version
 ROOT = Path(__file__).resolve().parent
 # Before anything imports it, in whatever order test files are named.
 pytest.register_assert_rewrite("services.common.testing.conformance")
+# Books as large as the venue's cost each test that starts a stack seconds; one looks at them.
+os.environ.setdefault("SIM_DEPTH", "200")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -92,10 +92,15 @@ def _faults(text: str | None) -> FaultRequest | None:
     help="Messages a second, about, over all products, that a client of ticker, matches, heartbeat "
     "and level2_batch gets.",
 )
-@click.option("--depth", default=200, type=click.IntRange(min=5), help="Book levels a side.")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=5),
+    help="Book levels a side of every product; else as many as each has on the venue: 15278 bids "
+    "and 27112 asks of BTC-USD, which make a snapshot of 1.1 MB, some hundred of small ones.",
+)
 @click.option(
     "--traffic",
-    default="plain",
+    default="venue",
     type=click.Choice(list(TRAFFICS)),
     help="venue: bursts, batches, steps and times as measured on the venue; plain: one by one.",
 )
@@ -103,7 +108,7 @@ def _faults(text: str | None) -> FaultRequest | None:
     "--deep",
     multiple=True,
     metavar="PRODUCT=LEVELS",
-    help="Another depth for one product; 21000 makes a snapshot of about 1 MB. Repeatable.",
+    help="Another depth for one product. Repeatable.",
 )
 @click.option(
     "--untraded",
@@ -182,7 +187,7 @@ def simulate(
     products: str,
     seed: int,
     rate: float,
-    depth: int,
+    depth: int | None,
     traffic: str,
     deep: tuple[str, ...],
     untraded: str,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator
 
@@ -14,31 +16,58 @@ from tools.simulator.command import simulate
 from tools.simulator.testing import FeedClient
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[asyncio.subprocess.Process]:
+@contextlib.asynccontextmanager
+async def simulating(environment: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tools.simulator", "--port", "0", "--log-format", "json"),
         *("--products", "BTC-USD,ETH-USD", "--seed", "11", "--rate", "300"),
         stderr=asyncio.subprocess.PIPE,
+        env=environment,
     )
-    yield process
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def listening(server: asyncio.subprocess.Process) -> dict[str, object]:
+    assert server.stderr is not None
+    line: dict[str, object] = {}
+    async with asyncio.timeout(60):
+        while line.get("event") != "exchange_listening":
+            line = msgspec.json.decode(await server.stderr.readline())
+    return line
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[asyncio.subprocess.Process]:
+    async with simulating(dict(os.environ)) as process:
+        yield process
+
+
+async def test_by_default_books_are_as_large_and_traffic_as_uneven_as_the_venue_s() -> None:
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("SIM_")}
+    async with simulating(plain) as server:
+        address = await listening(server)
+        async with FeedClient(str(address["ws_url"])) as client:
+            await client.subscribe(["level2_batch"], ["BTC-USD"])
+            snapshot = await client.until_type("snapshot")
+            assert len(snapshot["bids"]) > 14_000
+            assert len(snapshot["asks"]) > 26_000
+            # One order at a time would change one level, or the few that a trade empties.
+            await client.until(lambda each: len(each.get("changes", ())) > 20)
 
 
 async def test_it_says_where_it_listens_serves_and_stops_on_sigterm(
     server: asyncio.subprocess.Process,
 ) -> None:
-    assert server.stderr is not None
-    listening: dict[str, object] = {}
-    async with asyncio.timeout(30):
-        while listening.get("event") != "exchange_listening":
-            listening = msgspec.json.decode(await server.stderr.readline())
-    async with FeedClient(str(listening["ws_url"])) as client:
+    address = await listening(server)
+    async with FeedClient(str(address["ws_url"])) as client:
         await client.subscribe(["ticker"], ["BTC-USD"])
         await client.until_type("ticker")
-    async with httpx.AsyncClient(base_url=str(listening["rest_url"])) as rest:
+    async with httpx.AsyncClient(base_url=str(address["rest_url"])) as rest:
         assert (await rest.get("/_control")).json()["seed"] == 11
         assert (await rest.get("/healthz")).status_code == 200
     server.terminate()
