@@ -86,6 +86,8 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                     ping_interval_s=settings.ws_ping_interval_s,
                     ping_timeout_s=settings.ws_ping_timeout_s,
                     deflate=settings.gateway_compression,
+                    control_per_s=settings.ws_max_control_per_sec,
+                    message_s=settings.ws_message_timeout_s,
                 ),
                 socket_options=options,
                 proxy_headers=False,

@@ -35,6 +35,8 @@ class Sockets:
         ping_timeout_s: how long a ping may stay unanswered.
         max_bytes: of a message; larger ones end their connection with 1009.
         deflate: whether clients that ask for permessage-deflate get it.
+        control_per_s: pings and unasked pongs a second of one WebSocket, on average.
+        message_s: time for a message to arrive completely.
     """
 
     def __init__(
@@ -45,11 +47,15 @@ class Sockets:
         ping_timeout_s: float,
         max_bytes: int = MAX_READ_BYTES,
         deflate: bool = False,
+        control_per_s: float = 20,
+        message_s: float = 10,
     ) -> None:
         self._deflate = deflate
         self._handshake_s = handshake_s
         self._ping_s = (ping_interval_s, ping_timeout_s)
         self._max_bytes = max_bytes
+        self._control_per_s = control_per_s
+        self._message_s = message_s
         self._shared: Shared | None = None
 
     def __call__(
@@ -70,6 +76,8 @@ class Sockets:
                 keepalive,
                 self._max_bytes,
                 self._deflate,
+                self._control_per_s,
+                self._message_s,
             )
         return Front(self._handshake_s, self._shared)
 

@@ -1,13 +1,16 @@
 """RFC 6455 frames as a server reads them: masked, in pieces, control frames between. Pure.
 
 `Inbound` is fed with whatever a socket gives and calls back for every whole message. It holds bytes
-only while a frame or a message is incomplete, since most connections are idle most of the time.
+only while a frame or a message is incomplete, or while it was told to stop, since most connections
+are idle most of the time. What one call may cost is bounded: one connection must not keep the event
+loop from all the others.
 """
 
 from __future__ import annotations
 
 import codecs
 import struct
+import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +22,11 @@ except ImportError:  # where it was installed without its C extension
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NO_CODE = 1005
-PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
+PROTOCOL_ERROR, INVALID_DATA, POLICY, TOO_BIG = 1002, 1007, 1008, 1009
+# What reading a frame costs beside its payload, as so many bytes of payload.
+FRAME_COST = 256
+# Fragments of one message. Beyond it the smallest message would cost as much as the largest.
+MAX_FRAGMENTS = 1024
 _OPCODES = frozenset((CONT, TEXT, BINARY, CLOSE, PING, PONG))
 _CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 # RFC 7692, 7.2.2: what the sender cut off the end of a deflated message.
@@ -62,10 +69,15 @@ class _Violation(Exception):
 class Inbound:
     """One connection's incoming side.
 
+    Attributes:
+        stopped: set by the owner, also from inside a callback: nothing more is read until `go_on`.
+        messages: how many were read whole.
+
     Args:
         max_bytes: of one message, unmasked and inflated; a larger one is refused (1009) as soon as
             its size is known.
         deflate: whether permessage-deflate without context takeover was agreed upon.
+        max_fragments: of one message; one that has more is refused (1008).
     """
 
     __slots__ = (
@@ -73,17 +85,28 @@ class Inbound:
         "_deflate",
         "_deflated",
         "_ended",
+        "_fragments",
         "_max",
+        "_max_fragments",
         "_need",
         "_opcode",
         "_parts",
         "_rest",
-        "_size",
+        "_spent",
+        "messages",
+        "stopped",
     )
 
-    def __init__(self, max_bytes: int, *, deflate: bool = False) -> None:
+    def __init__(
+        self, max_bytes: int, *, deflate: bool = False, max_fragments: int = MAX_FRAGMENTS
+    ) -> None:
+        self.stopped = False
+        self.messages = 0
         self._max = max_bytes
+        self._max_fragments = max_fragments
         self._deflate = deflate
+        # Of the call that reads now: what it has cost so far.
+        self._spent = 0
         self._ended = False
         # Of an incomplete frame: its bytes so far, and how many are needed to go on.
         self._rest: bytearray | None = None
@@ -91,32 +114,54 @@ class Inbound:
         # Of an incomplete message: the first frame's opcode, or CONT when there is none.
         self._opcode = CONT
         self._deflated = False
-        self._size = 0
-        self._parts: list[bytes] | None = None
+        self._fragments = 0
+        # One growing buffer: a list of pieces would take forty times as much for one-byte pieces.
+        self._parts: bytearray | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
-    def feed(self, data: bytes, to: Receiver) -> None:
-        """Take what came in. After a close or a violation everything is ignored."""
+    @property
+    def incomplete(self) -> bool:
+        """Whether a message has begun that has not ended, or bytes wait to be read."""
+        return self._rest is not None or self._parts is not None
+
+    def feed(self, data: bytes, to: Receiver, cost: int = sys.maxsize) -> bool:
+        """Take what came in. After a close or a violation everything is ignored.
+
+        Answers whether everything was read that can be. If not, because it was `stopped` or the
+        frames cost more than `cost` bytes (`FRAME_COST` each, and their payloads), the rest is
+        kept, and `go_on` reads further.
+        """
         if self._ended:
-            return
+            return True
         if self._rest is not None:
             self._rest += data
             if len(self._rest) < self._need:
-                return
+                return True
             data, self._rest = bytes(self._rest), None
         try:
-            at = self._read(data, to)
+            at = self._read(data, to, cost)
         except _Violation as violation:
-            self._end()
+            self.end()
             to.on_violation(violation.code, violation.reason)
-            return
-        if at < len(data) and not self._ended:
-            self._rest = bytearray(data[at:])
+            return True
+        if at == len(data):
+            return True
+        self._rest = bytearray(data[at:])
+        return len(data) - at < self._need
 
-    def _read(self, data: bytes, to: Receiver) -> int:
-        """Read all whole frames; where the first incomplete one begins."""
+    def go_on(self, to: Receiver, cost: int = sys.maxsize) -> bool:
+        """Read on in what was kept; answers as `feed` does."""
+        return self.feed(b"", to, cost) if self._rest is not None else True
+
+    def _read(self, data: bytes, to: Receiver, cost: int) -> int:
+        """Read whole frames; where the first begins that is still to be read."""
         at, end = 0, len(data)
+        self._spent = 0
         while not self._ended:
+            # While nothing is known of the next frame: it is there as soon as any byte of it is.
+            self._need = 0
+            if self.stopped or self._spent >= cost:
+                break
             self._need = 2
             if end - at < 2:
                 break
@@ -131,7 +176,8 @@ class Inbound:
                     break
                 size = int.from_bytes(data[head : head + width])
                 head += width
-            if size > self._max - self._size and not first & 0x08:
+            held = 0 if self._parts is None else len(self._parts)
+            if size > self._max - held and not first & 0x08:
                 raise _Violation(TOO_BIG, f"at most {self._max} bytes in a message")
             body = head + 4
             self._need = body - at + size
@@ -139,8 +185,10 @@ class Inbound:
                 break
             payload = apply_mask(data[body : body + size], data[head:body])
             at = body + size
+            self._spent += FRAME_COST + size
             self._take(first, payload, to)
-        return at
+        # What comes after the end is nothing.
+        return end if self._ended else at
 
     def _check(self, first: int, second: int) -> None:
         """Everything that the first two bytes can be wrong in."""
@@ -169,11 +217,13 @@ class Inbound:
             to.on_pong(payload)
         elif opcode == CLOSE:
             code = _close_code(payload)
-            self._end()
+            self.end()
             to.on_close(code, payload)
         elif first == 0x80 | TEXT:
+            self.messages += 1
             to.on_text(_text(payload.decode))
         elif first == 0x80 | BINARY:
+            self.messages += 1
             to.on_binary(payload)
         else:
             self._piece(first, opcode, payload, to)
@@ -181,25 +231,29 @@ class Inbound:
     def _piece(self, first: int, opcode: int, payload: bytes, to: Receiver) -> None:
         """A piece of a message, or one that is deflated."""
         if opcode != CONT:
-            self._opcode, self._parts = opcode, []
+            self._opcode, self._parts, self._fragments = opcode, bytearray(), 0
             self._deflated = bool(first & 0x40)
             if opcode == TEXT and not self._deflated:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
         assert self._parts is not None
+        self._fragments += 1
+        if self._fragments > self._max_fragments:
+            raise _Violation(POLICY, f"at most {self._max_fragments} frames in a message")
         final = bool(first & 0x80)
         if self._decoder is not None:
             # Text is looked at piece by piece: what is broken ends here, not after a megabyte.
             decoder = self._decoder
             _text(lambda: decoder.decode(payload, final))
-        self._parts.append(payload)
-        self._size += len(payload)
+        self._parts += payload
         if not final:
             return
-        opcode, whole = self._opcode, b"".join(self._parts)
+        opcode, whole = self._opcode, bytes(self._parts)
         deflated, self._deflated = self._deflated, False
-        self._opcode, self._parts, self._decoder, self._size = CONT, None, None, 0
+        self._opcode, self._parts, self._decoder = CONT, None, None
+        self.messages += 1
         if deflated:
             whole = self._inflated(whole)
+            self._spent += len(whole)
         if opcode == TEXT:
             to.on_text(_text(whole.decode))
         else:
@@ -216,7 +270,8 @@ class Inbound:
             raise _Violation(TOO_BIG, f"at most {self._max} bytes in a message")
         return whole
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Read nothing any more, also of what came in already."""
         self._ended = True
         self._rest = self._parts = self._decoder = None
 

@@ -79,6 +79,14 @@ class Link(ABC):
     def buffered(self) -> int:
         """Bytes that wait in this process's transport."""
 
+    @property
+    def ended(self) -> str:
+        """Why it is over, if its listener did not close it.
+
+        `client`, `violation`, `abuse`, `ping_timeout` or `service_restart`.
+        """
+        return "client"
+
     @abstractmethod
     def pause_reading(self) -> None:
         """Take nothing more from the client for now; a few messages may still come."""

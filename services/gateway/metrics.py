@@ -13,7 +13,16 @@ from services.common.subjects import StreamKey
 from services.gateway.records import Unreadable
 
 _STREAM = ("venue", "channel")
-_CLOSED = ("client", "slow_closed", "auth_required", "abuse", "service_restart", "internal")
+_CLOSED = (
+    "client",
+    "violation",
+    "abuse",
+    "ping_timeout",
+    "slow_closed",
+    "auth_required",
+    "service_restart",
+    "internal",
+)
 # The codes that are the platform's fault and not the client's.
 _FAILURES = ("6000", "6001", "6002")
 

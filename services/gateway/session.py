@@ -149,7 +149,7 @@ class Session(CatchingUp, Listener):
 
     def on_closed(self) -> None:
         if not self.closing:
-            METRICS.closed.labels("client").inc()
+            METRICS.closed.labels(self._link.ended).inc()
         self.leave()
 
     def leave(self) -> None:
@@ -246,6 +246,8 @@ class Session(CatchingUp, Listener):
 
     def on_resume(self) -> None:
         self.stuck_since = None
+        # At once: whatever else the transport has to write comes behind it, or with it.
+        self.flush()
         self._core.hub.drained(self)
 
     async def room(self) -> None:

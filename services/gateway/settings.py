@@ -54,8 +54,19 @@ class GatewaySettings(CommonSettings, AwsSettings):
     ws_ping_timeout_s: float = Field(
         60, gt=0, description="How long a ping may stay unanswered; slow readers answer late."
     )
+    ws_max_control_per_sec: float = Field(
+        20,
+        gt=0,
+        description="Pings and unasked pongs a second of one connection, on average; ten times as "
+        "many at once, and one more ends it.",
+    )
+    ws_message_timeout_s: float = Field(
+        10, gt=0, description="Time for a message to arrive completely, whatever its fragments."
+    )
     ws_slow_close_s: float = Field(
-        120, gt=0, description="A client that takes nothing for so long is closed with 5002."
+        120,
+        gt=0,
+        description="A client that takes nothing for so long gets error 5002 and close 1008.",
     )
     ws_handshake_timeout_s: float = Field(
         10, gt=0, description="Time for a handshake or a request to arrive completely."

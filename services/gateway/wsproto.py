@@ -28,6 +28,7 @@ from services.gateway.inbound import (
     CLOSE,
     NO_CODE,
     PING,
+    POLICY,
     PONG,
     TOO_BIG,
     Inbound,
@@ -36,6 +37,7 @@ from services.gateway.inbound import (
 from services.gateway.keepalive import Keepalive, Pinged
 from services.gateway.link import Listener
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
+from services.gateway.ratelimit import TokenBucket
 
 EXTENSION = "mdf.link"
 # Messages up to this size are read, refused with an error and survived; larger ones end the
@@ -51,13 +53,30 @@ _CLOSE_S = 10.0
 # How long what a client still sends is thrown away, so that it can read why it was closed: a
 # socket closed over unread data is reset, and what was written last is lost.
 LINGER_S = 2.0
+# What is read of one connection in one turn of the event loop, in bytes as `Inbound` counts them:
+# about a millisecond's work, whatever the frames are.
+_TURN_COST = 64 * 1024
+# What a client may still send after its connection's close frame: so much is looked through for
+# its own close frame, and so much more is thrown away unseen.
+_CLOSING_BYTES = 64 * 1024
+_LINGERING_BYTES = 16 * 1024 * 1024
+# Control frames that may come at once, in seconds of the rate that is allowed.
+_CONTROL_BURST_S = 10
 _NONE: list[Header] = []
 _UPGRADING, _OPEN, _CLOSING, _LINGERING, _CLOSED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a listener have in common."""
+    """What all connections of a listener have in common.
+
+    Attributes:
+        max_bytes: of a message.
+        deflate: whether clients that ask for permessage-deflate get it.
+        control_per_s: pings, and pongs that nobody asked for, a second of one connection, on
+            average; ten times as many at once.
+        message_s: how long a message may take from its first byte to its last.
+    """
 
     config: Config
     state: ServerState
@@ -66,6 +85,8 @@ class Shared:
     keepalive: Keepalive
     max_bytes: int
     deflate: bool
+    control_per_s: float = 20
+    message_s: float = 10
 
 
 class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
@@ -73,13 +94,19 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
 
     __slots__ = (
         "_answer",
+        "_control",
         "_deciding",
         "_deflated",
         "_early",
+        "_ended",
         "_extensions",
+        "_held",
+        "_ignored",
         "_inbound",
         "_key",
         "_listener",
+        "_message_timer",
+        "_messages",
         "_paused",
         "_pong",
         "_reading",
@@ -105,9 +132,20 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self._listener: Listener | None = None
         self._state = _UPGRADING
         self._paused = False
+        # Whether whoever listens wants to be told more; whether the transport reads nothing.
         self._reading = True
+        self._held = False
         self._pong: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # Made by the first control frame that is not an answer: most clients send none.
+        self._control: TokenBucket | None = None
+        # While a message is incomplete: when it is too late, and how many were whole before it.
+        self._message_timer: asyncio.TimerHandle | None = None
+        self._messages = 0
+        # Why it is over; what was said first.
+        self._ended = ""
+        # Bytes that came after the end.
+        self._ignored = 0
 
     # ------------------------------------------------------------------ the handshake
 
@@ -190,21 +228,24 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if self._state == _UPGRADING:
             headers = [*self._shared.state.default_headers, *headers]
             self.transport.write(handshake.refusal(status, headers, body))
-            self._linger()
+            self._linger("client")
 
     def take(self, listener: Listener) -> None:
         call, self._listener = self._listener, listener
         if isinstance(call, Call):
             call.let_go()
+        if self._paused:
+            # What was written before it came waits; it has to know from the beginning.
+            listener.on_pause()
         if self._state != _OPEN:
-            self._gone()
+            self._gone("client")
 
     # ------------------------------------------------------------------ writing
 
     @property
     def ready(self) -> bool:
         return self._state == _OPEN and not (
-            self._paused or self._answer or self.transport.is_closing()
+            self._paused or self._answer or self._pong or self.transport.is_closing()
         )
 
     @property
@@ -229,7 +270,14 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
     def _write(self, data: bytes | memoryview) -> None:
         if self._answer:
             data, self._answer = self._answer + bytes(data), b""
+        if self._pong is not None:
+            # Whole frames follow: nobody writes past this transport while a pong waits (`ready`).
+            data, self._pong = self._pong + bytes(data), None
         self.transport.write(data)
+
+    @property
+    def ended(self) -> str:
+        return self._ended
 
     def write_binary(self, data: bytes) -> bool:
         return self.write(_frame(BINARY, data))
@@ -249,11 +297,12 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
-            self.write(pong)
+        # First what waits for the client: its taking that is what it is judged by. A pong goes
+        # with it; alone, it would be all that a client who pings and never reads is ever sent.
         if self._listener is not None:
             self._listener.on_resume()
+        if self._pong is not None and not self._paused:
+            self.write(b"")
 
     # ------------------------------------------------------------------ reading
 
@@ -262,17 +311,77 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             # RFC 6455, 4.1: a client waits for the answer. One that does not is not lost for it.
             self._early = [*(self._early or ()), data]
             self.pause_reading()
-        elif self._state in (_OPEN, _CLOSING):
-            self._inbound.feed(data, self)
+        elif self._state == _OPEN:
+            self._read_on(self._inbound.feed(data, self, _TURN_COST))
+        elif self._state in (_CLOSING, _LINGERING):
+            self._ignore(data)
+
+    def _ignore(self, data: bytes) -> None:
+        """After the end: look for the client's own close frame for a while, then at nothing."""
+        self._ignored += len(data)
+        if self._ignored > _LINGERING_BYTES:
+            # It is not reading either; what it reads of the end is its own affair now.
+            self._hold()
+        elif self._state == _CLOSING and self._ignored <= _CLOSING_BYTES:
+            self._read_on(self._inbound.feed(data, self, _TURN_COST))
+
+    def _read_on(self, done: bool) -> None:
+        """What was to be read in this turn is: whatever is left waits for the next one."""
+        if self._state == _OPEN:
+            self._time_message()
+        if done:
+            if self._reading:
+                self._release()
+        else:
+            self._hold()
+            if not self._inbound.stopped:
+                self._shared.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self._state in (_OPEN, _CLOSING) and not self._inbound.stopped:
+            self._read_on(self._inbound.go_on(self, _TURN_COST))
+
+    def _time_message(self) -> None:
+        if self._message_timer is None and self._inbound.incomplete:
+            self._messages = self._inbound.messages
+            self._message_timer = self._shared.loop.call_later(
+                self._shared.message_s, self._message_overdue
+            )
+
+    def _message_overdue(self) -> None:
+        self._message_timer = None
+        if self._state != _OPEN or not self._inbound.incomplete:
+            return
+        if self._inbound.messages == self._messages and self._reading and not self._held:
+            self.on_violation(POLICY, "a message that did not end in time")
+        else:
+            # Another message by now; or it is not the client's fault, who is not read from.
+            self._time_message()
 
     def pause_reading(self) -> None:
         if self._reading and self._state in (_UPGRADING, _OPEN):
             self._reading = False
-            self.transport.pause_reading()
+            self._inbound.stopped = True
+            self._hold()
 
     def resume_reading(self) -> None:
         if not self._reading and not self.transport.is_closing():
             self._reading = True
+            self._inbound.stopped = False
+            if self._inbound.incomplete:
+                # Perhaps only half a frame; reading on finds out.
+                self._shared.loop.call_soon(self._next_turn)
+            else:
+                self._release()
+
+    def _hold(self) -> None:
+        if not self._held:
+            self._held = True
+            self.transport.pause_reading()
+
+    def _release(self) -> None:
+        if self._held and not self.transport.is_closing():
+            self._held = False
             self.transport.resume_reading()
 
     def on_text(self, text: str) -> None:
@@ -284,6 +393,8 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             self._listener.on_binary(data)
 
     def on_ping(self, payload: bytes) -> None:
+        if self._state != _OPEN or not self._control_frame():
+            return
         if not self._paused:
             self.write(_frame(PONG, payload))
         else:
@@ -294,6 +405,19 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
     def on_pong(self, payload: bytes) -> None:
         if self.ping and payload == struct.pack("!I", self.ping):
             self.ping = 0
+        elif self._state == _OPEN:
+            self._control_frame()
+
+    def _control_frame(self) -> bool:
+        """Count one that was not asked for; False: it was one too many, and the connection ends."""
+        now, rate = self._shared.loop.time(), self._shared.control_per_s
+        if self._control is None:
+            self._control = TokenBucket(rate, max(1.0, _CONTROL_BURST_S * rate), now)
+        if self._control.take(now) > 0:
+            self._inbound.end()
+            self.on_violation(POLICY, "too many control frames")
+            return False
+        return True
 
     # ------------------------------------------------------------------ the end
 
@@ -301,25 +425,25 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if self._state != _OPEN:
             return
         if self.transport.is_closing():
-            self._gone()
+            self._gone("client")
             return
         self._write(_close_frame(code, reason))
         self._state = _CLOSING
         self.resume_reading()
         self._deadline(_CLOSE_S)
-        self._gone()
+        self._gone("service_restart")
 
     def on_close(self, _code: int, payload: bytes) -> None:
         if self._state == _OPEN:
             self._write(_frame(CLOSE, payload))
-        self._linger()
+        self._linger("client")
 
     def on_violation(self, code: int, reason: str) -> None:
         if self._state == _OPEN:
             if code == TOO_BIG:
                 self._write(text_frame(_TOO_LARGE))
             self._write(_close_frame(code, reason))
-        self._linger()
+        self._linger("abuse" if code == POLICY else "violation")
 
     def send_ping(self, payload: bytes) -> None:
         self.write(_frame(PING, payload))
@@ -329,6 +453,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             # The ping itself still waits here behind data: that is a slow reader, and for those
             # the session has its own measure.
             return False
+        self._ended = "ping_timeout"
         self.close(1011, "no pong in time")
         return True
 
@@ -339,7 +464,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         elif self._state == _OPEN:
             self._write(_close_frame(1012, ""))
             self._state = _CLOSING
-            self._gone()
+            self._gone("service_restart")
         self.transport.close()
 
     def eof_received(self) -> None:
@@ -351,19 +476,25 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self._cancel_timer()
         # Whoever waits for room is let go; what it writes then is refused.
         self._paused = False
-        self._gone()
+        self._gone("client")
 
-    def _linger(self) -> None:
+    def _linger(self, reason: str) -> None:
         """Everything was said: let the client read it, and end first (RFC 6455, 7.1.1)."""
         self._state = _LINGERING
+        self._inbound.end()
         self.resume_reading()
+        self._release()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self._deadline(LINGER_S)
-        self._gone()
+        self._gone(reason)
 
-    def _gone(self) -> None:
+    def _gone(self, reason: str) -> None:
+        self._ended = self._ended or reason
         self._shared.keepalive.remove(self)
+        if self._message_timer is not None:
+            self._message_timer.cancel()
+            self._message_timer = None
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.on_closed()
