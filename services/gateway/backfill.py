@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.common.errors import StoreUnavailable
+from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
 from services.gateway.audience import BEGINNING
@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # Enough to find the first record that is no status.
 _PEEK = 20
+# How often a place is looked for anew that the log dropped meanwhile.
+_TRIES = 4
 # How far this gateway's head may be behind what another one has sent, in time.
 _BEHIND_S = 0.5
 
@@ -71,6 +73,18 @@ class Backfill:
             Problem: 4000, 4001 or 4002: it cannot be served exactly.
             BrokerUnavailable: the log had to be asked and did not answer.
         """
+        for _ in range(_TRIES):
+            try:
+                return await self._start(feed, from_seq, epoch, now_us)
+            except PositionLost:
+                # What was found was dropped before it was read; the next look finds what is left.
+                continue
+        head = feed.replica.head
+        oldest = head.seq if head is not None else None
+        message = "the log drops its oldest records faster than they are found"
+        raise Problem(TOO_OLD, message, oldest_seq=oldest)
+
+    async def _start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
         head = feed.replica.head
         if epoch is not None and head is not None and epoch != head.epoch:
             raise Problem(
@@ -144,7 +158,11 @@ class Backfill:
             ) from error
 
     async def _first_after(self, feed: Feed, position: Position) -> Entry | None:
-        """The first tick or reset after `position`, from where it will be read on."""
+        """The first tick or reset after `position`, from where it will be read on.
+
+        Raises:
+            PositionLost: the log dropped it between two questions.
+        """
         window = feed.replica.window
         if window.covers(position):
             return window.first_after(position)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from services.common.errors import InvalidSubject
+from services.common.errors import BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, key_of, tick_log
@@ -42,7 +42,7 @@ class Catalog:
         """
         missing = self.unseen(venue, products)
         shards = {shard_of(product, self._shard_count) for product in missing}
-        await asyncio.gather(*(self._refresh(shard) for shard in shards))
+        await self._refresh_all(shards)
         missing = self.unseen(venue, missing)
         # Without the stores a product that is only there stays unknown for now.
         asked = sorted(filter(_may_be, missing))[:_ASKED_AT_ONCE] if _may_be(venue) else []
@@ -62,12 +62,27 @@ class Catalog:
         Raises:
             BrokerUnavailable: the logs do not answer.
         """
-        await asyncio.gather(*(self._refresh(shard) for shard in range(self._shard_count)))
+        await self._refresh_all(range(self._shard_count))
         return sorted(key for held in self._streams.values() for key in held)
 
     def _held(self, venue: str, product: str) -> bool:
         held = self._streams[shard_of(product, self._shard_count)]
         return any(StreamKey(venue, channel, product) in held for channel in CHANNELS)
+
+    async def _refresh_all(self, shards: Iterable[int]) -> None:
+        failed: list[BrokerUnavailable] = []
+
+        async def refresh(shard: int) -> None:
+            try:
+                await self._refresh(shard)
+            except BrokerUnavailable as error:
+                failed.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for shard in shards:
+                group.create_task(refresh(shard), name=f"catalog:{shard}")
+        if failed:
+            raise failed[0]
 
     async def _refresh(self, shard: int) -> None:
         async with self._locks[shard]:

@@ -196,9 +196,11 @@ class Fleet:
 
     async def _look(self) -> dict[int, Any]:
         """Ask all workers; what those say that answer. Their checks are up to date then."""
-        answers = await asyncio.gather(*map(_report_of, self._workers))
+        async with asyncio.TaskGroup() as group:
+            asked = [(worker, group.create_task(_report_of(worker))) for worker in self._workers]
         found: dict[int, Any] = {}
-        for worker, answer in zip(self._workers, answers, strict=True):
+        for worker, answering in asked:
+            answer = answering.result()
             reason = answer if isinstance(answer, str) else failing(answer["report"])
             if reason is None:
                 self.health.passed(_check(worker.number))

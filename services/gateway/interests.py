@@ -31,6 +31,7 @@ from services.gateway.protocol import (
     make_cursor,
 )
 from services.gateway.records import stream_fields
+from services.gateway.tail import Hold
 
 
 class Interests:
@@ -55,7 +56,7 @@ class Interests:
     def __init__(
         self, core: Core, client: CatchingUp, spawn_catch_up: Callable[[CatchUp], None]
     ) -> None:
-        self.subscriptions: dict[StreamKey, tuple[Subscription, Feed]] = {}
+        self.subscriptions: dict[StreamKey, tuple[Subscription, Hold]] = {}
         self._core = core
         self._client = client
         self._catch_up = CatchUp(client, core.hub, core.backfill)
@@ -72,17 +73,17 @@ class Interests:
 
     def close(self) -> None:
         """Give everything back."""
-        for subscription, feed in self.subscriptions.values():
-            self._let_go(subscription, feed)
-        self.subscriptions.clear()
+        while self.subscriptions:
+            _, held = self.subscriptions.popitem()
+            self._let_go(*held)
 
     # ------------------------------------------------------------------ where the client stands
 
     def heads(self) -> dict[str, int]:
         """For each stream that is live, the last seq this client was sent."""
         heads: dict[str, int] = {}
-        for key, (subscription, feed) in self.subscriptions.items():
-            head = feed.replica.head
+        for key, (subscription, hold) in self.subscriptions.items():
+            head = hold.feed.replica.head
             if not subscription.live or head is None:
                 continue
             conflation = subscription.conflation
@@ -94,8 +95,8 @@ class Interests:
     def resume(self) -> dict[str, Any]:
         """For each stream, where a new connection can go on: what this client was sent last."""
         places: dict[str, Any] = {}
-        for key, (subscription, feed) in self.subscriptions.items():
-            head = feed.replica.head
+        for key, (subscription, hold) in self.subscriptions.items():
+            head = hold.feed.replica.head
             if head is None:
                 continue
             epoch, seq = head.epoch, head.seq
@@ -120,17 +121,18 @@ class Interests:
         position = subscription.position
         subscription.seq = position.seq if position != BEGINNING else None
         self._tell_mode(subscription, subscription.mode, "catch_up", "slow", records)
-        self._begin_catch_up(subscription, found[1])
+        self._begin_catch_up(subscription, found[1].feed)
 
     def rebased(self, subscription: Subscription) -> None:
         found = self.subscriptions.get(subscription.fan.key)
         if found is not None:
             self._core.hub.detach(subscription)
-            status = found[1].replica.status
+            feed = found[1].feed
+            status = feed.replica.status
             if status is not None:
                 # Those that came with what cannot be gone on from were not passed on.
                 self._client.tell(status.payload)
-            self._catch_up.go_live(subscription, found[1], "catch_up")
+            self._catch_up.go_live(subscription, feed, "catch_up")
 
     def over_quota(self, subscription: Subscription) -> None:
         rate = self._core.settings.product_max_msgs_per_sec
@@ -184,10 +186,10 @@ class Interests:
             self._spawned = True
             self._spawn(self._catch_up)
 
-    def _let_go(self, subscription: Subscription, feed: Feed) -> None:
+    def _let_go(self, subscription: Subscription, hold: Hold) -> None:
         self._core.hub.detach(subscription)
         self._catch_up.remove(subscription)
-        self._core.tails.release(feed)
+        hold.release()
         METRICS.subscriptions.labels(*subscription.fan.labels).dec()
 
     # ------------------------------------------------------------------ commands
@@ -242,18 +244,22 @@ class Interests:
                     room -= 1
             except Problem as problem:
                 plan.problem = problem
-        await asyncio.gather(*(self._plan(command, plan) for plan in plans if not plan.problem))
+        async with asyncio.TaskGroup() as group:
+            for plan in plans:
+                if plan.problem is None:
+                    group.create_task(self._plan(command, plan), name=f"plan:{plan.key}")
         return plans
 
     async def _plan(self, command: Subscribe, plan: Plan) -> None:
         held = self.subscriptions.get(plan.key)
         if held is None:
-            feed = self._core.tails.acquire(plan.key)
-            subscription = Subscription(self._client, feed.fan)
-            self.subscriptions[plan.key] = (subscription, feed)
-            METRICS.subscriptions.labels(*feed.fan.labels).inc()
+            hold = self._core.tails.acquire(plan.key)
+            subscription = Subscription(self._client, hold.feed.fan)
+            self.subscriptions[plan.key] = (subscription, hold)
+            METRICS.subscriptions.labels(*hold.feed.fan.labels).inc()
         else:
-            subscription, feed = held
+            subscription, hold = held
+        feed = hold.feed
         plan.subscription, plan.feed = subscription, feed
         try:
             await when_ready(feed)
@@ -262,9 +268,10 @@ class Interests:
             plan.problem = Problem(BROKER_UNAVAILABLE, error.reason, retry_after_ms=1000)
         except Problem as problem:
             plan.problem = problem
-        if plan.problem is not None and held is None:
-            self.subscriptions.pop(plan.key, None)
-            self._let_go(subscription, feed)
+        mine = self.subscriptions.get(plan.key) == (subscription, hold)
+        if plan.problem is not None and held is None and mine:
+            del self.subscriptions[plan.key]
+            self._let_go(subscription, hold)
 
     def _begin(self, plan: Plan, command: Subscribe, arrived: float) -> None:
         subscription, feed = plan.subscription, plan.feed
@@ -351,8 +358,11 @@ class Interests:
                     problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
                     self._client.tell_problem(at_stream(problem, key), id)
                     continue
-                subscription, feed = held
+                subscription, feed = held[0], held[1].feed
                 await when_ready(feed)
+                if self.subscriptions.get(key) != held:
+                    # It was refused, and ended, while it was waited for.
+                    continue
                 self._core.hub.detach(subscription)
                 self._catch_up.go_live(subscription, feed, "resync")
                 if subscription in self._catch_up:

@@ -22,6 +22,24 @@ _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 2.0
 
 
+class Hold:
+    """One holder's interest in a stream: it is followed until the last of them is released."""
+
+    __slots__ = ("_released", "feed")
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self._released = False
+        feed.interest += 1
+
+    def release(self) -> None:
+        """Give it back; again has no effect, so that nobody can give back another's."""
+        if not self._released:
+            self._released = True
+            self.feed.interest -= 1
+            self.feed.idle_since = time.monotonic()
+
+
 class Tails:
     """All feeds, and the shard readers they need. Enter it for as long as the service runs."""
 
@@ -58,14 +76,14 @@ class Tails:
     @contextmanager
     def hold(self, key: StreamKey) -> Iterator[Feed]:
         """The stream's feed, kept for as long as the block runs."""
-        feed = self.acquire(key)
+        hold = self.acquire(key)
         try:
-            yield feed
+            yield hold.feed
         finally:
-            self.release(feed)
+            hold.release()
 
-    def acquire(self, key: StreamKey) -> Feed:
-        """The stream's feed; give it back by `release`. Await `ready` before using its replica."""
+    def acquire(self, key: StreamKey) -> Hold:
+        """Keep the stream followed; await its feed's `ready` before using the replica."""
         feed = self._feeds.get(key)
         if feed is None:
             assert self._group is not None, "tails are used before they are started"
@@ -78,12 +96,7 @@ class Tails:
             self._tasks[key] = self._group.create_task(
                 self._follow(feed, shard), name=f"feed:{key}"
             )
-        feed.interest += 1
-        return feed
-
-    def release(self, feed: Feed) -> None:
-        feed.interest -= 1
-        feed.idle_since = time.monotonic()
+        return Hold(feed)
 
     async def _follow(self, feed: Feed, shard: _Shard) -> None:
         # Live records are joined first, so that nothing falls between the log's end and them.
