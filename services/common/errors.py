@@ -8,7 +8,8 @@
     │   ├── BrokerClosed       somebody closed this broker object; stop using it
     │   ├── BrokerFailed       it broke by an error nobody foresaw; open another, or end
     │   ├── PositionLost       the log no longer holds what follows a cursor; take a snapshot
-    │   └── RecordTooLarge     the broker refuses a record of this size; nothing was stored
+    │   └── RecordRefused      the broker can never store this record; park it and go on
+    │       └── RecordTooLarge for its size
     ├── StoreError
     │   ├── StoreUnavailable   DynamoDB or S3 did not answer, or throttled; try again later
     │   └── StoreMissing       the table or bucket does not exist; an operator has to act
@@ -79,12 +80,20 @@ class PositionLost(BrokerError):
         super().__init__(f"{subject}: nothing can follow cursor {cursor!r}; oldest is {oldest!r}")
 
 
-class RecordTooLarge(BrokerError):
-    def __init__(self, subject: str, size: int, limit: int) -> None:
+class RecordRefused(BrokerError):
+    """What is wrong with the record (`reason`) stays wrong however often it is sent."""
+
+    def __init__(self, subject: str, reason: str) -> None:
         self.subject = subject
+        self.reason = reason
+        super().__init__(f"{subject}: {reason}")
+
+
+class RecordTooLarge(RecordRefused):
+    def __init__(self, subject: str, size: int, limit: int) -> None:
         self.size = size
         self.limit = limit
-        super().__init__(f"{subject}: record of {size} bytes, the broker takes at most {limit}")
+        super().__init__(subject, f"record of {size} bytes, the broker takes at most {limit}")
 
 
 class StoreError(PlatformError):

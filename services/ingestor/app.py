@@ -119,6 +119,7 @@ class Ingestor:
         outlet = self._outlet = Outlet(
             publisher,
             self._metrics,
+            self._parking,
             max_records=settings.broker_buffer_records,
             max_bytes=settings.broker_buffer_bytes,
             breaker=self._broker_breaker,

@@ -22,6 +22,7 @@ from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.ratelimit import Limiter
 from services.ingestor.venues.base import (
     BookImage,
+    Number,
     OrderImage,
     OrderRow,
     Quote,
@@ -49,12 +50,13 @@ class _Product(msgspec.Struct):
 
 
 class _Trade(msgspec.Struct):
+    # Only those that were asked for are taken.
     trade_id: int
     time: str | None = None
 
 
 class _Ticker(msgspec.Struct):
-    trade_id: int
+    trade_id: Number
     time: str | None = None
 
 
@@ -69,7 +71,7 @@ class _Book(msgspec.Struct):
 class _Orders(msgspec.Struct):
     bids: list[OrderRow]
     asks: list[OrderRow]
-    sequence: int
+    sequence: Number
     time: str | None = None
 
 

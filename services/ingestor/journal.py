@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from services.common.errors import RecordRefused
 from services.common.stream.broker import Position, Record
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import (
@@ -26,10 +27,14 @@ from services.common.wire import (
     to_raw,
 )
 
+# Why a gap was written: the log cannot hold the record that would have stood there.
+RECORD_REFUSED = "record_refused"
+
 # Side, price, new size.
 Changes = list[tuple[str, str, str]]
 
-# Takes a record, or answers False when there is no room for it now.
+# Takes a record, or answers False when there is no room for it now; raises RecordRefused when the
+# log can never hold it.
 Offer = Callable[[Record], bool]
 
 
@@ -154,4 +159,11 @@ class Journal:
                 changes,
             )
         )
-        return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
+        try:
+            return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
+        except RecordRefused:
+            if kind != "frame" or key.channel != "trades":
+                # As when there is no room: the lane asks for a new state, which is another record.
+                return False
+            # No other record can bring this trade, and all behind it would wait.
+            return self.gap(RECORD_REFUSED, Missed(seq, seq, 1), ts)

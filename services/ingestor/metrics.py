@@ -35,6 +35,8 @@ _REASONS = 32
 _OUTCOMES = ("refilled", "late", "snapshot", "lost")
 _DROPS = ("broker_away", "queue_full", "reordered")
 _MALFORMED = ("bad_json", "bad_field", "bad_decimal", "missing_field")
+# Of our own records: the log can never hold them.
+_REFUSED = ("record_too_large", "record_refused")
 # Gravest last, so that `>=` means "at least as bad as".
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
@@ -86,7 +88,7 @@ class Metrics:
             ("reason", "stage"),
             registry=registry,
         )
-        prepare(self._invalid, _MALFORMED, (STAGE_VENUE,))
+        prepare(self._invalid, (*_MALFORMED, *_REFUSED), (STAGE_VENUE,))
         self._reconnects = Counter(
             "md_ingest_reconnect",
             "Connections lost, by reason.",

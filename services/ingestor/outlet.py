@@ -11,13 +11,14 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from services.common import tracing
-from services.common.errors import BrokerClosed, BrokerFailed, RecordTooLarge
+from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, RecordTooLarge
 from services.common.stream.broker import Publisher, PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import decode_raw
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
+from services.ingestor.parking import Parking
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,7 @@ class Outlet:
 
     Args:
         publisher: open; closed by whoever opened it.
+        parking: for records that the log can never hold.
         max_records: the publisher's window, to judge when there is room again.
         max_bytes: the same in bytes.
         breaker: opened by a full window. While it is open records are refused without being
@@ -42,12 +44,14 @@ class Outlet:
         self,
         publisher: Publisher,
         metrics: Metrics,
+        parking: Parking,
         *,
         max_records: int,
         max_bytes: int,
         breaker: CircuitBreaker,
     ) -> None:
         self._publisher = publisher
+        self._parking = parking
         self._metrics = metrics
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -61,6 +65,7 @@ class Outlet:
         """Take a record, or answer False when there is no room for it now.
 
         Raises:
+            RecordRefused: the log can never hold it; it was parked.
             BrokerFailed: the publisher broke, and with it went what was not stored. Where streams
                 go on is for the log to say, so the ingestor ends and begins anew from there.
         """
@@ -72,11 +77,11 @@ class Outlet:
             record, span = _traced(tracing.ACTIVE, record)
         try:
             ticket = self._publisher.offer(record)
-        except RecordTooLarge as error:
-            # It can never be stored; its stream sees a refusal and goes on from a new base.
-            log.error("record_too_large", subject=error.subject, size=error.size, limit=error.limit)
+        except RecordRefused as error:
             self.refused += 1
-            return False
+            self._parking.park(refusal_of(error), record.payload, time.time_ns() // 1000)
+            log.error("record_refused", subject=error.subject, reason=error.reason)
+            raise
         if ticket is None:
             self._breaker.failed(time.monotonic())
             self.refused += 1
@@ -159,6 +164,11 @@ class Outlet:
         except (TimeoutError, BrokerClosed, BrokerFailed):
             return self._publisher.stats().in_flight
         return 0
+
+
+def refusal_of(error: RecordRefused) -> str:
+    """The reason under which a record that the log cannot hold is parked and counted."""
+    return "record_too_large" if isinstance(error, RecordTooLarge) else "record_refused"
 
 
 def _traced(active: Tracing, record: Record) -> tuple[Record, Span]:

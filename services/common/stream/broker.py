@@ -12,7 +12,8 @@ B1  Order. A subject's records are delivered to each subscription in the order t
 B2  Durability. `Publisher.durable(ticket)` returns only after the record of that ticket, and all
     sent before it, are stored. Many records may be in flight; those of a subject are stored in the
     order sent, and none while an older one is not, whatever the server loses or refuses.
-    At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers False.
+    At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers None.
+    What can never be stored is not taken (`RecordRefused`), and what follows it goes on.
 B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
     window is acknowledged and not stored again.
 B4  Groups. A group gets every record of a log at least once, in order per subject; what is not
@@ -50,7 +51,10 @@ import msgspec
 
 
 class Position(NamedTuple):
-    """Where a record stands in its subject. Compares as a tuple."""
+    """Where a record stands in its subject. Compares as a tuple.
+
+    Each number is 0 to 2^63 - 1; seq and sub are not both 0.
+    """
 
     epoch: int
     seq: int
@@ -176,7 +180,7 @@ class Publisher(ABC):
         """Take a record, waiting while the window is full; return its ticket (1, 2, 3, ...).
 
         Raises:
-            RecordTooLarge: the broker would refuse it; nothing was taken.
+            RecordRefused: it can never be stored (`record_bounds`; RecordTooLarge); not taken.
             BrokerClosed: the publisher or its broker was closed.
             BrokerFailed: it broke.
         """

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from services.common.errors import BrokerFailed, PositionLost, RecordTooLarge
+from services.common.errors import BrokerFailed, PositionLost, RecordRefused
 from services.common.stream.broker import Broker, Position, Publisher, Record
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, encode
 
 log = structlog.get_logger(__name__)
 
-# Of an original that is too large for the broker this much is kept, characters.
+# Of an original that is too large for the broker this much is kept, characters, or a quarter of it
+# for as long as that is too much.
 _KEPT = 64 * 1024
 
 
@@ -59,7 +60,9 @@ class InvalidLog:
                 continue
             stored = await self._stored_after(cursor)
             waiting = [
-                one for one, payload in zip(waiting, sent, strict=True) if payload not in stored
+                one
+                for one, payload in zip(waiting, sent, strict=True)
+                if payload and payload not in stored
             ]
             if waiting:
                 log.info("parked_again", count=len(waiting))
@@ -78,15 +81,26 @@ class InvalidLog:
         sent = []
         for one in parked:
             seq = max(min(one.ts_recv, now), seq + 1)
-            payload = encode(one)
-            try:
-                await self._publisher.send(Record(INVALID_SUBJECT, payload, Position(0, seq)))
-            except RecordTooLarge:
-                payload = encode(msgspec.structs.replace(one, original=one.original[:_KEPT]))
-                await self._publisher.send(Record(INVALID_SUBJECT, payload, Position(0, seq)))
-            sent.append(payload)
+            sent.append(await self._send_one(self._publisher, one, Position(0, seq)))
         await self._publisher.flush()
         return sent
+
+    @staticmethod
+    async def _send_one(publisher: Publisher, one: Parked, position: Position) -> bytes:
+        """What was sent of it; empty when the broker would not have it however short."""
+        kept = _KEPT
+        while True:
+            payload = encode(one)
+            try:
+                await publisher.send(Record(INVALID_SUBJECT, payload, position))
+            except RecordRefused as error:
+                if not one.original:
+                    log.error("not_parked", reason=str(error), parked=one.reason[:200])
+                    return b""
+                one = msgspec.structs.replace(one, original=one.original[:kept])
+                kept //= 4
+            else:
+                return payload
 
     async def _stored_after(self, cursor: str) -> set[bytes]:
         stored: set[bytes] = set()

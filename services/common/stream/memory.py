@@ -34,6 +34,7 @@ from services.common.stream.broker import (
 )
 from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
 from services.common.stream.publish_window import PublishWindow
+from services.common.stream.record_bounds import check_record
 from services.common.stream.worker import Bell
 from services.common.subjects import log_of
 
@@ -236,6 +237,7 @@ class _MemoryPublisher(MemoryPart, Publisher):
 
     def offer(self, record: Record) -> int | None:
         self._check()
+        check_record(record)
         size = len(record.payload)
         if size > self._broker.server.max_payload:
             raise RecordTooLarge(record.subject, size, self._broker.server.max_payload)

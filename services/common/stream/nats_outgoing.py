@@ -49,11 +49,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
 
 
 def in_flight(record: Record) -> InFlight:
-    """A record without a ticket.
-
-    Raises:
-        ValueError: one of the record's own headers has an impossible name.
-    """
+    """A record without a ticket, which has passed `check_record`."""
     identity = message_id(record.subject, record.position)
     own = header_block(record.headers).decode() if record.headers else ""
     # A character of a header takes four bytes at most.

@@ -38,6 +38,7 @@ from services.common.stream.nats_readback import Fate, ReadBack, read_back
 from services.common.stream.nats_session import Confirmed, Session
 from services.common.stream.nats_streams import LogState, Streams
 from services.common.stream.publish_window import PublishWindow
+from services.common.stream.record_bounds import check_record
 from services.common.stream.worker import Worker, backoff_s
 from services.common.subjects import log_of
 
@@ -97,6 +98,7 @@ class NatsPublisher(Worker, Publisher):
     def offer(self, record: Record) -> int | None:
         if self.ended:
             self.check_open()
+        check_record(record)
         item = in_flight(record)
         size = item.size
         if size > self._limit:

@@ -26,6 +26,7 @@ from services.common.errors import BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
 from services.common.stream.history import History
 from services.common.stream.publish_window import PublishWindow
+from services.common.stream.record_bounds import check_record
 from services.common.stream.redis_client import Command, RedisClient, refusal
 from services.common.stream.redis_packing import Packed, pack, pack_record
 from services.common.stream.redis_records import Names, Source, entry_id, parse_id
@@ -142,13 +143,11 @@ class RedisPublisher(Worker, Publisher):
 
     def offer(self, record: Record) -> int | None:
         self.check_open()
+        check_record(record)
         size = len(record.payload)
         if size > _MAX_RECORD:
             raise RecordTooLarge(record.subject, size, _MAX_RECORD)
-        epoch, seq, sub = record.position
-        if seq == 0 and sub == 0:
-            raise ValueError(f"{record.subject}: Redis has no entry id 0-0; count sub from 1")
-        log_of(record.subject)
+        epoch = record.position.epoch
         if not self._window.has_room(size):
             return None
         source = self._sources.get(record.subject)

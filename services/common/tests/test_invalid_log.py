@@ -111,3 +111,15 @@ async def test_a_publisher_that_broke_is_replaced() -> None:
         await invalid.write([parked("after")])
         assert await reasons(broker) == ["before", "after"]
         await invalid.aclose()
+
+
+async def test_what_is_too_large_for_the_broker_is_parked_as_far_as_it_takes_it() -> None:
+    server = MemoryServer(max_payload=1500)
+    async with MemoryBroker(server) as broker:
+        await broker.ensure([LogSpec(INVALID_LOG, 600)])
+        invalid = InvalidLog(broker)
+        large = msgspec.structs.replace(parked("large"), original="x" * 500_000)
+        hopeless = parked("y" * 5000)
+        await invalid.write([parked("first"), large, hopeless, parked("last")])
+        assert await reasons(broker) == ["first", "large", "last"]
+        await invalid.aclose()

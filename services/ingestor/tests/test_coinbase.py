@@ -64,6 +64,17 @@ def test_errors_come_as_messages() -> None:
         (b'{"type":"match","product_id":"BTC-USD"}', "missing_field"),
         (b'{"type":"match","trade_id":7}', "missing_field"),
         (b'{"type":"ticker","product_id":"BTC-USD","trade_id":7}', "missing_field"),
+        *(
+            (b'{"type":"%b","product_id":"BTC-USD","%b":%d}' % (kind, name, wild), "bad_field")
+            for kind, name in (
+                (b"match", b"trade_id"),
+                (b"last_match", b"trade_id"),
+                (b"ticker", b"sequence"),
+                (b"heartbeat", b"last_trade_id"),
+                (b"open", b"sequence"),
+            )
+            for wild in (2**53, 2**63, 2**64, 10**40, -1)
+        ),
     ],
 )
 def test_what_is_malformed_says_how(frame: bytes, reason: str) -> None:

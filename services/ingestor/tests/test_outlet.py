@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.stream.broker import LogSpec, Position, Record
+from services.common.stream.broker import LogSpec, Position, Publisher, Record
+from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory import MemoryBroker, MemoryServer
-from services.common.subjects import RAW_LOG
+from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
+from services.common.wire import GapBody, Missed, Parked
 from services.ingestor.breaker import Circuit, CircuitBreaker
+from services.ingestor.journal import Journal
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
-from services.ingestor.testing import eventually
+from services.ingestor.parking import Parking
+from services.ingestor.testing import eventually, raw_records
 
 SUBJECT = "market.raw.coinbase.trades.BTC-USD"
 
@@ -26,6 +31,15 @@ async def broker() -> AsyncIterator[MemoryBroker]:
         yield broker
 
 
+def outlet_on(
+    broker: MemoryBroker, publisher: Publisher, breaker: CircuitBreaker
+) -> tuple[Outlet, Parking]:
+    metrics = Metrics(CollectorRegistry())
+    parking = Parking(InvalidLog(broker), metrics)
+    limits = {"max_records": 10, "max_bytes": 1 << 20}
+    return Outlet(publisher, metrics, parking, **limits, breaker=breaker), parking
+
+
 def record(seq: int) -> Record:
     return Record(SUBJECT, b"{}", Position(1, seq))
 
@@ -34,13 +48,7 @@ async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(
     broker: MemoryBroker,
 ) -> None:
     breaker = CircuitBreaker(threshold=1, recovery_s=0.01)
-    outlet = Outlet(
-        await broker.publisher(max_records=10),
-        Metrics(CollectorRegistry()),
-        max_records=10,
-        max_bytes=1 << 20,
-        breaker=breaker,
-    )
+    outlet, _ = outlet_on(broker, await broker.publisher(max_records=10), breaker)
     # Nothing is stored before the event loop gets a turn.
     taken = [outlet.offer(record(seq)) for seq in range(1, 14)]
     assert taken == [True] * 10 + [False] * 3
@@ -56,15 +64,53 @@ async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(
 async def test_relief_waits_for_a_busy_broker_only(broker: MemoryBroker) -> None:
     breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
     publisher = await broker.publisher(max_records=10)
-    outlet = Outlet(
-        publisher,
-        Metrics(CollectorRegistry()),
-        max_records=10,
-        max_bytes=1 << 20,
-        breaker=breaker,
-    )
+    outlet, _ = outlet_on(broker, publisher, breaker)
     for seq in range(1, 9):
         outlet.offer(record(seq))
     async with asyncio.timeout(5):
         await outlet.relief()
     assert publisher.stats().in_flight <= 5
+
+
+async def test_a_trade_that_the_log_cannot_hold_is_parked_and_a_gap_stands_in_its_place(
+    broker: MemoryBroker,
+) -> None:
+    await broker.ensure([LogSpec(INVALID_LOG, 600)])
+    broker.server.max_payload = 2000
+    breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
+    outlet, parking = outlet_on(broker, await broker.publisher(), breaker)
+    journal = Journal(StreamKey("coinbase", "trades", "BTC-USD"), "line", outlet.offer, epoch=1)
+    assert journal.frame(1, b'{"trade_id":1}', 1)
+    assert journal.frame(2, b'{"trade_id":2,"padding":"%b"}' % (b"x" * 3000), 2)
+    assert journal.frame(3, b'{"trade_id":3}', 3)
+    assert await outlet.flush(5.0) == 0
+    await parking.flush()
+    records = await raw_records(broker, "trades", "BTC-USD")
+    assert [(each.kind, each.seq, each.prev) for each in records] == [
+        ("frame", 1, None),
+        ("gap", 2, 1),
+        ("frame", 3, 2),
+    ]
+    gap = msgspec.json.decode(records[1].body, type=GapBody)
+    assert gap.cause == "record_refused"
+    assert gap.missed == Missed(2, 2, 1)
+    page = await broker.read(INVALID_SUBJECT)
+    (parked,) = [msgspec.json.decode(message.payload, type=Parked) for message in page.messages]
+    assert parked.reason == "record_too_large"
+    assert parked.original.startswith('{"v":1,"kind":"frame"')
+
+
+async def test_a_book_that_the_log_cannot_hold_is_parked_and_not_taken(
+    broker: MemoryBroker,
+) -> None:
+    await broker.ensure([LogSpec(INVALID_LOG, 600)])
+    broker.server.max_payload = 2000
+    breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
+    outlet, _ = outlet_on(broker, await broker.publisher(), breaker)
+    journal = Journal(StreamKey("coinbase", "book", "BTC-USD"), "line", outlet.offer, epoch=1)
+    assert journal.frame(5, b'{"changes":[]}', 1)
+    assert not journal.frame(6, b'{"changes":["%b"]}' % (b"x" * 3000), 2)
+    assert journal.seq == 5
+    assert outlet.refused == 1
+    # The circuit is for a broker that is away.
+    assert breaker.state is Circuit.CLOSED

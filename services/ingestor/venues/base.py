@@ -11,9 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+
+# The largest integer that every client holds exactly (JavaScript's numbers).
+MAX_NUMBER = 2**53 - 1
+# A trade id or sequence as a venue writes it. What is out of these bounds is none: it could become
+# a position that no log can store and no client can read.
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 class Kind(Enum):

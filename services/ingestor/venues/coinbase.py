@@ -19,6 +19,7 @@ from services.ingestor.venues.base import (
     Event,
     Kind,
     MalformedFrame,
+    Number,
     OrderAction,
     OrderEvent,
     VenueFeed,
@@ -72,9 +73,9 @@ _TRADE, _TRADE_SEED, _ORDER = Kind.TRADE, Kind.TRADE_SEED, Kind.ORDER
 class _Frame(msgspec.Struct, gc=False):
     type: str
     product_id: str = ""
-    trade_id: int = 0
-    sequence: int = 0
-    last_trade_id: int = 0
+    trade_id: Number = 0
+    sequence: Number = 0
+    last_trade_id: Number = 0
     time: str | None = None
     message: str = ""
     reason: str = ""
@@ -84,7 +85,7 @@ class _Order(msgspec.Struct, gc=False):
     """A message of the `full` channel; market orders have neither price nor remaining size."""
 
     type: str
-    sequence: int
+    sequence: Number
     order_id: str = ""
     maker_order_id: str = ""
     side: str = ""

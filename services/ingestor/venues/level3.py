@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from services.ingestor.venues.base import Event, Kind, MalformedFrame, OrderAction, OrderEvent
+from services.ingestor.venues.base import (
+    MAX_NUMBER,
+    Event,
+    Kind,
+    MalformedFrame,
+    OrderAction,
+    OrderEvent,
+)
 from services.ingestor.venues.decimals import decimal_text, decimal_value
 from services.ingestor.venues.rfc3339 import Rfc3339
 
@@ -98,9 +105,8 @@ class Level3:
             raise MalformedFrame("missing_field", f"{name} with {len(row)} cells, not {length}")
         product = _text(row, 1)
         number = str(row[2])
-        if _is_sequence(number) is None:
+        if _is_sequence(number) is None or (sequence := int(number)) > MAX_NUMBER:
             raise MalformedFrame("bad_field", f"{name} with sequence {row[2]!r}")
-        sequence = int(number)
         told = row[length - 1]
         time = self._clock.micros(told if isinstance(told, str) else None)
         return Event(Kind.ORDER, product, sequence, time, order=_order(row, name, sequence, time))

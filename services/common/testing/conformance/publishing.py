@@ -8,6 +8,7 @@ import random
 import pytest
 
 from services.common.errors import (
+    RecordRefused,
     RecordTooLarge,
 )
 from services.common.stream import (
@@ -20,6 +21,7 @@ from services.common.testing.conformance.backend import (
     BTC,
     ETH,
     LOG,
+    PATIENCE_S,
     SOL,
     Backend,
     follow,
@@ -129,6 +131,46 @@ class PublishingClauses:
         assert publisher.stats().sent == 0
         await publisher.durable(await publisher.send(record(2)))
         assert seqs(await read_all(broker)) == [2]
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            Record(BTC, b"", Position(1, 2**64)),
+            Record(BTC, b"", Position(1, 2**63)),
+            Record(BTC, b"", Position(1, -1)),
+            Record(BTC, b"", Position(1, 0)),
+            Record(BTC, b"", Position(1, 2, 2**64)),
+            Record(BTC, b"", Position(1, 2, -1)),
+            Record(BTC, b"", Position(2**64, 2)),
+            Record(BTC, b"", Position(-1, 2)),
+            Record("market.raw.coinbase.ticker.BTC USD", b"", Position(1, 2)),
+            Record("market.raw.coinbase.ticker.>", b"", Position(1, 2)),
+            Record("market.raw.coinbase.ticker.", b"", Position(1, 2)),
+            Record("market.raw.coinbase.ticker.B\r\nPUB", b"", Position(1, 2)),
+            Record("market.raw.coinbase", b"", Position(1, 2)),
+            Record("elsewhere", b"", Position(1, 2)),
+            Record(BTC, b"", Position(1, 2), {"a b": "c"}),
+            Record(BTC, b"", Position(1, 2), {"a": "\ud800"}),
+        ],
+        ids=repr,
+    )
+    async def test_b2_what_can_never_be_stored_is_not_taken_and_the_rest_goes_on(
+        self, broker: Broker, bad: Record
+    ) -> None:
+        publisher = await broker.publisher()
+        await publisher.send(record(1))
+        with pytest.raises(RecordRefused) as refused:
+            publisher.offer(bad)
+        assert refused.value.reason
+        with pytest.raises(RecordRefused):
+            await publisher.send(bad)
+        await publisher.send(record(2))
+        await publisher.send(record(2, ETH))
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.flush()
+        assert publisher.stats().sent == 3
+        assert seqs(await read_all(broker)) == [1, 2]
+        assert seqs(await read_all(broker, ETH), ETH) == [2]
 
     # ------------------------------------------------------------------ B3
 
