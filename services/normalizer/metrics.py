@@ -13,7 +13,7 @@ from services.common.subjects import StreamKey
 _REFUSALS = (
     *("bad_json", "bad_field", "bad_decimal", "bad_side", "bad_row", "bad_position", "bad_subject"),
     *("unexpected_type", "unknown_channel", "unknown_venue", "unknown_version", "wrong_position"),
-    *("wrong_product", "wrong_subject", "record_too_large"),
+    *("wrong_product", "wrong_subject", "record_too_large", "record_refused"),
 )
 
 STATISTICS = {

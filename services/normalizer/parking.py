@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import structlog
 
-from services.common.stream import Broker, Message
+from services.common.errors import RecordRefused, RecordTooLarge
+from services.common.stream import Broker, Message, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.wire import RECORD_VERSION, Parked
 from services.normalizer.metrics import Metrics
@@ -19,7 +20,10 @@ _MAX_TS = 2**63 - 1
 
 
 class _Received(msgspec.Struct):
+    """When a raw record, or a tick's, was received."""
+
     ts_recv: int = 0
+    ts_ingest: int = 0
 
 
 _received = msgspec.json.Decoder(_Received)
@@ -44,8 +48,23 @@ class Parking:
                 reason=str(error),
                 subject=message.subject,
                 cursor=message.cursor,
-                ts_recv=_ts_recv(message.payload),
+                ts_recv=_ts_of(message.payload, "ts_recv"),
                 original=message.payload.decode(errors="replace"),
+            )
+        )
+
+    def unstorable(self, record: Record, error: RecordRefused) -> None:
+        """A tick that its log can never hold."""
+        code = "record_too_large" if isinstance(error, RecordTooLarge) else "record_refused"
+        self._metrics.invalid(code)
+        self._waiting.append(
+            Parked(
+                v=RECORD_VERSION,
+                reason=f"{code}: {error.reason}",
+                subject=record.subject,
+                cursor="",
+                ts_recv=_ts_of(record.payload, "ts_ingest"),
+                original=record.payload.decode(errors="replace"),
             )
         )
 
@@ -66,11 +85,11 @@ class Parking:
         await self._log.aclose()
 
 
-def _ts_recv(payload: bytes) -> int:
+def _ts_of(payload: bytes, name: str) -> int:
     try:
-        ts_recv = _received.decode(payload).ts_recv
+        ts = int(getattr(_received.decode(payload), name))
         # What no reader can hold says nothing either; the original keeps it.
-        return ts_recv if 0 <= ts_recv <= _MAX_TS else 0
+        return ts if 0 <= ts <= _MAX_TS else 0
     except (ValueError, RecursionError):
         # Not even this much of it can be read.
         return 0

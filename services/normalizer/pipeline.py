@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind
 from prometheus_client import Counter as Metric
 
 from services.common import tracing
-from services.common.errors import InvalidSubject, PositionLost, RecordTooLarge
+from services.common.errors import InvalidSubject, PositionLost, RecordRefused, RecordTooLarge
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
@@ -186,7 +186,7 @@ class Pipeline:
                 if record is not None:
                     try:
                         ticket = offer(record)
-                    except RecordTooLarge:
+                    except RecordRefused:
                         ticket = None
                     if ticket is None:
                         await self._publish(record, publisher)
@@ -258,14 +258,16 @@ class Pipeline:
             await self._publish(Record(out.subject, out.payload, out.position, headers), publisher)
 
     async def _publish(self, record: Record, publisher: Publisher) -> None:
-        self._subjects.append(record.subject)
         try:
             ticket = publisher.offer(record)
-        except RecordTooLarge as error:
+        except RecordRefused as error:
+            self._parking.unstorable(record, error)
+            if not isinstance(error, RecordTooLarge):
+                # Nothing can stand at its place; the next record's `prev` brings that to light.
+                return
             ticket = None
-            log.warning("record_too_large", subject=record.subject, size=error.size)
-            self._metrics.invalid("record_too_large")
             record = msgspec.structs.replace(record, payload=too_large(record.payload))
+        self._subjects.append(record.subject)
         self._ticket = await publisher.send(record) if ticket is None else ticket
 
     def _traced(

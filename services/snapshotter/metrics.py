@@ -77,5 +77,5 @@ BOOKS_WAITING = Gauge(
 
 prepare(WRITE_ERRORS, ("row", "checkpoint", "archive", "restore"))
 prepare(ROWS, ("written", "refused"))
-prepare(INVALID, ("undecodable", "unfoldable"))
+prepare(INVALID, ("undecodable", "unfoldable", "bad_subject"))
 prepare(CATCH_UPS, ("read", "lost"))

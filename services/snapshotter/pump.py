@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 
 from services.common import tracing
 from services.common.domain.book import BadLevel
-from services.common.errors import BrokerUnavailable, PositionLost
+from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, key_of
@@ -29,6 +29,14 @@ log = structlog.get_logger(__name__)
 # Book resets are megabytes each, so few records are asked for at once.
 _BATCH = 256
 _PAGE = 256
+
+
+def _key(subject: str) -> StreamKey | None:
+    """The stream of a subject; None where whoever published on it is none of ours."""
+    try:
+        return key_of(subject)
+    except InvalidSubject:
+        return None
 
 
 class _RawHead(msgspec.Struct):
@@ -145,8 +153,14 @@ class Pump:
                         await self._ack(done)
                         done = []
                         await self._wait_for_room(lambda: self.held_bytes)
-                    waiting = self._waiting.get(key_of(message.subject))
-                    if waiting is not None:
+                    key = _key(message.subject)
+                    waiting = None if key is None else self._waiting.get(key)
+                    if key is None:
+                        # Somebody else's: it belongs to no stream, and is neither kept nor again
+                        # delivered.
+                        metrics.INVALID.labels("bad_subject").inc()
+                        done.append(message)
+                    elif waiting is not None:
                         waiting.append(message)
                         self._waiting_bytes += len(message.payload)
                     elif not await self._deliver(message):
@@ -189,7 +203,9 @@ class Pump:
         unseen = {
             key: subject
             for subject in subjects
-            if (key := key_of(subject)) not in self.streams and key not in self._waiting
+            if (key := _key(subject)) is not None
+            and key not in self.streams
+            and key not in self._waiting
         }
         self._waiting.update((key, deque()) for key in unseen)
         return unseen

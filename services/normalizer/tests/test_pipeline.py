@@ -341,3 +341,31 @@ async def test_a_part_of_the_broker_that_broke_ends_the_normalizer_and_the_next_
         async with running(pipeline):
             await until_acked(pipeline)
         assert await ticks(broker) == expected(records)
+
+
+async def test_a_tick_too_large_for_its_log_is_parked_and_a_reset_stands_in_its_place() -> None:
+    stream = RawStream(StreamKey("coinbase", "book", "BTC-USD"))
+    records = [
+        stream.snapshot(1000, [["10", "1"]], [["11", "1"]]),
+        stream.changes(2000, [("buy", f"{price}.00", "1") for price in range(1, 400)]),
+        stream.changes(3000, [("buy", "10", "2")]),
+    ]
+    server = MemoryServer()
+    async with opened(lambda: MemoryBroker(server)) as broker:
+        await publish_all(broker, records)
+        server.max_payload = 2000
+        pipeline = pipeline_on(broker)
+        async with running(pipeline):
+            await until_acked(pipeline)
+        (payloads,) = (await ticks(broker)).values()
+        said = [json.loads(payload) for payload in payloads]
+        assert [(r["type"], r["seq"], r["prev"], r.get("cause")) for r in said] == [
+            ("reset", 1000, None, "start"),
+            ("reset", 2000, 1000, "record_too_large"),
+            ("tick", 3000, 2000, None),
+        ]
+        (payload,) = (await log_bytes(broker, "invalid"))[INVALID_SUBJECT]
+        parked = json.loads(payload)
+        assert parked["reason"].startswith("record_too_large: record of ")
+        assert parked["subject"].endswith("coinbase.book.BTC-USD")
+        assert parked["ts_recv"] == records[1].ts_recv

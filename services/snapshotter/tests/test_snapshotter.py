@@ -23,13 +23,14 @@ from services.common.runtime import flatten
 from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.memory import MemoryServer
+from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.stream.nats import NatsBroker
 from services.common.subjects import StreamKey, key_of, tick_log
 from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Reset, Tick, decode_record
+from services.snapshotter.app import Snapshotter
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import NatsServer
 
@@ -515,3 +516,32 @@ async def _run_into_a_broken_group(
 
 async def _joined(broker: PartsBroker, groups: int) -> bool:
     return len(broker.groups) >= groups
+
+
+async def test_what_others_put_on_subjects_of_no_stream_is_left_out_and_ends_nobody(
+    platform: Platform,
+) -> None:
+    streams = new_streams()
+    async with platform.publisher() as (broker, publisher):
+        assert isinstance(broker, MemoryBroker)
+
+        def append(subject: str) -> None:
+            # A publisher of ours would refuse it.
+            log = broker.log(tick_log(0))
+            assert log.append(Record(subject, b"odd", Position(0, 1)), broker.server.clock())
+
+        append("market.tick.0.strange")
+        async with platform.snapshotter() as service:
+            await publish_some(publisher, streams, rounds=1)
+            append("market.tick.0.coinbase.ticker.BTC USD")
+            await publish_some(publisher, streams, rounds=1)
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+            await until(lambda: _acked(service))
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+async def _acked(service: Snapshotter) -> bool:
+    return all(
+        [await pump._subscription.lag() == 0 for pump in service.pumps if pump._subscription]
+    )
