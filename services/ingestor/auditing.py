@@ -14,7 +14,6 @@ from enum import Enum
 import msgspec
 import structlog
 
-from services.common.domain.book import BadLevel
 from services.common.errors import VenueError
 from services.ingestor.healing import now_us
 from services.ingestor.lanes import BookLane, Desk
@@ -36,7 +35,7 @@ _PASSED_S = 10.0
 _LOOK_S = 0.05
 # Audits under way together, at most.
 _TOGETHER = 8
-# A crossed book is looked into at most this often.
+# A crossed book is looked into at most this often, and a lost mirror given a new base.
 _CROSSED_AGAIN_S = 30.0
 
 
@@ -75,6 +74,7 @@ class Auditor:
         self._counted = counted
         self._under_way: set[str] = set()
         self._crossed_at: dict[str, float] = {}
+        self._revived_at: dict[str, float] = {}
         self._folding = asyncio.Lock()
         self._next = ""
 
@@ -88,6 +88,7 @@ class Auditor:
                 lanes = self._lanes()
                 await self._fold(lane.mirror for lane in lanes.values())
                 for product, lane in lanes.items():
+                    self._revive(product, lane, clock())
                     if lane.mirror is not None and lane.mirror.crossed and not lane.suspect:
                         last = self._crossed_at.get(product)
                         if last is None or clock() - last > _CROSSED_AGAIN_S:
@@ -98,6 +99,15 @@ class Auditor:
                     chosen = self._choose(lanes)
                     if chosen is not None:
                         self._start(group, chosen, lanes[chosen])
+
+    def _revive(self, product: str, lane: BookLane, now: float) -> None:
+        """A book that can be compared no more is as good as unproven: have a new base sent."""
+        mirror = lane.mirror
+        if mirror is None or not mirror.lost or lane.suspect or not lane.based:
+            return
+        if now - self._revived_at.get(product, -_CROSSED_AGAIN_S) >= _CROSSED_AGAIN_S:
+            self._revived_at[product] = now
+            lane.distrust("audit", "what was passed on could not be followed", now_us())
 
     async def audit(self, product: str, lane: BookLane) -> Outcome:
         """Compare one product's book now; a mismatch is told to its lane."""
@@ -150,7 +160,7 @@ class Auditor:
         try:
             async with self._folding:
                 return await asyncio.to_thread(mirror.contradicted, image.body)
-        except (msgspec.DecodeError, BadLevel) as error:
+        except msgspec.DecodeError as error:
             log.info("book_not_audited", product=product, reason=str(error))
             return Outcome.INCONCLUSIVE
 

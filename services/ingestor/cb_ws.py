@@ -299,11 +299,7 @@ class Feed:
             try:
                 event = parse(frame)
             except MalformedFrame as error:
-                if error.reason not in self._malformed:
-                    # All are counted and parked; one line per reason and connection is enough.
-                    self._malformed.add(error.reason)
-                    log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
-                self._parking.park(error.reason, frame, ts)
+                self._unreadable(error, frame, ts)
                 continue
             desk = desks.get(event.product)
             if desk is None:
@@ -315,6 +311,18 @@ class Feed:
                 self._enter(FeedEvent.FLOWING)
                 log.info("feed_flowing", feed=self.name, endpoint=self.endpoint)
             desk.feed(event, frame, ts)
+
+    def _unreadable(self, error: MalformedFrame, frame: bytes, ts: int) -> None:
+        if error.reason not in self._malformed:
+            # All are counted and parked; one line per reason and connection is enough.
+            self._malformed.add(error.reason)
+            log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
+        self._parking.park(error.reason, frame, ts)
+        about = self.venue.damaged(frame)
+        named = self._desks.get(about.product)
+        for desk in (named,) if about.product else tuple(self._desks.values()):
+            if desk is not None:
+                desk.unreadable(about, f"a message cannot be read: {error}"[:200], ts)
 
     def _about_connection(self, event: Event) -> None:
         if event.kind is Kind.REFUSED:

@@ -34,7 +34,7 @@ _STREAM = ("venue", "channel", "product")
 _REASONS = 32
 _OUTCOMES = ("refilled", "late", "snapshot", "lost")
 _DROPS = ("broker_away", "queue_full", "reordered")
-_MALFORMED = ("bad_json", "bad_field", "bad_decimal", "missing_field")
+_MALFORMED = ("bad_json", "bad_field", "bad_decimal", "bad_side", "missing_field")
 # Of our own records: the log can never hold them.
 _REFUSED = ("record_too_large", "record_refused")
 # Gravest last, so that `>=` means "at least as bad as".

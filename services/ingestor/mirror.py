@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from services.common.domain.book import BUY, SELL, BadLevel, Book
-from services.common.domain.decimals import BadDecimal, to_decimal
+from services.common.domain.decimals import to_decimal
+from services.common.domain.levels import Change, is_row
 
 # A level: side and price.
 Key = tuple[str, Decimal]
@@ -23,19 +25,14 @@ _MAX_PENDING = 20_000
 
 
 class _Update(msgspec.Struct, gc=False):
-    changes: list[tuple[str, str, str]]
-
-
-class _Row(msgspec.Struct, array_like=True, gc=False):
-    """REST adds the number of orders."""
-
-    price: str
-    size: str
+    changes: list[Change] | None
 
 
 class _Whole(msgspec.Struct, gc=False):
-    bids: list[_Row]
-    asks: list[_Row]
+    """Rows are price, size, and over REST the number of orders; null is an empty side."""
+
+    bids: list[Any] | None
+    asks: list[Any] | None
 
 
 _decode_update = msgspec.json.Decoder(_Update).decode
@@ -95,8 +92,16 @@ class BookMirror:
         batch, self._pending = self._pending, []
         return batch
 
+    @property
+    def lost(self) -> bool:
+        """Whether there was a book, and only another base gives one again."""
+        return self.bases > 0 and not self._based
+
     def fold(self, batch: Batch) -> None:
-        """Fold a batch; a body that makes no sense ends the mirror until the next base."""
+        """Fold a batch; an update that makes no sense ends the mirror until the next base.
+
+        Rows of a whole book that make no sense are left out, as every reader leaves them out.
+        """
         changes: dict[tuple[str, str], str] = {}
         try:
             for whole, body in batch:
@@ -105,7 +110,7 @@ class BookMirror:
                     changes.clear()
                     self._book.replace(_texts(book.bids), _texts(book.asks))
                 else:
-                    for side, price, size in _decode_update(body).changes:
+                    for side, price, size in _decode_update(body).changes or ():
                         # Last told, last applied: one price may be written in two ways.
                         changes.pop((side, price), None)
                         changes[side, price] = size
@@ -136,7 +141,6 @@ class BookMirror:
 
         Raises:
             msgspec.DecodeError: `body` is no book.
-            BadLevel: a row of it makes no sense.
         """
         image = _decode_whole(body)
         found: dict[Key, tuple[str, str]] = {}
@@ -145,10 +149,10 @@ class BookMirror:
             (BUY, _texts(image.bids), self._book.bids()),
             (SELL, _texts(image.asks), self._book.asks()),
         ):
-            there = _by_value(side, rows)
+            there = _by_value(rows)
             if not there:
                 continue
-            here = _by_value(side, held)
+            here = _by_value(held)
             worst = min(there) if side == BUY else max(there)
             for price in there.keys() | here.keys():
                 beyond = price < worst if side == BUY else price > worst
@@ -161,15 +165,9 @@ class BookMirror:
 _NOTHING = Decimal(0)
 
 
-def _texts(rows: Iterable[_Row]) -> list[tuple[str, str]]:
-    return [(row.price, row.size) for row in rows]
+def _texts(rows: Iterable[Any] | None) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in rows or () if is_row(row)]
 
 
-def _by_value(side: str, rows: Iterable[tuple[str, str]]) -> dict[Decimal, Decimal]:
-    levels: dict[Decimal, Decimal] = {}
-    for price, size in rows:
-        try:
-            levels[to_decimal(price)] = to_decimal(size)
-        except BadDecimal as error:
-            raise BadLevel(side, price, size) from error
-    return levels
+def _by_value(rows: Iterable[tuple[str, str]]) -> dict[Decimal, Decimal]:
+    return {to_decimal(price): to_decimal(size) for price, size in rows}

@@ -142,6 +142,16 @@ class BookLane:
         self._heartbeat_time = 0
         self._silent_sequence = 0
 
+    def unreadable(self, time: int, evidence: str, ts: int) -> None:
+        """A message that makes no sense may have changed the book; `time` is 0 when unknown."""
+        if self._cause is None:
+            self.distrust("invalid_message", evidence, ts)
+        else:
+            # It may have been the base that is awaited: ask, rather than wait for it in vain.
+            self._ask()
+        # A book fetched meanwhile has to be newer than what could not be read.
+        self._let_go = max(self._let_go, time or self.venue_time)
+
     def trades_missing(self, ts: int) -> None:
         """Whatever lost a trade may have lost updates."""
         self.distrust("gap", "trades of this product are missing", ts)

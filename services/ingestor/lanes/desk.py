@@ -17,6 +17,10 @@ _FIRST_SNAPSHOT_US = 3_000_000
 # A stream without messages for so long is called quiet.
 _QUIET_US = 30_000_000
 
+# What a message that cannot be read may have been.
+_OF_BOOKS = frozenset({Kind.BOOK_UPDATE, Kind.BOOK_SNAPSHOT, Kind.UNKNOWN})
+_OF_TRADES = frozenset({Kind.TRADE, Kind.UNKNOWN})
+
 Lane = TradesLane | BookLane | OrdersLane | TickerLane
 
 
@@ -100,6 +104,20 @@ class Desk:
             self._updates.snapshot(event.time, body, ts)
             if self._updates.based:
                 self._updates.condition.clear("down", "snapshot received", ts)
+
+    def unreadable(self, event: Event, evidence: str, ts: int) -> None:
+        """A message came that cannot be read; `event` says what it may have been about.
+
+        Whatever it may have changed is made sure of at once. A ticker is followed by the next one,
+        and heartbeats tell when that does not come.
+        """
+        kind = event.kind
+        if kind in _OF_BOOKS and self.book is not None:
+            self.book.unreadable(event.time, evidence, ts)
+        if kind in _OF_TRADES and self.trades is not None:
+            self.trades.unreadable(event.number, ts)
+            # Nothing was lost on the way, so this says nothing about the book.
+            self._gaps_seen = self.trades.gaps
 
     def log_lost(self, epoch: int, ts: int) -> None:
         """The broker lost the log and made a new one: every stream begins anew in it."""

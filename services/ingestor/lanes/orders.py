@@ -141,6 +141,9 @@ class OrdersLane:
     def trades_missing(self, ts: int) -> None:
         """A trades gap proves nothing here: `sequence` tells of every loss itself."""
 
+    def unreadable(self, _time: int, _evidence: str, _ts: int) -> None:
+        """A message that makes no sense is missing by its number: nothing more is to be done."""
+
     # ---- what the healer brings
 
     def image(self, image: OrderImage, ts: int) -> bool:

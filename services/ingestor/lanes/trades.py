@@ -121,6 +121,16 @@ class TradesLane:
             if isinstance(verdict, Gap):
                 self._reach(verdict.last, "tail", ts)
 
+    def unreadable(self, number: int, ts: int) -> None:
+        """A trade's message makes no sense: it is fetched like one that did not come.
+
+        Only the next one in turn is certain to exist. Any other number (0: none could be read) may
+        be as wrong as the rest of the message, and the next good trade tells what is missing.
+        """
+        known = self._sequencer.held if self._episode is None else self._episode.target
+        if known is not None and number == known + 1:
+            self._reach(number, "invalid_message", ts)
+
     # ---- what the healer asks and brings
 
     @property

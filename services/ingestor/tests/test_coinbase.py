@@ -132,3 +132,104 @@ def test_times_have_zero_to_nine_digits_and_nonsense_is_zero(text: str | None, m
     clock = Rfc3339()
     assert clock.micros(text) == micros
     assert clock.micros(text) == micros, "the cached second gives the same"
+
+
+UPDATE = {
+    "type": "l2update",
+    "product_id": "BTC-USD",
+    "time": "2026-07-01T00:00:00.000001Z",
+    "changes": [["buy", "100.00", "1"]],
+}
+BOOK = {"type": "snapshot", "product_id": "BTC-USD", "bids": [["1", "1"]], "asks": [["2", "1"]]}
+MATCH = {
+    "type": "match",
+    "product_id": "BTC-USD",
+    "trade_id": 7,
+    "price": "1",
+    "size": "1",
+    "side": "buy",
+    "sequence": 70,
+}
+TICKER = {"type": "ticker", "product_id": "BTC-USD", "sequence": 7, "price": "1"}
+T0 = 1_782_864_000_000_001
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        UPDATE | {"changes": [["buy", "5.1e-7", "0.00000000"], ["sell", "1", "1E2"]]},
+        UPDATE | {"changes": []},
+        UPDATE | {"changes": None},
+        UPDATE | {"time": None},
+        BOOK | {"bids": [["1", "0.-10000"], ["1", None], ["0.5", "1", 3]]},
+        BOOK | {"bids": [], "asks": None},
+        MATCH | {"side": ""},
+        MATCH | {"time": "", "sequence": None},
+        TICKER | {"trade_id": None, "best_ask": "", "time": None},
+        {"type": "heartbeat", "product_id": "BTC-USD", "sequence": 0, "last_trade_id": 0},
+        {"type": "heartbeat", "product_id": "BTC-USD", "last_trade_id": None},
+        {"type": "error", "message": None, "reason": None},
+        {"type": "last_match", "product_id": "BTC-USD", "trade_id": 7},
+    ],
+)
+def test_what_a_message_may_lack_costs_nothing(frame: dict[str, object]) -> None:
+    parse(**frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason", "about"),
+    [
+        (UPDATE | {"changes": [["buy", "100.00", "0.-10000"]]}, "bad_decimal", "update"),
+        (UPDATE | {"changes": [["buy", "NaN", "1"]]}, "bad_decimal", "update"),
+        (UPDATE | {"changes": [["buy", "1e999999", "1"]]}, "bad_decimal", "update"),
+        (UPDATE | {"changes": [["bid", "1", "1"]]}, "bad_side", "update"),
+        (UPDATE | {"changes": [["buy", "1"]]}, "bad_field", "update"),
+        (UPDATE | {"changes": [["buy", 1, 2]]}, "bad_field", "update"),
+        (UPDATE | {"changes": {}}, "bad_field", "update"),
+        (UPDATE | {"time": 5}, "bad_field", "update"),
+        (BOOK | {"asks": {"1": "1"}}, "bad_field", "snapshot"),
+        ({"type": "snapshot", "product_id": "BTC-USD", "bids": []}, "missing_field", "snapshot"),
+        (MATCH | {"price": "0.-1"}, "bad_decimal", "trade"),
+        (MATCH | {"size": 1}, "bad_field", "trade"),
+        (MATCH | {"side": "BUY"}, "bad_side", "trade"),
+        (TICKER | {"price": ""}, "bad_decimal", "ticker"),
+        (TICKER | {"sequence": "7"}, "bad_field", "ticker"),
+        ({"type": None, "product_id": "BTC-USD"}, "bad_field", "unknown"),
+    ],
+)
+def test_what_cannot_be_read_says_what_it_was_about(
+    frame: dict[str, object], reason: str, about: str
+) -> None:
+    feed, raw = CoinbaseFeed(), json.dumps(frame).encode()
+    with pytest.raises(MalformedFrame) as refusal:
+        feed.parse(raw)
+    assert refusal.value.reason == reason
+    event = feed.damaged(raw)
+    assert (event.product, event.kind.value.removeprefix("book_")) == ("BTC-USD", about)
+    assert event.number == (7 if about == "trade" else 0)
+    if about == "update" and isinstance(frame["time"], str):
+        assert event.time == T0
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind", "product"),
+    [
+        (b'{"type":"l2update","product_id":"BTC-USD","chan', Kind.BOOK_UPDATE, "BTC-USD"),
+        (b'{"product_id" : "ETH-USD", "type":"match","trade', Kind.TRADE, "ETH-USD"),
+        (b'{"changes":[["buy","1","1"]],"ti', Kind.UNKNOWN, ""),
+        (b'{"type":"l2update","changes":[]}', Kind.BOOK_UPDATE, ""),
+        (b'["open","BTC-USD","x"]', Kind.ORDER, "BTC-USD"),
+        (b"[", Kind.UNKNOWN, ""),
+        (b"<html>", Kind.REFUSED, ""),
+        (b"\xff", Kind.REFUSED, ""),
+        (b"", Kind.REFUSED, ""),
+        (b'{"type":"auction","product_id":7}', Kind.REFUSED, ""),
+        (b'{"type":"match","trade_id":1e400}', Kind.TRADE, ""),
+        (b"[" * 100_000, Kind.UNKNOWN, ""),
+    ],
+)
+def test_what_a_damaged_frame_was_about_is_told_as_far_as_it_can(
+    frame: bytes, kind: Kind, product: str
+) -> None:
+    event = CoinbaseFeed().damaged(frame)
+    assert (event.kind, event.product, event.number) == (kind, product, 0)

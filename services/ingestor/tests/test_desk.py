@@ -4,9 +4,9 @@ from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.sequencer import Numbering, Sequencer
+from services.ingestor.sequencer import Gap, Numbering, Sequencer
 from services.ingestor.testing import Counts, RawLog
-from services.ingestor.venues.base import Event, Kind
+from services.ingestor.venues.base import BookImage, Event, Kind, TradeRow
 
 NOW = 1_790_000_000_000_000
 SECOND = 1_000_000
@@ -190,3 +190,78 @@ def test_events_of_channels_that_are_not_served_are_ignored() -> None:
     for kind in Kind:
         desk.feed(Event(kind, "BTC-USD", 1, NOW, 1), b"{}", NOW)
     assert desk.messages == 0
+
+
+def test_a_book_update_that_cannot_be_read_asks_for_a_new_base_at_once() -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.BOOK_UPDATE, at=SECOND)
+    damaged = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 2 * SECOND)
+    bench.desk.unreadable(damaged, "bad_decimal: '0.-10000'", NOW + 2 * SECOND)
+    assert bench.wants == [Want.BOOK]
+    assert bench.states("book")[-1] == "resyncing"
+    # What follows is passed on meanwhile: no reader drops its book for one update.
+    bench.feed(Kind.BOOK_UPDATE, at=3 * SECOND)
+    bench.feed(Kind.BOOK_SNAPSHOT, at=4 * SECOND)
+    kinds = [record.kind for record in bench.logs["book"].of("frame", "resync", "gap")]
+    assert kinds == ["resync", "frame", "frame", "resync"]
+    assert b'"cause":"invalid_message"' in bytes(bench.logs["book"].of("resync")[-1].body)
+    assert bench.states("book")[-1] == "live"
+    assert bench.counts.outcomes == ["snapshot"]
+
+
+def test_a_base_that_cannot_be_read_is_asked_for_again() -> None:
+    bench = Bench()
+    damaged = Event(Kind.BOOK_SNAPSHOT, "BTC-USD", 0, NOW)
+    bench.desk.unreadable(damaged, "bad_field: rows", NOW)
+    assert bench.wants == [Want.BOOK]
+    assert bench.states("book") == []
+
+
+def test_a_fetched_book_older_than_what_could_not_be_read_is_not_used() -> None:
+    bench = Bench()
+    bench.join()
+    book = bench.desk.book
+    assert isinstance(book, BookLane)
+    book.distrust("gap", "trades are missing", NOW)
+    book.hold()
+    bench.desk.unreadable(Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 5), "bad", NOW + 5)
+    assert not book.image(BookImage(NOW + 4, 0, b"{}"), NOW + 9)
+    assert book.image(BookImage(NOW + 5, 0, b"{}"), NOW + 9)
+
+
+def test_a_trade_that_cannot_be_read_is_fetched_like_one_that_is_missing() -> None:
+    bench = Bench()
+    bench.join()
+    bench.desk.unreadable(Event(Kind.TRADE, "BTC-USD", 11), "bad_decimal", NOW + SECOND)
+    assert bench.wants == [Want.TRADES]
+    assert bench.desk.trades is not None
+    assert bench.desk.trades.missing() == Gap(11, 11)
+    bench.feed(Kind.TRADE, 12, at=SECOND)
+    bench.desk.trades.refill([TradeRow(11, NOW, b"{}")], NOW + SECOND)
+    assert bench.logs["trades"].seqs("frame") == [11, 12]
+    # Nothing was lost on the way: the book is not suspect.
+    assert bench.wants == [Want.TRADES]
+
+
+def test_a_number_in_a_message_that_cannot_be_read_proves_nothing() -> None:
+    bench = Bench()
+    bench.join()
+    for number in (0, 5, 10, 12, 10**9):
+        bench.desk.unreadable(Event(Kind.TRADE, "BTC-USD", number), "bad_decimal", NOW)
+    assert bench.wants == []
+    bench.feed(Kind.TRADE, 12, at=SECOND)
+    assert bench.desk.trades is not None
+    assert bench.desk.trades.missing() == Gap(11, 11)
+
+
+def test_what_may_have_been_anything_makes_the_book_suspect() -> None:
+    bench = Bench()
+    bench.join()
+    bench.desk.unreadable(Event(Kind.UNKNOWN, ""), "bad_json", NOW)
+    assert bench.wants == [Want.BOOK]
+    bench = Bench()
+    bench.join()
+    for kind in (Kind.HEARTBEAT, Kind.TICKER, Kind.REFUSED):
+        bench.desk.unreadable(Event(kind, ""), "bad_field", NOW)
+    assert bench.wants == []

@@ -136,6 +136,30 @@ def test_numbers_with_an_exponent_are_compared_by_value() -> None:
     assert found == {("buy", Decimal("5.1e-7")): ("150000", "1")}
 
 
+def test_a_row_that_makes_no_sense_costs_that_row_only_and_the_mirror_goes_on() -> None:
+    bad: Rows = [("10", "1"), ("9", "0.-10000"), ("8", "1")]
+    mirror = mirror_of(bad, [("11", "1")])
+    assert mirror.usable
+    assert not mirror.lost
+    mirror.watch()
+    assert mirror.contradicted(whole([("10", "1"), ("9", "NaN"), ("8", "1")], [("11", "1")])) == {}
+    mirror.base(b'{"bids":null,"asks":[["11","1"],["12"],null,["13",2]]}')
+    mirror.fold(mirror.take())
+    assert mirror.usable
+    assert mirror.contradicted(b'{"bids":[],"asks":[["11","1"]]}') == {}
+
+
+def test_an_update_that_makes_no_sense_ends_the_mirror_until_the_next_base_and_is_told() -> None:
+    mirror = BookMirror()
+    assert not mirror.lost
+    mirror = mirror_of([("10", "1")], [])
+    mirror.update(update(("buy", "9", "0.-10000")))
+    mirror.fold(mirror.take())
+    assert (mirror.usable, mirror.lost) == (False, True)
+    mirror.base(whole([("10", "1")], []))
+    assert (mirror.usable, mirror.lost) == (True, False)
+
+
 def test_something_else_than_a_book_is_said_to_be_so() -> None:
     with pytest.raises(msgspec.DecodeError):
         mirror_of([], []).contradicted(b"<html>")

@@ -124,6 +124,13 @@ class VenueFeed(ABC):
         """
 
     @abstractmethod
+    def damaged(self, frame: bytes) -> Event:
+        """What a frame that `parse` refused was about, as far as that can be told.
+
+        Of kind UNKNOWN when it may have been anything of its product, or of any when that is "".
+        """
+
+    @abstractmethod
     def subscribe(self, products: Iterable[str], channels: Iterable[str], now: float) -> bytes:
         """The request for `products` on the venue's `channels`; `now` is Unix time, seconds."""
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from services.common.domain.decimals import is_decimal
+from services.common.domain.levels import SIDES, Unreadable, check_changes_json, check_rows_json
 from services.ingestor.venues.base import (
+    MAX_NUMBER,
     Credentials,
     Event,
     Kind,
@@ -68,17 +72,28 @@ _KINDS = {
 # An enum's member costs a lookup each time it is named, and these are compared for every message.
 _BOOK_UPDATE, _BOOK_SNAPSHOT = Kind.BOOK_UPDATE, Kind.BOOK_SNAPSHOT
 _TRADE, _TRADE_SEED, _ORDER = Kind.TRADE, Kind.TRADE_SEED, Kind.ORDER
+_TICKER, _HEARTBEAT = Kind.TICKER, Kind.HEARTBEAT
+
+
+_ABSENT = msgspec.Raw()
 
 
 class _Frame(msgspec.Struct, gc=False):
     type: str
     product_id: str = ""
-    trade_id: Number = 0
-    sequence: Number = 0
-    last_trade_id: Number = 0
+    trade_id: Number | None = 0
+    sequence: Number | None = 0
+    last_trade_id: Number | None = 0
     time: str | None = None
-    message: str = ""
-    reason: str = ""
+    price: str | None = None
+    size: str | None = None
+    side: str | None = None
+    # Read where they stand, and passed on as they came.
+    changes: msgspec.Raw = _ABSENT
+    bids: msgspec.Raw = _ABSENT
+    asks: msgspec.Raw = _ABSENT
+    message: str | None = None
+    reason: str | None = None
 
 
 class _Order(msgspec.Struct, gc=False):
@@ -98,6 +113,9 @@ class _Order(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Frame).decode
 _decode_order = msgspec.json.Decoder(_Order).decode
+# Names in a frame that is no JSON any more.
+_find_type = re.compile(rb'"type"\s*:\s*"([^"\\]{1,64})"').search
+_find_product = re.compile(rb'"product_id"\s*:\s*"([^"\\]{1,64})"').search
 
 
 def sign(secret: str, timestamp: str, method: str = "GET", path: str = SIGNED_PATH) -> str:
@@ -142,28 +160,62 @@ class CoinbaseFeed(VenueFeed):
             if message.type == LEVEL3:
                 return self._level3.schema(frame)
             if message.type == "error":
-                text = f"{message.message}: {message.reason}".strip(": ")
+                text = f"{message.message or ''}: {message.reason or ''}".strip(": ")
                 return Event(Kind.REFUSED, "", text=text)
             return Event(Kind.UNKNOWN, "", text=message.type)
         product = message.product_id
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")
         time = self._clock.micros(message.time)
-        if kind is _BOOK_UPDATE or kind is _BOOK_SNAPSHOT:
+        if kind is _BOOK_UPDATE:
+            _check_update(message)
+            return Event(kind, product, 0, time)
+        if kind is _BOOK_SNAPSHOT:
+            _check_snapshot(message)
             return Event(kind, product, 0, time)
         order: OrderEvent | None = None
         if kind is _TRADE or kind is _TRADE_SEED:
-            number = message.trade_id
+            number = message.trade_id or 0
             if self._orders and kind is _TRADE:
                 order = self._order(frame, time)
         else:
-            number = message.sequence
+            number = message.sequence or 0
             if kind is _ORDER:
                 order = self._order(frame, time)
-        if number <= 0:
+        # A product that nobody ever traded may have a heartbeat without any number.
+        if number <= 0 and kind is not _HEARTBEAT:
             raise MalformedFrame("missing_field", f"{message.type} without its number")
-        trade_id = message.last_trade_id or message.trade_id
+        if kind is _TRADE:
+            _check_trade(message)
+        elif kind is _TICKER:
+            decimal_text(message.price)
+        trade_id = message.last_trade_id or message.trade_id or 0
         return Event(kind, product, number, time, trade_id, "", order)
+
+    def damaged(self, frame: bytes) -> Event:
+        if frame[:1] not in (b"{", b"["):
+            # No message of the venue begins like this: a proxy's page, somebody's keep-alive.
+            return Event(Kind.REFUSED, "")
+        try:
+            message = msgspec.json.decode(frame)
+        except (ValueError, RecursionError):
+            found, product = _find_type(frame), _find_product(frame)
+            message = {
+                "type": found and found[1].decode(errors="replace"),
+                "product_id": product and product[1].decode(errors="replace"),
+            }
+        if isinstance(message, list):
+            # A row of `level3`: its number is missing now, which says all.
+            return Event(Kind.ORDER, str(message[1]) if len(message) > 1 else "")
+        name, product = message.get("type"), message.get("product_id")
+        kind = _KINDS.get(name, Kind.REFUSED) if isinstance(name, str) else Kind.UNKNOWN
+        number, told = message.get("trade_id"), message.get("time")
+        return Event(
+            kind,
+            product if isinstance(product, str) else "",
+            number if type(number) is int and 0 < number <= MAX_NUMBER else 0,
+            self._clock.micros(told if isinstance(told, str) else None),
+        )
 
     @staticmethod
     def _order(frame: bytes, time: int) -> OrderEvent:
@@ -230,3 +282,32 @@ class CoinbaseFeed(VenueFeed):
             "type": verb,
             "channels": [{"name": channel, "product_ids": ids} for channel in channels],
         }
+
+
+def _check_update(message: _Frame) -> None:
+    """Raise MalformedFrame for what no reader of the log could apply to its book."""
+    if not message.changes:
+        raise MalformedFrame("missing_field", "l2update without changes")
+    try:
+        check_changes_json(message.changes)
+    except Unreadable as error:
+        raise MalformedFrame(error.code, error.detail) from error
+
+
+def _check_snapshot(message: _Frame) -> None:
+    """Raise MalformedFrame for what is no book. Single bad rows cost themselves only."""
+    if not message.bids or not message.asks:
+        raise MalformedFrame("missing_field", "snapshot without bids or asks")
+    try:
+        check_rows_json(message.bids)
+        check_rows_json(message.asks)
+    except Unreadable as error:
+        raise MalformedFrame(error.code, error.detail) from error
+
+
+def _check_trade(message: _Frame) -> None:
+    """Raise MalformedFrame for what is no trade; who the maker was may be left out."""
+    if not is_decimal(message.price) or not is_decimal(message.size):
+        raise MalformedFrame("bad_decimal", repr((message.price, message.size))[:80])
+    if message.side and message.side not in SIDES:
+        raise MalformedFrame("bad_side", repr(message.side)[:80])
