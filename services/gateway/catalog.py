@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from services.common.errors import BrokerUnavailable, InvalidSubject
+from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, key_of, tick_log
@@ -70,12 +70,12 @@ class Catalog:
         return any(StreamKey(venue, channel, product) in held for channel in CHANNELS)
 
     async def _refresh_all(self, shards: Iterable[int]) -> None:
-        failed: list[BrokerUnavailable] = []
+        failed: list[BrokerUnavailable | BrokerFailed] = []
 
         async def refresh(shard: int) -> None:
             try:
                 await self._refresh(shard)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, BrokerFailed) as error:
                 failed.append(error)
 
         async with asyncio.TaskGroup() as group:

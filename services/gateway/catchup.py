@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, PositionLost, StoreUnavailable
+from services.common.errors import BrokerError, PositionLost, StoreUnavailable
 from services.common.wire import encode
 from services.gateway.audience import BEGINNING, Client, Subscription
 from services.gateway.backfill import Backfill
@@ -152,7 +152,7 @@ class CatchUp:
             except PositionLost:
                 subscription.cursor = ""
                 empty += 1
-            except (BrokerUnavailable, StoreUnavailable) as error:
+            except (BrokerError, StoreUnavailable) as error:
                 log.warning("backfill_waits", stream=str(feed.key), reason=str(error))
             else:
                 if subscription not in self._waiting or subscription.position != position:

@@ -17,8 +17,7 @@ import structlog
 
 from services.common import tracing
 from services.common.errors import (
-    BrokerClosed,
-    BrokerUnavailable,
+    BrokerError,
     PositionLost,
 )
 from services.common.metrics import STAGE_TICK
@@ -87,13 +86,18 @@ def entries_of(messages: Iterable[Message]) -> list[Entry]:
 class Feed:
     """One stream inside the gateway: its replica, its live clients, its fetching.
 
+    Args:
+        joined: set while live records are received.
+
     Attributes:
         interest: how many hold it; at zero it lingers and is then dropped.
         ready: set while the chain has a position to begin from.
         moved: rings when the chain went on.
     """
 
-    def __init__(self, key: StreamKey, sources: Sources, hub: Hub, budget: Budget) -> None:
+    def __init__(
+        self, key: StreamKey, sources: Sources, hub: Hub, budget: Budget, joined: asyncio.Event
+    ) -> None:
         self.key = key
         self.shard = shard_of(key.product, sources.shard_count)
         self.subject = tick_subject(self.shard, key)
@@ -104,6 +108,7 @@ class Feed:
         self.moved = Bell()
         self.interest = 0
         self.idle_since = 0.0
+        self._joined = joined
         self._sources = sources
         self._hub = hub
         self._published: Position | None = None
@@ -160,6 +165,11 @@ class Feed:
         self.replica.on_interrupted()
         self._after(was_live, "interrupted")
 
+    def on_broken(self) -> None:
+        """Nothing live comes any more, until `joined`: what is held may be old by now."""
+        self.ready.clear()
+        self.on_interrupted()
+
     def on_failure(self) -> None:
         """Something here went wrong that nobody foresaw: this stream, and no other, begins anew."""
         METRICS.stream_failures.inc()
@@ -201,7 +211,11 @@ class Feed:
     async def run(self) -> None:
         """Fetch whenever the replica wants something; ends by cancellation."""
         while True:
+            await self._joined.wait()
             await self._fill()
+            if not self._joined.is_set():
+                # What came meanwhile may have been missed.
+                continue
             self.ready.set()
             await self._find_status()
             await self.wanted.wait()
@@ -224,9 +238,7 @@ class Feed:
                 page = await self._sources.broker.read(self.subject, cursor, limit=_PAGE)
             except PositionLost:
                 self.replica.on_lost()
-            except BrokerClosed:
-                raise
-            except BrokerUnavailable as error:
+            except BrokerError as error:
                 log.warning("log_read_failed", stream=str(self.key), reason=str(error))
             else:
                 entries = entries_of(page.messages)
@@ -255,7 +267,7 @@ class Feed:
         if self.replica.status is not None or head is None:
             return
         seen: list[Entry] = []
-        with suppress(BrokerUnavailable, PositionLost):
+        with suppress(BrokerError):
             for step in _STATUS_STEPS:
                 after = Position(head.epoch, max(0, head.seq - step))
                 cursor = await self._sources.broker.seek(self.subject, after)

@@ -84,6 +84,7 @@ class Gateway(Home):
         tails = Tails(
             sources,
             hub,
+            self.health,
             total_bytes=settings.window_total_bytes,
             linger_s=settings.stream_linger_s,
         )

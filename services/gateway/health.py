@@ -28,5 +28,9 @@ class GatewayHealth(Health):
         """It works again."""
         self._degraded.pop(name, None)
 
+    def forgotten(self, name: str) -> None:
+        """What this check was about is not needed any more."""
+        self._checks.pop(name, None)
+
     def report(self) -> dict[str, Any]:
         return {**super().report(), "degraded": self._degraded}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.common.errors import BrokerUnavailable
+from services.common.errors import BrokerFailed, BrokerUnavailable
 from services.common.subjects import StreamKey
 from services.gateway.audience import BEGINNING, Subscription
 from services.gateway.auth import EVERYONE, Grant
@@ -203,7 +203,7 @@ class Interests:
         unsure: set[str] = set()
         try:
             known = await catalog.knows(command.venue, allowed)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, BrokerFailed):
             unsure = catalog.unseen(command.venue, allowed)
             known = allowed - unsure
         keys = [
@@ -264,7 +264,7 @@ class Interests:
         try:
             await when_ready(feed)
             await place(plan, command, feed, self._core.backfill)
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, BrokerFailed) as error:
             plan.problem = Problem(BROKER_UNAVAILABLE, error.reason, retry_after_ms=1000)
         except Problem as problem:
             plan.problem = problem

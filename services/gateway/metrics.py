@@ -117,6 +117,12 @@ class Metrics:
             registry=registry,
         )
         prepare(self.invalid, get_args(Unreadable), (STAGE_TICK,))
+        self.reader_breaks = Counter(
+            "md_live_reader_breaks_total",
+            "Times the live reader of a shard's log broke, and another one was opened.",
+            ("shard",),
+            registry=registry,
+        )
         self.stream_failures = Counter(
             "md_stream_failures_total",
             "Streams that began anew because something in the gateway failed.",

@@ -1,19 +1,26 @@
-"""Following the tick logs: one live reader per shard with interest, one feed per stream."""
+"""Following the tick logs: one live reader per shard with interest, one feed per stream.
+
+Both are tasks that end by cancellation only: whatever a reader or a feed meets, even that its part
+of the broker was closed by somebody else, is said, and it begins again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import structlog
 
-from services.common.errors import BrokerClosed, BrokerUnavailable
+from services.common.errors import BrokerError
+from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription, Message
 from services.common.subjects import StreamKey, tick_log
 from services.gateway.feed import Feed, Sources, entries_of
+from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
+from services.gateway.metrics import METRICS
 from services.gateway.window import Budget
 
 log = structlog.get_logger(__name__)
@@ -43,8 +50,17 @@ class Hold:
 class Tails:
     """All feeds, and the shard readers they need. Enter it for as long as the service runs."""
 
-    def __init__(self, sources: Sources, hub: Hub, *, total_bytes: int, linger_s: float) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        hub: Hub,
+        health: GatewayHealth,
+        *,
+        total_bytes: int,
+        linger_s: float,
+    ) -> None:
         self._sources = sources
+        self._health = health
         self._hub = hub
         self._budget = Budget(total_bytes)
         self._linger_s = linger_s
@@ -87,32 +103,15 @@ class Tails:
         feed = self._feeds.get(key)
         if feed is None:
             assert self._group is not None, "tails are used before they are started"
-            feed = self._feeds[key] = Feed(key, self._sources, self._hub, self._budget)
-            shard = self._shards.get(feed.shard)
+            number = shard_of(key.product, self._sources.shard_count)
+            shard = self._shards.get(number)
             if shard is None:
-                shard = self._shards[feed.shard] = _Shard(feed.shard, self._sources)
-                shard.task = self._group.create_task(shard.run(), name=f"tail:{feed.shard}")
-            shard.feeds[feed.subject] = feed
-            self._tasks[key] = self._group.create_task(
-                self._follow(feed, shard), name=f"feed:{key}"
-            )
+                shard = self._shards[number] = _Shard(number, self._sources, self._health)
+                shard.task = self._group.create_task(shard.run(), name=f"tail:{number}")
+            feed = Feed(key, self._sources, self._hub, self._budget, shard.joined)
+            self._feeds[key] = shard.feeds[feed.subject] = feed
+            self._tasks[key] = self._group.create_task(_follow(feed), name=f"feed:{key}")
         return Hold(feed)
-
-    async def _follow(self, feed: Feed, shard: _Shard) -> None:
-        # Live records are joined first, so that nothing falls between the log's end and them.
-        await shard.joined.wait()
-        delay = _RETRY_FIRST_S
-        with suppress(BrokerClosed):
-            while True:
-                try:
-                    await feed.run()
-                except BrokerClosed:
-                    raise
-                except Exception:  # whatever it was: it costs this stream its state, no other one
-                    log.exception("stream_failed", stream=str(feed.key))
-                    feed.on_failure()
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, _RETRY_MOST_S)
 
     def _sweep(self, now: float) -> None:
         for key, feed in list(self._feeds.items()):
@@ -129,42 +128,78 @@ class Tails:
             del self._shards[feed.shard]
             if shard.task is not None:
                 shard.task.cancel()
+            self._health.forgotten(shard.check)
+
+
+async def _follow(feed: Feed) -> None:
+    delay = _RETRY_FIRST_S
+    while True:
+        try:
+            await feed.run()
+        except Exception:  # whatever it was: it costs this stream its state, no other one
+            log.exception("stream_failed", stream=str(feed.key))
+            feed.on_failure()
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_MOST_S)
 
 
 class _Shard:
-    """The live reader of one tick log."""
+    """The live reader of one tick log.
 
-    def __init__(self, number: int, sources: Sources) -> None:
+    Attributes:
+        joined: set while it receives; a feed fetches only then, so that nothing falls between the
+            log's end and what is live.
+    """
+
+    def __init__(self, number: int, sources: Sources, health: GatewayHealth) -> None:
         self.number = number
+        self.check = f"shard-{number}"
         self.feeds: dict[str, Feed] = {}
         self.joined = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self._sources = sources
+        self._health = health
+        self._delay = _RETRY_FIRST_S
 
     async def run(self) -> None:
-        delay = _RETRY_FIRST_S
+        """Receive, with one reader after the other, until cancelled."""
         while True:
             try:
-                subscription = await self._sources.broker.live(tick_log(self.number))
-            except BrokerUnavailable as error:
-                log.warning("tail_failed", shard=self.number, reason=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_MOST_S)
-                continue
-            except BrokerClosed:
-                return
-            try:
-                self.joined.set()
-                await self._receive(subscription)
-            except BrokerClosed:
-                return
-            finally:
-                await subscription.aclose()
+                reader = await self._sources.broker.live(tick_log(self.number))
+                try:
+                    self._begin()
+                    await self._receive(reader)
+                finally:
+                    await reader.aclose()
+            except BrokerError as error:
+                self._broke(str(error))
+            except Exception as error:  # whatever it was: another reader is opened
+                log.exception("tail_failed", shard=self.number)
+                self._broke(repr(error))
+            await asyncio.sleep(self._delay)
+            self._delay = min(self._delay * 2, _RETRY_MOST_S)
+
+    def _begin(self) -> None:
+        for feed in list(self.feeds.values()):
+            # What came since the reader before is in the log only.
+            feed.on_interrupted()
+        self.joined.set()
+        self._health.passed(self.check)
+
+    def _broke(self, reason: str) -> None:
+        log.warning("tail_broke", shard=self.number, reason=reason)
+        self._health.failed(self.check, f"no live reader: {reason}")
+        if self.joined.is_set():
+            METRICS.reader_breaks.labels(str(self.number)).inc()
+            self.joined.clear()
+            for feed in list(self.feeds.values()):
+                feed.on_broken()
 
     async def _receive(self, subscription: LiveSubscription) -> None:
         feeds = self.feeds
         while True:
             batch = await subscription.next_batch()
+            self._delay = _RETRY_FIRST_S
             if batch.interrupted:
                 log.warning("tail_interrupted", shard=self.number)
                 for feed in list(feeds.values()):
