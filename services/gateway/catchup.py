@@ -61,6 +61,10 @@ class CatchingUp(Client):
     async def room(self) -> None:
         """Return when little waits for this client."""
 
+    @abstractmethod
+    async def answered(self) -> None:
+        """Return when there is room for another piece of an answer."""
+
 
 class CatchUp:
     """The subscriptions of one client that are not live."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from itertools import batched
 from typing import Any
 
 from services.common.errors import BrokerFailed, BrokerUnavailable
@@ -32,6 +33,9 @@ from services.gateway.protocol import (
 )
 from services.gateway.records import stream_fields
 from services.gateway.tail import Hold
+
+# Streams whose outcomes are told in one message; a command that names more is answered in parts.
+_PART = 200
 
 
 class Interests:
@@ -195,7 +199,10 @@ class Interests:
     # ------------------------------------------------------------------ commands
 
     async def subscribe(self, command: Subscribe, id: CommandId | None) -> None:
-        """Begin the streams named, or change how they are sent; one answer for all of them."""
+        """Begin the streams named, or change how they are sent, and answer, part by part.
+
+        Each part waits until the client has taken most of those before.
+        """
         arrived = time.monotonic()
         products = command.all_products
         allowed = set(filter(self._grant.entitled, products))
@@ -211,21 +218,30 @@ class Interests:
             for channel in command.all_channels
             for product in products
         ]
-        plans = await self._plan_all(command, keys, known, unsure)
+        for part, some in enumerate(batched(keys, _PART), start=1):
+            plans = await self._plan_all(command, some, known, unsure)
+            more = _part(part, len(keys))
+            self._answer(command, {**echo(id), **more}, plans, arrived)
+            await self._client.answered()
+
+    def _answer(
+        self, command: Subscribe, more: dict[str, Any], plans: list[Plan], arrived: float
+    ) -> None:
         for plan in plans:
             if plan.problem is None and plan.key not in self.subscriptions:
                 # It was refused, and ended, while the others were being planned.
                 message = "the stream ended while it was being set up"
                 plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
-        # From here on nothing awaits: what follows the heads told now is what comes next.
+        # Nothing here awaits: what follows the heads told now is what comes next.
         self._client.tell(
-            {"type": "subscribed", **echo(id), "results": [p.result(command) for p in plans]},
+            {"type": "subscribed", **more, "results": [p.result(command) for p in plans]},
         )
         for plan in plans:
             if plan.problem is None:
                 self._begin(plan, command, arrived)
             elif 4000 <= plan.problem.code.code < 5000:
-                self._client.tell_problem(at_stream(plan.problem, plan.key), id, control=False)
+                problem = at_stream(plan.problem, plan.key)
+                self._client.tell_problem(problem, more.get("id"), control=False)
 
     async def _plan_all(
         self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
@@ -332,21 +348,27 @@ class Interests:
         )
         self._begin_catch_up(subscription, feed)
 
-    def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:
-        """End the streams named."""
-        results: list[dict[str, Any]] = []
-        for channel in command.all_channels:
-            for product in command.all_products:
-                key = StreamKey(command.venue, channel, product)
-                held = self.subscriptions.pop(key, None)
-                result: dict[str, Any] = {**stream_fields(key), "stream": str(key)}
-                if held is None:
-                    problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
-                    results.append({**result, "ok": False, "error": problem.body()})
-                else:
-                    self._let_go(*held)
-                    results.append({**result, "ok": True})
-        self._client.tell({"type": "unsubscribed", **echo(id), "results": results})
+    async def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:
+        """End the streams named, and answer as `subscribe` does."""
+        keys = [
+            StreamKey(command.venue, channel, product)
+            for channel in command.all_channels
+            for product in command.all_products
+        ]
+        for part, some in enumerate(batched(keys, _PART), start=1):
+            results = [self._end(key) for key in some]
+            more = _part(part, len(keys))
+            self._client.tell({"type": "unsubscribed", **echo(id), **more, "results": results})
+            await self._client.answered()
+
+    def _end(self, key: StreamKey) -> dict[str, Any]:
+        held = self.subscriptions.pop(key, None)
+        result: dict[str, Any] = {**stream_fields(key), "stream": str(key)}
+        if held is None:
+            problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
+            return {**result, "ok": False, "error": problem.body()}
+        self._let_go(*held)
+        return {**result, "ok": True}
 
     async def resync(self, command: Resync, id: CommandId | None) -> None:
         """Send the state of the streams named anew."""
@@ -367,3 +389,8 @@ class Interests:
                 self._catch_up.go_live(subscription, feed, "resync")
                 if subscription in self._catch_up:
                     self._start_catching()
+
+
+def _part(part: int, streams: int) -> dict[str, Any]:
+    """What says which part of an answer this is; nothing where the answer is one message."""
+    return {} if streams <= _PART else {"part": part, "last": part * _PART >= streams}

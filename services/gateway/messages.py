@@ -70,10 +70,15 @@ class Result(_Stream):
 
 
 class Subscribed(ServerMessage):
-    """The outcome for each stream; one bad product never fails the others."""
+    """The outcome for each stream; one bad product never fails the others.
+
+    Of more than 200 streams it comes in parts, each followed by what those streams begin with.
+    """
 
     type: Literal["subscribed"]
     id: CommandId | None = None
+    part: int | None = None
+    last: bool | None = None
     results: list[Result]
 
 
@@ -82,6 +87,8 @@ class Unsubscribed(ServerMessage):
 
     type: Literal["unsubscribed"]
     id: CommandId | None = None
+    part: int | None = None
+    last: bool | None = None
     results: list[Result]
 
 

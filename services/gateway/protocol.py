@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 SUBPROTOCOL = "md.v1.json"
 MAX_MESSAGE_BYTES = 64 * 1024
+# A message up to this size is looked into for its id although its sender is over the rate.
+_SHORT = 1024
 
 Retry = Literal["no", "after", "snapshot", "reconnect"]
 
@@ -53,6 +55,8 @@ DRAINING = ErrorCode(6003, "draining", "reconnect")
 ERROR_CODES = [value for value in list(globals().values()) if isinstance(value, ErrorCode)]
 
 CommandId = str | int | float
+# The commands that may come before a valid key.
+KEYLESS = frozenset(("auth", "ping"))
 
 
 class Problem(Exception):
@@ -204,14 +208,23 @@ def parse_cursor(cursor: str) -> tuple[int, int]:
 _decode = msgspec.json.Decoder().decode
 
 
+def check_size(text: str) -> None:
+    """Check what can be told of a message without reading it.
+
+    Raises:
+        Problem: it is too large.
+    """
+    if len(text) > MAX_MESSAGE_BYTES or len(text.encode(errors="replace")) > MAX_MESSAGE_BYTES:
+        raise Problem(TOO_LARGE, f"messages have at most {MAX_MESSAGE_BYTES} bytes")
+
+
 def parse_json(text: str) -> dict[str, Any]:
     """The JSON object in a message.
 
     Raises:
         Problem: it is too large, no JSON, or no object.
     """
-    if len(text) > MAX_MESSAGE_BYTES or len(text.encode(errors="replace")) > MAX_MESSAGE_BYTES:
-        raise Problem(TOO_LARGE, f"messages have at most {MAX_MESSAGE_BYTES} bytes")
+    check_size(text)
     try:
         value = _decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
@@ -227,6 +240,25 @@ def id_of(value: dict[str, Any]) -> CommandId | None:
     if isinstance(found, bool) or not isinstance(found, str | int | float):
         return None
     return found if not isinstance(found, str) or len(found) <= 256 else None
+
+
+def id_in(text: str) -> CommandId | None:
+    """The id of a command that is not going to be obeyed, if that is cheap to tell."""
+    if len(text) > _SHORT:
+        return None
+    try:
+        return id_of(parse_json(text))
+    except Problem:
+        return None
+
+
+def streams_named(value: dict[str, Any]) -> int:
+    """How many (product, channel) pairs a command names, before anything of it is looked at."""
+    found = 1
+    for many, one in (("products", "product"), ("channels", "channel")):
+        listed = value.get(many)
+        found *= max(1, (len(listed) if isinstance(listed, list) else 0) + (one in value))
+    return found
 
 
 def echo(id: CommandId | None) -> dict[str, CommandId]:
@@ -251,9 +283,27 @@ def parse_command(value: dict[str, Any]) -> Command:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"][:2])
+        # Where a field may be of several kinds each has an error; the one that saw most tells most.
+        found = error.errors(include_url=False, include_input=False)
+        places = [_place(one["loc"], value) for one in found]
+        first, place = max(zip(found, places, strict=True), key=lambda one: len(one[1]))
+        field = ".".join(place)
         text = str(first["msg"]).removeprefix("Value error, ")
         # A rule over several fields names the field itself, before the colon.
         message = f"{field}: {text}" if field else text
         raise Problem(BAD_FIELD, message, id=id, field=re.split("[.:]", message)[0]) from error
+
+
+def _place(location: tuple[int | str, ...], value: Any) -> list[str]:
+    """The field, and what is inside it, that an error is about, as the message itself names them.
+
+    pydantic's location also names types, which are nobody's business but ours.
+    """
+    place = [str(part)[:64] for part in location[:1]]
+    inside: Any = value.get(location[0]) if location else None
+    for part in location[1:]:
+        listed = isinstance(inside, list) and isinstance(part, int) and part < len(inside)
+        if listed or (isinstance(inside, dict) and part in inside):
+            inside = inside[part]
+            place.append(str(part)[:64])
+    return place

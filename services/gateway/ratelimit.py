@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Holds at most `burst` tokens and gains `rate` of them a second.
+    """Holds at most `burst` tokens and gains `rate` of them a second; may owe as many.
 
     Args:
         rate: tokens a second, above 0.
@@ -28,10 +28,18 @@ class TokenBucket:
         A request above `burst` is charged as `burst`.
         """
         tokens = min(tokens, self._burst)
-        if now > self._at:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-            self._at = now
+        self._fill(now)
         if self._tokens >= tokens:
             self._tokens -= tokens
             return 0.0
         return (tokens - self._tokens) / self._rate
+
+    def charge(self, now: float, tokens: float) -> None:
+        """Take `tokens` for what is done already; what is not there is owed, at most a burst."""
+        self._fill(now)
+        self._tokens = max(-self._burst, self._tokens - tokens)
+
+    def _fill(self, now: float) -> None:
+        if now > self._at:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+            self._at = now

@@ -25,12 +25,15 @@ from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
+    COMMANDS,
     CONNECTION_QUOTA,
     INTERNAL,
     KEY_INVALID,
+    KEYLESS,
     MAX_MESSAGE_BYTES,
     SLOW_CLOSED,
     SUBPROTOCOL,
+    SUBSCRIPTION_LIMIT,
     TOO_LARGE,
     Auth,
     Command,
@@ -40,10 +43,13 @@ from services.gateway.protocol import (
     Resync,
     Subscribe,
     Unsubscribe,
+    check_size,
     echo,
+    id_in,
     id_of,
     parse_command,
     parse_json,
+    streams_named,
 )
 from services.gateway.ratelimit import TokenBucket
 
@@ -59,6 +65,13 @@ _WAITING = 16
 _STRIKES = 20.0
 _STRIKES_PER_S = 1.0
 _RATE_STRIKE = 0.02
+# What a command costs of its sender's rate beside the one that each costs: for each stream that it
+# names, and for so many bytes that have to be read.
+_STREAM_COMMANDS = 0.2
+_COMMAND_BYTES = 4096
+# A command may always name so many streams, if only to be told stream by stream that there is no
+# room for them.
+_STREAMS_ALWAYS = 256
 _BAD_KEY = "this API key is not known"
 _OTHER_KEY = "this connection has another API key; connect again to change it"
 
@@ -213,6 +226,9 @@ class Session(CatchingUp, Listener):
                     # It talks and does not listen: answers wait for it, and so do its commands.
                     self._link.pause_reading()
                     await self._made_room()
+                if self._commands:
+                    # Many that wait are obeyed in a turn each: others have theirs between.
+                    await asyncio.sleep(0)
         finally:
             self._working = self._commands = None
         if not self.closing:
@@ -252,6 +268,11 @@ class Session(CatchingUp, Listener):
 
     async def room(self) -> None:
         while self.outbox.size > self._low_water:
+            await self._made_room()
+
+    async def answered(self) -> None:
+        # Not `room`'s mark: a catch-up of the same client fills it up to that again and again.
+        while self.outbox.size > max(self._low_water, self.outbox.limit // 2):
             await self._made_room()
 
     @property
@@ -326,15 +347,14 @@ class Session(CatchingUp, Listener):
         self.interests.allow(grant)
         self._bucket = None
 
-    def _take_command(self, now: float) -> float:
-        """Seconds until a command may be sent again; 0.0 takes one."""
+    def _commands_bucket(self, now: float) -> TokenBucket:
         if self._bucket is None:
             rate, burst = self._commands_per_s, float(self._core.settings.ws_burst)
             grant = self._seat.grant
             if grant is not None and grant.commands is not None:
                 burst = max(1.0, min(burst, 4 * rate))
             self._bucket = TokenBucket(rate, burst, now)
-        return self._bucket.take(now)
+        return self._bucket
 
     # ------------------------------------------------------------------ what the clock says
 
@@ -378,12 +398,23 @@ class Session(CatchingUp, Listener):
     async def _on_text(self, text: str) -> None:
         id: CommandId | None = None
         try:
+            check_size(text)
+            # Whatever it is, reading it costs: it is paid for before.
+            now = time.monotonic()
+            bucket = self._commands_bucket(now)
+            if (wait := bucket.take(now)) > 0:
+                self._limit(id_in(text), wait)
+                return
+            bucket.charge(now, len(text) // _COMMAND_BYTES)
             value = parse_json(text)
             id = id_of(value)
-            wait = self._take_command(time.monotonic())
-            if wait > 0:
-                self._limit(id, wait)
-                return
+            if self._seat.grant is None and value.get("type") in COMMANDS.keys() - KEYLESS:
+                raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
+            streams = streams_named(value)
+            bucket.charge(now, (streams - 1) * _STREAM_COMMANDS)
+            if streams > max(self.interests.limit, _STREAMS_ALWAYS):
+                message = f"{streams} streams in one command; a connection may have"
+                raise Problem(SUBSCRIPTION_LIMIT, f"{message} {self.interests.limit}")
             await self._obey(parse_command(value), id)
         except Problem as problem:
             self.tell_problem(problem, id)
@@ -412,14 +443,12 @@ class Session(CatchingUp, Listener):
             self.tell({**pong, "server_time": time.time_ns() // 1000}, control=True)
         elif isinstance(command, Auth):
             self._authorize(command.api_key, id)
-        elif self._seat.grant is None:
-            raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
         elif isinstance(command, Subscribe):
             if command.batch is not None:
                 self.form = form_of(arrays=command.batch, deflated=self._link.deflated)
             await self.interests.subscribe(command, id)
         elif isinstance(command, Unsubscribe):
-            self.interests.unsubscribe(command, id)
+            await self.interests.unsubscribe(command, id)
         elif isinstance(command, Resync):
             await self.interests.resync(command, id)
 
