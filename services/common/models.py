@@ -73,6 +73,7 @@ class ResyncBody(Record):
 class GapBody(Record):
     cause: str
     missed: Missed
+    message: Any = None
 
 
 class StatusBody(Record):

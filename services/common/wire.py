@@ -96,9 +96,12 @@ class ResyncBody(msgspec.Struct, frozen=True):
     missed: Missed | None = None
 
 
-class GapBody(msgspec.Struct, frozen=True):
+class GapBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`message` is the state to go on from: of `trades` a JSON array of those before the gap."""
+
     cause: str
     missed: Missed
+    message: _OptionalRaw = None
 
 
 class StatusBody(msgspec.Struct, frozen=True):

@@ -35,10 +35,12 @@ from services.ingestor.feed_options import FeedOptions
 from services.ingestor.healing import Healer, now_us
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.late_trades import LateTrades
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.mirror import BookMirror
 from services.ingestor.outlet import Outlet
 from services.ingestor.parking import Parking
+from services.ingestor.restore import open_gaps
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
 from services.ingestor.venues.base import VenueRest
@@ -52,6 +54,8 @@ _PING_TIMEOUT_S = 2.0
 _MEASURE_S = 1.0
 _FLUSH_S = 60.0
 _VALIDATE_TIMEOUT_S = 5.0
+# Open gaps are written again so often, so that a restart finds them.
+_RESTATE_S = 600.0
 # September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
 _LEAST_TIME_US = 10**15
 # The worst of several circuits is shown.
@@ -168,6 +172,14 @@ class Ingestor:
                         self._metrics.audited,
                     )
                     group.create_task(auditor.run(), name="audit")
+                late = LateTrades(
+                    rest,
+                    self._all_desks,
+                    outlet.has_room,
+                    max_hours=settings.late_trades_max_hours,
+                    restate_s=min(_RESTATE_S, settings.js_retention_minutes * 60 / 4),
+                )
+                group.create_task(late.run(), name="late")
                 group.create_task(self._parking.run(), name="parking")
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._check_health(), name="health")
@@ -313,8 +325,19 @@ class Ingestor:
             epoch = await self._broker.log_epoch(RAW_LOG)
             return Journal(key, line, outlet.offer, epoch=epoch), 0
         epoch, seq, sub = last.position
-        journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)
-        return journal, decode_raw(last.payload).ts_recv
+        record = decode_raw(last.payload)
+        gaps, told = await open_gaps(self._broker, record)
+        journal = Journal(
+            key,
+            line,
+            outlet.offer,
+            epoch=epoch,
+            seq=seq or None,
+            sub=sub,
+            open_gaps=gaps,
+            open_at=told,
+        )
+        return journal, record.ts_recv
 
     async def _tradable(self, rest: VenueRest, wanted: Sequence[str]) -> list[str]:
         """Those of `wanted` that the venue will serve; all of them when it does not answer."""

@@ -2,8 +2,9 @@
 
 All calls share one limiter (the venue allows 10 a second, bursts of 15) and one product has
 one call under way at a time. 429, 5xx and silence are tried again with jittered backoff; the
-caller's deadline ends it. Answers come through a CDN and may be older than the question: ids and
-times are handed back for the caller to judge.
+caller's deadline ends it. A call in the background goes beside that one, is not tried again, and
+waits until half of a burst is left to others. Answers come through a CDN and may be older than the
+question: ids and times are handed back for the caller to judge.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class CoinbaseRest(VenueRest):
         self._client = httpx.AsyncClient(base_url=base_url, timeout=_TIMEOUT)
         self._limiter = limiter if limiter is not None else Limiter(RATE_PER_S, BURST)
         self._breaker = breaker if breaker is not None else CircuitBreaker(10, 1.0)
-        self._flights: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._flights: defaultdict[tuple[str, bool], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._clock = Rfc3339()
         # Whether both page bounds were honoured together so far; older clients doubt it.
         self._both_bounds = True
@@ -120,14 +121,16 @@ class CoinbaseRest(VenueRest):
             for row in rows
         }
 
-    async def trades(self, product: str, first: int, last: int) -> Sequence[TradeRow]:
+    async def trades(
+        self, product: str, first: int, last: int, *, background: bool = False
+    ) -> Sequence[TradeRow]:
         last = min(last, first + PAGE - 1)
         params = {"after": str(last + 1), "limit": str(last - first + 1)}
         if self._both_bounds:
             params["before"] = str(first - 1)
         path = f"/products/{product}/trades"
-        async with self._flights[product]:
-            answer = await self._get(path, params)
+        async with self._flights[product, background]:
+            answer = await self._get(path, params, background=background)
         rows = []
         outside = 0
         for body in self._read(list[msgspec.Raw], answer, path):
@@ -144,22 +147,22 @@ class CoinbaseRest(VenueRest):
 
     async def ticker(self, product: str) -> Quote:
         path = f"/products/{product}/ticker"
-        async with self._flights[product]:
+        async with self._flights[product, False]:
             answer = await self._get(path, {})
         head = self._read(_Ticker, answer, path)
         return Quote(head.trade_id, self._clock.micros(head.time), answer)
 
-    async def book(self, product: str) -> BookImage:
+    async def book(self, product: str, *, background: bool = False) -> BookImage:
         path = f"/products/{product}/book"
-        async with self._flights[product]:
-            answer = await self._get(path, {"level": "2"})
+        async with self._flights[product, background]:
+            answer = await self._get(path, {"level": "2"}, background=background)
         head = self._read(_Book, answer, path)
         time = self._clock.micros(head.time)
         return BookImage(time, head.sequence, answer, auction=bool(head.auction_mode))
 
     async def orders(self, product: str) -> OrderImage:
         path = f"/products/{product}/book"
-        async with self._flights[product]:
+        async with self._flights[product, False]:
             answer = await self._get(path, {"level": "3"})
         book = self._read(_Orders, answer, path)
         time = self._clock.micros(book.time)
@@ -167,13 +170,15 @@ class CoinbaseRest(VenueRest):
         bids, asks = _sensible(book.bids), _sensible(book.asks)
         return OrderImage(book.sequence, time, book.time or "", bids, asks)
 
-    async def _get(self, path: str, params: Mapping[str, str]) -> bytes:
+    async def _get(
+        self, path: str, params: Mapping[str, str], *, background: bool = False
+    ) -> bytes:
         backoff = Backoff(0.1, 2.0, immediate=False)
         clock = asyncio.get_running_loop().time
         while True:
             if not self._breaker.allows(clock()):
                 raise VenueUnavailable(path, "circuit open after repeated failures")
-            await self._limiter.turn()
+            await (self._limiter.spare_turn() if background else self._limiter.turn())
             self.calls += 1
             reason, status = "", None
             try:
@@ -194,7 +199,7 @@ class CoinbaseRest(VenueRest):
                     self._limiter.exhausted()
             self.failures += 1
             self._breaker.failed(clock())
-            if backoff.attempts >= _ATTEMPTS - 1:
+            if background or backoff.attempts >= _ATTEMPTS - 1:
                 raise VenueUnavailable(path, reason, status=status)
             await asyncio.sleep(backoff.next_delay())
 

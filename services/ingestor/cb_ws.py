@@ -127,6 +127,11 @@ class Feed:
                 for desk in self._desks.values()
                 for lane in desk.lanes
             ),
+            {
+                desk.trades.journal.key: desk.trades.open.count
+                for desk in self._desks.values()
+                if desk.trades is not None
+            },
         )
 
     async def resubscribe_book(self, product: str) -> bool:

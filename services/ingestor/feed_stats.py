@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
@@ -39,6 +40,7 @@ class FeedStats:
         reconnects: connections lost.
         last_message_age_s: None before the first message.
         streams: of all its products.
+        open_trades: by stream, how many trades of announced gaps are still asked for.
     """
 
     venue: str
@@ -50,6 +52,7 @@ class FeedStats:
     reconnects: int
     last_message_age_s: float | None
     streams: tuple[StreamStats, ...] = ()
+    open_trades: Mapping[StreamKey, int] = field(default_factory=dict)
 
 
 def stream_stats(journal: Journal, condition: Condition, now: int) -> StreamStats:

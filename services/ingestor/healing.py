@@ -1,8 +1,8 @@
 """Healing: fetching over REST what the lanes ask for, one task per product and want.
 
-A refill has an allowance of time without progress. When it is used up, what is missing is recorded
-as lost and the product goes on; a book has no allowance, since there is nothing to go on with, and
-is asked for until it comes.
+A refill has an allowance of time without progress. When it is used up, what is missing is announced
+as an open gap, which `late_trades.py` goes on asking for, and the product goes on. A book has no
+allowance, since there is nothing to go on with, and is asked for until it comes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 from opentelemetry import trace
@@ -17,6 +18,7 @@ from opentelemetry import trace
 from services.common.errors import VenueError, VenueRefused
 from services.ingestor.backoff import Backoff
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.open_gaps import denied
 from services.ingestor.sequencer import Gap
 from services.ingestor.venues.base import TradeRow, VenueRest
 
@@ -29,8 +31,8 @@ _GRACE_S = 0.02
 _STALE_S = 0.3
 # How often to look whether the broker has room again.
 _ROOM_S = 0.05
-# Trades in one answer, at most.
-_PAGE = 1000
+# Trades in one answer, at most, of which two are neighbours.
+_PAGE = 998
 # A book asked for by resubscribing must have come by then; else it is fetched over REST.
 _RESUBSCRIBED_S = 2.0
 # A product's book is not re-based more often than this.
@@ -115,7 +117,7 @@ class Healer:
         await asyncio.sleep(_GRACE_S)
         clock = asyncio.get_running_loop().time
         progress = clock()
-        absent: tuple[int, int] | None = None
+        absent: _Absent | None = None
         while lane.healing:
             if not self._has_room():
                 # The allowance is for the venue: a broker that is away does not use it up.
@@ -129,7 +131,7 @@ class Healer:
                 await asyncio.sleep(_ROOM_S)
                 continue
             if missing.count > self._max_trades:
-                self._lost(
+                self._go_on(
                     product, lane, "more than is refilled", upto=missing.last - self._max_trades
                 )
                 continue
@@ -138,36 +140,51 @@ class Healer:
             left = progress + self._max_queue_s + self._rest.backlog_s - clock()
             try:
                 async with asyncio.timeout(max(0.0, left)):
-                    # One more than is missing: that one is there, so an answer without it is stale,
-                    # and one with it is believed about those before it.
-                    rows = await self._rest.trades(product, missing.first, missing.last + 1)
+                    # Its neighbours too: they are there, so an answer without them is stale, or
+                    # was cut, and one with them is believed about those between.
+                    rows = await self._rest.trades(
+                        product, max(1, missing.first - 1), missing.last + 1
+                    )
                     if lane.refill(rows, now_us()) or lane.missing() != missing:
                         progress = clock()
                         absent = None
                         continue
                     hole = _absent(missing, rows)
                     if hole is not None and hole == absent:
-                        self._lost(product, lane, "unknown at the venue", upto=hole[1])
+                        # The same conclusion twice is believed, since the first answer may have
+                        # been a cache's.
+                        reason = "denied by the venue" if hole.sure else "not told by the venue"
+                        self._go_on(product, lane, reason, upto=hole.last, denied=hole.sure)
                         continue
                     absent = hole
                     await asyncio.sleep(_STALE_S)
             except TimeoutError:
-                self._lost(product, lane, "allowance used up")
+                self._go_on(product, lane, "allowance used up")
             except VenueRefused as error:
-                self._lost(product, lane, str(error))
+                self._go_on(product, lane, str(error))
             except VenueError as error:
                 log.warning("refill_failed", product=product, reason=str(error))
                 await asyncio.sleep(_STALE_S)
 
     @staticmethod
-    def _lost(product: str, lane: TradesLane, reason: str, *, upto: int | None = None) -> None:
+    def _go_on(
+        product: str,
+        lane: TradesLane,
+        reason: str,
+        *,
+        upto: int | None = None,
+        denied: bool = False,
+    ) -> None:
         missing = lane.missing()
         if missing is not None:
-            last = missing.last if upto is None else upto
             log.warning(
-                "trades_lost", product=product, first=missing.first, last=last, reason=reason
+                "trades_lost" if denied else "trades_missing",
+                product=product,
+                first=missing.first,
+                last=missing.last if upto is None else upto,
+                reason=reason,
             )
-        lane.give_up(now_us(), upto=upto)
+        lane.give_up(now_us(), upto=upto, denied=denied)
 
     async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:
         backoff = Backoff(0.2, 5.0, immediate=False)
@@ -236,15 +253,21 @@ class Healer:
             await asyncio.sleep(max(_ROOM_S, backoff.next_delay()))
 
 
-def _absent(missing: Gap, rows: Sequence[TradeRow]) -> tuple[int, int] | None:
-    """What an answer that helped nothing says not to exist; None when it may only be stale.
+class _Absent(NamedTuple):
+    """Up to `last` an answer tells nothing of what is missing; `sure`: it would have to."""
 
-    The same conclusion twice is believed, since the first answer may have been a cache's.
-    """
-    if rows:
-        return missing.first, rows[0].trade_id - 1
-    if missing.count >= _PAGE:
-        # Far newer trades exist and not one of these: the venue skipped them, or keeps them no
-        # more. Go on with the newest page.
-        return missing.first, missing.last - _PAGE + 1
-    return None
+    last: int
+    sure: bool
+
+
+def _absent(missing: Gap, rows: Sequence[TradeRow]) -> _Absent | None:
+    """What an answer that helped nothing says; None when it may only be stale."""
+    numbers = [row.trade_id for row in rows]
+    absent = denied(missing, numbers)
+    if absent and absent[0][0] == missing.first:
+        return _Absent(absent[0][1], sure=True)
+    above = [number for number in numbers if number > missing.first]
+    if above:
+        return _Absent(above[0] - 1, sure=False)
+    # Not one in a whole page, though far newer ones exist: go on with those.
+    return _Absent(missing.last - _PAGE, sure=False) if missing.count > _PAGE else None

@@ -17,7 +17,9 @@ from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import (
     RECORD_VERSION,
     GapBody,
+    LateBody,
     Missed,
+    OpenGap,
     RawKind,
     RawRecord,
     ResyncBody,
@@ -36,6 +38,7 @@ Changes = list[tuple[str, str, str]]
 # Takes a record, or answers False when there is no room for it now; raises RecordRefused when the
 # log can never hold it.
 Offer = Callable[[Record], bool]
+OpenGaps = tuple[OpenGap, ...]
 
 
 class Journal:
@@ -48,9 +51,24 @@ class Journal:
         epoch: of the stream's last record, or of the log when it holds none.
         seq: of the stream's last record; None when the log holds none, or only statuses.
         sub: of the stream's last record.
+        open_gaps: whose trades are still asked for, as the log tells it.
+        open_at: (`seq`, `sub`) of the newest record that lists them.
     """
 
-    __slots__ = ("_offer", "_subject", "advanced_at", "epoch", "key", "line", "seq", "sub")
+    __slots__ = (
+        "_offer",
+        "_open_at",
+        "_subject",
+        "advanced_at",
+        "epoch",
+        "key",
+        "line",
+        "open_gaps",
+        "seq",
+        "state_of",
+        "sub",
+        "told_open_at",
+    )
 
     def __init__(
         self,
@@ -61,6 +79,8 @@ class Journal:
         epoch: int,
         seq: int | None = None,
         sub: int = 0,
+        open_gaps: OpenGaps = (),
+        open_at: tuple[int, int] | None = None,
     ) -> None:
         self.key = key
         self.line = line
@@ -69,6 +89,12 @@ class Journal:
         self.sub = sub
         # When the newest record that advanced `seq` was received, µs; 0 before the first.
         self.advanced_at = 0
+        self.open_gaps = open_gaps
+        self._open_at = open_at
+        # When the newest record that lists the open gaps was written, µs; 0: by no one here.
+        self.told_open_at = 0
+        # The state before the next record as the venue would tell it, where it need not be asked.
+        self.state_of: Callable[[], bytes] | None = None
         self._offer = offer
         self._subject = raw_subject(key)
 
@@ -86,9 +112,33 @@ class Journal:
         body = ResyncBody(cause, "snapshot", msgspec.Raw(message), missed)
         return self._advance("resync", seq, to_raw(body), ts)
 
-    def gap(self, cause: str, missed: Missed, ts: int) -> bool:
-        """What `missed` names will not come; the stream goes on after it."""
-        return self._advance("gap", missed.to, to_raw(GapBody(cause, missed)), ts)
+    def gap(
+        self,
+        cause: str,
+        missed: Missed,
+        ts: int,
+        open_gaps: OpenGaps | None = None,
+    ) -> bool:
+        """The stream goes on after `missed`, from what `state_of` answers.
+
+        `open_gaps`: those that are asked for from now on, when that changes.
+        """
+        state = None if self.state_of is None else msgspec.Raw(self.state_of())
+        body = GapBody(cause, missed, state)
+        return self._advance("gap", missed.to, to_raw(body), ts, None, open_gaps)
+
+    def late(
+        self,
+        body: LateBody,
+        open_gaps: OpenGaps,
+        ts: int,
+    ) -> bool:
+        """What became known of an announced gap, and those that are open now; `seq` stays."""
+        sub = self.sub + 1
+        if not self._write("late", self.seq or 0, sub, self.seq, to_raw(body), ts, None, open_gaps):
+            return False
+        self.sub = sub
+        return True
 
     def status(self, state: StreamState, since: int, evidence: str, ts: int) -> bool:
         """The stream's condition changed; `seq` stays."""
@@ -108,6 +158,8 @@ class Journal:
         self.epoch = max(self.epoch + 1, epoch)
         self.seq = None
         self.sub = 0
+        # It was told in the former epoch; the next record that can lists what is open.
+        self._open_at = None
 
     def after(self, wanted: int) -> int:
         """`wanted`, or the lowest seq still possible when that is behind."""
@@ -120,8 +172,9 @@ class Journal:
         body: msgspec.Raw,
         ts: int,
         changes: Changes | None = None,
+        open_gaps: OpenGaps | None = None,
     ) -> bool:
-        if not self._write(kind, seq, 0, self.seq, body, ts, changes):
+        if not self._write(kind, seq, 0, self.seq, body, ts, changes, open_gaps):
             return False
         self.seq = seq
         self.sub = 0
@@ -137,8 +190,11 @@ class Journal:
         body: msgspec.Raw,
         ts: int,
         changes: Changes | None = None,
+        open_gaps: OpenGaps | None = None,
     ) -> bool:
         key = self.key
+        lists = kind != "frame"
+        gaps = self.open_gaps if open_gaps is None else open_gaps
         # None for the very first record: nothing stands before it.
         prev_sub = self.sub if self.sub or self.seq is not None else None
         payload = encode(
@@ -157,13 +213,20 @@ class Journal:
                 body,
                 prev_sub,
                 changes,
+                list(gaps) if gaps and lists else None,
+                self._open_at if gaps and not lists else None,
             )
         )
         try:
-            return self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
+            taken = self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
         except RecordRefused:
             if kind != "frame" or key.channel != "trades":
                 # As when there is no room: the lane asks for a new state, which is another record.
                 return False
             # No other record can bring this trade, and all behind it would wait.
             return self.gap(RECORD_REFUSED, Missed(seq, seq, 1), ts)
+        if taken and lists:
+            self.open_gaps = gaps
+            self._open_at = (seq, sub) if gaps else None
+            self.told_open_at = ts
+        return taken

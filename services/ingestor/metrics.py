@@ -32,7 +32,8 @@ from services.ingestor.feed_stats import FeedStats
 _STREAM = ("venue", "channel", "product")
 # Close codes are the peer's choice: the usual ones get a series each, the rest share one.
 _REASONS = 32
-_OUTCOMES = ("refilled", "late", "snapshot", "lost")
+_OUTCOMES = ("refilled", "late", "snapshot", "open", "lost")
+_LATE = ("found", "denied", "expired")
 _DROPS = ("broker_away", "queue_full", "reordered")
 _MALFORMED = ("bad_json", "bad_field", "bad_decimal", "bad_side", "missing_field")
 # Of our own records: the log can never hold them.
@@ -76,6 +77,12 @@ class Metrics:
             buckets=STORE_SECONDS,
             registry=registry,
         )
+        self._late = Counter(
+            "md_late_trades",
+            "Trades of announced gaps that were found later, or given up, by outcome.",
+            (*_STREAM, "outcome"),
+            registry=registry,
+        )
         self._dropped = Counter(
             "md_messages_dropped",
             "New messages that were not passed on.",
@@ -116,6 +123,9 @@ class Metrics:
         for outcome in _OUTCOMES:
             self._resyncs.labels(*key, outcome)
         self._gaps.labels(*key, "gap", STAGE_VENUE)
+        if key.channel == "trades":
+            for outcome in _LATE:
+                self._late.labels(*key, outcome)
         for reason in _DROPS:
             self._dropped.labels(key.venue, key.channel, reason)
 
@@ -137,6 +147,9 @@ class Metrics:
     def resynced(self, key: StreamKey, outcome: str, seconds: float) -> None:
         self._resyncs.labels(*key, outcome).inc()
         self._resync_seconds.labels(key.venue, key.channel).observe(seconds)
+
+    def late(self, key: StreamKey, outcome: str, count: int) -> None:
+        self._late.labels(*key, outcome).inc(count)
 
     def dropped(self, key: StreamKey, reason: str, count: int) -> None:
         self._dropped.labels(key.venue, key.channel, reason).inc(count)
@@ -206,10 +219,17 @@ class FeedCollector(Collector):
             "Time since a stream's newest record was received.",
             labels=_STREAM,
         )
+        missing = GaugeMetricFamily(
+            "md_open_gap_trades",
+            "Trades of announced gaps that are still asked for.",
+            labels=_STREAM,
+        )
         for feed in self._feeds():
+            for key, count in feed.open_trades.items():
+                missing.add_metric(key, count)
             for stream in feed.streams:
                 states.add_metric(stream.key, _STATES[stream.state])
                 held.add_metric(stream.key, stream.state_age_s)
                 if stream.record_age_s is not None:
                     ages.add_metric(stream.key, stream.record_age_s)
-        yield from (states, held, ages)
+        yield from (states, held, ages, missing)

@@ -26,6 +26,17 @@ class TokenBucket:
         self._tokens -= 1.0
         return max(0.0, -self._tokens / self.rate)
 
+    def spare(self, now: float, kept: float) -> float:
+        """Seconds until a token can be taken and `kept` are left; 0: it was taken now."""
+        if self._at is not None:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        lacking = kept + 1.0 - self._tokens
+        if lacking > 0:
+            return lacking / self.rate
+        self._tokens -= 1.0
+        return 0.0
+
     def backlog(self, now: float) -> float:
         """Seconds that a token asked for now would have to be waited for."""
         if self._at is None:
@@ -49,6 +60,12 @@ class Limiter:
         """Wait for a turn."""
         delay = self._bucket.reserve(asyncio.get_running_loop().time())
         if delay > 0:
+            await asyncio.sleep(delay)
+
+    async def spare_turn(self) -> None:
+        """Wait until nobody who comes next has to wait because of this turn."""
+        clock = asyncio.get_running_loop().time
+        while (delay := self._bucket.spare(clock(), self._bucket.burst / 2)) > 0:  # noqa: ASYNC110 - time itself is waited for
             await asyncio.sleep(delay)
 
     @property

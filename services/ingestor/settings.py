@@ -54,7 +54,14 @@ class Settings(CommonSettings):
         description="How long a product pauses for a refill that makes no progress, ms.",
     )
     resync_max_trades: int = Field(
-        100_000, ge=1, description="Largest hole that is refilled whole; else only its newer end."
+        100_000,
+        ge=1,
+        description="Trades that a product waits for at most; older ones are asked for later.",
+    )
+    late_trades_max_hours: float = Field(
+        24.0,
+        ge=0.0,
+        description="How long the trades of an announced gap are asked for, hours.",
     )
     book_audit_period_ms: int = Field(
         30_000,

@@ -167,7 +167,21 @@ class Normalizer:
             return _late_of(key, shard, raw, decode(_late, body), venue)
         if raw.kind == "gap":
             gap = decode(_gap, body)
-            return _reset_of(key, shard, raw, link, gap.cause, missed=gap.missed), ()
+            if gap.message is None:
+                return _reset_of(key, shard, raw, link, gap.cause, missed=gap.missed), ()
+            ts_event, state, refused = venue.state(key, bytes(gap.message), raw.ts_recv)
+            reset = _reset_of(
+                key,
+                shard,
+                raw,
+                link,
+                gap.cause,
+                "snapshot",
+                missed=gap.missed,
+                state=state,
+                ts_event=ts_event,
+            )
+            return reset, refused
         resync = decode(_resync, body)
         if resync.repair != "snapshot":
             return (

@@ -30,7 +30,7 @@ from tools.subscriber import Subscriber, Want
 _CHANNELS = ("ticker", "trades", "book")
 _DROPPED = 40
 _GAPS = 'sum(md_seq_gap_total{stage="venue"})'
-_HEALED = 'sum(md_resync_total{outcome!="lost"})'
+_HEALED = 'sum(md_resync_total{outcome!~"lost|open"})'
 _GAP_PANEL = "is-the-data-good: Gaps found, by cause [0]"
 _STALE = "MarketDataStreamStale"
 

@@ -37,6 +37,8 @@ class _Events:
 
     def resynced(self, key: StreamKey, outcome: str, seconds: float) -> None: ...
 
+    def late(self, key: StreamKey, outcome: str, count: int) -> None: ...
+
     def dropped(self, key: StreamKey, reason: str, count: int) -> None: ...
 
 
@@ -93,7 +95,7 @@ class CaptureReader:
         while self._wants:
             asking, want = self._wants.pop()
             if want is Want.TRADES and asking.trades is not None:
-                asking.trades.give_up(self.ts)
+                asking.trades.give_up(self.ts, denied=True)
 
     def _desk(self, product: str) -> Desk:
         self._epoch = self._epoch or self.ts

@@ -14,7 +14,10 @@ class LaneEvents(Protocol):
         """Something is missing, or a book is suspect."""
 
     def resynced(self, key: StreamKey, outcome: str, seconds: float, /) -> None:
-        """A resync ended: `refilled`, `late`, `snapshot`, `lost` or `renumbered`."""
+        """A resync ended: `refilled`, `late`, `snapshot`, `open`, `lost` or `renumbered`."""
+
+    def late(self, key: StreamKey, outcome: str, count: int, /) -> None:
+        """Trades of an announced gap were `found`, or given up (`denied`, `expired`, ...)."""
 
     def dropped(self, key: StreamKey, reason: str, count: int, /) -> None:
         """Messages that were not passed on although they were new."""

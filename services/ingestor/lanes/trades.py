@@ -1,13 +1,19 @@
-"""The trades lane: ids are contiguous, so every loss is known by name and refilled exactly."""
+"""The trades lane: ids are contiguous, so every loss is known by name and refilled exactly.
+
+What cannot be refilled in time becomes an open gap: the stream goes on, and `late` has the rest.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
+from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.lanes.late import OpenTrades
 from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
 from services.ingestor.venues.base import TradeRow
 
@@ -15,7 +21,7 @@ from services.ingestor.venues.base import TradeRow
 class _Episode:
     """One resync, from the first sign of loss to the last record."""
 
-    __slots__ = ("cause", "first", "gaps", "late", "lost", "refilled", "since", "target")
+    __slots__ = ("cause", "first", "gaps", "late", "lost", "opened", "refilled", "since", "target")
 
     def __init__(self, cause: str, first: int, target: int, since: int) -> None:
         self.cause = cause
@@ -28,6 +34,8 @@ class _Episode:
         self.refilled = 0
         self.late = 0
         self.lost = 0
+        # Gone on without; asked for afterwards.
+        self.opened = 0
 
 
 class TradesLane:
@@ -59,6 +67,11 @@ class TradesLane:
         self._max_held = max_held
         self._held: dict[int, tuple[int, bytes, int]] = {}
         self._episode: _Episode | None = None
+        self.open = OpenTrades(journal, events)
+        # The newest trades that were passed on: the state from which the stream goes on after a
+        # gap.
+        self._recent: deque[bytes] = deque(maxlen=TRADES_KEPT)
+        journal.state_of = self._state
         # Why a seed may find a hole: the process was away, later the connection was.
         self._seed_cause = "restart"
         self.messages = 0
@@ -66,6 +79,7 @@ class TradesLane:
         self.gaps = 0
         self.refilled = 0
         self.lost = 0
+        self.opened = 0
 
     # ---- what the venue says
 
@@ -77,7 +91,9 @@ class TradesLane:
             sequencer.advance(number - 1)
         verdict = sequencer.observe(number, time)
         if verdict is DUPLICATE:
-            self.duplicates += 1
+            late = self.open.gaps and self.open.found([TradeRow(number, time, body)], ts)
+            if not late:
+                self.duplicates += 1
             return
         if isinstance(verdict, Restarted):
             self._renumbered(number - 1, time, ts)
@@ -85,8 +101,7 @@ class TradesLane:
         episode = self._episode
         if episode is None:
             if verdict is IN_ORDER:
-                if self.journal.frame(number, body, ts):
-                    sequencer.advance(number, time)
+                if self._pass_on(number, time, body, ts):
                     return
                 self._begin("broker_away", number, number, ts)
             else:
@@ -174,8 +189,11 @@ class TradesLane:
         self._drain(ts)
         return self._episode is None
 
-    def give_up(self, ts: int, *, upto: int | None = None) -> None:
-        """Record what is missing (as far as `upto`) as lost, and go on with what is there."""
+    def give_up(self, ts: int, *, upto: int | None = None, denied: bool = False) -> None:
+        """Go on with what is there, without what is missing (as far as `upto`).
+
+        It is announced, and asked for afterwards, unless the venue has `denied` it.
+        """
         while self._episode is not None and self._sequencer.held is not None:
             first = self._sequencer.held + 1
             if first in self._held or (upto is not None and first > upto):
@@ -184,16 +202,29 @@ class TradesLane:
             if upto is not None:
                 last = min(last, upto)
             count = last - first + 1
-            if not self.journal.gap(self._episode.cause, Missed(first, last, count), ts):
+            gaps = self.open.with_gap(first, last, ts)
+            missed = Missed(first, last, count)
+            if not self.journal.gap(self._episode.cause, missed, ts, gaps):
                 return
-            self._episode.lost += count
-            self.lost += count
+            if denied:
+                self.open.deny([(first, last)], ts)
+                self._episode.lost += count
+                self.lost += count
+            else:
+                self._episode.opened += count
+                self.opened += count
             self._sequencer.advance(last)
             self._drain(ts)
 
     def extra(self) -> dict[str, int]:
         """Counters that only this kind of lane has."""
-        return {"held": self.held, "refilled": self.refilled, "lost": self.lost}
+        return {
+            "held": self.held,
+            "refilled": self.refilled,
+            "opened": self.opened,
+            "lost": self.lost,
+            "open": self.open.count,
+        }
 
     # ---- inside
 
@@ -231,6 +262,13 @@ class TradesLane:
         self._held[number] = (time, body, ts)
         self._episode.target = max(self._episode.target, number)
 
+    def _pass_on(self, number: int, time: int, body: bytes, ts: int) -> bool:
+        if not self.journal.frame(number, body, ts):
+            return False
+        self._recent.append(body)
+        self._sequencer.advance(number, time)
+        return True
+
     def _drain(self, ts: int) -> None:
         sequencer, episode = self._sequencer, self._episode
         if episode is None or sequencer.held is None:
@@ -238,24 +276,32 @@ class TradesLane:
         number = sequencer.held + 1
         while (waiting := self._held.get(number)) is not None:
             time, body, received = waiting
-            if not self.journal.frame(number, body, received):
+            if not self._pass_on(number, time, body, received):
                 return
             del self._held[number]
-            sequencer.advance(number, time)
             number += 1
         if sequencer.held >= episode.target:
             self._finish(episode, ts)
 
     def _finish(self, episode: _Episode, ts: int) -> None:
         self._episode = None
-        outcome = "lost" if episode.lost else "refilled" if episode.refilled else "late"
+        outcome = (
+            "lost"
+            if episode.lost
+            else "open"
+            if episode.opened
+            else "refilled"
+            if episode.refilled
+            else "late"
+        )
         took = max(0, ts - episode.since)
         for _ in range(episode.gaps):
             self._events.resynced(self.journal.key, outcome, took / 1e6)
         self.condition.clear(
             "resyncing",
             f"trades from {episode.first} ({episode.cause}): {episode.refilled} refilled, "
-            f"{episode.late} late, {episode.lost} lost, {took // 1000} ms",
+            f"{episode.late} late, {episode.lost} lost, {episode.opened} still asked for, "
+            f"{took // 1000} ms",
             ts,
         )
 
@@ -266,7 +312,12 @@ class TradesLane:
         self.condition.clear("resyncing", "the venue's trade ids began anew", ts)
         self._found("renumbered")
         self._events.resynced(self.journal.key, "renumbered", 0.0)
+        self.open.renumbered(ts)
         self.journal.restart(ts)
+        self._recent.clear()
         # Where the new numbering began is unknown: all before this id is missing.
         self.journal.gap("renumbered", Missed(0, max(0, held)), ts)
         self._sequencer.restart(held, time)
+
+    def _state(self) -> bytes:
+        return b"[" + b",".join(self._recent) + b"]"

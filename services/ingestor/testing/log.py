@@ -55,12 +55,16 @@ class Counts:
         self.gaps: list[str] = []
         self.outcomes: list[str] = []
         self.drops: Counter[str] = Counter()
+        self.lates: Counter[str] = Counter()
 
     def gap_found(self, _key: StreamKey, cause: str, /) -> None:
         self.gaps.append(cause)
 
     def resynced(self, _key: StreamKey, outcome: str, _seconds: float, /) -> None:
         self.outcomes.append(outcome)
+
+    def late(self, _key: StreamKey, outcome: str, count: int, /) -> None:
+        self.lates[outcome] += count
 
     def dropped(self, _key: StreamKey, reason: str, count: int, /) -> None:
         self.drops[reason] += count

@@ -121,7 +121,9 @@ class _Auction(VenueRest):
     async def tradable(self) -> Mapping[str, str | None]:
         return {}
 
-    async def trades(self, product: str, first: int, last: int) -> Sequence[TradeRow]:
+    async def trades(
+        self, product: str, first: int, last: int, *, background: bool = False
+    ) -> Sequence[TradeRow]:
         return []
 
     async def ticker(self, product: str) -> Quote:
@@ -130,7 +132,7 @@ class _Auction(VenueRest):
     async def orders(self, product: str) -> OrderImage:
         return OrderImage(1, 1, "", [], [])
 
-    async def book(self, product: str) -> BookImage:
+    async def book(self, product: str, *, background: bool = False) -> BookImage:
         return BookImage(10**18, 1, b'{"bids":[],"asks":[]}', auction=True)
 
 

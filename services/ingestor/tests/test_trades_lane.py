@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.common.subjects import StreamKey
+from services.common.wire import LateBody, Missed, OpenGap
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import TradesLane
@@ -142,14 +146,16 @@ def test_what_happened_while_the_process_was_away_is_closed_by_the_seed() -> Non
 
 
 def test_what_cannot_be_healed_becomes_a_gap_record_and_the_stream_goes_on() -> None:
+    """Each gap brings the trades before it, so that nobody who loses state is left without."""
     bench = Bench(held=10)
     bench.trade(13, 16)
-    bench.lane.give_up(NOW)
+    bench.lane.give_up(NOW, denied=True)
     bench.trade(17)
     gaps = bench.log.of("gap")
+    state = b'{"type":"match","trade_id":13}'
     assert [bytes(gap.body) for gap in gaps] == [
-        b'{"cause":"gap","missed":{"from":11,"to":12,"count":2}}',
-        b'{"cause":"gap","missed":{"from":14,"to":15,"count":2}}',
+        b'{"cause":"gap","missed":{"from":11,"to":12,"count":2},"message":[]}',
+        b'{"cause":"gap","missed":{"from":14,"to":15,"count":2},"message":[%b]}' % state,
     ]
     assert [gap.seq for gap in gaps] == [12, 15]
     assert bench.log.seqs("frame", "gap") == [12, 13, 15, 16, 17]
@@ -204,6 +210,14 @@ def test_a_new_numbering_opens_a_new_epoch_and_says_that_all_before_is_missing()
     assert records[1].epoch > records[0].epoch
 
 
+def numbers(ranges: Sequence[Missed]) -> list[int]:
+    return [number for each in ranges for number in range(each.from_, each.to + 1)]
+
+
+def gap_ranges(gap: OpenGap) -> list[tuple[int, int]]:
+    return [(each.from_, each.to) for each in (gap.left if gap.left is not None else [gap.missed])]
+
+
 class Traffic(RuleBasedStateMachine):
     """A venue that trades, a line that drops, repeats and reorders, a broker that goes away."""
 
@@ -213,7 +227,6 @@ class Traffic(RuleBasedStateMachine):
         self.bench = Bench(held=100 if known else None, max_held=15)
         self.in_flight: list[int] = []
         self.bench.lane.seed(100, NOW, NOW)
-        self.gave_up: set[int] = set()
 
     @rule(count=st.integers(1, 4))
     def trades_happen(self, count: int) -> None:
@@ -268,9 +281,24 @@ class Traffic(RuleBasedStateMachine):
         self.bench.log.away = away
         self.bench.lane.settle(NOW)
 
-    @rule()
-    def the_healer_gives_up(self) -> None:
-        self.bench.lane.give_up(NOW)
+    @rule(denied=st.booleans())
+    def the_healer_gives_up(self, denied: bool) -> None:
+        self.bench.lane.give_up(NOW, denied=denied)
+
+    @rule(at=st.integers(0, 100), size=st.integers(1, 5))
+    def some_are_found_late(self, at: int, size: int) -> None:
+        left = [
+            number for low, high in self.bench.lane.open.left for number in range(low, high + 1)
+        ]
+        if left:
+            at %= len(left)
+            rows = [row(number) for number in left[at : at + size]]
+            taken = self.bench.lane.open.found([*rows, row(self.top + 5)], NOW)
+            assert self.bench.log.away or taken == len(rows)
+
+    @rule(first=st.integers(101, 150), size=st.integers(1, 5))
+    def some_are_denied(self, first: int, size: int) -> None:
+        self.bench.lane.open.deny([(first, first + size)], NOW)
 
     @invariant()
     def the_log_is_one_chain_without_a_silent_hole(self) -> None:
@@ -284,6 +312,40 @@ class Traffic(RuleBasedStateMachine):
             else:
                 assert record.seq >= expected
             expected = record.seq + 1
+
+    @invariant()
+    def every_trade_is_written_or_open_or_lost_for_good_and_only_one_of_them(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        told = list(self.bench.frames)
+        opened: list[tuple[int, int]] = []
+        for record in self.bench.log.of("late", "gap"):
+            listed = [gap_ranges(gap) for gap in record.open_gaps or ()]
+            opened = sorted(part for ranges in listed for part in ranges)
+            if record.kind == "late":
+                late = msgspec.json.decode(record.body, type=LateBody)
+                told += [msgspec.json.decode(row)["trade_id"] for row in late.messages]
+                told += numbers(late.lost)
+                assert late.open == [
+                    part
+                    for gap in record.open_gaps or ()
+                    if gap.missed == late.missed
+                    for part in gap.left or ()
+                ]
+        assert opened == self.bench.lane.open.left
+        told += [number for low, high in opened for number in range(low, high + 1)]
+        last = [record.seq for record in self.bench.log.of("frame", "gap")][-1:]
+        assert sorted(told) == list(range(101, (last[0] if last else 100) + 1))
+
+    @invariant()
+    def the_newest_record_tells_what_is_open(self) -> None:
+        if not hasattr(self, "bench") or not self.bench.log.records:
+            return
+        records = {(record.seq, record.sub): record for record in self.bench.log.records}
+        newest = self.bench.log.records[-1]
+        if newest.kind == "frame" and newest.open_at is not None:
+            newest = records[newest.open_at]
+        assert tuple(newest.open_gaps or ()) == self.bench.lane.open.gaps
 
     def teardown(self) -> None:
         """Whatever happened, everything known to exist can be brought home."""

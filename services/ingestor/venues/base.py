@@ -201,17 +201,21 @@ class VenueRest(ABC):
         """Every product; the value says why it cannot be subscribed, None when it can."""
 
     @abstractmethod
-    async def trades(self, product: str, first: int, last: int) -> Sequence[TradeRow]:
+    async def trades(
+        self, product: str, first: int, last: int, *, background: bool = False
+    ) -> Sequence[TradeRow]:
         """Trades `first` to `last`, ascending, as far as the venue gave them.
 
-        The answer may be stale or incomplete; the caller compares ids and asks again.
+        The answer may be stale or incomplete; the caller compares ids and asks again. One in the
+        `background` is made once, and only when nothing more urgent would have to wait for it.
         """
 
     @abstractmethod
     async def ticker(self, product: str) -> Quote: ...
 
     @abstractmethod
-    async def book(self, product: str) -> BookImage: ...
+    async def book(self, product: str, *, background: bool = False) -> BookImage:
+        """The whole book; `background` as with `trades`."""
 
     @abstractmethod
     async def orders(self, product: str) -> OrderImage:

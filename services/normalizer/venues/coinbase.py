@@ -138,7 +138,7 @@ _kind = msgspec.json.Decoder(_Kind)
 _ticker = msgspec.json.Decoder(_Ticker)
 _rest_ticker = msgspec.json.Decoder(_RestTicker)
 _match = msgspec.json.Decoder(_Match)
-_trades = msgspec.json.Decoder(list[_Match])
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
 _order = msgspec.json.Decoder(_Order)
 _cells = msgspec.json.Decoder(list[str | int | None])
 _l2update = msgspec.json.Decoder(_L2Update)
@@ -327,15 +327,21 @@ def _ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
 
 
 def _trades_state(body: bytes, ts_recv: int) -> MappedState:
-    rows = decode(_trades, body)
-    rows.sort(key=_trade_id)
-    trades = [_taker_trade(row, ts_recv) for row in rows]
+    refused: list[Unmappable] = []
+    trades: list[Trade] = []
+    for row in decode(_raws, body):
+        # One that makes no sense must not cost those beside it.
+        try:
+            trades.append(_taker_trade(decode(_match, bytes(row)), ts_recv))
+        except Unmappable as error:
+            refused.append(error)
+    trades.sort(key=_trade_id)
     time = trades[-1].time if trades else ts_recv
-    return MappedState(time, msgspec.Raw(encode({"trades": trades})))
+    return MappedState(time, msgspec.Raw(encode({"trades": trades})), tuple(refused))
 
 
-def _trade_id(row: _Match) -> int:
-    return row.trade_id
+def _trade_id(trade: Trade) -> int:
+    return trade.trade_id
 
 
 def _book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:

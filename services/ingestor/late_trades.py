@@ -1,0 +1,104 @@
+"""Asking for trades of announced gaps, for as long as the venue may still have them.
+
+One question at a time, behind everything that is urgent: what is asked for here holds nobody up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from services.common.errors import VenueError
+from services.ingestor.healing import now_us
+from services.ingestor.lanes import Desk, TradesLane
+from services.ingestor.open_gaps import LateSchedule, denied
+from services.ingestor.sequencer import Gap
+from services.ingestor.venues.base import VenueRest
+
+log = structlog.get_logger(__name__)
+
+_LOOK_S = 0.25
+_HOUR_US = 3_600_000_000
+
+
+class LateTrades:
+    """Serves the open gaps of all products.
+
+    Args:
+        rest: the venue's REST API.
+        desks: the products that are served now.
+        has_room: whether the broker takes records now.
+        max_hours: gaps announced longer ago are given up.
+        restate_s: what is open is written again so often, that it does not leave the log.
+    """
+
+    def __init__(
+        self,
+        rest: VenueRest,
+        desks: Callable[[], Iterable[Desk]],
+        has_room: Callable[[], bool],
+        *,
+        max_hours: float,
+        restate_s: float,
+    ) -> None:
+        self._rest = rest
+        self._desks = desks
+        self._has_room = has_room
+        self._max_us = int(max_hours * _HOUR_US)
+        self._restate_us = int(restate_s * 1e6)
+        self._schedule = LateSchedule()
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if not self._has_room():
+                continue
+            lanes = self._lanes()
+            self._keep(lanes)
+            left = {product: lane.open.left for product, lane in lanes.items() if lane.open.gaps}
+            ask = self._schedule.next(left, clock())
+            if ask is not None:
+                await self._ask(lanes[ask[0]], *ask)
+
+    async def _ask(self, lane: TradesLane, product: str, asked: Gap) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            # The neighbours are there, and say whether the answer is whole.
+            rows = await self._rest.trades(
+                product, max(1, asked.first - 1), asked.last + 1, background=True
+            )
+        except VenueError as error:
+            log.info("late_trades_not_fetched", product=product, reason=str(error))
+            self._schedule.failed(product, clock())
+            return
+        ts = now_us()
+        found = lane.open.found(rows, ts)
+        absent = denied(asked, [row.trade_id for row in rows])
+        sure = self._schedule.answered(product, asked, absent, clock(), helped=found > 0)
+        lost = lane.open.deny(sure, ts)
+        if found:
+            log.info("late_trades_found", product=product, count=found, left=lane.open.count)
+        if lost:
+            log.warning("late_trades_denied", product=product, count=lost, ranges=sure)
+
+    def _keep(self, lanes: dict[str, TradesLane]) -> None:
+        now = now_us()
+        for product, lane in lanes.items():
+            if not lane.open.gaps:
+                continue
+            expired = lane.open.expire(now - self._max_us, now)
+            if expired:
+                log.warning("late_trades_expired", product=product, count=expired)
+            if now - lane.journal.told_open_at > self._restate_us:
+                lane.open.restate(now)
+
+    def _lanes(self) -> dict[str, TradesLane]:
+        return {
+            desk.product: desk.trades
+            for desk in self._desks()
+            if desk.trades is not None and desk.refused is None
+        }
