@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -23,6 +24,7 @@ async def test_data_flows_end_to_end_and_no_chain_breaks(broker: str, tmp_path: 
         summary = stack.summary()
         assert summary["ok"]
         assert summary["ticks"] > 0
+        assert (summary["books_equal"], summary["trades_equal"]) == (True, True)
         assert summary["clients"] == 1
         assert (summary["chain_breaks"], summary["unexplained_breaks"]) == (0, 0)
         assert all(summary["ticks_by_channel"].values())
@@ -41,8 +43,27 @@ async def test_a_gap_is_found_announced_and_healed(tmp_path: Path) -> None:
         assert summary["gaps_detected"] >= 1
         assert summary["gaps_healed"] == summary["gaps_detected"]
         assert summary["unexplained_breaks"] == 0
+        assert (summary["books_equal"], summary["trades_equal"]) == (True, True)
         assert "is resyncing" in stack.output
         assert "is live" in stack.output
+
+
+async def test_a_wrong_book_is_no_success_though_no_chain_broke(tmp_path: Path) -> None:
+    environment = {
+        "DURATION": "8",
+        # Nothing in the feed tells that these sizes are wrong, and nobody asks REST.
+        "SIM_FAULTS": json.dumps(
+            {"odd": {"wrong_size": {"probability": 1, "products": ["ETH-USD"]}}}
+        ),
+        "BOOK_AUDIT_PERIOD_MS": "0",
+    }
+    async with stack_process(folder=tmp_path, environment=environment) as stack:
+        status = await stack.finish()
+        summary = stack.summary()
+        assert status == 1, stack.output
+        assert not summary["ok"]
+        assert (summary["books_equal"], summary["trades_equal"]) == (False, True)
+        assert any("the book of ETH-USD" in each for each in summary["problems"])
 
 
 async def test_a_service_that_dies_is_named_and_ends_the_stack(tmp_path: Path) -> None:

@@ -69,12 +69,14 @@ class SimulatedExchange:
     `config`. Inside the block `ws_url`, `rest_url` and `control` are valid.
 
     While `paused` is set, a paced market stands still, its heartbeats included; `advance` moves it.
+    While `idle` is set, nothing happens in a paced market or a replay but heartbeats.
     """
 
     def __init__(self, config: ExchangeConfig | None = None, **overrides: Any) -> None:
         self.config = replace(config or ExchangeConfig(), **overrides)
         self.port = 0
         self.paused = False
+        self.idle = False
         self.replay: ReplayMarket | None = None
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -144,8 +146,11 @@ class SimulatedExchange:
 
     def _pump(self) -> Coroutine[Any, Any, None] | None:
         if self.replay is not None:
-            return pump_replay(self.replay, self.hub, self.config.speed, self.config.settle_s)
-        return pump_model(self.model, self.hub, lambda: self.paused) if self.config.paced else None
+            speed, settle_s = self.config.speed, self.config.settle_s
+            return pump_replay(self.replay, self.hub, speed, settle_s, lambda: self.idle)
+        if not self.config.paced:
+            return None
+        return pump_model(self.model, self.hub, lambda: self.paused, lambda: self.idle)
 
     def _build(self) -> None:
         config = self.config
@@ -171,7 +176,13 @@ class SimulatedExchange:
             MessageFaults(config.seed), AnswerFaults(config.seed), config.limits.max_backlog
         )
         self._surface = Surface(
-            venue, self.hub, config.limits, config.credentials, self.apply, self.report
+            venue,
+            self.hub,
+            config.limits,
+            config.credentials,
+            self.apply,
+            self.report,
+            self.run_on,
         )
         if isinstance(venue, MarketModel):
             venue.write_orders_for(
@@ -223,9 +234,16 @@ class SimulatedExchange:
     def settle(self) -> None:
         """Send the level 2 changes that wait for their batch, so that clients can hold `state`.
 
-        The market must stand still (unpaced or paused) for that to last.
+        The market must stand still (unpaced, paused or idle) for that to last.
         """
-        self.hub.dispatch(self.model.cut_batches())
+        if self.replay is None:
+            self.hub.dispatch(self.model.cut_batches())
+
+    def run_on(self, running: bool) -> None:
+        """Let a paced market move on, or be idle with all its changes sent."""
+        self.idle = not running
+        if self.idle:
+            self.settle()
 
     def control(self, **faults: Any) -> dict[str, Any]:
         """Set faults as `POST /_control/faults` does: `control(drop={"count": 3})`.

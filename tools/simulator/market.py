@@ -163,6 +163,17 @@ class MarketModel:
         if at % STATUS_US == 0:
             out.append(Outgoing((STATUS,), "", "status", status(self.products)))
 
+    def idle(self, to_us: int) -> list[Outgoing]:
+        """Let time pass in which nobody orders anything; heartbeats and status go on."""
+        out: list[Outgoing] = []
+        for second in range(self._now // SECOND + 1, to_us // SECOND + 1):
+            self._on_second(second * SECOND, out)
+        self._now = max(self._now, to_us)
+        self._next_order = max(self._next_order, self._now + 1)
+        self._batches = [(max(at, self._now + 1), index) for at, index in self._batches]
+        heapify(self._batches)
+        return out
+
     def cut_batches(self) -> list[Outgoing]:
         """The level 2 changes that still wait for their batch, now."""
         out: list[Outgoing] = []

@@ -21,6 +21,7 @@ OddKind = Literal[
     "empty",
     "absent",
     "bad_size",
+    "wrong_size",
     "bad_price",
     "year_0001",
     "bad_time",
@@ -114,6 +115,16 @@ def _bad_price(message: _Message, rng: Random) -> bool:
     return _spoil_decimal(message, rng, "price", -2)
 
 
+def _wrong_size(message: _Message, _rng: Random) -> bool:
+    """A deep level gets a size that it has not: nothing in the message or at the touch tells."""
+    buys = [row for row in message.get("changes", ()) if row[0] == "buy"]
+    if len(buys) < _SEVERAL:
+        return False
+    deepest = min(buys, key=lambda row: Decimal(row[1]))
+    deepest[2] = f"{Decimal(deepest[2]) + 1:f}"
+    return True
+
+
 def _replace(message: _Message, field: str, value: Callable[[Any], object]) -> bool:
     if message.get(field) is None:
         return False
@@ -121,12 +132,16 @@ def _replace(message: _Message, field: str, value: Callable[[Any], object]) -> b
     return True
 
 
+# A level may be thought deep when so many of its side change at once.
+_SEVERAL = 3
+
 _KINDS: dict[OddKind, Callable[[_Message, Random], bool]] = {
     "exponent": _exponent,
     "empty": _empty,
     "absent": _absent,
     "bad_size": _bad_size,
     "bad_price": _bad_price,
+    "wrong_size": _wrong_size,
     "year_0001": lambda message, _: _replace(message, "time", lambda _: "0001-01-01T00:00:00Z"),
     "bad_time": lambda message, _: _replace(message, "time", lambda _: "yesterday"),
     "wild_trade_id": lambda message, _: (

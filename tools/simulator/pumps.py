@@ -22,8 +22,13 @@ _STEP_S = 0.005
 _REPLAY_CHUNK = 64
 
 
-async def pump_model(model: MarketModel, hub: Hub, paused: Callable[[], bool]) -> None:
-    """Let the market's clock go as the machine's does, except while it is paused."""
+async def pump_model(
+    model: MarketModel, hub: Hub, paused: Callable[[], bool], idle: Callable[[], bool]
+) -> None:
+    """Let the market's clock go as the machine's does, except while it is paused.
+
+    While it is `idle`, nothing happens but heartbeats.
+    """
     loop = asyncio.get_running_loop()
     start_s, start_us = loop.time(), model.now_us
     while True:
@@ -31,13 +36,17 @@ async def pump_model(model: MarketModel, hub: Hub, paused: Callable[[], bool]) -
         if paused():
             start_s, start_us = loop.time(), model.now_us
             continue
-        hub.dispatch(model.advance(start_us + round((loop.time() - start_s) * SECOND)))
+        now_us = start_us + round((loop.time() - start_s) * SECOND)
+        hub.dispatch(model.idle(now_us) if idle() else model.advance(now_us))
 
 
-async def pump_replay(replay: ReplayMarket, hub: Hub, speed: float, settle_s: float) -> None:
+async def pump_replay(
+    replay: ReplayMarket, hub: Hub, speed: float, settle_s: float, idle: Callable[[], bool]
+) -> None:
     """Wait for a client, play the recording at `speed`, then keep a quiet market's heartbeats.
 
-    `speed` 0 is as fast as the slowest client reads. `settle_s` is how long the first clients have
+    `speed` 0 is as fast as the slowest client reads. While it is `idle`, only heartbeats are sent.
+    `settle_s` is how long the first clients have
     been silent before it begins, so that one that subscribes in several requests misses nothing.
     """
     loop = asyncio.get_running_loop()
@@ -45,7 +54,9 @@ async def pump_replay(replay: ReplayMarket, hub: Hub, speed: float, settle_s: fl
     start_s, start_us = loop.time(), replay.first_us
     replay.begin()
     while not replay.finished:
-        if speed:
+        if idle():
+            start_s, start_us = await _idle(replay, hub, idle)
+        elif speed:
             elapsed_us = round((loop.time() - start_s) * speed * SECOND)
             hub.dispatch(replay.advance(start_us + elapsed_us))
             await asyncio.sleep(_STEP_S)
@@ -55,10 +66,17 @@ async def pump_replay(replay: ReplayMarket, hub: Hub, speed: float, settle_s: fl
             # Lets connections and requests in between two chunks.
             await asyncio.sleep(0)
     log.info("replay_finished", frames=replay.position)
+    await _idle(replay, hub, lambda: True)
+
+
+async def _idle(replay: ReplayMarket, hub: Hub, idle: Callable[[], bool]) -> tuple[float, int]:
+    """Keep a quiet market's heartbeats while `idle`; then where both clocks stand."""
+    loop = asyncio.get_running_loop()
     start_s, start_us = loop.time(), replay.now_us
-    while True:
+    while idle():
         await asyncio.sleep(_STEP_S)
         hub.dispatch(replay.beat(start_us + round((loop.time() - start_s) * SECOND)))
+    return loop.time(), replay.now_us
 
 
 async def _first_subscriptions(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:

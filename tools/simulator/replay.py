@@ -115,12 +115,16 @@ class _Recorded:
         self.sequence = 0
         self.time_us = 0
         self.beats = False
+        self.told_after: int | None = None
 
     def apply(self, frame: Frame) -> None:
         message = frame.message
         self.time_us = max(self.time_us, frame.at_us)
         self.sequence = max(self.sequence, int(message.get("sequence", 0)))
         if frame.trade is not None:
+            if self.told_after is None:
+                newest = frame.trade.trade_id
+                self.told_after = newest if frame.type == "last_match" else newest - 1
             self.tape.add(frame.trade)
         elif frame.type == "snapshot":
             self.book = Book()
@@ -180,6 +184,7 @@ class ReplayMarket:
             bids=[(price, size, 1) for price, size in book.bids(depth)],
             asks=[(price, size, 1) for price, size in book.asks(depth)],
             tape=recorded.tape,
+            told_after=recorded.told_after,
         )
 
     def has_book(self, product_id: str) -> bool:

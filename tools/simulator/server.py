@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -42,6 +43,12 @@ class Limits:
     max_backlog: int = 32 * 1024 * 1024
 
 
+class FlowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /_control/flow`: whether the market moves on."""
+
+    running: bool
+
+
 class Surface:
     """Requests and connections; what they ask is answered from `venue`, `hub` and `control`."""
 
@@ -53,6 +60,7 @@ class Surface:
         credentials: Credentials | None,
         control: Callable[[FaultRequest], dict[str, Any]],
         report: Callable[[], dict[str, Any]],
+        flow: Callable[[bool], None],
     ) -> None:
         self._venue = venue
         self._hub = hub
@@ -60,6 +68,7 @@ class Surface:
         self._credentials = credentials
         self._control = control
         self._report = report
+        self._flow = flow
         self.api = RestApi(venue)
         self.rest_fault: tuple[RestFault, int] | None = None
         self.refusing = False
@@ -72,6 +81,7 @@ class Surface:
                 Route("/healthz", self._healthz),
                 Route("/_control", self._get_control),
                 Route("/_control/faults", self._post_faults, methods=["POST"]),
+                Route("/_control/flow", self._post_flow, methods=["POST"]),
                 Route("/_control/model/{product}", self._get_model),
                 Route("/{path:path}", self._rest),
                 WebSocketRoute("/{path:path}", self._feed),
@@ -213,6 +223,14 @@ class Surface:
         except NotPossible as error:
             return JSONResponse({"message": str(error)}, status_code=400)
 
+    async def _post_flow(self, request: Request) -> Response:
+        try:
+            wanted = msgspec.json.decode(await request.body(), type=FlowRequest)
+        except msgspec.MsgspecError as error:
+            return JSONResponse({"message": str(error)}, status_code=400)
+        self._flow(wanted.running)
+        return JSONResponse({"running": wanted.running})
+
     async def _get_model(self, request: Request) -> Response:
         try:
             state = self._venue.state(request.path_params["product"])
@@ -225,10 +243,13 @@ class Surface:
             "sequence": state.sequence,
             "last_trade_id": trade.trade_id if trade else None,
             "trades": state.tape.all(),
+            "told_after": state.told_after,
             "book": {
                 "bids": [row[:2] for row in state.bids],
                 "asks": [row[:2] for row in state.asks],
-            },
+            }
+            if self._venue.has_book(state.product)
+            else None,
         }
         return Response(encode(body), media_type="application/json")
 

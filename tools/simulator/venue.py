@@ -48,7 +48,8 @@ class ProductState:
 
     Rows are (price, size, number of orders), best first, with all decimals. `orders` are
     (side, price, size, order id) or None where the market has no orders. In an `auction` the book
-    is indicative and may cross.
+    is indicative and may cross. `told_after` is the trade before the first that a recorded feed
+    tells of.
     """
 
     product: str
@@ -60,6 +61,7 @@ class ProductState:
     figures: Figures = field(default_factory=Figures)
     orders: list[tuple[str, str, str, str]] | None = None
     auction: bool = False
+    told_after: int | None = None
 
     @property
     def last_trade(self) -> Match | None:

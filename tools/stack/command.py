@@ -107,7 +107,7 @@ def stack(
 
     Starts embedded servers, an exchange and the four services, subscribes to everything and checks
     every chain. The last line is a JSON summary; the exit status is 0 only if data flowed end to
-    end and no client saw an unexplained break.
+    end, no client saw an unexplained break, and a client's books and trades equal the exchange's.
     """
     if upstream == "replay" and capture is None:
         raise click.UsageError("--upstream replay needs --capture (CAPTURE=<file.ndjson>)")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from services.common.runtime import flatten
@@ -22,6 +23,7 @@ from tools.stack.options import SERVICES, StackOptions
 from tools.stack.process import ChildDied, NotReady
 from tools.stack.stack import EXCHANGE, Stack, Started
 from tools.stack.summary import Observation, problems, summary
+from tools.stack.truth import Held, Witness
 from tools.subscriber import ChainCounts, LatencyHistogram, Subscriber, Verdict, Want
 from tools.subscriber.book import record_of
 from tools.subscriber.client import Refused
@@ -84,6 +86,8 @@ class Demo:
         self._board = Board(self._stack.products, CHANNELS if options.gap else ("ticker", "trades"))
         self._story = GapStory(self._say)
         self._subscribers: list[Subscriber] = []
+        self._held = Held()
+        self._witness: Witness | None = None
         # Expected channels on which the first subscriber has not got a tick yet.
         self._silent = set(self._stack.channels)
         self._seen = Observation(
@@ -131,7 +135,14 @@ class Demo:
         """Turn the ways a run can fail into words, with the last lines of the one to blame."""
         try:
             yield
-        except* (ChildDied, NotReady, ServerFailed, Refused, NeverConnected) as group:
+        except* (
+            ChildDied,
+            NotReady,
+            ServerFailed,
+            Refused,
+            NeverConnected,
+            httpx.HTTPError,
+        ) as group:
             for error in flatten(group):
                 self._blame(error)
 
@@ -162,6 +173,9 @@ class Demo:
                     for number, subscriber in enumerate(self._subscribers)
                 ]
                 await self._all_connected()
+                if self._stack.exchange is not None:
+                    self._witness = Witness(self._stack.url(EXCHANGE), self._stack.products)
+                    await self._witness.begin()
                 began = time.monotonic()
                 if self._options.board:
                     title = f"market data from {self._options.stack.upstream}"
@@ -175,6 +189,8 @@ class Demo:
                 await self._settle()
                 if self._options.gap and self._seen.gaps is not None:
                     self._story.conclude(self._seen.gaps)
+                if self._witness is not None:
+                    self._seen.truth = await self._witness.compare(self._held)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -205,6 +221,7 @@ class Demo:
 
     def _on_message(self, message: Message, verdict: Verdict | None) -> None:
         now = time.time()
+        self._held.take(message, verdict)
         if verdict is Verdict.APPLIED and self._silent:
             self._silent.discard(record_of(message)["channel"])
             if not self._silent:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tools.stack.gaps import GapFigures
+from tools.stack.truth import Comparison
 from tools.subscriber import ChainCounts, LatencyHistogram
 
 
@@ -18,6 +19,7 @@ class Observation:
         expected: channels on which ticks must have arrived.
         counts: of each channel, all clients added up.
         gaps: None when the ingestor could not be asked.
+        truth: what the exchange beside the stack says to what a subscriber holds.
         failure: why the run ended early, if it did.
     """
 
@@ -26,6 +28,7 @@ class Observation:
     clients: int
     latency: LatencyHistogram
     gaps: GapFigures | None = None
+    truth: Comparison = field(default_factory=Comparison)
     duration_s: float = 0.0
     reconnects: int = 0
     errors: list[str] = field(default_factory=list)
@@ -52,6 +55,7 @@ def problems(seen: Observation) -> list[str]:
             found.append("the gap that was made was not detected")
         elif seen.gaps.healed != seen.gaps.detected:
             found.append(f"{seen.gaps.detected} gaps detected, {seen.gaps.healed} healed")
+    found += seen.truth.differences
     found += seen.errors
     return found
 
@@ -74,6 +78,8 @@ def summary(
         "duplicates": total.duplicates,
         "reconnects": seen.reconnects,
         "ticks_by_channel": {name: counts.applied for name, counts in seen.counts.items()},
+        "books_equal": seen.truth.books_equal,
+        "trades_equal": seen.truth.trades_equal,
         "latency_ms_p50": _ms(seen.latency.quantile(0.5)),
         "latency_ms_p99": _ms(seen.latency.quantile(0.99)),
         "products": list(products),
