@@ -37,6 +37,12 @@ def nats_version() -> str:
 
 
 class NatsServer(EmbeddedServer):
+    """A server with JetStream.
+
+    Args:
+        max_file_store: how much JetStream may store ("64MB"); empty is what the disk allows.
+    """
+
     name = "nats"
 
     def __init__(
@@ -47,8 +53,10 @@ class NatsServer(EmbeddedServer):
         sync_interval: str = SYNC_INTERVAL,
         extra_config: str = "",
         leaf_port: int | None = None,
+        max_file_store: str = "",
     ) -> None:
         super().__init__(port=port, data_dir=data_dir)
+        self._max_file_store = max_file_store
         self._sync_interval = sync_interval
         self._extra_config = extra_config
         self.leaf_port = leaf_port
@@ -59,7 +67,9 @@ class NatsServer(EmbeddedServer):
 
     def command(self) -> list[str]:
         config = self.data_dir / "nats.conf"
-        leaves = domain = ""
+        leaves = domain = limit = ""
+        if self._max_file_store:
+            limit = f"max_file_store: {self._max_file_store}"
         if self.leaf_port is not None:
             leaves = f'leafnodes {{ listen: "{self.host}:{self.leaf_port}" }}'
             # Clients at a leaf node reach a hub's JetStream only by its domain's name.
@@ -72,6 +82,7 @@ max_payload: {MAX_PAYLOAD}
 jetstream {{
   store_dir: "{self.data_dir / "jetstream"}", sync_interval: "{self._sync_interval}"
   {domain}
+  {limit}
 }}
 {self._extra_config}
 """
