@@ -375,12 +375,14 @@ class Ingestor:
         while True:
             try:
                 async with asyncio.timeout(_PING_TIMEOUT_S):
-                    await self._broker.ping()
+                    # First what can be asked of a broker that stores nothing.
                     self._check_log(await self._broker.log_epoch(RAW_LOG))
+                    await self._broker.ping()
             except (BrokerError, TimeoutError) as error:
                 self._health.failed("broker", str(error) or "no answer")
             else:
                 self._health.passed("broker")
+            self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             waiting = [
                 f"{feed.name} is {feed.state.value}" for feed in self.feeds if not feed.connected
             ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -116,6 +116,13 @@ class Metrics:
             registry=registry,
         )
         self.publish_seconds = publish_seconds.labels(STAGE_RAW)
+        unconfirmed = Gauge(
+            "md_broker_unconfirmed_seconds",
+            "How long the oldest record given to the broker has waited to be stored; 0 for none.",
+            ("stage",),
+            registry=registry,
+        )
+        self.unconfirmed_seconds = unconfirmed.labels(STAGE_RAW)
 
     def prepare(self, key: StreamKey) -> None:
         """Show a stream's counters from its beginning."""

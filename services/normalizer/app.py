@@ -89,29 +89,29 @@ class App:
 
     async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
         """Keep `/readyz` and the lag metrics telling the truth."""
-        label = self._settings.shards_label
         while not stop.requested:
             try:
                 async with asyncio.timeout(_PING_TIMEOUT_S):
+                    # First what can be asked of a broker that stores nothing.
+                    self._judge(pipeline, await pipeline.lag())
                     await self._broker.ping()
-                    lag = await pipeline.lag()
             except (BrokerUnavailable, TimeoutError) as error:
                 reason = str(error) or f"no answer within {_PING_TIMEOUT_S:.0f} s"
                 self.health.failed("broker", reason)
             else:
                 self.health.passed("broker")
-                self._metrics.lag_messages.labels(label).set(lag)
-                behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
-                self._metrics.lag_seconds.labels(label).set(
-                    behind if pipeline.newest_ts_recv else 0
-                )
-                idle_s = time.monotonic() - pipeline.worked_at
-                if not pipeline.joined:
-                    self.health.failed("consuming", "has not joined its group yet")
-                elif lag and idle_s > _NO_PROGRESS_S:
-                    self.health.failed(
-                        "consuming", f"{lag} raw records wait, none done for {idle_s:.0f} s"
-                    )
-                else:
-                    self.health.passed("consuming")
+            self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             await asyncio.sleep(_MONITOR_S)
+
+    def _judge(self, pipeline: Pipeline, lag: int) -> None:
+        label = self._settings.shards_label
+        self._metrics.lag_messages.labels(label).set(lag)
+        behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
+        self._metrics.lag_seconds.labels(label).set(behind if pipeline.newest_ts_recv else 0)
+        idle_s = time.monotonic() - pipeline.worked_at
+        if not pipeline.joined:
+            self.health.failed("consuming", "has not joined its group yet")
+        elif lag and idle_s > _NO_PROGRESS_S:
+            self.health.failed("consuming", f"{lag} raw records wait, none done for {idle_s:.0f} s")
+        else:
+            self.health.passed("consuming")

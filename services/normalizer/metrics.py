@@ -82,6 +82,13 @@ class Metrics:
             registry=registry,
         )
         self.publish_seconds = publish_seconds.labels(STAGE_TICK)
+        unconfirmed = Gauge(
+            "md_broker_unconfirmed_seconds",
+            "How long the oldest record given to the broker has waited to be stored; 0 for none.",
+            ["stage"],
+            registry=registry,
+        )
+        self.unconfirmed_seconds = unconfirmed.labels(STAGE_TICK)
 
     def invalid(self, reason: str) -> None:
         """A record was refused and parked."""

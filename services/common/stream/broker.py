@@ -49,6 +49,9 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from services.common.errors import BrokerUnavailable
+from services.common.stream.storing import Storing
+
 
 class Position(NamedTuple):
     """Where a record stands in its subject. Compares as a tuple.
@@ -279,7 +282,20 @@ class Broker(ABC):
 
     @abstractmethod
     async def ping(self) -> None:
-        """Raise BrokerUnavailable unless the broker answers now and can store records."""
+        """Raise BrokerUnavailable unless the broker answers now and stores.
+
+        That it stores is told from what the publishers opened here were given (`storing`).
+        """
+
+    @abstractmethod
+    def storing(self) -> Storing:
+        """How long what was given to the publishers opened here has waited to be stored."""
+
+    def check_storing(self) -> None:
+        """Raise BrokerUnavailable when it does not store; the end of `ping`."""
+        problem = self.storing().problem
+        if problem is not None:
+            raise BrokerUnavailable("log", problem)
 
     @abstractmethod
     async def publisher(

@@ -35,6 +35,7 @@ from services.common.stream.broker import (
 from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
+from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Bell
 from services.common.subjects import log_of
 
@@ -106,6 +107,7 @@ class MemoryBroker(Broker):
         self.server = server or MemoryServer()
         self.closed = False
         self._specs: dict[str, LogSpec] = {}
+        self._publishers: list[_MemoryPublisher] = []
 
     async def open(self) -> None:
         while not self.server.running:
@@ -123,12 +125,19 @@ class MemoryBroker(Broker):
 
     async def ping(self) -> None:
         self.check_answers()
+        self.check_storing()
+
+    def storing(self) -> Storing:
+        return storing(held.stats() for held in self._publishers if not held.ended)
 
     async def publisher(
         self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
     ) -> Publisher:
         self.check_open()
-        return _MemoryPublisher(self, max_records, max_bytes)
+        publisher = _MemoryPublisher(self, max_records, max_bytes)
+        self._publishers = [held for held in self._publishers if not held.ended]
+        self._publishers.append(publisher)
+        return publisher
 
     async def group(
         self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
@@ -197,6 +206,10 @@ class MemoryPart:
         self._what = what
         self._closed = False
         self._failure: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._closed or self._failure is not None
 
     def fail(self, error: Exception) -> None:
         """End by an error nobody foresaw."""

@@ -36,6 +36,7 @@ from services.common.stream.nats_live import NatsLive
 from services.common.stream.nats_publisher import NatsPublisher
 from services.common.stream.nats_records import NatsMessage, parse_cursor, sequence_cursor
 from services.common.stream.nats_streams import LogState, Streams
+from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker
 from services.common.subjects import log_of, log_subjects
 
@@ -108,6 +109,11 @@ class NatsBroker(Broker):
 
     async def ping(self) -> None:
         await self._current().api("INFO")
+        self.check_storing()
+
+    def storing(self) -> Storing:
+        held = (worker for worker in self._workers if not worker.ended)
+        return storing(worker.stats() for worker in held if isinstance(worker, Publisher))
 
     @property
     def requests(self) -> int:

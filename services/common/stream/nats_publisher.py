@@ -18,6 +18,7 @@ in order before anything newer. Four things keep that exact:
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from services.common.errors import BrokerUnavailable, RecordTooLarge
 from services.common.stream.broker import Position, Publisher, PublisherStats, Record
 from services.common.stream.history import History
 from services.common.stream.nats_acks import Acks
-from services.common.stream.nats_frames import status_of
+from services.common.stream.nats_frames import description_of, status_of
 from services.common.stream.nats_link import Connection, Link
 from services.common.stream.nats_order import BatchLane, Contended
 from services.common.stream.nats_outgoing import InFlight, in_flight
@@ -39,14 +40,14 @@ from services.common.stream.nats_session import Confirmed, Session
 from services.common.stream.nats_streams import LogState, Streams
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
 
 ACK_TIMEOUT_S = 5.0
 # What the server says of a record that does not follow the log's newest.
-_WRONG_LAST = re.compile(r"wrong last msg ID: ([^\"]*)")
+_WRONG_LAST = re.compile(rb"wrong last msg ID: ([^\"]*)")
 # What it says of a batch with a record that it has; and of one that was cut short, as by a change
 # of leader. Other errors of batches are for good.
 _STORED_ALREADY = b'"err_code":10201,'
@@ -54,8 +55,17 @@ _OF_BATCHES = re.compile(rb"(?:atomic|batch) publish (.*)")
 _CUT_SHORT = (b"incomplete", b"inflight")
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
+_STUCK = "the server answers and stores nothing"
+_STUCK_ACTION = (
+    "nats-server stops a stream at its first write error (disk full) and does not try again: look "
+    "for 'critical write error' in its log, make room, restart that server"
+)
 # For a log somebody else ensured.
 _DEFAULT_RETENTION_S = 1200.0
+
+
+class _Unanswered(BrokerUnavailable):
+    """What was published was not acknowledged in time."""
 
 
 class NatsPublisher(Worker, Publisher):
@@ -85,6 +95,8 @@ class NatsPublisher(Worker, Publisher):
         self._incomplete: set[str] = set()
         self._contended = Contended()
         self._again = 0
+        # Sessions in a row that ended as nothing was answered.
+        self._unanswered = 0
         # Batches cut short since the last one that was stored.
         self._cut_short = 0
         self._wake = asyncio.Event()
@@ -140,7 +152,10 @@ class NatsPublisher(Worker, Publisher):
             except BrokerUnavailable as error:
                 attempt = 0 if session.acked else attempt + 1
                 self._window.trouble = error.reason
-                log.warning(
+                if isinstance(error, _Unanswered):
+                    self._say_stuck(session)
+                say = log.warning if worth_saying(attempt) else log.debug
+                say(
                     "publisher_interrupted",
                     reason=error.reason,
                     in_flight=len(self._window),
@@ -183,7 +198,17 @@ class NatsPublisher(Worker, Publisher):
             if (front := self._front()) != watched or front is None:
                 watched, seen = front, now
             elif now - seen > ACK_TIMEOUT_S:
-                raise BrokerUnavailable(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
+                raise _Unanswered(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
+
+    def _say_stuck(self, session: Session) -> None:
+        """The connection stands and the log answers, but not to what is published."""
+        self._unanswered = 1 if session.acked else self._unanswered + 1
+        if self._unanswered < 2:
+            return
+        name = log_of(self._window.items[0].record.subject)
+        self._window.trouble = f"{_STUCK}: log {name}, no ack in {self._unanswered} tries"
+        if worth_saying(self._unanswered - 2):
+            log.error("log_is_stuck", log=name, tries=self._unanswered, action=_STUCK_ACTION)
 
     def _front(self) -> int | None:
         return self._window.items[0].ticket if self._window.items else None
@@ -356,8 +381,7 @@ class NatsPublisher(Worker, Publisher):
             return
         item = self._by_ticket.get(ticket)
         self._wake.set()
-        reason = data.decode(errors="replace")[:300] or status_of(headers)
-        session.fail(f"not stored: {reason}")
+        session.fail(f"not stored: {_reason(headers, data)}")
         lane = None if item is None else item.lane
         if item is None or lane is None:
             return
@@ -369,10 +393,10 @@ class NatsPublisher(Worker, Publisher):
         else:
             lane.refuse()
             # The log's newest is not the one it should be: somebody else's, or one was lost.
-            last = _WRONG_LAST.search(reason)
-            contended = last is not None and last[1] not in ("", lane.newest)
+            last = _WRONG_LAST.search(data)
+            contended = last is not None and last[1].decode() not in ("", lane.newest)
         if contended:
-            self._contend(log_of(item.record.subject), reason)
+            self._contend(log_of(item.record.subject), _reason(headers, data))
 
     def _gives_up_batches(self, data: bytes) -> bool:
         """Whether the refused batch's records had better be sent one by one for a while."""
@@ -416,3 +440,14 @@ class NatsPublisher(Worker, Publisher):
         self.changed.ring()
         # What waited for one of these may go out.
         self._wake.set()
+
+
+def _reason(headers: bytes, data: bytes) -> str:
+    """Why the server refused, in its own words."""
+    if not data:
+        return f"{status_of(headers)} {description_of(headers) or 'nobody stores it'}".strip()
+    try:
+        error = json.loads(data)["error"]
+        return f"{error['description']} (JetStream error {error['err_code']})"
+    except (ValueError, LookupError, TypeError):
+        return data.decode(errors="replace")[:300]

@@ -41,6 +41,7 @@ from services.common.stream.redis_records import (
     parse_id,
 )
 from services.common.stream.redis_tail import RedisLive, Tail
+from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 
@@ -127,6 +128,11 @@ class RedisBroker(Broker):
             self._keep_trimming()
         # A write, since a server that is out of memory or a replica answers PING all the same.
         await self._calls().call("SET", f"{self._names.prefix}:ping", "1", "EX", 60)
+        self.check_storing()
+
+    def storing(self) -> Storing:
+        held = (worker for worker in self._workers if not worker.ended)
+        return storing(worker.stats() for worker in held if isinstance(worker, Publisher))
 
     # ------------------------------------------------------------------ logs
 

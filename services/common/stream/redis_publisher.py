@@ -30,7 +30,7 @@ from services.common.stream.record_bounds import check_record
 from services.common.stream.redis_client import Command, RedisClient, refusal
 from services.common.stream.redis_packing import Packed, pack, pack_record
 from services.common.stream.redis_records import Names, Source, entry_id, parse_id
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -181,9 +181,11 @@ class RedisPublisher(Worker, Publisher):
             self._wake.clear()
             try:
                 if doubtful:
+                    # That works on a server that stores nothing; so it ends no backoff.
                     await self._restore()
                     doubtful = False
-                elif self._window.items:
+                    continue
+                if self._window.items:
                     await self._store()
                 else:
                     await self._idle()
@@ -193,7 +195,8 @@ class RedisPublisher(Worker, Publisher):
                 self._epochs.clear()
                 self._announced.clear()
                 self._window.trouble = error.reason
-                log.warning(
+                say = log.warning if worth_saying(attempt) else log.debug
+                say(
                     "publisher_interrupted",
                     reason=error.reason,
                     in_flight=len(self._window),

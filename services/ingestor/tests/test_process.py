@@ -7,15 +7,16 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from services.common.settings import child_environment
-from services.common.stream.broker import Broker
+from services.common.stream.broker import Broker, LogSpec
 from services.common.stream.nats import NatsBroker
+from services.common.testing.full_nats import fill, make_room
 from services.ingestor.testing import raw_records
 from tools.embedded import NatsServer, free_port
 from tools.simulator import SimulatedExchange
@@ -179,3 +180,32 @@ async def test_a_bad_setting_stops_the_process_at_once_and_names_it(
         async with asyncio.timeout(20):
             assert await ingestor.process.wait() == 2
         assert "COINBASE_CHANNELS='tick'" in ingestor.log.read_text()
+
+
+async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing(tmp_path: Path) -> None:
+    async with (
+        NatsServer(max_file_store="4MB") as nats,
+        NatsBroker([nats.url]) as broker,
+        SimulatedExchange(products=(PRODUCT, "ETH-USD"), rate=50) as exchange,
+        httpx.AsyncClient() as client,
+    ):
+        await broker.ensure([LogSpec("raw", 3600), LogSpec("invalid", 3600)])
+        await fill(broker)
+        variables = {"COINBASE_CHANNELS": "matches,heartbeat"}
+        async with service(nats, exchange, tmp_path / "log", **variables) as ingestor:
+            reason = ""
+            async with asyncio.timeout(60):
+                while "nothing stored" not in reason:
+                    assert ingestor.process.returncode is None, ingestor.log.read_text()
+                    with suppress(httpx.TransportError):
+                        answer = await client.get(f"{ingestor.url}/readyz")
+                        reason = str(answer.json()["checks"]["broker"]["reason"])
+                    await asyncio.sleep(0.05)
+            assert answer.status_code == 503
+            assert "insufficient resources" in reason
+            await make_room(broker)
+            await ingestor.ready()
+            assert await ingestor.end(signal.SIGTERM) == 0, ingestor.log.read_text()
+        records = await raw_records(broker, "trades", PRODUCT)
+        seqs = [record.seq for record in records if record.kind == "frame"]
+        assert seqs == list(range(seqs[0], seqs[-1] + 1))

@@ -21,6 +21,7 @@ from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_log, tick_subject
+from services.common.testing.full_nats import fill, make_room
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all
 from services.common.wire import RawRecord
@@ -275,6 +276,36 @@ async def test_it_is_not_ready_while_the_broker_is_away_and_goes_on_when_it_is_b
         assert 'md_normalized_total{channel="trades"' in text
         assert "md_shard_lag_messages" in text
     assert await ticks(broker) == whole
+
+
+async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing() -> None:
+    records = session(40)
+    whole = undisturbed(records)
+    async with (
+        NatsServer(max_file_store="2MB") as nats,
+        opened({"NATS_URLS": nats.url}) as broker,
+    ):
+        await publish_all(broker, records)
+        await fill(broker)
+        async with service(nats) as running:
+            said: list[str] = []
+
+            async def told() -> bool:
+                report = (await running.get("/readyz")).json()
+                said.append(str(report["checks"]["broker"]["reason"]))
+                return "nothing stored" in said[-1]
+
+            await until(told)
+            assert "insufficient resources" in said[-1]
+            # What others do with that server still works.
+            await broker.ping()
+            gauge = 'md_broker_unconfirmed_seconds{stage="tick_log"} '
+            found = (await running.get("/metrics")).text.partition(gauge)[2].partition("\n")[0]
+            assert float(found) > 0
+            await make_room(broker)
+            await until(running.ready)
+            await until(lambda: holds(broker, whole))
+        assert await ticks(broker) == whole
 
 
 async def test_it_waits_for_a_broker_that_is_not_there_yet_and_stops_while_it_waits() -> None:
