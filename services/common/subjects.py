@@ -115,6 +115,11 @@ def log_subjects(log: str) -> str:
     return INVALID_SUBJECT if log == INVALID_LOG else f"{ROOT}.{log}.>"
 
 
+def group_subject(*tokens: str) -> str:
+    """Where a group's place in a log is kept (NATS); of no log, so that nobody is given it."""
+    return ".".join((ROOT, "group", *tokens))
+
+
 def jetstream_name(prefix: str, log: str) -> str:
     """JetStream's stream name for a log: `MARKET_RAW`, `MARKET_TICK_3`, `MARKET_INVALID`."""
     return f"{prefix}_{log.replace('.', '_').upper()}"

@@ -20,7 +20,9 @@ B4  Groups. A group gets every record of a log at least once, in order per subje
     acked is delivered again, to this member or, after `ack_wait`, to another. Ack after the effect.
     A member that joins, or comes back after an outage, is first given everything the group has not
     acked, so that no newer record can overtake it. Members that read at the same time share the
-    records; whoever needs a subject's records in one piece runs one member.
+    records; whoever needs a subject's records in one piece runs one member. A group that the server
+    lost, or that somebody deleted there, goes on at its acked place, which is kept apart from it
+    (at most about a second of acks is given again): only a log that was lost begins anew.
 B5  Cursors. `read(subject, cursor)` returns what follows the cursor, without a hole, or raises
     `PositionLost`; it never skips silently. A cursor of a log that was lost raises `PositionLost`.
 B6  Bounds. A group has at most `max_pending` unacked records; no subscription makes the caller's

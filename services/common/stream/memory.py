@@ -318,7 +318,9 @@ class _MemoryGroupMember(MemoryPart, GroupSubscription):
         log = self._broker.log(self._log)
         group = log.groups.get(self._group)
         if group is None:
-            group = log.groups[self._group] = MemoryGroup(log, self._max_pending, self._ack_wait_s)
+            after = log.acked.get(self._group, 0)
+            group = MemoryGroup(log, self._max_pending, self._ack_wait_s, after)
+            log.groups[self._group] = group
         group.max_pending = self._max_pending
         group.ack_wait_s = self._ack_wait_s
         return group
@@ -339,8 +341,10 @@ class _MemoryGroupMember(MemoryPart, GroupSubscription):
 
     async def ack(self, messages: Sequence[Message]) -> None:
         self._check()
-        epoch = f"{self._broker.log(self._log).epoch}@"
-        self._state().ack(
+        log = self._broker.log(self._log)
+        epoch = f"{log.epoch}@"
+        state = self._state()
+        state.ack(
             [
                 message.seq
                 for message in messages
@@ -348,6 +352,7 @@ class _MemoryGroupMember(MemoryPart, GroupSubscription):
                 if isinstance(message, StoredRecord) and message.cursor.startswith(epoch)
             ]
         )
+        log.acked[self._group] = state.acked
         self._broker.server.bell.ring()
 
     async def lag(self) -> int:

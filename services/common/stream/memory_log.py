@@ -55,6 +55,8 @@ class MemoryLog:
         self.epoch = epoch
         self.last_seq = 0
         self.groups: dict[str, MemoryGroup] = {}
+        # Up to which sequence each group has acked everything; outlives `groups`.
+        self.acked: dict[str, int] = {}
         self._records: list[StoredRecord] = []
         self._subjects: dict[str, _Subject] = {}
 
@@ -153,11 +155,12 @@ class MemoryLog:
 class MemoryGroup:
     """Which records of a log were delivered and not acked, and what has to be delivered (again)."""
 
-    def __init__(self, log: MemoryLog, max_pending: int, ack_wait_s: float) -> None:
+    def __init__(self, log: MemoryLog, max_pending: int, ack_wait_s: float, after: int = 0) -> None:
+        """`after`: the group has acked everything up to there."""
         self._log = log
         self.max_pending = max_pending
         self.ack_wait_s = ack_wait_s
-        self._delivered = log.first_seq - 1
+        self._delivered = max(after, log.first_seq - 1)
         # seq -> deadline. Each delivery is put at the end, so deadlines ascend.
         self._pending: dict[int, float] = {}
         self._returned: set[int] = set()
@@ -187,6 +190,11 @@ class MemoryGroup:
         for seq in seqs:
             self._pending.pop(seq, None)
             self._returned.discard(seq)
+
+    @property
+    def acked(self) -> int:
+        """Everything up to here is acked."""
+        return min((*self._pending, *self._returned), default=self._delivered + 1) - 1
 
     def take_over(self) -> None:
         """A member joins: whatever is unacked is to be delivered again."""

@@ -33,6 +33,7 @@ from services.common.stream.broker import (
 from services.common.stream.nats_group import NatsGroup
 from services.common.stream.nats_link import Connection, Link, NatsOptions
 from services.common.stream.nats_live import NatsLive
+from services.common.stream.nats_places import Places
 from services.common.stream.nats_publisher import NatsPublisher
 from services.common.stream.nats_records import NatsMessage, parse_cursor, sequence_cursor
 from services.common.stream.nats_streams import LogState, Streams
@@ -70,6 +71,7 @@ class NatsBroker(Broker):
     ) -> None:
         self._options = NatsOptions(tuple(servers), creds_file, user, password)
         self._streams = Streams(prefix, replicas)
+        self._places = Places(prefix, replicas)
         self._live_check_s = live_check_s
         self._link: Link | None = None
         self._workers: list[Worker] = []
@@ -171,7 +173,8 @@ class NatsBroker(Broker):
         member = self._own(
             NatsGroup(
                 self._shared(),
-                prepare=self._prepare,
+                state=self._streams.state,
+                places=self._places,
                 stream=self._streams.name(log),
                 log_name=log,
                 group=group,

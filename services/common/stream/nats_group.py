@@ -4,7 +4,8 @@ JetStream redelivers what is unacked only after `ack_wait`, and goes on with new
 meantime; a member that lost its connection, or died, would leave a hole in front of them. So a
 member that begins (or begins again) sets the consumer back to what the group has acked, by the
 server's consumer reset where it has one (2.14 and later), else by making the consumer anew. Order
-is worth more than sparing a repetition.
+is worth more than sparing a repetition. A consumer that is gone is made again at the place that was
+kept outside of it (see `nats_places`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from services.common.stream.nats_frames import (
     status_of,
 )
 from services.common.stream.nats_link import ApiError, Connection, Link
+from services.common.stream.nats_places import Place, Places, time_of
 from services.common.stream.nats_records import NatsMessage
-from services.common.stream.nats_streams import NANOSECONDS
+from services.common.stream.nats_streams import NANOSECONDS, LogState
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,9 @@ _EXPIRES_S = 30
 _HEARTBEAT_S = 5
 # Two heartbeats and some grace: the consumer is gone or its server forgot the request.
 _SILENCE_S = 12.0
+_CONSUMER_NOT_FOUND = 10014
+# How often the group's place is kept while records are acked.
+_KEEP_S = 1.0
 
 
 class NatsGroup(Worker, GroupSubscription):
@@ -44,7 +49,8 @@ class NatsGroup(Worker, GroupSubscription):
 
     Args:
         link: the broker's shared connection.
-        prepare: makes sure that the log exists; returns its epoch.
+        state: makes sure that the log exists; returns its state.
+        places: where groups' places are kept.
         stream: JetStream's name of the log.
         log_name: the log.
         group: name of the durable consumer.
@@ -56,7 +62,8 @@ class NatsGroup(Worker, GroupSubscription):
         self,
         link: Link,
         *,
-        prepare: Callable[[Connection, str], Awaitable[int]],
+        state: Callable[[Connection, str], Awaitable[LogState]],
+        places: Places,
         stream: str,
         log_name: str,
         group: str,
@@ -65,7 +72,8 @@ class NatsGroup(Worker, GroupSubscription):
     ) -> None:
         super().__init__(f"group {group} on {log_name}")
         self._link = link
-        self._prepare = prepare
+        self._state = state
+        self._places = places
         self._stream = stream
         self._log_name = log_name
         self._group = group
@@ -77,6 +85,10 @@ class NatsGroup(Worker, GroupSubscription):
         self._trouble: str | None = None
         self._heard = 0.0
         self._wake = asyncio.Event()
+        # Something was acked since the place was looked at.
+        self._moved = asyncio.Event()
+        self._place = Place(0, 0, "")
+        self._epoch = 0
         self.joined = asyncio.Event()
         self.start(self._run())
 
@@ -108,6 +120,8 @@ class NatsGroup(Worker, GroupSubscription):
         except BrokerUnavailable as error:
             # They come again after the reconnect: at least once is what a group promises.
             log.debug("ack_not_sent", group=self._group, reason=error.reason)
+        else:
+            self._moved.set()
 
     async def lag(self) -> int:
         self.check_open()
@@ -121,22 +135,27 @@ class NatsGroup(Worker, GroupSubscription):
         return len(self._buffer) + self._asked <= self._capacity // 2
 
     async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_places(), name=f"{self.what}: place")
+            await self._follow()
+
+    async def _follow(self) -> None:
         attempt = 0
         while True:
             connection = await self._link.connected()
             inbox = connection.new_inbox()
             try:
-                epoch = await self._join(connection)
+                await self._join(connection)
                 attempt = 0
-                await self._serve(connection, inbox, epoch)
+                await self._serve(connection, inbox, self._epoch)
             except BrokerUnavailable as error:
                 log.warning("group_interrupted", group=self._group, reason=error.reason)
             await asyncio.sleep(backoff_s(attempt))
             attempt += 1
 
-    async def _join(self, connection: Connection) -> int:
-        epoch = await self._prepare(connection, self._log_name)
-        info = await self._make(connection, {"deliver_policy": "all"})
+    async def _join(self, connection: Connection) -> None:
+        state = await self._state(connection, self._log_name)
+        info = await self._make(connection, state)
         if info["num_ack_pending"]:
             floor = int(info["ack_floor"]["stream_seq"])
             try:
@@ -146,13 +165,14 @@ class NatsGroup(Worker, GroupSubscription):
             except BrokerUnavailable:
                 # Servers before 2.14 do not know the request, and nobody answers it.
                 await connection.api(self._verb("DELETE"))
-                start = {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
-                await self._make(connection, start)
+                await self._make(connection, state, _from(floor + 1))
+        self._epoch = state.epoch
         self.joined.set()
         self.changed.ring()
-        return epoch
 
-    async def _make(self, connection: Connection, start: dict[str, Any]) -> dict[str, Any]:
+    async def _make(
+        self, connection: Connection, state: LogState, start: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         config = {
             "name": self._group,
             "durable_name": self._group,
@@ -165,14 +185,67 @@ class NatsGroup(Worker, GroupSubscription):
         try:
             held = await connection.api(self._verb("INFO"))
         except ApiError as error:
-            if error.code != 10014:  # consumer not found
+            if error.code != _CONSUMER_NOT_FOUND:
                 raise
+            action = "create"
+            if start is None:
+                start = await self._start(connection, state)
         else:
+            # Not made here, should it vanish now: it would begin where it began once.
+            action = "update"
             # Where it began cannot be changed, and need not be.
             start = {k: v for k, v in held["config"].items() if k in _START_FIELDS}
         return await connection.api(
-            self._verb("CREATE"), {"stream_name": self._stream, "config": config | start}
+            self._verb("CREATE"),
+            {"stream_name": self._stream, "config": config | start, "action": action},
         )
+
+    # ------------------------------------------------------------------ the place
+
+    async def _start(self, connection: Connection, state: LogState) -> dict[str, Any]:
+        """Where a consumer that the server does not have begins."""
+        stored = await self._places.find(connection, self._log_name, self._group)
+        known = [self._place] if stored is None else sorted((self._place, stored), reverse=True)
+        for place in known:
+            if place.epoch == state.epoch and await self._stands(connection, state, place):
+                log.warning(
+                    "group_made_again", group=self._group, log=self._log_name, after=place.seq
+                )
+                return _from(place.seq + 1)
+        return {"deliver_policy": "all"}
+
+    async def _stands(self, connection: Connection, state: LogState, place: Place) -> bool:
+        """Whether the log still is the one in which all up to there was acked."""
+        if place.seq < state.first:
+            return True
+        if place.seq > state.last:
+            return False
+        return place.time == await time_of(connection, self._stream, place.seq)
+
+    async def _keep_places(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            try:
+                await self._keep_place(await self._link.connected())
+            except BrokerUnavailable as error:
+                log.debug("place_not_kept", group=self._group, reason=error.reason)
+                self._moved.set()
+            await asyncio.sleep(_KEEP_S)
+
+    async def _keep_place(self, connection: Connection) -> None:
+        epoch = self._epoch
+        info = await connection.api(self._verb("INFO"))
+        if info["num_ack_pending"]:
+            # Also because the server may not have had the newest acks yet.
+            self._moved.set()
+        seq = int(info["ack_floor"]["stream_seq"])
+        if not seq or (epoch, seq) <= self._place[:2]:
+            return
+        time = await time_of(connection, self._stream, seq)
+        place = Place(epoch, seq, time or "")
+        await self._places.keep(connection, self._log_name, self._group, place)
+        self._place = place
 
     async def _serve(self, connection: Connection, inbox: str, epoch: int) -> None:
         self._buffer.clear()
@@ -246,6 +319,10 @@ class NatsGroup(Worker, GroupSubscription):
             # The request ended (expired, or its bytes were used up) with this much undelivered.
             self._asked -= int(left)
         self._wake.set()
+
+
+def _from(seq: int) -> dict[str, Any]:
+    return {"deliver_policy": "by_start_sequence", "opt_start_seq": seq}
 
 
 _START_FIELDS = ("deliver_policy", "opt_start_seq", "opt_start_time")

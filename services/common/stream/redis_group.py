@@ -2,7 +2,8 @@
 
 All members read as one consumer, so that no dead consumer's entries are left behind. A member that
 begins (or begins again after an outage) takes over all that the group has not acked and sets the
-group back to the first of it: what follows is delivered again, in order.
+group back to the first of it: what follows is delivered again, in order. A group that is gone from
+a stream is made again at the place that was kept outside of it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
 from services.common.stream.redis_client import BLOCK_MS, Command, RedisClient, refusal
 from services.common.stream.redis_packing import Packed, pack
-from services.common.stream.redis_records import Names, RedisMessage, Source, parse_id
+from services.common.stream.redis_records import Names, RedisMessage, Source, id_before, parse_id
 from services.common.stream.redis_sources import Sources
 from services.common.stream.redis_tail import Prepare, Tail
 
 log = structlog.get_logger(__name__)
 
 _CLAIM = 1000
-_LARGEST_SUB = 2**64 - 1
+# How often the group's places are kept while records are acked.
+_KEEP_S = 1.0
 
 
 class RedisGroup(Tail, GroupSubscription):
@@ -53,6 +55,11 @@ class RedisGroup(Tail, GroupSubscription):
         # Of what was handed out, the ids that are not acked.
         self._held: dict[Source, set[bytes]] = {}
         self._claimed_at = 0.0
+        # Streams in which something was acked since the places were looked at.
+        self._acked: set[Source] = set()
+        self._moved = asyncio.Event()
+        # Up to where the group has acked each stream, as it is kept.
+        self._places: dict[Source, str] = {}
         self.start(self._run())
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
@@ -81,6 +88,8 @@ class RedisGroup(Tail, GroupSubscription):
         except BrokerUnavailable as error:
             # They come again after the reconnect: at least once is what a group promises.
             log.debug("ack_not_sent", group=self._group, reason=error.reason)
+        self._acked.update(acked)
+        self._moved.set()
         for source, identities in acked.items():
             held = self._held.get(source)
             if held is not None:
@@ -113,29 +122,96 @@ class RedisGroup(Tail, GroupSubscription):
 
     # ------------------------------------------------------------------ reading
 
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_places(), name=f"{self.what}: places")
+            await super()._run()
+
     async def _join(self) -> None:
         self._epoch, held = await self._prepare(self._client, self._log_name)
+        await self._find_places()
         self._buffer.clear()
         self._bytes = 0
         self._held.clear()
         self._sources, self._by_key = Sources(), {}
-        await self._create(self._registry)
+        await self._create(self._registry, "0")
         await self._add(sorted(held))
         for source in sorted(held):
             await self._take_over(source)
         self._claimed_at = asyncio.get_running_loop().time()
 
-    async def _create(self, key: str) -> None:
+    async def _create(self, key: str, after: str) -> None:
         [answer] = await self._client.batch(
-            [("XGROUP", "CREATE", key, self._group, "0", "MKSTREAM")]
+            [("XGROUP", "CREATE", key, self._group, after, "MKSTREAM")]
         )
         text = refusal(answer)
-        if text is not None and not text.startswith("BUSYGROUP"):
+        if text is None:
+            if after != "0":
+                log.warning("group_made_again", group=self._group, key=key, after=after)
+        elif not text.startswith("BUSYGROUP"):
             raise BrokerUnavailable(self._client.target, text)
 
     async def _found(self, fresh: Sequence[Source]) -> None:
         for source in fresh:
-            await self._create(self._names.stream(*source))
+            await self._create(self._names.stream(*source), self._places.get(source, "0"))
+
+    # ------------------------------------------------------------------ the places
+
+    async def _find_places(self) -> None:
+        kept = await self._client.call("HGETALL", self._key_of_places())
+        self._places = {}
+        foreign = []
+        for field, value in kept.items():
+            subject, _, epoch = field.decode(errors="replace").rpartition("@")
+            made, _, identity = value.decode(errors="replace").partition(":")
+            if made == str(self._epoch) and epoch.isdecimal() and _is_id(identity):
+                self._places[Source(subject, int(epoch))] = identity
+            else:
+                # Of the log before this one.
+                foreign.append(field)
+        if foreign:
+            await self._client.call("HDEL", self._key_of_places(), *foreign)
+
+    def _key_of_places(self) -> str:
+        return self._names.places(self._log_name, self._group)
+
+    async def _keep_places(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            sources, self._acked = sorted(self._acked), set()
+            try:
+                await self._keep(sources)
+            except BrokerUnavailable as error:
+                log.debug("places_not_kept", group=self._group, reason=error.reason)
+                self._acked.update(sources)
+                self._moved.set()
+            await asyncio.sleep(_KEEP_S)
+
+    async def _keep(self, sources: Sequence[Source]) -> None:
+        epoch = self._epoch
+        # What is pending is asked for last: what was delivered before and is not pending is acked.
+        commands: list[Command] = []
+        for source in sources:
+            key = self._names.stream(*source)
+            commands += [("XINFO GROUPS", key), ("XPENDING", key, self._group)]
+        answers = await self._acks.batch(commands)
+        moved: dict[Source, str] = {}
+        for source, groups, pending in zip(sources, answers[::2], answers[1::2], strict=True):
+            if refusal(groups) or refusal(pending):
+                continue
+            place = _acked_to(groups, pending, self._group)
+            if place is not None and place != self._places.get(source):
+                moved[source] = place
+        if not moved or epoch != self._epoch:
+            return
+        values = [
+            part
+            for (subject, number), identity in moved.items()
+            for part in (f"{subject}@{number}", f"{epoch}:{identity}")
+        ]
+        await self._acks.call("HSET", self._key_of_places(), *values)
+        self._places.update(moved)
 
     async def _take_over(self, source: Source) -> None:
         """Own what the group has not acked, and have it delivered again from its first record."""
@@ -152,9 +228,7 @@ class RedisGroup(Tail, GroupSubscription):
             if start == b"0-0":
                 break
         if first is not None:
-            seq, sub = parse_id(first)
-            before = f"{seq}-{sub - 1}" if sub else f"{seq - 1}-{_LARGEST_SUB}"
-            await self._client.call("XGROUP", "SETID", key, self._group, before)
+            await self._client.call("XGROUP", "SETID", key, self._group, id_before(first))
 
     async def _read(self, sources: Sequence[Source], count: int, block: bool) -> Any:
         await self._claim_late()
@@ -217,6 +291,22 @@ def _by_source(messages: Sequence[RedisMessage]) -> dict[Source, list[bytes]]:
         else:
             identities.append(message.identity)
     return found
+
+
+def _acked_to(groups: Any, pending: Any, group: str) -> str | None:
+    """Up to which id everything is acked; None without the group, or where nothing is."""
+    for info in groups:
+        if info["name"] == group.encode():
+            place = str(info["last-delivered-id"].decode())
+            if pending["pending"]:
+                place = min(place, id_before(pending["min"]), key=parse_id)
+            return None if place == "0-0" else place
+    return None
+
+
+def _is_id(text: str) -> bool:
+    seq, _, sub = text.partition("-")
+    return seq.isdecimal() and sub.isdecimal()
 
 
 def _lag(groups: Any, stream: Any, length: int, group: str) -> int:

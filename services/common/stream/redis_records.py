@@ -7,6 +7,8 @@ there are any. Beside the streams, a log has
 - a registry stream that announces (subject, epoch) when a key is first written;
 - an epoch key, set once to the server's time (B9);
 - a hash of the newest trimmed id of each stream (B5);
+- for each group a hash of the id up to which it has acked each stream, `<log epoch>:<id>` by
+  `<subject>@<epoch>`: its place outlives what Redis itself keeps of the group;
 - for each stream a sorted set of (time, id) marks, by which it is trimmed: its ids are positions,
   not times.
 """
@@ -22,6 +24,7 @@ from services.common.stream.broker import Message, Position
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)
+_LARGEST_SUB = 2**64 - 1
 
 
 class Names:
@@ -41,6 +44,9 @@ class Names:
 
     def epoch(self, log: str) -> str:
         return f"{self.prefix}:epoch:{log}"
+
+    def places(self, log: str, group: str) -> str:
+        return f"{self.prefix}:places:{log}:{group}"
 
     def trimmed(self, log: str) -> str:
         return f"{self.prefix}:trimmed:{log}"
@@ -70,6 +76,12 @@ def entry_id(position: Position) -> str:
 def parse_id(text: bytes | str) -> tuple[int, int]:
     seq, _, sub = (text.decode() if isinstance(text, bytes) else text).partition("-")
     return int(seq), int(sub)
+
+
+def id_before(identity: bytes | str) -> str:
+    """The id directly before this one."""
+    seq, sub = parse_id(identity)
+    return f"{seq}-{sub - 1}" if sub else f"{seq - 1}-{_LARGEST_SUB}"
 
 
 def cursor_at(log_epoch: int, epoch: int, place: tuple[int, int]) -> str:

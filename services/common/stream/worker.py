@@ -93,11 +93,14 @@ class Worker:
         self._end()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        error = (
+        error: BaseException = (
             asyncio.CancelledError("its task was cancelled")
             if task.cancelled()
             else task.exception() or RuntimeError("its task returned")
         )
+        while isinstance(error, BaseExceptionGroup):
+            # The task may be a group of several; the first that fails ends them.
+            error = error.exceptions[0]
         if self.ended:
             # Whoever closes a worker says so before its task is cancelled.
             if not task.cancelled():

@@ -48,6 +48,14 @@ class _Memory(Backend):
     async def break_part(self, part: Part) -> None:
         break_part(part)
 
+    async def delete_group(self, broker: Broker, group: str) -> None:
+        assert isinstance(broker, MemoryBroker)
+        del broker.log(LOG).groups[group]
+
+    async def kept(self, broker: Broker, group: str) -> int:
+        assert isinstance(broker, MemoryBroker)
+        return broker.log(LOG).acked.get(group, 0)
+
     async def add_foreign(self, broker: Broker) -> int:
         pytest.skip("nobody else can write here")
 

@@ -17,6 +17,7 @@ from services.common.stream import (
 from services.common.stream.nats import NatsBroker
 from services.common.stream.nats_group import NatsGroup
 from services.common.stream.nats_live import NatsLive
+from services.common.stream.nats_places import Place
 from services.common.stream.nats_publisher import NatsPublisher
 from services.common.testing.conformance import (
     BTC,
@@ -68,6 +69,16 @@ class _Nats(Backend):
             assert isinstance(part, NatsGroup | NatsPublisher)
             let_raise(part, "_send_unsent" if isinstance(part, NatsPublisher) else "_wait")
             part._wake.set()
+
+    async def delete_group(self, broker: Broker, group: str) -> None:
+        assert isinstance(broker, NatsBroker)
+        await broker.api(f"CONSUMER.DELETE.MARKET_RAW.{group}")
+
+    async def kept(self, broker: Broker, group: str) -> int:
+        assert isinstance(broker, NatsBroker)
+        place = await broker._places.find(broker._current(), LOG, group)
+        epoch = await broker.log_epoch(LOG)
+        return place.seq if place is not None and place.epoch == epoch else 0
 
     async def add_foreign(self, broker: Broker) -> int:
         assert isinstance(broker, NatsBroker)
@@ -245,3 +256,51 @@ async def _some_acked(publisher: Publisher, base: int) -> bool:
 async def _answers(broker: Broker) -> bool:
     await broker.ping()
     return True
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(0, "2001-01-01T00:00:00Z"), (0, ""), (1000, "2001-01-01T00:00:00Z")],
+    ids=["another-record", "no-record", "behind-the-end"],
+)
+async def test_a_place_that_the_log_cannot_vouch_for_is_not_gone_on_from(
+    nats_server: NatsServer, place: tuple[int, str]
+) -> None:
+    async with NatsBroker([nats_server.url]) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
+        await publish(broker, [record(n) for n in range(1, 101)])
+        epoch = await broker.log_epoch(LOG)
+        # As after a crash that took the log's end: what stood there is another record now.
+        kept = Place(epoch, 50 + place[0], place[1])
+        await broker._places.keep(broker._current(), LOG, "readers", kept)
+        member = await broker.group(LOG, "readers")
+        assert seqs(await take(member, 100)) == list(range(1, 101))
+
+
+async def test_a_place_of_which_the_record_expired_is_gone_on_from(
+    nats_server: NatsServer,
+) -> None:
+    async with NatsBroker([nats_server.url]) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
+        await publish(broker, [record(n) for n in range(1, 101)])
+        await broker._current().api("STREAM.PURGE.MARKET_RAW", {"seq": 61})
+        kept = Place(await broker.log_epoch(LOG), 50, "")
+        await broker._places.keep(broker._current(), LOG, "readers", kept)
+        member = await broker.group(LOG, "readers")
+        assert seqs(await take(member, 40)) == list(range(61, 101))
+
+
+async def test_places_are_kept_again_after_somebody_deleted_them(nats_server: NatsServer) -> None:
+    async with NatsBroker([nats_server.url]) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
+        member = await broker.group(LOG, "readers")
+        for first in (1, 11):
+            await publish(broker, [record(n) for n in range(first, first + 10)])
+            await take(member, 10)
+            await until(lambda: _kept_at(broker, first + 9))  # noqa: B023 - awaited here
+            await broker.api("STREAM.DELETE.MARKET_GROUPS")
+
+
+async def _kept_at(broker: NatsBroker, seq: int) -> bool:
+    place = await broker._places.find(broker._current(), LOG, "readers")
+    return place is not None and place.seq == seq

@@ -50,6 +50,22 @@ class _Redis(Backend):
     async def break_part(self, part: Part) -> None:
         let_raise(part, "_store" if isinstance(part, Publisher) else "_cycle")
 
+    async def delete_group(self, broker: Broker, group: str) -> None:
+        assert isinstance(broker, RedisBroker)
+        call = broker._calls().call
+        for key in await call("KEYS", "market:*"):
+            if await call("TYPE", key) == b"stream":
+                await call("XGROUP", "DESTROY", key, group)
+
+    async def kept(self, broker: Broker, group: str) -> int:
+        assert isinstance(broker, RedisBroker)
+        kept = await broker._calls().call("HGETALL", f"market:places:raw:{group}")
+        made, _, identity = kept.get(f"{BTC}@1".encode(), b"0:0-0").decode().partition(":")
+        if made != str(await broker.log_epoch(LOG)):
+            return 0
+        # Just before record n is behind all of n - 1.
+        return int(identity.partition("-")[0])
+
     async def add_foreign(self, broker: Broker) -> int:
         assert isinstance(broker, RedisBroker)
         call = broker._calls().call

@@ -64,6 +64,14 @@ class Backend(ABC):
         """Let its work end by `Unforeseen`, at the latest when it has something to do."""
 
     @abstractmethod
+    async def delete_group(self, broker: Broker, group: str) -> None:
+        """Delete what the server itself keeps of a group on LOG, as an operator would."""
+
+    @abstractmethod
+    async def kept(self, broker: Broker, group: str) -> int:
+        """Up to which BTC record the group's acked place is kept, of a LOG with BTC 1, 2, 3, ..."""
+
+    @abstractmethod
     async def add_foreign(self, broker: Broker) -> int:
         """Put into the log what nothing of this platform writes; how many records were added."""
 

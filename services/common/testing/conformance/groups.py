@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.common.stream import (
     Broker,
     GroupSubscription,
@@ -83,6 +85,48 @@ class GroupClauses:
         await member.ack(taken[:5])
         await until(lambda: _lag_is(member, 15))
 
+    @pytest.mark.parametrize("running", [False, True], ids=["while-away", "while-running"])
+    async def test_b4_a_group_whose_consumer_was_deleted_goes_on_at_its_acked_place(
+        self, backend: Backend, broker: Broker, running: bool
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 101)])
+        member = await broker.group(LOG, "readers")
+        taken = await take(member, 100, ack=False)
+        await member.ack(taken[:60])
+        # What is acked behind a hole is no place to go on from.
+        await member.ack(taken[70:80])
+        await until(lambda: _kept(backend, broker, 60))
+        if not running:
+            await member.aclose()
+        await backend.delete_group(broker, "readers")
+        await publish(broker, [record(n) for n in range(101, 111)])
+        if not running:
+            member = await broker.group(LOG, "readers")
+        found: list[int] = []
+        while 110 not in found:
+            found += seqs(await take(member, 1))
+        assert list(dict.fromkeys(found)) == list(range(61, 111))
+        await until(lambda: _lag_is(member, 0))
+        await until(lambda: _kept(backend, broker, 110))
+
+    async def test_b4_a_log_that_was_lost_is_read_from_its_beginning(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        await publish(broker, [record(n) for n in range(1, 101)])
+        member = await broker.group(LOG, "readers")
+        await take(member, 100)
+        await until(lambda: _kept(backend, broker, 100))
+        await backend.kill()
+        await backend.wipe()
+        await backend.start()
+        await publish(broker, [record(n) for n in range(1, 11)])
+        assert seqs(await take(member, 10)) == list(range(1, 11))
+        await member.aclose()
+        await backend.delete_group(broker, "readers")
+        await publish(broker, [record(11)])
+        successor = await broker.group(LOG, "readers")
+        assert seqs(await take(successor, 1))[-1] <= 11
+
     # ------------------------------------------------------------------ B6
 
     async def test_b6_a_group_holds_at_most_max_pending_unacked_records(
@@ -102,6 +146,10 @@ class GroupClauses:
         await member.ack(more)
         rest = await take(member, 20 - len(more))
         assert seqs(held + more + rest) == list(range(1, 31))
+
+
+async def _kept(backend: Backend, broker: Broker, count: int) -> bool:
+    return await backend.kept(broker, "readers") == count
 
 
 async def _lag_is(member: GroupSubscription, count: int) -> bool:

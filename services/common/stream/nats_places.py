@@ -1,0 +1,107 @@
+"""Where groups stand, kept outside of their consumers.
+
+A consumer holds what its group has acked. When the server loses it or somebody deletes it, that is
+gone, and a consumer made anew would give the whole retention again before anything new. So each
+member writes its group's place into a stream of its own, `<prefix>_GROUPS`, every second in which
+something was acked, and a consumer that has to be made begins behind it. That gives up to a second
+of records again, and skips nothing: a place is only gone on from while the record that stood there
+still does (a log that lost its end may have another record there now).
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from typing import Any, NamedTuple
+
+from services.common.errors import BrokerUnavailable
+from services.common.stream.nats_link import ApiError, Connection
+from services.common.subjects import group_subject
+
+_NAME_IN_USE = 10058
+_NO_MESSAGE = 10037
+_STREAM_NOT_FOUND = 10059
+
+
+class Place(NamedTuple):
+    """Everything up to here is acked.
+
+    Attributes:
+        epoch: of the log.
+        seq: the stream's sequence.
+        time: when the record there was stored, as the server writes it; "" if it was gone already.
+    """
+
+    epoch: int
+    seq: int
+    time: str
+
+
+class Places:
+    """The places of one prefix."""
+
+    def __init__(self, prefix: str, replicas: int) -> None:
+        self.stream = f"{prefix}_GROUPS"
+        self._replicas = replicas
+        self._made = False
+
+    async def keep(self, connection: Connection, name: str, group: str, place: Place) -> None:
+        """Raises BrokerUnavailable when that cannot be stored now."""
+        if not self._made:
+            await self._make(connection)
+        # Should this fail, as after somebody deleted the stream, it is made again the next time.
+        self._made = False
+        answer = await connection.request(group_subject(name, group), place._asdict())
+        if b'"error"' in answer.payload:
+            reason = answer.payload.decode(errors="replace")[:200]
+            raise BrokerUnavailable(connection.target, f"place of {group} not kept: {reason}")
+        self._made = True
+
+    async def _make(self, connection: Connection) -> None:
+        config = {
+            "name": self.stream,
+            "subjects": [group_subject(">")],
+            "max_msgs_per_subject": 1,
+            "discard": "old",
+            "storage": "file",
+            "num_replicas": self._replicas,
+        }
+        try:
+            await connection.api(f"STREAM.CREATE.{self.stream}", config)
+        except ApiError as error:
+            if error.code != _NAME_IN_USE:
+                raise
+        self._made = True
+
+    async def find(self, connection: Connection, name: str, group: str) -> Place | None:
+        """The place that was kept last."""
+        asked = {"last_by_subj": group_subject(name, group)}
+        found = await _record(connection, self.stream, asked)
+        if found is None:
+            return None
+        return _read(str(found.get("data", "")))
+
+
+async def time_of(connection: Connection, stream: str, seq: int) -> str | None:
+    """When the record at a stream's sequence was stored; None where there is none."""
+    found = await _record(connection, stream, {"seq": seq})
+    return None if found is None else str(found["time"])
+
+
+async def _record(
+    connection: Connection, stream: str, asked: dict[str, Any]
+) -> dict[str, Any] | None:
+    try:
+        return dict((await connection.api(f"STREAM.MSG.GET.{stream}", asked))["message"])
+    except ApiError as error:
+        if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
+            return None
+        raise
+
+
+def _read(data: str) -> Place | None:
+    try:
+        held = json.loads(b64decode(data))
+        return Place(int(held["epoch"]), int(held["seq"]), str(held["time"]))
+    except (ValueError, LookupError, TypeError):
+        return None
