@@ -1,10 +1,11 @@
 """Coinbase Exchange's REST API, as healing needs it.
 
 All calls share one limiter (the venue allows 10 a second, bursts of 15) and one product has
-one call under way at a time. 429, 5xx and silence are tried again with jittered backoff; the
-caller's deadline ends it. A call in the background goes beside that one, is not tried again, and
-waits until half of a burst is left to others. Answers come through a CDN and may be older than the
-question: ids and times are handed back for the caller to judge.
+one call under way at a time. Only a 4xx in the venue's own words is a refusal; 429, 5xx, silence
+and what nobody can read are tried again with jittered backoff; the caller's deadline ends it. One
+in the background goes beside that one, is not tried again, and waits until half of a burst is left
+to others. Answers come through a CDN and may be older than the question: ids and times are handed
+back for the caller to judge.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import httpx
 import msgspec
 
 from services.common.domain.decimals import is_decimal
+from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is_row
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.ratelimit import Limiter
+from services.ingestor.rest_call import CallFailed, get
 from services.ingestor.venues.base import (
     BookImage,
     Number,
@@ -41,7 +45,6 @@ PAGE = 1000
 _ATTEMPTS = 6
 _TIMEOUT = httpx.Timeout(3.0)
 _TOO_MANY = 429
-_SERVER_ERROR = 500
 
 
 class _Product(msgspec.Struct):
@@ -53,27 +56,34 @@ class _Product(msgspec.Struct):
 class _Trade(msgspec.Struct):
     # Only those that were asked for are taken.
     trade_id: int
+    price: str
+    size: str
+    side: str | None = None
     time: str | None = None
 
 
 class _Ticker(msgspec.Struct):
     trade_id: Number
+    price: str
     time: str | None = None
 
 
 class _Book(msgspec.Struct):
     bids: msgspec.Raw
     asks: msgspec.Raw
-    sequence: int = 0
+    sequence: int | None = None
     time: str | None = None
     auction_mode: bool | None = None
 
 
 class _Orders(msgspec.Struct):
-    bids: list[OrderRow]
-    asks: list[OrderRow]
+    bids: list[Any] | None
+    asks: list[Any] | None
     sequence: Number
     time: str | None = None
+
+
+_decode_trade = msgspec.json.Decoder(_Trade).decode
 
 
 class CoinbaseRest(VenueRest):
@@ -134,7 +144,11 @@ class CoinbaseRest(VenueRest):
         rows = []
         outside = 0
         for body in self._read(list[msgspec.Raw], answer, path):
-            row = self._read(_Trade, bytes(body), path)
+            row = _trade(bytes(body))
+            if row is None:
+                # Nobody could read it in the log either. It is missing still, and the others are
+                # not worse for it.
+                continue
             if first <= row.trade_id <= last:
                 rows.append(TradeRow(row.trade_id, self._clock.micros(row.time), bytes(body)))
             else:
@@ -150,6 +164,8 @@ class CoinbaseRest(VenueRest):
         async with self._flights[product, False]:
             answer = await self._get(path, {})
         head = self._read(_Ticker, answer, path)
+        if not is_decimal(head.price):
+            raise VenueUnavailable(path, f"unreadable answer: price {head.price!r}"[:200])
         return Quote(head.trade_id, self._clock.micros(head.time), answer)
 
     async def book(self, product: str, *, background: bool = False) -> BookImage:
@@ -157,8 +173,13 @@ class CoinbaseRest(VenueRest):
         async with self._flights[product, background]:
             answer = await self._get(path, {"level": "2"}, background=background)
         head = self._read(_Book, answer, path)
+        try:
+            check_rows_json(head.bids)
+            check_rows_json(head.asks)
+        except Unreadable as error:
+            raise VenueUnavailable(path, f"unreadable answer: {error}") from error
         time = self._clock.micros(head.time)
-        return BookImage(time, head.sequence, answer, auction=bool(head.auction_mode))
+        return BookImage(time, head.sequence or 0, answer, auction=bool(head.auction_mode))
 
     async def orders(self, product: str) -> OrderImage:
         path = f"/products/{product}/book"
@@ -182,16 +203,16 @@ class CoinbaseRest(VenueRest):
             self.calls += 1
             reason, status = "", None
             try:
-                response = await self._client.get(path, params=dict(params))
-            except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+                answer = await get(self._client, path, params)
+            except CallFailed as error:
+                reason = str(error)
             else:
-                status = response.status_code
-                if response.is_success:
+                status = answer.status
+                if answer.is_success:
                     self._breaker.succeeded()
-                    return response.content
-                reason = f"HTTP {status} {response.text[:200]}".rstrip()
-                if status != _TOO_MANY and status < _SERVER_ERROR:
+                    return answer.body
+                reason = f"HTTP {status} {answer.text}".rstrip()
+                if answer.is_refusal:
                     # A refusal is an answer, too.
                     self._breaker.succeeded()
                     raise VenueRefused(path, reason, status=status)
@@ -207,10 +228,25 @@ class CoinbaseRest(VenueRest):
     def _read[T](shape: type[T], answer: bytes, path: str) -> T:
         try:
             return msgspec.json.decode(answer, type=shape)
-        except msgspec.DecodeError as error:
-            # A proxy's or CDN's page in place of the venue's answer: asking again may help.
+        except (ValueError, RecursionError) as error:
+            # Another document than the venue's own; broken UTF-8 and bottomless nesting surface as
+            # built-in exceptions. Asking again may help.
             raise VenueUnavailable(path, f"unreadable answer: {error}") from error
 
 
-def _sensible(rows: Iterable[OrderRow]) -> list[OrderRow]:
-    return [row for row in rows if is_decimal(row[0]) and is_decimal(row[1])]
+def _sensible(rows: Iterable[Any] | None) -> list[OrderRow]:
+    return [
+        (row[0], row[1], row[2])
+        for row in rows or ()
+        if is_row(row) and len(row) > 2 and isinstance(row[2], str)
+    ]
+
+
+def _trade(body: bytes) -> _Trade | None:
+    """A row of trades; None when it is none that a reader of the log would understand."""
+    try:
+        row = _decode_trade(body)
+    except (ValueError, RecursionError):
+        return None
+    sided = not row.side or row.side in SIDES
+    return row if sided and is_decimal(row.price) and is_decimal(row.size) else None

@@ -42,8 +42,13 @@ async def venue(answer: Answer) -> AsyncIterator[tuple[CoinbaseRest, list[str]]]
         yield rest, asked
 
 
+def row(number: int, **more: object) -> dict[str, object]:
+    side = {"price": "1", "size": "2", "side": "buy"}
+    return {"trade_id": number, "time": "2026-07-07T22:58:17Z", **side, **more}
+
+
 def rows(*ids: int) -> Response:
-    return JSONResponse([{"trade_id": n, "time": "2026-07-07T22:58:17Z"} for n in ids])
+    return JSONResponse([row(n) for n in ids])
 
 
 async def test_a_page_is_asked_for_with_both_bounds_and_handed_back_ascending() -> None:
@@ -51,7 +56,7 @@ async def test_a_page_is_asked_for_with_both_bounds_and_handed_back_ascending() 
         trades = await rest.trades("BTC-USD", 11, 13)
     assert asked == ["/products/BTC-USD/trades?after=14&limit=3&before=10"]
     assert [trade.trade_id for trade in trades] == [11, 12, 13]
-    assert json.loads(trades[0].body) == {"trade_id": 11, "time": "2026-07-07T22:58:17Z"}
+    assert json.loads(trades[0].body) == row(11)
 
 
 async def test_a_page_holds_at_most_a_thousand_trades() -> None:
