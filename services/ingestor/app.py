@@ -314,6 +314,7 @@ class Ingestor:
             lane,
             ticker and TickerLane(*_lane(ticker), lambda: ask(Want.TICKER), metrics),
             ask,
+            self._parking.park,
         )
         return desk
 

@@ -35,7 +35,14 @@ _REASONS = 32
 _OUTCOMES = ("refilled", "late", "snapshot", "open", "lost")
 _LATE = ("found", "denied", "expired")
 _DROPS = ("broker_away", "queue_full", "reordered")
-_MALFORMED = ("bad_json", "bad_field", "bad_decimal", "bad_side", "missing_field")
+_MALFORMED = (
+    "bad_json",
+    "bad_field",
+    "bad_decimal",
+    "bad_side",
+    "missing_field",
+    "implausible_number",
+)
 # Of our own records: the log can never hold them.
 _REFUSED = ("record_too_large", "record_refused")
 # Gravest last, so that `>=` means "at least as bad as".

@@ -9,11 +9,12 @@ from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.mirror import BookMirror
+from services.ingestor.plausibility import JumpGuard
 from services.ingestor.sequencer import IN_ORDER, Sequencer
 from services.ingestor.venues.base import BookImage
 
-# Event times further ahead of our clock than this are a broken venue clock.
-_FUTURE_US = 86_400_000_000
+# Venue times further ahead of our clock than this need a second message that says so too.
+_FUTURE_US = 60_000_000
 # Heartbeats come every second, on the second: a larger step means one was lost.
 _HEARTBEAT_STEP_US = 1_900_000
 # A book without updates for so long, while its product's sequence moved by at least so much, is
@@ -60,6 +61,7 @@ class BookLane:
         self._cause: str | None = "start"
         self._since = 0
         self._base_time = 0
+        self._times = JumpGuard(_FUTURE_US)
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._held: list[tuple[int, bytes, int]] | None = None
         # Time of the newest update that was dropped for want of a base.
@@ -103,11 +105,13 @@ class BookLane:
         """The whole book, in line with the updates around it."""
         self.messages += 1
         self._held = None
-        self._rebase(time, body, ts)
+        self._rebase(self._believed(time, ts, "snapshot"), body, ts)
 
     def update(self, time: int, body: bytes, ts: int) -> None:
         """Changes since the update before."""
         self.messages += 1
+        if time > ts + _FUTURE_US:
+            time = self._believed(time, ts, "update")
         if self._held is not None:
             if len(self._held) < self._max_held:
                 self._held.append((time, body, ts))
@@ -123,9 +127,12 @@ class BookLane:
 
     def heartbeat(self, time: int, sequence: int, ts: int) -> None:
         """Judge the venue's beat: one that is missing, and a sequence that moves on alone."""
+        time = self._believed(time, ts, "heartbeat")
         before, self._heartbeat_time = self._heartbeat_time, time
         if before and time - before > _HEARTBEAT_STEP_US:
             self.distrust("heartbeat", f"heartbeats {(time - before) / 1e6:.0f} s apart", ts)
+        if not sequence:
+            return
         if self.messages != self._silent_messages or not self._silent_sequence:
             self._silent_messages, self._silent_sequence = self.messages, sequence
             self._silent_since = ts
@@ -197,13 +204,14 @@ class BookLane:
         if self._held is None or self._cause is None:
             # The connection was lost, or its own snapshot came first.
             return True
-        if image.time < max(self._sequencer.held or 0, self._let_go):
+        time = self._believed(image.time, ts, "image")
+        if time < max(self._sequencer.held or 0, self._let_go):
             # Updates between this book and the first one that waited are gone.
             return False
         waiting, self._held = self._held, None
         if self._rebase(image.time, image.body, ts):
             for time, body, received in waiting:
-                if time >= image.time:
+                if not time or time >= image.time:
                     self._pass_on(time, body, received)
         return True
 
@@ -238,6 +246,7 @@ class BookLane:
         self._base_time = time
         self._recent.clear()
         self._sequencer.restart(time)
+        self._times = JumpGuard(_FUTURE_US)
         self._cause = None
         self._since = 0
         self.condition.clear("resyncing", f"new snapshot ({cause})", ts)
@@ -283,7 +292,14 @@ class BookLane:
         self._events.dropped(self.journal.key, "broker_away", 1)
         self.unbase("broker_away", "updates could not be published", ts)
 
+    def _believed(self, time: int, ts: int, kind: str) -> int:
+        """The time, or 0 (none) when it is far ahead and no other message says so."""
+        if time <= ts + _FUTURE_US:
+            return time
+        self._times.known = max(ts, self._times.known or 0)
+        return time if self._times.believes(time, (kind, time)) else 0
+
     def _seq(self, time: int, ts: int) -> int:
-        if not 0 < time < ts + _FUTURE_US:
+        if time <= 0:
             time = ts if self.journal.seq is None else 0
         return self.journal.after(time)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from services.ingestor.lanes.book import BookLane
+from services.ingestor.lanes.gate import Gate, Park
 from services.ingestor.lanes.orders import OrdersLane
 from services.ingestor.lanes.ticker import TickerLane
 from services.ingestor.lanes.trades import TradesLane
@@ -37,6 +38,9 @@ class Desk:
 
     A lane is None when its channel is not subscribed. Times are µs.
 
+    What names a number far ahead waits for another message that confirms it (`Gate`); `park` is
+    told of what none did.
+
     Attributes:
         heard: when the product's last heartbeat came on this connection; 0 before the first.
         refused: why the venue will not serve the product, or None.
@@ -49,6 +53,7 @@ class Desk:
         book: BookLane | OrdersLane | None,
         ticker: TickerLane | None,
         ask: Callable[[Want], None],
+        park: Park = lambda _reason, _body, _ts: None,
     ) -> None:
         self.product = product
         self.trades = trades
@@ -61,6 +66,12 @@ class Desk:
         self._gaps_seen = 0
         self._updates = book if isinstance(book, BookLane) else None
         self._orders = book if isinstance(book, OrdersLane) else None
+        numbered = [lane.journal.seq for lane in (ticker, self._orders) if lane is not None]
+        self._gate = Gate(
+            trades.journal.seq if trades is not None else None,
+            max((seq for seq in numbered if seq is not None), default=None),
+            park,
+        )
         # Per channel: how many messages there were when `watch` last saw a new one, and when.
         self._spoke: dict[str, tuple[int, int]] = {}
 
@@ -74,11 +85,16 @@ class Desk:
 
     def feed(self, event: Event, body: bytes, ts: int) -> None:
         """Take an event of this product; those of a channel without a lane are ignored."""
-        kind = event.kind
-        if kind is Kind.BOOK_UPDATE:
+        if event.kind is Kind.BOOK_UPDATE:
             if self._updates is not None:
                 self._updates.update(event.time, body, ts)
-        elif kind is Kind.TRADE:
+            return
+        for arrived in self._gate.admit(event, body, ts):
+            self._spread(*arrived)
+
+    def _spread(self, event: Event, body: bytes, ts: int) -> None:
+        kind = event.kind
+        if kind is Kind.TRADE:
             if self.trades is not None:
                 self.trades.trade(event.number, event.time, body, ts)
                 if self.trades.gaps != self._gaps_seen:
@@ -186,7 +202,11 @@ class Desk:
                 **lane.extra(),
             }
             for lane in self.lanes
-        } | {"heard": self.heard or None, "refused": self.refused}
+        } | {
+            "heard": self.heard or None,
+            "refused": self.refused,
+            "withheld": self._gate.withheld,
+        }
 
     def _heartbeat(self, event: Event, ts: int) -> None:
         for lane in self.lanes:

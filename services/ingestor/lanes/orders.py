@@ -12,6 +12,9 @@ from services.ingestor.order_book import OrderBook
 from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
+# An image may be ahead of what came over the WebSocket by so much; by more, its number is broken.
+_AHEAD = 10_000
+
 
 class OrdersLane:
     """Folds orders into levels and passes on the messages that change one.
@@ -151,6 +154,8 @@ class OrdersLane:
         if not self.fetchable:
             return True
         if self._waiting and image.sequence < min(self._waiting) - 1:
+            return False
+        if self._waiting and image.sequence > max(self._waiting) + _AHEAD:
             return False
         held = self._sequencer.held
         if held is not None and image.sequence < held:

@@ -11,6 +11,8 @@ from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.sequencer import DUPLICATE, Restarted, Sequencer
 from services.ingestor.venues.base import Quote
 
+# An answer may know of so many trades more than the newest heartbeat did; of more, it is broken.
+_AHEAD = 1_000
 # Heartbeats in a row that must know of a newer trade than the last ticker did.
 _PATIENCE = 2
 
@@ -45,6 +47,7 @@ class TickerLane:
         # The product's sequence at the newest heartbeat: tickers of the trades it knows of are
         # at or below it, so a refreshed ticker stands there.
         self._mark = 0
+        self._last_trade = 0
         self._unwritten: Missed | None = None
         self.messages = 0
         self.duplicates = 0
@@ -85,6 +88,7 @@ class TickerLane:
         """The venue's marks: product sequence and last trade (0 = no mark)."""
         self.settle(ts)
         self._mark = max(self._mark, sequence)
+        self._last_trade = last_trade or self._last_trade
         if not self._trade or last_trade <= self._trade:
             self._behind = 0
             return
@@ -102,7 +106,7 @@ class TickerLane:
         """Take a fetched ticker; False when it is not newer than what is held."""
         if not self._asked:
             return True
-        if quote.trade_id <= self._trade:
+        if not self._trade < quote.trade_id <= self._last_trade + _AHEAD:
             return False
         seq = self.journal.after(max(self._mark, (self._sequencer.held or 0) + 1))
         asked = self._asked

@@ -220,8 +220,10 @@ async def test_a_hole_that_the_venue_knows_nothing_of_is_recorded_without_a_long
                 broker, exchange.ws_url, exchange.rest_url, "BTC-USD", resync_max_queue_ms=60_000
             ) as ingestor,
         ):
-            await joined(ingestor, "BTC-USD")
+            await eventually(lambda: any(feed.connected for feed in ingestor.feeds), "connected")
+            # Numbers so far ahead are believed with the next messages only.
             exchange.advance(2)
+            await joined(ingestor, "BTC-USD")
             await eventually(lambda: at_head(ingestor, exchange, "BTC-USD"), "caught up")
     records = await raw_records(broker, "trades", "BTC-USD")
     check_chain(records)

@@ -1,0 +1,156 @@
+"""Before the lanes: what a single message claims, and nothing else shows, has to wait. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from services.ingestor.plausibility import JumpGuard
+from services.ingestor.venues.base import Event, Kind
+
+IMPLAUSIBLE = "implausible_number"
+
+# Trades that are lost at once are never so many; an outage's last trade is followed by others, or
+# by the next heartbeat.
+_TRADE_IDS = 1_000
+# A heartbeat names the product's sequence each second; the largest step seen in one is 2,152.
+_SEQUENCES = 10_000
+# Times further ahead of our clock than this are no times.
+_FUTURE_US = 86_400_000_000
+_MAX_WITHHELD = 32
+
+# Takes a reason, a message and when it came.
+Park = Callable[[str, bytes, int], None]
+
+
+class Arrived(NamedTuple):
+    event: Event
+    body: bytes
+    ts: int
+
+
+class Gate:
+    """One product's messages that carry numbers.
+
+    Args:
+        trade_id: the last one known; None when none is.
+        sequence: the product's, likewise.
+        park: told of messages that nothing has confirmed.
+    """
+
+    def __init__(self, trade_id: int | None, sequence: int | None, park: Park) -> None:
+        self._trades = JumpGuard(_TRADE_IDS, trade_id)
+        self._sequences = JumpGuard(_SEQUENCES, sequence)
+        self._park = park
+        self._withheld: list[Arrived] = []
+
+    @property
+    def withheld(self) -> int:
+        """How many messages wait for another one that confirms their number."""
+        return len(self._withheld)
+
+    def admit(self, event: Event, body: bytes, ts: int) -> Sequence[Arrived]:
+        """What may be passed on now, in order: nothing, the event, or what it confirmed before it.
+
+        A heartbeat always is, without the marks that are not believed.
+        """
+        arrived = Arrived(_timed(event, ts), body, ts)
+        if event.kind is Kind.HEARTBEAT:
+            admitted = [self._heartbeat(arrived)]
+        elif self._believed(arrived.event):
+            admitted = [self._without_wild_trade(arrived)]
+        else:
+            self._withhold(arrived)
+            return ()
+        if self._withheld:
+            return [*self._confirmed(), *admitted]
+        return admitted
+
+    def _heartbeat(self, arrived: Arrived) -> Arrived:
+        event = arrived.event
+        witness = ("heartbeat", event.time)
+        sequence, trade_id = event.number, event.trade_id
+        if self._sequences.believes(sequence, witness):
+            self._sequences.doubt()
+        else:
+            sequence = 0
+        if trade_id > 0 and self._trades.believes(trade_id, witness):
+            self._trades.doubt()
+        else:
+            trade_id = 0
+        if sequence == event.number and trade_id == event.trade_id:
+            return arrived
+        changed = msgspec.structs.replace(event, number=sequence, trade_id=trade_id)
+        return arrived._replace(event=changed)
+
+    def _believed(self, event: Event) -> bool:
+        kind = event.kind
+        if kind is Kind.TRADE or kind is Kind.TRADE_SEED:
+            believed = self._trades.believes(event.number, ("trade", event.number))
+        elif kind is Kind.TICKER:
+            believed = self._sequences.believes(event.number, ("ticker", event.number))
+        else:
+            believed = True
+        if event.order is not None:
+            sequence = event.order.sequence
+            believed = self._sequences.believes(sequence, ("order", sequence)) and believed
+        return believed
+
+    def _without_wild_trade(self, arrived: Arrived) -> Arrived:
+        event = arrived.event
+        if (
+            event.kind is not Kind.TICKER
+            or event.trade_id <= 0
+            or self._trades.believes(event.trade_id, ("ticker", event.number))
+        ):
+            return arrived
+        return arrived._replace(event=msgspec.structs.replace(event, trade_id=0))
+
+    def _withhold(self, arrived: Arrived) -> None:
+        self._withheld.append(arrived)
+        if len(self._withheld) > _MAX_WITHHELD:
+            oldest = self._withheld.pop(0)
+            self._park(IMPLAUSIBLE, oldest.body, oldest.ts)
+
+    def _confirmed(self) -> list[Arrived]:
+        """Those that are believed by now; those that nobody confirms any more are parked."""
+        waiting, self._withheld = self._withheld, []
+        confirmed: list[Arrived] = []
+        for arrived in waiting:
+            if self._known(arrived.event):
+                confirmed.append(self._without_wild_trade(arrived))
+            elif self._claimed(arrived.event):
+                self._withheld.append(arrived)
+            else:
+                self._park(IMPLAUSIBLE, arrived.body, arrived.ts)
+        return confirmed
+
+    def _numbers(self, event: Event) -> list[tuple[JumpGuard, int]]:
+        found: list[tuple[JumpGuard, int]] = []
+        if event.kind is Kind.TRADE or event.kind is Kind.TRADE_SEED:
+            found.append((self._trades, event.number))
+        elif event.kind is Kind.TICKER:
+            found.append((self._sequences, event.number))
+        if event.order is not None:
+            found.append((self._sequences, event.order.sequence))
+        return found
+
+    def _known(self, event: Event) -> bool:
+        return all(guard.reaches(number) for guard, number in self._numbers(event))
+
+    def _claimed(self, event: Event) -> bool:
+        return all(
+            guard.reaches(number) or guard.claims(number) for guard, number in self._numbers(event)
+        )
+
+
+def _timed(event: Event, ts: int) -> Event:
+    """The event, without a time that cannot be one."""
+    if event.time <= ts + _FUTURE_US:
+        return event
+    order = event.order
+    return msgspec.structs.replace(
+        event, time=0, order=None if order is None else order._replace(time=0)
+    )

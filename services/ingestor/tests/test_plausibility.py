@@ -1,0 +1,232 @@
+"""Numbers that no feed can have reached: one message is not believed, a second one is."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingestor.lanes.gate import IMPLAUSIBLE, Gate
+from services.ingestor.plausibility import JumpGuard
+from services.ingestor.testing import Counts, RawLog
+from services.ingestor.tests.test_desk import NOW, SECOND, Bench
+from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, Quote
+
+LIMIT = 100
+
+
+def test_what_is_near_is_believed_and_a_jump_is_not_until_a_second_message_says_so() -> None:
+    guard = JumpGuard(LIMIT, 1_000)
+    assert guard.believes(1_100, "a")
+    assert not guard.believes(10**9, "b")
+    assert guard.believes(1_150, "c")
+    assert not guard.believes(50_000, "d")
+    assert guard.believes(50_001, "e")
+    assert guard.known == 50_001
+    assert not guard.believes(10**9 + 500, "f"), "far from the claim before"
+
+
+def test_the_same_message_twice_is_one_witness() -> None:
+    guard = JumpGuard(LIMIT, 1_000)
+    assert not guard.believes(10**9, ("trade", 10**9))
+    assert not guard.believes(10**9, ("trade", 10**9))
+    assert guard.believes(10**9, ("heartbeat", 7))
+
+
+def test_a_claim_that_marks_leave_aside_twice_is_forgotten() -> None:
+    guard = JumpGuard(LIMIT, 1_000)
+    guard.believes(10**9, "a")
+    guard.doubt()
+    assert guard.claims(10**9)
+    guard.doubt()
+    assert not guard.claims(10**9)
+    assert not guard.believes(10**9 + 1, "b"), "nobody remembers the first"
+
+
+def test_a_numbering_that_begins_anew_is_followed_down() -> None:
+    guard = JumpGuard(LIMIT, 10**9)
+    assert all(guard.believes(number, number) for number in (5, 6, 7))
+    assert guard.known == 7
+    assert not guard.believes(10**9, "old")
+
+
+@given(st.lists(st.integers(0, 2**53), max_size=300))
+def test_what_is_remembered_is_bounded(numbers: list[int]) -> None:
+    guard = JumpGuard(LIMIT, 0)
+    for at, number in enumerate(numbers):
+        guard.believes(number, at)
+    assert len(guard._claims) <= 16
+
+
+# ---- the gate
+
+
+class GateBench:
+    def __init__(self, trade_id: int = 10, sequence: int = 100) -> None:
+        self.parked: list[bytes] = []
+        self.reasons: set[str] = set()
+        self.gate = Gate(trade_id, sequence, self._park)
+        self.admitted: list[Event] = []
+
+    def _park(self, reason: str, body: bytes, _ts: int) -> None:
+        self.reasons.add(reason)
+        self.parked.append(body)
+
+    def feed(self, kind: Kind, number: int, *, time: int = NOW, trade_id: int = 0) -> None:
+        event = Event(kind, "BTC-USD", number, time, trade_id)
+        found = self.gate.admit(event, b"%d" % number, NOW)
+        self.admitted += [arrived.event for arrived in found]
+
+
+@given(
+    steps=st.lists(st.integers(1, 3) | st.just(50_000), min_size=1, max_size=40),
+    wild=st.dictionaries(st.integers(0, 39), st.integers(0, 10**6), max_size=6),
+)
+def test_every_real_trade_is_passed_on_in_order_and_no_wild_one(
+    steps: list[int], wild: dict[int, int]
+) -> None:
+    """A feed that loses and jumps, with single broken ids far from each other in between."""
+    bench = GateBench()
+    real: list[int] = []
+    broken: set[int] = set()
+    number = 10
+    for at, step in enumerate(steps):
+        if at in wild:
+            claim = 10**9 * (at + 1) + wild[at]
+            broken.add(claim)
+            bench.feed(Kind.TRADE, claim)
+        number += step
+        real.append(number)
+        bench.feed(Kind.TRADE, number)
+        if at % 5 == 4:
+            bench.feed(Kind.HEARTBEAT, 100, time=NOW + at * SECOND, trade_id=number)
+    for beat in range(3):
+        bench.feed(Kind.HEARTBEAT, 100, time=NOW + (100 + beat) * SECOND, trade_id=number)
+    passed = [event.number for event in bench.admitted if event.kind is Kind.TRADE]
+    assert passed == real
+    assert {int(body) for body in bench.parked} == broken
+    assert len(bench.parked) == len(broken)
+    assert bench.gate.withheld == 0
+    assert bench.reasons <= {IMPLAUSIBLE}
+
+
+def test_a_heartbeat_with_wild_marks_is_passed_on_without_them() -> None:
+    bench = GateBench()
+    bench.feed(Kind.HEARTBEAT, 10**12, trade_id=10**12)
+    bench.feed(Kind.HEARTBEAT, 130, time=NOW + 1, trade_id=11)
+    assert [(event.number, event.trade_id) for event in bench.admitted] == [(0, 0), (130, 11)]
+
+
+def test_a_ticker_with_a_wild_trade_id_is_passed_on_as_one_without() -> None:
+    bench = GateBench()
+    bench.feed(Kind.TICKER, 120, trade_id=10**9)
+    assert [(event.number, event.trade_id) for event in bench.admitted] == [(120, 0)]
+
+
+def test_a_ticker_far_ahead_comes_with_the_heartbeat_that_confirms_it() -> None:
+    bench = GateBench()
+    bench.feed(Kind.TICKER, 500_000, trade_id=11)
+    assert bench.admitted == []
+    bench.feed(Kind.HEARTBEAT, 500_040, trade_id=11)
+    assert [event.kind for event in bench.admitted] == [Kind.TICKER, Kind.HEARTBEAT]
+
+
+def test_an_orders_message_with_a_wild_sequence_waits() -> None:
+    bench = GateBench()
+    for sequence in (101, 10**12, 102):
+        order = OrderEvent(sequence, NOW, OrderAction.NONE)
+        event = Event(Kind.ORDER, "BTC-USD", sequence, NOW, 0, "", order)
+        bench.admitted += [a.event for a in bench.gate.admit(event, b"x", NOW)]
+    assert [event.number for event in bench.admitted] == [101, 102]
+
+
+def test_a_time_of_another_age_is_none() -> None:
+    bench = GateBench()
+    bench.feed(Kind.TRADE, 11, time=9_000_000_000_000_000)
+    assert bench.admitted[0].time == 0
+
+
+# ---- the lanes behind it
+
+
+def test_a_wild_trade_makes_no_hole_and_drops_nothing_real() -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.TRADE, 11)
+    bench.feed(Kind.TRADE, 10**9)
+    for number in (12, 13, 14, 15):
+        bench.feed(Kind.TRADE, number, at=2 * SECOND * number)
+    assert bench.logs["trades"].seqs("frame", "gap") == [11, 12, 13, 14, 15]
+    assert {record.epoch for record in bench.logs["trades"].records} == {1}
+    assert bench.wants == []
+
+
+def test_a_wild_ticker_silences_no_other() -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.TICKER, 10**12, trade_id=11)
+    bench.feed(Kind.TICKER, 120, trade_id=11)
+    bench.feed(Kind.TICKER, 140, trade_id=12)
+    assert bench.logs["ticker"].seqs("frame") == [100, 120, 140]
+
+
+def test_a_heartbeat_with_a_wild_last_trade_makes_no_hole() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(4):
+        wild = 10**9 if second in (0, 2) else 10
+        bench.feed(Kind.HEARTBEAT, 101 + second, at=second * SECOND, trade_id=wild)
+    assert bench.wants == []
+    assert bench.counts.gaps == []
+
+
+def test_a_snapshot_with_a_wild_time_does_not_make_every_update_old() -> None:
+    bench = Bench()
+    bench.feed(Kind.BOOK_SNAPSHOT, at=0)
+    event = Event(Kind.BOOK_SNAPSHOT, "BTC-USD", 0, NOW + 3_600 * SECOND)
+    bench.desk.feed(event, b"{}", NOW + 1)
+    bench.feed(Kind.BOOK_UPDATE, at=2)
+    bench.feed(Kind.BOOK_UPDATE, at=3)
+    log: RawLog = bench.logs["book"]
+    assert [record.kind for record in log.of("resync", "frame")] == [
+        *("resync", "resync", "frame", "frame")
+    ]
+    assert log.records[-1].seq < NOW + SECOND
+
+
+def test_an_update_with_a_wild_time_is_passed_on_and_those_after_it_too() -> None:
+    bench = Bench()
+    bench.join()
+    event = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, 7_258_118_400_000_000)
+    bench.desk.feed(event, b"{}", NOW + 1)
+    bench.feed(Kind.BOOK_UPDATE, at=2)
+    log: RawLog = bench.logs["book"]
+    assert len(log.of("frame")) == 2
+    assert log.records[-1].seq < NOW + SECOND
+    counts: Counts = bench.counts
+    assert counts.gaps == []
+    assert bench.wants == []
+
+
+def test_a_clock_of_ours_that_is_slow_costs_one_time_only() -> None:
+    """Two messages far ahead that agree are believed: it is our clock that is wrong."""
+    bench = Bench()
+    bench.join()
+    for at in range(1, 6):
+        event = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 600 * SECOND + at)
+        bench.desk.feed(event, b"%d" % at, NOW + at)
+    log: RawLog = bench.logs["book"]
+    assert len(log.of("frame")) == 5
+    assert log.records[-1].seq == NOW + 600 * SECOND + 5
+
+
+def test_a_fetched_ticker_with_a_wild_trade_id_is_asked_for_again() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(2):
+        bench.feed(Kind.HEARTBEAT, 101 + second, at=second * SECOND, trade_id=12)
+    ticker = bench.desk.ticker
+    assert ticker is not None
+    assert not ticker.refreshed(Quote(10**9, NOW, b"{}"), NOW)
+    assert ticker.behind
+    assert ticker.refreshed(Quote(12, NOW, b"{}"), NOW)
+    assert not ticker.behind
