@@ -23,7 +23,7 @@ Decimalish = Annotated[
 Micros = Annotated[int, Field(description="Microseconds since the Unix epoch, UTC.")]
 Seq = Annotated[int, Field(ge=0, description="Position inside the epoch; strictly increasing.")]
 Epoch = Annotated[int, Field(ge=0, description="Identity of the stream's numbering.")]
-RawKind = Literal["frame", "resync", "gap", "status", "late"]
+RawKind = Literal["frame", "resync", "gap", "status", "late", "pulse"]
 Repair = Literal["refilled", "snapshot", "none"]
 StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
 
@@ -88,6 +88,10 @@ class LateBody(Record):
     open: list[Missed]
     lost: list[Missed]
     reason: str
+
+
+class PulseBody(Record):
+    products: list[str]
 
 
 class Trade(Record):
@@ -175,6 +179,16 @@ class Late(Positioned):
     lost: list[Missed] = Field(description="What will not come any more, by this record's word.")
     reason: str
     ts_ingest: Micros
+
+
+class Pulse(Record):
+    v: Literal[1] = 1
+    type: Literal["pulse"] = "pulse"
+    venue: str
+    line: str
+    shard: int
+    ts_ingest: Micros
+    products: list[str]
 
 
 class Snapshot(Positioned):

@@ -4,6 +4,10 @@ A *stream* is one product's channel at one venue, written `coinbase:ticker:BTC-U
 where its records are published: `market.raw.coinbase.ticker.BTC-USD` before the normalizer and
 `market.tick.3.coinbase.ticker.BTC-USD` after it. A *log* is what a broker stores together: `raw`,
 `tick.<shard>`, `invalid`. The broker's own names follow from the log and a configured prefix.
+
+A *pulse* says that an ingestor hears its venue now; it goes the way of the streams' records, on
+`market.raw.coinbase.pulse.<line>` and `market.tick.<shard>.coinbase.pulse.<line>`, and is no
+stream: it has no chain, is not archived and cannot be subscribed to.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ INVALID_LOG = "invalid"
 # One subject for all: what is parked cannot always be attributed to a stream.
 INVALID_SUBJECT = f"{ROOT}.{INVALID_LOG}"
 CHANNELS = ("ticker", "trades", "book")
+PULSE = "pulse"
 
 # NATS gives '.', '*', '>' and white space a meaning inside subjects; ':' and '@' separate our keys.
 _TOKEN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_NO_TOKEN = re.compile(r"[^A-Za-z0-9_\-]")
 _SHARD = re.compile(r"0|[1-9]\d{0,5}", re.ASCII)
 
 
@@ -108,6 +114,18 @@ def log_of(subject: str) -> str:
     if parts[0] == ROOT and len(parts) == 6 and parts[1] == "tick" and _SHARD.fullmatch(parts[2]):
         return f"tick.{parts[2]}"
     raise InvalidSubject(subject, "not a subject of this platform")
+
+
+def pulse_key(venue: str, line: str) -> StreamKey:
+    """Where an ingestor's pulse goes; `line` is its name, of any form."""
+    return StreamKey(venue, PULSE, _NO_TOKEN.sub("-", line)[:64])
+
+
+@lru_cache(maxsize=65_536)
+def is_pulse(subject: str) -> bool:
+    """Whether pulses are published there, and no stream's records."""
+    tokens = subject.split(".")
+    return len(tokens) > 4 and tokens[0] == ROOT and tokens[-2] == PULSE
 
 
 def log_subjects(log: str) -> str:

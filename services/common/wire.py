@@ -16,7 +16,7 @@ import msgspec
 
 RECORD_VERSION = 1
 
-RawKind = Literal["frame", "resync", "gap", "status", "late"]
+RawKind = Literal["frame", "resync", "gap", "status", "late", "pulse"]
 # Kinds and types of records that do not advance `seq`: `sub` counts them since that `seq`.
 UNCHAINED = frozenset({"status", "late"})
 Repair = Literal["refilled", "snapshot", "none"]
@@ -59,6 +59,9 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     is a `LateBody`. With these two `seq` stays, and `sub` counts them since that `seq`. `prev_sub`
     is the `sub` of the record before, where the writer says it; with `prev` it proves that none of
     those is missing either.
+
+    `pulse`: `body` is a `PulseBody`. It belongs to no stream (`subjects.pulse_key`); its `seq` is
+    the time, and nothing follows from the one before.
 
     `changes` stands beside a `frame` that speaks of single orders (Coinbase's `full`, an object,
     or `level3`, an array): what it changed in the book of levels, `[side, price, new_size]`. The
@@ -123,6 +126,12 @@ class LateBody(msgspec.Struct, frozen=True):
     open: list[Missed]
     lost: list[Missed]
     reason: str
+
+
+class PulseBody(msgspec.Struct, frozen=True):
+    """The products that the ingestor hears of now."""
+
+    products: list[str]
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
@@ -259,6 +268,21 @@ class Late(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="late"):
     ts_ingest: int
 
 
+class Pulse(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="pulse"):
+    """An ingestor heard of these products of the shard at `ts_ingest`, and all before it is here.
+
+    It takes the way of the ticks, so its age is that of whatever the way brings, also in a quiet
+    market. It is in no stream's chain.
+    """
+
+    v: int
+    venue: str
+    line: str
+    shard: int
+    ts_ingest: int
+    products: list[str]
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
     """The state of a stream after the record at (`epoch`, `seq`).
 
@@ -310,6 +334,7 @@ encode = encoder.encode
 decode_raw = msgspec.json.Decoder(RawRecord).decode
 decode_head = msgspec.json.Decoder(Head).decode
 decode_record = msgspec.json.Decoder(LogRecord).decode
+decode_pulse = msgspec.json.Decoder(Pulse).decode
 decode_tick = msgspec.json.Decoder(Tick).decode
 decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 

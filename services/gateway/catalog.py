@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
 from services.common.stream import Broker
-from services.common.subjects import CHANNELS, StreamKey, check_token, key_of, tick_log
+from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
 from services.gateway.stores import Stores
 
 # A command may name thousands of products; the stores are not asked for more than so many of them.
@@ -92,6 +92,8 @@ class Catalog:
             subjects = await self._broker.subjects(tick_log(shard))
             self._asked[shard] = time.monotonic()
             for subject in subjects:
+                if is_pulse(subject):
+                    continue
                 try:
                     self._streams[shard].add(key_of(subject))
                 except InvalidSubject:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -29,7 +29,9 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.audience import BEGINNING, Fan
+from services.gateway.condition import Condition
 from services.gateway.frames import text_frame
+from services.gateway.freshness import Age, Pulses
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
@@ -53,12 +55,20 @@ class Sources:
 
     Attributes:
         window_bytes: of recent records kept for each stream.
+        stale_after_us: age at which what is served is called stale, microseconds.
+        pulses: of all shards that are followed.
     """
 
     broker: Broker
     shard_count: int
     stores: Stores
     window_bytes: int
+    stale_after_us: int = 10_000_000
+    pulses: Pulses = field(default_factory=Pulses)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def entries_of(messages: Iterable[Message]) -> list[Entry]:
@@ -93,6 +103,7 @@ class Feed:
         interest: how many hold it; at zero it lingers and is then dropped.
         ready: set while the chain has a position to begin from.
         moved: rings when the chain went on.
+        condition: what subscribers are told of the stream's state.
     """
 
     def __init__(
@@ -103,6 +114,9 @@ class Feed:
         self.subject = tick_subject(self.shard, key)
         self.fan = Fan(key)
         self.replica = Replica(key, Window(budget, sources.window_bytes))
+        self.condition = Condition(
+            key, self.shard, self.replica, Age(sources.stale_after_us, _now_us())
+        )
         self.ready = asyncio.Event()
         self.wanted = asyncio.Event()
         self.moved = Bell()
@@ -113,6 +127,8 @@ class Feed:
         self._hub = hub
         self._published: Position | None = None
         self._generation = 0
+        # The newest status of the log that subscribers were told.
+        self._told: Entry | None = None
         # Snapshots at `_cached_at`, framed, by reason and depth.
         self._cache: dict[tuple[str, int], list[bytes]] = {}
         self._cached_at: Position | None = None
@@ -199,6 +215,18 @@ class Feed:
             before, self._published = self._published, replica.mark
             if self.fan.full or self.fan.conflated:
                 self._hub.publish(self.fan, proven, before or BEGINNING)
+            if replica.status is not self._told:
+                self._told = replica.status
+                self._say(self.condition.passed_on(_now_us()))
+
+    def judge(self, now: int) -> None:
+        """Look at how old what is served is, at this time of day (µs), and tell a change of it."""
+        pulse = self._sources.pulses.of(self.key.venue, self.key.product)
+        self._say(self.condition.judge(pulse, now))
+
+    def _say(self, word: Entry | None) -> None:
+        if word is not None:
+            self._hub.publish(self.fan, [word], self._published)
 
     def _rebase(self) -> None:
         self.ready.set()
@@ -284,7 +312,9 @@ class Feed:
 
     def _learn(self, status: Entry) -> None:
         if self.replica.learn_status(status):
+            self._told = status
             self._hub.publish(self.fan, [status], self._published)
+            self._say(self.condition.passed_on(_now_us()))
 
     def _inferred(self, seen: list[Entry]) -> Entry:
         newest = seen[-1]

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 # The heartbeat's work is spread over this many turns of one heartbeat.
 _SLICES = 20
 _BROKER_CHECK_S = 2.0
+_FRESHNESS_CHECK_S = 0.5
 # Most clients come back at once to another gateway; the spread keeps that one from being overrun.
 _RECONNECT_MS = (100, 3000)
 
@@ -80,6 +81,7 @@ class Gateway(Home):
             settings.shard_count,
             stores,
             settings.window_bytes,
+            settings.stale_after_ms * 1000,
         )
         tails = Tails(
             sources,
@@ -114,6 +116,7 @@ class Gateway(Home):
             tasks = [
                 group.create_task(tails.run(), name="sweep"),
                 group.create_task(self._beat(), name="heartbeat"),
+                group.create_task(self._watch_freshness(), name="freshness"),
                 group.create_task(self._open_and_watch_broker(), name="broker"),
             ]
             try:
@@ -165,6 +168,24 @@ class Gateway(Home):
                         session.tell_problem(problem)
                         session.close(1008, reason)
             METRICS.queue_bytes.set(sum(session.queued for session in self.sessions))
+
+    async def _watch_freshness(self) -> None:
+        before = 0
+        while True:
+            await asyncio.sleep(_FRESHNESS_CHECK_S)
+            tails = self.core.tails
+            ages = tails.judge(time.time_ns() // 1000)
+            stale = sum(feed.condition.age.stale for feed in tails.feeds.values())
+            METRICS.freshness(ages, stale)
+            if (before == 0) != (stale == 0):
+                oldest_s = max(ages.values(), default=0) / 1e6
+                log.warning("freshness_changed", stale_streams=stale, oldest_s=round(oldest_s, 1))
+            before = stale
+            if stale:
+                reason = f"{stale} of {len(tails.feeds)} streams are older than they may be"
+                self.health.degraded("freshness", reason)
+            else:
+                self.health.restored("freshness")
 
     async def _open_and_watch_broker(self) -> None:
         await self.broker.open()

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
+from services.common.models import Micros, StreamState
 from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
 from services.common.stream import Position
@@ -21,6 +22,7 @@ from services.common.wire import Snapshot, encode
 from services.gateway.auth import EVERYONE, Grant, offered_key
 from services.gateway.feed import entries_of
 from services.gateway.gateway import Gateway
+from services.gateway.messages import GatewayEvidence
 from services.gateway.records import LAST_SUB, Entry
 
 Channel = Literal["ticker", "trades", "book"]
@@ -41,7 +43,11 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
 
 
 class StreamInfo(BaseModel):
-    """One stream; `seq` and `epoch` are null when this gateway does not follow it now."""
+    """One stream; what this gateway does not follow now has null from `epoch` on.
+
+    `state` is what subscribers were told last, by the log or by the gateway; `age_ms` is how old
+    what is served is, by the time of receiving, also in a quiet market.
+    """
 
     stream: str
     venue: str
@@ -52,6 +58,21 @@ class StreamInfo(BaseModel):
     seq: int | None = None
     state: str | None = None
     last_ingest: int | None = None
+    age_ms: int | None = None
+
+
+class StreamStatus(BaseModel):
+    """What subscribers of a stream were told of its state last, and why."""
+
+    state: StreamState
+    since: Micros
+    evidence: str | GatewayEvidence
+
+
+class StateNow(SnapshotModel):
+    """The state, and whether it can be trusted to be current."""
+
+    status: StreamStatus | None
 
 
 class Ticks(BaseModel):
@@ -80,6 +101,7 @@ class StatusReport(BaseModel):
     connections: int
     subscriptions: int
     queued_bytes: int
+    stale_streams: int
     streams: list[StreamInfo]
 
 
@@ -110,13 +132,14 @@ def api_router(gateway: Gateway) -> APIRouter:
         )
         if feed is None or feed.replica.head is None:
             return info
-        status = feed.replica.status
+        age = feed.condition.age
         return info.model_copy(
             update={
                 "epoch": feed.replica.head.epoch,
                 "seq": feed.replica.head.seq,
-                "state": msgspec.json.decode(status.payload)["state"] if status else None,
+                "state": feed.condition.state,
                 "last_ingest": feed.replica.last_ingest,
+                "age_ms": max(0, time.time_ns() // 1000 - age.heard) // 1000,
             }
         )
 
@@ -146,7 +169,7 @@ def api_router(gateway: Gateway) -> APIRouter:
     @router.get(
         "/snapshot/{product}",
         summary="A stream's state now",
-        response_model=SnapshotModel,
+        response_model=StateNow,
         responses={404: {"description": "No such product, or no state yet"}},
     )
     async def snapshot(
@@ -166,6 +189,8 @@ def api_router(gateway: Gateway) -> APIRouter:
             if found is None:
                 raise HTTPException(404, f"{key} has no state yet")
             position, state = found
+            now = time.time_ns() // 1000
+            feed.judge(now)
             record = Snapshot(
                 v=1,
                 venue=key.venue,
@@ -174,10 +199,12 @@ def api_router(gateway: Gateway) -> APIRouter:
                 shard=feed.shard,
                 epoch=position.epoch,
                 seq=position.seq,
-                ts_snapshot=time.time_ns() // 1000,
+                ts_snapshot=now,
                 state=msgspec.Raw(state),
             )
-            return Response(encode(record), media_type="application/json")
+            status = encode({"status": feed.condition.report(now)})
+            body = encode(record)[:-1] + b"," + status[1:]
+            return Response(body, media_type="application/json")
 
     @router.get(
         "/ticks/{product}",
@@ -249,6 +276,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             connections=len(sessions),
             subscriptions=sum(len(session.interests.subscriptions) for session in sessions),
             queued_bytes=sum(session.queued for session in sessions),
+            stale_streams=sum(feed.condition.age.stale for feed in core.tails.feeds.values()),
             streams=[stream_info(key) for key in _entitled(request, sorted(core.tails.feeds))],
         )
 

@@ -296,9 +296,11 @@ class Interests:
         if plan.change:
             self._change(subscription, feed, command)
             return
-        status = feed.replica.status
+        now = time.time_ns() // 1000
+        feed.judge(now)
+        status = feed.condition.current(now)
         if status is not None:
-            self._client.tell(status.payload)
+            self._client.tell(status)
         self._core.hub.detach(subscription)
         self._catch_up.remove(subscription)
         configure(subscription, command)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common.models import Micros, Reset, Snapshot, Status, Tick
+from services.common.models import Micros, Reset, Snapshot, Tick
+from services.common.models import Status as LoggedStatus
 from services.gateway.protocol import CommandId
 
 
@@ -120,6 +121,20 @@ class BackfillMessage(_Stream):
     to: int | None
     count: int | None
     complete: bool
+
+
+class GatewayEvidence(ServerMessage):
+    """What is served is so old, by the time of receiving."""
+
+    by: Literal["gateway"]
+    age_ms: int
+
+
+class Status(LoggedStatus):
+    """A status of the log, or the gateway's own: `stale` when nothing comes through, and back."""
+
+    # Wider than what a log may hold.
+    evidence: str | GatewayEvidence  # type: ignore[assignment]
 
 
 class Mode(_Stream):

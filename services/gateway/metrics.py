@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -128,12 +129,35 @@ class Metrics:
             "Streams that began anew because something in the gateway failed.",
             registry=registry,
         )
+        self._age = Gauge(
+            "md_ws_data_age_seconds",
+            "Age of what is served, by the receive time of the newest that came through; the "
+            "oldest stream of each shard that is followed.",
+            ("shard",),
+            registry=registry,
+        )
+        self._ages: set[int] = set()
+        self._stale = Gauge(
+            "md_ws_stale_streams",
+            "Streams that are followed and older than `STALE_AFTER_MS`.",
+            registry=registry,
+        )
         self._gaps = Counter(
             "md_seq_gap_total",
             "Breaks of a stream's chain seen on the live tail and healed from the log.",
             ("venue", "channel", "product", "cause", "stage"),
             registry=registry,
         )
+
+    def freshness(self, ages: Mapping[int, int], stale: int) -> None:
+        """What is served is so old (µs, by shard), and so many streams too old."""
+        for shard in self._ages - ages.keys():
+            # Nobody follows it any more.
+            self._age.remove(shard)
+        self._ages = set(ages)
+        for shard, age in ages.items():
+            self._age.labels(shard).set(age / 1e6)
+        self._stale.set(stale)
 
     def gap(self, key: StreamKey, cause: str) -> None:
         """A break of the chain was seen on the live tail."""

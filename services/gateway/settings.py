@@ -83,6 +83,12 @@ class GatewaySettings(CommonSettings, AwsSettings):
     stream_linger_s: float = Field(
         60, ge=0, description="How long a stream nobody wants is still followed."
     )
+    stale_after_ms: int = Field(
+        10_000,
+        ge=100,
+        description="Age at which what is served is called stale, ms; several pulses of the "
+        "ingestors (`PULSE_PERIOD_MS`) have to fit in.",
+    )
     drain_seconds: float = Field(
         10, ge=0, description="Time over which clients are closed at shutdown."
     )

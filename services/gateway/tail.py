@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import structlog
 
-from services.common.errors import BrokerError
+from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription, Message
-from services.common.subjects import StreamKey, tick_log
+from services.common.subjects import StreamKey, is_pulse, tick_log
+from services.common.wire import decode_pulse
 from services.gateway.feed import Feed, Sources, entries_of
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
@@ -113,6 +115,18 @@ class Tails:
             self._tasks[key] = self._group.create_task(_follow(feed), name=f"feed:{key}")
         return Hold(feed)
 
+    def judge(self, now: int) -> dict[int, int]:
+        """Tell the streams' subscribers what became stale, or no longer is, at `now` (µs).
+
+        Answers the greatest age in each shard that is followed, µs.
+        """
+        oldest: dict[int, int] = {}
+        for feed in self._feeds.values():
+            feed.judge(now)
+            age = max(0, now - feed.condition.age.heard)
+            oldest[feed.shard] = max(age, oldest.get(feed.shard, 0))
+        return oldest
+
     def _sweep(self, now: float) -> None:
         for key, feed in list(self._feeds.items()):
             if feed.interest <= 0 and now - feed.idle_since >= self._linger_s:
@@ -160,6 +174,8 @@ class _Shard:
         self._sources = sources
         self._health = health
         self._delay = _RETRY_FIRST_S
+        # Pulses of the time before were looked for.
+        self._began = False
 
     async def run(self) -> None:
         """Receive, with one reader after the other, until cancelled."""
@@ -167,6 +183,8 @@ class _Shard:
             try:
                 reader = await self._sources.broker.live(tick_log(self.number))
                 try:
+                    if not self._began:
+                        await self._find_pulses()
                     self._begin()
                     await self._receive(reader)
                 finally:
@@ -180,6 +198,7 @@ class _Shard:
             self._delay = min(self._delay * 2, _RETRY_MOST_S)
 
     def _begin(self) -> None:
+        self._began = True
         for feed in list(self.feeds.values()):
             # What came since the reader before is in the log only.
             feed.on_interrupted()
@@ -195,6 +214,26 @@ class _Shard:
             for feed in list(self.feeds.values()):
                 feed.on_broken()
 
+    async def _find_pulses(self) -> None:
+        """Take the newest ones that the log holds: those who wrote them may stand still by now."""
+        broker = self._sources.broker
+        try:
+            for subject in await broker.subjects(tick_log(self.number)):
+                if is_pulse(subject) and (last := await broker.last(subject)) is not None:
+                    self._take_pulse(last)
+        except BrokerUnavailable as error:
+            # Streams of this shard are judged by what comes.
+            log.warning("pulses_not_read", shard=self.number, reason=str(error))
+
+    def _take_pulse(self, message: Message) -> None:
+        try:
+            pulse = decode_pulse(message.payload)
+        except msgspec.DecodeError as error:
+            log.error("record_unreadable", subject=message.subject, error=str(error))
+            return
+        now = time.time_ns() // 1000
+        self._sources.pulses.take(pulse.venue, pulse.products, pulse.ts_ingest, now)
+
     async def _receive(self, subscription: LiveSubscription) -> None:
         feeds = self.feeds
         while True:
@@ -208,6 +247,8 @@ class _Shard:
             for message in batch.messages:
                 if message.subject in feeds:
                     by_feed.setdefault(message.subject, []).append(message)
+                elif is_pulse(message.subject):
+                    self._take_pulse(message)
             for subject, messages in by_feed.items():
                 feed = feeds[subject]
                 try:

@@ -40,6 +40,7 @@ from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.mirror import BookMirror
 from services.ingestor.outlet import Outlet
 from services.ingestor.parking import Parking
+from services.ingestor.pulse import Pulse
 from services.ingestor.restore import open_gaps
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
@@ -182,6 +183,7 @@ class Ingestor:
                 group.create_task(late.run(), name="late")
                 group.create_task(self._parking.run(), name="parking")
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
+                group.create_task(self._beat(outlet), name="pulse")
                 group.create_task(self._check_health(), name="health")
                 group.create_task(self._statistics(), name="statistics")
                 await stop.wait()
@@ -371,6 +373,15 @@ class Ingestor:
                 await asyncio.sleep(pauses.next_delay())
 
     # ---- what runs beside the feeds
+
+    async def _beat(self, outlet: Outlet) -> None:
+        settings = self.settings
+        suspect_us = settings.heartbeat_suspect_ms * 1000
+        pulse = Pulse(self._venue.name, settings.line, outlet.offer, suspect_us)
+        while True:
+            if self._log_epoch is not None:
+                pulse.beat(self._all_desks(), self._log_epoch, now_us())
+            await asyncio.sleep(settings.pulse_period_ms / 1000)
 
     async def _check_health(self) -> None:
         while True:

@@ -110,6 +110,12 @@ class Settings(CommonSettings):
     broker_breaker_recovery_ms: int = Field(
         50, ge=1, description="How often an open broker circuit probes for a half-free window, ms."
     )
+    pulse_period_ms: int = Field(
+        2000,
+        ge=100,
+        description="How often the log is told which products are heard of, ms; gateways tell a "
+        "quiet market from a standstill by it.",
+    )
     drain_timeout_ms: int = Field(
         5000, ge=0, description="How long a stop waits for records to become durable, ms."
     )

@@ -7,14 +7,14 @@ gives the same bytes, whoever computes them and however often.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from services.common.sharding import shard_of
 from services.common.stream import Position
-from services.common.subjects import StreamKey, key_of, tick_subject
+from services.common.subjects import PULSE, StreamKey, key_of, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
     UNCHAINED,
@@ -23,6 +23,8 @@ from services.common.wire import (
     LateBody,
     LogRecord,
     Missed,
+    Pulse,
+    PulseBody,
     RawRecord,
     Repair,
     Reset,
@@ -46,6 +48,7 @@ _resync = msgspec.json.Decoder(ResyncBody)
 _gap = msgspec.json.Decoder(GapBody)
 _status = msgspec.json.Decoder(StatusBody)
 _late = msgspec.json.Decoder(LateBody)
+_pulse = msgspec.json.Decoder(PulseBody)
 
 
 class Out(NamedTuple):
@@ -96,12 +99,36 @@ class Normalizer:
             raise Unmappable("wrong_subject", f"{raw.venue}:{raw.channel}:{raw.product}")
         if (raw.epoch, raw.seq, raw.sub) != position:
             raise Unmappable("wrong_position", f"{(raw.epoch, raw.seq, raw.sub)}")
+        if (raw.kind == "pulse") is not (raw.channel == PULSE):
+            raise Unmappable("unexpected_type", f"{raw.kind} on {raw.channel}")
         if raw.kind in UNCHAINED:
             if raw.sub < 1:
                 raise Unmappable("bad_position", f"a {raw.kind} with sub {raw.sub}")
         elif raw.sub != 0 or raw.seq < 1:
             raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}")
         return raw
+
+    def pulses(self, key: StreamKey, raw: RawRecord, shards: Collection[int]) -> list[Out]:
+        """An ingestor's pulse, for the logs of those of `shards` that have products in it.
+
+        It is in no chain: one that comes again is written again, or refused by the log.
+
+        Raises:
+            Unmappable: its body is none.
+        """
+        products: dict[int, list[str]] = {}
+        for product in decode(_pulse, bytes(raw.body)).products:
+            products.setdefault(shard_of(product, self._shard_count), []).append(product)
+        position = Position(raw.epoch, raw.seq, raw.sub)
+        return [
+            Out(
+                tick_subject(shard, key),
+                position,
+                encode(Pulse(RECORD_VERSION, key.venue, raw.line, shard, raw.ts_recv, found)),
+            )
+            for shard, found in sorted(products.items())
+            if shard in shards
+        ]
 
     def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:
         return self.chain.judge(key, raw)

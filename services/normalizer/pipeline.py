@@ -24,7 +24,7 @@ from services.common.errors import InvalidSubject, PositionLost, RecordRefused, 
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
-from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
@@ -170,7 +170,10 @@ class Pipeline:
 
     async def _work_on(self, batch: Sequence[Message], publisher: Publisher) -> None:
         streams = self._own_streams(batch)
-        if unknown := {key for key in streams.values() if self._heads.stale(key)}:
+        unknown = {
+            key for key in streams.values() if key.channel != PULSE and self._heads.stale(key)
+        }
+        if unknown:
             await self._heads.refresh(unknown)
         usual = self._normalizer.usual
         usual.newest_ts_recv = self.newest_ts_recv
@@ -212,7 +215,8 @@ class Pipeline:
                     if message.subject == subject:
                         self._parking.refuse(message, refusal)
                 continue
-            if shard_of(key.product, self._shard_count) in self._shards:
+            # A pulse is of products of any shard.
+            if key.channel == PULSE or shard_of(key.product, self._shard_count) in self._shards:
                 streams[subject] = key
         return streams
 
@@ -222,6 +226,9 @@ class Pipeline:
         raw = self._read(message)
         if raw is None:
             return
+        if raw.kind == "pulse":
+            await self._pass_on(key, message, raw, publisher)
+            return
         verdict = self._normalizer.judge(key, raw)
         if verdict is Verdict.UNPROVEN:
             await self._catch_up(key, message, raw, publisher)
@@ -230,6 +237,19 @@ class Pipeline:
             self._metrics.duplicates.inc()
         else:
             await self._take(key, message, raw, publisher)
+
+    async def _pass_on(
+        self, key: StreamKey, message: Message, pulse: RawRecord, publisher: Publisher
+    ) -> None:
+        """Behind all that was taken before it, so that its age is that of this way."""
+        try:
+            found = self._normalizer.pulses(key, pulse, self._shards)
+        except Unmappable as error:
+            self._parking.refuse(message, error)
+            return
+        for out in found:
+            record = Record(out.subject, out.payload, out.position)
+            self._ticket = await publisher.send(record)
 
     def _read(self, message: Message) -> RawRecord | None:
         try:

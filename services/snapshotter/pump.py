@@ -15,7 +15,7 @@ from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
-from services.common.subjects import RAW_LOG, StreamKey, key_of
+from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
@@ -148,6 +148,10 @@ class Pump:
                     tasks.create_task(self._welcome(unseen), name=f"restore:{self.name}")
                 done: list[Message] = []
                 for message in batch:
+                    if is_pulse(message.subject):
+                        # It says nothing of the market, and nothing once it is old.
+                        done.append(message)
+                        continue
                     if self.held_bytes >= self._buffer_bytes:
                         # A batch may hold many large books, and the bound holds for each record.
                         await self._ack(done)
@@ -203,7 +207,8 @@ class Pump:
         unseen = {
             key: subject
             for subject in subjects
-            if (key := _key(subject)) is not None
+            if not is_pulse(subject)
+            and (key := _key(subject)) is not None
             and key not in self.streams
             and key not in self._waiting
         }

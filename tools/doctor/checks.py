@@ -26,7 +26,7 @@ from services.common.settings import AwsSettings, CommonSettings, load
 from services.common.stores.aws import DYNAMODB, READER, S3, open_client, translated
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
-from services.common.subjects import RAW_LOG
+from services.common.subjects import RAW_LOG, is_pulse
 from tools.doctor.brokers import check_server
 from tools.doctor.finding import Finding
 from tools.doctor.network import Endpoint, check_networks
@@ -88,7 +88,7 @@ async def _raw_log(broker: Broker) -> str:
     except BrokerUnavailable:
         # It has just answered a ping, so it is the log that is missing: no service ran yet.
         return "no logs yet, the services make them"
-    return f"{len(subjects)} raw streams"
+    return f"{sum(not is_pulse(subject) for subject in subjects)} raw streams"
 
 
 async def check_table(settings: AwsSettings) -> Finding:

@@ -108,6 +108,13 @@ DATA = Dashboard(
             "s",
         ),
         Panel(
+            "Age of what clients are served",
+            "By the newest pulse or record that came through; near two seconds, also in a quiet "
+            "market. Above ten the gateways say stale.",
+            [(f"max by (shard) (md_ws_data_age_seconds{{{ALL}}})", "shard {{shard}}")],
+            "s",
+        ),
+        Panel(
             "Gaps found, by cause",
             "Of the time range. stage: what the venue sent, our raw log, or a gateway's tail.",
             [

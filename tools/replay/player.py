@@ -1,19 +1,27 @@
-"""Publishes recorded raw records at their own pace, or faster."""
+"""Publishes recorded raw records at their own pace, or faster, with a pulse of its own.
+
+The records' receive times are those of the recording. The pulses say that they are received now, so
+that gateways do not call a replay that goes on stale, and one that ended they do.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream import Broker, Position, Publisher
-from services.common.subjects import StreamKey, raw_subject
+from services.common.stream import Broker, Position, Publisher, Record
+from services.common.subjects import RAW_LOG, StreamKey, pulse_key, raw_subject
+from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
 from tools.replay.records import Ledger, Recorded
 from tools.replay.source import Source
 
 # Records between two turns of the event loop at full speed, and between two reports.
 _TURN = 512
+_PULSE_S = 2.0
+_LINE = "replay"
 
 
 class Tempo:
@@ -70,18 +78,44 @@ class Player:
             BadSource, StoreError, OSError: the recording cannot be read (further).
             BrokerError: the log cannot be read, or refuses a record for its size.
         """
-        publisher = None
-        if self._publish and self._broker is not None:
-            publisher = await self._broker.publisher()
+        if not self._publish or self._broker is None:
+            await self._read(source, None)
+            return
+        epoch = await self._broker.log_epoch(RAW_LOG)
+        publisher, pulses = await self._broker.publisher(), await self._broker.publisher()
         try:
-            async with contextlib.aclosing(source.records()) as records:
-                await self._all(records, publisher)
-            if publisher is not None:
+            async with asyncio.TaskGroup() as group:
+                beating = group.create_task(self._beat(pulses, epoch), name="pulse")
+                await self._read(source, publisher)
                 await publisher.flush()
+                beating.cancel()
+        except ExceptionGroup as failed:
+            # One of the two; the other was cancelled for it.
+            raise failed.exceptions[0] from failed
         finally:
-            if publisher is not None:
-                self.published = publisher.stats().stored
-                await publisher.aclose()
+            self.published = publisher.stats().stored
+            await publisher.aclose()
+            await pulses.aclose()
+
+    async def _read(self, source: Source, publisher: Publisher | None) -> None:
+        async with contextlib.aclosing(source.records()) as records:
+            await self._all(records, publisher)
+
+    async def _beat(self, publisher: Publisher, epoch: int) -> None:
+        """Say of the products replayed so far that they are heard of; until cancelled."""
+        while True:
+            now = time.time_ns() // 1000
+            products: dict[str, set[str]] = {}
+            for key in self.ledger.streams:
+                products.setdefault(key.venue, set()).add(key.product)
+            for venue, found in products.items():
+                key = pulse_key(venue, _LINE)
+                body = to_raw(PulseBody(sorted(found)))
+                raw = RawRecord(
+                    RECORD_VERSION, "pulse", *key, epoch, now, 0, None, now, _LINE, body
+                )
+                await publisher.send(Record(raw_subject(key), encode(raw), Position(epoch, now)))
+            await asyncio.sleep(_PULSE_S)
 
     async def _all(self, records: AsyncGenerator[Recorded], publisher: Publisher | None) -> None:
         clock = asyncio.get_running_loop().time

@@ -189,7 +189,7 @@ class Board:
         state = str(record.get("state"))
         # The state at subscribing is no news, unless it is trouble.
         if row.feed not in ("", state) or (row.feed == "" and state not in ("live", "quiet")):
-            self.note(f"{row.channel} {row.product}: {state} ({record.get('evidence')})", now)
+            self.note(f"{row.channel} {row.product}: {state} ({_why(record)})", now)
         row.feed = state
 
     def _fields(self, row: Row, fields: dict[str, Any]) -> None:
@@ -216,3 +216,11 @@ class Board:
         bids, asks = book.book.bids(1), book.book.asks(1)
         row.bid = bids[0][0] if bids else None
         row.ask = asks[0][0] if asks else None
+
+
+def _why(record: dict[str, Any]) -> str:
+    evidence = record.get("evidence")
+    if isinstance(evidence, dict):
+        # The gateway's own word.
+        return f"data {evidence.get('age_ms', 0) / 1000:.0f} s old"
+    return str(evidence)

@@ -51,7 +51,8 @@ export interface StatusEvent extends StreamNames {
   type: "status";
   state: "live" | "quiet" | "stale" | "resyncing" | "down";
   since: number;
-  evidence: string;
+  /** A text of the ingestor, or the gateway's own word: how old what it serves is. */
+  evidence: string | { by: "gateway"; age_ms: number };
 }
 export interface SubscribedEvent extends StreamNames {
   type: "subscribed";

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from services.common.stream import Broker, Position, Record
-from services.common.subjects import StreamKey, raw_subject
+from services.common.subjects import StreamKey, is_pulse, raw_subject
 from services.common.wire import UNCHAINED, RawKind, RawRecord, encode
 
 EPOCH = 1_791_000_000_000_000
@@ -170,9 +170,11 @@ async def publish_all(broker: Broker, records: Iterable[RawRecord]) -> None:
 
 
 async def log_bytes(broker: Broker, log: str) -> dict[str, list[bytes]]:
-    """Everything a log holds: each subject's payloads, in order."""
+    """Everything a log holds of streams: each subject's payloads, in order."""
     found: dict[str, list[bytes]] = {}
     for subject in await broker.subjects(log):
+        if is_pulse(subject):
+            continue
         payloads = found[subject] = []
         cursor, at_head = "", False
         while not at_head:

@@ -25,6 +25,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type[pydantic.BaseModel]]] = [
         "GapBody",
         "StatusBody",
         "LateBody",
+        "PulseBody",
         "Trade",
         "Level",
         "Stats24h",
@@ -33,6 +34,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type[pydantic.BaseModel]]] = [
         "Reset",
         "Status",
         "Late",
+        "Pulse",
         "Snapshot",
         "Parked",
     )
@@ -98,6 +100,7 @@ RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
     wire.LateBody: st.builds(
         wire.LateBody, MISSED, st.lists(raw(JSON_OBJECT), max_size=2), RANGES, RANGES, TEXT
     ),
+    wire.PulseBody: st.builds(wire.PulseBody, st.lists(TEXT, max_size=3)),
     wire.Trade: TRADES,
     wire.Level: LEVELS,
     wire.Stats24h: STATS,
@@ -117,6 +120,7 @@ RECORDS: dict[type[msgspec.Struct], st.SearchStrategy[Any]] = {
         *(ONE, *KEY, INTS, INTS, INTS, INTS, MISSED, st.lists(TICKS, max_size=2)),
         *(RANGES, RANGES, TEXT, INTS),
     ),
+    wire.Pulse: st.builds(wire.Pulse, ONE, TEXT, TEXT, INTS, INTS, st.lists(TEXT, max_size=3)),
     wire.Snapshot: st.builds(wire.Snapshot, *(ONE, *KEY, INTS, INTS, INTS, INTS), raw(JSON_OBJECT)),
     wire.Parked: st.builds(wire.Parked, ONE, TEXT, TEXT, TEXT, INTS, TEXT),
 }

@@ -42,6 +42,26 @@ def test_the_names_are_those_of_the_contract() -> None:
     assert subjects.redis_registry_key("market", "tick.3") == "market:registry:tick.3"
 
 
+@given(st.text(max_size=80).filter(bool), KEYS, st.integers(0, 1023))
+def test_a_pulse_has_subjects_beside_the_streams_whatever_its_line_is_called(
+    line: str, key: StreamKey, shard: int
+) -> None:
+    pulse = subjects.pulse_key("coinbase", line)
+    for subject in (subjects.raw_subject(pulse), subjects.tick_subject(shard, pulse)):
+        assert subjects.is_pulse(subject)
+        assert subjects.key_of(subject) == pulse
+    for subject in (subjects.raw_subject(key), subjects.tick_subject(shard, key)):
+        assert subjects.is_pulse(subject) is (key.channel == subjects.PULSE)
+    assert subjects.PULSE not in subjects.CHANNELS
+
+
+@pytest.mark.parametrize(
+    "subject", ["market.invalid", "", "pulse.x", "other.raw.a.pulse.x", "market.raw.pulse.pulse"]
+)
+def test_no_other_subject_is_taken_for_a_pulse(subject: str) -> None:
+    assert not subjects.is_pulse(subject)
+
+
 @pytest.mark.parametrize("token", BAD_TOKENS)
 @pytest.mark.parametrize("place", range(3))
 def test_a_token_with_a_meaning_never_enters_a_subject(token: str, place: int) -> None:

@@ -125,14 +125,15 @@ const handlers = {
     bookDirty = true;
   },
   status(event) {
+    const why = event.evidence?.by ? `data ${Math.round(event.evidence.age_ms / 1000)} s old` : event.evidence;
     const product = products.get(event.product);
     if (!product) return;
     if (event.channel === "ticker") {
       const news = product.feed ? product.feed !== event.state : !["live", "quiet"].includes(event.state);
-      if (news) say(`${named(event)}: ${event.state} (${event.evidence})`);
+      if (news) say(`${named(event)}: ${event.state} (${why})`);
       Object.assign(product, { feed: event.state, dirty: true });
     } else if (!["live", "quiet"].includes(event.state)) {
-      say(`${named(event)}: ${event.state} (${event.evidence})`, "wait");
+      say(`${named(event)}: ${event.state} (${why})`, "wait");
     }
   },
   mode(event) {

@@ -17,8 +17,7 @@ from services.common.runtime import Stop
 from services.common.settings import CommonSettings
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position, Record
-from services.common.stream.factory import open_broker
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory import MemoryServer
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
 from services.common.testing.broken import PartsBroker, break_part
@@ -28,28 +27,11 @@ from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import REFRESH_S
-from tools.embedded import NatsServer, ValkeyServer
 
 SHARDS = 4
 PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD", "XRP-USD"]
 
 Connect = Callable[[], Broker]
-
-
-@pytest.fixture(params=["memory", "nats", "redis"])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
-    """Makes clients of one and the same server."""
-    if request.param == "memory":
-        memory = MemoryServer()
-        yield lambda: MemoryBroker(memory)
-    elif request.param == "nats":
-        async with NatsServer() as nats:
-            settings = CommonSettings(broker_kind="nats", nats_urls=(nats.url,))
-            yield lambda: open_broker(settings)
-    else:
-        async with ValkeyServer() as valkey:
-            in_redis = CommonSettings(broker_kind="redis", redis_url=valkey.url)
-            yield lambda: open_broker(in_redis)
 
 
 @contextlib.asynccontextmanager

@@ -25,11 +25,18 @@ from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.stream.nats import NatsBroker
-from services.common.subjects import StreamKey, key_of, tick_log
+from services.common.subjects import (
+    StreamKey,
+    key_of,
+    pulse_key,
+    raw_subject,
+    tick_log,
+    tick_subject,
+)
 from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
-from services.common.wire import Reset, Tick, decode_record
+from services.common.wire import Pulse, Reset, Tick, decode_record, encode
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import NatsServer
@@ -198,6 +205,34 @@ async def test_everything_is_acked_in_the_end(platform: Platform) -> None:
             group = await broker.group(f"tick.{shard}", "snapshotter")
             assert await group.lag() == 0
             await group.aclose()
+
+
+async def test_pulses_are_acked_and_leave_nothing_behind(platform: Platform) -> None:
+    streams = new_streams()
+    key = pulse_key("coinbase", "line-1")
+
+    async def beat(publisher: Publisher, seq: int) -> None:
+        pulse = Pulse(1, "coinbase", "line-1", 0, seq, ["BTC-USD"])
+        position = Position(1, seq)
+        await publisher.send(Record(tick_subject(0, key), encode(pulse), position))
+        await publisher.send(Record(raw_subject(key), b'{"kind":"pulse"}', position))
+
+    async with platform.publisher() as (broker, publisher):
+        # Some are there before it comes, others while it runs.
+        await beat(publisher, 1)
+        async with platform.snapshotter() as service:
+            await publish_some(publisher, streams, rounds=1)
+            await beat(publisher, 2)
+            await publish_some(publisher, streams, rounds=1)
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+            seen = {stream.key for pump in service.pumps for stream in pump.streams.values()}
+        for log in ("tick.0", "raw"):
+            group = await broker.group(log, "snapshotter")
+            assert await group.lag() == 0
+            await group.aclose()
+    assert seen == set(KEYS)
+    await assert_archive_has_every_record_once(platform, streams)
 
 
 async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(

@@ -124,11 +124,15 @@ class Reset(Event):
 
 @dataclass(frozen=True, slots=True)
 class Status(Event):
-    """How the venue's feed of this stream does: live, quiet, stale, resyncing, down."""
+    """How the stream does: live, quiet, stale, resyncing, down.
+
+    `evidence` is a text of the ingestor, or the gateway's own `{"by": "gateway", "age_ms": ...}`:
+    how old what it serves is, when it says `stale` (nothing comes through) or takes that back.
+    """
 
     state: str
     since: int
-    evidence: str
+    evidence: str | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

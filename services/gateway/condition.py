@@ -1,0 +1,131 @@
+"""What a stream's subscribers are told of its state. Pure: times are given, µs.
+
+The log's statuses are the ingestor's word. When what is served is older than it may be
+(`freshness`), the gateway says `stale` over it, and takes that back by repeating the log's word.
+What the log says to be `stale` or `down` already is not said again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from services.common.stream import Position
+from services.common.subjects import StreamKey
+from services.common.wire import RECORD_VERSION, StreamState, encode
+from services.gateway.freshness import Age
+from services.gateway.records import Entry
+from services.gateway.replica import Phase, Replica
+
+_GRAVE = ("stale", "down")
+_NOWHERE = Position(0, 0)
+
+
+class _State(msgspec.Struct):
+    state: StreamState
+
+
+_state = msgspec.json.Decoder(_State).decode
+
+
+class Condition:
+    """One stream's.
+
+    Attributes:
+        age: how old what is served is.
+    """
+
+    __slots__ = ("_key", "_overruled", "_replica", "_shard", "age")
+
+    def __init__(self, key: StreamKey, shard: int, replica: Replica, age: Age) -> None:
+        self.age = age
+        self._key = key
+        self._shard = shard
+        self._replica = replica
+        # Whether the last that subscribers were told is the gateway's `stale`.
+        self._overruled = False
+
+    def judge(self, pulse: int | None, now: int) -> Entry | None:
+        """Look at the age; what subscribers have to be told, if anything.
+
+        Args:
+            pulse: time of the product's newest pulse.
+            now: the time of day.
+        """
+        replica = self._replica
+        if replica.phase is Phase.LIVE:
+            self.age.prove(pulse, replica.last_ingest, replica.mark, now)
+        return self._word(now) if self.age.judge(now) else None
+
+    def passed_on(self, now: int) -> Entry | None:
+        """A status of the log was passed on; what has to be said over it, if anything."""
+        self._overruled = False
+        return self._word(now) if self.age.stale else None
+
+    def current(self, now: int) -> bytes | None:
+        """What a subscriber who comes now is told, if anything is known."""
+        if self._overrules:
+            return self._payload("stale", now)
+        status = self._replica.status
+        return None if status is None else status.payload
+
+    def news(self, began: int, now: int) -> bytes | None:
+        """What a subscriber has to be told that was not live from `began` until now, if anything.
+
+        What the log says it has read meanwhile; what the gateway said it has not heard.
+        """
+        return self.current(now) if self._overrules or self.age.since >= began else None
+
+    @property
+    def state(self) -> StreamState | None:
+        """The stream's state, as a subscriber is told it."""
+        return "stale" if self._overrules else self._logged
+
+    def report(self, now: int) -> dict[str, Any] | None:
+        """The state with its reason, for those who ask once."""
+        told = self.current(now)
+        if told is None:
+            return None
+        status = msgspec.json.decode(told)
+        return {name: status[name] for name in ("state", "since", "evidence")}
+
+    @property
+    def _logged(self) -> StreamState | None:
+        status = self._replica.status
+        return None if status is None else _state(status.payload).state
+
+    @property
+    def _overrules(self) -> bool:
+        return self.age.stale and self._logged not in _GRAVE
+
+    def _word(self, now: int) -> Entry | None:
+        overrules = self._overrules
+        if overrules is self._overruled:
+            return None
+        self._overruled = overrules
+        entry = Entry(self._payload("stale" if overrules else self._logged or "live", now))
+        # It is no record that came from the ingestor: nothing is to be learned from its delay.
+        entry.ts_ingest = 0
+        return entry
+
+    def _payload(self, state: StreamState, now: int) -> bytes:
+        mark = self._replica.mark or _NOWHERE
+        age = self.age
+        return encode(
+            {
+                "type": "status",
+                "v": RECORD_VERSION,
+                "venue": self._key.venue,
+                "channel": self._key.channel,
+                "product": self._key.product,
+                "shard": self._shard,
+                "epoch": mark.epoch,
+                "seq": mark.seq,
+                "sub": mark.sub,
+                "state": state,
+                "since": age.since,
+                "evidence": {"by": "gateway", "age_ms": max(0, now - age.heard) // 1000},
+                "ts_ingest": age.heard,
+            }
+        )

@@ -1,0 +1,75 @@
+"""An ingestor's pulse: that it hears of its products now, also when their streams say nothing.
+
+It takes the way of the streams' records through the logs, so that a gateway can tell a quiet market
+from a way on which something stands still (`services.common.wire.Pulse`). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.common.stream.broker import Position, Record
+from services.common.subjects import pulse_key, raw_subject
+from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
+from services.ingestor.journal import Offer
+from services.ingestor.lanes import Desk
+
+
+class Pulse:
+    """Writes it.
+
+    Args:
+        venue: of the products.
+        line: which ingestor writes.
+        offer: where records go. A pulse that is refused is not repeated: the next one says more.
+        suspect_us: age of a product's last heartbeat at which it is no longer heard of.
+
+    Attributes:
+        key: where it goes.
+    """
+
+    def __init__(self, venue: str, line: str, offer: Offer, suspect_us: int) -> None:
+        self.key = pulse_key(venue, line)
+        self._line = line
+        self._offer = offer
+        self._suspect_us = suspect_us
+        # Messages that each product had at the last beat.
+        self._seen: dict[str, int] = {}
+        self._seq = 0
+
+    def beat(self, desks: Iterable[Desk], epoch: int, now: int) -> bool:
+        """Write the products that are heard of; False when there are none, or no room.
+
+        Args:
+            desks: of all products.
+            epoch: of the raw log.
+            now: the time, µs.
+        """
+        products = [desk.product for desk in desks if self._hears(desk, now)]
+        if not products:
+            return False
+        # Whoever had this name before wrote the time too; a clock that went back is waited for.
+        self._seq = max(self._seq + 1, now)
+        payload = encode(
+            RawRecord(
+                RECORD_VERSION,
+                "pulse",
+                *self.key,
+                epoch,
+                self._seq,
+                0,
+                None,
+                now,
+                self._line,
+                to_raw(PulseBody(products)),
+            )
+        )
+        position = Position(epoch, self._seq)
+        return self._offer(Record(raw_subject(self.key), payload, position))
+
+    def _hears(self, desk: Desk, now: int) -> bool:
+        before = self._seen.get(desk.product)
+        self._seen[desk.product] = messages = desk.messages
+        if desk.heard and now - desk.heard <= self._suspect_us:
+            return True
+        return before is not None and messages != before
