@@ -238,9 +238,7 @@ class CatchUp:
             self.go_live(subscription, feed, "catch_up")
         else:
             self._hub.attach(subscription, subscription.seq)
-        now = time.time_ns() // 1000
-        began = now - int((time.monotonic() - subscription.since) * 1e6)
-        if (news := feed.condition.news(began, now)) is not None:
+        if (news := feed.news(time.monotonic() - subscription.since)) is not None:
             self._client.tell(news)
         if subscription.reason == "slow":
             METRICS.slow.labels("recovered").inc()

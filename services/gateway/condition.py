@@ -7,8 +7,6 @@ What the log says to be `stale` or `down` already is not said again.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from services.common.stream import Position
@@ -29,6 +27,28 @@ class _State(msgspec.Struct):
 _state = msgspec.json.Decoder(_State).decode
 
 
+class Word(Entry):
+    """The gateway's own status: sent as the log's are, with evidence in a form of its own."""
+
+    __slots__ = ()
+
+    def __init__(self, position: Position, payload: bytes) -> None:
+        # Not read like a log's record, which it is not.
+        self._held = payload
+        self._at = -1
+        self.size = len(payload)
+        self.trace = None
+        self.unreadable = None
+        self.repair = None
+        self.prev = None
+        self.kind = "status"
+        self.position = position
+        self.chained = False
+        self.plain = True
+        # It did not come from an ingestor: nothing is to be learned from its delay.
+        self.ts_ingest = 0
+
+
 class Condition:
     """One stream's.
 
@@ -46,7 +66,7 @@ class Condition:
         # Whether the last that subscribers were told is the gateway's `stale`.
         self._overruled = False
 
-    def judge(self, pulse: int | None, now: int) -> Entry | None:
+    def judge(self, pulse: int | None, now: int) -> Word | None:
         """Look at the age; what subscribers have to be told, if anything.
 
         Args:
@@ -58,7 +78,7 @@ class Condition:
             self.age.prove(pulse, replica.last_ingest, replica.mark, now)
         return self._word(now) if self.age.judge(now) else None
 
-    def passed_on(self, now: int) -> Entry | None:
+    def passed_on(self, now: int) -> Word | None:
         """A status of the log was passed on; what has to be said over it, if anything."""
         self._overruled = False
         return self._word(now) if self.age.stale else None
@@ -82,14 +102,6 @@ class Condition:
         """The stream's state, as a subscriber is told it."""
         return "stale" if self._overrules else self._logged
 
-    def report(self, now: int) -> dict[str, Any] | None:
-        """The state with its reason, for those who ask once."""
-        told = self.current(now)
-        if told is None:
-            return None
-        status = msgspec.json.decode(told)
-        return {name: status[name] for name in ("state", "since", "evidence")}
-
     @property
     def _logged(self) -> StreamState | None:
         status = self._replica.status
@@ -99,15 +111,13 @@ class Condition:
     def _overrules(self) -> bool:
         return self.age.stale and self._logged not in _GRAVE
 
-    def _word(self, now: int) -> Entry | None:
+    def _word(self, now: int) -> Word | None:
         overrules = self._overrules
         if overrules is self._overruled:
             return None
         self._overruled = overrules
-        entry = Entry(self._payload("stale" if overrules else self._logged or "live", now))
-        # It is no record that came from the ingestor: nothing is to be learned from its delay.
-        entry.ts_ingest = 0
-        return entry
+        payload = self._payload("stale" if overrules else self._logged or "live", now)
+        return Word(self._replica.mark or _NOWHERE, payload)
 
     def _payload(self, state: StreamState, now: int) -> bytes:
         mark = self._replica.mark or _NOWHERE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,9 +29,9 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.audience import BEGINNING, Fan
-from services.gateway.condition import Condition
+from services.gateway.condition import Condition, Word
 from services.gateway.frames import text_frame
-from services.gateway.freshness import Age, Pulses
+from services.gateway.freshness import Age, Pulses, now_us
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
@@ -57,6 +57,7 @@ class Sources:
         window_bytes: of recent records kept for each stream.
         stale_after_us: age at which what is served is called stale, microseconds.
         pulses: of all shards that are followed.
+        micros: the time of day, microseconds.
     """
 
     broker: Broker
@@ -65,10 +66,7 @@ class Sources:
     window_bytes: int
     stale_after_us: int = 10_000_000
     pulses: Pulses = field(default_factory=Pulses)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+    micros: Callable[[], int] = now_us
 
 
 def entries_of(messages: Iterable[Message]) -> list[Entry]:
@@ -115,7 +113,7 @@ class Feed:
         self.fan = Fan(key)
         self.replica = Replica(key, Window(budget, sources.window_bytes))
         self.condition = Condition(
-            key, self.shard, self.replica, Age(sources.stale_after_us, _now_us())
+            key, self.shard, self.replica, Age(sources.stale_after_us, sources.micros())
         )
         self.ready = asyncio.Event()
         self.wanted = asyncio.Event()
@@ -217,14 +215,29 @@ class Feed:
                 self._hub.publish(self.fan, proven, before or BEGINNING)
             if replica.status is not self._told:
                 self._told = replica.status
-                self._say(self.condition.passed_on(_now_us()))
+                self._say(self.condition.passed_on(self._sources.micros()))
 
-    def judge(self, now: int) -> None:
-        """Look at how old what is served is, at this time of day (µs), and tell a change of it."""
+    def judge(self) -> None:
+        """Look at how old what is served is, and tell subscribers of a change."""
         pulse = self._sources.pulses.of(self.key.venue, self.key.product)
-        self._say(self.condition.judge(pulse, now))
+        self._say(self.condition.judge(pulse, self._sources.micros()))
 
-    def _say(self, word: Entry | None) -> None:
+    @property
+    def age(self) -> int:
+        """How old what is served is now, microseconds."""
+        return max(0, self._sources.micros() - self.condition.age.heard)
+
+    def status(self) -> bytes | None:
+        """What a subscriber who comes now is told of the stream's state, if anything is known."""
+        self.judge()
+        return self.condition.current(self._sources.micros())
+
+    def news(self, ago_s: float) -> bytes | None:
+        """What a subscriber has to be told that was not live for so long, if anything."""
+        now = self._sources.micros()
+        return self.condition.news(now - int(ago_s * 1e6), now)
+
+    def _say(self, word: Word | None) -> None:
         if word is not None:
             self._hub.publish(self.fan, [word], self._published)
 
@@ -314,7 +327,7 @@ class Feed:
         if self.replica.learn_status(status):
             self._told = status
             self._hub.publish(self.fan, [status], self._published)
-            self._say(self.condition.passed_on(_now_us()))
+            self._say(self.condition.passed_on(self._sources.micros()))
 
     def _inferred(self, seen: list[Entry]) -> Entry:
         newest = seen[-1]

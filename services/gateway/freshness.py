@@ -1,4 +1,4 @@
-"""How old what a stream serves is, and when that has to be said. Pure: times are given, µs.
+"""How old what a stream serves is, and when that has to be said. Pure: it is given times, µs.
 
 A stream says nothing while its market is quiet, and nothing when a part of the way to here stands
 still. Pulses tell the two apart: an ingestor writes them as long as it hears a product's venue, and
@@ -13,7 +13,13 @@ records came here, since their times may be those of a recording.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+
+
+def now_us() -> int:
+    """The time of day."""
+    return time.time_ns() // 1000
 
 
 class Pulses:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
 from services.gateway.feed import Sources
+from services.gateway.freshness import now_us
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
@@ -54,6 +55,8 @@ class Gateway(Home):
         latest: LatestReader | None = None,
         checkpoints: CheckpointReader | None = None,
         archive: ArchiveReader | None = None,
+        *,
+        micros: Callable[[], int] = now_us,
     ) -> None:
         self.settings = settings
         self.broker = broker
@@ -70,7 +73,7 @@ class Gateway(Home):
             loop.call_soon,
             lambda when, call: loop.call_later(max(0.0, when - time.monotonic()), call),
             time.monotonic,
-            lambda: time.time_ns() // 1000,
+            micros,
             settings.product_max_msgs_per_sec,
             settings.flush_window_ms / 1000,
             most=min(128 * 1024, settings.ws_queue_bytes),
@@ -82,6 +85,7 @@ class Gateway(Home):
             stores,
             settings.window_bytes,
             settings.stale_after_ms * 1000,
+            micros=micros,
         )
         tails = Tails(
             sources,
@@ -174,7 +178,7 @@ class Gateway(Home):
         while True:
             await asyncio.sleep(_FRESHNESS_CHECK_S)
             tails = self.core.tails
-            ages = tails.judge(time.time_ns() // 1000)
+            ages = tails.judge()
             stale = sum(feed.condition.age.stale for feed in tails.feeds.values())
             METRICS.freshness(ages, stale)
             if (before == 0) != (stale == 0):

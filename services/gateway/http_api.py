@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
-from services.common.models import Micros, StreamState
 from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
 from services.common.stream import Position
@@ -22,7 +21,7 @@ from services.common.wire import Snapshot, encode
 from services.gateway.auth import EVERYONE, Grant, offered_key
 from services.gateway.feed import entries_of
 from services.gateway.gateway import Gateway
-from services.gateway.messages import GatewayEvidence
+from services.gateway.messages import Status
 from services.gateway.records import LAST_SUB, Entry
 
 Channel = Literal["ticker", "trades", "book"]
@@ -61,18 +60,10 @@ class StreamInfo(BaseModel):
     age_ms: int | None = None
 
 
-class StreamStatus(BaseModel):
-    """What subscribers of a stream were told of its state last, and why."""
-
-    state: StreamState
-    since: Micros
-    evidence: str | GatewayEvidence
-
-
 class StateNow(SnapshotModel):
-    """The state, and whether it can be trusted to be current."""
+    """The state, and as a subscriber is told it whether that is current."""
 
-    status: StreamStatus | None
+    status: Status | None
 
 
 class Ticks(BaseModel):
@@ -132,14 +123,13 @@ def api_router(gateway: Gateway) -> APIRouter:
         )
         if feed is None or feed.replica.head is None:
             return info
-        age = feed.condition.age
         return info.model_copy(
             update={
                 "epoch": feed.replica.head.epoch,
                 "seq": feed.replica.head.seq,
                 "state": feed.condition.state,
                 "last_ingest": feed.replica.last_ingest,
-                "age_ms": max(0, time.time_ns() // 1000 - age.heard) // 1000,
+                "age_ms": feed.age // 1000,
             }
         )
 
@@ -189,8 +179,6 @@ def api_router(gateway: Gateway) -> APIRouter:
             if found is None:
                 raise HTTPException(404, f"{key} has no state yet")
             position, state = found
-            now = time.time_ns() // 1000
-            feed.judge(now)
             record = Snapshot(
                 v=1,
                 venue=key.venue,
@@ -199,11 +187,10 @@ def api_router(gateway: Gateway) -> APIRouter:
                 shard=feed.shard,
                 epoch=position.epoch,
                 seq=position.seq,
-                ts_snapshot=now,
+                ts_snapshot=time.time_ns() // 1000,
                 state=msgspec.Raw(state),
             )
-            status = encode({"status": feed.condition.report(now)})
-            body = encode(record)[:-1] + b"," + status[1:]
+            body = encode(record)[:-1] + b',"status":' + (feed.status() or b"null") + b"}"
             return Response(body, media_type="application/json")
 
     @router.get(

@@ -296,9 +296,7 @@ class Interests:
         if plan.change:
             self._change(subscription, feed, command)
             return
-        now = time.time_ns() // 1000
-        feed.judge(now)
-        status = feed.condition.current(now)
+        status = feed.status()
         if status is not None:
             self._client.tell(status)
         self._core.hub.detach(subscription)

@@ -115,16 +115,15 @@ class Tails:
             self._tasks[key] = self._group.create_task(_follow(feed), name=f"feed:{key}")
         return Hold(feed)
 
-    def judge(self, now: int) -> dict[int, int]:
-        """Tell the streams' subscribers what became stale, or no longer is, at `now` (µs).
+    def judge(self) -> dict[int, int]:
+        """Tell the streams' subscribers what became stale, or no longer is.
 
         Answers the greatest age in each shard that is followed, µs.
         """
         oldest: dict[int, int] = {}
         for feed in self._feeds.values():
-            feed.judge(now)
-            age = max(0, now - feed.condition.age.heard)
-            oldest[feed.shard] = max(age, oldest.get(feed.shard, 0))
+            feed.judge()
+            oldest[feed.shard] = max(feed.age, oldest.get(feed.shard, 0))
         return oldest
 
     def _sweep(self, now: float) -> None:
@@ -231,8 +230,8 @@ class _Shard:
         except msgspec.DecodeError as error:
             log.error("record_unreadable", subject=message.subject, error=str(error))
             return
-        now = time.time_ns() // 1000
-        self._sources.pulses.take(pulse.venue, pulse.products, pulse.ts_ingest, now)
+        sources = self._sources
+        sources.pulses.take(pulse.venue, pulse.products, pulse.ts_ingest, sources.micros())
 
     async def _receive(self, subscription: LiveSubscription) -> None:
         feeds = self.feeds

@@ -39,6 +39,7 @@ from services.common.wire import (
     encode,
 )
 from services.gateway.app import serve
+from services.gateway.freshness import now_us
 from services.gateway.gateway import Gateway
 from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
@@ -286,12 +287,18 @@ async def bench(
     writer: Broker | None = None,
     rows: Rows | None = None,
     archive: ArchiveReader | None = None,
+    micros: Callable[[], int] = now_us,
     **more: Any,
 ) -> AsyncIterator[Bench]:
-    """A gateway on `broker`; `writer` is another broker object on the same log (required)."""
+    """A gateway on `broker`; `writer` is another broker object on the same log (required).
+
+    `micros` is the time of day by which the gateway judges ages.
+    """
     settings = small_settings(**more)
     async with AsyncExitStack() as stack:
-        gateway = Gateway(settings, broker, log_specs(settings), rows, rows, archive or rows)
+        gateway = Gateway(
+            settings, broker, log_specs(settings), rows, rows, archive or rows, micros=micros
+        )
         port = await stack.enter_async_context(serve(gateway))
         async with asyncio.timeout(WAIT_S):
             await gateway.ready.wait()

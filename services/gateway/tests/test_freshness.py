@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from services.gateway.condition import Condition
 from services.gateway.freshness import Age, Pulses
 from services.gateway.records import Entry
 from services.gateway.replica import Replica
-from services.gateway.testing import Bench, Client, Market, Message, bench
+from services.gateway.testing import Bench, Client, Market, Message, bench, eventually
 from services.gateway.window import Budget, Window
 
 MOST = 10_000_000
@@ -155,23 +156,42 @@ def test_a_status_of_a_backlog_does_not_hide_that_it_is_old() -> None:
 # ---------------------------------------------------------------------- in the gateway
 
 
-class Beats:
-    """An ingestor's pulses, as the normalizer passes them on."""
+class Ward:
+    """A gateway with a clock of the test's, and an ingestor's pulses as the normalizer passes them.
 
-    def __init__(self, gateway: Bench) -> None:
-        self._gateway = gateway
-        self._seq = 0
+    A pulse names one product.
+    """
 
-    async def beat(self, *products: str, ago_s: float = 0) -> None:
-        now = time.time_ns() // 1000
-        self._seq = max(self._seq + 1, now)
+    def __init__(self) -> None:
+        self.now = NOW
+        self.gateway: Bench
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Bench]:
+        """The gateway serves while the block runs."""
+        async with bench(MemoryBroker(), micros=lambda: self.now, **SETTINGS) as self.gateway:
+            yield self.gateway
+
+    async def market(self, product: str = "BTC-USD") -> Market:
+        """A stream with a tick and a status, received now."""
+        market = self.gateway.market(product)
+        market.clock = lambda: self.now
+        await market.publish(market.tick(), market.status())
+        return market
+
+    async def beat(self, *products: str) -> None:
+        """What is heard of now; it has reached the gateway when this returns."""
         for product in products:
-            shard = shard_of(product, self._gateway.gateway.settings.shard_count)
-            pulse = Pulse(1, "coinbase", "line", shard, now - int(ago_s * 1e6), [product])
+            shard = shard_of(product, self.gateway.gateway.settings.shard_count)
+            pulse = Pulse(1, "coinbase", "line", shard, self.now, [product])
             subject = tick_subject(shard, pulse_key("coinbase", f"line-{product}"))
-            record = Record(subject, encode(pulse), Position(1, self._seq))
-            await self._gateway.publisher.send(record)
-        await self._gateway.publisher.flush()
+            record = Record(subject, encode(pulse), Position(1, self.now))
+            await self.gateway.publisher.send(record)
+        await self.gateway.publisher.flush()
+
+
+SETTINGS: dict[str, Any] = {"stale_after_ms": MOST // 1000, "ws_heartbeat_ms": 100}
+HOUR = 3_600_000_000
 
 
 def by_gateway(message: Message) -> bool:
@@ -192,10 +212,10 @@ async def subscribe(client: Client, *products: str, **more: object) -> None:
 
 
 async def test_subscribers_hear_once_that_it_is_old_and_once_that_it_goes_on() -> None:
-    async with bench(MemoryBroker(), stale_after_ms=700, ws_heartbeat_ms=100) as gateway:
-        beats, market = Beats(gateway), gateway.market()
-        await market.publish(market.tick(), market.status())
-        await beats.beat("BTC-USD")
+    ward = Ward()
+    async with ward.running() as gateway:
+        market = await ward.market()
+        await ward.beat("BTC-USD")
         async with (
             gateway.client() as full,
             gateway.client() as latest,
@@ -204,23 +224,26 @@ async def test_subscribers_hear_once_that_it_is_old_and_once_that_it_goes_on() -
             await subscribe(full, "BTC-USD")
             await subscribe(latest, "BTC-USD", mode="latest")
             for client in (full, latest):
+                assert (await client.of("status"))["state"] == "live"
+            ward.now += MOST + 1
+            for client in (full, latest):
                 message = await hears(client, "BTC-USD", "stale")
-                assert message["evidence"]["age_ms"] >= 700
+                assert message["evidence"]["age_ms"] == MOST // 1000
                 assert (message["epoch"], message["seq"]) == (market.epoch, market.seq)
             (stream,) = (await http.get("/v1/status")).json()["streams"]
-            assert (stream["state"], stream["age_ms"] >= 700) == ("stale", True)
+            assert (stream["state"], stream["age_ms"]) == ("stale", MOST // 1000)
             snapshot = (await http.get("/v1/snapshot/BTC-USD")).json()
             assert snapshot["status"]["state"] == "stale"
             ready = await http.get("/readyz")
             assert (ready.status_code, "freshness" in ready.json()["degraded"]) == (200, True)
             metrics = (await http.get("/metrics")).text
             assert "md_ws_stale_streams 1.0" in metrics
-            assert 'md_ws_data_age_seconds{shard="' in metrics
+            assert f'md_ws_data_age_seconds{{shard="{market.shard}"}}' in metrics
             # Somebody who comes now is told at once, and not what the log says.
             async with gateway.client() as late:
                 await subscribe(late, "BTC-USD")
                 assert by_gateway(await late.of("status"))
-            await beats.beat("BTC-USD")
+            await ward.beat("BTC-USD")
             for client in (full, latest):
                 await hears(client, "BTC-USD", "live")
                 assert sum(map(by_gateway, client.messages)) == 2
@@ -229,67 +252,83 @@ async def test_subscribers_hear_once_that_it_is_old_and_once_that_it_goes_on() -
 
 
 async def test_each_product_is_judged_by_its_own_ingestor() -> None:
-    async with bench(MemoryBroker(), stale_after_ms=700, ws_heartbeat_ms=100) as gateway:
-        beats = Beats(gateway)
-        for product in ("BTC-USD", "ETH-USD"):
-            market = gateway.market(product)
-            await market.publish(market.tick(), market.status())
-        await beats.beat("BTC-USD", "ETH-USD")
+    ward = Ward()
+    async with ward.running() as gateway:
+        products = ("BTC-USD", "ETH-USD")
+        for product in products:
+            await ward.market(product)
+        await ward.beat(*products)
         async with gateway.client() as client:
-            await subscribe(client, "BTC-USD", "ETH-USD")
-            seen = 0
-            while not seen:
-                await beats.beat("ETH-USD")
+            await subscribe(client, *products)
+            for _ in range(4):
+                ward.now += MOST // 3
+                await ward.beat("ETH-USD")
+            await hears(client, "BTC-USD", "stale")
+            # Whatever would be said of the other has been said after so many looks at it.
+            for _ in range(20):
                 await client.of("hb")
-                seen = sum(map(by_gateway, client.messages))
-            told = [m["product"] for m in client.messages if by_gateway(m)]
-            assert told == ["BTC-USD"]
+            assert {m["product"] for m in client.messages if by_gateway(m)} == {"BTC-USD"}
 
 
 async def test_records_that_come_say_more_than_an_old_pulse() -> None:
-    async with bench(MemoryBroker(), stale_after_ms=60_000) as gateway:
-        market = gateway.market()
-        await market.publish(market.tick(), market.status())
-        await Beats(gateway).beat("BTC-USD", ago_s=3600)
+    ward = Ward()
+    async with ward.running() as gateway:
+        await ward.beat("BTC-USD")
+        ward.now += HOUR
+        await ward.market()
         async with gateway.client() as client:
             await subscribe(client, "BTC-USD")
             assert (await client.of("status"))["state"] == "live"
 
 
-async def old_market(gateway: Bench, hours: int = 1) -> Market:
-    """A stream whose newest record and pulse came hours ago."""
-    market = gateway.market()
-    market.clock = lambda: time.time_ns() // 1000 - hours * 3_600_000_000
-    await market.publish(market.tick(), market.tick(), market.status())
-    await Beats(gateway).beat("BTC-USD", ago_s=hours * 3600)
-    return market
-
-
 @pytest.mark.parametrize("more", [{}, {"from_seq": 0}, {"mode": "latest"}], ids=str)
 async def test_a_gateway_that_comes_later_says_so_at_once(more: dict[str, object]) -> None:
-    async with bench(MemoryBroker(), stale_after_ms=60_000, backfill_max_minutes=90) as gateway:
-        market = await old_market(gateway)
+    ward = Ward()
+    async with ward.running() as gateway:
+        market = await ward.market()
+        await ward.beat("BTC-USD")
+        ward.now += HOUR
         async with gateway.client() as client:
             await subscribe(client, "BTC-USD", **more)
-            await client.reach(market)
             if "from_seq" in more:
+                # The log's own statuses are read on the way.
                 await client.until(lambda m: m["type"] == "backfill" and m["state"] == "end")
-                # The log's own statuses were read on the way.
-                await client.of("status")
-            told: Sequence[Message] = [m for m in client.messages if m["type"] == "status"]
-            assert by_gateway(told[-1])
-            assert told[-1]["state"] == "stale"
-            assert told[-1]["evidence"]["age_ms"] > 3_500_000
+                assert by_gateway(await client.of("status"))
+            await client.reach(market)
+            told = [m for m in client.messages if m["type"] == "status"]
+            assert (by_gateway(told[-1]), told[-1]["state"]) == (True, "stale")
+            assert told[-1]["evidence"]["age_ms"] == HOUR // 1000
+
+
+async def test_what_goes_on_while_a_client_catches_up_is_told_when_it_is_done() -> None:
+    ward = Ward()
+    async with ward.running() as gateway:
+        market = await ward.market()
+        await ward.beat("BTC-USD")
+        ward.now += HOUR
+        feed = gateway.gateway.core.tails.acquire(market.key)
+        await feed.ready.wait()
+        feed.judge()
+        assert feed.condition.state == "stale"
+        assert feed.news(ago_s=0) is not None
+        ward.now += 1_000_000
+        await ward.beat("BTC-USD")
+        await eventually(lambda: feed.condition.state == "live")
+        ward.now += 1_000_000
+        assert feed.news(ago_s=5) is not None
+        assert feed.news(ago_s=0) is None
+        gateway.gateway.core.tails.release(feed)
 
 
 async def test_pulses_are_neither_products_nor_streams_and_cannot_be_subscribed_to() -> None:
+    ward = Ward()
     async with (
-        bench(MemoryBroker()) as gateway,
+        ward.running() as gateway,
         httpx.AsyncClient(base_url=gateway.http) as http,
         gateway.client() as client,
     ):
-        await gateway.market().ticks(1)
-        await Beats(gateway).beat("BTC-USD")
+        await ward.market()
+        await ward.beat("BTC-USD")
         listed = (await http.get("/v1/products")).json()["products"]
         assert listed == [{"product": "BTC-USD", "channels": ["ticker"]}]
         assert [one["channel"] for one in (await http.get("/v1/streams")).json()] == ["ticker"]
@@ -299,9 +338,9 @@ async def test_pulses_are_neither_products_nor_streams_and_cannot_be_subscribed_
 
 
 async def test_a_pulse_that_cannot_be_read_is_passed_over() -> None:
-    async with bench(MemoryBroker(), stale_after_ms=700, ws_heartbeat_ms=100) as gateway:
-        market = gateway.market()
-        await market.ticks(1)
+    ward = Ward()
+    async with ward.running() as gateway:
+        market = await ward.market()
         async with gateway.client() as client:
             await subscribe(client, "BTC-USD")
             subject = tick_subject(market.shard, pulse_key("coinbase", "line"))
