@@ -306,7 +306,8 @@ async def test_what_goes_on_while_a_client_catches_up_is_told_when_it_is_done() 
         market = await ward.market()
         await ward.beat("BTC-USD")
         ward.now += HOUR
-        feed = gateway.gateway.core.tails.acquire(market.key)
+        hold = gateway.gateway.core.tails.acquire(market.key)
+        feed = hold.feed
         await feed.ready.wait()
         feed.judge()
         assert feed.condition.state == "stale"
@@ -317,7 +318,7 @@ async def test_what_goes_on_while_a_client_catches_up_is_told_when_it_is_done() 
         ward.now += 1_000_000
         assert feed.news(ago_s=5) is not None
         assert feed.news(ago_s=0) is None
-        gateway.gateway.core.tails.release(feed)
+        hold.release()
 
 
 async def test_pulses_are_neither_products_nor_streams_and_cannot_be_subscribed_to() -> None:
