@@ -168,7 +168,7 @@ class Normalizer:
             raise Unmappable("unknown_venue", key.venue)
         body = bytes(raw.body)
         if raw.kind == "frame":
-            ts_event, venue_seq, fields = venue.fields(key, body, raw.ts_recv, raw.changes)
+            ts_event, venue_seq, fields, refused = venue.fields(key, body, raw.ts_recv, raw.changes)
             return (
                 Tick(
                     RECORD_VERSION,
@@ -185,7 +185,7 @@ class Normalizer:
                     fields,
                     raw.prev_sub or 0,
                 ),
-                (),
+                refused,
             )
         if raw.kind == "status":
             status = decode(_status, body)
@@ -288,7 +288,7 @@ def _late_of(
     refused: list[Unmappable] = []
     for message in late.messages:
         try:
-            ts_event, venue_seq, fields = venue.fields(key, bytes(message), raw.ts_recv)
+            ts_event, venue_seq, fields, _ = venue.fields(key, bytes(message), raw.ts_recv)
         except Unmappable as error:
             refused.append(error)
             continue

@@ -8,25 +8,26 @@ receive time stands in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from itertools import chain, pairwise
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Any
 
 import msgspec
 
-from services.common.domain.decimals import POSSESSIVE_PATTERN as DECIMAL
 from services.common.domain.decimals import are_decimals, first_bad, is_decimal
+from services.common.domain.levels import (
+    Change,
+    Unreadable,
+    are_usual_changes,
+    check_changes,
+    is_row,
+)
 from services.common.subjects import StreamKey
 from services.common.wire import Fields, Level, Stats24h, Trade, encode
 from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, decode
 from services.normalizer.venues.times import micros
 
-_are_changes = re.compile(f"(?:(?:buy|sell) {DECIMAL} {DECIMAL} )*+").fullmatch
-# The same as JSON without white space, which is how the venue sends it, and how it is written.
-_are_changes_json = re.compile(
-    rf'\[(?:\["(?:buy|sell)","{DECIMAL}","{DECIMAL}"\](?:,(?=\[)|(?=\])))*+\]'.encode()
-).fullmatch
 _TAKER = {"buy": "sell", "sell": "buy"}
 _ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
 # Of a row of `level3`: which cell says the time.
@@ -38,35 +39,38 @@ _is_number = re.compile(r"\d{1,19}", re.ASCII).fullmatch
 
 
 class _Ticker(msgspec.Struct, gc=False):
-    """Optional is what some recorded ticker lacked: the first one after subscribing, old ones."""
+    """Optional is what some recorded ticker lacked: the first one after subscribing, old ones.
+
+    Whatever stands in an optional field is judged field by field, by `_Optional`.
+    """
 
     type: str
     product_id: str
     sequence: _Id
     price: str
-    open_24h: str | None = None
-    high_24h: str | None = None
-    low_24h: str | None = None
-    volume_24h: str | None = None
-    volume_30d: str | None = None
-    best_bid: str | None = None
-    best_bid_size: str | None = None
-    best_ask: str | None = None
-    best_ask_size: str | None = None
-    side: str | None = None
-    time: str | None = None
-    trade_id: _Id | None = None
-    last_size: str | None = None
+    open_24h: Any = None
+    high_24h: Any = None
+    low_24h: Any = None
+    volume_24h: Any = None
+    volume_30d: Any = None
+    best_bid: Any = None
+    best_bid_size: Any = None
+    best_ask: Any = None
+    best_ask_size: Any = None
+    side: Any = None
+    time: Any = None
+    trade_id: Any = None
+    last_size: Any = None
 
 
 class _RestTicker(msgspec.Struct, gc=False):
     trade_id: _Id
     price: str
-    size: str
-    bid: str | None = None
-    ask: str | None = None
-    volume: str | None = None
-    time: str | None = None
+    size: Any = None
+    bid: Any = None
+    ask: Any = None
+    volume: Any = None
+    time: Any = None
 
 
 class _Match(msgspec.Struct, gc=False):
@@ -75,18 +79,18 @@ class _Match(msgspec.Struct, gc=False):
     trade_id: _Id
     price: str
     size: str
-    side: str
+    side: str | None = None
     type: str | None = None
     product_id: str | None = None
     sequence: _Id | None = None
-    time: str | None = None
+    time: Any = None
 
 
 class _L2Update(msgspec.Struct, gc=False):
     type: str
     product_id: str
-    changes: list[tuple[str, str, str]]
-    time: str | None = None
+    changes: list[Change] | None
+    time: Any = None
 
 
 class _UntouchedL2Update(msgspec.Struct, gc=False):
@@ -95,7 +99,7 @@ class _UntouchedL2Update(msgspec.Struct, gc=False):
     type: str
     product_id: str
     changes: msgspec.Raw
-    time: str | None = None
+    time: Any = None
 
 
 class _UntouchedChanges(msgspec.Struct, gc=False):
@@ -110,7 +114,7 @@ class _Order(msgspec.Struct, gc=False):
     type: str
     product_id: str
     sequence: _Id
-    time: str | None = None
+    time: Any = None
 
 
 class _Row(msgspec.Struct, array_like=True, gc=False):
@@ -123,11 +127,21 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
 class _Book(msgspec.Struct, gc=False):
     """A WebSocket `snapshot`, or `GET /products/{id}/book?level=2`, which has no `type`."""
 
-    bids: list[_Row]
-    asks: list[_Row]
+    bids: list[_Row] | None
+    asks: list[_Row] | None
     type: str | None = None
     product_id: str | None = None
-    time: str | None = None
+    time: Any = None
+
+
+class _OddBook(msgspec.Struct, gc=False):
+    """A `_Book` some of whose rows are no rows."""
+
+    bids: list[Any] | None
+    asks: list[Any] | None
+    type: str | None = None
+    product_id: str | None = None
+    time: Any = None
 
 
 class _Kind(msgspec.Struct, gc=False):
@@ -143,6 +157,7 @@ _order = msgspec.json.Decoder(_Order)
 _cells = msgspec.json.Decoder(list[str | int | None])
 _l2update = msgspec.json.Decoder(_L2Update)
 _book = msgspec.json.Decoder(_Book)
+_odd_book = msgspec.json.Decoder(_OddBook)
 
 
 class CoinbaseMapper:
@@ -171,7 +186,7 @@ class CoinbaseMapper:
         if key.channel == "trades":
             return Mapped(*_match_fields(key, decode(_match, body), ts_recv))
         if key.channel == "ticker":
-            return Mapped(*_ticker_fields(key, decode(_ticker, body), ts_recv))
+            return _read_ticker(key, decode(_ticker, body), ts_recv)
         raise Unmappable("unknown_channel", key.channel)
 
     def state(self, key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
@@ -184,11 +199,60 @@ class CoinbaseMapper:
         raise Unmappable("unknown_channel", key.channel)
 
 
+class _Optional:
+    """Reads fields that a message may do without; what is no value of theirs is left out and told.
+
+    Absent, null and empty mean that the venue does not say.
+    """
+
+    __slots__ = ("_message", "refused")
+
+    def __init__(self, message: msgspec.Struct) -> None:
+        self._message = message
+        self.refused: list[Unmappable] = []
+
+    def decimal(self, name: str) -> str | None:
+        text: str | None = self._read(name, "bad_decimal", is_decimal)
+        return text
+
+    def side(self, name: str) -> str | None:
+        side: str | None = self._read(name, "bad_side", _is_side)
+        return side
+
+    def number(self, name: str) -> int | None:
+        return self._read(name, "bad_field", _is_id) or None
+
+    def _read(self, name: str, code: str, good: Callable[[Any], bool]) -> Any:
+        value = getattr(self._message, name)
+        if value is None or value == "":
+            return None
+        if good(value):
+            return value
+        self.refused.append(Unmappable(code, f"{value!r}"[:80] + f" - at `$.{name}`"))
+        return None
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, str) and value in _TAKER
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_ID
+
+
 def _ticker_fields(key: StreamKey, ticker: _Ticker, ts_recv: int) -> tuple[int, int | None, Fields]:
+    """The plain case: every optional field that is there is readable."""
+    mapped = _read_ticker(key, ticker, ts_recv)
+    if mapped.refused:
+        raise mapped.refused[0]
+    return mapped.ts_event, mapped.venue_seq, mapped.fields
+
+
+def _read_ticker(key: StreamKey, ticker: _Ticker, ts_recv: int) -> Mapped:
     _expect(key, "ticker", ticker.type, ticker.product_id)
-    time = micros(ticker.time) or ts_recv
-    _check_decimals(
-        ticker.price,
+    _check_decimals(ticker.price)
+    time = _micros(ticker.time) or ts_recv
+    figures = (
         ticker.last_size,
         ticker.best_bid,
         ticker.best_bid_size,
@@ -200,22 +264,31 @@ def _ticker_fields(key: StreamKey, ticker: _Ticker, ts_recv: int) -> tuple[int, 
         ticker.volume_24h,
         ticker.volume_30d,
     )
+    optional = _Optional(ticker)
+    # Nearly always all of them are there: one search instead of ten.
+    if not are_decimals(figures):
+        figures = tuple(map(optional.decimal, _FIGURES))  # type: ignore[assignment]  # as many
+    size, bid, bid_size, ask, ask_size, first, high, low, volume, volume_30d = figures
+    trade_id, side = optional.number("trade_id"), optional.side("side")
     trade = None
-    if ticker.trade_id is not None and ticker.last_size is not None:
-        if ticker.side is not None and ticker.side not in _TAKER:
-            raise Unmappable("bad_side", repr(ticker.side))
-        trade = Trade(ticker.price, ticker.last_size, ticker.side, ticker.trade_id, time)
-    stats = Stats24h(ticker.open_24h, ticker.high_24h, ticker.low_24h, ticker.volume_24h)
+    if trade_id is not None and size is not None:
+        trade = Trade(ticker.price, size, side, trade_id, time)
+    stats = Stats24h(first, high, low, volume)
     fields = Fields(
         last_trade=trade,
-        best_bid=_level(ticker.best_bid, ticker.best_bid_size),
-        best_ask=_level(ticker.best_ask, ticker.best_ask_size),
+        best_bid=_level(bid, bid_size),
+        best_ask=_level(ask, ask_size),
         stats_24h=stats if stats != _NO_STATS else None,
-        volume_30d=ticker.volume_30d,
+        volume_30d=volume_30d,
     )
-    return time, ticker.sequence, fields
+    return Mapped(time, ticker.sequence, fields, tuple(optional.refused))
 
 
+# In the order in which `_read_ticker` takes them.
+_FIGURES = (
+    *("last_size", "best_bid", "best_bid_size", "best_ask", "best_ask_size"),
+    *("open_24h", "high_24h", "low_24h", "volume_24h", "volume_30d"),
+)
 _NO_STATS = Stats24h()
 
 
@@ -231,28 +304,31 @@ def _match_fields(key: StreamKey, match: _Match, ts_recv: int) -> tuple[int, int
 
 
 def _taker_trade(match: _Match, ts_recv: int) -> Trade:
-    taker = _TAKER.get(match.side)
-    if taker is None:
-        raise Unmappable("bad_side", repr(match.side))
+    taker = None
+    if match.side:
+        taker = _TAKER.get(match.side)
+        if taker is None:
+            raise Unmappable("bad_side", repr(match.side)[:80])
     _check_decimals(match.price, match.size)
-    time = micros(match.time) or ts_recv
+    time = _micros(match.time) or ts_recv
     return Trade(match.price, match.size, taker, match.trade_id, time)
 
 
 def _map_changes(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
     update = decode(_l2update, body)
     _expect(key, "l2update", update.type, update.product_id)
-    _check_changes(update.changes)
-    return Mapped(micros(update.time) or ts_recv, None, Fields(changes=update.changes))
+    changes = update.changes or []
+    _check_changes(changes)
+    return Mapped(_micros(update.time) or ts_recv, None, Fields(changes=changes))
 
 
 def _untouched_changes(
     key: StreamKey, update: _UntouchedL2Update, ts_recv: int
 ) -> tuple[int, int | None, _UntouchedChanges]:
     _expect(key, "l2update", update.type, update.product_id)
-    if _are_changes_json(update.changes) is None:
+    if not are_usual_changes(update.changes):
         raise Unmappable("bad_field", "changes are not of the usual form")
-    return micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
+    return _micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
 
 
 def _map_order(
@@ -266,7 +342,7 @@ def _map_order(
         raise Unmappable("unexpected_type", f"expected an order's message, got {order.type!r}")
     _expect(key, order.type, order.type, order.product_id)
     _check_changes(changes)
-    return Mapped(micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
+    return Mapped(_micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
 
 
 def _map_order_row(
@@ -286,44 +362,38 @@ def _map_order_row(
     if _is_number(number) is None or int(number) > _MAX_ID:
         raise Unmappable("bad_field", f"sequence {sequence!r} - at `$[2]`")
     _check_changes(changes)
-    told = cells[time_at]
-    time = micros(told) if isinstance(told, str) else 0
-    return Mapped(time or ts_recv, int(number), Fields(changes=changes))
+    return Mapped(_micros(cells[time_at]) or ts_recv, int(number), Fields(changes=changes))
 
 
-def _check_changes(changes: list[tuple[str, str, str]]) -> None:
+def _check_changes(changes: list[Change]) -> None:
     """One bad row refuses all: without it there would be a wrong level in the book."""
-    text = " ".join(chain.from_iterable(changes)) + " "
-    # The count of spaces says that no cell holds one itself.
-    if changes and (_are_changes(text) is None or text.count(" ") != 3 * len(changes)):
-        raise _first_bad(changes)
-
-
-def _first_bad(changes: Iterable[tuple[str, str, str]]) -> Unmappable:
-    for index, (side, price, size) in enumerate(changes):
-        if side not in _TAKER:
-            return Unmappable("bad_side", f"{side!r} - at `$.changes[{index}]`")
-        if not are_decimals((price, size)):
-            bad = first_bad((price, size))
-            return Unmappable("bad_decimal", f"{bad!r} - at `$.changes[{index}]`")
-    raise AssertionError("called without a bad change")
+    try:
+        check_changes(changes)
+    except Unreadable as error:
+        raise Unmappable(error.code, error.detail) from error
 
 
 def _ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     if decode(_kind, body).type is not None:
-        ts_event, _, mapped = _ticker_fields(key, decode(_ticker, body), ts_recv)
-        return MappedState(ts_event, msgspec.Raw(encode(mapped)))
+        mapped = _read_ticker(key, decode(_ticker, body), ts_recv)
+        state = msgspec.Raw(encode(mapped.fields))
+        return MappedState(mapped.ts_event, state, mapped.refused)
     ticker = decode(_rest_ticker, body)
-    _check_decimals(ticker.price, ticker.size, ticker.bid, ticker.ask, ticker.volume)
-    time = micros(ticker.time) or ts_recv
-    fields = Fields(
+    _check_decimals(ticker.price)
+    optional = _Optional(ticker)
+    size, volume = optional.decimal("size"), optional.decimal("volume")
+    time = _micros(ticker.time) or ts_recv
+    trade = None
+    if size is not None:
         # REST does not say who the taker was.
-        last_trade=Trade(ticker.price, ticker.size, None, ticker.trade_id, time),
-        best_bid=_level(ticker.bid, None),
-        best_ask=_level(ticker.ask, None),
-        stats_24h=None if ticker.volume is None else Stats24h(volume=ticker.volume),
+        trade = Trade(ticker.price, size, None, ticker.trade_id, time)
+    fields = Fields(
+        last_trade=trade,
+        best_bid=_level(optional.decimal("bid"), None),
+        best_ask=_level(optional.decimal("ask"), None),
+        stats_24h=None if volume is None else Stats24h(volume=volume),
     )
-    return MappedState(time, msgspec.Raw(encode(fields)))
+    return MappedState(time, msgspec.Raw(encode(fields)), tuple(optional.refused))
 
 
 def _trades_state(body: bytes, ts_recv: int) -> MappedState:
@@ -345,7 +415,7 @@ def _trade_id(trade: Trade) -> int:
 
 
 def _book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
-    book = decode(_book, body)
+    book = _decode_book(body)
     if book.type is not None or book.product_id is not None:
         _expect(key, "snapshot", book.type, book.product_id)
     # A single row that makes no sense must not cost the whole book: the next snapshot would most
@@ -354,23 +424,38 @@ def _book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     bids = _best_first("bids", book.bids, refused, descending=True)
     asks = _best_first("asks", book.asks, refused, descending=False)
     return MappedState(
-        micros(book.time) or ts_recv,
+        _micros(book.time) or ts_recv,
         msgspec.Raw(encode({"bids": bids, "asks": asks})),
         tuple(refused),
     )
 
 
+def _decode_book(body: bytes) -> _Book | _OddBook:
+    try:
+        return decode(_book, body)
+    except Unmappable:
+        # Perhaps some rows are none; that costs them only.
+        return decode(_odd_book, body)
+
+
 def _best_first(
-    side: str, rows: list[_Row], refused: list[Unmappable], *, descending: bool
+    side: str, rows: list[Any] | None, refused: list[Unmappable], *, descending: bool
 ) -> list[_Row]:
-    good = rows
-    if not are_decimals([row.price for row in rows] + [row.size for row in rows]):
-        good = [row for row in rows if is_decimal(row.price) and is_decimal(row.size)]
+    good: list[_Row] = []
+    for index, row in enumerate(rows or ()):
+        if isinstance(row, _Row):
+            good.append(row)
+        elif is_row(row):
+            good.append(_Row(row[0], row[1]))
+        else:
+            refused.append(Unmappable("bad_row", f"{row!r}"[:80] + f" - at `$.{side}[{index}]`"))
+    if not are_decimals([row.price for row in good] + [row.size for row in good]):
         refused.extend(
             Unmappable("bad_row", f"{[row.price, row.size]} - at `$.{side}[{index}]`")
-            for index, row in enumerate(rows)
+            for index, row in enumerate(good)
             if not (is_decimal(row.price) and is_decimal(row.size))
         )
+        good = [row for row in good if is_decimal(row.price) and is_decimal(row.size)]
     prices = [Decimal(row.price) for row in good]
     if not _is_sorted(prices, descending=descending):
         good.sort(key=lambda row: Decimal(row.price), reverse=descending)
@@ -390,7 +475,11 @@ def _expect(key: StreamKey, type_: str, got_type: str | None, got_product: str |
         raise Unmappable("wrong_product", f"expected {key.product!r}, got {got_product!r}")
 
 
-def _check_decimals(*texts: str | None) -> None:
-    present = [text for text in texts if text is not None]
-    if not are_decimals(present):
-        raise Unmappable("bad_decimal", repr(first_bad(present)))
+def _check_decimals(*texts: str) -> None:
+    if not are_decimals(texts):
+        raise Unmappable("bad_decimal", repr(first_bad(texts))[:80])
+
+
+def _micros(time: Any) -> int | None:
+    """The venue's time in µs; None where it does not say one that makes sense."""
+    return micros(time) if isinstance(time, str) else None

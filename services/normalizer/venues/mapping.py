@@ -27,11 +27,15 @@ class Unmappable(PlatformError):
 
 
 class Mapped(NamedTuple):
-    """What one message says. `ts_event` is the venue's time, or the receive time without one."""
+    """What one message says. `ts_event` is the venue's time, or the receive time without one.
+
+    `refused`: optional fields that make no sense; they are left out, and the rest stands.
+    """
 
     ts_event: int
     venue_seq: int | None
     fields: Fields
+    refused: tuple[Unmappable, ...] = ()
 
 
 class MappedState(NamedTuple):
