@@ -39,6 +39,9 @@ class _Frame[Body](msgspec.Struct, gc=False):
     body: Body
     prev_sub: int
     changes: None = None
+    # Of no interest here; a record that says something of them goes the long way.
+    open_gaps: None = None
+    open_at: None = None
 
 
 class _Tick(msgspec.Struct, tag_field="type", tag="tick", omit_defaults=True, gc=False):
