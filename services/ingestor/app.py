@@ -15,15 +15,16 @@ from services.common.errors import (
     BrokerError,
     BrokerFailed,
     BrokerUnavailable,
+    RecordRefused,
     VenueError,
     VenueRefused,
 )
 from services.common.health import Health
 from services.common.runtime import Stop
-from services.common.stream.broker import Broker
+from services.common.stream.broker import Broker, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.specs import log_specs
-from services.common.subjects import RAW_LOG, StreamKey, raw_subject
+from services.common.subjects import RAW_LOG, StreamKey, key_of, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
@@ -33,12 +34,12 @@ from services.ingestor.cb_ws import Feed
 from services.ingestor.condition import Condition
 from services.ingestor.feed_options import FeedOptions
 from services.ingestor.healing import Healer, now_us
-from services.ingestor.journal import Journal
+from services.ingestor.journal import RECORD_REFUSED, Journal, gap_instead
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.late_trades import LateTrades
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.mirror import BookMirror
-from services.ingestor.outlet import Outlet
+from services.ingestor.outlet import Outlet, refusal_of
 from services.ingestor.parking import Parking
 from services.ingestor.pulse import Pulse
 from services.ingestor.restore import open_gaps
@@ -118,7 +119,9 @@ class Ingestor:
         if stop.requested:
             return
         publisher = await self._broker.publisher(
-            max_records=settings.broker_buffer_records, max_bytes=settings.broker_buffer_bytes
+            max_records=settings.broker_buffer_records,
+            max_bytes=settings.broker_buffer_bytes,
+            on_refused=self._on_refused,
         )
         self._log_epoch = await self._broker.log_epoch(RAW_LOG)
         outlet = self._outlet = Outlet(
@@ -189,6 +192,18 @@ class Ingestor:
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.
                 raise _Ended
+
+    def _on_refused(self, record: Record, error: RecordRefused) -> Record | None:
+        """The log will never hold a record that was taken; what stands in its place."""
+        now = now_us()
+        self._parking.park(refusal_of(error), record.payload, now)
+        key = key_of(record.subject)
+        for desk in self._all_desks():
+            if desk.product == key.product and desk.book is not None and key.channel == "book":
+                desk.book.unbase(
+                    RECORD_REFUSED, f"an update is not in the log: {error.reason}", now
+                )
+        return gap_instead(record)
 
     def _all_desks(self) -> list[Desk]:
         return [desk for feed in self.feeds for desk in feed.desks.values()]

@@ -25,6 +25,7 @@ from services.common.wire import (
     ResyncBody,
     StatusBody,
     StreamState,
+    decode_raw,
     encode,
     to_raw,
 )
@@ -230,3 +231,17 @@ class Journal:
             self._open_at = (seq, sub) if gaps else None
             self.told_open_at = ts
         return taken
+
+
+def gap_instead(record: Record) -> Record | None:
+    """What stands in the place of a raw record that was taken and that the log will never hold.
+
+    That a trade is missing. None for others, whose stream is then broken there until its next state
+    (the normalizer says so in the tick log), and where the record would have to list the open gaps.
+    """
+    raw = decode_raw(record.payload)
+    if raw.kind != "frame" or raw.channel != "trades" or raw.open_at is not None:
+        return None
+    body = to_raw(GapBody(RECORD_REFUSED, Missed(raw.seq, raw.seq, 1)))
+    gap = msgspec.structs.replace(raw, kind="gap", body=body)
+    return msgspec.structs.replace(record, payload=encode(gap))

@@ -108,7 +108,7 @@ class Pipeline:
             BrokerClosed: (in a group) the broker was closed underneath.
             BrokerFailed: (in a group) the publisher or the group broke.
         """
-        publisher = await patiently(self._broker.publisher)
+        publisher = await patiently(lambda: self._broker.publisher(on_refused=self._on_refused))
         member = await patiently(
             lambda: self._broker.group(
                 RAW_LOG, self._group, max_pending=self._max_pending, ack_wait_s=_ACK_WAIT_S
@@ -161,6 +161,8 @@ class Pipeline:
     ) -> None:
         while (batch := await finished.get()) is not None:
             await publisher.durable(batch.ticket)
+            # What the log refused of it is parked before it counts as done.
+            await self._parking.flush()
             for span in batch.spans:
                 span.end()
             exemplar = exemplar_of(batch.spans[0]) if batch.spans else None
@@ -289,6 +291,11 @@ class Pipeline:
             record = msgspec.structs.replace(record, payload=too_large(record.payload))
         self._subjects.append(record.subject)
         self._ticket = await publisher.send(record) if ticket is None else ticket
+
+    def _on_refused(self, record: Record, error: RecordRefused) -> Record:
+        """The log will never hold a tick that was taken: a reset stands in its place."""
+        self._parking.unstorable(record, error)
+        return msgspec.structs.replace(record, payload=too_large(record.payload))
 
     def _traced(
         self, active: Tracing, key: StreamKey, seq: int, headers: Mapping[str, str], began: int

@@ -13,7 +13,8 @@ B2  Durability. `Publisher.durable(ticket)` returns only after the record of tha
     sent before it, are stored. Many records may be in flight; those of a subject are stored in the
     order sent, and none while an older one is not, whatever the server loses or refuses.
     At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers None.
-    What can never be stored is not taken (`RecordRefused`), and what follows it goes on.
+    What can never be stored is not taken (`RecordRefused`), and what follows it goes on. Where only
+    the server knows, the publisher's owner is told (`OnRefused`), and all others go on.
 B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
     window is acknowledged and not stored again.
 B4  Groups. A group gets every record of a log at least once, in order per subject; what is not
@@ -45,13 +46,13 @@ B10 Outages. A server that goes away and comes back with its log is survived by 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import msgspec
 
-from services.common.errors import BrokerUnavailable
+from services.common.errors import BrokerUnavailable, RecordRefused
 from services.common.stream.storing import Storing
 
 
@@ -139,6 +140,7 @@ class PublisherStats:
         sent: records taken.
         stored: of these, stored by this publisher.
         duplicates: of these, found stored already.
+        refused: of these, refused for good by the server (`OnRefused`); also replaced ones.
         lost: of these, and of what was acknowledged of late, found missing beneath a newer record
             of their subject, where they can no longer be stored in order.
         retried: sent once more.
@@ -158,6 +160,12 @@ class PublisherStats:
     stalled_s: float = 0.0
     trouble: str | None = None
     lost: int = 0
+    refused: int = 0
+
+
+# Told of a record that was taken and that the server will never store. What it answers is stored in
+# its place (the same subject and position); None leaves the place empty. Must not wait.
+OnRefused = Callable[[Record, RecordRefused], Record | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +309,13 @@ class Broker(ABC):
 
     @abstractmethod
     async def publisher(
-        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
-    ) -> Publisher: ...
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
+    ) -> Publisher:
+        """Open a publisher. Without `on_refused` it breaks where a taken record is refused."""
 
     @abstractmethod
     async def group(

@@ -31,6 +31,8 @@ class InvalidLog:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._publisher: Publisher | None = None
+        # What the log will never hold, until the `write` that sent it has seen so.
+        self._refused: set[bytes] = set()
 
     async def write(self, parked: Sequence[Parked]) -> None:
         """Return once all are stored.
@@ -62,8 +64,9 @@ class InvalidLog:
             waiting = [
                 one
                 for one, payload in zip(waiting, sent, strict=True)
-                if payload and payload not in stored
+                if payload and payload not in stored and payload not in self._refused
             ]
+            self._refused.difference_update(sent)
             if waiting:
                 log.info("parked_again", count=len(waiting))
 
@@ -74,7 +77,7 @@ class InvalidLog:
 
     async def _send(self, parked: Sequence[Parked], seq: int) -> list[bytes]:
         if self._publisher is None:
-            self._publisher = await self._broker.publisher()
+            self._publisher = await self._broker.publisher(on_refused=self._on_refused)
         # Nothing was received later than now: a corrupt time must not use up the numbers that all
         # writers share.
         now = time.time_ns() // 1000
@@ -84,6 +87,9 @@ class InvalidLog:
             sent.append(await self._send_one(self._publisher, one, Position(0, seq)))
         await self._publisher.flush()
         return sent
+
+    def _on_refused(self, record: Record, _error: RecordRefused) -> None:
+        self._refused.add(record.payload)
 
     @staticmethod
     async def _send_one(publisher: Publisher, one: Parked, position: Position) -> bytes:

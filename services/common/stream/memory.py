@@ -26,6 +26,7 @@ from services.common.stream.broker import (
     LiveSubscription,
     LogSpec,
     Message,
+    OnRefused,
     Page,
     Position,
     Publisher,
@@ -107,7 +108,7 @@ class MemoryBroker(Broker):
         self.server = server or MemoryServer()
         self.closed = False
         self._specs: dict[str, LogSpec] = {}
-        self._publishers: list[_MemoryPublisher] = []
+        self._publishers: list[MemoryPublisher] = []
 
     async def open(self) -> None:
         while not self.server.running:
@@ -131,10 +132,14 @@ class MemoryBroker(Broker):
         return storing(held.stats() for held in self._publishers if not held.ended)
 
     async def publisher(
-        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
     ) -> Publisher:
         self.check_open()
-        publisher = _MemoryPublisher(self, max_records, max_bytes)
+        publisher = MemoryPublisher(self, max_records, max_bytes, on_refused)
         self._publishers = [held for held in self._publishers if not held.ended]
         self._publishers.append(publisher)
         return publisher
@@ -235,11 +240,19 @@ class _Held(msgspec.Struct, gc=False, eq=False):
     taken_at: float = 0.0
 
 
-class _MemoryPublisher(MemoryPart, Publisher):
+class MemoryPublisher(MemoryPart, Publisher):
     """Stores in the loop's next turn, so that a window can fill and callers meet real waiting."""
 
-    def __init__(self, broker: MemoryBroker, max_records: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        max_records: int,
+        max_bytes: int,
+        on_refused: OnRefused | None,
+    ) -> None:
         super().__init__(broker, "publisher")
+        self.server = broker.server
+        self._on_refused = on_refused
         self._window = PublishWindow[_Held](max_records, max_bytes, broker.server.clock)
         self._due = False
 
@@ -267,7 +280,7 @@ class _MemoryPublisher(MemoryPart, Publisher):
         if self._closed or self._broker.closed:
             return
         try:
-            self._append(server.clock())
+            self.append(server.clock())
             self._due = False
         except BrokerUnavailable as error:
             # It stays the oldest, and is tried first when there is something to store it in.
@@ -278,13 +291,21 @@ class _MemoryPublisher(MemoryPart, Publisher):
         self._window.release()
         server.bell.ring()
 
-    def _append(self, now: float) -> None:
-        """Raises BrokerUnavailable when the oldest record's log is not there."""
+    def append(self, now: float) -> None:
+        """Store what was taken. Raises BrokerUnavailable when the oldest one's log is not there."""
         window = self._window
+        limit = self._broker.server.max_payload
         while window.items:
-            record = window.items[0].record
+            record: Record | None = window.items[0].record
+            assert record is not None
             name = log_of(record.subject)
             log = self._broker.log(name)
+            if len(record.payload) > limit:
+                error = RecordTooLarge(record.subject, len(record.payload), limit)
+                record = window.say_refused(record, error, self._on_refused)
+                if record is None or len(record.payload) > limit:
+                    window.let_go()
+                    continue
             stored = log.append(record, now)
             window.let_go()
             if stored:

@@ -26,6 +26,7 @@ from services.common.stream.broker import (
     LiveSubscription,
     LogSpec,
     Message,
+    OnRefused,
     Page,
     Position,
     Publisher,
@@ -152,7 +153,11 @@ class NatsBroker(Broker):
     # ------------------------------------------------------------------ publish and follow
 
     async def publisher(
-        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
     ) -> Publisher:
         self._shared()
 
@@ -163,6 +168,7 @@ class NatsBroker(Broker):
                 known_limit=self._limit,
                 max_records=max_records,
                 max_bytes=max_bytes,
+                on_refused=on_refused,
             )
         )
 

@@ -29,6 +29,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
         taken_at: by the window's clock.
         sent: it was sent before, on this connection or an earlier one.
         lost: it cannot be stored any more, as a newer record of its subject is.
+        replaced: it stands where one was that the server refused for good.
         refused: in a batch of which the server had a record; so it has not stored this one now.
         epoch: of the log that stored it.
         lane: the one it was put into last.
@@ -43,6 +44,7 @@ class InFlight(msgspec.Struct, gc=False, eq=False):
     sent: bool = False
     stored: bool = False
     lost: bool = False
+    replaced: bool = False
     refused: bool = False
     epoch: int = 0
     lane: Any = None

@@ -27,8 +27,14 @@ from functools import partial
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import Position, Publisher, PublisherStats, Record
+from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.stream.broker import (
+    OnRefused,
+    Position,
+    Publisher,
+    PublisherStats,
+    Record,
+)
 from services.common.stream.history import History
 from services.common.stream.nats_acks import Acks
 from services.common.stream.nats_frames import description_of, status_of
@@ -53,6 +59,9 @@ _WRONG_LAST = re.compile(rb"wrong last msg ID: ([^\"]*)")
 _STORED_ALREADY = b'"err_code":10201,'
 _OF_BATCHES = re.compile(rb"(?:atomic|batch) publish (.*)")
 _CUT_SHORT = (b"incomplete", b"inflight")
+# What it will say of this record however often it is sent: its payload, or its headers, are larger
+# than the stream or the server allows.
+_FOR_GOOD = re.compile(rb'"err_code": ?(?:10054|10097),')
 # Windows of acknowledged records that are kept.
 _KEPT_WINDOWS = 4
 _STUCK = "the server answers and stores nothing"
@@ -77,15 +86,24 @@ class NatsPublisher(Worker, Publisher):
         known_limit: the server's largest message, bytes.
         max_records: B2.
         max_bytes: B2.
+        on_refused: see `OnRefused`.
     """
 
     def __init__(
-        self, link: Link, streams: Streams, *, known_limit: int, max_records: int, max_bytes: int
+        self,
+        link: Link,
+        streams: Streams,
+        *,
+        known_limit: int,
+        max_records: int,
+        max_bytes: int,
+        on_refused: OnRefused | None,
     ) -> None:
         super().__init__("publisher")
         self._link = link
         self._streams = streams
         self._limit = known_limit
+        self._on_refused = on_refused
         self._window = PublishWindow[InFlight](max_records, max_bytes, time.monotonic)
         self._by_ticket: dict[int, InFlight] = {}
         self._unsent: deque[InFlight] = deque()
@@ -183,6 +201,11 @@ class NatsPublisher(Worker, Publisher):
         connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
         connection.wake_when_lost.add(self._wake)
         await self._reconcile(connection, session)
+        for item in self._window.items:
+            if item.size > self._limit and not (item.stored or item.replaced):
+                # The server that was here before took larger ones.
+                subject = item.record.subject
+                self._give_up(item, RecordTooLarge(subject, item.size, self._limit))
         self._advance(session)
         self._unsent = deque(item for item in self._window.items if not item.stored)
         self._window.retried += sum(item.sent for item in self._unsent)
@@ -242,7 +265,7 @@ class NatsPublisher(Worker, Publisher):
         self._by_ticket = {item.ticket: item for item in window.items}
         sent: dict[str, list[InFlight]] = {name: [] for name in self._history.logs()}
         for item in window.items:
-            if item.sent:
+            if item.sent and not item.lost:
                 sent.setdefault(log_of(item.record.subject), []).append(item)
         again: list[Record] = []
         for name, items in sent.items():
@@ -385,18 +408,43 @@ class NatsPublisher(Worker, Publisher):
         lane = None if item is None else item.lane
         if item is None or lane is None:
             return
+        for_good = _FOR_GOOD.search(data) is not None
         if isinstance(lane, BatchLane):
             had = _STORED_ALREADY in data
-            for each in lane.refuse(item):
+            items = lane.refuse(item)
+            for each in items:
                 each.refused = had
-            contended = self._gives_up_batches(data)
+            # Which of a batch it is shows when each is sent by itself.
+            contended = for_good if len(items) > 1 else self._gives_up_batches(data)
+            for_good = for_good and len(items) == 1
         else:
             lane.refuse()
             # The log's newest is not the one it should be: somebody else's, or one was lost.
             last = _WRONG_LAST.search(data)
             contended = last is not None and last[1].decode() not in ("", lane.newest)
+        if for_good:
+            self._give_up(item, RecordRefused(item.record.subject, _reason(headers, data)))
         if contended:
             self._contend(log_of(item.record.subject), _reason(headers, data))
+
+    def _give_up(self, item: InFlight, error: RecordRefused) -> None:
+        """The server will never store this."""
+        instead: Record | None = None
+        if item.ticket < 0:
+            # Acknowledged once, and lost since.
+            self._history.forget([item.record])
+            self._window.say_lost(log_of(item.record.subject), [item.record])
+        elif not item.replaced:
+            try:
+                instead = self._window.say_refused(item.record, error, self._on_refused)
+            except RecordRefused as unheard:
+                self.fail(unheard)
+                return
+        if instead is None:
+            item.lost = item.stored = True
+            return
+        other = in_flight(instead)
+        item.record, item.headers, item.replaced = instead, other.headers, True
 
     def _gives_up_batches(self, data: bytes) -> bool:
         """Whether the refused batch's records had better be sent one by one for a while."""

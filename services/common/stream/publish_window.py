@@ -16,7 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from services.common.stream.broker import PublisherStats, Record
+from services.common.errors import RecordRefused
+from services.common.stream.broker import OnRefused, PublisherStats, Record
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class PublishWindow[T: Held]:
         self.duplicates = 0
         self.retried = 0
         self.lost = 0
+        self.refused = 0
         self.trouble: str | None = None
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -142,6 +144,25 @@ class PublishWindow[T: Held]:
             reason="not in the log, and a newer record of the subject is",
         )
 
+    def say_refused(
+        self, record: Record, error: RecordRefused, on_refused: OnRefused | None
+    ) -> Record | None:
+        """The server will never store this; answers what is to be stored in its place.
+
+        Raises:
+            RecordRefused: nobody is there to be told.
+        """
+        if on_refused is None:
+            raise error
+        self.refused += 1
+        log.error(
+            "record_refused",
+            subject=record.subject,
+            position=record.position,
+            reason=error.reason,
+        )
+        return on_refused(record, error)
+
     def stats(self) -> PublisherStats:
         return PublisherStats(
             sent=self.taken,
@@ -153,4 +174,5 @@ class PublishWindow[T: Held]:
             stalled_s=self.stalled_s(),
             trouble=self.trouble,
             lost=self.lost,
+            refused=self.refused,
         )

@@ -23,6 +23,7 @@ from services.common.stream.broker import (
     LiveSubscription,
     LogSpec,
     Message,
+    OnRefused,
     Page,
     Position,
     Publisher,
@@ -177,7 +178,11 @@ class RedisBroker(Broker):
     # ------------------------------------------------------------------ publish and follow
 
     async def publisher(
-        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
     ) -> Publisher:
         self._calls()
         return self._own(
@@ -188,6 +193,7 @@ class RedisBroker(Broker):
                 prepare=self._prepare,
                 max_records=max_records,
                 max_bytes=max_bytes,
+                on_refused=on_refused,
             )
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from itertools import islice
@@ -22,8 +23,14 @@ from itertools import islice
 import msgspec
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import LogSpec, Publisher, PublisherStats, Record
+from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.stream.broker import (
+    LogSpec,
+    OnRefused,
+    Publisher,
+    PublisherStats,
+    Record,
+)
 from services.common.stream.history import History
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
@@ -53,7 +60,8 @@ _KEPT_WINDOWS = 4
 # key, id, payload, headers).
 # Answers how many records were refused as "equal or smaller", or -1 when the log is another one;
 # where some of those are not in their stream, a list: that number, and for each of them its number
-# among the records and the newest id that was trimmed from its stream.
+# among the records and the newest id that was trimmed from its stream. A list of -2, a record's
+# number and an error: everything before that record is there, and it is refused.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 local at = 5
@@ -62,7 +70,8 @@ for _ = 1, tonumber(ARGV[3]) do
   at = at + 2
 end
 for _ = 1, tonumber(ARGV[4]) do
-  redis.call('ZADD', ARGV[at], ARGV[2], ARGV[at + 1])
+  -- Without its mark a stream is trimmed later; that must not stop the others.
+  redis.pcall('ZADD', ARGV[at], ARGV[2], ARGV[at + 1])
   at = at + 2
 end
 local known, absent, number = 0, {}, 0
@@ -74,7 +83,9 @@ while at <= #ARGV do
     done = redis.pcall('XADD', key, id, 'p', ARGV[at + 2], 'h', headers)
   end
   if type(done) == 'table' and done.err then
-    if not string.find(done.err, 'equal or smaller', 1, true) then return done end
+    if not string.find(done.err, 'equal or smaller', 1, true) then
+      return {-2, number, done.err}
+    end
     known = known + 1
     if #redis.call('XRANGE', key, id, id) == 0 then
       absent[#absent + 1] = number
@@ -90,6 +101,23 @@ return absent
 """
 
 
+# Refusals that are the server's condition, and pass: of memory, disk, replication, start, rights.
+# Any other is about the record's own key and id (WRONGTYPE, no id left, ...), and does not.
+_PASSES = re.compile(
+    r"OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|LOADING|BUSY|UNKILLABLE|CLUSTERDOWN|TRYAGAIN|MOVED"
+    r"|ASK|CROSSSLOT|NOAUTH|NOPERM|NOSCRIPT|WRONGPASS"
+)
+
+
+class _Refusal(Exception):
+    """The server will never store this one; everything before it is stored."""
+
+    def __init__(self, item: _InFlight, text: str) -> None:
+        self.item = item
+        self.text = text
+        super().__init__(text)
+
+
 class _InFlight(msgspec.Struct, gc=False, eq=False):
     record: Record
     source: Source
@@ -97,6 +125,9 @@ class _InFlight(msgspec.Struct, gc=False, eq=False):
     ticket: int = 0
     taken_at: float = 0.0
     sends: int = 0
+    # It stands where one was that the server refused; or it is refused and not sent any more.
+    replaced: bool = False
+    refused: bool = False
 
 
 class RedisPublisher(Worker, Publisher):
@@ -109,6 +140,7 @@ class RedisPublisher(Worker, Publisher):
         prepare: makes sure that a log exists; returns its epoch and the streams it holds.
         max_records: B2.
         max_bytes: B2.
+        on_refused: see `OnRefused`.
     """
 
     def __init__(
@@ -120,8 +152,10 @@ class RedisPublisher(Worker, Publisher):
         prepare: Callable[[RedisClient, str], Awaitable[tuple[int, set[Source]]]],
         max_records: int,
         max_bytes: int,
+        on_refused: OnRefused | None,
     ) -> None:
         super().__init__("publisher")
+        self._on_refused = on_refused
         self._client = client
         self._names = names
         self._specs = specs
@@ -231,7 +265,13 @@ class RedisPublisher(Worker, Publisher):
                 fresh: list[Source] = []
                 command = self._command(name, items, fresh, time.time())
                 [answer] = await self._client.batch([command])
-                known, gone = self._judged(name, items, answer)
+                try:
+                    known, gone = self._judged(name, items, answer)
+                except _Refusal as refused:
+                    record = refused.item.record
+                    self._history.forget([record])
+                    self._window.say_lost(name, [record])
+                    raise BrokerUnavailable(self._client.target, refused.text) from refused
                 restored -= known + len(gone)
                 self._announced.update(fresh)
                 self._history.forget([item.record for item in gone])
@@ -243,6 +283,8 @@ class RedisPublisher(Worker, Publisher):
         items = self._next_items()
         by_log: dict[str, list[_InFlight]] = {}
         for item in items:
+            if item.refused:
+                continue
             name = log_of(item.record.subject)
             part = by_log.get(name)
             if part is None:
@@ -262,12 +304,17 @@ class RedisPublisher(Worker, Publisher):
         answers = await self._client.batch(commands)
         # What one log refused is sent again with all of these; that the others have theirs is then
         # seen by the ids.
-        judged = [
-            self._judged(name, part, answer)
-            for (name, part), answer in zip(by_log.items(), answers, strict=True)
-        ]
+        try:
+            judged = [
+                self._judged(name, part, answer)
+                for (name, part), answer in zip(by_log.items(), answers, strict=True)
+            ]
+        except _Refusal as refused:
+            # Without it, or with what stands in its place, all of these are sent again.
+            self._give_up(refused.item, refused.text)
+            return
         self._announced.update(fresh)
-        lost: set[int] = set()
+        lost = {item.ticket for item in items if item.refused}
         for (name, part), (known, gone) in zip(by_log.items(), judged, strict=True):
             self._window.stored += len(part) - known - len(gone)
             self._window.duplicates += known
@@ -290,6 +337,11 @@ class RedisPublisher(Worker, Publisher):
             return answer, []
         if not isinstance(answer, list):
             raise BrokerUnavailable(self._client.target, f"log {name} was replaced")
+        if answer[0] == -2:
+            reason = answer[2].decode(errors="replace")
+            if _PASSES.match(reason):
+                raise BrokerUnavailable(self._client.target, f"not stored: {reason}")
+            raise _Refusal(items[answer[1]], reason)
         known, *absent = answer
         gone = []
         for number, trimmed in zip(absent[::2], absent[1::2], strict=True):
@@ -297,6 +349,16 @@ class RedisPublisher(Worker, Publisher):
             if not trimmed or item.record.position[1:] > parse_id(trimmed):
                 gone.append(item)
         return known - len(gone), gone
+
+    def _give_up(self, item: _InFlight, reason: str) -> None:
+        record, instead = item.record, None
+        if not item.replaced:
+            error = RecordRefused(record.subject, reason)
+            instead = self._window.say_refused(record, error, self._on_refused)
+        if instead is None:
+            item.refused = True
+        else:
+            item.record, item.replaced = instead, True
 
     def _say_lost(self, name: str, items: Sequence[_InFlight]) -> None:
         if items:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.common.stream import GroupSubscription, LiveSubscription, Publisher
-from services.common.stream.memory import MemoryBroker, MemoryPart
+from services.common.stream import GroupSubscription, LiveSubscription, OnRefused, Publisher
+from services.common.stream.memory import MemoryBroker, MemoryPart, MemoryPublisher
 
 
 class Unforeseen(Exception):
@@ -24,7 +24,23 @@ def break_part(part: Publisher | GroupSubscription | LiveSubscription) -> None:
     def broken(_now: float) -> None:
         raise unforeseen
 
-    vars(part)["_append"] = broken
+    vars(part)["append"] = broken
+
+
+def refuse_once(publisher: Publisher, larger_than: int) -> None:
+    """Let what a memory broker's publisher stores next be refused where it is larger, in bytes."""
+    assert isinstance(publisher, MemoryPublisher)
+    server, append = publisher.server, publisher.append
+
+    def refusing(now: float) -> None:
+        del vars(publisher)["append"]
+        limit, server.max_payload = server.max_payload, larger_than
+        try:
+            append(now)
+        finally:
+            server.max_payload = limit
+
+    vars(publisher)["append"] = refusing
 
 
 class PartsBroker(MemoryBroker):
@@ -39,9 +55,15 @@ class PartsBroker(MemoryBroker):
         await super().open()
 
     async def publisher(
-        self, *, max_records: int = 4096, max_bytes: int = 32 * 1024 * 1024
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
     ) -> Publisher:
-        made = await super().publisher(max_records=max_records, max_bytes=max_bytes)
+        made = await super().publisher(
+            max_records=max_records, max_bytes=max_bytes, on_refused=on_refused
+        )
         self.publishers.append(made)
         return made
 

@@ -56,6 +56,10 @@ class _Memory(Backend):
         assert isinstance(broker, MemoryBroker)
         return broker.log(LOG).acked.get(group, 0)
 
+    async def refuse(self, broker: Broker) -> None:
+        # In the next turn: at the door it would be seen at once.
+        asyncio.get_running_loop().call_soon(setattr, self.server, "max_payload", 1000)
+
     async def add_foreign(self, broker: Broker) -> int:
         pytest.skip("nobody else can write here")
 

@@ -80,6 +80,12 @@ class _Nats(Backend):
         epoch = await broker.log_epoch(LOG)
         return place.seq if place is not None and place.epoch == epoch else 0
 
+    async def refuse(self, broker: Broker) -> None:
+        assert isinstance(broker, NatsBroker)
+        connection = broker._current()
+        config = (await connection.api("STREAM.INFO.MARKET_RAW"))["config"]
+        await connection.api("STREAM.UPDATE.MARKET_RAW", config | {"max_msg_size": 1000})
+
     async def add_foreign(self, broker: Broker) -> int:
         assert isinstance(broker, NatsBroker)
         connection = broker._current()

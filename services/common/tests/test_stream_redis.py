@@ -28,6 +28,8 @@ from tools.embedded import ValkeyServer
 
 
 class _Redis(Backend):
+    replaces = False
+
     def __init__(self, server: ValkeyServer) -> None:
         self.server = server
 
@@ -65,6 +67,10 @@ class _Redis(Backend):
             return 0
         # Just before record n is behind all of n - 1.
         return int(identity.partition("-")[0])
+
+    async def refuse(self, broker: Broker) -> None:
+        assert isinstance(broker, RedisBroker)
+        await broker._calls().call("SET", f"market:{ETH}@1", "somebody else's")
 
     async def add_foreign(self, broker: Broker) -> int:
         assert isinstance(broker, RedisBroker)

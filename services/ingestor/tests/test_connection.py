@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.common.errors import BrokerFailed
 from services.common.stream.memory import MemoryBroker
-from services.common.testing.broken import PartsBroker, break_part
+from services.common.subjects import INVALID_SUBJECT
+from services.common.testing.broken import PartsBroker, break_part, refuse_once
+from services.common.wire import Parked
 from services.ingestor.app import Ingestor
+from services.ingestor.lanes import BookLane
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import free_port
 from tools.simulator import Credentials, SimulatedExchange
@@ -262,3 +266,29 @@ async def _run_into_a_broken_publisher(broker: PartsBroker, ws_url: str, rest_ur
         await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
         break_part(broker.publishers[0])
         await asyncio.Event().wait()
+
+
+async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_gets_a_new_base(
+    exchange: SimulatedExchange,
+) -> None:
+    async with (
+        PartsBroker() as broker,
+        running(broker, exchange.ws_url, exchange.rest_url, PRODUCT) as ingestor,
+    ):
+        await eventually(live(ingestor), "streams live")
+        book = ingestor.feeds[0].desks[PRODUCT].book
+        assert isinstance(book, BookLane)
+        before = book.resyncs
+        for _ in range(100):
+            if book.resyncs > before:
+                break
+            refuse_once(broker.publishers[0], 10)
+            wanted = book.messages + 3
+            await eventually(lambda: book.messages > wanted, "updates")  # noqa: B023 - awaited here
+        assert book.resyncs > before
+        await eventually(live(ingestor), "streams live again")
+        await ingestor.flushed()
+        await ingestor._parking.flush()
+        page = await broker.read(INVALID_SUBJECT)
+        reasons = {msgspec.json.decode(m.payload, type=Parked).reason for m in page.messages}
+        assert reasons == {"record_too_large"}

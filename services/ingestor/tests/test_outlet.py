@@ -13,9 +13,9 @@ from services.common.stream.broker import LogSpec, Position, Publisher, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
-from services.common.wire import GapBody, Missed, Parked
+from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.breaker import Circuit, CircuitBreaker
-from services.ingestor.journal import Journal
+from services.ingestor.journal import Journal, gap_instead
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
 from services.ingestor.parking import Parking
@@ -114,3 +114,26 @@ async def test_a_book_that_the_log_cannot_hold_is_parked_and_not_taken(
     assert outlet.refused == 1
     # The circuit is for a broker that is away.
     assert breaker.state is Circuit.CLOSED
+
+
+def test_a_gap_stands_in_for_a_trade_only_and_not_where_it_would_have_to_list_open_gaps() -> None:
+    taken: list[Record] = []
+
+    def offer(each: Record) -> bool:
+        taken.append(each)
+        return True
+
+    for channel in ("trades", "book", "ticker"):
+        journal = Journal(StreamKey("coinbase", channel, "BTC-USD"), "line", offer, epoch=1)
+        assert journal.frame(7, b"{}", 1)
+    trade, book, ticker = taken
+    assert gap_instead(book) is gap_instead(ticker) is None
+    gap = gap_instead(trade)
+    assert gap is not None
+    assert (gap.subject, gap.position) == (trade.subject, trade.position)
+    raw, told = decode_raw(gap.payload), decode_raw(trade.payload)
+    assert raw.kind == "gap"
+    assert (raw.seq, raw.prev, raw.prev_sub, raw.ts_recv) == (7, None, None, told.ts_recv)
+    assert msgspec.json.decode(raw.body, type=GapBody).missed == Missed(7, 7, 1)
+    listed = msgspec.structs.replace(told, open_at=(5, 1))
+    assert gap_instead(msgspec.structs.replace(trade, payload=encode(listed))) is None

@@ -20,7 +20,7 @@ from services.common.stream import Broker, Position, Record
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
-from services.common.testing.broken import PartsBroker, break_part
+from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all, raw_message
 from services.common.wire import RawRecord
 from services.normalizer.metrics import Metrics
@@ -351,3 +351,28 @@ async def test_a_tick_too_large_for_its_log_is_parked_and_a_reset_stands_in_its_
         assert parked["reason"].startswith("record_too_large: record of ")
         assert parked["subject"].endswith("coinbase.book.BTC-USD")
         assert parked["ts_recv"] == records[1].ts_recv
+
+
+async def test_a_tick_that_its_log_refuses_once_it_was_taken_is_parked_and_replaced() -> None:
+    stream = RawStream(StreamKey("coinbase", "book", "BTC-USD"))
+    large = [("buy", f"{price}.00", "1") for price in range(1, 400)]
+    server = MemoryServer()
+    async with opened(lambda: PartsBroker(server)) as broker:
+        assert isinstance(broker, PartsBroker)
+        pipeline = pipeline_on(broker)
+        async with running(pipeline):
+            await until_acked(pipeline)
+            await publish_all(broker, [stream.snapshot(1000, [["10", "1"]], [["11", "1"]])])
+            await until_acked(pipeline)
+            refuse_once(broker.publishers[0], 2000)
+            await publish_all(broker, [stream.changes(2000, large), stream.changes(3000, [])])
+            await until_acked(pipeline)
+        (payloads,) = (await ticks(broker)).values()
+        said = [json.loads(payload) for payload in payloads]
+        assert [(r["type"], r["seq"], r["prev"], r.get("cause")) for r in said] == [
+            ("reset", 1000, None, "start"),
+            ("reset", 2000, 1000, "record_too_large"),
+            ("tick", 3000, 2000, None),
+        ]
+        (payload,) = (await log_bytes(broker, "invalid"))[INVALID_SUBJECT]
+        assert json.loads(payload)["reason"].startswith("record_too_large: record of ")

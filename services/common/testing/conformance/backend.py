@@ -35,9 +35,11 @@ class Backend(ABC):
 
     Attributes:
         too_large: bytes of a record that is refused, or None where the limit is out of reach.
+        replaces: after `refuse` smaller ETH records are stored.
     """
 
     too_large: int | None = None
+    replaces: bool = True
 
     @abstractmethod
     def broker(self) -> Broker:
@@ -70,6 +72,10 @@ class Backend(ABC):
     @abstractmethod
     async def kept(self, broker: Broker, group: str) -> int:
         """Up to which BTC record the group's acked place is kept, of a LOG with BTC 1, 2, 3, ..."""
+
+    @abstractmethod
+    async def refuse(self, broker: Broker) -> None:
+        """Let the server refuse from now on what publishers take: ETH records of 3,000 bytes."""
 
     @abstractmethod
     async def add_foreign(self, broker: Broker) -> int:

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from services.common.errors import (
+    BrokerFailed,
     RecordRefused,
     RecordTooLarge,
 )
@@ -171,6 +172,66 @@ class PublishingClauses:
         assert publisher.stats().sent == 3
         assert seqs(await read_all(broker)) == [1, 2]
         assert seqs(await read_all(broker, ETH), ETH) == [2]
+
+    async def test_b2_what_the_server_refuses_for_good_is_told_and_all_others_go_on(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        told: list[tuple[Position, str]] = []
+
+        def on_refused(refused: Record, error: RecordRefused) -> None:
+            told.append((refused.position, error.reason))
+
+        publisher = await broker.publisher(on_refused=on_refused)
+        await publisher.durable(await publisher.send(record(1)))
+        await backend.refuse(broker)
+        for n in range(2, 11):
+            await publisher.send(record(n))
+            if n in (5, 6):
+                await publisher.send(Record(ETH, b"x" * 3000, Position(1, n)))
+        tail = await publisher.send(Record(ETH, b"x" * 3000, Position(1, 11)))
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.durable(tail)
+        assert [position.seq for position, _ in told] == [5, 6, 11]
+        assert all(reason for _, reason in told)
+        stats = publisher.stats()
+        assert (stats.sent, stats.refused, stats.in_flight, stats.lost) == (13, 3, 0, 0)
+        assert seqs(await read_all(broker)) == list(range(1, 11))
+        await publisher.durable(await publisher.send(record(12)))
+        assert stats.refused == 3
+
+    async def test_b2_what_stands_in_for_a_refused_record_is_stored_in_its_place(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        if not backend.replaces:
+            pytest.skip("nothing can be stored there")
+
+        def on_refused(refused: Record, _error: RecordRefused) -> Record:
+            return Record(refused.subject, b"instead", refused.position)
+
+        publisher = await broker.publisher(on_refused=on_refused)
+        await publisher.durable(await publisher.send(record(1, ETH)))
+        await backend.refuse(broker)
+        await publisher.send(record(2, ETH))
+        await publisher.send(Record(ETH, b"x" * 3000, Position(1, 3)))
+        await publisher.send(record(4, ETH))
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.flush()
+        found = await read_all(broker, ETH)
+        assert seqs(found, ETH) == [1, 2, 3, 4]
+        assert [message.payload for message in found][2] == b"instead"
+        assert publisher.stats().refused == 1
+
+    async def test_b2_a_refusal_that_nobody_is_told_of_breaks_the_publisher(
+        self, broker: Broker, backend: Backend
+    ) -> None:
+        publisher = await broker.publisher()
+        await publisher.durable(await publisher.send(record(1)))
+        await backend.refuse(broker)
+        ticket = await publisher.send(Record(ETH, b"x" * 3000, Position(1, 2)))
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(BrokerFailed) as failed:
+                await publisher.durable(ticket)
+        assert isinstance(failed.value.__cause__, RecordRefused)
 
     # ------------------------------------------------------------------ B3
 
