@@ -18,6 +18,7 @@ from services.gateway.asyncapi import asyncapi_document
 from services.gateway.endpoint import Endpoint
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
+from services.gateway.http_limits import HttpLimits
 from services.gateway.httpproto import Sockets
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
@@ -88,6 +89,12 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                     deflate=settings.gateway_compression,
                     control_per_s=settings.ws_max_control_per_sec,
                     message_s=settings.ws_message_timeout_s,
+                    silent=settings.ws_max_connections,
+                    limits=HttpLimits(
+                        settings.http_max_connections,
+                        settings.http_queue_bytes,
+                        settings.http_write_timeout_s,
+                    ),
                 ),
                 socket_options=options,
                 proxy_headers=False,

@@ -1,4 +1,8 @@
-"""The HTTP side of a socket: handshakes go over to `GatewayProtocol`, slow requests are ended."""
+"""The first bytes of a socket: a handshake in one piece, or whatever else speaks HTTP.
+
+uvicorn's own protocol takes a quarter more CPU for a handshake (docs/performance.md), so it is
+used for all but those.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,17 @@ import asyncio
 from typing import Any, cast
 from urllib.parse import unquote
 
-import h11
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from services.gateway.handshake import Header
+from services.gateway.handshake import Header, refusal
+from services.gateway.http_connection import MAX_HEAD, Farewell, HttpConnection
+from services.gateway.http_limits import HttpLimits
 from services.gateway.keepalive import Keepalive
-from services.gateway.wsproto import LINGER_S, MAX_READ_BYTES, GatewayProtocol, Shared
-
-# As much as h11 takes.
-_MAX_HEAD = 16 * 1024
-_TOO_LONG = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"connection: close\r\ncontent-length: 0\r\n\r\n"
-)
-_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+from services.gateway.refusals import Refusals
+from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared
 
 
 class Sockets:
@@ -37,6 +34,8 @@ class Sockets:
         deflate: whether clients that ask for permessage-deflate get it.
         control_per_s: pings and unasked pongs a second of one WebSocket, on average.
         message_s: time for a message to arrive completely.
+        silent: connections at a time that have said nothing yet.
+        limits: of what speaks HTTP.
     """
 
     def __init__(
@@ -49,6 +48,8 @@ class Sockets:
         deflate: bool = False,
         control_per_s: float = 20,
         message_s: float = 10,
+        silent: int = 10_000,
+        limits: HttpLimits | None = None,
     ) -> None:
         self._deflate = deflate
         self._handshake_s = handshake_s
@@ -56,6 +57,8 @@ class Sockets:
         self._max_bytes = max_bytes
         self._control_per_s = control_per_s
         self._message_s = message_s
+        self._silent = silent
+        self._limits = HttpLimits(1000, 64 * 1024 * 1024, 20) if limits is None else limits
         self._shared: Shared | None = None
 
     def __call__(
@@ -78,6 +81,9 @@ class Sockets:
                 self._deflate,
                 self._control_per_s,
                 self._message_s,
+                self._limits,
+                Refusals(loop.time),
+                self._silent,
             )
         return Front(self._handshake_s, self._shared)
 
@@ -86,7 +92,7 @@ class Front(asyncio.Protocol):
     """A connection of which nothing is known yet.
 
     A handshake that comes in one piece, as nearly all do, goes from here straight to its
-    `GatewayProtocol`. Everything else, also what is wrong with a handshake, is `PromptHttp`'s.
+    `GatewayProtocol`. Everything else, also what is wrong with a handshake, is `HttpConnection`'s.
     """
 
     __slots__ = ("_deadline", "_due", "_seconds", "_shared", "transport")
@@ -101,9 +107,15 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
-        self._shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
-        self._due = self._shared.loop.time() + self._seconds
-        self._deadline = self._shared.loop.call_at(self._due, self._too_slow)
+        shared = self._shared
+        if shared.silent.count >= shared.most_silent:
+            shared.refusals.count("connections", "")
+            self.transport.abort()
+            return
+        shared.silent.count += 1
+        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
+        self._due = shared.loop.time() + self._seconds
+        self._deadline = shared.loop.call_at(self._due, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         self._end()
@@ -113,12 +125,12 @@ class Front(asyncio.Protocol):
             self.transport.set_protocol(protocol)
             protocol.upgrade(head.request(self.transport, self._shared.config), b"")
             return
-        if len(data) > _MAX_HEAD and data.find(b"\r\n\r\n", 0, _MAX_HEAD) < 0:
-            # h11 minds the size only of what is incomplete.
-            self.transport.write(_TOO_LONG)
-            Farewell(self._shared, self.transport)
+        if not self._shared.limits.enter():
+            self._shared.refusals.count("connections", "")
+            busy = refusal(503, [(b"retry-after", b"1")], b"")
+            Farewell(self._shared, self.transport, busy)
             return
-        http = PromptHttp(self._seconds, self._shared, self._due)
+        http = HttpConnection(self._seconds, self._shared, self._due)
         http.connection_made(self.transport)
         self.transport.set_protocol(http)
         http.data_received(data)
@@ -131,43 +143,16 @@ class Front(asyncio.Protocol):
         self.transport.close()
 
     def _end(self) -> None:
-        self._shared.state.connections.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            self._shared.state.connections.discard(self)
+            self._shared.silent.count -= 1
 
     def _too_slow(self) -> None:
         self._end()
-        self.transport.write(_ANSWER)
-        Farewell(self._shared, self.transport)
-
-
-class Farewell(asyncio.Protocol):
-    """A connection on which the last word was said.
-
-    What still comes is thrown away for a while: a socket that is closed over unread data is reset,
-    and the other side may never read why.
-    """
-
-    __slots__ = ("_shared", "_timer", "transport")
-
-    def __init__(self, shared: Shared, transport: asyncio.Transport) -> None:
-        self._shared = shared
-        self.transport = transport
-        self._timer = shared.loop.call_later(LINGER_S, transport.abort)
-        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
-        transport.set_protocol(self)
-        if not transport.is_reading():
-            transport.resume_reading()
-        transport.write_eof()
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._timer.cancel()
-        self._shared.state.connections.discard(self)
-
-    def shutdown(self) -> None:
-        """The server goes away."""
-        self.transport.close()
+        self._shared.refusals.count("too_slow", "")
+        Farewell(self._shared, self.transport, refusal(408, (), b""))
 
 
 class _Head:
@@ -187,7 +172,7 @@ class _Head:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            whole = upgrade.args[0] == len(data) <= _MAX_HEAD
+            whole = upgrade.args[0] == len(data) <= MAX_HEAD
             plain = parser.get_http_version() == "1.1" and head.is_handshake()
             return head if whole and plain else None
         except httptools.HttpParserError:
@@ -223,70 +208,3 @@ class _Head:
             "query_string": query,
             "headers": self.headers,
         }
-
-
-class PromptHttp(H11Protocol):
-    """One connection, while it speaks HTTP.
-
-    A request, and so a WebSocket handshake too, has to be complete so many seconds after the
-    connection was made or, on one that is used again, after its first byte. Bytes that trickle in
-    meanwhile do not prolong it.
-    """
-
-    def __init__(self, seconds: float, shared: Shared, due: float) -> None:
-        super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
-        self._seconds = seconds
-        # Of the first request, which has begun already; later ones have their own time.
-        self._due: float | None = due
-        self._shared = shared
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own narrowing
-        super().connection_made(transport)
-        self._begin()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.transport.get_protocol() is not self or self.transport.is_closing():
-            self._end()
-        elif self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
-            self._begin()
-        else:
-            self._end()
-
-    def _should_upgrade_to_ws(self) -> bool:
-        return True
-
-    def handle_websocket_upgrade(self, _event: h11.Request) -> None:
-        self.connections.discard(self)
-        protocol = GatewayProtocol(self._shared, self.transport)
-        self.transport.set_protocol(protocol)
-        early, _closed = self.conn.trailing_data
-        protocol.upgrade(cast("dict[str, Any]", self.scope), early)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-        super().connection_lost(exc)
-
-    def _begin(self) -> None:
-        if self._deadline is None:
-            due, self._due = self._due, None
-            due = self.loop.time() + self._seconds if due is None else due
-            self._deadline = self.loop.call_at(due, self._too_slow)
-
-    def _end(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if self.conn.our_state is h11.IDLE:
-            self.transport.write(_ANSWER)
-        # None before the first request, whatever uvicorn's annotation says.
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is None or cycle.response_complete:
-            self.connections.discard(self)
-            Farewell(self._shared, self.transport)
-        else:
-            self.transport.close()

@@ -24,6 +24,17 @@ _CLOSED = (
     "service_restart",
     "internal",
 )
+_HTTP_REFUSED = (
+    "malformed",
+    "too_large",
+    "too_slow",
+    "slow_reader",
+    "over_queue",
+    "connections",
+    "key_guesses",
+    "keyless",
+    "address",
+)
 # The codes that are the platform's fault and not the client's.
 _FAILURES = ("6000", "6001", "6002")
 
@@ -98,6 +109,13 @@ class Metrics:
         )
         prepare(self.rate_limited, ("commands", "product"))
         prepare(self.errors, _FAILURES)
+        self.http_refused = Counter(
+            "md_http_refused_total",
+            "Requests and HTTP connections that were refused or dropped.",
+            ("reason",),
+            registry=registry,
+        )
+        prepare(self.http_refused, _HTTP_REFUSED)
         self.end_to_end = Histogram(
             "md_end_to_end_seconds",
             "From the ingestor's receipt to the socket write.",

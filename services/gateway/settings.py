@@ -71,6 +71,21 @@ class GatewaySettings(CommonSettings, AwsSettings):
     ws_handshake_timeout_s: float = Field(
         10, gt=0, description="Time for a handshake or a request to arrive completely."
     )
+    http_max_connections: int = Field(
+        1000, ge=1, description="Connections at a time that speak HTTP and are no WebSockets."
+    )
+    http_write_timeout_s: float = Field(
+        20,
+        gt=0,
+        description="How long an HTTP answer may wait for its reader, and a second more for each "
+        "64 KiB of it; then the connection is dropped.",
+    )
+    http_queue_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of HTTP answers that may wait for all readers; beyond it those are "
+        "dropped whose address holds the most.",
+    )
     ws_auth_timeout_s: float = Field(
         10, gt=0, description="Time to send a valid key where one is required."
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from services.gateway import extensions, handshake
 from services.gateway.asgicall import Call, Upgrading
 from services.gateway.frames import text_frame
 from services.gateway.handshake import Header, Refused
+from services.gateway.http_limits import HttpLimits
 from services.gateway.inbound import (
     BINARY,
     CLOSE,
@@ -38,6 +40,7 @@ from services.gateway.keepalive import Keepalive, Pinged
 from services.gateway.link import Listener
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
 from services.gateway.ratelimit import TokenBucket
+from services.gateway.refusals import Refusals
 
 EXTENSION = "mdf.link"
 # Messages up to this size are read, refused with an error and survived; larger ones end the
@@ -66,6 +69,13 @@ _NONE: list[Header] = []
 _UPGRADING, _OPEN, _CLOSING, _LINGERING, _CLOSED = range(5)
 
 
+@dataclass(slots=True)
+class Silent:
+    """Connections that have said nothing yet."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all connections of a listener have in common.
@@ -76,6 +86,8 @@ class Shared:
         control_per_s: pings, and pongs that nobody asked for, a second of one connection, on
             average; ten times as many at once.
         message_s: how long a message may take from its first byte to its last.
+        limits: of the connections that speak HTTP.
+        most_silent: connections at a time that have said nothing yet.
     """
 
     config: Config
@@ -87,6 +99,10 @@ class Shared:
     deflate: bool
     control_per_s: float = 20
     message_s: float = 10
+    limits: HttpLimits = field(default_factory=lambda: HttpLimits(1000, 64 * 1024 * 1024, 20))
+    refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
+    most_silent: int = 10_000
+    silent: Silent = field(default_factory=Silent)
 
 
 class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):

@@ -121,7 +121,7 @@ async def refusal(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ours() -> dict[str, Any]:
-    times = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
+    times: dict[str, Any] = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
     return {"http": Sockets(**times, max_bytes=MAX_BYTES, deflate=True)}
 
 

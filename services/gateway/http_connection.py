@@ -1,0 +1,275 @@
+"""A connection that speaks HTTP, by uvicorn's httptools protocol: strict, bounded, ended in time.
+
+llhttp refuses what RFC 9112 calls an attack (Content-Length beside Transfer-Encoding, folded lines,
+bare LF, lists as a length); what it leaves to its user is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from services.gateway.handshake import refusal
+from services.gateway.wsproto import LINGER_S, GatewayProtocol, Shared
+
+# Of a request's first line and headers together.
+MAX_HEAD = 16 * 1024
+
+
+class Farewell(asyncio.Protocol):
+    """A connection on which the last word was said.
+
+    What still comes is thrown away for a while: a socket that is closed over unread data is reset,
+    and the other side may never read why.
+    """
+
+    __slots__ = ("_shared", "_timer", "transport")
+
+    def __init__(self, shared: Shared, transport: asyncio.Transport, last: bytes = b"") -> None:
+        self._shared = shared
+        self.transport = transport
+        self._timer = shared.loop.call_later(LINGER_S, transport.abort)
+        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
+        transport.set_protocol(self)
+        if last:
+            transport.write(last)
+        if not transport.is_reading():
+            transport.resume_reading()
+        transport.write_eof()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._shared.state.connections.discard(self)
+
+    def shutdown(self) -> None:
+        """The server goes away."""
+        self.transport.close()
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One connection, while it speaks HTTP.
+
+    A request has to be complete so many seconds after the connection was made or, on one that is
+    used again, after its first byte; bytes that trickle in do not prolong it. Its answer has to be
+    taken in a time that goes by its size.
+    """
+
+    def __init__(self, seconds: float, shared: Shared, due: float) -> None:
+        super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
+        self._seconds = seconds
+        self._shared = shared
+        # Of the first request, which has begun already; later ones have their own time.
+        self._due: float | None = due
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        # Of the request that comes in now: bytes of its head, and whether there is more to come.
+        self._head = 0
+        self._in_head = False
+        self._incomplete = True
+        self._refused: tuple[str, int, str] | None = None
+        self._over = False
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own narrowing
+        super().connection_made(transport)
+        # Told of the first byte that waits: small answers that nobody reads wait as well.
+        transport.set_write_buffer_limits(high=0)
+        self._begin()
+
+    # ------------------------------------------------------------------ what comes in
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(*(self._refused or ("malformed", 400, str(error))))
+            return
+        if self._in_head:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                self._refuse("too_large", 431, "head")
+                return
+        if self._incomplete:
+            self._begin()
+        else:
+            self._end()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+        self._in_head = self._incomplete = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._head += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._head + len(self.url) > MAX_HEAD:
+            self._reject("too_large", 431, "head")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._reject("malformed", 505, "version")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (version == "1.1" and not hosts):
+            # RFC 9112, 3.2.
+            self._reject("malformed", 400, "one Host is needed")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and version == "1.0":
+            # RFC 9112, 6.1: its framing is to be treated as faulty.
+            self._reject("malformed", 400, "Transfer-Encoding in HTTP/1.0")
+        if codings not in ([], [b"chunked"]):
+            self._reject("malformed", 501, "a transfer coding other than chunked")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._incomplete = False
+        super().on_message_complete()
+
+    def _reject(self, reason: str, status: int, detail: str) -> None:
+        self._refused = reason, status, detail
+        # The parser ends by it, and tells whoever fed it.
+        raise ValueError(detail)
+
+    def _refuse(self, reason: str, status: int, detail: str) -> None:
+        """This cannot be read, nor anything after it."""
+        self._over = True
+        self._end()
+        self._shared.refusals.count(reason, self._address, detail)
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_complete:
+            # An answer to what came before is on its way: it is the last one.
+            cycle.keep_alive = False
+            self.pipeline.clear()
+            return
+        headers = self.server_state.default_headers
+        self._farewell(refusal(status, headers, f"{status}\n".encode()))
+
+    def _farewell(self, last: bytes) -> None:
+        self._let_go()
+        Farewell(self._shared, self.transport, last)
+
+    def _let_go(self) -> None:
+        """The transport is somebody else's now, and nothing of this one may stay behind."""
+        self._over = True
+        self._leave()
+        # It refers to this object by each of its callbacks.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end
+
+    # ------------------------------------------------------------------ WebSockets, and other ways
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return True
+
+    def _upgrade(self, early: bytes) -> None:
+        self._end()
+        if not self._should_upgrade():
+            # It is answered as the request that it is, and nothing is read behind it.
+            self._over = True
+            if self._cycle is not None:
+                self._cycle.keep_alive = False
+            return
+        if self._cycle is not None and not self._cycle.response_complete:
+            self._refuse("malformed", 400, "a handshake behind an unanswered request")
+            return
+        path, _, query = self.url.partition(b"?")
+        text = path.decode("latin-1")
+        request: dict[str, Any] = {
+            **self.scope,
+            "path": self.root_path + (unquote(text) if "%" in text else text),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+        }
+        self._let_go()
+        protocol = GatewayProtocol(self._shared, self.transport)
+        self.transport.set_protocol(protocol)
+        if self.flow.write_paused:
+            protocol.pause_writing()
+        protocol.upgrade(request, early)
+
+    # ------------------------------------------------------------------ time
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        # None before the first request, whatever uvicorn's annotation says.
+        return cast("RequestResponseCycle | None", self.cycle)
+
+    def _begin(self) -> None:
+        if self._deadline is None:
+            due, self._due = self._due, None
+            due = self.loop.time() + self._seconds if due is None else due
+            self._deadline = self.loop.call_at(due, self._too_slow)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        cycle = self._cycle
+        self._shared.refusals.count("too_slow", self._address)
+        if cycle is not None and not cycle.response_complete:
+            self.transport.close()
+        elif self._in_head or cycle is None:
+            self._farewell(refusal(408, (), b""))
+        else:
+            # It was answered before its body was whole.
+            self._farewell(b"")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        size = self.transport.get_write_buffer_size()
+        limits = self._shared.limits
+        victims = limits.wait(self, self._address, size)
+        if self not in victims and self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(
+                limits.seconds(size), self.give_up, "slow_reader"
+            )
+        for victim in victims:
+            assert isinstance(victim, HttpConnection)
+            victim.give_up("over_queue")
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        self._shared.limits.took(self)
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection with whatever waits for it."""
+        self._taken()
+        self._shared.refusals.count(reason, self._address)
+        self.transport.abort()
+
+    # ------------------------------------------------------------------ the end
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def _leave(self) -> None:
+        self._end()
+        self._taken()
+        if self in self.connections:
+            self.connections.discard(self)
+            self._shared.limits.leave()

@@ -1,0 +1,75 @@
+"""What HTTP connections may hold together: places, and answers that nobody reads. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import NamedTuple
+
+# A client that reads this slowly, bytes a second, still gets a whole answer.
+SLOWEST_BYTES_PER_S = 64 * 1024
+
+
+class _Held(NamedTuple):
+    address: str
+    size: int
+
+
+class HttpLimits:
+    """Of one listener.
+
+    Args:
+        connections: that speak HTTP at a time; WebSockets are none of them.
+        queue_bytes: of answers that wait for all of them.
+        write_s: how long an answer may wait beside the time that its size takes.
+    """
+
+    def __init__(self, connections: int, queue_bytes: int, write_s: float) -> None:
+        self.open = 0
+        self.held_bytes = 0
+        self._connections = connections
+        self._queue_bytes = queue_bytes
+        self._write_s = write_s
+        # Who waits, in the order in which they began to.
+        self._held: dict[Hashable, _Held] = {}
+
+    def enter(self) -> bool:
+        """Take a place; False: there is none, and none was taken."""
+        if self.open >= self._connections:
+            return False
+        self.open += 1
+        return True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.open -= 1
+
+    def seconds(self, size: int) -> float:
+        """How long `size` bytes of an answer may wait for their reader."""
+        return self._write_s + size / SLOWEST_BYTES_PER_S
+
+    def wait(self, one: Hashable, address: str, size: int) -> list[Hashable]:
+        """`size` bytes wait for this reader; who has to go for it.
+
+        Those who go are forgotten. They are of the address that holds the most, oldest first: one
+        who asks much and reads nothing pays for it, not whoever asks next.
+        """
+        self.took(one)
+        self._held[one] = _Held(address, size)
+        self.held_bytes += size
+        gone: list[Hashable] = []
+        while self.held_bytes > self._queue_bytes and len(self._held) > 1:
+            by_address: Counter[str] = Counter()
+            for held in self._held.values():
+                by_address[held.address] += held.size
+            worst = by_address.most_common(1)[0][0]
+            victim = next(key for key, held in self._held.items() if held.address == worst)
+            self.took(victim)
+            gone.append(victim)
+        return gone
+
+    def took(self, one: Hashable) -> None:
+        """Nothing waits for it any more, or it is gone."""
+        held = self._held.pop(one, None)
+        if held is not None:
+            self.held_bytes -= held.size
