@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
-from pydantic import BaseModel
-from starlette.responses import Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
 
-from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
+from services.common.errors import BrokerUnavailable, InvalidSubject
 from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
-from services.common.stream import Position
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
 from services.gateway.auth import EVERYONE, Grant, offered_key
-from services.gateway.feed import entries_of
+from services.gateway.gaps import Gaps
 from services.gateway.gateway import Gateway
-from services.gateway.messages import Status
-from services.gateway.records import LAST_SUB, Entry
+from services.gateway.http_ticks import page_after
+from services.gateway.messages import ErrorBody, Status
+from services.gateway.protocol import TOO_OLD, Problem
 
 Channel = Literal["ticker", "trades", "book"]
 InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
-InQuery = Annotated[str, Query(description="A product id", examples=["BTC-USD"])]
 _READY_S = 5.0
-_PAGE = 1000
-# Records looked through for gaps in one request.
-_GAP_SCAN = 200_000
-_GAPS_KEPT_S = 3.0
-_GAPS_KEPT = 1000
+_RECEIVED = "Receive time, microseconds since the Unix epoch; `to` is not included"
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid API key, where keys are configured"},
     403: {"description": "The key does not cover this product"},
@@ -67,19 +63,36 @@ class StateNow(SnapshotModel):
 
 
 class Ticks(BaseModel):
-    """Records after `from_seq`; go on with `next_from_seq` unless `at_head`."""
+    """Records of one epoch after `from_seq`; go on with `next_from_seq` and `epoch`.
+
+    `epoch` is null where the stream holds no record.
+    """
 
     stream: str
+    epoch: int | None
     from_seq: int
     next_from_seq: int
     at_head: bool
     ticks: list[dict[str, Any]]
 
 
-class Gaps(BaseModel):
-    """The resets in a product's logs, oldest first; `complete` False: there is more than this."""
+class Refusal(ErrorBody):
+    """A position that cannot be gone on from, as over WebSocket."""
 
-    product: str
+    stream: str
+    detail: str
+    epoch: int | None = Field(None, description="With 4000: the epoch now.")
+    head: int | None = Field(None, description="With 4000 and 4002: the newest seq.")
+    oldest_seq: int | None = Field(None, description="With 4001: where the log begins.")
+
+
+class GapReport(BaseModel):
+    """The resets of a product, or of all, stream by stream, oldest first.
+
+    `complete` False: there may be more, as the logs are long; ask again.
+    """
+
+    product: str | None
     complete: bool
     gaps: list[dict[str, Any]]
 
@@ -110,7 +123,8 @@ def api_router(gateway: Gateway) -> APIRouter:
             raise HTTPException(403, f"this key does not cover {product}")
         request.state.grant = grant
 
-    router = APIRouter(prefix="/v1", dependencies=[Depends(authorized)], responses=_REFUSED)
+    dependencies = [Depends(authorized), Depends(_only_known_parameters)]
+    router = APIRouter(prefix="/v1", dependencies=dependencies, responses=_REFUSED)
 
     def stream_info(key: StreamKey) -> StreamInfo:
         feed = core.tails.feeds.get(key)
@@ -197,62 +211,72 @@ def api_router(gateway: Gateway) -> APIRouter:
         "/ticks/{product}",
         summary="Records after a seq",
         response_model=Ticks,
-        responses={410: {"description": "Older than what is retained"}},
+        responses={
+            409: {
+                "model": Refusal,
+                "description": "Another epoch, or above the head",
+            },
+            410: {"model": Refusal, "description": "Older than what is retained (4001)"},
+        },
     )
     async def ticks(
         product: InPath,
         channel: Channel = "ticker",
         venue: str = "coinbase",
-        from_seq: Annotated[int, Query(ge=0, lt=2**63, description="0: the oldest retained")] = 0,
+        from_seq: Annotated[
+            int, Query(ge=0, lt=2**63, description="0: the oldest retained of the newest epoch")
+        ] = 0,
+        epoch: Annotated[
+            int | None, Query(ge=0, lt=2**63, description="Of `from_seq`: as answered before")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> Response:
         key = await known(product, channel, venue)
+        subject = tick_subject(shard_of(product, gateway.settings.shard_count), key)
         try:
-            found, at_head = await _ticks(gateway, key, from_seq, limit)
+            page = await page_after(gateway.broker, subject, from_seq, epoch, limit)
         except BrokerUnavailable as error:
             raise HTTPException(503, str(error)) from error
-        if found and from_seq and (found[0].prev or 0) > from_seq:
-            raise HTTPException(410, f"the oldest record is {found[0].position.seq}")
+        except Problem as problem:
+            status = 410 if problem.code is TOO_OLD else 409
+            body = {**problem.body(), "stream": str(key), "detail": str(problem)}
+            return JSONResponse(body, status_code=status)
+        found = page.entries
         head = {
             "stream": str(key),
+            "epoch": page.epoch,
             "from_seq": from_seq,
             "next_from_seq": found[-1].position.seq if found else from_seq,
-            "at_head": at_head,
+            "at_head": page.at_head,
         }
-        body = encode(head)[:-1] + b',"ticks":['
-        body += b",".join(entry.payload for entry in found) + b"]}"
-        return Response(body, media_type="application/json")
+        answer = encode(head)[:-1] + b',"ticks":['
+        answer += b",".join(entry.payload for entry in found) + b"]}"
+        return Response(answer, media_type="application/json")
 
-    @router.get("/gaps", summary="Where the record of a product is broken, and how it was mended")
-    async def gaps(product: InQuery, venue: str = "coinbase") -> Gaps:
-        await known(product, "ticker", venue)
-        async with looking:
-            at, answer = looked_up.get((venue, product), (0.0, None))
-            if answer is None or time.monotonic() - at > _GAPS_KEPT_S:
-                answer = await look_for_gaps(venue, product)
-                if len(looked_up) >= _GAPS_KEPT:
-                    looked_up.clear()
-                looked_up[venue, product] = (time.monotonic(), answer)
-            return answer
+    looked = Gaps(gateway.broker, gateway.settings.shard_count)
 
-    # Looking goes through whole logs: one at a time, and answers are kept for a moment.
-    looking = asyncio.Lock()
-    looked_up: dict[tuple[str, str], tuple[float, Gaps | None]] = {}
-
-    async def look_for_gaps(venue: str, product: str) -> Gaps:
-        found: list[dict[str, Any]] = []
-        complete = True
-        for channel in CHANNELS:
-            try:
-                async for entry in _resets(gateway, StreamKey(venue, channel, product)):
-                    record = msgspec.json.decode(entry.payload)
-                    record.pop("state", None)
-                    found.append(record)
-            except BrokerUnavailable as error:
-                raise HTTPException(503, str(error)) from error
-            except PositionLost:
-                complete = False
-        return Gaps(product=product, complete=complete, gaps=found)
+    @router.get("/gaps", summary="Where records are broken, and how it was mended")
+    async def gaps(
+        request: Request,
+        product: Annotated[
+            str | None, Query(description="A product id; all products when none is named")
+        ] = None,
+        venue: str = "coinbase",
+        since: Annotated[int, Query(alias="from", ge=0, lt=2**63, description=_RECEIVED)] = 0,
+        to: Annotated[int, Query(ge=0, lt=2**63, description=_RECEIVED)] = 2**63 - 1,
+    ) -> GapReport:
+        if product is not None:
+            await known(product, "ticker", venue)
+            keys = [StreamKey(venue, channel, product) for channel in CHANNELS]
+        else:
+            streams = _entitled(request, await _streams(gateway))
+            keys = [key for key in streams if key.venue == venue]
+        try:
+            found, complete = await looked.of(keys)
+        except BrokerUnavailable as error:
+            raise HTTPException(503, str(error)) from error
+        chosen = [gap for gap in found if since <= gap["ts_ingest"] < to]
+        return GapReport(product=product, complete=complete, gaps=chosen)
 
     @router.get("/status", summary="This gateway")
     async def status(request: Request) -> StatusReport:
@@ -270,6 +294,28 @@ def api_router(gateway: Gateway) -> APIRouter:
     return router
 
 
+async def _only_known_parameters(request: Request) -> None:
+    """A parameter that is misspelt would otherwise be one that is not given.
+
+    Raises:
+        RequestValidationError: there is one that the route does not have.
+    """
+    route = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    # The key's own place, read by whoever authorizes.
+    unknown = dict.fromkeys(
+        name for name in request.query_params if name not in {*known, "api_key"}
+    )
+    if unknown:
+        message = f"expected one of {', '.join(sorted(known))}" if known else "expected none"
+        raise RequestValidationError(
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": message, "input": None}
+                for name in unknown
+            ]
+        )
+
+
 def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
     """Those that the caller's key covers."""
     grant: Grant = request.state.grant
@@ -281,52 +327,3 @@ async def _streams(gateway: Gateway) -> list[StreamKey]:
         return await gateway.core.catalog.streams()
     except BrokerUnavailable as error:
         raise HTTPException(503, str(error)) from error
-
-
-def _subject(gateway: Gateway, key: StreamKey) -> str:
-    return tick_subject(shard_of(key.product, gateway.settings.shard_count), key)
-
-
-async def _ticks(
-    gateway: Gateway, key: StreamKey, from_seq: int, limit: int
-) -> tuple[list[Entry], bool]:
-    """Up to `limit` ticks and resets after `from_seq` in the newest epoch that has it."""
-    subject = _subject(gateway, key)
-    broker = gateway.broker
-    cursor = ""
-    after = Position(0, 0)
-    if from_seq and (newest := await broker.last(subject)) is not None:
-        after = Position(newest.position.epoch, from_seq, LAST_SUB)
-        cursor = await broker.seek(subject, Position(after.epoch, from_seq))
-    found: list[Entry] = []
-    while True:
-        try:
-            page = await broker.read(subject, cursor, limit=min(_PAGE, limit + 10))
-        except PositionLost:
-            # It expired between two pages; what was found is whole and can be gone on from.
-            return found[:limit], False
-        fresh = [entry for entry in entries_of(page.messages) if entry.position > after]
-        found += [entry for entry in fresh if entry.chained and entry.unreadable is None]
-        cursor = page.cursor
-        if page.at_head or len(found) >= limit:
-            return found[:limit], page.at_head and len(found) <= limit
-
-
-async def _resets(gateway: Gateway, key: StreamKey) -> AsyncIterator[Entry]:
-    """The resets that the log of a stream holds.
-
-    Raises:
-        PositionLost: it is too long to look through, or expired meanwhile.
-    """
-    subject = _subject(gateway, key)
-    cursor = ""
-    for _ in range(_GAP_SCAN // _PAGE):
-        page = await gateway.broker.read(subject, cursor, limit=_PAGE)
-        marked = [message for message in page.messages if b'"type":"reset"' in message.payload]
-        for entry in entries_of(marked):
-            if entry.kind == "reset":
-                yield entry
-        if page.at_head:
-            return
-        cursor = page.cursor
-    raise PositionLost(subject, cursor, None)

@@ -1,0 +1,112 @@
+"""Where the records of streams are broken: the resets in their logs, found once and kept.
+
+Looking goes through whole logs, so it goes on where it stopped: a request reads what came since the
+one before, and of long logs only a part; the next request goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from services.common.errors import PositionLost
+from services.common.sharding import shard_of
+from services.common.stream import Broker, Position
+from services.common.subjects import StreamKey, tick_subject
+from services.gateway.feed import entries_of
+
+# Of each stream, the newest.
+MOST_GAPS = 500
+_PAGE = 1000
+_NOWHERE = Position(0, 0)
+
+
+class _Looked:
+    """What is known of one stream's log up to `cursor`."""
+
+    __slots__ = ("at", "cursor", "found", "lock", "mark", "to_head", "whole")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.cursor = ""
+        self.mark = _NOWHERE
+        self.found: deque[dict[str, Any]] = deque(maxlen=MOST_GAPS)
+        # When the head was reached last, if it was at the last look; and whether all is known.
+        self.at = 0.0
+        self.to_head = False
+        self.whole = True
+
+
+class Gaps:
+    """See the module's docstring.
+
+    Args:
+        broker: the logs.
+        shard_count: number of tick logs.
+        budget: records that one request looks through, in all streams together.
+        kept_s: how long what was found is not looked for again.
+    """
+
+    def __init__(
+        self, broker: Broker, shard_count: int, *, budget: int = 200_000, kept_s: float = 3.0
+    ) -> None:
+        self._broker = broker
+        self._shard_count = shard_count
+        self._budget = budget
+        self._kept_s = kept_s
+        self._looked: dict[StreamKey, _Looked] = {}
+
+    async def of(self, keys: Sequence[StreamKey]) -> tuple[list[dict[str, Any]], bool]:
+        """The resets of these streams, without states, in each one's order; whether that is all.
+
+        Raises:
+            BrokerUnavailable: the log does not answer.
+        """
+        left = self._budget
+        found: list[dict[str, Any]] = []
+        complete = True
+        for key in keys:
+            looked = self._looked.get(key)
+            if looked is None:
+                looked = self._looked[key] = _Looked()
+            async with looked.lock:
+                if not looked.to_head or time.monotonic() - looked.at >= self._kept_s:
+                    left -= await self._look(key, looked, left)
+                found += looked.found
+                complete = complete and looked.to_head and looked.whole
+        return found, complete
+
+    async def _look(self, key: StreamKey, looked: _Looked, most: int) -> int:
+        """Go on looking, through `most` records; through how many it was."""
+        subject = tick_subject(shard_of(key.product, self._shard_count), key)
+        count = 0
+        looked.to_head = False
+        while count < most and not looked.to_head:
+            try:
+                limit = min(_PAGE, most - count)
+                page = await self._broker.read(subject, looked.cursor, limit=limit)
+            except PositionLost:
+                # What expired before it was looked at cannot be known any more.
+                looked.whole = looked.whole and not looked.cursor
+                looked.cursor = ""
+                count += 1
+                continue
+            count += len(page.messages)
+            marked = [one for one in page.messages if b'"type":"reset"' in one.payload]
+            for entry in entries_of(marked):
+                if entry.kind != "reset" or entry.position <= looked.mark:
+                    continue
+                looked.mark = entry.position
+                looked.whole = looked.whole and len(looked.found) < MOST_GAPS
+                record = msgspec.json.decode(entry.payload)
+                record.pop("state", None)
+                looked.found.append(record)
+            looked.cursor = page.cursor
+            looked.to_head = page.at_head
+        looked.at = time.monotonic()
+        return count
