@@ -415,7 +415,7 @@ class NatsPublisher(Worker, Publisher):
             for each in items:
                 each.refused = had
             # Which of a batch it is shows when each is sent by itself.
-            contended = for_good if len(items) > 1 else self._gives_up_batches(data)
+            contended = self._gives_up_batches(data) or (for_good and len(items) > 1)
             for_good = for_good and len(items) == 1
         else:
             lane.refuse()

@@ -216,12 +216,14 @@ class TestNatsBroker(BrokerConformance):
         await broker.ensure([LogSpec(LOG, 3600)])
         connection = broker._current()
         config = (await connection.api("STREAM.INFO.MARKET_RAW"))["config"]
-        await connection.api("STREAM.UPDATE.MARKET_RAW", config | {"max_msg_size": 400})
+        # A refusal that passes, and of one subject only.
+        full = {"max_msgs_per_subject": 20, "discard": "new", "discard_new_per_subject": True}
+        await connection.api("STREAM.UPDATE.MARKET_RAW", config | full)
         publisher = await broker.publisher()
         for n in range(1, 51):
             await publisher.send(record(n))
             if n == 20:
-                await publisher.send(Record(BTC, b"x" * 500, Position(1, 20, 1)))
+                await publisher.send(Record(BTC, b"one too many", Position(1, 20, 1)))
             await publisher.send(record(n, ETH))
 
         async def tried_again() -> bool:
