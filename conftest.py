@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, Phase, settings
 from market_data_conformance.npm import Unavailable, node_modules
 
 from tools.embedded import AwsServer, NatsServer, ValkeyServer
@@ -17,6 +18,15 @@ from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
 ROOT = Path(__file__).resolve().parent
+# For mutation testing: one failing example says that a mutant was found, the smallest is not wanted.
+# Every mutant is run by the same process, with other instances of the tests' classes.
+settings.register_profile(
+    "mutants",
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.differing_executors],
+)
 # Before anything imports it, in whatever order test files are named.
 pytest.register_assert_rewrite("services.common.testing.conformance")
 # Books as large as the venue's cost each test that starts a stack seconds; one looks at them.
