@@ -18,7 +18,7 @@ from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
 ROOT = Path(__file__).resolve().parent
-# For mutation testing: one failing example says that a mutant was found, the smallest is not wanted.
+# For mutation testing: one failing example finds a mutant, the smallest one is not wanted.
 # Every mutant is run by the same process, with other instances of the tests' classes.
 settings.register_profile(
     "mutants",

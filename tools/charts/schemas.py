@@ -22,6 +22,12 @@ type Schema = dict[str, Any]
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _CIDRS = {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}}
+_FAMILIES = {
+    "type": "array",
+    "items": {"enum": ["IPv4", "IPv6"]},
+    "maxItems": 2,
+    "uniqueItems": True,
+}
 _OBJECTS: Schema = {"type": "array", "items": {"type": "object"}}
 # As Prometheus and Argo Rollouts write it.
 _DURATION = {"type": "string", "pattern": "^[0-9]+(s|m|h)$"}
@@ -42,6 +48,9 @@ RULES: dict[str, Schema] = {
     "networkPolicy.clientCidrs": _CIDRS,
     "loadBalancer.sourceCidrs": _CIDRS,
     "networkPolicy.healthCheckCidrs": _CIDRS,
+    "networkPolicy.adminNamespaces": _NAMES,
+    "ipFamilies": _FAMILIES,
+    "global.ipFamilies": _FAMILIES,
     "global.imageDigests": {
         "type": "object",
         "additionalProperties": False,
@@ -197,7 +206,11 @@ def _object(
         schema = rules.get(where) or _typed(values, default, where, rules)
         comment = values.comments.get(where)
         properties[key] = {"description": comment, **schema} if comment else schema
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+    # `null` removes a default: where the templates lean on one, that is said here, by its name.
+    # What is empty by default may be removed as well.
+    needed = [key for key, default in defaults.items() if default not in ({}, [], "")]
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {**schema, "required": needed} if needed else schema
 
 
 def _typed(values: Values, default: object, path: str, rules: dict[str, Schema]) -> Schema:

@@ -30,8 +30,8 @@ Kubernetes' 63; and cut in the release's part, so that the charts of one release
 
 {{- /* Immutable on a workload once it exists: never add anything that changes with a version. */ -}}
 {{- define "mdf.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "mdf.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "mdf.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- /* Of a pod: nothing that a new chart version changes, or every upgrade would restart every pod. */ -}}
@@ -44,8 +44,8 @@ app.kubernetes.io/part-of: market-data-fanout
 {{ include "mdf.selectorLabels" . }}
 app.kubernetes.io/part-of: market-data-fanout
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end }}
 
 {{- /* A digest (the chart's own, then global.imageDigests by chart) wins over a tag; global.imageRegistry
@@ -68,7 +68,7 @@ goes in front of the repository. */ -}}
 {{- with (.Values.imagePullSecrets | default $global.imagePullSecrets) }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}

@@ -1,15 +1,39 @@
+{{- /*
+Address families, of the chart or of the release: none is the cluster's default. `::` takes IPv4 as
+well where a pod has it.
+*/ -}}
+{{- define "mdf.ipFamilies" -}}
+{{- $global := .Values.global | default dict -}}
+{{- join "," (.Values.ipFamilies | default $global.ipFamilies | default list) -}}
+{{- end }}
+
+{{- define "mdf.anyAddress" -}}
+{{- ternary "::" "0.0.0.0" (contains "IPv6" (include "mdf.ipFamilies" .)) -}}
+{{- end }}
+
+{{- /* Part of a Service's spec. */ -}}
+{{- define "mdf.serviceFamilies" -}}
+{{- with include "mdf.ipFamilies" . -}}
+{{- $families := splitList "," . -}}
+ipFamilyPolicy: {{ ternary "SingleStack" "PreferDualStack" (eq (len $families) 1) }}
+ipFamilies:
+  {{- toYaml $families | nindent 2 }}
+{{- end -}}
+{{- end }}
+
 {{- /* Health, metrics and admin of every pod. */ -}}
 {{- define "mdf.adminService" -}}
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "mdf.fullname" . }}-admin
+  name: "{{ include "mdf.fullname" . }}-admin"
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
     market-data-fanout/service: admin
 spec:
   clusterIP: None
   publishNotReadyAddresses: true
+  {{- with include "mdf.serviceFamilies" . }}{{ . | nindent 2 }}{{ end }}
   selector:
     {{- include "mdf.selectorLabels" . | nindent 4 }}
   ports:
@@ -23,11 +47,11 @@ spec:
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ include "mdf.fullname" . }}
+  name: {{ include "mdf.fullname" . | quote }}
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
 spec:
-  maxUnavailable: {{ .Values.pdb.maxUnavailable }}
+  maxUnavailable: {{ toJson .Values.pdb.maxUnavailable }}
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
@@ -48,7 +72,7 @@ spec:
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
 metadata:
-  name: {{ include "mdf.fullname" $root }}
+  name: {{ include "mdf.fullname" $root | quote }}
   labels:
     {{- include "mdf.labels" $root | nindent 4 }}
     {{- include "mdf.monitorLabels" (dict "root" $root "labels" $monitor.labels) | nindent 4 }}
@@ -63,14 +87,14 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   endpoints:
-    - port: {{ .port }}
+    - port: {{ .port | quote }}
       path: /metrics
-      interval: {{ $monitor.interval }}
+      interval: {{ $monitor.interval | quote }}
 {{- end }}
 {{- end }}
 
 {{- /*
-Admin is open to the release's own namespace and to the monitoring namespaces; `ingress` is what the
+Admin is open to the release's own `helm test` and to the namespaces named; `ingress` is what the
 chart adds. Egress: DNS, the broker and collector ports, and 443 where the service has business
 outside (venue, AWS). With `aws` also the node's EKS Pod Identity agent, which gives the credentials.
 */ -}}
@@ -81,7 +105,7 @@ outside (venue, AWS). With `aws` also the node's EKS Pod Identity agent, which g
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ include "mdf.fullname" $root }}
+  name: {{ include "mdf.fullname" $root | quote }}
   labels:
     {{- include "mdf.labels" $root | nindent 4 }}
 spec:
@@ -91,8 +115,11 @@ spec:
   policyTypes: [Ingress, Egress]
   ingress:
     - from:
-        - podSelector: {}
-        {{- with $policy.monitoringNamespaces }}
+        - podSelector:
+            matchLabels:
+              app.kubernetes.io/name: "{{ include "mdf.name" $root }}-test"
+              app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+        {{- with concat ($policy.monitoringNamespaces | default list) ($policy.adminNamespaces | default list) | uniq }}
         - namespaceSelector:
             matchExpressions:
               - key: kubernetes.io/metadata.name
@@ -113,7 +140,7 @@ spec:
           protocol: TCP
     - ports:
         {{- range $policy.egressPorts }}
-        - port: {{ . }}
+        - port: {{ int64 . }}
         {{- end }}
     {{- if .aws }}
     - to:
@@ -134,13 +161,13 @@ spec:
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
-  name: {{ include "mdf.fullname" . }}
+  name: {{ include "mdf.fullname" . | quote }}
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
     {{- include "mdf.monitorLabels" (dict "root" $ "labels" .Values.metrics.prometheusRule.labels) | nindent 4 }}
 spec:
   groups:
-    - name: {{ include "mdf.fullname" . }}
+    - name: {{ include "mdf.fullname" . | quote }}
       rules:
         {{- $pages := printf "runbook_url: %s/" (trimSuffix "/" .Values.metrics.prometheusRule.runbookUrl) }}
         {{- .Files.Get "alerts.yaml" | trim | replace "runbook_url: docs/runbooks/" $pages | nindent 8 }}

@@ -13,10 +13,23 @@ The pod of a service.
 {{- $global := $values.global | default dict -}}
 {{- $creds := $values.natsCredsSecret | default $global.natsCredsSecret -}}
 {{- $auth := $values.natsAuthSecret | default $global.natsAuthSecret -}}
-{{- include "mdf.checkBroker" (dict "root" $root "creds" $creds "auth" $auth) -}}
+{{- $tls := $values.natsTlsSecret | default $global.natsTlsSecret -}}
+{{- $env := dict -}}
+{{- range $name, $value := .env }}{{ $_ := set $env $name $value }}{{ end -}}
+{{- if $creds }}{{ $_ := set $env "NATS_CREDS_FILE" "/etc/nats-creds/nats.creds" }}{{ end -}}
+{{- if $tls -}}
+{{- $_ := set $env "NATS_TLS_CA_FILE" "/etc/nats-tls/ca.crt" -}}
+{{- if $values.natsClientCertificate | default $global.natsClientCertificate -}}
+{{- $_ := set $env "NATS_TLS_CERT_FILE" "/etc/nats-tls/tls.crt" -}}
+{{- $_ := set $env "NATS_TLS_KEY_FILE" "/etc/nats-tls/tls.key" -}}
+{{- end -}}
+{{- end -}}
+{{- include "mdf.checkBroker" (dict "root" $root "creds" $creds "auth" $auth "env" $env) -}}
+{{- $own := concat (keys $env) (list "ADMIN_PORT" "HTTP_HOST" "HTTP_PORT") -}}
+{{- $extraEnv := include "mdf.extraEnv" (dict "root" $root "list" $values.extraEnv "own" $own) -}}
 metadata:
   annotations:
-    checksum/config: {{ include "mdf.settings" $root | sha256sum }}
+    checksum/config: {{ include "mdf.settings" $root | sha256sum | quote }}
     {{- with $values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -29,7 +42,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "mdf.serviceAccountName" $root }}
+  serviceAccountName: {{ include "mdf.serviceAccountName" $root | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- include "mdf.imagePullSecrets" $root | nindent 2 }}
@@ -37,7 +50,7 @@ spec:
   securityContext:
     {{- include "mdf.podSecurityContext" $root | nindent 4 }}
   {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with $values.nodeSelector }}
   nodeSelector:
@@ -54,8 +67,8 @@ spec:
   topologySpreadConstraints:
     {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
     - maxSkew: 1
-      topologyKey: {{ . }}
-      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
+      topologyKey: {{ . | quote }}
+      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable | quote }}
       labelSelector:
         matchLabels:
           {{- include "mdf.selectorLabels" $root | nindent 10 }}
@@ -64,9 +77,9 @@ spec:
       {{- end }}
     {{- end }}
   containers:
-    - name: {{ include "mdf.name" $root }}
+    - name: {{ include "mdf.name" $root | quote }}
       image: {{ include "mdf.image" $root | quote }}
-      imagePullPolicy: {{ $values.image.pullPolicy }}
+      imagePullPolicy: {{ $values.image.pullPolicy | quote }}
       ports:
         {{- if .http }}
         - name: http
@@ -76,23 +89,19 @@ spec:
           containerPort: 9090
       envFrom:
         - configMapRef:
-            name: {{ include "mdf.fullname" $root }}
+            name: {{ include "mdf.fullname" $root | quote }}
         {{- range compact (list $auth $values.existingSecret) }}
         - secretRef:
-            name: {{ . }}
+            name: {{ . | quote }}
         {{- end }}
         {{- include "mdf.extra" (dict "root" $root "list" $values.extraEnvFrom) | nindent 8 }}
-      {{- if or .env $creds $values.extraEnv }}
+      {{- if or $env $extraEnv }}
       env:
-        {{- range $name, $value := .env }}
-        - name: {{ $name }}
-          value: {{ $value | quote }}
+        {{- range $name, $value := $env }}
+        - name: {{ $name | quote }}
+          value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
         {{- end }}
-        {{- if $creds }}
-        - name: NATS_CREDS_FILE
-          value: /etc/nats-creds/nats.creds
-        {{- end }}
-        {{- include "mdf.extra" (dict "root" $root "list" $values.extraEnv) | nindent 8 }}
+        {{- with $extraEnv }}{{ . | nindent 8 }}{{ end }}
       {{- end }}
       {{- include "mdf.probes" $root | nindent 6 }}
       {{- with $values.drain.preStopSeconds }}
@@ -100,10 +109,10 @@ spec:
         preStop:
           {{- if eq $values.drain.preStopMode "exec" }}
           exec:
-            command: [sleep, {{ . | quote }}]
+            command: [sleep, {{ int64 . | quote }}]
           {{- else }}
           sleep:
-            seconds: {{ . }}
+            seconds: {{ int64 . }}
           {{- end }}
       {{- end }}
       resources:
@@ -118,6 +127,11 @@ spec:
           mountPath: /etc/nats-creds
           readOnly: true
         {{- end }}
+        {{- if $tls }}
+        - name: nats-tls
+          mountPath: /etc/nats-tls
+          readOnly: true
+        {{- end }}
         {{- include "mdf.extra" (dict "root" $root "list" $values.extraVolumeMounts) | nindent 8 }}
   volumes:
     - name: tmp
@@ -126,7 +140,13 @@ spec:
     {{- if $creds }}
     - name: nats-creds
       secret:
-        secretName: {{ $creds }}
+        secretName: {{ $creds | quote }}
+        defaultMode: 0440
+    {{- end }}
+    {{- if $tls }}
+    - name: nats-tls
+      secret:
+        secretName: {{ $tls | quote }}
         defaultMode: 0440
     {{- end }}
     {{- include "mdf.extra" (dict "root" $root "list" $values.extraVolumes) | nindent 4 }}
@@ -138,8 +158,20 @@ spec:
 {{- fail (printf "natsCredsSecret is %s and natsAuthSecret is %s: NATS takes one of them" .creds .auth) -}}
 {{- end -}}
 {{- $settings := include "mdf.settings" .root | fromYaml -}}
-{{- if eq (toString $settings.BROKER_KIND) "memory" -}}
+{{- $kind := toString ($settings.BROKER_KIND | default "nats") -}}
+{{- if eq $kind "memory" -}}
 {{- fail "BROKER_KIND is memory: a broker in one process's memory is not shared by pods" -}}
+{{- end -}}
+{{- $production := eq (toString $settings.ENVIRONMENT) "production" -}}
+{{- if and $production (eq $kind "nats") -}}
+{{- if not (or .creds .auth (hasKey .env "NATS_TLS_CERT_FILE")) -}}
+{{- fail "ENVIRONMENT is production: set natsCredsSecret or natsAuthSecret (or natsClientCertificate); whoever may write to NATS makes prices" -}}
+{{- end -}}
+{{- range $url := splitList "," (toString $settings.NATS_URLS) -}}
+{{- if not (or (hasPrefix "tls://" (trim $url)) (hasPrefix "wss://" (trim $url)) (include "mdf.plaintextAccepted" $.root)) -}}
+{{- fail (printf "ENVIRONMENT is production, and NATS_URLS has %s without TLS: use tls://, or set global.plaintextAccepted if something else encrypts (a mesh)" (trim $url)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -162,7 +194,7 @@ readinessProbe:
     port: admin
   periodSeconds: 5
   timeoutSeconds: 3
-  failureThreshold: {{ .Values.readinessFailureThreshold }}
+  failureThreshold: {{ int64 .Values.readinessFailureThreshold }}
 livenessProbe:
   httpGet:
     path: /livez
@@ -170,4 +202,10 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+{{- end }}
+
+{{- /* Not empty where somebody says that production may do without TLS of its own. */ -}}
+{{- define "mdf.plaintextAccepted" -}}
+{{- $global := .Values.global | default dict -}}
+{{- if or $global.plaintextAccepted .Values.plaintextAccepted }}yes{{ end -}}
 {{- end }}

@@ -22,7 +22,7 @@ capabilities:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "mdf.serviceAccountName" . }}
+  name: {{ include "mdf.serviceAccountName" . | quote }}
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
   {{- $annotations := dict }}

@@ -9,6 +9,7 @@ not 5e+06).
 {{- $global := .Values.global | default dict -}}
 {{- $base := dict
       "ADMIN_PORT" "9090"
+      "HTTP_HOST" (include "mdf.anyAddress" .)
       "HTTP_PORT" "8080"
       "LOG_FORMAT" "json"
       "NATS_URLS" "nats://nats:4222" -}}
@@ -34,7 +35,7 @@ not 5e+06).
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "mdf.fullname" . }}
+  name: {{ include "mdf.fullname" . | quote }}
   labels:
     {{- include "mdf.labels" . | nindent 4 }}
 data:

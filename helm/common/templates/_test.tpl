@@ -7,10 +7,10 @@ reads the pods afterwards and of one container, so each has one, and stays until
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {{ include "mdf.fullname" $root }}-test-{{ .name }}
+  name: "{{ include "mdf.fullname" $root }}-test-{{ .name }}"
   labels:
-    app.kubernetes.io/name: {{ include "mdf.name" $root }}-test
-    app.kubernetes.io/instance: {{ $root.Release.Name }}
+    app.kubernetes.io/name: "{{ include "mdf.name" $root }}-test"
+    app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
     app.kubernetes.io/part-of: market-data-fanout
   annotations:
     helm.sh/hook: test
@@ -26,7 +26,7 @@ spec:
 
 {{- define "mdf.testContainer" -}}
 image: {{ include "mdf.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
 resources:
   requests: {cpu: 10m, memory: 32Mi}
   limits: {memory: 64Mi}
@@ -42,7 +42,7 @@ securityContext:
       {{- include "mdf.testContainer" . | nindent 6 }}
       env:
         - name: ADMIN
-          value: {{ include "mdf.fullname" . }}-admin:9090
+          value: "{{ include "mdf.fullname" . }}-admin:9090"
       command:
         - python
         - -c

@@ -1,6 +1,7 @@
 {{- define "gateway.check" -}}
 {{- include "mdf.checkDrain" . -}}
 {{- include "gateway.checkKeys" . -}}
+{{- include "gateway.checkTls" . -}}
 {{- include "gateway.checkIdle" . -}}
 {{- include "gateway.checkScaling" . -}}
 {{- end }}
@@ -13,6 +14,15 @@
 {{- $given := or .Values.existingSecret .Values.extraEnvFrom (has "AUTH_API_KEYS" $names) -}}
 {{- if and (eq (toString $settings.ENVIRONMENT) "production") (not $given) -}}
 {{- fail "ENVIRONMENT is production: set existingSecret to a Secret with the key AUTH_API_KEYS" -}}
+{{- end -}}
+{{- end }}
+
+{{- /* A key that travels in the clear is everybody's. */ -}}
+{{- define "gateway.checkTls" -}}
+{{- $settings := include "mdf.settings" . | fromYaml -}}
+{{- $balancer := .Values.loadBalancer -}}
+{{- if and (eq (toString $settings.ENVIRONMENT) "production") (ne $balancer.profile "none") (not $balancer.certificateArn) (not (include "mdf.plaintextAccepted" .)) -}}
+{{- fail (printf "ENVIRONMENT is production: set loadBalancer.certificateArn, so that the %s speaks TLS, or global.plaintextAccepted if something before it does" $balancer.profile) -}}
 {{- end -}}
 {{- end }}
 

@@ -17,7 +17,7 @@ scaleUp:
   policies:
     - {type: Percent, value: 100, periodSeconds: 30}
 scaleDown:
-  stabilizationWindowSeconds: {{ .Values.autoscaling.scaleDownStabilizationSeconds }}
+  stabilizationWindowSeconds: {{ int64 .Values.autoscaling.scaleDownStabilizationSeconds }}
   policies:
     - {type: Pods, value: 1, periodSeconds: 180}
 {{- end }}
@@ -29,7 +29,7 @@ namespace="{{ .Release.Namespace }}",service="{{ include "mdf.fullname" . }}-adm
 
 {{- /* Whom the canary's analysis asks, and how. */ -}}
 {{- define "gateway.prometheus" -}}
-address: {{ .Values.metrics.prometheusAddress }}
+address: {{ .Values.metrics.prometheusAddress | quote }}
 {{- with .Values.canary.analysis.authentication }}
 authentication:
   {{- toYaml . | nindent 2 }}

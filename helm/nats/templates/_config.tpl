@@ -9,18 +9,31 @@
 {{- include "mdf.image" (dict "Chart" $chart "Values" $values) -}}
 {{- end }}
 
+{{- /* As it stands before a port. */ -}}
+{{- define "nats.anyAddress" -}}
+{{- ternary "[::]" "0.0.0.0" (eq "::" (include "mdf.anyAddress" .)) -}}
+{{- end }}
+
 {{- define "nats.config" -}}
-listen: "0.0.0.0:4222"
-http: "0.0.0.0:8222"
+listen: "{{ include "nats.anyAddress" . }}:4222"
+http: "{{ include "nats.anyAddress" . }}:8222"
 server_name: $POD_NAME
 pid_file: "/var/run/nats/nats.pid"
 max_payload: {{ int64 .Values.maxPayload }}
 lame_duck_grace_period: "5s"
-lame_duck_duration: "{{ .Values.lameDuckSeconds }}s"
+lame_duck_duration: "{{ int64 .Values.lameDuckSeconds }}s"
 jetstream {
   store_dir: "/data/jetstream"
   sync_interval: {{ .Values.jetstream.syncInterval }}
 }
+{{- if .Values.tls.existingSecret }}
+tls {
+  cert_file: "/etc/nats-tls/tls.crt"
+  key_file: "/etc/nats-tls/tls.key"
+  ca_file: "/etc/nats-tls/ca.crt"
+  verify: {{ .Values.tls.verify }}
+}
+{{- end }}
 {{- if include "nats.authSecret" . }}
 authorization {
   user: $QUOTED_USER
@@ -29,8 +42,17 @@ authorization {
 {{- end }}
 {{- if gt (int .Values.replicas) 1 }}
 cluster {
-  name: {{ include "mdf.fullname" . }}
-  listen: "0.0.0.0:6222"
+  {{- if .Values.tls.existingSecret }}
+  # The servers know each other by certificates of the same CA.
+  tls {
+    cert_file: "/etc/nats-tls/tls.crt"
+    key_file: "/etc/nats-tls/tls.key"
+    ca_file: "/etc/nats-tls/ca.crt"
+    verify: true
+  }
+  {{- end }}
+  name: {{ include "mdf.fullname" . | quote }}
+  listen: "{{ include "nats.anyAddress" . }}:6222"
   routes: [
     {{- range $ordinal := until (int .Values.replicas) }}
     "nats://{{ include "mdf.fullname" $ }}-{{ $ordinal }}.{{ include "mdf.fullname" $ }}-headless:6222"

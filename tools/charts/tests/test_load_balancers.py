@@ -28,7 +28,7 @@ def test_an_alb_asks_the_admin_port_for_readiness_and_sends_to_pods(
     (ingress,) = of_kind(objects, "Ingress").values()
     marks = ingress["metadata"]["annotations"]
     assert marks["alb.ingress.kubernetes.io/target-type"] == "ip"
-    assert marks["alb.ingress.kubernetes.io/healthcheck-port"] == "9090"
+    assert marks["alb.ingress.kubernetes.io/healthcheck-port"] == "traffic-port"
     assert marks["alb.ingress.kubernetes.io/healthcheck-path"] == "/readyz"
     assert ("HTTPS" in str(marks)) == bool(certificate)
     (rule,) = ingress["spec"]["rules"]
@@ -37,7 +37,7 @@ def test_an_alb_asks_the_admin_port_for_readiness_and_sends_to_pods(
     assert backend["name"] in of_kind(objects, "Service")
 
 
-def test_the_admin_port_is_open_to_the_load_balancer_and_not_to_its_clients(
+def test_a_load_balancer_asks_the_clients_port_and_nobody_outside_reaches_admin(
     workspace: Workspace,
 ) -> None:
     def may_reach(port: str, **settings: str) -> set[str]:
@@ -53,9 +53,9 @@ def test_the_admin_port_is_open_to_the_load_balancer_and_not_to_its_clients(
 
     clients = {"networkPolicy.clientCidrs": "{203.0.113.0/24}"}
     balancer = {"loadBalancer.profile": "alb", "networkPolicy.healthCheckCidrs": "{10.0.1.0/24}"}
-    assert may_reach("http", **clients, **balancer) == {"203.0.113.0/24"}
-    assert may_reach("admin", **clients, **balancer) == {"10.0.1.0/24"}
-    assert may_reach("admin", **clients, **{"loadBalancer.profile": "alb"}) == {"203.0.113.0/24"}
+    assert may_reach("http", **clients, **balancer) == {"203.0.113.0/24", "10.0.1.0/24"}
+    assert may_reach("http", **clients) == {"203.0.113.0/24"}
+    assert may_reach("admin", **clients, **balancer) == set()
     assert may_reach("admin", **clients) == set()
 
 
