@@ -356,7 +356,14 @@ def test_objects_that_kubectl_names_are_made_by_the_guide(
             for container in pod.containers
             for source in container.get("envFrom", [])
             if "secretRef" in source
-        } | {"market-data-nats-creds"}
+        }
+        job = yaml.safe_load(filled("deploy/kubernetes/mdf.yaml"))
+        secrets |= {
+            volume["secret"]["secretName"]
+            for pod in [*pods(installed), *pods([job])]
+            for volume in pod.spec["volumes"]
+            if "secret" in volume
+        }
         assert command.words[6] in secrets
 
 

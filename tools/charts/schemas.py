@@ -119,6 +119,7 @@ RULES: dict[str, Schema] = {
 # Settings that follow from other values, or from the shape of the pod.
 OWNED = {
     *("ADMIN_PORT", "HTTP_HOST", "HTTP_PORT", "NATS_CREDS_FILE"),
+    *("NATS_TLS_CA_FILE", "NATS_TLS_CERT_FILE", "NATS_TLS_KEY_FILE"),
     *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS", "SNAPSHOTTER_SHARDS"),
     *("DRAIN_SECONDS", "DRAIN_TIMEOUT_MS", "STOP_GRACE_S"),
 }

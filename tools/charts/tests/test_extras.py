@@ -87,6 +87,13 @@ def test_a_way_out_of_ones_own_is_added_to_the_policy(
     assert policy["spec"]["egress"][-1] == rule
 
 
+# What production asks for beside the keys.
+PRODUCTION = {
+    "settings": {"ENVIRONMENT": "production", "NATS_URLS": "tls://nats:4222"},
+    "natsCredsSecret": "creds",
+}
+
+
 def test_production_keys_may_come_by_extras(workspace: Workspace, tmp_path: Path) -> None:
     """The guard against an open gateway sees every way in which the keys can come."""
     ways: tuple[Object, ...] = (
@@ -103,5 +110,5 @@ def test_production_keys_may_come_by_extras(workspace: Workspace, tmp_path: Path
     )
     for number, way in enumerate(ways):
         file = tmp_path / f"{number}.yaml"
-        file.write_text(yaml.safe_dump({**way, "settings": {"ENVIRONMENT": "production"}}))
+        file.write_text(yaml.safe_dump({**way, **PRODUCTION}))
         assert workspace.render("gateway", file)

@@ -86,6 +86,40 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         {"nats.replicas": "1"},
         "JS_REPLICAS is 3, and nats.replicas is 1",
     ),
+    "a NATS that everybody may write to in production": (
+        "ingestor",
+        {"settings.ENVIRONMENT": "production", "settings.NATS_URLS": "tls://nats:4222"},
+        "set natsCredsSecret or natsAuthSecret",
+    ),
+    "a NATS in the clear in production": (
+        "ingestor",
+        {
+            "settings.ENVIRONMENT": "production",
+            "settings.NATS_URLS": r"tls://a:4222\,nats://b:4222",
+            "natsCredsSecret": "creds",
+        },
+        "NATS_URLS has nats://b:4222 without TLS",
+    ),
+    "a load balancer in the clear in production": (
+        "gateway",
+        {
+            "settings.ENVIRONMENT": "production",
+            "existingSecret": "keys",
+            "loadBalancer.profile": "alb",
+            "loadBalancer.deregistrationDelaySeconds": "120",
+        },
+        "set loadBalancer.certificateArn, so that the alb speaks TLS",
+    ),
+    "a variable of the chart's own": (
+        "gateway",
+        {"extraEnv[0].name": "DRAIN_SECONDS", "extraEnv[0].value": "1"},
+        "extraEnv: DRAIN_SECONDS is set by the chart itself",
+    ),
+    "a variable twice": (
+        "gateway",
+        {"extraEnv[0].name": "A", "extraEnv[1].name": "A"},
+        "extraEnv: A is there twice",
+    ),
     "an open gateway in production": (
         "gateway",
         {"global.settings.ENVIRONMENT": "production"},

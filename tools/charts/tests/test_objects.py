@@ -169,7 +169,7 @@ def test_a_release_may_have_any_name(workspace: Workspace, release: str) -> None
     services = of_kind(objects, "Service")
     for item in of_kind(objects, "ConfigMap").values():
         if "NATS_URLS" in item["data"]:
-            host = re.fullmatch(r"nats://([^:]+):4222", item["data"]["NATS_URLS"])
+            host = re.fullmatch(r"(?:nats|tls)://([^:]+):4222", item["data"]["NATS_URLS"])
             assert host is not None
             assert host[1] in services
 
