@@ -1,4 +1,7 @@
-"""The permissions that docs/operations/nats.md asks of a NATS are enough, and are not idle."""
+"""What docs/operations/nats.md gives to one user for everything is enough, and is not idle.
+
+Each service under its own user: tests/deployment/test_pods.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ USER, PASSWORD = "market-data", "secret"
 
 
 def permissions() -> str:
-    found = re.search(r"```text\n(?P<lines>\s*publish: .*?)```", DOCUMENT.read_text(), re.DOTALL)
+    found = re.search(
+        r"```text\n# operator\n(?P<lines>publish: .*?)```", DOCUMENT.read_text(), re.DOTALL
+    )
     assert found is not None
     return found["lines"]
 

@@ -43,13 +43,13 @@ def by_owner(objects: list[Object], kind: str) -> dict[str, Pod]:
 async def guarded_nats(
     objects: list[Object], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[NatsServer]:
-    """One server instead of three, with the password that the chart has it ask for."""
+    """One server instead of three, with the users and permissions that the chart gives it."""
     (pod,) = by_owner(objects, "StatefulSet/").values()
     with monkeypatch.context() as patch:
         for name, value in environment(objects, pod).items():
             patch.setenv(name, value)
         (config,) = (i["data"]["nats.conf"] for i in objects if "nats.conf" in i.get("data", {}))
-        (block,) = re.findall(r"(?s)authorization \{.*?\}", config)
+        (block,) = re.findall(r"(?ms)^authorization \{.*?^\}", config)
         async with NatsServer(extra_config=block) as server:
             yield server
 
@@ -108,6 +108,7 @@ async def test_each_pod_starts_answers_its_probes_and_leaves(
                         answer = await client.get(one.url + path)
                         assert answer.status_code == httpx.codes.OK, (name, probe, answer.text)
             await receive_ticks(http_port, 5)
+            assert "violation" not in server.log_file.read_text().lower()
             for name, one in running.items():
                 chart = found[name].labels["app.kubernetes.io/name"]
                 tests = hook_containers(objects, chart)

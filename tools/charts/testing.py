@@ -15,7 +15,10 @@ from tools.charts.workspace import Object
 # What the Secrets that the profiles name have to hold.
 SECRETS = {
     "market-data-gateway": {"AUTH_API_KEYS": "a-key-of-good-length"},
-    "market-data-nats-auth": {"NATS_USER": "market-data", "NATS_PASSWORD": "1e5 #password"},
+    **{
+        f"market-data-nats-{user}": {"NATS_USER": user, "NATS_PASSWORD": f"1e5 #{user}"}
+        for user in ("ingestor", "normalizer", "snapshotter", "gateway", "operator")
+    },
 }
 
 

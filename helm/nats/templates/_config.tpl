@@ -9,6 +9,19 @@
 {{- include "mdf.image" (dict "Chart" $chart "Values" $values) -}}
 {{- end }}
 
+{{- /* Refuses a user that nobody has permissions for, and one user beside many. */ -}}
+{{- define "nats.checkUsers" -}}
+{{- $known := list "ingestor" "normalizer" "snapshotter" "gateway" "operator" -}}
+{{- range $user, $secret := .Values.auth.users -}}
+{{- if not (has $user $known) -}}
+{{- fail (printf "auth.users: %s is none of %s" $user (join ", " $known)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.auth.users .Values.auth.existingSecret -}}
+{{- fail "auth.users and auth.existingSecret: one user for each service, or one for all" -}}
+{{- end -}}
+{{- end }}
+
 {{- /* As it stands before a port. */ -}}
 {{- define "nats.anyAddress" -}}
 {{- ternary "[::]" "0.0.0.0" (eq "::" (include "mdf.anyAddress" .)) -}}
@@ -34,7 +47,21 @@ tls {
   verify: {{ .Values.tls.verify }}
 }
 {{- end }}
-{{- if include "nats.authSecret" . }}
+{{- if .Values.auth.users }}
+authorization {
+  users: [
+    {{- range $user := keys .Values.auth.users | sortAlpha }}
+    {
+      user: $QUOTED_USER_{{ upper $user }}
+      password: $QUOTED_PASSWORD_{{ upper $user }}
+      permissions: {
+        {{- $.Files.Get (printf "permissions/%s.conf" $user) | trim | nindent 8 }}
+      }
+    }
+    {{- end }}
+  ]
+}
+{{- else if include "nats.authSecret" . }}
 authorization {
   user: $QUOTED_USER
   password: $QUOTED_PASSWORD

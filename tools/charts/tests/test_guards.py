@@ -115,6 +115,16 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
         {"extraEnv[0].name": "DRAIN_SECONDS", "extraEnv[0].value": "1"},
         "extraEnv: DRAIN_SECONDS is set by the chart itself",
     ),
+    "a NATS user that there are no permissions for": (
+        "nats",
+        {"auth.users.trader": "secret"},
+        "auth.users: trader is none of ingestor, normalizer, snapshotter, gateway, operator",
+    ),
+    "one NATS user for all beside one for each": (
+        "nats",
+        {"auth.users.gateway": "secret", "auth.existingSecret": "secret"},
+        "auth.users and auth.existingSecret: one user for each service, or one for all",
+    ),
     "a variable twice": (
         "gateway",
         {"extraEnv[0].name": "A", "extraEnv[1].name": "A"},

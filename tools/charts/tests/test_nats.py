@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from services.common.stream.nats import NatsBroker
 from tools.charts.pods import pods
 from tools.charts.testing import SECRETS, environment
-from tools.charts.workspace import Object, Workspace
+from tools.charts.workspace import ROOT, Object, Workspace
 from tools.embedded.nats import MAX_PAYLOAD, NatsServer, nats_binary
 
 pytestmark = pytest.mark.charts
@@ -92,7 +92,7 @@ async def guarded(
 ) -> AsyncIterator[str]:
     """A server with the chart's own authorization, as a pod with this password starts it."""
     objects = workspace.render("nats", settings={"auth.existingSecret": "auth", "replicas": "1"})
-    (block,) = re.findall(r"(?s)authorization \{.*?\}", config_of(objects))
+    (block,) = re.findall(r"(?ms)^authorization \{.*?^\}", config_of(objects))
     monkeypatch.setitem(SECRETS, "auth", {"NATS_USER": "md", "NATS_PASSWORD": password})
     (pod,) = (pod for pod in pods(objects) if pod.owner.startswith("StatefulSet/"))
     for name, value in environment(objects, pod).items():
@@ -126,6 +126,72 @@ async def test_who_has_the_secret_gets_in_and_nobody_else(
             await broker.ping()
         for wrong in ({}, {"user": "md", "pass": f"{password}x"}):
             assert "Authorization Violation" in await answer_to(server_of(url), wrong)
+
+
+USERS = {
+    f"auth.users.{user}": f"market-data-nats-{user}"
+    for user in ("ingestor", "normalizer", "snapshotter", "gateway", "operator")
+}
+
+
+@pytest.fixture
+async def users_server(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[NatsServer]:
+    """A server with the chart's users and their permissions."""
+    objects = workspace.render("nats", settings={**USERS, "replicas": "1"})
+    (block,) = re.findall(r"(?ms)^authorization \{.*?^\}", config_of(objects))
+    (pod,) = (pod for pod in pods(objects) if pod.owner.startswith("StatefulSet/"))
+    for name, value in environment(objects, pod).items():
+        monkeypatch.setenv(name, value)
+    async with NatsServer(extra_config=block) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("user", "subject", "allowed"),
+    [
+        ("ingestor", "market.raw.coinbase.trades.BTC-USD", True),
+        ("ingestor", "market.tick.0.coinbase.trades.BTC-USD", False),
+        ("normalizer", "market.tick.0.coinbase.trades.BTC-USD", True),
+        ("normalizer", "market.raw.coinbase.trades.BTC-USD", False),
+        ("snapshotter", "market.tick.0.coinbase.trades.BTC-USD", False),
+        ("snapshotter", "market.raw.coinbase.trades.BTC-USD", False),
+        ("gateway", "market.tick.0.coinbase.trades.BTC-USD", False),
+        ("gateway", "$JS.API.STREAM.DELETE.MARKET_RAW", False),
+        ("normalizer", "$JS.API.STREAM.PURGE.MARKET_RAW", False),
+        ("operator", "market.raw.coinbase.trades.BTC-USD", True),
+        ("operator", "elsewhere", False),
+    ],
+)
+async def test_a_service_writes_what_it_makes_and_nothing_else(
+    users_server: NatsServer, user: str, subject: str, allowed: bool
+) -> None:
+    host, port = server_of(users_server.url)
+    secret = SECRETS[f"market-data-nats-{user}"]
+    identity = {"user": secret["NATS_USER"], "pass": secret["NATS_PASSWORD"], "verbose": True}
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        await reader.readline()
+        writer.write(f"CONNECT {json.dumps(identity)}\r\n".encode())
+        assert await reader.readline() == b"+OK\r\n"
+        writer.write(f"PUB {subject} 1\r\nx\r\nPING\r\n".encode())
+        answers = []
+        while (line := await reader.readline()) not in (b"PONG\r\n", b""):
+            answers.append(line)
+        assert any(b"Permissions Violation" in line for line in answers) is not allowed
+    finally:
+        writer.close()
+
+
+def test_the_document_shows_the_permissions_that_the_chart_gives(workspace: Workspace) -> None:
+    document = (ROOT / "docs" / "operations" / "nats.md").read_text()
+    files = sorted((workspace.chart("nats") / "permissions").glob("*.conf"))
+    assert [file.stem for file in files] == sorted(name.rpartition(".")[2] for name in USERS)
+    for file in files:
+        shown = re.search(rf"```text\n# {file.stem}\n(.*?)```", document, re.DOTALL)
+        assert shown is not None, file.stem
+        assert shown[1] == file.read_text()
 
 
 def test_the_exporter_is_beside_each_server_and_asked_by_its_own_port(
