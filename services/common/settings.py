@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from services.common.errors import SettingsError
+from services.common.tls import TlsFiles
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 # A comma-separated list: `COINBASE_PRODUCTS=BTC-USD,ETH-USD`.
@@ -68,6 +69,13 @@ class CommonSettings(BaseSettings):
     nats_creds_file: str | None = Field(None, description="NATS credentials file.")
     nats_user: str | None = Field(None, description="NATS user, with `NATS_PASSWORD`.")
     nats_password: SecretStr | None = Field(None, description="NATS password.")
+    nats_tls_ca_file: str | None = Field(
+        None, description="PEM file of the authorities to believe NATS by; the system's if unset."
+    )
+    nats_tls_cert_file: str | None = Field(
+        None, description="PEM file of the client certificate to show to NATS."
+    )
+    nats_tls_key_file: str | None = Field(None, description="PEM file of that certificate's key.")
     js_stream_name: str = Field(
         "MARKET", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the JetStream streams."
     )
@@ -75,6 +83,13 @@ class CommonSettings(BaseSettings):
     js_replicas: Literal[1, 3, 5] = Field(1, description="JetStream replicas of each log.")
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server.")
+    redis_tls_ca_file: str | None = Field(
+        None, description="PEM file of the authorities to believe Redis by; the system's if unset."
+    )
+    redis_tls_cert_file: str | None = Field(
+        None, description="PEM file of the client certificate to show to Redis."
+    )
+    redis_tls_key_file: str | None = Field(None, description="PEM file of that certificate's key.")
     stream_name: str = Field(
         "market", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the Redis keys."
     )
@@ -98,6 +113,36 @@ class CommonSettings(BaseSettings):
             raise ValueError("NATS_USER and NATS_PASSWORD: expected both or neither")
         if self.nats_user is not None and self.nats_creds_file is not None:
             raise ValueError("NATS_USER and NATS_CREDS_FILE: expected one of them")
+        return self
+
+    @property
+    def nats_tls(self) -> TlsFiles:
+        """The files to connect to NATS with."""
+        return TlsFiles(self.nats_tls_ca_file, self.nats_tls_cert_file, self.nats_tls_key_file)
+
+    @property
+    def redis_tls(self) -> TlsFiles:
+        """The files to connect to Redis with."""
+        return TlsFiles(self.redis_tls_ca_file, self.redis_tls_cert_file, self.redis_tls_key_file)
+
+    @model_validator(mode="after")
+    def _certificates_are_whole_and_used(self) -> Self:
+        for kind, files, urls, schemes in (
+            ("NATS", self.nats_tls, self.nats_urls, ("tls://", "wss://")),
+            ("REDIS", self.redis_tls, (self.redis_url,), ("rediss://",)),
+        ):
+            if not files:
+                continue
+            if (files.cert is None) != (files.key is None):
+                raise ValueError(
+                    f"{kind}_TLS_CERT_FILE and {kind}_TLS_KEY_FILE: expected both or neither"
+                )
+            if not all(url.startswith(schemes) for url in urls):
+                # They would be passed over without a word, and the password sent in the clear.
+                variable = "NATS_URLS" if kind == "NATS" else "REDIS_URL"
+                raise ValueError(f"{kind}_TLS_*: expected {variable} with {schemes[0]} beside them")
+            if (problem := files.problem()) is not None:
+                raise ValueError(f"{kind}_TLS_*: {problem}")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from nats.js.errors import Error as JetStreamError
 from redis.exceptions import RedisError
 
 from services.common.settings import CommonSettings
+from services.common.stream.redis_client import tls_options
 from tools.doctor.finding import Finding
 
 _TIMEOUT_S = 5.0
@@ -38,6 +39,7 @@ async def _nats(settings: CommonSettings) -> list[Finding]:
                 user_credentials=settings.nats_creds_file,
                 user=settings.nats_user,
                 password=settings.nats_password and settings.nats_password.get_secret_value(),
+                tls=settings.nats_tls.context() if settings.nats_tls else None,
                 allow_reconnect=False,
                 connect_timeout=2,
                 error_cb=_ignored,
@@ -80,7 +82,9 @@ async def _ignored(_error: Exception) -> None:
 
 
 async def _redis(settings: CommonSettings) -> list[Finding]:
-    client = redis.asyncio.Redis.from_url(settings.redis_url, socket_timeout=_TIMEOUT_S)
+    client = redis.asyncio.Redis.from_url(
+        settings.redis_url, socket_timeout=_TIMEOUT_S, **tls_options(settings.redis_tls)
+    )
     try:
         info = await client.info()
     except (RedisError, OSError) as error:

@@ -183,9 +183,9 @@ def endpoints(loaded: Mapping[str, BaseSettings]) -> list[Endpoint]:
             found.append(Endpoint("venue WebSocket, fallback", url, "COINBASE_WS_FALLBACK"))
     common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
     if common is not None and common.broker_kind == "nats":
-        found += [Endpoint("broker", url, "NATS_URLS") for url in common.nats_urls]
+        found += [Endpoint("broker", url, "NATS_URLS", common.nats_tls) for url in common.nats_urls]
     elif common is not None and common.broker_kind == "redis":
-        found.append(Endpoint("broker", common.redis_url, "REDIS_URL"))
+        found.append(Endpoint("broker", common.redis_url, "REDIS_URL", common.redis_tls))
     if common is not None and common.otel_exporter_otlp_endpoint:
         url = common.otel_exporter_otlp_endpoint
         found.append(Endpoint("trace collector", url, "OTEL_EXPORTER_OTLP_ENDPOINT"))

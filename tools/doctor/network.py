@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from services.common.tls import NO_TLS_FILES, TlsFiles
 from tools.doctor.finding import Finding
 
 _TIMEOUT_S = 5.0
@@ -36,11 +37,12 @@ _PROXIED = {"http", "https", "ws", "wss"}
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An address that something configured: `variable` names the setting."""
+    """An address that something configured: `variable` names the setting, `tls` its files."""
 
     name: str
     url: str
     variable: str
+    tls: TlsFiles = NO_TLS_FILES
 
     @property
     def scheme(self) -> str:
@@ -76,8 +78,9 @@ async def check_network(endpoint: Endpoint) -> Finding:
         if found.layer is None:
             return Finding(name, "ok", text)
         return Finding(name, "error", text, "check HTTPS_PROXY and NO_PROXY")
-    context = ssl.create_default_context() if endpoint.scheme in _TLS else None
-    found = await _reach(endpoint.host, endpoint.port, context)
+    context = endpoint.tls.context() if endpoint.scheme in _TLS else None
+    # NATS says who it is before it speaks TLS.
+    found = await _reach(endpoint.host, endpoint.port, context, greets=endpoint.scheme == "tls")
     text = f"{endpoint.host}:{endpoint.port}: {found.text}"
     if found.layer is not None:
         return Finding(name, "error", text, _advice(found.layer, endpoint))
@@ -109,7 +112,9 @@ def _advice(layer: str, endpoint: Endpoint) -> str:
     }[layer]
 
 
-async def _reach(host: str, port: int, context: ssl.SSLContext | None) -> _Reached:
+async def _reach(
+    host: str, port: int, context: ssl.SSLContext | None, *, greets: bool = False
+) -> _Reached:
     loop = asyncio.get_running_loop()
     began = time.monotonic()
     try:
@@ -120,7 +125,7 @@ async def _reach(host: str, port: int, context: ssl.SSLContext | None) -> _Reach
     text = str(addresses[0][4][0])
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError) as error:
         return _Reached(f"{text} does not accept a connection ({_why(error)})", "TCP")
     text += f" in {(time.monotonic() - began) * 1000:.0f} ms"
@@ -128,6 +133,8 @@ async def _reach(host: str, port: int, context: ssl.SSLContext | None) -> _Reach
         if context is None:
             return _Reached(text)
         async with asyncio.timeout(_TIMEOUT_S):
+            if greets:
+                await reader.readline()
             await writer.start_tls(context, server_hostname=host)
         certificate = writer.get_extra_info("peercert")
         days = _days_left(certificate)

@@ -18,12 +18,15 @@ def open_broker(settings: CommonSettings) -> Broker:
                 creds_file=settings.nats_creds_file,
                 user=settings.nats_user,
                 password=settings.nats_password,
+                tls=settings.nats_tls,
                 replicas=settings.js_replicas,
             )
         case "redis":
             from services.common.stream.redis import RedisBroker
 
-            return RedisBroker(settings.redis_url, prefix=settings.stream_name)
+            return RedisBroker(
+                settings.redis_url, prefix=settings.stream_name, tls=settings.redis_tls
+            )
         case "memory":
             from services.common.stream.memory import MemoryBroker
 

@@ -41,6 +41,7 @@ from services.common.stream.nats_streams import LogState, Streams
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker
 from services.common.subjects import log_of, log_subjects
+from services.common.tls import NO_TLS_FILES, TlsFiles
 
 _DEFAULT_LIMIT = 1024 * 1024
 
@@ -53,6 +54,7 @@ class NatsBroker(Broker):
         prefix: of the streams' names.
         creds_file: NATS credentials.
         user, password: instead of a credentials file.
+        tls: whom to believe, and the client certificate to show, where a server is `tls://`.
         replicas: of each stream.
         live_check_s: how often a live subscription looks whether it has seen everything.
     """
@@ -67,10 +69,11 @@ class NatsBroker(Broker):
         creds_file: str | None = None,
         user: str | None = None,
         password: SecretStr | None = None,
+        tls: TlsFiles = NO_TLS_FILES,
         replicas: int = 1,
         live_check_s: float = 10.0,
     ) -> None:
-        self._options = NatsOptions(tuple(servers), creds_file, user, password)
+        self._options = NatsOptions(tuple(servers), creds_file, user, password, tls)
         self._streams = Streams(prefix, replicas)
         self._places = Places(prefix, replicas)
         self._live_check_s = live_check_s

@@ -27,6 +27,13 @@ class LeanClient(Client):
         self._frames = Frames()
         self._ps: Any = self  # the reading task asks it for parse() and reset(), nothing else
 
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # nats-py would go on in the clear, and send user and password so.
+        scheme = self._current_server.uri.scheme if self._current_server is not None else ""
+        if initial_connection and scheme == "tls" and not info.get("tls_required", False):
+            raise errors.Error("nats: tls:// was asked for, and this server speaks without TLS")
+        await super()._process_info(info, initial_connection=initial_connection)
+
     def reset(self) -> None:
         self._frames.reset()
 

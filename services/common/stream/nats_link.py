@@ -27,11 +27,13 @@ from services.common.stream.nats_frames import (
     status_of,
 )
 from services.common.stream.worker import Worker, backoff_s, worth_saying
+from services.common.tls import NO_TLS_FILES, TlsFiles
 
 log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 3
+_CLOSE_TIMEOUT_S = 2
 # nats-py may lose its own callback when the socket dies while it is closing; so look, too.
 _LOOK_S = 0.25
 
@@ -53,6 +55,7 @@ class NatsOptions:
     creds_file: str | None = None
     user: str | None = None
     password: SecretStr | None = None
+    tls: TlsFiles = NO_TLS_FILES
 
     @property
     def target(self) -> str:
@@ -240,7 +243,9 @@ class Connection:
     async def close(self) -> None:
         self.lose()
         try:
-            await self.client.close()
+            # Where a TLS handshake failed, nats-py waits for ever for the socket to be closed.
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.client.close()
         except _DRIVER_ERRORS as error:
             log.debug("nats_close_failed", error=str(error))
 
@@ -309,11 +314,14 @@ class Link(Worker):
     async def _connect(self) -> Connection:
         client = LeanClient()
         connection = Connection(client, self.target)
+        said: Exception | None = None
 
         async def on_closed() -> None:
             connection.lose()
 
         async def on_error(error: Exception) -> None:
+            nonlocal said
+            said = error
             log.debug("nats_error", link=self._name, error=repr(error))
             if isinstance(error, nats.errors.SlowConsumerError):
                 # Something was dropped in this process; starting over is what repairs it.
@@ -325,6 +333,11 @@ class Link(Worker):
         if self._options.password is not None:
             options["user"] = self._options.user
             options["password"] = self._options.password.get_secret_value()
+        if self._options.tls:
+            try:
+                options["tls"] = self._options.tls.context()
+            except OSError as error:
+                raise BrokerUnavailable(self.target, f"certificates: {error}") from error
         up = False
         try:
             await client.connect(
@@ -343,7 +356,8 @@ class Link(Worker):
             connection.prepare()
             up = True
         except _DRIVER_ERRORS as error:
-            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+            reason = str(error) or str(said or "") or type(error).__name__
+            raise BrokerUnavailable(self.target, reason) from error
         finally:
             if not up:
                 # nats-py leaves the socket of a failed or cancelled attempt open.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -45,6 +46,7 @@ from services.common.stream.redis_tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
+from services.common.tls import NO_TLS_FILES, TlsFiles
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +71,13 @@ class RedisBroker(Broker):
     Args:
         url: of one server (no cluster: a transaction spans the streams of a log).
         prefix: of all keys.
+        tls: whom to believe, and the client certificate to show, where the URL is `rediss://`.
     """
 
     capabilities = Capabilities(durable=True, live_may_miss=False, duplicate_window=False)
 
-    def __init__(self, url: str, *, prefix: str = "market") -> None:
-        self._url = url
+    def __init__(self, url: str, *, prefix: str = "market", tls: TlsFiles = NO_TLS_FILES) -> None:
+        self._connect = partial(RedisClient, url, tls=tls)
         self._names = Names(prefix)
         self._specs: dict[str, LogSpec] = {}
         self._client: RedisClient | None = None
@@ -86,7 +89,7 @@ class RedisBroker(Broker):
 
     async def open(self) -> None:
         if self._client is None:
-            self._client = RedisClient(self._url)
+            self._client = self._connect()
         attempt = 0
         while True:
             try:
@@ -187,7 +190,7 @@ class RedisBroker(Broker):
         self._calls()
         return self._own(
             RedisPublisher(
-                RedisClient(self._url, sticky=True),
+                self._connect(sticky=True),
                 self._names,
                 specs=self._specs,
                 prepare=self._prepare,
@@ -203,21 +206,21 @@ class RedisBroker(Broker):
         await self._prepare(self._calls(), log)
         return await self._begun(
             RedisGroup(
-                RedisClient(self._url),
+                self._connect(),
                 self._names,
                 prepare=self._prepare,
                 log_name=log,
                 group=group,
                 max_pending=max_pending,
                 ack_wait_s=ack_wait_s,
-                acks=RedisClient(self._url),
+                acks=self._connect(),
             )
         )
 
     async def live(self, log: str) -> LiveSubscription:
         await self._prepare(self._calls(), log)
         return await self._begun(
-            RedisLive(RedisClient(self._url), self._names, prepare=self._prepare, log_name=log)
+            RedisLive(self._connect(), self._names, prepare=self._prepare, log_name=log)
         )
 
     async def _begun[T: Tail](self, tail: T) -> T:

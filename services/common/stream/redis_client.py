@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.redis_packing import Packed
+from services.common.tls import NO_TLS_FILES, TlsFiles
 
 # Blocking reads wait this long at the server, so the socket's own limit must be well above it.
 BLOCK_MS = 1000
@@ -37,6 +38,12 @@ def target_of(url: str) -> str:
     return f"{parts.hostname}:{parts.port or 6379}{parts.path}"
 
 
+def tls_options(tls: TlsFiles) -> dict[str, Any]:
+    """As redis-py takes them; it reads the files at each connection. Only a TLS URL bears them."""
+    options = {"ssl_ca_certs": tls.ca, "ssl_certfile": tls.cert, "ssl_keyfile": tls.key}
+    return {name: path for name, path in options.items() if path is not None}
+
+
 class RedisClient:
     """One worker's connections. Safe to keep over outages: the next call connects again.
 
@@ -44,7 +51,7 @@ class RedisClient:
     raise BrokerUnavailable until `renew`. Use it from one task.
     """
 
-    def __init__(self, url: str, *, sticky: bool = False) -> None:
+    def __init__(self, url: str, *, sticky: bool = False, tls: TlsFiles = NO_TLS_FILES) -> None:
         self.target = target_of(url)
         self._connected = False
         # redis-py types its commands as sync or async at once; what is used of it is checked here.
@@ -55,6 +62,7 @@ class RedisClient:
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._on_connect if sticky else None,
+            **tls_options(tls),
         )
         # The URL has chosen a class of connection: plain or TLS.
         pool = self._redis.connection_pool
