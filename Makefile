@@ -24,7 +24,7 @@ help: ## List these commands
 	/^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(STAMP) ## Run the whole platform here [DURATION= UPSTREAM=sim|coinbase|replay CAPTURE= BROKER_KIND= GATEWAY_PORT=]
+demo: $(STAMP) ## Run the whole platform here [DURATION= UPSTREAM=sim|coinbase|replay CAPTURE= TRUTH= BROKER_KIND= GATEWAY_PORT=]
 	@$(MDF) stack
 
 .PHONY: demo-gap

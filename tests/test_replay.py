@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import datetime
 from decimal import Decimal
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
+from tools.simulator.clock import parse_iso
+from tools.simulator.market import MarketModel, ModelSettings
+from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
-from tools.stack.testing import eventually, running_subscriber
+from tools.stack.testing import eventually, running_subscriber, stack_process
 from tools.subscriber import Subscriber, Verdict, Want
 from tools.subscriber.book import SubscribedBook, record_of
 from tools.subscriber.wants import Message
@@ -121,3 +126,61 @@ async def test_a_subscriber_gets_exactly_the_recorded_trades_and_books(
             assert levels(book) == recording.books[product]
         assert subscriber.counts().breaks == 0
         assert subscriber.errors == []
+
+
+def market(seconds: int) -> list[str]:
+    """What a recorder notes who came before the market began: receive time, tab, message."""
+    names = ("BTC-USD", "ETH-USD")
+    model = MarketModel(ModelSettings(names, rate=100, depth=50), 1_767_225_600_000_000)
+    greetings = [
+        each
+        for name in names
+        for channel in ("level2_batch", "matches")
+        for each in greeting(model, channel, name)
+    ]
+    public = {"level2_batch", "matches"}
+    messages = [
+        each
+        for each in model.advance(model.now_us + seconds * 1_000_000)
+        if public & set(each.channels)
+    ]
+    lines = [f"1767225600\t{each.encoded().decode()}" for each in greetings]
+    for each in messages:
+        body = each.encoded().decode()
+        received = parse_iso(json.loads(body)["time"]) / 1e6 + 0.01
+        lines.append(f"{received:.6f}\t{body}")
+    return lines
+
+
+async def test_a_cut_packed_and_torn_recording_without_heartbeats_is_healed_from_the_truth(
+    tmp_path: Path,
+) -> None:
+    lines = market(20)
+    whole = tmp_path / "whole.zst"
+    whole.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    cut = [line for number, line in enumerate(lines) if not 100 < number < 160]
+    cut.insert(len(cut) * 2 // 3, "# reconnected")
+    path = tmp_path / "cut.gz"
+    path.write_bytes(gzip.compress("\n".join([*cut, lines[-1][:-9]]).encode()))
+    arguments = ("--upstream", "replay", "--capture", str(path), "--truth", str(whole))
+    async with stack_process(*arguments, "--duration", "14", folder=tmp_path) as stack:
+        status = await stack.finish()
+        summary = stack.summary()
+        assert status == 0, stack.output
+        assert (summary["books_equal"], summary["trades_equal"]) == (True, True)
+        assert summary["left_out"] == {"torn": 1}
+        assert summary["gaps_detected"] > 0
+        assert "left out of the recording: 1 torn" in stack.output
+        (log,) = (tmp_path / ".mdf").glob("run-*/ingestor.log")
+        assert "stale" not in log.read_text()
+
+
+async def test_what_cannot_be_replayed_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<html>\n<body>502</body>\n</html>\n")
+    async with stack_process(
+        "--upstream", "replay", "--capture", str(path), folder=tmp_path
+    ) as stack:
+        assert await stack.finish() == 1
+        assert len(stack.lines) == 1
+        assert "holds no message of the feed" in stack.output

@@ -9,7 +9,7 @@ gives the same records.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from functools import partial
 from itertools import batched
 from pathlib import Path
@@ -22,6 +22,7 @@ from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
 from services.ingestor.sequencer import RULES, Sequencer
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 from services.ingestor.venues.coinbase import CoinbaseFeed
+from tools.recording import Connected, Recording
 from tools.replay.records import BadSource, Recorded, Selection, read_line
 from tools.replay.source import Source
 
@@ -56,18 +57,21 @@ class CaptureReader:
         self._undated: list[tuple[Event, bytes]] = []
         self.ts = 0
 
-    def feed(self, frame: bytes) -> None:
-        """Take the next frame.
+    def feed(self, frame: bytes, received: int | None = None) -> None:
+        """Take the next frame; `received` is when the recorder got it, µs, if it noted that.
 
         Raises:
-            BadSource: it is not a message of the venue.
+            MalformedFrame: it is not a message of the venue.
         """
+        if received is not None:
+            self.ts = max(self.ts, received)
         try:
             event = self._venue.parse(frame)
         except MalformedFrame as error:
-            raise BadSource(str(error)) from error
+            self._unreadable(error, frame)
+            raise
         # The trade before a subscription may be long past.
-        if event.kind is not Kind.TRADE_SEED:
+        if received is None and event.kind is not Kind.TRADE_SEED:
             self.ts = max(self.ts, event.time)
         if not event.product:
             return
@@ -76,6 +80,12 @@ class CaptureReader:
             waiting, self._undated = self._undated, []
             for each, body in waiting:
                 self._apply(each, body)
+
+    def reconnected(self) -> None:
+        """The recorder lost its connection here, and has a new one."""
+        for desk in self._desks.values():
+            desk.lost("the recorder lost its connection", self.ts)
+            desk.connected(self.ts)
 
     def end(self) -> None:
         """The capture is over: every stream says that nothing follows."""
@@ -92,10 +102,23 @@ class CaptureReader:
             desk = self._desks[event.product] = self._desk(event.product)
             desk.connected(self.ts)
         desk.feed(event, body, self.ts)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody can be asked for the trades that are missing."""
         while self._wants:
             asking, want = self._wants.pop()
             if want is Want.TRADES and asking.trades is not None:
                 asking.trades.give_up(self.ts, denied=True)
+
+    def _unreadable(self, error: MalformedFrame, frame: bytes) -> None:
+        """What the ingestor does: nobody may go on as if nothing had been said."""
+        about = self._venue.damaged(frame)
+        named = self._desks.get(about.product)
+        for desk in (named,) if about.product else tuple(self._desks.values()):
+            if desk is not None:
+                desk.unreadable(about, f"a message cannot be read: {error}"[:200], self.ts)
+        self._give_up()
 
     def _desk(self, product: str) -> Desk:
         self._epoch = self._epoch or self.ts
@@ -127,31 +150,35 @@ class CaptureReader:
         return True
 
 
-def raw_records(frames: Iterable[bytes], selection: Selection) -> Iterator[Recorded]:
+def raw_records(recording: Recording, selection: Selection) -> Iterator[Recorded]:
     """The raw records of a capture; the selection's time range leaves out what lies outside.
 
-    Raises:
-        BadSource: with the number of the line that is no message of the venue.
+    Lines that are no messages of the venue are counted in `recording.left_out`.
     """
     reader = CaptureReader(selection)
-    for number, frame in enumerate(frames, start=1):
-        if not frame.strip():
-            continue
-        try:
-            reader.feed(frame)
-        except BadSource as error:
-            raise BadSource(f"line {number}: {error}") from error
+    for number, line in recording:
+        if isinstance(line, Connected):
+            reader.reconnected()
+        else:
+            try:
+                reader.feed(line.body, line.received_us)
+            except MalformedFrame as error:
+                recording.leave_out(error.reason, number)
         yield from filter(selection.wants, reader.take())
     reader.end()
     yield from filter(selection.wants, reader.take())
 
 
 class CaptureSource(Source):
-    """A capture file."""
+    """A capture file, of any form that `tools.recording` knows."""
 
     def __init__(self, path: Path, selection: Selection) -> None:
-        self._path = path
+        self._recording = Recording(path)
         self._selection = selection
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return self._recording.left_out
 
     async def span(self) -> tuple[int, int] | None:
         return await asyncio.to_thread(self._span)
@@ -160,20 +187,18 @@ class CaptureSource(Source):
         # Reading once more is cheaper than holding a capture of any size in memory.
         first: int | None = None
         last = 0
-        for recorded in self._records():
+        for recorded in raw_records(self._recording, self._selection):
             first = recorded.ts if first is None else min(first, recorded.ts)
             last = max(last, recorded.ts)
+        if first is None and self._recording.first is not None:
+            path = self._recording.path
+            raise BadSource(
+                f"{path} is no batch of raw records, and holds no message: {self._recording.first}"
+            )
         return None if first is None else (first, last)
 
     async def records(self) -> AsyncGenerator[Recorded]:
-        for some in batched(self._records(), _CHUNK):
+        for some in batched(raw_records(self._recording, self._selection), _CHUNK):
             for recorded in some:
                 yield recorded
             await asyncio.sleep(0)
-
-    def _records(self) -> Iterator[Recorded]:
-        try:
-            with self._path.open("rb") as lines:
-                yield from raw_records((line.rstrip(b"\r\n") for line in lines), self._selection)
-        except BadSource as error:
-            raise BadSource(f"{self._path}, {error}") from error

@@ -8,6 +8,7 @@ import gzip
 import json
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,10 +86,10 @@ def replay(
     """Publish recorded raw records to the raw log again.
 
     SOURCE is s3:// (the archive in S3_BUCKET), s3://BUCKET, a folder of raw batches, one .jsonl.gz
-    batch, or a capture (one venue message a line). The log is the one that the services' variables
-    name: BROKER_KIND, NATS_URLS, REDIS_URL, STREAM_NAME and so on. The same records give the same
-    ticks, byte for byte. To keep them apart from a platform that runs, give another NATS server or
-    account, or another STREAM_NAME on Redis.
+    batch, or a capture (one venue message a line, with or without a receive time, plain, gzip or
+    zstd). The log is the one that the services' variables name: BROKER_KIND, NATS_URLS, REDIS_URL,
+    STREAM_NAME and so on. The same records give the same ticks, byte for byte. To keep them apart
+    from a platform that runs, give another NATS server or account, or another STREAM_NAME on Redis.
 
     What the log holds already, or is beyond, is passed over, so an interrupted replay can be run
     again. Prints one JSON line at the end.
@@ -127,6 +128,9 @@ async def _replay(
             player = Player(broker, Tempo(speed), publish=not dry_run, on_progress=progress.reached)
             await player.play(source)
         seconds = time.monotonic() - began
+        left_out = dict(source.left_out)
+    if left_out:
+        _say(f"left out: {', '.join(f'{count} {why}' for why, count in left_out.items())}")
     _report(player, speed, dry_run=dry_run)
     ledger = player.ledger
     return {
@@ -139,6 +143,7 @@ async def _replay(
         "published": player.published,
         "already_in_log": ledger.already,
         "holes": ledger.holes,
+        "left_out": left_out,
         "from": _text(ledger.first_ts),
         "to": _text(ledger.last_ts or None),
         "speed": speed,
@@ -164,20 +169,22 @@ async def _source(name: str, selection: Selection) -> AsyncIterator[Source]:
 def _local(path: Path, selection: Selection) -> Source:
     if not path.exists():
         raise BadSource(f"{path} does not exist")
-    if path.is_dir() or _is_gzip(path):
+    if path.is_dir() or _is_batch(path):
         return ArchiveSource(FolderObjects(path), selection)
     return CaptureSource(path, selection)
 
 
-def _is_gzip(path: Path) -> bool:
+def _is_batch(path: Path) -> bool:
+    """Whether this is a packed batch of raw records, and not a packed capture."""
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             return False
     with gzip.open(path) as content:
-        # A capture that was compressed would be read as a batch and refused line by line.
-        if b'"kind"' not in content.readline(4096):
-            raise BadSource(f"{path} is no batch of raw records; unpack it if it is a capture")
-    return True
+        try:
+            return b'"kind"' in content.readline(4096)
+        except (EOFError, zlib.error):
+            # It was not closed; the recording's reader knows what to do with that.
+            return False
 
 
 @contextlib.asynccontextmanager

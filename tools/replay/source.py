@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from tools.replay.records import Recorded
 
@@ -14,6 +14,11 @@ class Source(ABC):
     Both methods raise `BadSource` when the recording cannot be read, `StoreError` when the bucket
     does not answer and OSError when a file cannot be read.
     """
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How much of it was passed over, by reason, when it was last read."""
+        return {}
 
     @abstractmethod
     async def span(self) -> tuple[int, int] | None:

@@ -119,7 +119,13 @@ def _faults(text: str | None) -> FaultRequest | None:
 @click.option(
     "--capture",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Replay this recording (one raw frame a line) instead of simulating a market.",
+    help="Replay this recording instead of simulating a market: one message a line, with or "
+    "without a receive time, plain, gzip or zstd.",
+)
+@click.option(
+    "--truth",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --capture: REST tells what this recording has, which may be more.",
 )
 @click.option(
     "--speed",
@@ -132,6 +138,9 @@ def _faults(text: str | None) -> FaultRequest | None:
     default=0.25,
     type=click.FloatRange(min=0),
     help="Seconds a replay waits after the first requests.",
+)
+@click.option(
+    "--hold", is_flag=True, help="Begin only when POST /_control/flow says that it is running."
 )
 @click.option("--compression/--no-compression", default=True, help="Offer permessage-deflate.")
 @click.option(
@@ -192,8 +201,10 @@ def simulate(
     deep: tuple[str, ...],
     untraded: str,
     capture: Path | None,
+    truth: Path | None,
     speed: float,
     settle: float,
+    hold: bool,
     compression: bool,
     open_channels: bool,
     api_key: str,
@@ -215,6 +226,8 @@ def simulate(
     POST /_control/faults breaks it, GET /_control/model/PRODUCT tells the truth. Every option can
     be given as SIM_<OPTION>.
     """
+    if truth is not None and capture is None:
+        raise click.UsageError("--truth goes with --capture")
     configure_logging("simulator", log_level.upper(), log_format)
     request = _faults(faults) or FaultRequest()
     if drop:
@@ -235,8 +248,10 @@ def simulate(
         depths=_depths(deep),
         untraded=_untraded(untraded, products),
         capture=capture,
+        truth=truth,
         speed=speed,
         settle_s=settle,
+        hold=hold,
         compression=compression,
         credentials=(None if open_channels else _credentials(api_key, api_secret, api_passphrase)),
         limits=Limits(

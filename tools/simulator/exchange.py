@@ -39,7 +39,8 @@ class ExchangeConfig:
     `advance` moves it, at once, which makes tests independent of time. `credentials` None opens the
     channels that need a signature to everybody. `capture` replays a recording instead of the model,
     at `speed` times its own pace (0: as fast as the clients read), beginning `settle_s` after the
-    last request of the first clients.
+    last request of the first clients; REST then knows what the recording `truth` has, which may be
+    more. `hold` begins `idle`.
     """
 
     host: str = "127.0.0.1"
@@ -57,8 +58,10 @@ class ExchangeConfig:
     compression: bool = True
     limits: Limits = field(default_factory=Limits)
     capture: Path | None = None
+    truth: Path | None = None
     speed: float = 1.0
     settle_s: float = 0.25
+    hold: bool = False
     faults: FaultRequest | None = None
 
 
@@ -76,7 +79,7 @@ class SimulatedExchange:
         self.config = replace(config or ExchangeConfig(), **overrides)
         self.port = 0
         self.paused = False
-        self.idle = False
+        self.idle = self.config.hold
         self.replay: ReplayMarket | None = None
         self._stop = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -156,7 +159,9 @@ class SimulatedExchange:
         config = self.config
         venue: Venue
         if config.capture is not None:
-            self.replay = ReplayMarket(load_capture(config.capture))
+            truth = load_capture(config.truth) if config.truth is not None else None
+            self.replay = ReplayMarket(load_capture(config.capture), truth)
+            log.info("recording_read", **self.replay.progress())
             venue = self.replay
         else:
             start = wall_us() if config.start_us is None else config.start_us

@@ -202,12 +202,13 @@ class Hub:
 
     def disconnect_all(self, code: int | None, reason: str) -> None:
         """Close every connection with `code`, or cut it without a word when that is None."""
+        self.disconnected += len(self.clients)
         for client in list(self.clients):
             if code is None:
                 client.feed.cut()
+                self.remove(client)
             else:
                 client.kick(code, reason)
-        self.disconnected += len(self.clients)
 
     async def drained(self) -> None:
         """Wait until every client has taken most of what it was sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import structlog
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 _STEP_S = 0.005
 # Written frames between two looks at whether the clients keep up, when replaying at full speed.
 _REPLAY_CHUNK = 64
+# How long a replay waits for the clients that it cut; then it goes on without them.
+_RECONNECT_S = 30.0
 
 
 async def pump_model(
@@ -50,11 +53,20 @@ async def pump_replay(
     been silent before it begins, so that one that subscribes in several requests misses nothing.
     """
     loop = asyncio.get_running_loop()
+    due_s = loop.time()
+    while idle():
+        if loop.time() >= due_s:
+            hub.dispatch(replay.waiting_beats())
+            due_s = loop.time() + 1
+        await asyncio.sleep(_STEP_S)
     await _first_subscriptions(replay, hub, settle_s)
     start_s, start_us = loop.time(), replay.first_us
     replay.begin()
     while not replay.finished:
-        if idle():
+        if replay.cut_due:
+            await _reconnected(replay, hub, settle_s)
+            start_s, start_us = loop.time(), replay.now_us
+        elif idle():
             start_s, start_us = await _idle(replay, hub, idle)
         elif speed:
             elapsed_us = round((loop.time() - start_s) * speed * SECOND)
@@ -77,6 +89,19 @@ async def _idle(replay: ReplayMarket, hub: Hub, idle: Callable[[], bool]) -> tup
         await asyncio.sleep(_STEP_S)
         hub.dispatch(replay.beat(start_us + round((loop.time() - start_s) * SECOND)))
     return loop.time(), replay.now_us
+
+
+async def _reconnected(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:
+    """Cut all clients, as the recorder was cut, and wait until they have subscribed anew."""
+    had_clients = bool(hub.clients)
+    log.info("replay_connection_cut", position=replay.position, clients=len(hub.clients))
+    hub.disconnect_all(None, "")
+    # What comes next was told to one who had just subscribed.
+    if had_clients:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECONNECT_S):
+                await _first_subscriptions(replay, hub, settle_s)
+    replay.pass_cut()
 
 
 async def _first_subscriptions(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from services.common.domain.book import BadLevel, Book
+from tools.recording import Connected, Framed, Recording
 from tools.simulator.clock import SECOND, iso6, parse_iso
 from tools.simulator.messages import (
     FULL,
     HEARTBEAT,
     LEVEL2,
     LEVEL2_BATCH,
+    LEVEL3,
     MATCHES,
     STATUS,
     TICKER,
@@ -29,6 +30,8 @@ from tools.simulator.products import Product, product
 from tools.simulator.tape import Tape
 from tools.simulator.venue import Figures, ProductState, ticker_of
 
+# Marks a place at which the recorder's connection began anew.
+CONNECTED = "connected"
 _CHANNELS = {
     "snapshot": (LEVEL2_BATCH, LEVEL2),
     "l2update": (LEVEL2_BATCH, LEVEL2),
@@ -43,112 +46,187 @@ _CHANNELS = {
     "activate": (FULL,),
     "status": (STATUS,),
 }
+# Times further ahead of the frame before are not believed.
+_LEAP_US = 86_400 * SECOND
+_MAX_BEATS = 5
+_REASON = 40
 
 
 class BadCapture(Exception):
-    """A line of the recording cannot be replayed."""
-
-    def __init__(self, path: Path, line: int, reason: str) -> None:
-        self.path = path
-        self.line = line
-        super().__init__(f"{path}, line {line}: {reason}")
+    """There is nothing in a recording that can be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One recorded frame. `at_us` never goes back along the recording."""
+    """One recorded frame, or a new connection (`type` is CONNECTED).
+
+    `at_us` is when it was received, or happened where nobody noted that; it never goes back along
+    the recording.
+    """
 
     at_us: int
     type: str
     product: str
     raw: bytes
-    message: dict[str, Any]
+    sequence: int | None = None
     trade: Match | None = None
 
 
-def load_capture(path: Path) -> list[Frame]:
-    """Read a recording: one raw frame a line, in the order of arrival.
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The frames of a recording, and by reason how many lines are not among them."""
 
-    `subscriptions` acknowledgements and unknown types are left out; each client gets its own ack.
+    frames: list[Frame]
+    left_out: dict[str, int]
+
+
+def load_capture(path: Path) -> Capture:
+    """Read a recording of any form that `tools.recording` knows, in the order of arrival.
+
+    Acknowledgements are left out, because each client gets its own; errors and unknown types,
+    because nobody asked for them. Frames that cannot be read are sent as they were recorded.
 
     Raises:
-        BadCapture: a line is not a message of the feed, or nothing in it has a time.
-        OSError: the file cannot be read.
+        BadCapture: no message of the feed is in it, or nothing in it has a time.
+        OSError: it cannot be read.
     """
+    recording = Recording(path)
     frames: list[Frame] = []
     at_us = 0
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        raw = line.rstrip(b"\r")
-        if not raw.strip():
+    for number, line in recording:
+        if isinstance(line, Connected):
+            frames.append(Frame(at_us, CONNECTED, "", b""))
             continue
-        try:
-            frame = _frame(raw, at_us)
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
-            raise BadCapture(path, number, repr(error)) from error
+        frame = _frame(line, at_us)
         at_us = frame.at_us
-        if frame.type in _CHANNELS:
+        if frame.type not in _CHANNELS:
+            recording.leave_out(f"type {frame.type}"[:_REASON], number)
+        elif not frame.product and frame.type != STATUS:
+            recording.leave_out("no_product", number)
+        else:
             frames.append(frame)
     first = next((each.at_us for each in frames if each.at_us), None)
     if first is None:
-        raise BadCapture(path, 0, "no frame with a time")
-    return [each if each.at_us else replace(each, at_us=first) for each in frames]
+        why = f" ({recording.first})" if recording.first else ""
+        raise BadCapture(f"{path} holds no message of the feed with a time{why}")
+    dated = [each if each.at_us else replace(each, at_us=first) for each in frames]
+    return Capture(dated, dict(recording.left_out))
 
 
-def _frame(raw: bytes, at_us: int) -> Frame:
-    message = msgspec.json.decode(raw, type=dict[str, Any])
-    kind = str(message["type"])
+def _frame(line: Framed, at_us: int) -> Frame:
+    message = msgspec.json.decode(line.body)
+    if not isinstance(message, dict):
+        return Frame(at_us, LEVEL3, "", line.body)
+    kind, product, sequence = message["type"], message.get("product_id"), message.get("sequence")
+    at = line.received_us
     # A last_match is dated by its trade, which may be long past.
-    if "time" in message and kind != "last_match":
-        at_us = max(at_us, parse_iso(message["time"]))
+    if at is None and kind != "last_match":
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            at = parse_iso(message["time"])
+    # A time that leaps ahead of the recording is odd, and nobody should wait for it.
+    if at is not None and (not at_us or at_us < at < at_us + _LEAP_US):
+        at_us = at
     trade = None
     if kind in ("match", "last_match"):
-        trade = msgspec.convert({**message, "type": "match"}, Match)
-    return Frame(at_us, kind, str(message.get("product_id", "")), raw, message, trade)
+        # One that cannot be read is sent all the same, and is no trade of ours.
+        with contextlib.suppress(msgspec.ValidationError, TypeError):
+            trade = msgspec.convert({**message, "type": "match"}, Match)
+    return Frame(
+        at_us,
+        kind if isinstance(kind, str) else "",
+        product if isinstance(product, str) else "",
+        line.body,
+        sequence if isinstance(sequence, int) else None,
+        trade,
+    )
 
 
 class _Recorded:
     """One product as far as the replay has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Match | None, sequence: int, *, seeded: bool) -> None:
+        """`first` is the recording's first trade, `seeded` whether it is one before it began."""
         self.book: Book | None = None
         self.tape = Tape()
-        self.sequence = 0
+        self.sequence = sequence
         self.time_us = 0
-        self.beats = False
-        self.told_after: int | None = None
+        self.first_trade = first
+        # The trade before the first one told.
+        self.told_after = None
+        if first is not None:
+            self.told_after = first.trade_id if seeded else first.trade_id - 1
+
+    @property
+    def last_trade_id(self) -> int:
+        last = self.tape.last
+        return last.trade_id if last is not None else self.told_after or 0
 
     def apply(self, frame: Frame) -> None:
-        message = frame.message
         self.time_us = max(self.time_us, frame.at_us)
-        self.sequence = max(self.sequence, int(message.get("sequence", 0)))
+        self.sequence = max(self.sequence, frame.sequence or 0)
         if frame.trade is not None:
-            if self.told_after is None:
-                newest = frame.trade.trade_id
-                self.told_after = newest if frame.type == "last_match" else newest - 1
             self.tape.add(frame.trade)
-        elif frame.type == "snapshot":
-            self.book = Book()
-            self.book.replace(message["bids"], message["asks"])
-        elif frame.type == "l2update" and self.book is not None:
-            self.book.apply(message["changes"])
-        elif frame.type == "heartbeat":
-            self.beats = True
+        elif frame.type in ("snapshot", "l2update"):
+            # A bad level is sent as it was recorded; only our own view of the book skips it.
+            with contextlib.suppress(BadLevel, msgspec.ValidationError):
+                self._apply_levels(frame)
+
+    def _apply_levels(self, frame: Frame) -> None:
+        levels = msgspec.json.decode(frame.raw, type=_Levels)
+        if frame.type == "snapshot":
+            book = Book()
+            book.replace(levels.bids, levels.asks)
+            self.book = book
+        elif self.book is not None:
+            self.book.apply(levels.changes)
+
+
+class _Levels(msgspec.Struct):
+    bids: list[list[str]] = []
+    asks: list[list[str]] = []
+    changes: list[list[str]] = []
+
+
+def _state_before(frames: Sequence[Frame]) -> dict[str, _Recorded]:
+    """Each product as it stood before the first frame, as far as later ones tell."""
+    trades: dict[str, Frame] = {}
+    sequences: dict[str, int] = {}
+    for frame in frames:
+        if frame.trade is not None:
+            trades.setdefault(frame.product, frame)
+        if frame.sequence is not None and frame.type != "last_match":
+            sequences.setdefault(frame.product, frame.sequence)
+    found = {}
+    for name in dict.fromkeys(frame.product for frame in frames if frame.product):
+        first = trades.get(name)
+        found[name] = _Recorded(
+            first.trade if first is not None else None,
+            max(0, sequences.get(name, 1) - 1),
+            seeded=first is not None and first.type == "last_match",
+        )
+    return found
 
 
 class ReplayMarket:
     """Gives out recorded frames in order and knows the state they add up to.
 
     Where the recording has no tickers for a product, one is made from each match (without the
-    24 h figures, which nobody recorded), so that the channel is not silent.
+    24 h figures, which nobody recorded), so that the channel is not silent; where it has no
+    heartbeats, they are made on whole seconds, as the venue would.
+
+    With a `truth`, another recording of the same time that has more, the state is what that one
+    adds up to: REST and heartbeats tell of what the first lacks.
     """
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames = frames
-        names = dict.fromkeys(frame.product for frame in frames if frame.product)
-        self.products: list[Product] = [product(name) for name in names]
-        self._recorded = {name: _Recorded() for name in names}
-        self._with_ticker = {frame.product for frame in frames if frame.type == "ticker"}
-        self.first_us = frames[0].at_us
+    def __init__(self, capture: Capture, truth: Capture | None = None) -> None:
+        self._frames = capture.frames
+        self.left_out = capture.left_out
+        self._recorded = _state_before(capture.frames)
+        self.products: list[Product] = [product(name) for name in self._recorded]
+        self._truth = ReplayMarket(truth) if truth is not None else None
+        self._with_ticker = {each.product for each in self._frames if each.type == "ticker"}
+        self._with_beats = {each.product for each in self._frames if each.type == "heartbeat"}
+        self.first_us = self._frames[0].at_us
         self._now = self.first_us
         self.position = 0
         self._begun = False
@@ -162,59 +240,90 @@ class ReplayMarket:
     def finished(self) -> bool:
         return self.position >= len(self._frames)
 
+    @property
+    def cut_due(self) -> bool:
+        """Whether the next thing that was recorded is a new connection; `pass_cut` goes on."""
+        return not self.finished and self._frames[self.position].type == CONNECTED
+
+    def pass_cut(self) -> None:
+        self.position += 1
+
     def begin(self) -> None:
         self._begun = True
 
     def progress(self) -> dict[str, object]:
         state = "finished" if self.finished else "running" if self._begun else "waiting"
-        return {"state": state, "frames": len(self._frames), "position": self.position}
+        return {
+            "state": state,
+            "frames": len(self._frames),
+            "position": self.position,
+            "left_out": self.left_out,
+        }
+
+    def _known(self, product_id: str) -> _Recorded:
+        """What is true of a product now."""
+        if self._truth is not None and product_id in self._truth._recorded:  # noqa: SLF001 - one of its own kind
+            return self._truth._recorded[product_id]  # noqa: SLF001 - as above
+        return self._recorded[product_id]
 
     def state(
         self, product_id: str, *, orders: bool = False, depth: int | None = None
     ) -> ProductState:
         """The product as far as the replay has come. `orders` cannot be had from a recording."""
         del orders
-        recorded = self._recorded[product_id]
-        book = recorded.book or Book()
+        known = self._known(product_id)
+        book = known.book or Book()
         return ProductState(
             product=product_id,
-            time_us=recorded.time_us,
-            sequence=recorded.sequence,
+            time_us=known.time_us,
+            sequence=known.sequence,
             # A recorded feed does not say how many orders a level holds.
             bids=[(price, size, 1) for price, size in book.bids(depth)],
             asks=[(price, size, 1) for price, size in book.asks(depth)],
-            tape=recorded.tape,
-            told_after=recorded.told_after,
+            tape=known.tape,
+            told_after=self._recorded[product_id].told_after,
         )
 
     def has_book(self, product_id: str) -> bool:
-        return self._recorded[product_id].book is not None
+        return self._known(product_id).book is not None
 
     def take(self, count: int) -> list[Outgoing]:
-        """The next `count` frames, whatever their time."""
+        """The next `count` frames, whatever their time, but none behind a new connection."""
         return self._give(min(len(self._frames), self.position + count))
 
     def advance(self, to_us: int) -> list[Outgoing]:
-        """The frames up to and including that time of the recording's clock."""
+        """The frames up to and including that time of the recording's clock, as `take`."""
         end = self.position
         while end < len(self._frames) and self._frames[end].at_us <= to_us:
             end += 1
-        return self._give(end)
+        out = self._give(end)
+        if not self.cut_due:
+            self._beats_until(to_us, out)
+        return out
 
     def _give(self, end: int) -> list[Outgoing]:
         out: list[Outgoing] = []
-        for frame in self._frames[self.position : end]:
+        while self.position < end and not self.cut_due:
+            frame = self._frames[self.position]
+            self.position += 1
+            self._beats_until(frame.at_us, out)
+            if self._truth is not None:
+                self._truth.follow(frame.at_us)
             recorded = self._recorded.get(frame.product)
             if recorded is not None:
-                # A bad level is sent as it was recorded; only our own view of the book skips it.
-                with contextlib.suppress(BadLevel):
-                    recorded.apply(frame)
-            self._now = max(self._now, frame.at_us)
+                recorded.apply(frame)
             out.append(Outgoing(_CHANNELS[frame.type], frame.product, frame.type, frame.raw))
             if frame.trade is not None and frame.product not in self._with_ticker:
                 out.append(self._derived_ticker(frame.trade))
-        self.position = end
         return out
+
+    def follow(self, to_us: int) -> None:
+        """Come as far as that time, for the state's sake only."""
+        while not self.finished and self._frames[self.position].at_us <= to_us:
+            frame = self._frames[self.position]
+            self.position += 1
+            if frame.product:
+                self._recorded[frame.product].apply(frame)
 
     def _derived_ticker(self, trade: Match) -> Outgoing:
         state = self.state(trade.product_id, depth=1)
@@ -223,15 +332,39 @@ class ReplayMarket:
         ticker = ticker_of(trade, Figures(), bid, ask)
         return Outgoing((TICKER, TICKER_BATCH), trade.product_id, "ticker", ticker)
 
+    def _beats_until(self, to_us: int, out: list[Outgoing]) -> None:
+        """Move the clock, with the heartbeats of those products that have none recorded."""
+        silent = [name for name in self._recorded if name not in self._with_beats]
+        if silent:
+            self._beat(silent, to_us, out)
+        self._now = max(self._now, to_us)
+
+    def _beat(self, names: Iterable[str], to_us: int, out: list[Outgoing]) -> None:
+        last = to_us // SECOND
+        # A long pause of the recording is over in one step when the replay is not paced.
+        for second in range(max(self._now // SECOND, last - _MAX_BEATS) + 1, last + 1):
+            for name in names:
+                known = self._known(name)
+                time = iso6(second * SECOND)
+                beat = Heartbeat(known.last_trade_id, name, known.sequence, time)
+                out.append(Outgoing((HEARTBEAT,), name, "heartbeat", beat))
+
+    def waiting_beats(self) -> list[Outgoing]:
+        """Heartbeats of the second in which the recording begins, for those who wait for it."""
+        time = iso6(self.first_us // SECOND * SECOND)
+        return [
+            Outgoing(
+                (HEARTBEAT,),
+                name,
+                "heartbeat",
+                Heartbeat(known.last_trade_id, name, known.sequence, time),
+            )
+            for name, known in self._recorded.items()
+        ]
+
     def beat(self, to_us: int) -> list[Outgoing]:
         """Heartbeats of a market in which nothing happens any more, on whole seconds."""
         out: list[Outgoing] = []
-        for second in range(self._now // SECOND + 1, to_us // SECOND + 1):
-            for name, recorded in self._recorded.items():
-                last = recorded.tape.last
-                if recorded.beats and last is not None:
-                    time = iso6(second * SECOND)
-                    beat = Heartbeat(last.trade_id, name, recorded.sequence, time)
-                    out.append(Outgoing((HEARTBEAT,), name, "heartbeat", beat))
+        self._beat(list(self._recorded), to_us, out)
         self._now = max(self._now, to_us)
         return out

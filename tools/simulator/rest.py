@@ -77,6 +77,9 @@ class RestApi:
                 return _cached(product_rows([each])[0], _PRODUCTS_MAX_AGE)
         raise _Refused(404, "NotFound")
 
+    def _known(self, product: str) -> bool:
+        return any(each.id == product and each.tradable for each in self._venue.products)
+
     def _state(
         self, product: str, *, orders: bool = False, depth: int | None = None
     ) -> ProductState:
@@ -91,6 +94,13 @@ class RestApi:
             raise _Refused(404, "NotFound") from None
 
     def _book(self, product: str, query: Mapping[str, str]) -> RestAnswer:
+        if (
+            product not in self._frozen
+            and self._known(product)
+            and not self._venue.has_book(product)
+        ):
+            # A recording that has not come to its first snapshot.
+            raise _Refused(404, "NotFound")
         level = query.get("level", "1")
         # Writing out a deep book takes long, so no more of it than is asked for.
         depth = {"1": 1, "2": None}.get(level, 0)

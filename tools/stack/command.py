@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from tools.options import ProductList
-from tools.stack.demo import DemoOptions, run_demo
+from tools.simulator.replay import BadCapture
+from tools.stack.demo import Demo, DemoOptions
 from tools.stack.options import BrokerKind, StackOptions, Upstream
 
 _GAP_DURATION = 20.0
@@ -39,6 +40,12 @@ _RUNS_KEPT = 5
     envvar="CAPTURE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What --upstream replay replays: one venue message a line. [env CAPTURE]",
+)
+@click.option(
+    "--truth",
+    envvar="TRUTH",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A recording that has more than the capture; the replay's REST knows it. [env TRUTH]",
 )
 @click.option(
     "--speed",
@@ -93,6 +100,7 @@ def stack(
     duration: float | None,
     upstream: Upstream,
     capture: Path | None,
+    truth: Path | None,
     speed: float | None,
     broker: BrokerKind,
     products: tuple[str, ...] | None,
@@ -113,6 +121,8 @@ def stack(
         raise click.UsageError("--upstream replay needs --capture (CAPTURE=<file.ndjson>)")
     if capture is not None and upstream != "replay":
         raise click.UsageError("--capture goes with --upstream replay (UPSTREAM=replay)")
+    if truth is not None and capture is None:
+        raise click.UsageError("--truth goes with --capture")
     if gap and upstream != "sim":
         raise click.UsageError("--gap needs the simulated exchange (UPSTREAM=sim)")
     if gap and duration is None:
@@ -122,6 +132,7 @@ def stack(
             upstream=upstream,
             broker_kind=broker,
             capture=capture.absolute() if capture is not None else None,
+            truth=truth.absolute() if truth is not None else None,
             speed=speed,
             duration=duration,
             products=products or (),
@@ -135,7 +146,11 @@ def stack(
         board=sys.stdout.isatty() if board is None else board,
         api_key=api_key,
     )
-    raise SystemExit(asyncio.run(run_demo(options)))
+    try:
+        demo = Demo(options)
+    except (BadCapture, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    raise SystemExit(asyncio.run(demo.run()))
 
 
 def _new_run_dir(parent: Path) -> Path:

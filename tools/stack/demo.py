@@ -8,7 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +70,17 @@ class _Signals:
         self.stop.set()
 
 
-async def run_demo(options: DemoOptions) -> int:
-    """Run it; the answer is the process's exit status."""
-    return await Demo(options).run()
-
-
 class Demo:
     """One run. Everything is said on standard output, the JSON summary last."""
 
     def __init__(self, options: DemoOptions) -> None:
+        """Raises `BadCapture` and OSError when what is to be replayed cannot be."""
+        # A recording is over in seconds: the subscribers shall not come when it is.
+        held = replace(options.stack, hold=options.stack.upstream == "replay")
         self._options = options
         self._console = Console(highlight=False, soft_wrap=True)
         self._signals = _Signals()
-        self._stack = Stack(options.stack, self._started)
+        self._stack = Stack(held, self._started)
         self._board = Board(self._stack.products, CHANNELS if options.gap else ("ticker", "trades"))
         self._story = GapStory(self._say)
         self._subscribers: list[Subscriber] = []
@@ -116,6 +114,10 @@ class Demo:
             f"Starting on this machine: upstream {asked.upstream}, broker {asked.broker_kind}, "
             f"products {', '.join(self._stack.products)}"
         )
+        capture = self._stack.capture
+        if capture is not None and capture.left_out:
+            words = ", ".join(f"{count} {reason}" for reason, count in capture.left_out.items())
+            self._say(f"left out of the recording: {words}")
         status = 1
         try:
             with self._ends():
@@ -285,6 +287,8 @@ class Demo:
             broker=self._options.stack.broker_kind,
             upstream=self._options.stack.upstream,
         )
+        if self._stack.capture is not None:
+            line["left_out"] = dict(self._stack.capture.left_out)
         self._console.file.flush()
         print(json.dumps(line), flush=True)
         return 0 if line["ok"] else status

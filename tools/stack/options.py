@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
+
+from tools.simulator.replay import BadCapture, load_capture
 
 Upstream = Literal["sim", "coinbase", "replay"]
 BrokerKind = Literal["nats", "redis"]
@@ -35,6 +35,8 @@ class StackOptions:
     Attributes:
         upstream: where market data comes from.
         capture: the file to replay, one venue message a line.
+        truth: a file whose contents the replay's REST knows; None: what the capture has told.
+        hold: the exchange waits until `POST /_control/flow` says that it is running.
         speed: of the replay; None chooses it by `duration`, else 1 (as recorded).
         duration: seconds after which the stack will be stopped; only informs the replay's speed.
         products: to subscribe to; empty takes the capture's, or the default ones.
@@ -47,6 +49,8 @@ class StackOptions:
     upstream: Upstream = "sim"
     broker_kind: BrokerKind = "nats"
     capture: Path | None = None
+    truth: Path | None = None
+    hold: bool = False
     speed: float | None = None
     duration: float | None = None
     products: tuple[str, ...] = ()
@@ -58,40 +62,39 @@ class StackOptions:
 
 @dataclass(frozen=True)
 class Capture:
-    """What a capture holds: its products, our channels, and how long it took to record (s)."""
+    """What a capture holds: its products, our channels, and how long it took to record (s).
+
+    `left_out` counts by reason the lines that are no messages.
+    """
 
     products: tuple[str, ...]
     channels: tuple[str, ...]
     seconds: float
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def scan(cls, path: Path) -> Capture:
-        """Read through the file once.
+    def scan(cls, path: Path, truth: Path | None = None) -> Capture:
+        """Read through the file once; with a `truth`, REST knows what that one holds.
 
         Raises:
             OSError: it cannot be read.
-            ValueError: a line is not JSON.
+            BadCapture: nothing in it that the platform carries.
         """
-        products: dict[str, None] = {}
-        channels: dict[str, None] = {}
-        times: list[str] = []
-        with path.open() as lines:
-            for line in lines:
-                message = json.loads(line)
-                channel = _CHANNEL_OF.get(message.get("type"))
-                if channel is not None:
-                    channels[channel] = None
-                    products[message["product_id"]] = None
-                    if "time" in message:
-                        times.append(message["time"])
-        return cls(tuple(products), tuple(channels), _seconds_between(times))
-
-
-def _seconds_between(times: list[str]) -> float:
-    if len(times) < 2:
-        return 0.0
-    first, last = (datetime.fromisoformat(time) for time in (min(times), max(times)))
-    return (last - first).total_seconds()
+        capture = load_capture(path)
+        frames = [frame for frame in capture.frames if frame.type in _CHANNEL_OF]
+        if not frames:
+            raise BadCapture(f"{path} holds no ticker, match or level 2 message")
+        channels = dict.fromkeys(_CHANNEL_OF[frame.type] for frame in frames)
+        known = load_capture(truth).frames if truth is not None else frames
+        if not any(frame.type == "snapshot" for frame in known):
+            # Without a base there is no book, and nobody to ask for one.
+            channels.pop("book", None)
+        return cls(
+            tuple(dict.fromkeys(frame.product for frame in frames)),
+            tuple(channels),
+            (capture.frames[-1].at_us - capture.frames[0].at_us) / 1e6,
+            capture.left_out,
+        )
 
 
 def replay_speed(options: StackOptions, capture: Capture) -> float:

@@ -63,7 +63,7 @@ class Stack:
         if options.upstream == "replay":
             if options.capture is None:
                 raise ValueError("a replay needs a capture")
-            self.capture = Capture.scan(options.capture)
+            self.capture = Capture.scan(options.capture, options.truth)
         found = self.capture.products if self.capture is not None else DEFAULT_PRODUCTS
         self.products = options.products or found
         self.channels = (
@@ -96,8 +96,12 @@ class Stack:
         if self.capture is not None:
             speed = replay_speed(self.options, self.capture)
             arguments += ["--capture", str(self.options.capture), "--speed", f"{speed:g}"]
+            if self.options.truth is not None:
+                arguments += ["--truth", str(self.options.truth)]
         else:
             arguments += ["--seed", str(self.options.seed)]
+        if self.options.hold:
+            arguments.append("--hold")
         return Process(
             EXCHANGE,
             "tools.simulator",

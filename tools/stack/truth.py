@@ -184,6 +184,11 @@ class Witness:
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self._url, timeout=30, trust_env=False)
 
+    @staticmethod
+    async def _flow(client: httpx.AsyncClient, *, running: bool) -> None:
+        answer = await client.post("/_control/flow", json={"running": running})
+        answer.raise_for_status()
+
     async def begin(self) -> None:
         """From now on every trade has to reach the subscriber."""
         async with self._client() as client:
@@ -195,12 +200,13 @@ class Witness:
                 # A recording is told from its beginning to whoever comes first.
                 recorded = report["mode"] == "replay"
                 self._after[name] = None if recorded else product.get("last_trade_id")
+            # A recording was held back until somebody would see it from its beginning.
+            await self._flow(client, running=True)
 
     async def compare(self, held: Held, patience_s: float = PATIENCE_S) -> Comparison:
         """Let the exchange stand still, wait for what is on its way, and compare."""
         async with self._client() as client:
-            stopped = await client.post("/_control/flow", json={"running": False})
-            stopped.raise_for_status()
+            await self._flow(client, running=False)
             truths: dict[str, Truth] = {}
             for name in self._products:
                 answer = await client.get(f"/_control/model/{name}")

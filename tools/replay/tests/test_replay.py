@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import zstandard
 from click.testing import CliRunner, Result
 
 from services.common.subjects import StreamKey
@@ -16,6 +17,7 @@ from services.common.testing.raw_records import FIRST_TS, RawStream
 from services.common.wire import RawRecord, decode_raw, encode
 from tools.cli import main
 from tools.embedded import NatsServer
+from tools.recording import Recording
 from tools.replay.archive import ArchiveSource, FolderObjects
 from tools.replay.capture import raw_records
 from tools.replay.player import Tempo
@@ -88,6 +90,7 @@ async def test_replay_goes_on_where_it_was_and_never_turns_a_log_back(
     [
         (b"no json\n", "line 1: bad_json"),
         (gzip.compress(b"{}\n", mtime=0), "is no batch of raw records"),
+        (b"\x1f\x8bno gzip", "line 1: torn"),
         (gzip.compress(b'{"kind":1}\n', mtime=0), "not a raw record"),
     ],
 )
@@ -152,10 +155,16 @@ def market_frames(seconds: int) -> list[bytes]:
     ]
 
 
-def test_a_capture_becomes_the_same_chained_records_every_time() -> None:
+def recording(path: Path, frames: Iterable[bytes]) -> Recording:
+    path.write_bytes(b"".join(frame + b"\n" for frame in frames))
+    return Recording(path)
+
+
+def test_a_capture_becomes_the_same_chained_records_every_time(tmp_path: Path) -> None:
     frames = market_frames(20)
-    records = list(raw_records(frames, Selection()))
-    assert records == list(raw_records(frames, Selection()))
+    capture = recording(tmp_path / "capture", frames)
+    records = list(raw_records(capture, Selection()))
+    assert records == list(raw_records(capture, Selection()))
     ledger = Ledger()
     for recorded in records:
         ledger.add(recorded, already=False)
@@ -164,11 +173,45 @@ def test_a_capture_becomes_the_same_chained_records_every_time() -> None:
     assert {frame for frame in frames if b'"match"' in frame} <= bodies
 
 
-def test_trades_that_a_capture_lacks_become_a_recorded_gap() -> None:
+def test_trades_that_a_capture_lacks_become_a_recorded_gap(tmp_path: Path) -> None:
     frames = market_frames(20)
     matches = [n for n, frame in enumerate(frames) if b'"match"' in frame and b"BTC-USD" in frame]
     del frames[matches[3]]
-    records = list(raw_records(frames, Selection(products=frozenset({"BTC-USD"}))))
+    capture = recording(tmp_path / "capture", frames)
+    records = list(raw_records(capture, Selection(products=frozenset({"BTC-USD"}))))
     gaps = [decode_raw(each.payload) for each in records if b'"kind":"gap"' in each.payload]
     assert [gap.channel for gap in gaps] == ["trades"]
     assert {each.key.product for each in records} == {"BTC-USD"}
+
+
+def test_a_torn_packed_capture_is_replayed_as_far_as_it_goes_and_what_was_left_out_is_told(
+    tmp_path: Path,
+) -> None:
+    frames = market_frames(5)
+    path = tmp_path / "capture.zst"
+    lines = [b"2026-07-07T22:59:24.5Z\t" + frame for frame in frames]
+    lines[3:3] = [b"nonsense", b"# reconnected", b'{"type":"subscribe","product_ids":[]}']
+    path.write_bytes(zstandard.compress(b"\n".join(lines))[:-20])
+    result = replay(str(path), "--dry-run", NATS_URLS="nats://127.0.0.1:1")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["records"] > 0
+    assert summary["left_out"] | {"torn": 1} == {"bad_json": 1, "sent": 1, "torn": 1}
+    assert "left out: " in result.output
+    # When it was received, not when it happened.
+    assert str(summary["from"]).startswith("2026-07-07T22:59:24.500")
+
+
+def test_a_frame_that_cannot_be_read_makes_the_book_suspect_and_is_told(tmp_path: Path) -> None:
+    frames = market_frames(5)
+    snapshot = b'{"type":"snapshot","product_id":"BTC-USD","bids":[["1","1"]],"asks":[["9","1"]]}'
+    first = next(n for n, each in enumerate(frames) if b'"l2update"' in each and b"BTC" in each)
+    odd = frames[first].replace(b'"changes":[[', b'"changes":[["buy","1","0.-10000"],[')
+    good = [snapshot, *frames[: first + 1]]
+    capture = recording(tmp_path / "capture", [*good, odd, *frames[first + 1 :]])
+    books = Selection(products=frozenset({"BTC-USD"}), channels=frozenset({"book"}))
+    records = [decode_raw(each.payload) for each in raw_records(capture, books)]
+    assert sum(capture.left_out.values()) == 1
+    assert any(
+        b"cannot be read" in bytes(record.body) for record in records if record.kind == "status"
+    )
