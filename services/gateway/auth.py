@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import parse_qs
 
+from services.gateway.addresses import Pass
+
 _HASHED = "sha256:"
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.-]+")
@@ -66,7 +68,7 @@ class KeyRing:
 
         Takes as long for a wrong one as for a right one.
         """
-        offered = _digest(key)
+        offered = digest_of(key)
         found: Grant | None = None
         for digest, grant in self._grants:
             if hmac.compare_digest(digest, offered):
@@ -98,10 +100,14 @@ class Seat:
 
     Attributes:
         grant: what it may do; None while no valid key came.
+        address: where the client comes from.
+        entry: its places by address, where those are counted.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, address: str = "") -> None:
         self.grant: Grant | None = None
+        self.address = address
+        self.entry: Pass | None = None
         self._places = places
 
     def take(self, grant: Grant) -> bool:
@@ -110,15 +116,20 @@ class Seat:
         if not self._places.take(grant):
             return False
         self.grant = grant
+        if self.entry is not None:
+            self.entry.keyed()
         return True
 
     def leave(self) -> None:
+        if self.entry is not None:
+            self.entry.leave()
         if self.grant is not None:
             self._places.give_back(self.grant)
             self.grant = None
 
 
-def _digest(key: str) -> bytes:
+def digest_of(key: str) -> bytes:
+    """What is kept of a key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
@@ -127,7 +138,7 @@ def _parse(number: int, text: str) -> tuple[bytes, Grant]:
     if not key:
         raise ValueError(f"key {number}: expected a key before ';'")
     if not key.startswith(_HASHED):
-        digest = _digest(key)
+        digest = digest_of(key)
     elif _DIGEST.fullmatch(key):
         digest = bytes.fromhex(key.removeprefix(_HASHED))
     else:

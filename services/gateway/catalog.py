@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
+from services.gateway.metrics import METRICS
+from services.gateway.ratelimit import TokenBucket
 from services.gateway.stores import Stores
 
-# A command may name thousands of products; the stores are not asked for more than so many of them.
+# A command may name many products; the stores are not asked for more than so many of them at once,
+# and not again for a while for one that they did not have.
 _ASKED_AT_ONCE = 100
+_ABSENT_S = 10.0
+_ABSENT_KEPT = 10_000
 
 
 class Catalog:
-    """Streams seen so far. A product never seen is asked for again at most every `refresh_s`."""
+    """Streams seen so far.
+
+    Args:
+        refresh_s: a log is asked at most so often for products never seen.
+        asked_per_s: of those, so many a second are asked for at the stores; names are anybody's,
+            and a read for each would be the platform's cost.
+    """
 
     def __init__(
         self,
@@ -25,6 +37,7 @@ class Catalog:
         stores: Stores,
         shard_count: int,
         refresh_s: float = 1.0,
+        asked_per_s: float = 20,
     ) -> None:
         self._broker = broker
         self._stores = stores
@@ -32,6 +45,9 @@ class Catalog:
         self._refresh_s = refresh_s
         self._streams: dict[int, set[StreamKey]] = {shard: set() for shard in range(shard_count)}
         self._asked: dict[int, float] = {}
+        self._questions = TokenBucket(asked_per_s, _ASKED_AT_ONCE, time.monotonic())
+        # Products that the stores did not have, until when nobody asks again; oldest first.
+        self._absent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._locks = [asyncio.Lock() for _ in range(shard_count)]
 
     async def knows(self, venue: str, products: Iterable[str]) -> set[str]:
@@ -45,12 +61,33 @@ class Catalog:
         await self._refresh_all(shards)
         missing = self.unseen(venue, missing)
         # Without the stores a product that is only there stays unknown for now.
-        asked = sorted(filter(_may_be, missing))[:_ASKED_AT_ONCE] if _may_be(venue) else []
+        asked = self._worth_asking(venue, missing) if _may_be(venue) else []
         keys = [StreamKey(venue, channel, one) for one in asked for channel in CHANNELS]
-        for key in await self._stores.known(keys):
+        stored = await self._stores.known(keys)
+        for key in stored or ():
             self._streams[shard_of(key.product, self._shard_count)].add(key)
         missing = self.unseen(venue, missing)
+        for product in missing.intersection(asked) if stored is not None else ():
+            self._absent[venue, product] = time.monotonic() + _ABSENT_S
+            if len(self._absent) > _ABSENT_KEPT:
+                self._absent.popitem(last=False)
         return set(products) - missing
+
+    def _worth_asking(self, venue: str, products: Iterable[str]) -> list[str]:
+        """Those of `products` that the stores may have and may be asked for now."""
+        now = time.monotonic()
+        while self._absent and next(iter(self._absent.values())) <= now:
+            self._absent.popitem(last=False)
+        found: list[str] = []
+        for product in sorted(filter(_may_be, products)):
+            if (venue, product) in self._absent:
+                METRICS.unknown_products.labels("remembered").inc()
+            elif len(found) < _ASKED_AT_ONCE and self._questions.take(now) == 0:
+                METRICS.unknown_products.labels("asked").inc()
+                found.append(product)
+            else:
+                METRICS.unknown_products.labels("limited").inc()
+        return found
 
     def unseen(self, venue: str, products: Iterable[str]) -> set[str]:
         """Those of `products` that were never seen at `venue`; asks nobody."""

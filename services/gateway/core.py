@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.gateway.auth import KeyRing, Places
+from services.gateway.addresses import Door, Guessing, KeyGuesses, Proxies
+from services.gateway.auth import EVERYONE, Grant, KeyRing, Places, digest_of
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.hub import Hub
@@ -21,3 +22,21 @@ class Core:
     backfill: Backfill
     keys: KeyRing
     places: Places
+    proxies: Proxies
+    door: Door
+    guesses: KeyGuesses
+
+    def grant_of(self, key: str, address: str) -> Grant | None:
+        """What a key that came from an address allows; None: it is not known.
+
+        Raises:
+            Guessing: it was not looked at.
+        """
+        if self.keys.open:
+            return EVERYONE
+        digest = digest_of(key)
+        if (wait := self.guesses.wait(address, digest)) > 0:
+            raise Guessing(wait)
+        grant = self.keys.grant(key)
+        self.guesses.judged(address, digest, right=grant is not None)
+        return grant

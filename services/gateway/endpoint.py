@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 
+from services.gateway.addresses import Guessing
 from services.gateway.asgicall import Upgrading
 from services.gateway.auth import EVERYONE, Seat, offered_key
 from services.gateway.gateway import Gateway
@@ -15,6 +16,7 @@ from services.gateway.link import AsgiLink, Receive, Send
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
+    COMMAND_RATE,
     CONNECTION_QUOTA,
     DRAINING,
     ORIGIN_DENIED,
@@ -43,7 +45,7 @@ class Endpoint:
         headers = Headers(scope=scope)
         key = offered_key(headers, _without_key(scope))
         seat = Seat(gateway.core.places)
-        problem = self._refusal(headers) or self._seated(seat, key)
+        problem = self._refusal(headers) or self._seated(seat, key, scope, headers)
         if problem is not None:
             await _reject(scope, send, *problem)
             return
@@ -82,13 +84,42 @@ class Endpoint:
                 return 403, Problem(ORIGIN_DENIED, "this origin is not allowed")
         return None
 
-    def _seated(self, seat: Seat, key: str | None) -> tuple[int, Problem] | None:
-        """Give the connection its place by the key it came with, if that is one."""
-        keys = self._gateway.core.keys
-        grant = EVERYONE if keys.open else keys.grant(key) if key is not None else None
+    def _seated(
+        self, seat: Seat, key: str | None, scope: Scope, headers: Headers
+    ) -> tuple[int, Problem] | None:
+        """Give the connection its place by its address and the key it came with, if that is one."""
+        core, settings = self._gateway.core, self._gateway.settings
+        # Who asks for no key and limits no address need not know it: it is a system call.
+        counted = not core.keys.open or settings.ws_max_connections_per_address > 0
+        if counted:
+            seat.address = core.proxies.client(_peer(scope), headers.getlist("x-forwarded-for"))
+        grant = EVERYONE if core.keys.open else None
+        if key is not None and grant is None:
+            try:
+                grant = core.grant_of(key, seat.address)
+            except Guessing as guessing:
+                METRICS.http_refused.labels("key_guesses").inc()
+                wait_ms = int(guessing.wait_s * 1000) + 1
+                return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
+        if counted:
+            entry = core.door.enter(seat.address, keyless=grant is None)
+            if isinstance(entry, str):
+                METRICS.http_refused.labels(entry).inc()
+                message = "no more connections are taken without a key, or from this address"
+                return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
+            seat.entry = entry
         if grant is None or seat.take(grant):
             return None
+        seat.leave()
         return 503, connections_taken(grant)
+
+
+def _peer(scope: Scope) -> str:
+    link = scope.get("extensions", {}).get(EXTENSION)
+    if isinstance(link, Upgrading):
+        return link.peer
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _without_key(scope: Scope) -> str:
@@ -110,5 +141,5 @@ async def _reject(scope: Scope, send: Send, status: int, problem: Problem) -> No
         await send(start)
         await send({"type": "websocket.http.response.body", "body": body})
     else:
-        code = 1013 if status == 503 else 1008
+        code = 1013 if status in (429, 503) else 1008
         await send({"type": "websocket.close", "code": code, "reason": problem.code.name})

@@ -41,6 +41,8 @@ from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)
 
+# Framed snapshots of one stream that are kept, by reason and depth, while its head stands still.
+_SNAPSHOTS_KEPT = 8
 _PAGE = 500
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 2.0
@@ -143,6 +145,9 @@ class Feed:
             self._cached_at = position
         cached = self._cache.get((reason, depth))
         if cached is None:
+            if len(self._cache) >= _SNAPSHOTS_KEPT:
+                # A depth is any number that a client chooses; the oldest goes.
+                del self._cache[next(iter(self._cache))]
             # Many clients subscribe at the same position; it is encoded and framed for the first.
             cached = self._cache[reason, depth] = self._framed_snapshot(position, reason, depth)
         return cached

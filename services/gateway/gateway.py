@@ -15,6 +15,7 @@ import structlog
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
+from services.gateway.addresses import Door, KeyGuesses, Proxies
 from services.gateway.archive import Archive
 from services.gateway.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
@@ -99,10 +100,23 @@ class Gateway(Home):
             settings,
             hub,
             tails,
-            Catalog(broker, stores, settings.shard_count),
+            Catalog(
+                broker,
+                stores,
+                settings.shard_count,
+                asked_per_s=settings.unknown_products_per_sec,
+            ),
             Backfill(broker, Archive(archive, self.health), max_age_us),
             KeyRing(settings.api_keys),
             Places(),
+            Proxies(settings.trusted_proxies),
+            Door(
+                settings.ws_max_connections_per_address,
+                # However many places there are, clients with a key find half of them.
+                min(settings.ws_max_keyless, max(1, settings.ws_max_connections // 2)),
+                settings.ws_max_keyless_per_address,
+            ),
+            KeyGuesses(settings.key_failures_per_minute, time.monotonic),
         )
 
     @asynccontextmanager

@@ -18,11 +18,13 @@ from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
+from services.gateway.addresses import Guessing
 from services.gateway.auth import EVERYONE, Grant, offered_key
 from services.gateway.gaps import Gaps
 from services.gateway.gateway import Gateway
 from services.gateway.http_ticks import page_after
 from services.gateway.messages import ErrorBody, Status
+from services.gateway.metrics import METRICS
 from services.gateway.protocol import TOO_OLD, Problem
 
 Channel = Literal["ticker", "trades", "book"]
@@ -33,6 +35,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid API key, where keys are configured"},
     403: {"description": "The key does not cover this product"},
     404: {"description": "No such product"},
+    429: {"description": "Too many wrong keys came from this address"},
     503: {"description": "The log does not answer"},
 }
 
@@ -115,7 +118,16 @@ def api_router(gateway: Gateway) -> APIRouter:
 
     async def authorized(request: Request) -> None:
         key = offered_key(request.headers, request.url.query)
-        grant = EVERYONE if core.keys.open else core.keys.grant(key) if key is not None else None
+        grant = EVERYONE if core.keys.open else None
+        if key is not None and grant is None:
+            peer = request.client.host if request.client else ""
+            forwarded = request.headers.getlist("x-forwarded-for")
+            try:
+                grant = core.grant_of(key, core.proxies.client(peer, forwarded))
+            except Guessing as guessing:
+                METRICS.http_refused.labels("key_guesses").inc()
+                headers = {"retry-after": str(int(guessing.wait_s) + 1)}
+                raise HTTPException(429, str(guessing), headers) from guessing
         if grant is None:
             raise HTTPException(401, "a valid API key is required")
         product = request.path_params.get("product", request.query_params.get("product"))

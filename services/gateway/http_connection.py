@@ -58,9 +58,11 @@ class HttpConnection(HttpToolsProtocol):
     taken in a time that goes by its size.
     """
 
-    def __init__(self, seconds: float, shared: Shared, due: float) -> None:
+    def __init__(self, seconds: float, shared: Shared, due: float, place: str = "") -> None:
         super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
         self._seconds = seconds
+        # Under which address it has its place.
+        self._place = place
         self._shared = shared
         # Of the first request, which has begun already; later ones have their own time.
         self._due: float | None = due
@@ -272,4 +274,4 @@ class HttpConnection(HttpToolsProtocol):
         self._taken()
         if self in self.connections:
             self.connections.discard(self)
-            self._shared.limits.leave()
+            self._shared.limits.leave(self._place)

@@ -20,12 +20,17 @@ class HttpLimits:
 
     Args:
         connections: that speak HTTP at a time; WebSockets are none of them.
+        per_address: of them, from one address; 0 is unlimited.
         queue_bytes: of answers that wait for all of them.
         write_s: how long an answer may wait beside the time that its size takes.
     """
 
-    def __init__(self, connections: int, queue_bytes: int, write_s: float) -> None:
+    def __init__(
+        self, connections: int, queue_bytes: int, write_s: float, per_address: int = 0
+    ) -> None:
         self.open = 0
+        self.by_address: Counter[str] = Counter()
+        self._per_address = per_address
         self.held_bytes = 0
         self._connections = connections
         self._queue_bytes = queue_bytes
@@ -33,16 +38,27 @@ class HttpLimits:
         # Who waits, in the order in which they began to.
         self._held: dict[Hashable, _Held] = {}
 
-    def enter(self) -> bool:
-        """Take a place; False: there is none, and none was taken."""
-        if self.open >= self._connections:
-            return False
-        self.open += 1
-        return True
+    def enter(self, address: str = "") -> str:
+        """Take a place; or why there is none, and none was taken: `connections` or `address`.
 
-    def leave(self) -> None:
+        An empty address is nobody's: it may have all.
+        """
+        if self.open >= self._connections:
+            return "connections"
+        if address and self._per_address and self.by_address[address] >= self._per_address:
+            return "address"
+        self.open += 1
+        if address:
+            self.by_address[address] += 1
+        return ""
+
+    def leave(self, address: str = "") -> None:
         """Give the place back."""
         self.open -= 1
+        if address:
+            self.by_address[address] -= 1
+            if self.by_address[address] <= 0:
+                del self.by_address[address]
 
     def seconds(self, size: int) -> float:
         """How long `size` bytes of an answer may wait for their reader."""

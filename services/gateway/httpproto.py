@@ -15,12 +15,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
+from services.gateway.addresses import Proxies
 from services.gateway.handshake import Header, refusal
 from services.gateway.http_connection import MAX_HEAD, Farewell, HttpConnection
 from services.gateway.http_limits import HttpLimits
 from services.gateway.keepalive import Keepalive
 from services.gateway.refusals import Refusals
-from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared
+from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
 
 
 class Sockets:
@@ -36,6 +37,7 @@ class Sockets:
         message_s: time for a message to arrive completely.
         silent: connections at a time that have said nothing yet.
         limits: of what speaks HTTP.
+        proxies: whose word on where a client comes from is taken.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Sockets:
         message_s: float = 10,
         silent: int = 10_000,
         limits: HttpLimits | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._deflate = deflate
         self._handshake_s = handshake_s
@@ -58,6 +61,7 @@ class Sockets:
         self._control_per_s = control_per_s
         self._message_s = message_s
         self._silent = silent
+        self._proxies = Proxies(()) if proxies is None else proxies
         self._limits = HttpLimits(1000, 64 * 1024 * 1024, 20) if limits is None else limits
         self._shared: Shared | None = None
 
@@ -81,6 +85,7 @@ class Sockets:
                 self._deflate,
                 self._control_per_s,
                 self._message_s,
+                self._proxies,
                 self._limits,
                 Refusals(loop.time),
                 self._silent,
@@ -125,12 +130,13 @@ class Front(asyncio.Protocol):
             self.transport.set_protocol(protocol)
             protocol.upgrade(head.request(self.transport, self._shared.config), b"")
             return
-        if not self._shared.limits.enter():
-            self._shared.refusals.count("connections", "")
+        peer = self._shared.proxies.place(peer_of(self.transport))
+        if reason := self._shared.limits.enter(peer):
+            self._shared.refusals.count(reason, peer)
             busy = refusal(503, [(b"retry-after", b"1")], b"")
             Farewell(self._shared, self.transport, busy)
             return
-        http = HttpConnection(self._seconds, self._shared, self._due)
+        http = HttpConnection(self._seconds, self._shared, self._due, peer)
         http.connection_made(self.transport)
         self.transport.set_protocol(http)
         http.data_received(data)

@@ -80,6 +80,11 @@ class Link(ABC):
         """Bytes that wait in this process's transport."""
 
     @property
+    def peer(self) -> str:
+        """The address at the other end; empty when it is not known."""
+        return ""
+
+    @property
     def ended(self) -> str:
         """Why it is over, if its listener did not close it.
 

@@ -107,8 +107,16 @@ class Metrics:
         self.errors = Counter(
             "md_ws_errors_total", "Errors told to clients.", ("code",), registry=registry
         )
-        prepare(self.rate_limited, ("commands", "product"))
+        prepare(self.rate_limited, ("commands", "product", "keys"))
         prepare(self.errors, _FAILURES)
+        self.unknown_products = Counter(
+            "md_ws_unknown_products_total",
+            "Products asked for that no log holds: read from the stores, known to be absent, or "
+            "not read because too many were.",
+            ("answer",),
+            registry=registry,
+        )
+        prepare(self.unknown_products, ("asked", "remembered", "limited"))
         self.http_refused = Counter(
             "md_http_refused_total",
             "Requests and HTTP connections that were refused or dropped.",

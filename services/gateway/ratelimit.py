@@ -34,6 +34,11 @@ class TokenBucket:
             return 0.0
         return (tokens - self._tokens) / self._rate
 
+    def wait(self, now: float, tokens: float = 1.0) -> float:
+        """Seconds until there are so many tokens; takes none."""
+        self._fill(now)
+        return max(0.0, (min(tokens, self._burst) - self._tokens) / self._rate)
+
     def charge(self, now: float, tokens: float) -> None:
         """Take `tokens` for what is done already; what is not there is owed, at most a burst."""
         self._fill(now)

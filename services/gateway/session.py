@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 
 from services.common.wire import encode
+from services.gateway.addresses import Guessing
 from services.gateway.audience import Subscription
-from services.gateway.auth import EVERYONE, Grant, Seat
+from services.gateway.auth import Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.forms import form_of
@@ -453,8 +454,15 @@ class Session(CatchingUp, Listener):
             await self.interests.resync(command, id)
 
     def _authorize(self, key: str, id: CommandId | None) -> None:
-        keys = self._core.keys
-        grant = EVERYONE if keys.open else keys.grant(key)
+        try:
+            grant = self._core.grant_of(key, self._seat.address)
+        except Guessing as guessing:
+            METRICS.rate_limited.labels("keys").inc()
+            wait_ms = int(guessing.wait_s * 1000) + 1
+            limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
+            self.tell({**limit, "retry_after_ms": wait_ms}, control=True)
+            self._strike(1.0)
+            return
         if grant is None:
             self.tell_problem(Problem(KEY_INVALID, _BAD_KEY), id)
             self._strike(1.0)

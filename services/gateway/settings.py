@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
+from services.gateway.addresses import Proxies
 from services.gateway.auth import KeyRing
 
 
@@ -28,6 +29,38 @@ class GatewaySettings(CommonSettings, AwsSettings):
     )
     allowed_origins: CommaList = Field(
         (), description="Values of `Origin` that browsers may come from; empty allows all."
+    )
+    trusted_proxies: CommaList = Field(
+        (),
+        description="Addresses and networks (CIDR) of load balancers whose `X-Forwarded-For` tells "
+        "where a client comes from; without it all clients behind one count as one address.",
+    )
+    key_failures_per_minute: float = Field(
+        30,
+        ge=0,
+        description="Wrong API keys that one address may give, at once or in a minute; beyond it "
+        "keys from there are not looked at for a while. 0 is unlimited.",
+    )
+    ws_max_keyless: int = Field(
+        1000,
+        ge=1,
+        description="WebSockets at a time that have given no valid key yet, where one is required; "
+        "never more than half of `WS_MAX_CONNECTIONS`.",
+    )
+    ws_max_keyless_per_address: int = Field(100, ge=1, description="Of them, from one address.")
+    ws_max_connections_per_address: int = Field(
+        0, ge=0, description="WebSockets at a time from one address; 0 is unlimited."
+    )
+    unknown_products_per_sec: float = Field(
+        20,
+        gt=0,
+        description="Products that no log holds, a second, that are looked for in DynamoDB.",
+    )
+    http_max_connections_per_address: int = Field(
+        500,
+        ge=0,
+        description="Of `HTTP_MAX_CONNECTIONS`, from one address that is no trusted proxy; 0 is "
+        "unlimited.",
     )
     backfill_max_minutes: float = Field(
         15, gt=0, description="How old the oldest record of a backfill may be."
@@ -108,7 +141,15 @@ class GatewaySettings(CommonSettings, AwsSettings):
         10, ge=0, description="Time over which clients are closed at shutdown."
     )
 
-    _split_origins = field_validator("allowed_origins", mode="before")(split_commas)
+    _split_origins = field_validator("allowed_origins", "trusted_proxies", mode="before")(
+        split_commas
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Proxies(value)
+        return value
 
     @field_validator("auth_api_keys")
     @classmethod

@@ -68,11 +68,12 @@ class Stores:
         cursor = found.cursor if found.shard == shard else ""
         return Base(found.position, cursor, found.state)
 
-    async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey]:
-        """Those of `keys` that have a row."""
+    async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey] | None:
+        """Those of `keys` that have a row; None: the stores do not answer."""
         if self._latest is None or not keys:
             return []
-        return list(await self._ask(self._latest.get_many(keys)) or ())
+        found = await self._ask(self._latest.get_many(keys))
+        return None if found is None else list(found)
 
     async def _ask[T](self, question: Awaitable[T]) -> T | None:
         if self._clock() < self._paused_until:

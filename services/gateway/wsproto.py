@@ -21,6 +21,7 @@ from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from services.gateway import extensions, handshake
+from services.gateway.addresses import Proxies
 from services.gateway.asgicall import Call, Upgrading
 from services.gateway.frames import text_frame
 from services.gateway.handshake import Header, Refused
@@ -86,6 +87,7 @@ class Shared:
         control_per_s: pings, and pongs that nobody asked for, a second of one connection, on
             average; ten times as many at once.
         message_s: how long a message may take from its first byte to its last.
+        proxies: whose word on where a client comes from is taken.
         limits: of the connections that speak HTTP.
         most_silent: connections at a time that have said nothing yet.
     """
@@ -99,6 +101,7 @@ class Shared:
     deflate: bool
     control_per_s: float = 20
     message_s: float = 10
+    proxies: Proxies = field(default_factory=lambda: Proxies(()))
     limits: HttpLimits = field(default_factory=lambda: HttpLimits(1000, 64 * 1024 * 1024, 20))
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     most_silent: int = 10_000
@@ -290,6 +293,10 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             # Whole frames follow: nobody writes past this transport while a pong waits (`ready`).
             data, self._pong = self._pong + bytes(data), None
         self.transport.write(data)
+
+    @property
+    def peer(self) -> str:
+        return peer_of(self.transport)
 
     @property
     def ended(self) -> str:
@@ -530,6 +537,12 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The address at the other end; empty when it is not known."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:

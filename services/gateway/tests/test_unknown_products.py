@@ -1,0 +1,76 @@
+"""Names that anybody may make up cost no store read each, and depths no memory each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.common.stores.ports import LatestRow
+from services.common.stream.memory import MemoryBroker
+from services.common.stream.specs import log_specs
+from services.common.subjects import StreamKey
+from services.gateway.catalog import Catalog
+from services.gateway.health import GatewayHealth
+from services.gateway.stores import Stores
+from services.gateway.testing import Rows, bench, small_settings
+
+
+class Counted(Rows):
+    """Counts the streams that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_for = 0
+
+    async def get_many(self, keys: Sequence[StreamKey]) -> Mapping[StreamKey, LatestRow]:
+        self.looked_for += len(keys)
+        return await super().get_many(keys)
+
+
+async def catalog(rows: Counted, asked_per_s: float = 0.001) -> Catalog:
+    broker = MemoryBroker()
+    await broker.open()
+    await broker.ensure(log_specs(small_settings(shard_count=1)))
+    return Catalog(broker, Stores(rows, rows, GatewayHealth()), 1, asked_per_s=asked_per_s)
+
+
+async def test_a_name_that_is_not_there_is_asked_for_once() -> None:
+    rows = Counted()
+    found = await catalog(rows)
+    for _ in range(50):
+        assert await found.knows("coinbase", ["NO-SUCH"]) == set()
+    per_product = rows.looked_for
+    await found.knows("coinbase", ["NO-OTHER"])
+    assert rows.looked_for == 2 * per_product
+
+
+async def test_ever_new_names_are_asked_for_at_a_bounded_rate() -> None:
+    rows = Counted()
+    found = await catalog(rows)
+    await found.knows("coinbase", ["FIRST"])
+    per_product = rows.looked_for
+    for number in range(1000):
+        await found.knows("coinbase", [f"P{number}"])
+    assert rows.looked_for <= 100 * per_product
+
+
+async def test_what_a_store_that_is_away_did_not_say_is_not_remembered() -> None:
+    rows = Counted()
+    rows.away = True
+    found = await catalog(rows)
+    await found.knows("coinbase", ["BTC-USD"])
+    assert not found._absent
+
+
+async def test_snapshots_are_kept_for_a_few_depths_only() -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market(channel="book")
+        bids = [[str(n), "1"] for n in range(100, 0, -1)]
+        await market.publish(market.reset({"bids": bids, "asks": []}))
+        async with gateway.client() as client:
+            await client.send(type="subscribe", product="BTC-USD", channel="book")
+            await client.of("snapshot")
+            feed = gateway.gateway.core.tails.feeds[market.key]
+            for depth in range(1, 90):
+                parts = feed.snapshot_parts("subscribe", depth)
+                assert parts is feed.snapshot_parts("subscribe", depth)
+            assert len(feed._cache) <= 8
