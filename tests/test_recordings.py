@@ -31,6 +31,8 @@ from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.normalizer.normalize import Normalizer
 
 Levels = dict[str, dict[Decimal, Decimal]]
+# The auditor looks every five seconds; shorter windows judge more, and forgive less.
+WINDOW_US = 2_000_000
 SIDES = {"buy": "bids", "sell": "asks"}
 
 
@@ -44,6 +46,9 @@ class Platform:
         self.trade_ids: defaultdict[str, list[int]] = defaultdict(list)
         self.resets: list[Reset] = []
         self.desks: dict[str, Desk] = {}
+        # What tickers and trades contradicted in the books, window by window.
+        self.contradictions: list[str] = []
+        self._judged = 0
         self._feed = CoinbaseFeed()
         self._normalizer = Normalizer(8)
         self._ts = 0
@@ -52,9 +57,22 @@ class Platform:
         """`ts`: when the frame was received, µs; 0 where the recording does not say."""
         event = self._feed.parse(frame)
         self._ts = max(self._ts, ts or event.time)
+        if self._ts - self._judged > WINDOW_US:
+            self._judged = self._ts
+            self._judge()
         if event.product:
             desk = self.desks.get(event.product) or self._desk(event.product)
             desk.feed(event, frame, self._ts)
+
+    def _judge(self) -> None:
+        for desk in self.desks.values():
+            assert isinstance(desk.book, BookLane)
+            mirror = desk.book.mirror
+            assert mirror is not None
+            mirror.fold(mirror.take())
+            found = mirror.judge(mirror.take_evidence())
+            if found is not None:
+                self.contradictions.append(f"{desk.product}: {found}")
 
     def _desk(self, product: str) -> Desk:
         def parts(channel: str) -> tuple[Journal, Condition, Sequencer]:
@@ -169,6 +187,7 @@ def test_a_recording_gives_the_books_and_trades_that_its_frames_say(
     # Nothing in them was suspect, and nothing was left out.
     assert platform.asked == []
     assert platform.counts.gaps == []
+    assert platform.contradictions == []
     assert [desk.book.duplicates for desk in platform.desks.values() if desk.book] == [0] * len(
         platform.desks
     )

@@ -174,6 +174,8 @@ class Ingestor:
                         self._all_desks,
                         settings.book_audit_period_ms / 1000,
                         self._metrics.audited,
+                        settings.book_audit_turn_ms / 1000,
+                        self._metrics.suspected,
                     )
                     group.create_task(auditor.run(), name="audit")
                 late = LateTrades(

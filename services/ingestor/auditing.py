@@ -1,23 +1,27 @@
-"""Auditing books: what was passed on is compared with the venue's REST book, one product at a time.
+"""Auditing books: what was passed on is compared with the venue's REST book.
 
-A lost `l2update` leaves no trace in the feed. The comparison only speaks of levels that nothing
-happened to, from a while before the image until the feed has gone past it, and a level has to be
-wrong in two images running: whatever is only late, cached or in between is never an alarm.
+A lost `l2update` leaves no trace in its own channel. Each book has its turn, the busiest first; one
+that a ticker, a trade or its own two sides contradict is compared at once. The comparison only
+speaks of levels that nothing happened to, from a while before the image until the feed has gone
+past it, and a level has to be wrong in two images running: whatever is only late, cached or in
+between is never an alarm.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 import msgspec
 import structlog
 
 from services.common.errors import VenueError
+from services.ingestor.audit_turns import AuditTurns, Suspicions
 from services.ingestor.healing import now_us
 from services.ingestor.lanes import BookLane, Desk
-from services.ingestor.mirror import BookMirror, Key
+from services.ingestor.mirror import Batch, BookMirror
+from services.ingestor.suspicion import Key
 from services.ingestor.venues.base import BookImage, VenueRest
 
 log = structlog.get_logger(__name__)
@@ -34,9 +38,9 @@ _PASSED_S = 10.0
 # How often to look.
 _LOOK_S = 0.05
 # Audits under way together, at most.
-_TOGETHER = 8
-# A crossed book is looked into at most this often, and a lost mirror given a new base.
-_CROSSED_AGAIN_S = 30.0
+_TOGETHER = 16
+# A lost mirror is given a new base at most this often.
+_REVIVED_AGAIN_S = 30.0
 
 
 class Outcome(Enum):
@@ -51,14 +55,20 @@ class Outcome(Enum):
     AUCTION = "auction"
 
 
+# Nothing is held against the book.
+_RIGHT = (Outcome.PASSED, Outcome.AUCTION)
+
+
 class Auditor:
     """Compares one product after the other, for ever.
 
     Args:
         rest: the venue's REST API.
         desks: the products that are served now.
-        period_s: from the beginning of one product's audit to the next one's.
+        period_s: the longest pause from the beginning of one audit to the next one's.
         counted: told each outcome.
+        turn_s: within this time each product's book is compared.
+        suspected: told of each suspicion.
     """
 
     def __init__(
@@ -67,45 +77,67 @@ class Auditor:
         desks: Callable[[], Iterable[Desk]],
         period_s: float,
         counted: Callable[[str], None],
+        turn_s: float = 300.0,
+        suspected: Callable[[], None] = lambda: None,
     ) -> None:
         self._rest = rest
         self._desks = desks
-        self._period_s = period_s
+        self._fold_s = min(_FOLD_S, period_s)
         self._counted = counted
+        self._suspected = suspected
+        self._turns = AuditTurns(turn_s, period_s)
+        self._suspicions = Suspicions()
         self._under_way: set[str] = set()
-        self._crossed_at: dict[str, float] = {}
         self._revived_at: dict[str, float] = {}
         self._folding = asyncio.Lock()
-        self._next = ""
 
     async def run(self) -> None:
         """Audit until cancelled."""
-        clock = asyncio.get_running_loop().time
-        due = clock() + self._period_s
         async with asyncio.TaskGroup() as group:
-            while True:
-                await asyncio.sleep(min(_FOLD_S, self._period_s))
-                lanes = self._lanes()
-                await self._fold(lane.mirror for lane in lanes.values())
-                for product, lane in lanes.items():
-                    self._revive(product, lane, clock())
-                    if lane.mirror is not None and lane.mirror.crossed and not lane.suspect:
-                        last = self._crossed_at.get(product)
-                        if last is None or clock() - last > _CROSSED_AGAIN_S:
-                            self._crossed_at[product] = clock()
-                            self._start(group, product, lane)
-                if clock() >= due and len(self._under_way) < _TOGETHER:
-                    due = clock() + self._period_s
-                    chosen = self._choose(lanes)
-                    if chosen is not None:
-                        self._start(group, chosen, lanes[chosen])
+            group.create_task(self._look(group), name="audit:look")
+            group.create_task(self._take_turns(group), name="audit:turns")
+
+    async def _take_turns(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await asyncio.sleep(self._turns.pause_s(len(self._lanes())))
+            if len(self._under_way) >= _TOGETHER:
+                continue
+            lanes = self._lanes()
+            messages = {product: lane.messages for product, lane in lanes.items()}
+            chosen = self._turns.next(messages, self._under_way)
+            if chosen is not None:
+                self._start(group, chosen, lanes[chosen])
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Fold, and look at what contradicts the books."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self._fold_s)
+            lanes = self._lanes()
+            mirrors = {
+                product: lane.mirror
+                for product, lane in lanes.items()
+                if lane.mirror is not None and lane.mirror.usable
+            }
+            found = await self._judge(mirrors)
+            for product, lane in lanes.items():
+                self._revive(product, lane, clock())
+                reason = found.get(product)
+                if reason is None or lane.suspect:
+                    continue
+                if self._suspicions.raised(product, clock()):
+                    self._suspected()
+                    log.info("book_suspected", product=product, reason=reason)
+            for product in self._suspicions.due(clock()):
+                if product in lanes and len(self._under_way) < _TOGETHER:
+                    self._start(group, product, lanes[product])
 
     def _revive(self, product: str, lane: BookLane, now: float) -> None:
         """A book that can be compared no more is as good as unproven: have a new base sent."""
         mirror = lane.mirror
         if mirror is None or not mirror.lost or lane.suspect or not lane.based:
             return
-        if now - self._revived_at.get(product, -_CROSSED_AGAIN_S) >= _CROSSED_AGAIN_S:
+        if now - self._revived_at.get(product, -_REVIVED_AGAIN_S) >= _REVIVED_AGAIN_S:
             self._revived_at[product] = now
             lane.distrust("audit", "what was passed on could not be followed", now_us())
 
@@ -145,7 +177,7 @@ class Auditor:
         began = lane.venue_time
         await asyncio.sleep(_CALM_S)
         try:
-            image = await self._rest.book(product)
+            image = await self._rest.book(product, background=True)
         except VenueError as error:
             log.info("book_not_audited", product=product, reason=str(error))
             return Outcome.INCONCLUSIVE
@@ -192,14 +224,6 @@ class Auditor:
             desk.product: desk.book for desk in self._desks() if isinstance(desk.book, BookLane)
         }
 
-    def _choose(self, lanes: dict[str, BookLane]) -> str | None:
-        """The next product in turn."""
-        names = sorted(name for name in lanes if name not in self._under_way)
-        if not names:
-            return None
-        self._next = next((name for name in names if name > self._next), names[0])
-        return self._next
-
     def _start(self, group: asyncio.TaskGroup, product: str, lane: BookLane) -> None:
         if product not in self._under_way:
             self._under_way.add(product)
@@ -207,19 +231,48 @@ class Auditor:
 
     async def _counted_audit(self, product: str, lane: BookLane) -> None:
         try:
-            self._counted((await self.audit(product, lane)).value)
+            outcome = await self.audit(product, lane)
         finally:
             self._under_way.discard(product)
+        self._counted(outcome.value)
+        right, conclusive = outcome in _RIGHT, outcome is not Outcome.INCONCLUSIVE
+        if conclusive:
+            self._turns.judged(product, right=right)
+        now = asyncio.get_running_loop().time()
+        self._suspicions.audited(product, now, right=right, conclusive=conclusive)
 
-    async def _fold(self, mirrors: Iterable[BookMirror | None]) -> None:
+    async def _fold(self, mirrors: Iterable[BookMirror]) -> None:
         """Fold in another thread: a whole book takes tens of milliseconds."""
         async with self._folding:
-            work = [(mirror, mirror.take()) for mirror in mirrors if mirror is not None]
+            work = [(mirror, mirror.take()) for mirror in mirrors]
             work = [(mirror, batch) for mirror, batch in work if batch]
             if work:
                 await asyncio.to_thread(_fold_all, work)
 
+    async def _judge(self, mirrors: Mapping[str, BookMirror]) -> dict[str, str]:
+        """Fold them all; what contradicts which book."""
+        async with self._folding:
+            work = [
+                (product, mirror, mirror.take(), mirror.take_evidence())
+                for product, mirror in mirrors.items()
+            ]
+            return await asyncio.to_thread(_judge_all, work)
 
-def _fold_all(work: Iterable[tuple[BookMirror, list[tuple[bool, bytes]]]]) -> None:
+
+def _fold_all(work: Iterable[tuple[BookMirror, Batch]]) -> None:
     for mirror, batch in work:
         mirror.fold(batch)
+
+
+def _judge_all(
+    work: Iterable[tuple[str, BookMirror, Batch, list[bytes]]],
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for product, mirror, batch, evidence in work:
+        mirror.fold(batch)
+        reason = mirror.judge(evidence)
+        if mirror.crossed:
+            reason = "the best bid is not below the best ask"
+        if reason is not None:
+            found[product] = reason
+    return found

@@ -20,7 +20,7 @@ from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.feed_options import FeedOptions
 from services.ingestor.feed_stats import FeedStats, stream_stats
-from services.ingestor.lanes import Desk
+from services.ingestor.lanes import BookLane, Desk
 from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
@@ -127,6 +127,13 @@ class Feed:
                 for desk in self._desks.values()
                 for lane in desk.lanes
             ),
+            {
+                desk.book.journal.key: max(0, now - desk.book.verified) / 1e6
+                for desk in self._desks.values()
+                if isinstance(desk.book, BookLane)
+                and desk.book.mirror is not None
+                and desk.book.verified
+            },
             {
                 desk.trades.journal.key: desk.trades.open.count
                 for desk in self._desks.values()

@@ -40,6 +40,7 @@ class FeedStats:
         reconnects: connections lost.
         last_message_age_s: None before the first message.
         streams: of all its products.
+        verified_ages_s: by book, since it was last known to be right.
         open_trades: by stream, how many trades of announced gaps are still asked for.
     """
 
@@ -52,6 +53,7 @@ class FeedStats:
     reconnects: int
     last_message_age_s: float | None
     streams: tuple[StreamStats, ...] = ()
+    verified_ages_s: Mapping[StreamKey, float] = field(default_factory=dict)
     open_trades: Mapping[StreamKey, int] = field(default_factory=dict)
 
 

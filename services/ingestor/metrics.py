@@ -115,6 +115,11 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._suspicions = Counter(
+            "md_book_suspicion",
+            "Books that a ticker, a trade or their own two sides contradicted.",
+            registry=registry,
+        )
         publish_seconds = Histogram(
             "md_broker_publish_seconds",
             "From offering a record to its durability (sampled).",
@@ -154,6 +159,10 @@ class Metrics:
     def audited(self, outcome: str) -> None:
         """A book was compared with REST."""
         self._audits.labels(outcome).inc()
+
+    def suspected(self) -> None:
+        """Something contradicts a book; it is compared with REST at once."""
+        self._suspicions.inc()
 
     def gap_found(self, key: StreamKey, cause: str) -> None:
         self._gaps.labels(*key, cause, STAGE_VENUE).inc()
@@ -238,12 +247,19 @@ class FeedCollector(Collector):
             "Trades of announced gaps that are still asked for.",
             labels=_STREAM,
         )
+        verified = GaugeMetricFamily(
+            "md_book_verified_age_seconds",
+            "Time since a level 2 book was last known to be right: a base, or an audit.",
+            labels=_STREAM,
+        )
         for feed in self._feeds():
             for key, count in feed.open_trades.items():
                 missing.add_metric(key, count)
+            for key, age_s in feed.verified_ages_s.items():
+                verified.add_metric(key, age_s)
             for stream in feed.streams:
                 states.add_metric(stream.key, _STATES[stream.state])
                 held.add_metric(stream.key, stream.state_age_s)
                 if stream.record_age_s is not None:
                     ages.add_metric(stream.key, stream.record_age_s)
-        yield from (states, held, ages, missing)
+        yield from (states, held, ages, missing, verified)

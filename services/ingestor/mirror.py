@@ -16,9 +16,7 @@ import msgspec
 from services.common.domain.book import BUY, SELL, BadLevel, Book
 from services.common.domain.decimals import to_decimal
 from services.common.domain.levels import Change, is_row
-
-# A level: side and price.
-Key = tuple[str, Decimal]
+from services.ingestor.suspicion import Key, TopCheck, told_by
 
 # Updates put aside before the mirror is given up until the next base.
 _MAX_PENDING = 20_000
@@ -54,6 +52,10 @@ class BookMirror:
         self._pending: Batch = []
         self._based = False
         self._touched: set[Key] | None = None
+        self._top = TopCheck()
+        # The newest ticker and match of the product, for whoever judges; b"" is none.
+        self.ticker = b""
+        self.trade = b""
         # Counts bases: a comparison that spans one says nothing.
         self.bases = 0
 
@@ -109,6 +111,7 @@ class BookMirror:
                     book = _decode_whole(body)
                     changes.clear()
                     self._book.replace(_texts(book.bids), _texts(book.asks))
+                    self._top.rebased()
                 else:
                     for side, price, size in _decode_update(body).changes or ():
                         # Last told, last applied: one price may be written in two ways.
@@ -116,10 +119,27 @@ class BookMirror:
                         changes[side, price] = size
             rows = [(side, price, size) for (side, price), size in changes.items()]
             self._book.apply(rows)
+            touched = {(side, Decimal(price)) for side, price, _ in rows}
+            self._top.touch(touched)
             if self._touched is not None:
-                self._touched.update((side, Decimal(price)) for side, price, _ in rows)
+                self._touched |= touched
         except (msgspec.DecodeError, BadLevel):
             self._based = False
+
+    def take_evidence(self) -> list[bytes]:
+        """What came beside the book since the last time; hand it to `judge`."""
+        evidence = [body for body in (self.ticker, self.trade) if body]
+        self.ticker = self.trade = b""
+        return evidence
+
+    def judge(self, evidence: list[bytes]) -> str | None:
+        """What tickers and trades contradict in the book, as of the last `fold`.
+
+        To be called at even intervals of seconds: between two calls is a window of `TopCheck`.
+        """
+        told = [each for body in evidence for each in told_by(body)]
+        found = self._top.judge(self._book, told)
+        return found if self._based else None
 
     @property
     def crossed(self) -> bool:

@@ -66,7 +66,12 @@ class Settings(CommonSettings):
     book_audit_period_ms: int = Field(
         30_000,
         ge=0,
-        description="How often one product's level 2 book is compared with REST, ms; 0 never.",
+        description="Longest pause between two comparisons of a book with REST, ms; 0 never.",
+    )
+    book_audit_turn_ms: int = Field(
+        300_000,
+        ge=1,
+        description="Within this time each product's level 2 book is compared with REST, ms.",
     )
     products_per_connection: int = Field(
         20, ge=1, description="Products that share one WebSocket connection."

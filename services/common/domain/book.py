@@ -71,6 +71,19 @@ class Book:
         """(price, size) of the best `depth` asks, best first; all of them with None."""
         return list(islice(self._asks.values(), depth))
 
+    def size_at(self, side: str, price: Decimal) -> str | None:
+        """The size of a level; None when there is none."""
+        key = price.copy_negate() if side == BUY else price
+        level = (self._bids if side == BUY else self._asks).get(key)
+        return None if level is None else level[1]
+
+    def better_than(self, side: str, price: Decimal, most: int) -> list[Decimal]:
+        """Prices of at most `most` levels of a side that are better than `price`, best first."""
+        if side == BUY:
+            keys = self._bids.irange(maximum=price.copy_negate(), inclusive=(True, False))
+            return [key.copy_negate() for key in islice(keys, most)]
+        return list(islice(self._asks.irange(maximum=price, inclusive=(True, False)), most))
+
     @property
     def crossed(self) -> bool:
         """Whether the best bid is at or above the best ask."""

@@ -78,6 +78,7 @@ class BookLane:
         self.resyncs = 0
         # When the newest audit began that found nothing wrong, µs; 0 before the first.
         self.audited = 0
+        self._based_at = 0
 
     @property
     def suspect(self) -> bool:
@@ -88,6 +89,11 @@ class BookLane:
     def held(self) -> int:
         """How many updates wait for a book fetched over REST."""
         return len(self._held) if self._held is not None else 0
+
+    @property
+    def verified(self) -> int:
+        """When the book was last known to be right, µs: a base or an audit; 0 before the first."""
+        return max(self.audited, self._based_at)
 
     @property
     def update_time(self) -> int:
@@ -243,6 +249,7 @@ class BookLane:
             self.mirror.base(body)
         self.based = True
         self.resyncs += 1
+        self._based_at = ts
         self._base_time = time
         self._recent.clear()
         self._sequencer.restart(time)

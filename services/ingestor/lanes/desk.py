@@ -66,6 +66,7 @@ class Desk:
         self._gaps_seen = 0
         self._updates = book if isinstance(book, BookLane) else None
         self._orders = book if isinstance(book, OrdersLane) else None
+        self._mirror = self._updates.mirror if self._updates is not None else None
         numbered = [lane.journal.seq for lane in (ticker, self._orders) if lane is not None]
         self._gate = Gate(
             trades.journal.seq if trades is not None else None,
@@ -97,6 +98,8 @@ class Desk:
         if kind is Kind.TRADE:
             if self.trades is not None:
                 self.trades.trade(event.number, event.time, body, ts)
+                if self._mirror is not None:
+                    self._mirror.trade = body
                 if self.trades.gaps != self._gaps_seen:
                     self._trades_gap(ts)
             if event.order is not None and self._orders is not None:
@@ -107,6 +110,8 @@ class Desk:
         elif kind is Kind.TICKER:
             if self.ticker is not None:
                 self.ticker.ticker(event.number, event.time, event.trade_id, body, ts)
+                if self._mirror is not None:
+                    self._mirror.ticker = body
                 self.ticker.condition.clear("down", "ticker received", ts)
         elif kind is Kind.HEARTBEAT:
             self._heartbeat(event, ts)

@@ -4,6 +4,7 @@ from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.mirror import BookMirror
 from services.ingestor.sequencer import Gap, Numbering, Sequencer
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage, Event, Kind, TradeRow
@@ -18,6 +19,7 @@ class Bench:
         self.logs = {channel: RawLog() for channel in ("trades", "book", "ticker")}
         self.wants: list[Want] = []
         self.counts = Counts()
+        self.mirror = BookMirror()
         trades, book, ticker = (self._journal(channel) for channel in self.logs)
         self.desk = Desk(
             "BTC-USD",
@@ -34,6 +36,7 @@ class Bench:
                 Sequencer(Numbering.BY_TIME),
                 lambda: self.wants.append(Want.BOOK),
                 self.counts,
+                mirror=self.mirror,
             ),
             TickerLane(
                 ticker,
@@ -71,6 +74,16 @@ def test_each_stream_is_live_when_its_own_first_message_is_there() -> None:
     bench.feed(Kind.BOOK_SNAPSHOT)
     bench.feed(Kind.TICKER, 100, trade_id=10)
     assert bench.states("book") == bench.states("ticker") == ["live"]
+
+
+def test_the_newest_ticker_and_trade_are_put_beside_the_book() -> None:
+    bench = Bench()
+    bench.join()
+    for number, body in ((11, b"1"), (12, b"2")):
+        bench.desk.feed(Event(Kind.TRADE, "BTC-USD", number, NOW), body, NOW)
+    bench.desk.feed(Event(Kind.TICKER, "BTC-USD", 120, NOW, 12), b"3", NOW)
+    assert bench.mirror.take_evidence() == [b"3", b"2"]
+    assert bench.mirror.take_evidence() == []
 
 
 def test_a_trades_gap_makes_the_book_suspect_and_the_ticker_not() -> None:
