@@ -302,7 +302,10 @@ def test_nats_credentials_are_mounted_where_the_service_looks(workspace: Workspa
             assert variables["NATS_CREDS_FILE"] == f"{mounts['nats-creds']}/nats.creds"
 
 
-def test_one_secret_is_what_the_services_say_and_the_servers_ask_for(profile: Profile) -> None:
+def test_each_services_secret_is_what_it_says_and_what_the_servers_ask_for(
+    profile: Profile,
+) -> None:
+    users = (*sorted(SERVICES), "operator")
     for pod in pods(profile("staging")):
         if pod.owner.startswith("Pod/"):
             continue
@@ -310,12 +313,17 @@ def test_one_secret_is_what_the_services_say_and_the_servers_ask_for(profile: Pr
         if container["name"] == "nats":
             sources = [item.get("valueFrom", {}) for item in container["env"]]
             keys = [item["secretKeyRef"] for item in sources if "secretKeyRef" in item]
-            assert keys == [
-                {"name": "market-data-nats-auth", "key": key}
-                for key in ("NATS_USER", "NATS_PASSWORD")
-            ]
+            assert sorted(keys, key=lambda item: (item["name"], item["key"])) == sorted(
+                (
+                    {"name": f"market-data-nats-{user}", "key": key}
+                    for user in users
+                    for key in ("NATS_PASSWORD", "NATS_USER")
+                ),
+                key=lambda item: (item["name"], item["key"]),
+            )
         else:
-            assert {"secretRef": {"name": "market-data-nats-auth"}} in container["envFrom"]
+            own = f"market-data-nats-{pod.labels['app.kubernetes.io/name']}"
+            assert {"secretRef": {"name": own}} in container["envFrom"]
 
 
 @every_profile

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 
 from services.common.settings import load
 from tools.charts.pods import Pod, pods
@@ -26,8 +28,13 @@ def service_pods(objects: list[Object]) -> list[tuple[str, Pod]]:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_each_service_starts_with_the_environment_that_the_charts_give_it(
-    profile: Callable[[str], list[Object]], name: str, monkeypatch: pytest.MonkeyPatch
+    profile: Callable[[str], list[Object]],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    # What the Secret would hold where it is mounted.
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
     objects = profile(name)
     found = service_pods(objects)
     assert {service for service, _ in found} == {*SERVICES}
@@ -36,7 +43,7 @@ def test_each_service_starts_with_the_environment_that_the_charts_give_it(
             for variable in list(os.environ):
                 patch.delenv(variable)
             for variable, value in environment(objects, pod).items():
-                patch.setenv(variable, value)
+                patch.setenv(variable, value.replace("/etc/nats-tls", str(tmp_path)))
             settings = load(settings_of(service))
         assert settings.model_dump()["admin_port"] == 9090
 
