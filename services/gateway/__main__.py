@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,10 +27,11 @@ from services.common.stream.specs import log_specs
 from services.gateway.app import info_of, serve
 from services.gateway.fleet import Fleet
 from services.gateway.gateway import Gateway
-from services.gateway.health_http import routes
+from services.gateway.health_http import all_ready, routes
 from services.gateway.line import Line
 from services.gateway.merged import families
 from services.gateway.metrics import METRICS
+from services.gateway.public_routes import bare_health_routes, has_admin_port
 from services.gateway.settings import GatewaySettings
 
 
@@ -71,9 +73,15 @@ async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, numb
         def info() -> dict[str, Any]:
             return {"service": "gateway", "started": gateway.health.started, **info_of(gateway)}
 
+        # The admin port, where there is one, is the keeper's.
+        public = (
+            bare_health_routes(partial(all_ready, line.ask))
+            if has_admin_port(settings)
+            else routes(line.ask, info)
+        )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(follow(), name="line")
-            await _serve(gateway, stop, routes(line.ask, info))
+            await _serve(gateway, stop, public)
             following.cancel()
 
 

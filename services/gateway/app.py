@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from services.common.health import health_routes, package_version
 from services.common.observed import observed
 from services.common.runtime import serve_http
 from services.gateway.asyncapi import asyncapi_document
+from services.gateway.docs_page import docs_routes
 from services.gateway.endpoint import Endpoint
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
@@ -22,6 +24,7 @@ from services.gateway.http_limits import HttpLimits
 from services.gateway.httpproto import Sockets
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
+from services.gateway.public_routes import bare_health_routes, has_admin_port
 from services.gateway.web_board import web_routes
 from services.gateway.wsproto import SHARED_PORT, SOCKET_OPTIONS
 
@@ -35,6 +38,8 @@ def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> F
         title="Market Data Fan-Out gateway",
         version=package_version(),
         description="Snapshots, ticks and gaps over HTTP; the live streams are at `/ws`.",
+        # Their pages load scripts from other hosts; `docs_page` does not.
+        docs_url=None,
         redoc_url=None,
     )
 
@@ -51,8 +56,10 @@ def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> F
         return asyncapi_document()
 
     app.include_router(api_router(gateway))
+    if not has_admin_port(gateway.settings):
+        app.router.routes.extend(docs_routes(app.openapi))
     if health is None:
-        health = health_routes(gateway.health, info_of(gateway), METRICS.registry)
+        health = _health_routes(gateway)
     app.router.routes.extend(health)
     app.router.routes.extend(web_routes())
     return app
@@ -70,16 +77,20 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
         await stack.enter_async_context(observed(METRICS.registry, METRICS.loop, STATISTICS))
-        if health is None and settings.admin_port not in (None, settings.http_port):
-            admin = Starlette(
-                routes=health_routes(gateway.health, info_of(gateway), METRICS.registry)
-            )
+        app = create_app(gateway, health)
+        if health is None and has_admin_port(settings):
+            routes = health_routes(gateway.health, info_of(gateway), METRICS.registry)
+            described = [*docs_routes(app.openapi), Route("/openapi.json", _openapi_of(app))]
             await stack.enter_async_context(
-                serve_http(admin, settings.http_host, settings.admin_port)
+                serve_http(
+                    Starlette(routes=[*routes, *described]),
+                    settings.http_host,
+                    settings.admin_port or 0,
+                )
             )
         port = await stack.enter_async_context(
             serve_http(
-                create_app(gateway, health),
+                app,
                 settings.http_host,
                 settings.http_port,
                 http=Sockets(
@@ -103,6 +114,23 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
             )
         )
         yield port
+
+
+def _health_routes(gateway: Gateway) -> list[BaseRoute]:
+    if not has_admin_port(gateway.settings):
+        return health_routes(gateway.health, info_of(gateway), METRICS.registry)
+
+    async def ready() -> bool:
+        return gateway.health.ready
+
+    return bare_health_routes(ready)
+
+
+def _openapi_of(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_request: Request) -> Response:
+        return JSONResponse(app.openapi())
+
+    return answer
 
 
 def info_of(gateway: Gateway) -> dict[str, object]:

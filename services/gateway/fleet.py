@@ -30,6 +30,7 @@ from services.gateway.health_http import METRICS_PATH, Reply, routes
 from services.gateway.line import Line, LineDown
 from services.gateway.merged import Merged, degraded, failing
 from services.gateway.metrics import FLEET
+from services.gateway.public_routes import has_admin_port
 from services.gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
@@ -159,10 +160,10 @@ class Fleet:
                 raise PlatformError(f"port {settings.http_port}: {error.strerror}") from error
             numbers = range(settings.web_concurrency)
             self._workers = [Worker(number, port, self.answer) for number in numbers]
-            if settings.admin_port not in (None, settings.http_port):
+            if has_admin_port(settings):
                 admin = Starlette(routes=routes(self.answer, self.info))
                 await stack.enter_async_context(
-                    serve_http(admin, settings.http_host, settings.admin_port)
+                    serve_http(admin, settings.http_host, settings.admin_port or 0)
                 )
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(one.run()) for one in self._workers]

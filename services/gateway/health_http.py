@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -36,6 +37,14 @@ class Reply(NamedTuple):
         # OpenMetrics, and with it exemplars, for whoever accepts it.
         encode, content_type = choose_encoder(accept)
         return cls(200, content_type, encode(collector))
+
+
+async def all_ready(ask: Ask) -> bool:
+    """Whether `/readyz` of all processes says yes."""
+    try:
+        return Reply(*await ask(("/readyz", ""))).status == HTTPStatus.OK
+    except LineDown:
+        return False
 
 
 def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:

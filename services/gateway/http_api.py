@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -26,6 +27,8 @@ from services.gateway.http_ticks import page_after
 from services.gateway.messages import ErrorBody, Status
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import TOO_OLD, Problem
+
+log = structlog.get_logger(__name__)
 
 Channel = Literal["ticker", "trades", "book"]
 InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
@@ -167,7 +170,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         except InvalidSubject as error:
             raise HTTPException(404, str(error)) from error
         except BrokerUnavailable as error:
-            raise HTTPException(503, str(error)) from error
+            raise _away(error) from error
         raise HTTPException(404, f"{venue} has no product {product}")
 
     @router.get("/products", summary="Products and their channels")
@@ -248,7 +251,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         try:
             page = await page_after(gateway.broker, subject, from_seq, epoch, limit)
         except BrokerUnavailable as error:
-            raise HTTPException(503, str(error)) from error
+            raise _away(error) from error
         except Problem as problem:
             status = 410 if problem.code is TOO_OLD else 409
             body = {**problem.body(), "stream": str(key), "detail": str(problem)}
@@ -286,7 +289,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         try:
             found, complete = await looked.of(keys)
         except BrokerUnavailable as error:
-            raise HTTPException(503, str(error)) from error
+            raise _away(error) from error
         chosen = [gap for gap in found if since <= gap["ts_ingest"] < to]
         return GapReport(product=product, complete=complete, gaps=chosen)
 
@@ -328,6 +331,12 @@ async def _only_known_parameters(request: Request) -> None:
         )
 
 
+def _away(error: BrokerUnavailable) -> HTTPException:
+    """What a caller is told: the broker's own words name servers, and are for the log."""
+    log.warning("request_failed", reason=str(error))
+    return HTTPException(503, "the log does not answer")
+
+
 def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
     """Those that the caller's key covers."""
     grant: Grant = request.state.grant
@@ -338,4 +347,4 @@ async def _streams(gateway: Gateway) -> list[StreamKey]:
     try:
         return await gateway.core.catalog.streams()
     except BrokerUnavailable as error:
-        raise HTTPException(503, str(error)) from error
+        raise _away(error) from error

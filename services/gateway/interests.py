@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import batched
 from typing import Any
 
+import structlog
+
 from services.common.errors import BrokerFailed, BrokerUnavailable
 from services.common.subjects import StreamKey
 from services.gateway.audience import BEGINNING, Subscription
@@ -36,6 +38,8 @@ from services.gateway.tail import Hold
 
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.
 _PART = 200
+
+log = structlog.get_logger(__name__)
 
 
 class Interests:
@@ -281,7 +285,10 @@ class Interests:
             await when_ready(feed)
             await place(plan, command, feed, self._core.backfill)
         except (BrokerUnavailable, BrokerFailed) as error:
-            plan.problem = Problem(BROKER_UNAVAILABLE, error.reason, retry_after_ms=1000)
+            # Its own words name servers, and are for the log.
+            log.warning("subscribe_failed", stream=str(plan.key), reason=str(error))
+            message = "the log does not answer"
+            plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
         except Problem as problem:
             plan.problem = problem
         mine = self.subscriptions.get(plan.key) == (subscription, hold)

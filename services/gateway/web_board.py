@@ -18,7 +18,7 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -37,8 +37,13 @@ def web_routes() -> list[BaseRoute]:
     ]
 
 
+def file_route(address: str) -> Route:
+    """One of the files, at its own address."""
+    return _route(address, _WEB / address.removeprefix("/"))
+
+
 def _route(address: str, file: Path) -> Route:
     async def answer(_request: Request) -> Response:
-        return FileResponse(file, media_type=_TYPES[file.suffix], headers=_HEADERS)
+        return FileResponse(file, media_type=_TYPES[file.suffix], headers=HEADERS)
 
     return Route(address, answer)

@@ -11,8 +11,9 @@ const CHART_MS = 100;
 const LOG_LINES = 200;
 
 const element = (id) => document.getElementById(id);
-const fragment = new URLSearchParams(location.hash.slice(1));
-const apiKey = fragment.get("api_key");
+// Kept by the tab alone, never in the address: that goes into histories, logs and screenshots.
+const KEY = "api_key";
+const apiKey = sessionStorage.getItem(KEY);
 const url = `${location.protocol.replace("http", "ws")}//${location.host}/ws`;
 
 const products = new Map();
@@ -179,8 +180,7 @@ element("break").addEventListener("click", () => {
 });
 element("key").addEventListener("submit", (event) => {
   event.preventDefault();
-  fragment.set("api_key", element("api-key").value);
-  location.hash = fragment.toString();
+  sessionStorage.setItem(KEY, element("api-key").value);
   location.reload();
 });
 

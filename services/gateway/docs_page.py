@@ -1,0 +1,88 @@
+"""`/docs`: the HTTP API as a page, made of its OpenAPI document; nothing from other hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from services.gateway.web_board import HEADERS, file_route
+
+_METHODS = ("get", "put", "post", "delete")
+
+
+def docs_routes(document: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
+    """The page and its style; `document` gives the OpenAPI document."""
+
+    async def docs(_request: Request) -> Response:
+        return HTMLResponse(docs_page(document()), headers=HEADERS)
+
+    return [Route("/docs", docs), file_route("/docs.css")]
+
+
+def docs_page(document: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    info = document["info"]
+    title, about = escape(info["title"]), escape(info.get("description", ""))
+    calls = [
+        _call(method, path, item[method])
+        for path, item in document["paths"].items()
+        for method in _METHODS
+        if method in item
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n"
+        '<link rel="stylesheet" href="/docs.css">\n</head>\n<body>\n<main>\n'
+        f"<h1>{title} <small>{escape(info['version'])}</small></h1>\n<p>{about}</p>\n"
+        '<p>For machines: <a href="/openapi.json">OpenAPI</a> (this API), '
+        '<a href="/asyncapi.json">AsyncAPI</a> (the WebSocket). Where keys are configured, send '
+        "yours as the header <code>X-API-Key</code>.</p>\n"
+        + "".join(calls)
+        + "</main>\n</body>\n</html>\n"
+    )
+
+
+def _call(method: str, path: str, operation: Mapping[str, Any]) -> str:
+    summary = escape(operation.get("summary", ""))
+    answers = "".join(
+        f"<li><code>{escape(code)}</code> {escape(answer.get('description', ''))}</li>"
+        for code, answer in operation.get("responses", {}).items()
+    )
+    return (
+        f"<section>\n<h2><code>{method.upper()} {escape(path)}</code></h2>\n<p>{summary}</p>\n"
+        f"{_parameters(operation.get('parameters', []))}<ul>{answers}</ul>\n</section>\n"
+    )
+
+
+def _parameters(parameters: list[Mapping[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td>"
+        f"<td>{escape(_values(one))}</td><td>{escape(_about(one))}</td></tr>"
+        for one in parameters
+    )
+    head = "<tr><th>parameter</th><th>in</th><th>values</th><th>meaning</th></tr>"
+    return f"<table>{head}{rows}</table>\n" if rows else ""
+
+
+def _values(parameter: Mapping[str, Any]) -> str:
+    """What it may be, in words."""
+    schema = parameter["schema"]
+    kinds = schema.get("anyOf", [schema])
+    words = [kind["type"] for kind in kinds if kind.get("type") not in (None, "null")]
+    if "enum" in schema:
+        words = schema["enum"]
+    text = " | ".join(words)
+    if parameter.get("required"):
+        return f"{text}, required"
+    return f"{text} ({schema['default']})" if schema.get("default") is not None else text
+
+
+def _about(parameter: Mapping[str, Any]) -> str:
+    found: str = parameter.get("description", parameter["schema"].get("description", ""))
+    return found
