@@ -1,24 +1,14 @@
-"""Who gets a stream: clients, their subscriptions, and those of a stream that are live."""
+"""Who gets a stream: clients, and those of a stream's subscriptions that are live."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from typing import Literal
 
-from services.common.stream import Position
 from services.common.subjects import StreamKey
-from services.gateway.conflation import Conflation
 from services.gateway.forms import Form
 from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
-from services.gateway.ratelimit import TokenBucket
-from services.gateway.records import Entry
-
-Mode = Literal["full", "latest"]
-BEGINNING = Position(0, 0)
-_NO_PAGE: deque[Entry] = deque(maxlen=0)
-_NO_PREFACE: deque[bytes] = deque(maxlen=0)
+from services.gateway.subscription import Subscription
 
 
 class Client(ABC):
@@ -62,76 +52,28 @@ class Client(ABC):
     def writable(self) -> bool:
         """Whether what is written now goes to the kernel rather than waiting here."""
 
+    # What the hub found out about its subscriptions is told at the end of the turn, when everything
+    # is in its final state, and not at all where that has changed since.
+
     @abstractmethod
     def fell_behind(self, subscription: Subscription, records: int) -> None:
-        """It was taken off the live push, its outbox being full; it has `records` to catch up."""
+        """It catches up from now on, its outbox having been full; `records` are the first."""
 
     @abstractmethod
     def rebased(self, subscription: Subscription) -> None:
-        """The stream's chain could not go on from before: it needs the state anew."""
+        """The stream's chain could not go on from before: it rests, and needs the state anew."""
 
     @abstractmethod
     def over_quota(self, subscription: Subscription) -> None:
-        """It gets more than its share of messages; it is conflated from now on."""
+        """It gets more than its share of messages; it is merged from now on."""
 
     @abstractmethod
     def within_quota(self, subscription: Subscription) -> None:
         """It gets every record again."""
 
-
-class Subscription:
-    """One client's interest in one stream; at most one of a client is live on a stream.
-
-    Attributes:
-        mode: what the client asked for; `conflation` is set while messages are merged.
-        position: while catching up, the last record put into the outbox.
-        seq: while catching up, the chain's seq the client will hold then.
-    """
-
-    __slots__ = (
-        "client",
-        "conflation",
-        "count",
-        "cursor",
-        "depth",
-        "fan",
-        "live",
-        "max_rate",
-        "mode",
-        "on_unrecoverable",
-        "outbox",
-        "page",
-        "position",
-        "preface",
-        "quota",
-        "reason",
-        "seq",
-        "since",
-        "start",
-    )
-
-    def __init__(self, client: Client, fan: Fan) -> None:
-        self.client = client
-        self.outbox = client.outbox
-        self.fan = fan
-        self.depth = 0
-        self.mode: Mode = "full"
-        self.max_rate: float | None = None
-        self.on_unrecoverable: Literal["snapshot", "error"] = "snapshot"
-        self.live = False
-        self.conflation: Conflation | None = None
-        self.quota: TokenBucket | None = None
-        # Catching up.
-        self.reason: Literal["backfill", "slow", "snapshot"] = "snapshot"
-        self.position = BEGINNING
-        self.seq: int | None = None
-        self.start = 0
-        self.count = 0
-        self.since = 0.0
-        self.cursor = ""
-        # Replaced by what is read; an empty one of its own would take 0.7 KiB.
-        self.page: deque[Entry] = _NO_PAGE
-        self.preface: deque[bytes] = _NO_PREFACE
+    @abstractmethod
+    def failed(self) -> None:
+        """Something went wrong here that nobody foresaw, while it was served: end it."""
 
 
 class Audience:

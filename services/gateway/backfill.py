@@ -11,7 +11,6 @@ import structlog
 from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
-from services.gateway.audience import BEGINNING
 from services.gateway.feed import Feed, entries_of
 from services.gateway.pages import Pages
 from services.gateway.protocol import (
@@ -22,6 +21,7 @@ from services.gateway.protocol import (
     Problem,
 )
 from services.gateway.records import LAST_SUB, Entry
+from services.gateway.subscription import BEGINNING
 
 log = structlog.get_logger(__name__)
 

@@ -3,7 +3,8 @@
 One `CatchUp` serves one client. While a subscription catches up it is not live: nothing queues for
 it. It reads on from where it stands, from the window where that reaches far enough, else from the
 log, or the archive where the log begins later, as fast as the client takes it, and goes live in the
-same turn in which it meets the head.
+same turn in which it meets the head. What has to be fetched, or waited for, is so beside the other
+streams: one that does not come holds up no other.
 """
 
 from __future__ import annotations
@@ -12,30 +13,28 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
 from services.common.errors import BrokerError, PositionLost, StoreUnavailable
 from services.common.wire import encode
-from services.gateway.audience import BEGINNING, Client, Subscription
+from services.gateway.audience import Client
 from services.gateway.backfill import Backfill
 from services.gateway.feed import Feed
-from services.gateway.frames import text_frame
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
 from services.gateway.records import Entry, SnapshotReason, stream_fields
-from services.gateway.window import Run
+from services.gateway.subscription import BEGINNING, Catching, Piece, Subscription
 
 log = structlog.get_logger(__name__)
 
-# Payload bytes handed to the client at once; between two such pieces others get their turn.
-_CHUNK = 64 * 1024
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
 _EMPTY_READS = 5
+# Pages that are read for one client at a time.
+_READS = 4
 
 
 class CatchingUp(Client):
@@ -65,182 +64,216 @@ class CatchingUp(Client):
     async def answered(self) -> None:
         """Return when there is room for another piece of an answer."""
 
+    @abstractmethod
+    def start_catching_up(self, work: CatchUp) -> None:
+        """Run it in a task of the connection."""
+
 
 class CatchUp:
     """The subscriptions of one client that are not live."""
 
-    __slots__ = ("_backfill", "_client", "_hub", "_waiting", "_wake")
+    __slots__ = ("_backfill", "_client", "_hub", "_reads", "_running", "_waiting", "_wake")
 
     def __init__(self, client: CatchingUp, hub: Hub, backfill: Backfill) -> None:
         self._client = client
         self._hub = hub
         self._backfill = backfill
         self._waiting: dict[Subscription, Feed] = {}
+        self._running = False
         # Made by `run`: most clients never catch up on anything.
         self._wake: asyncio.Event | None = None
+        self._reads: asyncio.Semaphore | None = None
 
-    def add(self, subscription: Subscription, feed: Feed) -> None:
-        """Bring it to the head from `subscription.position` on."""
-        subscription.since = time.monotonic()
-        subscription.cursor = ""
-        subscription.page.clear()
+    def close(self) -> None:
+        """Let go of the client, which is gone."""
+        self._waiting.clear()
+        del self._client
+
+    def begin(self, subscription: Subscription, feed: Feed, catching: Catching) -> None:
+        """Bring it to the head from where it stands."""
+        self._hub.catch_up(subscription, catching)
+        self.go_on(subscription, feed)
+
+    def go_on(self, subscription: Subscription, feed: Feed) -> None:
+        """Bring to the head what catches up already, by the hub's word."""
         self._waiting[subscription] = feed
         if self._wake is not None:
             self._wake.set()
+        if not self._running:
+            self._running = True
+            self._client.start_catching_up(self)
 
     def remove(self, subscription: Subscription) -> None:
-        self._waiting.pop(subscription, None)
-        subscription.preface.clear()
-        subscription.page.clear()
-
-    def __contains__(self, subscription: Subscription) -> bool:
-        return subscription in self._waiting
+        """It catches up no more."""
+        if self._waiting.pop(subscription, None) is not None and self._wake is not None:
+            self._wake.set()
 
     async def run(self) -> None:
-        """Serve all of them in turns, until cancelled."""
-        wake = self._wake = asyncio.Event()
-        while True:
-            if not self._waiting:
-                wake.clear()
-                await wake.wait()
+        """Serve all that wait in turns, until none is left."""
+        self._wake = asyncio.Event()
+        self._reads = asyncio.Semaphore(_READS)
+        try:
+            while self._waiting:
+                async with asyncio.TaskGroup() as group:
+                    await self._serve(group, self._wake)
+        finally:
+            self._running = False
+            self._wake = self._reads = None
+
+    async def _serve(self, group: asyncio.TaskGroup, wake: asyncio.Event) -> None:
+        fetching: dict[Catching, tuple[Subscription, asyncio.Task[None]]] = {}
+        while self._waiting:
+            wake.clear()
             for subscription, feed in list(self._waiting.items()):
-                await self._client.room()
-                if subscription in self._waiting:
-                    await self._step(subscription, feed)
+                catching = subscription.catching
+                if catching is None:
+                    # It went another way meanwhile.
+                    self._waiting.pop(subscription, None)
+                elif not catching.reading:
+                    await self._client.room()
+                    if subscription.catching is catching and not await self._step(
+                        subscription, catching, feed
+                    ):
+                        catching.reading = True
+                        work = self._fetch(subscription, catching, feed)
+                        task = group.create_task(work, name=f"fetch:{feed.key}")
+                        fetching[catching] = (subscription, task)
+            for catching, (subscription, task) in list(fetching.items()):
+                if task.done():
+                    del fetching[catching]
+                elif subscription.catching is not catching:
+                    # Nobody wants any more what it waits for.
+                    task.cancel()
+            if self._waiting and self._all_fetch():
+                await wake.wait()
+        for _, task in fetching.values():
+            task.cancel()
+
+    def _all_fetch(self) -> bool:
+        return all(one.catching is not None and one.catching.reading for one in self._waiting)
 
     # ------------------------------------------------------------------ one piece at a time
 
-    async def _step(self, subscription: Subscription, feed: Feed) -> None:
+    async def _step(self, subscription: Subscription, catching: Catching, feed: Feed) -> bool:
+        """Hand out a piece; False when what comes next has to be fetched."""
         async with self._backfill.turn:
-            if subscription not in self._waiting:
-                return
-            if self._give_next(subscription, feed):
-                # However many clients catch up, one piece is handed out in a turn of the event
-                # loop, so that what is live waits for one at most.
-                await asyncio.sleep(0)
-                return
-        if subscription.position >= (feed.replica.mark or BEGINNING):
-            await feed.ready.wait()
-        else:
-            await self._read(subscription, feed)
+            if subscription.catching is not catching:
+                return True
+            if not self._give_next(subscription, catching, feed):
+                return False
+            # However many clients catch up, one piece is handed out in a turn of the event
+            # loop, so that what is live waits for one at most.
+            await asyncio.sleep(0)
+            return True
 
-    def _give_next(self, subscription: Subscription, feed: Feed) -> bool:
-        """Hand out what is here; False when there is nothing but in the log."""
-        if subscription.preface:
-            self._put(subscription.preface.popleft())
-            return True
-        if subscription.page:
-            self._give(subscription, feed, subscription.page)
-            return True
+    def _give_next(self, subscription: Subscription, catching: Catching, feed: Feed) -> bool:
         replica = feed.replica
-        if subscription.position >= (replica.mark or BEGINNING):
+        if catching.preface:
+            self._put(catching.preface.popleft())
+            return True
+        merged = subscription.terms.mode == "latest" and catching.reason == "slow"
+        if merged and feed.ready.is_set() and replica.stateful:
+            # A merged stream needs no past, only the state now.
+            self._arrive(subscription, catching, feed, anew=True)
+            return True
+        if catching.page:
+            piece = catching.give(catching.page, subscription.terms.depth)
+            self._hand_out(subscription, catching, feed, piece)
+            return True
+        if catching.position >= (replica.mark or BEGINNING):
             if feed.ready.is_set():
-                self._arrive(subscription, feed)
+                self._arrive(subscription, catching, feed, anew=False)
             return feed.ready.is_set()
-        if not replica.window.covers(subscription.position):
+        if not replica.window.covers(catching.position):
             return False
-        run = replica.window.run_after(subscription.position)
+        run = replica.window.run_after(catching.position)
         if run is None:
             return False
-        subscription.cursor = ""
-        self._give_run(subscription, feed, run)
+        piece = catching.give_run(run, subscription.terms.depth)
+        self._hand_out(subscription, catching, feed, piece)
         return True
 
-    async def _read(self, subscription: Subscription, feed: Feed) -> None:
+    def _hand_out(
+        self, subscription: Subscription, catching: Catching, feed: Feed, piece: Piece
+    ) -> None:
+        self._put(piece.frames)
+        METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(piece.records)
+        if not piece.whole:
+            self._lost(subscription, catching, feed)
+
+    async def _fetch(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
+        try:
+            if catching.position >= (feed.replica.mark or BEGINNING):
+                await feed.ready.wait()
+            else:
+                await self._read(subscription, catching, feed)
+        finally:
+            catching.reading = False
+            if self._wake is not None:
+                self._wake.set()
+
+    async def _read(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
         delay = _RETRY_FIRST_S
         empty = 0
-        while subscription in self._waiting:
-            position = subscription.position
+        assert self._reads is not None
+        while subscription.catching is catching:
             try:
-                page, cursor = await self._page(subscription, feed)
+                async with self._reads:
+                    page, cursor = await self._page(catching, feed)
             except PositionLost:
-                subscription.cursor = ""
+                catching.lost_cursor()
                 empty += 1
             except (BrokerError, StoreUnavailable) as error:
                 log.warning("backfill_waits", stream=str(feed.key), reason=str(error))
             else:
-                if subscription not in self._waiting or subscription.position != position:
-                    # Something else moved it meanwhile, and the page is not what follows.
+                if subscription.catching is not catching:
                     return
-                subscription.cursor = cursor
-                subscription.page = page
+                catching.take_page(page, cursor)
                 if page:
                     return
                 # The log's head, though the replica has more: a copy of the log that lags, or the
                 # log was lost meanwhile.
                 empty += 1
-                subscription.cursor = ""
             if empty > _EMPTY_READS:
-                self._lost(subscription, feed)
+                self._lost(subscription, catching, feed)
                 return
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_MOST_S)
 
-    async def _page(self, subscription: Subscription, feed: Feed) -> tuple[deque[Entry], str]:
+    async def _page(self, catching: Catching, feed: Feed) -> tuple[deque[Entry], str]:
         """What follows in the log, or in the archive where the log begins later."""
-        position = subscription.position
-        page, cursor = await self._backfill.read(feed, position, subscription.cursor)
-        linked = _linked(page, subscription)
+        position = catching.position
+        page, cursor = await self._backfill.read(feed, position, catching.cursor)
+        linked = catching.linked(page)
         if linked:
             return deque(linked), cursor if len(linked) == len(page) else ""
-        now_us = time.time_ns() // 1000 if subscription.reason == "slow" else None
-        archived = _linked(await self._backfill.archived(feed, position, now_us), subscription)
+        now_us = time.time_ns() // 1000 if catching.reason == "slow" else None
+        archived = catching.linked(await self._backfill.archived(feed, position, now_us))
         return (deque(archived), "") if archived else (page, cursor)
-
-    def _give(self, subscription: Subscription, feed: Feed, entries: deque[Entry]) -> None:
-        frames: list[bytes] = []
-        size = ticks = 0
-        while entries and size < _CHUNK:
-            entry = entries.popleft()
-            if not _links(entry, subscription):
-                subscription.count += ticks
-                self._put(b"".join(frames))
-                self._lost(subscription, feed)
-                return
-            if entry.chained:
-                subscription.seq = entry.position.seq
-                ticks += 1
-            subscription.position = entry.position
-            for message in entry.messages(subscription.depth):
-                frames.append(text_frame(message))
-                size += len(message)
-        subscription.count += ticks
-        self._put(b"".join(frames))
-        METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(ticks)
-
-    def _give_run(self, subscription: Subscription, feed: Feed, run: Run) -> None:
-        if run.frames is None or not _links(run.entries[0], subscription):
-            self._give(subscription, feed, deque(run.entries))
-            return
-        # A window is contiguous: where its first record follows, all do.
-        last = run.entries[-1]
-        subscription.position = last.position
-        if run.chained:
-            subscription.seq = last.position.seq
-        subscription.count += run.chained
-        self._put(run.frames)
-        METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(run.chained)
 
     def _put(self, frames: bytes) -> None:
         if frames:
             self._client.outbox.put(frames)
             self._hub.touch(self._client)
 
-    def _arrive(self, subscription: Subscription, feed: Feed) -> None:
+    def _arrive(
+        self, subscription: Subscription, catching: Catching, feed: Feed, *, anew: bool
+    ) -> None:
         head = feed.replica.head
-        if head is not None and subscription.seq not in (None, head.seq):
-            self._lost(subscription, feed)
+        if not anew and head is not None and catching.seq not in (None, head.seq):
+            self._lost(subscription, catching, feed)
             return
-        self.remove(subscription)
-        self._end(subscription, complete=True)
-        if subscription.mode == "latest" and subscription.reason == "slow":
-            # A merged stream needs no past, only the state now.
+        self._end(subscription, catching, complete=True)
+        if anew:
+            if (status := feed.status()) is not None:
+                self._client.tell(status)
             self.go_live(subscription, feed, "catch_up")
         else:
-            self._hub.attach(subscription, subscription.seq)
-        if (news := feed.news(time.monotonic() - subscription.since)) is not None:
+            self._waiting.pop(subscription, None)
+            self._hub.attach(subscription, head)
+        if (news := feed.news(time.monotonic() - catching.since)) is not None:
             self._client.tell(news)
-        if subscription.reason == "slow":
+        if catching.reason == "slow":
             METRICS.slow.labels("recovered").inc()
             self._client.tell(
                 {
@@ -248,16 +281,16 @@ class CatchUp:
                     "stream": str(feed.key),
                     **stream_fields(feed.key),
                     "from": "catch_up",
-                    "to": subscription.mode,
+                    "to": subscription.terms.mode,
                     "reason": "recovered",
-                    "lag": subscription.count,
+                    "lag": catching.count,
                 }
             )
 
-    def _end(self, subscription: Subscription, *, complete: bool) -> None:
-        if subscription.reason != "backfill":
+    def _end(self, subscription: Subscription, catching: Catching, *, complete: bool) -> None:
+        if catching.reason != "backfill":
             return
-        seconds = time.monotonic() - subscription.since
+        seconds = time.monotonic() - catching.since
         METRICS.backfill_seconds.labels(*subscription.fan.labels).observe(seconds)
         key = subscription.fan.key
         self._client.tell(
@@ -266,25 +299,24 @@ class CatchUp:
                 "state": "end",
                 "stream": str(key),
                 **stream_fields(key),
-                "from": subscription.start,
-                "to": subscription.seq,
-                "count": subscription.count,
+                "from": catching.start,
+                "to": catching.seq,
+                "count": catching.count,
                 "complete": complete,
             }
         )
 
-    def _lost(self, subscription: Subscription, feed: Feed) -> None:
+    def _lost(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
         """The log does not hold what this client needs next: say what it misses, begin anew."""
-        self.remove(subscription)
-        self._end(subscription, complete=False)
+        self._end(subscription, catching, complete=False)
         head = feed.replica.head
-        if subscription.reason == "backfill" and subscription.on_unrecoverable == "error":
+        if catching.reason == "backfill" and subscription.terms.on_unrecoverable == "error":
             message = "what follows the last record sent expired before it could be read"
             oldest = head.seq if head is not None else None
             self._client.refuse(Problem(TOO_OLD, message, oldest_seq=oldest), subscription)
             return
         if head is not None:
-            self._client.tell(_announced_loss(feed, subscription.seq))
+            self._client.tell(_announced_loss(feed, catching.seq))
         METRICS.slow.labels("lost").inc()
         self.go_live(subscription, feed, "catch_up")
 
@@ -299,14 +331,14 @@ class CatchUp:
         with_snapshot: bool = True,
     ) -> None:
         """Send the state and everything after it; at once where there is room for it."""
-        self.remove(subscription)
+        self._waiting.pop(subscription, None)
+        self._hub.rest(subscription)
         replica = feed.replica
         head = replica.head
-        held = head.seq if head is not None else None
         if head is None or not with_snapshot:
-            self._hub.attach(subscription, held)
+            self._hub.attach(subscription, head)
             return
-        parts = feed.snapshot_parts(reason, subscription.depth)
+        parts = feed.snapshot_parts(reason, subscription.terms.depth)
         if parts is None:
             problem = Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
             self._client.refuse(problem, subscription)
@@ -316,50 +348,14 @@ class CatchUp:
         if not outbox.data or outbox.size + size <= outbox.limit:
             for part in parts:
                 self._put(part)
-            self._hub.attach(subscription, held)
+            self._hub.attach(subscription, head)
             return
-        subscription.reason = "snapshot"
-        subscription.position = replica.mark or BEGINNING
-        subscription.seq = held
-        self.add(subscription, feed)
-        subscription.preface = deque(parts)
+        position = replica.mark or BEGINNING
+        now = time.monotonic()
+        self.begin(subscription, feed, Catching("snapshot", position, head.seq, now, parts))
 
 
 NO_STATE = "the stream's whole state is not known here yet"
-
-
-def _links(entry: Entry, subscription: Subscription) -> bool:
-    """Whether nothing is missing between what the client holds and this record."""
-    if entry.unreadable is not None:
-        return False
-    held = subscription.seq
-    if held is None:
-        return True
-    if not entry.chained:
-        # A status names the seq it was written after; a greater one was never sent.
-        same_epoch = entry.position.epoch == subscription.position.epoch
-        return not same_epoch or entry.position.seq <= held
-    if entry.prev == held:
-        return True
-    # By its own word a client may hold a seq between two records; nothing is missing then.
-    first = subscription.reason == "backfill" and subscription.count == 0
-    return first and (entry.prev or 0) <= held < entry.position.seq
-
-
-def _linked(entries: Iterable[Entry], subscription: Subscription) -> list[Entry]:
-    """As many of them, from the first on, as go on from where the client stands without a hole."""
-    found: list[Entry] = []
-    held: int | None = None
-    for entry in entries:
-        if held is None:
-            if not _links(entry, subscription):
-                break
-        elif entry.chained and (entry.prev != held or entry.unreadable is not None):
-            break
-        if entry.chained:
-            held = entry.position.seq
-        found.append(entry)
-    return found
 
 
 def _announced_loss(feed: Feed, held: int | None) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from services.common.stream import Position
 from services.common.wire import Fields, decode_tick, encode
 from services.gateway.records import Entry
 
@@ -14,13 +15,13 @@ class Conflation:
     """What one client in `latest` mode is owed of one stream.
 
     Args:
-        held: the last seq this client was sent (None: nothing yet).
+        held: the last tick or reset this client was sent (None: nothing yet).
         max_rate: messages a second, None for as many as the client takes.
     """
 
     __slots__ = ("_due", "_interval", "_pending", "held", "singles")
 
-    def __init__(self, held: int | None, max_rate: float | None) -> None:
+    def __init__(self, held: Position | None, max_rate: float | None) -> None:
         self.held = held
         # How many messages in a row stood for one tick only.
         self.singles = 0
@@ -57,8 +58,8 @@ class Conflation:
         merged = sum(map(_ticks_in, pending))
         self.singles = self.singles + 1 if merged == 1 else 0
         tick = merge(pending)
-        prev = b"null" if self.held is None else b"%d" % self.held
-        self.held = pending[-1].position.seq
+        prev = b"null" if self.held is None else b"%d" % self.held.seq
+        self.held = pending[-1].position
         self._due = now + self._interval
         message = b'{"type":"incr","prev":%b,"merged":%d,"tick":%b}' % (prev, merged, tick)
         return message, merged

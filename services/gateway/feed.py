@@ -28,7 +28,7 @@ from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import Snapshot, Status, encode
-from services.gateway.audience import BEGINNING, Fan
+from services.gateway.audience import Fan
 from services.gateway.condition import Condition, Word
 from services.gateway.frames import text_frame
 from services.gateway.freshness import Age, Pulses, now_us
@@ -37,6 +37,7 @@ from services.gateway.metrics import METRICS
 from services.gateway.records import Entry, SnapshotReason, snapshot_messages
 from services.gateway.replica import Phase, Replica, WantBase
 from services.gateway.stores import Stores
+from services.gateway.subscription import BEGINNING
 from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)
@@ -249,8 +250,7 @@ class Feed:
     def _rebase(self) -> None:
         self.ready.set()
         log.warning("chain_restarted", stream=str(self.key), head=self.replica.head)
-        for subscription in self.fan.subscriptions():
-            subscription.client.rebased(subscription)
+        self._hub.rebase(self.fan)
 
     # ------------------------------------------------------------------ fetching
 

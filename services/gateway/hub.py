@@ -5,6 +5,10 @@ joined once for all clients that get the same of it, and each of them gets it in
 for which something waits is left out of that: what it should get goes into its outbox, which is
 bounded, and once that is empty it is back. Nothing here awaits; the event loop is behind `schedule`
 and `schedule_at`.
+
+The hub decides about subscriptions' states (`subscription.py`), and keeps the lists of who is live
+in step with them. What it decided by itself the client is told when the turn's state is final.
+Whatever goes wrong for one client ends that client only.
 """
 
 from __future__ import annotations
@@ -12,19 +16,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+import structlog
 from opentelemetry.trace import SpanKind
 
 from services.common import tracing
 from services.common.stream import Position
 from services.common.tracing import exemplar_of
-from services.gateway.audience import BEGINNING, Audience, Client, Fan, Subscription
+from services.gateway.audience import Audience, Client, Fan
 from services.gateway.conflation import Conflation
 from services.gateway.forms import PLAIN
 from services.gateway.frames import text_frame, text_frames
 from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.records import Entry
+from services.gateway.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.turn import Push, Turn
+
+log = structlog.get_logger(__name__)
 
 # Messages in a row that merged nothing, after which a quota no longer needs conflation.
 _CALM = 10
@@ -73,57 +81,125 @@ class Hub:
         self._pushed_at = -window
         self._owing: dict[Subscription, None] = {}
         self._timer: float | None = None
+        # What clients are told at the end of the turn, and the state in which it is true.
+        self._notices: list[tuple[Subscription, int, Callable[[Client, Subscription], None]]] = []
         # Newest records of streams since the last push: how long ago were they received?
         self._ingested: list[tuple[Fan, Entry]] = []
         self._traced: list[tuple[Fan, Entry]] = []
 
     # ------------------------------------------------------------------ who is live
 
-    def attach(self, subscription: Subscription, held: int | None) -> None:
-        """Give it every record from now on; `held` is the seq its client has by then."""
-        fan = subscription.fan
-        subscription.live = True
-        if subscription.mode == "latest":
-            subscription.conflation = Conflation(held, subscription.max_rate)
-            fan.conflated[subscription] = None
-            return
+    def attach(self, subscription: Subscription, held: Position | None) -> None:
+        """Give it every record from now on; `held` is what its client has by then."""
+        if subscription.terms.mode == "latest":
+            subscription.merge(held, subscription.terms.max_rate)
+            subscription.fan.conflated[subscription] = None
+        else:
+            self._enlist(subscription)
+
+    def catch_up(self, subscription: Subscription, catching: Catching) -> None:
+        """Push nothing to it; it reads on by itself from where it stands."""
+        self.rest(subscription)
+        subscription.catch_up(catching)
+
+    def rest(self, subscription: Subscription) -> None:
+        """Give it nothing for now; what was pushed to it by now still goes out."""
         self.bring(subscription.client)
-        subscription.conflation = None
-        audience = fan.full.get(subscription.depth)
+        self._take_off(subscription)
+        subscription.rest()
+
+    def end(self, subscription: Subscription) -> None:
+        """Give it nothing any more; what was pushed to it by now still goes out."""
+        self.bring(subscription.client)
+        self._take_off(subscription)
+        subscription.end()
+
+    def change(self, subscription: Subscription, terms: Terms, head: Position | None) -> None:
+        """Go on as the client wants it now, with nothing between lost; its depth stays.
+
+        One that catches up, or is found to have fallen behind by now, comes back so by itself.
+        """
+        self.bring(subscription.client)
+        live = subscription.live
+        if live:
+            self._send_owed(subscription)
+            self._take_off(subscription)
+            subscription.rest()
+        subscription.configure(terms._replace(depth=subscription.terms.depth))
+        if live:
+            self.attach(subscription, head)
+
+    def rebase(self, fan: Fan) -> None:
+        """The chain could not go on: let everyone rest who is live, and say so."""
+        for subscription in fan.subscriptions():
+            # Of one client one is here; another one's may have fallen behind by that.
+            self.rest(subscription)
+            self._note(subscription, lambda client, one: client.rebased(one))
+
+    def _enlist(self, subscription: Subscription) -> None:
+        self.bring(subscription.client)
+        subscription.go_live()
+        fan, depth = subscription.fan, subscription.terms.depth
+        audience = fan.full.get(depth)
         if audience is None:
-            audience = fan.full[subscription.depth] = Audience(fan)
+            audience = fan.full[depth] = Audience(fan)
         audience.members[subscription.client] = subscription
         if self._product_rate and subscription.quota is None:
             burst = max(1.0, self._product_rate)
             subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
 
-    def detach(self, subscription: Subscription) -> None:
-        """Give it nothing any more; what was pushed to it by now still goes out."""
-        self.bring(subscription.client)
-        fan = subscription.fan
-        subscription.live = False
-        subscription.conflation = None
-        self._owing.pop(subscription, None)
-        fan.conflated.pop(subscription, None)
-        audience = fan.full.get(subscription.depth)
-        if audience is not None:
-            if audience.members.get(subscription.client) is subscription:
-                del audience.members[subscription.client]
+    def _take_off(self, subscription: Subscription) -> None:
+        fan, depth = subscription.fan, subscription.terms.depth
+        if subscription.state is State.MERGED:
+            del fan.conflated[subscription]
+            self._owing.pop(subscription, None)
+        elif subscription.state is State.LIVE:
+            audience = fan.full[depth]
+            del audience.members[subscription.client]
             if not audience.members:
-                del fan.full[subscription.depth]
+                del fan.full[depth]
 
-    def conflate(self, subscription: Subscription, held: int | None, max_rate: float) -> None:
-        """Merge a `full` client's messages from now on."""
-        self.detach(subscription)
-        subscription.live = True
-        subscription.conflation = Conflation(held, max_rate)
-        subscription.fan.conflated[subscription] = None
+    def _step_down(self, subscription: Subscription, held: Position | None) -> None:
+        """Merge a `full` client's messages from now on, unless it falls behind by that."""
+        self.bring(subscription.client)
+        if subscription.state is State.LIVE:
+            self._take_off(subscription)
+            subscription.merge(held, self._product_rate)
+            subscription.fan.conflated[subscription] = None
+            self._note(subscription, lambda client, one: client.over_quota(one))
 
-    def settle(self, subscription: Subscription) -> None:
-        """Send what a conflated client is owed now, whatever its rate."""
-        if subscription.conflation is not None:
-            self._send_owed(subscription)
-            self._want_flush()
+    def _step_up(self, subscription: Subscription) -> None:
+        """Give a client every record again, which holds all up to now."""
+        self._take_off(subscription)
+        self._enlist(subscription)
+        self._note(subscription, lambda client, one: client.within_quota(one))
+
+    def _fell_behind(self, subscription: Subscription, before: Position, records: int) -> None:
+        self._take_off(subscription)
+        subscription.fall_behind(before, self._clock())
+        self._note(subscription, lambda client, one: client.fell_behind(one, records))
+
+    def _note(
+        self, subscription: Subscription, tell: Callable[[Client, Subscription], None]
+    ) -> None:
+        """Tell its client at the end of the turn, if it is as it is now by then."""
+        self._notices.append((subscription, subscription.version, tell))
+        self._want_flush()
+
+    def _tell_noticed(self) -> None:
+        while self._notices:
+            notices, self._notices = self._notices, []
+            for subscription, version, tell in notices:
+                if subscription.version != version:
+                    continue
+                try:
+                    tell(subscription.client, subscription)
+                except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                    self._failed(subscription.client)
+
+    def _failed(self, client: Client) -> None:
+        log.exception("client_failed")
+        client.failed()
 
     # ------------------------------------------------------------------ what is pushed
 
@@ -136,6 +212,8 @@ class Hub:
                 continue
             if self._product_rate:
                 self._charge(audience, len(messages), before)
+                if not audience.members:
+                    continue
             frames = text_frames(messages)
             self._turn.add(Push(audience, frames, len(messages), before, len(entries)))
         if fan.conflated:
@@ -174,9 +252,7 @@ class Hub:
         if client.outbox:
             self.touch(client)
         for subscription, push in behind.items():
-            self.detach(subscription)
-            subscription.position = push.before
-            client.fell_behind(subscription, push.records)
+            self._fell_behind(subscription, push.before, push.records)
 
     def touch(self, client: Client) -> None:
         """Something was put into this client's outbox: write it at the end of the turn."""
@@ -205,22 +281,32 @@ class Hub:
                 self._settle()
             if not self._held:
                 self._push()
+            self._tell_noticed()
         finally:
             self._flushing = False
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             client.outbox.dirty = False
-            client.flush()
-        if dirty and self._owing:
+            try:
+                client.flush()
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(client)
+        if self._notices or (dirty and self._owing):
             # One of them may be writable only now.
             self._want_flush()
+        if self._turn.pushes:
+            # Somebody who was told something had more to push.
+            self._want_push()
 
     def _push(self) -> None:
         """Write the turn: to all who are quick the same bytes, to others through their outbox."""
         turn = self._turn
         if turn.pushes:
             for client in self._write_shared(turn):
-                self.bring(client)
+                try:
+                    self.bring(client)
+                except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                    self._failed(client)
             self._turn = Turn()
             for push in turn.pushes:
                 push.audience.fan.sent.inc(push.messages * push.receivers)
@@ -241,20 +327,22 @@ class Hub:
             if not client.quick:
                 others.append(client)
                 continue
-            if bits != mine or client.form is not form:
-                mine, form = bits, client.form
-                buffer, size = turn.buffer(bits, form)
-                fits = size <= self._most
-            if not fits:
-                others.append(client)
-                continue
             try:
-                sent = write(client.fd, buffer) if client.fd >= 0 else 0
-            except OSError:
-                # It is full, or ending; its transport finds out which.
-                sent = 0
-            if sent != len(buffer):
-                client.unsent(buffer, sent)
+                if bits != mine or client.form is not form:
+                    buffer, size = turn.buffer(bits, client.form)
+                    mine, form, fits = bits, client.form, size <= self._most
+                if not fits:
+                    others.append(client)
+                    continue
+                try:
+                    sent = write(client.fd, buffer) if client.fd >= 0 else 0
+                except OSError:
+                    # It is full, or ending; its transport finds out which.
+                    sent = 0
+                if sent != len(buffer):
+                    client.unsent(buffer, sent)
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(client)
         return others
 
     def _observe(self) -> None:
@@ -314,20 +402,22 @@ class Hub:
         now = self._clock()
         members = list(audience.members.values())
         over = [one for one in members if one.quota and one.quota.take(now, messages) > 0]
-        held = before.seq if before != BEGINNING else None
+        held = before if before != BEGINNING else None
         for subscription in over:
-            self.conflate(subscription, held, self._product_rate)
-            subscription.client.over_quota(subscription)
+            self._step_down(subscription, held)
 
     def _conflate(self, fan: Fan, entries: Sequence[Entry], before: Position) -> None:
-        behind = [one for one in fan.conflated if not self._owe(one, entries)]
-        for subscription in behind:
-            self.detach(subscription)
-            subscription.position = before
-            subscription.client.fell_behind(subscription, len(entries))
+        for subscription in list(fan.conflated):
+            try:
+                fits = self._owe(subscription, entries)
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(subscription.client)
+                continue
+            if not fits:
+                self._fell_behind(subscription, before, len(entries))
 
     def _owe(self, subscription: Subscription, entries: Sequence[Entry]) -> bool:
-        """Owe a conflated client these records; False when its outbox is full."""
+        """Owe a merged client these records; False when its outbox is full."""
         conflation = subscription.conflation
         if conflation is None:
             return True
@@ -339,12 +429,11 @@ class Hub:
             if entry.chained:
                 # The reset's own link has to hold: what is owed goes out before it.
                 self._send_owed(subscription)
-                conflation.held = entry.position.seq
-            messages = entry.messages(subscription.depth)
-            if not messages:
-                continue
-            if not subscription.outbox.offer(text_frames(messages)):
+            messages = entry.messages(subscription.terms.depth)
+            if messages and not subscription.outbox.offer(text_frames(messages)):
                 return False
+            if entry.chained:
+                conflation.held = entry.position
             self.touch(subscription.client)
         return True
 
@@ -355,28 +444,34 @@ class Hub:
         for subscription in list(self._owing):
             conflation = subscription.conflation
             if conflation is None or not conflation.owing:
-                del self._owing[subscription]
+                self._owing.pop(subscription, None)
             elif conflation.due > now:
                 next_due = conflation.due if next_due is None else min(next_due, conflation.due)
-            elif subscription.client.writable:
-                del self._owing[subscription]
-                self._send_owed(subscription)
-                if subscription.mode == "full" and conflation.singles >= _CALM:
-                    # It was stepped down for its rate, which is within the quota again.
-                    self.detach(subscription)
-                    self.attach(subscription, conflation.held)
-                    subscription.client.within_quota(subscription)
+            else:
+                try:
+                    self._settle_one(subscription, conflation)
+                except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                    self._failed(subscription.client)
         if next_due is not None and (self._timer is None or next_due < self._timer):
             self._timer = next_due
             self._schedule_at(next_due, self._on_timer)
+
+    def _settle_one(self, subscription: Subscription, conflation: Conflation) -> None:
+        if not subscription.client.writable:
+            return
+        del self._owing[subscription]
+        self._send_owed(subscription)
+        if subscription.terms.mode == "full" and conflation.singles >= _CALM:
+            # It was stepped down for its rate, which is within the quota again.
+            self._step_up(subscription)
 
     def _on_timer(self) -> None:
         self._timer = None
         self.flush()
 
     def _send_owed(self, subscription: Subscription) -> None:
-        assert subscription.conflation is not None
-        owed = subscription.conflation.take(self._clock())
+        conflation = subscription.conflation
+        owed = conflation.take(self._clock()) if conflation is not None else None
         if owed is None:
             return
         message, merged = owed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import batched
 from typing import Any
 
@@ -12,14 +12,13 @@ import structlog
 
 from services.common.errors import BrokerFailed, BrokerUnavailable
 from services.common.subjects import StreamKey
-from services.gateway.audience import BEGINNING, Subscription
 from services.gateway.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.feed import Feed
 from services.gateway.metrics import METRICS
-from services.gateway.plans import Plan, at_stream, check_stream, configure, place, when_ready
+from services.gateway.plans import Plan, at_stream, check_stream, place, terms_of, when_ready
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,
@@ -34,6 +33,7 @@ from services.gateway.protocol import (
     make_cursor,
 )
 from services.gateway.records import stream_fields
+from services.gateway.subscription import Catching, Subscription
 from services.gateway.tail import Hold
 
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.
@@ -47,31 +47,26 @@ class Interests:
 
     Args:
         client: the connection; it is told everything.
-        spawn_catch_up: starts a task of the connection that runs the given `CatchUp`.
     """
 
     __slots__ = (
         "_catch_up",
         "_client",
+        "_closed",
         "_core",
         "_grant",
-        "_spawn",
-        "_spawned",
         "limit",
         "subscriptions",
     )
 
-    def __init__(
-        self, core: Core, client: CatchingUp, spawn_catch_up: Callable[[CatchUp], None]
-    ) -> None:
+    def __init__(self, core: Core, client: CatchingUp) -> None:
         self.subscriptions: dict[StreamKey, tuple[Subscription, Hold]] = {}
         self._core = core
         self._client = client
         self._catch_up = CatchUp(client, core.hub, core.backfill)
         self.limit = core.settings.ws_max_subscriptions
         self._grant = EVERYONE
-        self._spawn = spawn_catch_up
-        self._spawned = False
+        self._closed = False
 
     def allow(self, grant: Grant) -> None:
         """What the client may have from now on."""
@@ -80,10 +75,17 @@ class Interests:
         self.limit = most if grant.subscriptions is None else min(most, grant.subscriptions)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, and let go of the client, which is gone.
+
+        Nothing of this may be used any more. What held each other is freed by that at once, not
+        when the collector comes by.
+        """
         while self.subscriptions:
             _, held = self.subscriptions.popitem()
             self._let_go(*held)
+        self._closed = True
+        self._catch_up.close()
+        del self._client
 
     # ------------------------------------------------------------------ where the client stands
 
@@ -95,25 +97,26 @@ class Interests:
             if not subscription.live or head is None:
                 continue
             conflation = subscription.conflation
-            seq = head.seq if conflation is None else conflation.held
-            if seq is not None:
-                heads[str(key)] = seq
+            held = head if conflation is None else conflation.held
+            if held is not None:
+                heads[str(key)] = held.seq
         return heads
 
     def resume(self) -> dict[str, Any]:
         """For each stream, where a new connection can go on: what this client was sent last."""
         places: dict[str, Any] = {}
         for key, (subscription, hold) in self.subscriptions.items():
-            head = hold.feed.replica.head
-            if head is None:
+            catching, conflation = subscription.catching, subscription.conflation
+            if catching is not None:
+                epoch, seq = catching.position.epoch, catching.seq
+            elif not subscription.live:
                 continue
-            epoch, seq = head.epoch, head.seq
-            if subscription in self._catch_up:
-                if subscription.seq is None:
-                    continue
-                epoch, seq = subscription.position.epoch, subscription.seq
-            elif subscription.conflation is not None and subscription.conflation.held is not None:
-                seq = subscription.conflation.held
+            else:
+                head = hold.feed.replica.head
+                held = head if conflation is None else conflation.held or head
+                epoch, seq = (held.epoch, held.seq) if held is not None else (0, None)
+            if seq is None:
+                continue
             places[str(key)] = {"epoch": epoch, "seq": seq, "cursor": make_cursor(epoch, seq)}
         return places
 
@@ -124,22 +127,17 @@ class Interests:
         if found is None:
             return
         METRICS.slow.labels("catch_up").inc()
-        subscription.reason = "slow"
-        subscription.count = 0
-        position = subscription.position
-        subscription.seq = position.seq if position != BEGINNING else None
-        self._tell_mode(subscription, subscription.mode, "catch_up", "slow", records)
-        self._begin_catch_up(subscription, found[1].feed)
+        self._tell_mode(subscription, subscription.terms.mode, "catch_up", "slow", records)
+        self._catch_up.go_on(subscription, found[1].feed)
 
     def rebased(self, subscription: Subscription) -> None:
         found = self.subscriptions.get(subscription.fan.key)
         if found is not None:
-            self._core.hub.detach(subscription)
             feed = found[1].feed
-            status = feed.replica.status
+            status = feed.status()
             if status is not None:
                 # Those that came with what cannot be gone on from were not passed on.
-                self._client.tell(status.payload)
+                self._client.tell(status)
             self._catch_up.go_live(subscription, feed, "catch_up")
 
     def over_quota(self, subscription: Subscription) -> None:
@@ -184,18 +182,8 @@ class Interests:
             control=True,
         )
 
-    def _begin_catch_up(self, subscription: Subscription, feed: Feed) -> None:
-        self._catch_up.add(subscription, feed)
-        self._start_catching()
-
-    def _start_catching(self) -> None:
-        # Most clients never catch up on anything; the task is made for those that do.
-        if not self._spawned:
-            self._spawned = True
-            self._spawn(self._catch_up)
-
     def _let_go(self, subscription: Subscription, hold: Hold) -> None:
-        self._core.hub.detach(subscription)
+        self._core.hub.end(subscription)
         self._catch_up.remove(subscription)
         hold.release()
         METRICS.subscriptions.labels(*subscription.fan.labels).dec()
@@ -271,6 +259,10 @@ class Interests:
         return plans
 
     async def _plan(self, command: Subscribe, plan: Plan) -> None:
+        if self._closed:
+            # A task that was cancelled before it began may still begin, if those it is a part of
+            # have not heard of it.
+            return
         held = self.subscriptions.get(plan.key)
         if held is None:
             hold = self._core.tails.acquire(plan.key)
@@ -306,41 +298,27 @@ class Interests:
         status = feed.status()
         if status is not None:
             self._client.tell(status)
-        self._core.hub.detach(subscription)
+        self._core.hub.rest(subscription)
         self._catch_up.remove(subscription)
-        configure(subscription, command)
+        subscription.configure(terms_of(command))
         if plan.start is not None:
             self._begin_backfill(subscription, feed, plan.start)
             return
         self._catch_up.go_live(
             subscription, feed, plan.reason, with_snapshot=plan.kind == "snapshot"
         )
-        if subscription in self._catch_up:
-            self._start_catching()
         METRICS.snapshot_seconds.labels(*feed.fan.labels).observe(time.monotonic() - arrived)
 
     def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
         """Go on in another mode or rate, with nothing between lost."""
-        old, depth = subscription.mode, subscription.depth
-        # One that fell behind since this was planned comes back in the new mode by itself.
-        live = subscription.live
-        if live:
-            self._core.hub.settle(subscription)
-            self._core.hub.detach(subscription)
-        configure(subscription, command)
-        subscription.depth = depth
-        if live:
-            head = feed.replica.head
-            self._core.hub.attach(subscription, head.seq if head is not None else None)
-        if subscription.mode != old:
-            self._tell_mode(subscription, old, subscription.mode, "request", 0)
+        old = subscription.terms.mode
+        self._core.hub.change(subscription, terms_of(command), feed.replica.head)
+        new = subscription.terms.mode
+        if new != old:
+            self._tell_mode(subscription, old, new, "request", 0)
 
     def _begin_backfill(self, subscription: Subscription, feed: Feed, start: Start) -> None:
         head = feed.replica.head
-        subscription.reason = "backfill"
-        subscription.position = start.position
-        subscription.seq = subscription.start = start.seq
-        subscription.count = 0
         self._client.tell(
             {
                 "type": "backfill",
@@ -353,7 +331,8 @@ class Interests:
                 "complete": start.complete,
             }
         )
-        self._begin_catch_up(subscription, feed)
+        catching = Catching("backfill", start.position, start.seq, time.monotonic())
+        self._catch_up.begin(subscription, feed, catching)
 
     async def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:
         """End the streams named, and answer as `subscribe` does."""
@@ -392,10 +371,7 @@ class Interests:
                 if self.subscriptions.get(key) != held:
                     # It was refused, and ended, while it was waited for.
                     continue
-                self._core.hub.detach(subscription)
                 self._catch_up.go_live(subscription, feed, "resync")
-                if subscription in self._catch_up:
-                    self._start_catching()
 
 
 def _part(part: int, streams: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from services.common.errors import InvalidSubject
 from services.common.subjects import CHANNELS, StreamKey, check_token
-from services.gateway.audience import Mode, Subscription
 from services.gateway.backfill import Backfill, Start
 from services.gateway.catchup import NO_STATE
 from services.gateway.feed import Feed
@@ -21,6 +20,7 @@ from services.gateway.protocol import (
     Subscribe,
 )
 from services.gateway.records import SnapshotReason, stream_fields
+from services.gateway.subscription import Mode, Subscription, Terms
 
 _READY_S = 5.0
 
@@ -72,7 +72,7 @@ async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) 
         plan.subscription is not None
         and plan.subscription.live
         and from_seq is None
-        and command.depth in (None, plan.subscription.depth)
+        and command.depth in (None, plan.subscription.terms.depth)
         and (command.mode is not None or command.max_rate is not None)
     ):
         plan.kind, plan.change = "live", True
@@ -94,13 +94,15 @@ async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) 
         raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
 
 
-def configure(subscription: Subscription, command: Subscribe) -> None:
-    """Have it sent as the command says."""
+def terms_of(command: Subscribe) -> Terms:
+    """How the command wants streams sent."""
     mode: Mode = command.mode or ("latest" if command.max_rate else "full")
-    subscription.mode = mode
-    subscription.max_rate = command.max_rate if mode == "latest" else None
-    subscription.depth = command.depth or 0
-    subscription.on_unrecoverable = command.on_unrecoverable
+    return Terms(
+        mode,
+        command.max_rate if mode == "latest" else None,
+        command.depth or 0,
+        command.on_unrecoverable,
+    )
 
 
 def check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:

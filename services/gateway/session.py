@@ -14,7 +14,6 @@ import structlog
 
 from services.common.wire import encode
 from services.gateway.addresses import Guessing
-from services.gateway.audience import Subscription
 from services.gateway.auth import Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
@@ -53,6 +52,7 @@ from services.gateway.protocol import (
     streams_named,
 )
 from services.gateway.ratelimit import TokenBucket
+from services.gateway.subscription import Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class Session(CatchingUp, Listener):
         form = form_of(arrays=False, deflated=link.deflated)
         super().__init__(Outbox(settings.ws_queue_bytes), form, link.fd)
         self.id = os.urandom(16).hex()
-        self.interests = Interests(core, self, self._spawn_catch_up)
+        self.interests = Interests(core, self)
         self.closing = False
         # When the transport began to wait with nothing taken from it, and how much waited then.
         self.stuck_since: float | None = None
@@ -176,23 +176,32 @@ class Session(CatchingUp, Listener):
             # The task that is running now ends by itself.
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
+        # A task that was cancelled keeps the error, and with it what its frames held: this too.
+        self._catching = self._working = None
         self.interests.close()
         self.outbox.clear()
         self._seat.leave()
         self._home.left(self)
         self._free_room()
 
-    def _spawn_catch_up(self, catch_up: CatchUp) -> None:
+    def start_catching_up(self, work: CatchUp) -> None:
         if not self.closing:
-            self._catching = self._home.spawn(self._guarded(catch_up.run), "catch-up")
+            self._catching = self._home.spawn(self._guarded(work.run), "catch-up")
+
+    def failed(self) -> None:
+        try:
+            self.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
+            self.close(1011, "internal")
+        except Exception:  # not even that: nothing of it may stay
+            log.exception("session_failed", session=self.id)
+            self.leave()
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
         except Exception:  # whatever it was: this client is told, and the others go on
             log.exception("session_failed", session=self.id)
-            self.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
-            self.close(1011, "internal")
+            self.failed()
 
     # ------------------------------------------------------------------ what the client says
 

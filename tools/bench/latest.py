@@ -16,7 +16,7 @@ async def latest(run: Run) -> None:
     """A thousand clients that take one message for ten ticks; without sockets."""
     market = Market(None, padding=40)
     first = Entry(market.tick().payload)
-    clients = [Conflation(first.position.seq, 1.0) for _ in range(_CLIENTS)]
+    clients = [Conflation(first.position, 1.0) for _ in range(_CLIENTS)]
     for number in range(run.rounds):
         ticks = [Entry(market.tick().payload) for _ in range(_MERGED)]
         with run.measure("a tick owed to a client", unit="tick") as sample:

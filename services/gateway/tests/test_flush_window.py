@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
-from services.gateway.audience import Client, Fan, Subscription
+from services.gateway.audience import Client, Fan
 from services.gateway.forms import form_of
 from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
 from services.gateway.records import Entry
+from services.gateway.subscription import Subscription
 from services.gateway.testing import Market, bench, small_settings
 from services.gateway.testing.links import Clock
 
@@ -82,6 +83,9 @@ class Reader(Client):
 
     def within_quota(self, subscription: Subscription) -> None:
         raise AssertionError(subscription)
+
+    def failed(self) -> None:
+        raise AssertionError
 
 
 @given(st.lists(st.floats(0, 0.02), min_size=1, max_size=60), st.floats(0.001, 0.005))

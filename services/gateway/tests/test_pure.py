@@ -216,8 +216,8 @@ def test_the_newest_size_of_a_price_written_in_two_ways_comes_last() -> None:
 def test_a_conflated_chain_verifies_and_counts_every_tick(groups: list[int]) -> None:
     market = Market(None)
     market.clock = lambda: 1
-    market.tick()
-    conflation = Conflation(market.seq, max_rate=2)
+    first = Entry(market.tick().payload)
+    conflation = Conflation(first.position, max_rate=2)
     held, merged, now = market.seq, 0, 0.0
     for group in groups:
         for _ in range(group):

@@ -1,0 +1,298 @@
+"""One client's interest in one stream: a state machine. Pure.
+
+    IDLE         it gets nothing: not begun yet, or between two states
+    LIVE         it gets every record the moment it is proven
+    MERGED       it gets the newest state now and then; `conflation` knows what it holds
+    CATCHING_UP  nothing is pushed to it; `catching` knows where it stands and reads on from there
+    ENDED        it was unsubscribed or refused, or its client is gone
+
+    event                      IDLE         LIVE         MERGED       CATCHING_UP  ENDED
+    go_live                    LIVE         -            LIVE         LIVE         -
+    merge                      MERGED       MERGED       -            MERGED       -
+    fall_behind (full outbox)  -            CATCHING_UP  CATCHING_UP  -            -
+    catch_up (a position)      CATCHING_UP  -            -            CATCHING_UP  -
+    rest (reset, new mode)     IDLE         IDLE         IDLE         IDLE         -
+    end                        ENDED        ENDED        ENDED        ENDED        ENDED
+
+Where the table says nothing, the event is refused (`WrongState`). Nobody else writes the state. The
+hub alone calls these, as a fan's lists of who is live have to follow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from services.common.stream import Position
+from services.gateway.conflation import Conflation
+from services.gateway.frames import text_frame
+from services.gateway.records import Entry
+from services.gateway.window import Run
+
+if TYPE_CHECKING:
+    from services.gateway.audience import Client, Fan
+    from services.gateway.ratelimit import TokenBucket
+
+Mode = Literal["full", "latest"]
+Reason = Literal["backfill", "slow", "snapshot"]
+BEGINNING = Position(0, 0)
+# Payload bytes handed to the client at once; between two such pieces others get their turn.
+CHUNK = 64 * 1024
+
+
+class State(Enum):
+    IDLE = auto()
+    LIVE = auto()
+    MERGED = auto()
+    CATCHING_UP = auto()
+    ENDED = auto()
+
+
+class WrongState(Exception):
+    """An event that the state does not allow; a fault of the caller."""
+
+    def __init__(self, event: str, state: State) -> None:
+        super().__init__(f"{event} while {state.name}")
+
+
+class Terms(NamedTuple):
+    """How a client wants a stream sent.
+
+    Attributes:
+        max_rate: messages a second in `latest` mode; None for as many as it takes.
+        depth: a book's levels on each side; 0 for all.
+    """
+
+    mode: Mode = "full"
+    max_rate: float | None = None
+    depth: int = 0
+    on_unrecoverable: Literal["snapshot", "error"] = "snapshot"
+
+
+class Piece(NamedTuple):
+    """What is handed out at once.
+
+    Attributes:
+        frames: none, where all of it is for others (late trades).
+        records: how many of it advance `seq`.
+        whole: whether the chain goes on behind it; otherwise what comes next is missing.
+    """
+
+    frames: bytes
+    records: int
+    whole: bool
+
+
+class Catching:
+    """Where a client stands that catches up.
+
+    Attributes:
+        reason: why it does. `backfill`: it asked to; `slow`: it did not take what was pushed;
+            `snapshot`: a state is sent to it for which there was no room.
+        position: the last record that was handed out.
+        seq: the chain's seq the client holds by then; None: it holds nothing.
+        start: of a backfill, what was asked for.
+        count: records handed out.
+        since: when it began (the caller's clock, seconds).
+        preface: frames that come before any record.
+        page: records that were read and come next.
+        cursor: where the log is read on behind `page`; empty: it has to be looked for.
+        reading: whether somebody fetches what comes next.
+    """
+
+    __slots__ = (
+        "count",
+        "cursor",
+        "page",
+        "position",
+        "preface",
+        "reading",
+        "reason",
+        "seq",
+        "since",
+        "start",
+    )
+
+    def __init__(
+        self,
+        reason: Reason,
+        position: Position,
+        seq: int | None,
+        since: float = 0.0,
+        preface: Iterable[bytes] = (),
+    ) -> None:
+        self.reason = reason
+        self.position = position
+        self.seq = seq
+        self.start = seq or 0
+        self.count = 0
+        self.since = since
+        self.preface = deque(preface)
+        self.page: deque[Entry] = deque()
+        self.cursor = ""
+        self.reading = False
+
+    def take_page(self, page: deque[Entry], cursor: str) -> None:
+        """Records were read that come next; none: the place has to be looked for again."""
+        self.page = page
+        self.cursor = cursor if page else ""
+
+    def lost_cursor(self) -> None:
+        self.cursor = ""
+
+    def links(self, entry: Entry) -> bool:
+        """Whether nothing is missing between what the client holds and this record."""
+        if entry.unreadable is not None:
+            return False
+        held = self.seq
+        if held is None:
+            return True
+        if not entry.chained:
+            # A status names the seq it was written after; a greater one was never sent.
+            return entry.position.epoch != self.position.epoch or entry.position.seq <= held
+        if entry.prev == held:
+            return True
+        # By its own word a client may hold a seq between two records; nothing is missing then.
+        first = self.reason == "backfill" and self.count == 0
+        return first and (entry.prev or 0) <= held < entry.position.seq
+
+    def linked(self, entries: Iterable[Entry]) -> list[Entry]:
+        """As many of them, from the first on, as go on from here without a hole."""
+        found: list[Entry] = []
+        held: int | None = None
+        for entry in entries:
+            if held is None:
+                if not self.links(entry):
+                    break
+            elif entry.chained and (entry.prev != held or entry.unreadable is not None):
+                break
+            if entry.chained:
+                held = entry.position.seq
+            found.append(entry)
+        return found
+
+    def give(self, entries: deque[Entry], depth: int) -> Piece:
+        """Hand out the first of these records, which are taken off, as far as they link."""
+        frames: list[bytes] = []
+        size = records = 0
+        whole = True
+        while entries and size < CHUNK:
+            entry = entries.popleft()
+            whole = self.links(entry)
+            if not whole:
+                break
+            self.position = entry.position
+            if entry.chained:
+                self.seq = entry.position.seq
+                self.count += 1
+                records += 1
+            for message in entry.messages(depth):
+                frames.append(text_frame(message))
+                size += len(message)
+        return Piece(b"".join(frames), records, whole)
+
+    def give_run(self, run: Run, depth: int) -> Piece:
+        """Hand out a run of a window, where its first record links."""
+        self.cursor = ""
+        if run.frames is None or not self.links(run.entries[0]):
+            return self.give(deque(run.entries), depth)
+        # A window is contiguous: where its first record follows, all do.
+        last = run.entries[-1]
+        self.position = last.position
+        if run.chained:
+            self.seq = last.position.seq
+        self.count += run.chained
+        return Piece(run.frames, run.chained, True)
+
+
+class Subscription:
+    """See the module's docstring; at most one of a client is there for a stream.
+
+    Attributes:
+        terms: how the client wants it sent.
+        state: see above.
+        version: counts the changes of state, so that what was noted about one of them is known to
+            be over.
+        conflation: while `MERGED`.
+        catching: while `CATCHING_UP`.
+        quota: of messages a second; the hub's.
+    """
+
+    __slots__ = (
+        "catching",
+        "client",
+        "conflation",
+        "fan",
+        "outbox",
+        "quota",
+        "state",
+        "terms",
+        "version",
+    )
+
+    def __init__(self, client: Client, fan: Fan, terms: Terms | None = None) -> None:
+        self.client = client
+        self.outbox = client.outbox
+        self.fan = fan
+        self.terms = terms if terms is not None else Terms()
+        self.state = State.IDLE
+        self.version = 0
+        self.conflation: Conflation | None = None
+        self.catching: Catching | None = None
+        self.quota: TokenBucket | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether records are pushed to it, each or merged."""
+        return self.state is State.LIVE or self.state is State.MERGED
+
+    def configure(self, terms: Terms) -> None:
+        """It is to be sent so from its next state on."""
+        if self.live:
+            raise WrongState("configure", self.state)
+        self.terms = terms
+
+    def go_live(self) -> None:
+        """It was given everything up to now, and gets every record from now on."""
+        self._to(State.LIVE, "go_live", State.IDLE, State.MERGED, State.CATCHING_UP)
+
+    def merge(self, held: Position | None, max_rate: float | None) -> None:
+        """It holds `held` (None: nothing), and gets what comes from now on merged."""
+        self._to(State.MERGED, "merge", State.IDLE, State.LIVE, State.CATCHING_UP)
+        self.conflation = Conflation(held, max_rate)
+
+    def fall_behind(self, before: Position, now: float) -> Catching:
+        """Its outbox has no room for what follows `before`, or for what it is owed."""
+        held = before
+        if self.conflation is not None:
+            # What was merged and not sent is what it does not hold.
+            held = self.conflation.held or BEGINNING
+        self._to(State.CATCHING_UP, "fall_behind", State.LIVE, State.MERGED)
+        seq = held.seq if held != BEGINNING else None
+        catching = self.catching = Catching("slow", held, seq, now)
+        return catching
+
+    def catch_up(self, catching: Catching) -> None:
+        """It stands somewhere in the past, and is brought to the head from there."""
+        self._to(State.CATCHING_UP, "catch_up", State.IDLE, State.CATCHING_UP)
+        self.catching = catching
+
+    def rest(self) -> None:
+        """It gets nothing for now; what it held is not to be gone on from."""
+        if self.state is not State.IDLE:
+            self._to(State.IDLE, "rest", State.LIVE, State.MERGED, State.CATCHING_UP)
+
+    def end(self) -> None:
+        """It gets nothing any more."""
+        if self.state is not State.ENDED:
+            self._to(State.ENDED, "end", *State)
+
+    def _to(self, state: State, event: str, *allowed: State) -> None:
+        if self.state not in allowed:
+            raise WrongState(event, self.state)
+        self.state = state
+        self.version += 1
+        self.conflation = None
+        self.catching = None

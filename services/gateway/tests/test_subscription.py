@@ -1,0 +1,405 @@
+"""The states of a subscription: what each event does in each, alone and in whatever order they come
+in a gateway whose queues are so small that everybody falls behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.common.stream import Position, Publisher
+from services.common.stream.memory import MemoryBroker
+from services.common.stream.specs import log_specs
+from services.gateway.archive import Archive
+from services.gateway.audience import Fan
+from services.gateway.auth import EVERYONE, Seat
+from services.gateway.backfill import Backfill
+from services.gateway.catalog import Catalog
+from services.gateway.core import Core
+from services.gateway.feed import Sources
+from services.gateway.gateway import Gateway
+from services.gateway.health import GatewayHealth
+from services.gateway.hub import Hub
+from services.gateway.records import Entry
+from services.gateway.session import Home, Session
+from services.gateway.stores import Stores
+from services.gateway.subscription import (
+    BEGINNING,
+    Catching,
+    State,
+    Subscription,
+    Terms,
+    WrongState,
+)
+from services.gateway.tail import Tails
+from services.gateway.testing import EPOCH, Market, small_settings
+from services.gateway.testing.links import Clock, MemoryLink, payloads_read
+
+# ---------------------------------------------------------------------- each event in each state
+
+_HELD = Position(EPOCH, 107)
+_EVENTS: dict[str, Callable[[Subscription], object]] = {
+    "go_live": lambda one: one.go_live(),
+    "merge": lambda one: one.merge(_HELD, None),
+    "fall_behind": lambda one: one.fall_behind(_HELD, 0.0),
+    "catch_up": lambda one: one.catch_up(Catching("backfill", _HELD, 107)),
+    "rest": lambda one: one.rest(),
+    "end": lambda one: one.end(),
+    "configure": lambda one: one.configure(Terms("latest")),
+}
+_TO: dict[State, dict[str, State]] = {
+    State.IDLE: {
+        "go_live": State.LIVE,
+        "merge": State.MERGED,
+        "catch_up": State.CATCHING_UP,
+        "rest": State.IDLE,
+        "end": State.ENDED,
+        "configure": State.IDLE,
+    },
+    State.LIVE: {
+        "merge": State.MERGED,
+        "fall_behind": State.CATCHING_UP,
+        "rest": State.IDLE,
+        "end": State.ENDED,
+    },
+    State.MERGED: {
+        "go_live": State.LIVE,
+        "fall_behind": State.CATCHING_UP,
+        "rest": State.IDLE,
+        "end": State.ENDED,
+    },
+    State.CATCHING_UP: {
+        "go_live": State.LIVE,
+        "merge": State.MERGED,
+        "catch_up": State.CATCHING_UP,
+        "rest": State.IDLE,
+        "end": State.ENDED,
+        "configure": State.CATCHING_UP,
+    },
+    State.ENDED: {"end": State.ENDED, "configure": State.ENDED},
+}
+_WAY: dict[State, list[str]] = {
+    State.IDLE: [],
+    State.LIVE: ["go_live"],
+    State.MERGED: ["merge"],
+    State.CATCHING_UP: ["catch_up"],
+    State.ENDED: ["end"],
+}
+
+
+@pytest.fixture
+async def subscription() -> AsyncIterator[Subscription]:
+    async with _World.running() as world:
+        yield Subscription(world.session, Fan(world.markets[0].key))
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", _EVENTS)
+async def test_what_each_event_does_in_each_state(
+    subscription: Subscription, state: State, event: str
+) -> None:
+    for step in _WAY[state]:
+        _EVENTS[step](subscription)
+    assert subscription.state is state
+    version = subscription.version
+    to = _TO[state].get(event)
+    if to is None:
+        with pytest.raises(WrongState):
+            _EVENTS[event](subscription)
+        assert (subscription.state, subscription.version) == (state, version)
+        return
+    _EVENTS[event](subscription)
+    assert subscription.state is to
+    unchanged = event == "configure" or (to is state and event in ("rest", "end"))
+    assert (subscription.version == version) is unchanged
+    assert (subscription.conflation is not None) == (to is State.MERGED)
+    assert (subscription.catching is not None) == (to is State.CATCHING_UP)
+    assert subscription.live == (to in (State.LIVE, State.MERGED))
+
+
+async def test_who_is_merged_falls_behind_from_what_it_was_sent_and_not_from_what_it_is_owed(
+    subscription: Subscription,
+) -> None:
+    market = Market(None)
+    entries = [Entry(market.tick().payload) for _ in range(4)]
+    subscription.merge(entries[0].position, None)
+    assert subscription.conflation is not None
+    for entry in entries[1:]:
+        subscription.conflation.offer(entry)
+    catching = subscription.fall_behind(entries[-1].position, 5.0)
+    assert (catching.position, catching.seq) == (entries[0].position, entries[0].position.seq)
+    subscription.rest()
+    subscription.merge(None, None)
+    catching = subscription.fall_behind(entries[-1].position, 5.0)
+    assert (catching.position, catching.seq) == (BEGINNING, None)
+
+
+def test_a_status_links_to_what_it_was_written_after_and_to_nothing_before() -> None:
+    market = Market(None)
+    first = Entry(market.tick().payload)
+    early = Entry(market.status().payload)
+    second = Entry(market.tick().payload)
+    late = Entry(market.status().payload)
+    catching = Catching("slow", first.position, first.position.seq)
+    assert catching.links(early)
+    # Between what is held and this one a tick is missing.
+    assert not catching.links(late)
+    assert catching.linked([early, late]) == [early]
+    assert catching.linked([early, second, late]) == [early, second, late]
+    market.epoch += 1
+    assert catching.links(Entry(market.status().payload))
+
+
+# ---------------------------------------------------------------------- all of them, in any order
+
+_QUEUE = 2048
+
+
+class _Link(MemoryLink):
+    def __init__(self) -> None:
+        super().__init__(-1, deflated=False)
+        self.closed = False
+
+    def write(self, frames: bytes | memoryview) -> bool:
+        return not self.closed and super().write(frames)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
+        self.listener.on_closed()
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class _Home(Home):
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._group.create_task(work, name=name)
+
+    def left(self, session: Session) -> None: ...
+
+
+class _World:
+    """Real feeds, hub, catching up and a session; the clock and the client's socket are ours."""
+
+    def __init__(
+        self, core: Core, home: Home, clock: Clock, publisher: Publisher | None, hub: Hub
+    ) -> None:
+        self.core = core
+        self.clock = clock
+        self.hub = hub
+        self.markets = [
+            Market(publisher, product, channel, padding=100)
+            for product, channel in (("BTC-USD", "ticker"), ("BTC-USD", "trades"))
+        ]
+        self._home = home
+        self.connect()
+
+    @staticmethod
+    @asynccontextmanager
+    async def running(product_rate: float = 0.0) -> AsyncIterator[_World]:
+        chosen = small_settings(
+            ws_queue_bytes=_QUEUE, ws_burst=1000, product_max_msgs_per_sec=product_rate
+        )
+        broker = MemoryBroker()
+        await broker.open()
+        await broker.ensure(log_specs(chosen))
+        clock, loop, health = Clock(), asyncio.get_running_loop(), GatewayHealth()
+        hub = Hub(loop.call_soon, clock.at, lambda: clock.now, lambda: 0, product_rate)
+        stores = Stores(None, None, health)
+        tails = Tails(
+            Sources(broker, chosen.shard_count, stores, window_bytes=6000),
+            hub,
+            health,
+            total_bytes=1 << 20,
+            linger_s=60,
+        )
+        core = replace(
+            Gateway(chosen, broker, log_specs(chosen)).core,
+            hub=hub,
+            tails=tails,
+            catalog=Catalog(broker, stores, chosen.shard_count),
+            backfill=Backfill(broker, Archive(None, health), 10**15),
+        )
+        publisher = await broker.publisher()
+        async with asyncio.TaskGroup() as group:
+            tails.start(group)
+            world = _World(core, _Home(group), clock, publisher, hub)
+            try:
+                yield world
+            finally:
+                world.session.leave()
+                tails.stop()
+
+    def connect(self) -> None:
+        seat = Seat(self.core.places)
+        seat.take(EVERYONE)
+        self.link = _Link()
+        self.session = Session(self.core, self.link, seat, self._home)
+        self.link.listener = self.session
+        self.session.begin(key_refused=False)
+
+    def command(self, kind: str, market: Market, **more: Any) -> None:
+        body = {"type": kind, "product": market.key.product, "channel": market.key.channel, **more}
+        self.session.on_text(msgspec.json.encode(body).decode())
+
+    async def turns(self, count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+            self.check()
+
+    def check(self) -> None:
+        """Each subscription is where its state says, and nowhere else."""
+        feeds = self.core.tails.feeds.values()
+        full = {
+            one
+            for feed in feeds
+            for audience in feed.fan.full.values()
+            for one in audience.members.values()
+        }
+        merged = {one for feed in feeds for one in feed.fan.conflated}
+        mine = {one for one, _ in self.session.interests.subscriptions.values()}
+        assert full == {one for one in mine if one.state is State.LIVE}
+        assert merged == {one for one in mine if one.state is State.MERGED}
+        for one in mine:
+            assert one.state is not State.ENDED
+            assert (one.conflation is not None) == (one.state is State.MERGED)
+            assert (one.catching is not None) == (one.state is State.CATCHING_UP)
+
+    def held(self) -> dict[str, int]:
+        """What a client holds by its rule, which is broken by whatever does not follow."""
+        held: dict[str, int] = {}
+        claimed: set[str] = set()
+        for message in map(msgspec.json.decode, payloads_read(self.link.wire, deflated=False)):
+            kind = message["type"]
+            if kind == "backfill" and message["state"] == "begin":
+                held[message["stream"]] = message["from"]
+                claimed.add(message["stream"])
+            elif kind == "snapshot":
+                held[_stream(message["snapshot"])] = message["snapshot"]["seq"]
+            elif kind in ("incr", "reset"):
+                record = message["tick"] if kind == "incr" else message
+                stream, prev = _stream(record), message.get("prev", record.get("prev"))
+                if stream in held and not (stream in claimed and (prev or 0) <= held[stream]):
+                    assert prev == held[stream], (message, held)
+                claimed.discard(stream)
+                held[stream] = record["seq"]
+            elif kind == "hb":
+                for stream, head in message["heads"].items():
+                    assert head == held.get(stream), (message, held)
+            elif kind == "error":
+                # Only of what was unsubscribed by then.
+                assert message["code"] == 3003, message
+        return held
+
+    async def settle(self) -> None:
+        """Everything is read, and all time passes that anybody waits for."""
+        self.link.unstick()
+        wanted: dict[str, int] = {}
+        for _ in range(400):
+            await self.turns(5)
+            self.clock.until(self.clock.now + 1)
+            found = self.session.interests.subscriptions
+            wanted = {str(market.key): market.seq or 0 for market in self.markets}
+            wanted = {stream: seq for stream, seq in wanted.items() if stream in map(str, found)}
+            idle = self.session._working is None
+            if idle and all(one.live for one, _ in found.values()):
+                held = self.held()
+                if all(held.get(stream) == seq for stream, seq in wanted.items()):
+                    return
+        raise AssertionError((self.held(), wanted, found))
+
+
+def _stream(record: dict[str, Any]) -> str:
+    return f"{record['venue']}:{record['channel']}:{record['product']}"
+
+
+_market = st.integers(0, 1)
+_steps = st.lists(
+    st.one_of(
+        # Half of all, since the others matter only between them.
+        st.tuples(st.just("publish"), _market, st.sampled_from([1, 1, 2, 5, 30])),
+        st.tuples(st.just("publish"), _market, st.sampled_from([1, 1, 2, 5, 30])),
+        st.tuples(st.just("publish"), _market, st.sampled_from([1, 1, 2, 5, 30])),
+        st.tuples(st.sampled_from(["status", "reset", "late"]), _market, st.just(1)),
+        st.tuples(st.sampled_from(["full", "latest", "slow", "anew"]), _market, st.just(1)),
+        st.tuples(st.just("from"), _market, st.integers(0, 40)),
+        st.tuples(st.sampled_from(["resync", "unsubscribe"]), _market, st.just(1)),
+        st.tuples(st.sampled_from(["stick", "unstick", "hb", "rebase"]), _market, st.just(1)),
+        st.tuples(st.sampled_from(["turn", "turn", "wait"]), st.just(0), st.integers(1, 6)),
+        st.tuples(st.just("close"), st.just(0), st.just(1)),
+    ),
+    min_size=15,
+    max_size=70,
+)
+
+
+async def _do(world: _World, name: str, market: Market, count: int) -> None:
+    match name:
+        case "publish":
+            await market.ticks(count)
+        case "status":
+            await market.publish(market.status("quiet"))
+        case "late":
+            await market.publish(market.late())
+        case "reset":
+            await market.publish(market.reset({"trades": []}))
+        case "full" | "latest":
+            world.command("subscribe", market, mode=name)
+        case "slow":
+            world.command("subscribe", market, max_rate=2)
+        case "anew":
+            world.command("subscribe", market)
+        case "from":
+            chain = market.chain
+            world.command("subscribe", market, from_seq=chain[min(count, len(chain) - 1)])
+        case "resync":
+            if market.key in world.session.interests.subscriptions:
+                world.command("resync", market)
+        case "unsubscribe":
+            if market.key in world.session.interests.subscriptions:
+                world.command("unsubscribe", market)
+        case "stick":
+            world.link.stuck = True
+        case "unstick":
+            world.link.unstick()
+        case "hb":
+            world.session.heartbeat(1)
+        case "rebase":
+            if market.key in world.core.tails.feeds:
+                world.hub.rebase(world.core.tails.feeds[market.key].fan)
+        case "wait":
+            world.clock.until(world.clock.now + count / 4)
+        case "close":
+            world.held()
+            world.link.closed = True
+            world.session.on_closed()
+            world.connect()
+        case _:
+            await world.turns(count)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=_steps, product_rate=st.sampled_from([0.0, 3.0]))
+async def test_whatever_comes_in_whatever_order_each_chain_is_whole_in_the_end(
+    steps: list[tuple[str, int, int]], product_rate: float
+) -> None:
+    async with _World.running(product_rate) as world:
+        for market in world.markets:
+            await market.ticks(20)
+            world.command("subscribe", market)
+        await world.turns(20)
+        for name, number, count in steps:
+            await _do(world, name, world.markets[number], count)
+            world.check()
+        await world.settle()
