@@ -108,10 +108,13 @@ class StoreUnavailable(StoreError):
 
 
 class StoreMissing(StoreError):
-    def __init__(self, store: str, name: str) -> None:
+    """`made_here`: it was looked for by who makes it where that is allowed, and it was not."""
+
+    def __init__(self, store: str, name: str, *, made_here: bool = False) -> None:
         self.store = store
         self.name = name
-        super().__init__(f"{store} {name!r} does not exist and may not be created here")
+        refused = ", and in production none is made: make it first" if made_here else ""
+        super().__init__(f"{store} {name!r} does not exist{refused}")
 
 
 class VenueError(PlatformError):

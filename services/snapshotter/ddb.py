@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from botocore.exceptions import ClientError
 
-from services.common.errors import StoreUnavailable
+from services.common.errors import StoreMissing, StoreUnavailable
 from services.common.settings import AwsSettings
 from services.common.stores.aws import (
     DYNAMODB,
@@ -101,8 +101,10 @@ class RowStore:
                 try:
                     answer = await self._opened().describe_table(TableName=self.table)
                 except ClientError as error:
-                    if not create or error_code(error) != "ResourceNotFoundException":
+                    if error_code(error) != "ResourceNotFoundException":
                         raise
+                    if not create:
+                        raise StoreMissing(DYNAMODB, self.table, made_here=True) from error
                     await self._create()
                     continue
             status = answer["Table"].get("TableStatus")

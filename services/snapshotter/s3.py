@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from botocore.exceptions import ClientError
 
+from services.common.errors import StoreMissing
 from services.common.settings import AwsSettings
 from services.common.stores.aws import OBJECT_WRITER, S3, Limits, error_code, translated
 from services.common.stores.index import (
@@ -65,8 +66,7 @@ class Bucket(S3Store):
                 if error_code(error) not in {"404", "NoSuchBucket"}:
                     raise
                 if not create:
-                    error.response["Error"]["Code"] = "NoSuchBucket"
-                    raise
+                    raise StoreMissing(S3, self.bucket, made_here=True) from error
             else:
                 return
             try:

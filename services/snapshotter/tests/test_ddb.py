@@ -130,11 +130,12 @@ async def test_missing_table_and_bucket_are_refused_when_they_may_not_be_made(
     platform: Platform,
 ) -> None:
     async with RowStore(platform.aws) as store, Bucket(platform.aws) as bucket:
-        with pytest.raises(StoreMissing, match="test-latest"):
+        with pytest.raises(StoreMissing, match="in production none is made"):
             await store.ensure(create=False)
-        with pytest.raises(StoreMissing, match="test-archive"):
+        with pytest.raises(StoreMissing, match="in production none is made"):
             await bucket.ensure(create=False)
-        with pytest.raises(StoreMissing):
+        # As when it was dropped under a running service: nobody here thought of making one.
+        with pytest.raises(StoreMissing, match=r"'test-latest' does not exist$"):
             await store.put(row(Position(1, 1)))
         with pytest.raises(StoreMissing):
             await bucket.put("k", b"", "text/plain")

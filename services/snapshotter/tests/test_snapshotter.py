@@ -504,7 +504,7 @@ async def test_production_refuses_a_missing_table(platform: Platform) -> None:
             await asyncio.Event().wait()
     missing = [error for error in flatten(caught.value) if isinstance(error, StoreMissing)]
     assert missing
-    assert "does not exist and may not be created here" in str(missing[0])
+    assert "does not exist, and in production none is made: make it first" in str(missing[0])
 
 
 async def test_stop_is_prompt_while_the_stores_are_away(platform: Platform) -> None:
