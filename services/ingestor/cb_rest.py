@@ -24,7 +24,7 @@ from services.common.errors import VenueRefused, VenueUnavailable
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.ratelimit import Limiter
-from services.ingestor.rest_call import CallFailed, get
+from services.ingestor.rest_call import CallFailed, get, open_http
 from services.ingestor.venues.base import (
     BookImage,
     Number,
@@ -93,6 +93,9 @@ class CoinbaseRest(VenueRest):
         base_url: where the API is.
         limiter: shared by everything that calls this venue.
         breaker: likewise; while its circuit is open, calls fail at once.
+
+    Raises:
+        BadProxy: the environment names a proxy for `base_url` that cannot be used.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class CoinbaseRest(VenueRest):
         limiter: Limiter | None = None,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        self._client = httpx.AsyncClient(base_url=base_url, timeout=_TIMEOUT)
+        self._client = open_http(base_url, _TIMEOUT)
         self._limiter = limiter if limiter is not None else Limiter(RATE_PER_S, BURST)
         self._breaker = breaker if breaker is not None else CircuitBreaker(10, 1.0)
         self._flights: defaultdict[tuple[str, bool], asyncio.Lock] = defaultdict(asyncio.Lock)

@@ -14,8 +14,9 @@ from typing import Any
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
 
+from services.common.proxies import proxy_for
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.feed_options import FeedOptions
@@ -233,6 +234,7 @@ class Feed:
                 open_timeout=self._options.connect_timeout_s,
                 close_timeout=_CLOSE_TIMEOUT_S,
                 compression="deflate" if self._options.compression else None,
+                proxy=proxy_for(endpoint),
             ) as socket:
                 self._enter(FeedEvent.CONNECTED)
                 self._socket = socket
@@ -251,6 +253,8 @@ class Feed:
                 return self._why(reason)
         except TimeoutError:
             return "connect_timeout"
+        except ProxyError:
+            return "proxy_refused"
         except InvalidHandshake:
             return "handshake_refused"
         except InvalidURI:

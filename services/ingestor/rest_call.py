@@ -13,6 +13,8 @@ from typing import NamedTuple
 import httpx
 import msgspec
 
+from services.common.proxies import proxy_for
+
 # A level 3 book of the busiest product is some 30 MB.
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
 # Each read has the client's own timeout; this is for an answer that drips in and never ends.
@@ -93,3 +95,21 @@ def _check(body: bytes) -> None:
     except (ValueError, RecursionError) as error:
         # Broken UTF-8 and bottomless nesting surface as built-in exceptions.
         raise CallFailed(f"unreadable answer: {error}"[:_SHOWN]) from error
+
+
+def open_http(base_url: str, timeout: httpx.Timeout | float) -> httpx.AsyncClient:
+    """A client of one address. Authorities are the bundled ones, or those of SSL_CERT_FILE.
+
+    httpx reads the proxy variables by rules of its own, which fail on an IPv6 address or a network
+    in `no_proxy`; so they are read here.
+
+    Raises:
+        BadProxy: the environment names a proxy for it that cannot be used.
+    """
+    return httpx.AsyncClient(
+        base_url=base_url,
+        timeout=timeout,
+        proxy=proxy_for(base_url),
+        verify=httpx.create_ssl_context(),
+        trust_env=False,
+    )

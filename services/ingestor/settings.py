@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.errors import InvalidSubject
+from services.common.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
 from services.ingestor.venues.base import Credentials
@@ -163,6 +164,14 @@ class Settings(CommonSettings):
             except binascii.Error:
                 raise ValueError("expected base64 text") from None
         return secret
+
+    @model_validator(mode="after")
+    def _proxies_can_be_used(self) -> Self:
+        # Raises BadProxy, which is a ValueError: one line at the start instead of a service that
+        # never connects.
+        for url in (*self.endpoints, self.coinbase_rest_url):
+            proxy_for(url)
+        return self
 
     @model_validator(mode="after")
     def _key_is_whole(self) -> Self:

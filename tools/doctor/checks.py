@@ -22,11 +22,13 @@ from services.common.errors import (
     StoreError,
     StoreMissing,
 )
+from services.common.proxies import BadProxy, proxy_for
 from services.common.settings import AwsSettings, CommonSettings, load
 from services.common.stores.aws import DYNAMODB, READER, S3, open_client, translated
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.subjects import RAW_LOG, is_pulse
+from services.ingestor.rest_call import open_http
 from tools.doctor.brokers import check_server
 from tools.doctor.finding import Finding
 from tools.doctor.network import Endpoint, check_networks
@@ -125,12 +127,12 @@ def _store_finding(name: str, error: StoreError, variable: str) -> Finding:
 async def check_venue_rest(url: str) -> list[Finding]:
     """Whether the venue's REST API answers, and how far its clock is from ours."""
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
+        async with open_http(url, _TIMEOUT_S) as client:
             asked = time.time()
-            answer = await client.get(f"{url.rstrip('/')}/products")
+            answer = await client.get("/products")
             received = time.time()
             answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, BadProxy) as error:
         text = f"{_host(url)}: {type(error).__name__} {error}".rstrip()
         return [Finding("venue REST", "error", text, "check COINBASE_REST_URL, proxy and DNS")]
     found = Finding("venue REST", "ok", f"{_host(url)}: {(received - asked) * 1000:.0f} ms")
@@ -155,9 +157,9 @@ async def check_venue_ws(url: str) -> Finding:
     """Whether the venue's WebSocket endpoint accepts a connection."""
     began = time.monotonic()
     try:
-        async with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1):
+        async with connect(url, open_timeout=_TIMEOUT_S, close_timeout=1, proxy=proxy_for(url)):
             took = (time.monotonic() - began) * 1000
-    except (OSError, TimeoutError, WebSocketException) as error:
+    except (OSError, TimeoutError, WebSocketException, BadProxy) as error:
         text = f"{_host(url)}: {type(error).__name__} {error}".rstrip()
         return Finding("venue WebSocket", "error", text, "check COINBASE_WS_PRIMARY, proxy and DNS")
     return Finding("venue WebSocket", "ok", f"{_host(url)}: {took:.0f} ms")

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+from services.common.proxies import BadProxy, proxy_for
 from services.common.tls import NO_TLS_FILES, TlsFiles
 from tools.doctor.finding import Finding
 
@@ -58,11 +58,8 @@ class Endpoint:
 
     @property
     def proxy(self) -> str | None:
-        """The proxy that stands between, from the environment."""
-        if self.scheme not in _PROXIED or proxy_bypass(self.host):
-            return None
-        secure = "https" if self.scheme in _TLS else "http"
-        return getproxies().get(secure) or getproxies().get("all")
+        """The proxy that stands between, from the environment. Raises `BadProxy`."""
+        return proxy_for(self.url) if self.scheme in _PROXIED else None
 
 
 async def check_network(endpoint: Endpoint) -> Finding:
@@ -71,8 +68,12 @@ async def check_network(endpoint: Endpoint) -> Finding:
     if not endpoint.host or not endpoint.port:
         advice = f"{endpoint.variable} needs scheme://host:port"
         return Finding(name, "error", f"{endpoint.url!r} is no address", advice)
-    if endpoint.proxy is not None:
-        proxy = Endpoint("proxy", endpoint.proxy, "HTTPS_PROXY")
+    try:
+        between = endpoint.proxy
+    except BadProxy as error:
+        return Finding(name, "error", str(error), f"correct {error.variable}, or set NO_PROXY")
+    if between is not None:
+        proxy = Endpoint("proxy", between, "HTTPS_PROXY")
         found = await _reach(proxy.host, proxy.port, None)
         text = f"through the proxy {proxy.host}:{proxy.port}: {found.text}"
         if found.layer is None:

@@ -121,8 +121,13 @@ def service_environment(
     if options.upstream != "coinbase":
         for secret in _SECRETS:
             inherited.pop(secret, None)
+    # What a stack starts on this machine is not behind anybody's proxy.
+    direct = inherited.get("no_proxy") or inherited.get("NO_PROXY") or ""
+    no_proxy = ",".join(filter(None, (direct, "127.0.0.1", "localhost")))
     decided = {
         "PYTHONUNBUFFERED": "1",
+        "no_proxy": no_proxy,
+        "NO_PROXY": no_proxy,
         "LOG_FORMAT": "json",
         "BROKER_KIND": options.broker_kind,
         "HTTP_HOST": os.environ.get("HTTP_HOST", "127.0.0.1"),

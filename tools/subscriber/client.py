@@ -17,6 +17,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from services.common.proxies import BadProxy, proxy_for
 from tools.subscriber.chain import ChainChecker, ChainCounts, Verdict
 from tools.subscriber.latency import LatencyHistogram
 from tools.subscriber.narrow import connect_narrow, widen
@@ -128,7 +129,7 @@ class Subscriber:
                 await self._one_connection()
             except Refused:
                 raise
-            except InvalidURI as error:
+            except (InvalidURI, BadProxy) as error:
                 raise Refused(0, str(error)) from error
             except InvalidHandshake as error:
                 status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -163,6 +164,7 @@ class Subscriber:
             # Nobody reads any more when this closes, so an answer behind a backlog never comes.
             close_timeout=0.5,
             compression=None,
+            proxy=proxy_for(self.url),
             sock=await connect_narrow(self.url) if self._pause_s else None,
         ) as connection:
             self.connections += 1

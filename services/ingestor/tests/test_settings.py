@@ -6,12 +6,15 @@ import pytest
 
 from services.common.errors import SettingsError
 from services.common.settings import load
+from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.settings import Settings
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in Settings.model_fields:
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    for name in (*Settings.model_fields, *proxies):
+        monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     return monkeypatch
 
@@ -78,3 +81,23 @@ def test_pitfall_12_a_channel_that_needs_a_key_is_refused_without_one(
 def test_a_secret_is_never_printed(environment: pytest.MonkeyPatch) -> None:
     given: Any = {"COINBASE_API_SECRET": "not base64!"}
     assert "not base64!" not in problems(environment, **given)
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
+def test_a_proxy_that_cannot_be_used_is_a_problem_of_its_variable(
+    environment: pytest.MonkeyPatch, name: str
+) -> None:
+    text = problems(environment, **{name: "socks5://user:secret@127.0.0.1:1080"})
+    assert text.startswith(f"{name}='socks5://***@127.0.0.1:1080': SOCKS is not supported")
+    environment.setenv("NO_PROXY", "exchange.coinbase.com")
+    assert load(Settings).coinbase_rest_url.endswith("exchange.coinbase.com")
+
+
+@pytest.mark.parametrize("listed", ["::1", "10.0.0.0/8,fe80::/10", "[::1]:8080,*.x", "[,]:,::::"])
+async def test_what_no_proxy_may_hold_never_ends_the_rest_client(
+    environment: pytest.MonkeyPatch, listed: str
+) -> None:
+    environment.setenv("no_proxy", listed)
+    environment.setenv("HTTPS_PROXY", "proxy.example:3128")
+    async with CoinbaseRest(load(Settings).coinbase_rest_url):
+        pass

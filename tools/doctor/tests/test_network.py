@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from services.common.settings import CommonSettings
 from tools.doctor.brokers import check_server
-from tools.doctor.checks import endpoints, settings_class
+from tools.doctor.checks import check_venue_rest, check_venue_ws, endpoints, settings_class
 from tools.doctor.command import doctor
 from tools.doctor.network import Endpoint, check_network
 from tools.embedded import AwsServer, NatsServer, ValkeyServer, free_port
@@ -219,3 +219,33 @@ async def test_it_is_well_when_everything_is_up_and_says_what_is_down(
     assert found["network: broker"]["level"] == "error"
     assert "NATS_URLS" in found["network: broker"]["advice"]
     assert found["dynamodb"]["level"] != "error"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:1080"},
+        {"HTTPS_PROXY": "http://proxy:99999"},
+        {"HTTP_PROXY": "ftp://proxy", "HTTPS_PROXY": "http://[bad"},
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_is_a_finding_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (rest,) = await check_venue_rest("https://venue.invalid")
+    socket = await check_venue_ws("wss://venue.invalid")
+    network = await check_network(Endpoint("venue", "wss://venue.invalid", "COINBASE_WS_PRIMARY"))
+    for finding in (rest, socket, network):
+        assert finding.level == "error"
+        assert list(variables)[-1] in finding.detail
+
+
+async def test_what_no_proxy_may_hold_never_ends_the_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("no_proxy", "::1,10.0.0.0/8,[fd00::1]:443,venue.invalid")
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.invalid:3128")
+    (rest,) = await check_venue_rest("https://venue.invalid")
+    assert (rest.level, "HTTPS_PROXY" in rest.detail) == ("error", False)
