@@ -1,9 +1,10 @@
 """Numbers that no feed can have reached by itself: they need a second message to be believed. Pure.
 
 One broken number far ahead would make a hole of its size, and everything real after it would seem
-to be old. So a number more than `limit` above all that is known is a *claim*; it is believed once
-another message says a number near to it, as whatever follows a real jump (an outage, a market that
-was away) does at once. Going back is judged elsewhere (`Restarted` of the sequencer).
+to be old. So a number more than `limit` above all that is known (and `per_s` for each second since
+it was) is a *claim*; it is believed once another message says a number near to it, as whatever
+follows a real jump (an outage, a market that was away) does at once. Going back is judged elsewhere
+(`Restarted` of the sequencer).
 """
 
 from __future__ import annotations
@@ -33,23 +34,37 @@ class JumpGuard:
     Args:
         limit: how far ahead of all that is known a single message is believed.
         known: the highest number believed so far; None believes the first one.
+        per_s: how much farther for each second in which nothing was heard.
     """
 
-    __slots__ = ("_behind", "_claims", "_limit", "known")
+    __slots__ = ("_at", "_behind", "_claims", "_limit", "_per_s", "known")
 
-    def __init__(self, limit: int, known: int | None = None) -> None:
+    def __init__(self, limit: int, known: int | None = None, per_s: int = 0) -> None:
         self._limit = limit
+        self._per_s = per_s
         self.known = known
+        # When a number was last believed, µs; 0 before the first.
+        self._at = 0
         self._claims: list[_Claim] = []
         self._behind = 0
 
-    def believes(self, number: int, witness: Hashable) -> bool:
-        """Judge a number; `witness` tells whether two messages are one that came twice."""
+    def believes(self, number: int, witness: Hashable, ts: int = 0) -> bool:
+        """Judge a number that came at `ts` (µs).
+
+        `witness` tells whether two messages are one that came twice.
+        """
+        if self._judge(number, witness, ts):
+            self._at = ts
+            return True
+        return False
+
+    def _judge(self, number: int, witness: Hashable, ts: int) -> bool:
         known = self.known
         if known is None:
             self.known = number
             return True
-        if number <= known + self._limit:
+        self._at = self._at or ts
+        if number <= known + self._limit + max(0, ts - self._at) * self._per_s // 1_000_000:
             self._near_or_behind(number, known)
             return True
         near = [claim for claim in self._claims if abs(claim.number - number) <= self._limit]

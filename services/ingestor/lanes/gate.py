@@ -15,8 +15,10 @@ IMPLAUSIBLE = "implausible_number"
 # Trades that are lost at once are never so many; an outage's last trade is followed by others, or
 # by the next heartbeat.
 _TRADE_IDS = 1_000
+_TRADE_IDS_PER_S = 1_000
 # A heartbeat names the product's sequence each second; the largest step seen in one is 2,152.
 _SEQUENCES = 10_000
+_SEQUENCES_PER_S = 10_000
 # Times further ahead of our clock than this are no times.
 _FUTURE_US = 86_400_000_000
 _MAX_WITHHELD = 32
@@ -41,8 +43,8 @@ class Gate:
     """
 
     def __init__(self, trade_id: int | None, sequence: int | None, park: Park) -> None:
-        self._trades = JumpGuard(_TRADE_IDS, trade_id)
-        self._sequences = JumpGuard(_SEQUENCES, sequence)
+        self._trades = JumpGuard(_TRADE_IDS, trade_id, _TRADE_IDS_PER_S)
+        self._sequences = JumpGuard(_SEQUENCES, sequence, _SEQUENCES_PER_S)
         self._park = park
         self._withheld: list[Arrived] = []
 
@@ -59,7 +61,7 @@ class Gate:
         arrived = Arrived(_timed(event, ts), body, ts)
         if event.kind is Kind.HEARTBEAT:
             admitted = [self._heartbeat(arrived)]
-        elif self._believed(arrived.event):
+        elif self._believed(arrived.event, ts):
             admitted = [self._without_wild_trade(arrived)]
         else:
             self._withhold(arrived)
@@ -72,11 +74,11 @@ class Gate:
         event = arrived.event
         witness = ("heartbeat", event.time)
         sequence, trade_id = event.number, event.trade_id
-        if self._sequences.believes(sequence, witness):
+        if self._sequences.believes(sequence, witness, arrived.ts):
             self._sequences.doubt()
         else:
             sequence = 0
-        if trade_id > 0 and self._trades.believes(trade_id, witness):
+        if trade_id > 0 and self._trades.believes(trade_id, witness, arrived.ts):
             self._trades.doubt()
         else:
             trade_id = 0
@@ -85,17 +87,17 @@ class Gate:
         changed = msgspec.structs.replace(event, number=sequence, trade_id=trade_id)
         return arrived._replace(event=changed)
 
-    def _believed(self, event: Event) -> bool:
+    def _believed(self, event: Event, ts: int) -> bool:
         kind = event.kind
         if kind is Kind.TRADE or kind is Kind.TRADE_SEED:
-            believed = self._trades.believes(event.number, ("trade", event.number))
+            believed = self._trades.believes(event.number, ("trade", event.number), ts)
         elif kind is Kind.TICKER:
-            believed = self._sequences.believes(event.number, ("ticker", event.number))
+            believed = self._sequences.believes(event.number, ("ticker", event.number), ts)
         else:
             believed = True
         if event.order is not None:
             sequence = event.order.sequence
-            believed = self._sequences.believes(sequence, ("order", sequence)) and believed
+            believed = self._sequences.believes(sequence, ("order", sequence), ts) and believed
         return believed
 
     def _without_wild_trade(self, arrived: Arrived) -> Arrived:
@@ -103,7 +105,7 @@ class Gate:
         if (
             event.kind is not Kind.TICKER
             or event.trade_id <= 0
-            or self._trades.believes(event.trade_id, ("ticker", event.number))
+            or self._trades.believes(event.trade_id, ("ticker", event.number), arrived.ts)
         ):
             return arrived
         return arrived._replace(event=msgspec.structs.replace(event, trade_id=0))

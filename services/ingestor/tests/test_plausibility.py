@@ -25,6 +25,25 @@ def test_what_is_near_is_believed_and_a_jump_is_not_until_a_second_message_says_
     assert not guard.believes(10**9 + 500, "f"), "far from the claim before"
 
 
+def test_in_silence_the_market_may_have_moved_on() -> None:
+    guard = JumpGuard(LIMIT, 1_000, per_s=50)
+    assert not guard.believes(1_200, "a", NOW)
+    assert guard.believes(1_050, "b", NOW)
+    assert guard.believes(1_200, "c", NOW + SECOND)
+    assert not guard.believes(2_000, "d", NOW + 2 * SECOND)
+
+
+def test_tickers_of_a_quiet_product_need_no_heartbeats() -> None:
+    """As in a recording without any: each is tens of thousands of steps after the last."""
+    bench = Bench()
+    bench.join()
+    for minute in range(1, 6):
+        bench.feed(
+            Kind.TICKER, 100 + minute * 20_000, at=minute * 60 * SECOND, trade_id=10 + minute
+        )
+    assert len(bench.logs["ticker"].seqs("frame")) == 6
+
+
 def test_the_same_message_twice_is_one_witness() -> None:
     guard = JumpGuard(LIMIT, 1_000)
     assert not guard.believes(10**9, ("trade", 10**9))
