@@ -58,7 +58,9 @@ class Gate:
 
         A heartbeat always is, without the marks that are not believed.
         """
-        arrived = Arrived(_timed(event, ts), body, ts)
+        if event.time > ts + _FUTURE_US:
+            event = _timeless(event)
+        arrived = Arrived(event, body, ts)
         if event.kind is Kind.HEARTBEAT:
             admitted = [self._heartbeat(arrived)]
         elif self._believed(arrived.event, ts):
@@ -148,10 +150,8 @@ class Gate:
         )
 
 
-def _timed(event: Event, ts: int) -> Event:
+def _timeless(event: Event) -> Event:
     """The event, without a time that cannot be one."""
-    if event.time <= ts + _FUTURE_US:
-        return event
     order = event.order
     return msgspec.structs.replace(
         event, time=0, order=None if order is None else order._replace(time=0)
