@@ -204,3 +204,6 @@ class Parked(Record):
     cursor: str
     ts_recv: Micros
     original: str
+    missed: Missed | None = Field(
+        None, description="What readers of the stream go without because of it."
+    )

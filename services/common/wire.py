@@ -200,8 +200,9 @@ class Reset(
 ):
     """The stream starts over here: what was held before is not to be trusted.
 
-    `repair`: `snapshot` - `state` holds the whole new state (shape as in `Snapshot.state`);
-    `refilled` - the missing records follow; `none` - `missed` is lost for good.
+    `repair`: `snapshot` - `state` holds the whole new state (shape as in `Snapshot.state`), and is
+    all that is written. Older records may also say `refilled` - the missing records follow - and
+    `none` - `missed` is lost for good.
     """
 
     v: int
@@ -316,8 +317,8 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     repair: str | None = None
 
 
-class Parked(msgspec.Struct, frozen=True):
-    """A raw record the normalizer could not understand, as published on `market.invalid`."""
+class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record that could not be understood or stored, as published on `market.invalid`."""
 
     v: int
     reason: str
@@ -325,6 +326,8 @@ class Parked(msgspec.Struct, frozen=True):
     cursor: str
     ts_recv: int
     original: str
+    # What readers of the stream go without because of it: who writes the raw log makes it good.
+    missed: Missed | None = None
 
 
 LogRecord = Tick | Reset | Status | Late

@@ -42,6 +42,7 @@ from services.ingestor.mirror import BookMirror
 from services.ingestor.outlet import Outlet, refusal_of
 from services.ingestor.parking import Parking
 from services.ingestor.pulse import Pulse
+from services.ingestor.repairs import Repairs
 from services.ingestor.restore import open_gaps
 from services.ingestor.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.settings import Settings
@@ -186,6 +187,8 @@ class Ingestor:
                     restate_s=min(_RESTATE_S, settings.js_retention_minutes * 60 / 4),
                 )
                 group.create_task(late.run(), name="late")
+                repairs = Repairs(self._broker, self._all_desks, self._venue.name)
+                group.create_task(repairs.run(), name="repairs")
                 group.create_task(self._parking.run(), name="parking")
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._beat(outlet), name="pulse")

@@ -18,6 +18,7 @@ from services.common.subjects import PULSE, StreamKey, key_of, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
     UNCHAINED,
+    Fields,
     GapBody,
     Late,
     LateBody,
@@ -26,7 +27,6 @@ from services.common.wire import (
     Pulse,
     PulseBody,
     RawRecord,
-    Repair,
     Reset,
     ResyncBody,
     Status,
@@ -59,11 +59,19 @@ class Out(NamedTuple):
     payload: bytes
 
 
+class Ask(NamedTuple):
+    """What readers of a stream go without, and why; the writer of the raw log can make it good."""
+
+    cause: str
+    missed: Missed
+
+
 class Output(NamedTuple):
-    """What one raw record came to: at most a break and itself, and what of it was refused."""
+    """What one raw record came to: at most a break and itself, what of it was refused or lost."""
 
     records: tuple[Out, ...]
     refused: tuple[Unmappable, ...] = ()
+    asks: tuple[Ask, ...] = ()
 
 
 class Normalizer:
@@ -136,12 +144,13 @@ class Normalizer:
     def take(self, key: StreamKey, raw: RawRecord) -> Output:
         """What `raw`, which is no duplicate, comes to.
 
-        What is not understood becomes a reset at its own position: whoever reads the tick log
-        learns that something is missing there, and the chain goes on.
+        What is not understood has something stand in for it at its own position, so that the chain
+        goes on and no reader drops a state for which nothing comes; see `_stand_in`.
         """
         link = self.chain.link(key, raw)
         shard = shard_of(key.product, self._shard_count)
         refused: tuple[Unmappable, ...] = ()
+        asks: list[Ask] = []
         try:
             record, refused = self._map(key, shard, raw, link)
         except Unmappable as error:
@@ -150,15 +159,19 @@ class Normalizer:
                 # Nothing is missing without it.
                 record = None
             else:
-                record = _reset_of(key, shard, raw, link, INVALID_MESSAGE, missed=_itself(raw))
+                record = _instead_of(key, shard, raw, link, INVALID_MESSAGE, _itself(raw))
+                asks.append(Ask(INVALID_MESSAGE, _itself(raw)))
+        if raw.kind == "gap" and isinstance(record, Tick):
+            asks.append(Ask("gap", _itself(raw)))
         subject = tick_subject(shard, key)
         records = []
         if link.lost is not None:
-            lost = _reset_of_break(key, shard, raw, link.lost)
+            lost = _of_break(key, shard, raw, link.lost)
             records.append(Out(subject, Position(lost.epoch, lost.seq), encode(lost)))
+            asks.insert(0, Ask(RAW_LOG_BREAK, link.lost.missed))
         if record is not None:
             records.append(Out(subject, Position(raw.epoch, raw.seq, raw.sub), encode(record)))
-        return Output(tuple(records), refused)
+        return Output(tuple(records), refused, tuple(asks))
 
     def _map(
         self, key: StreamKey, shard: int, raw: RawRecord, link: Link
@@ -195,7 +208,7 @@ class Normalizer:
         if raw.kind == "gap":
             gap = decode(_gap, body)
             if gap.message is None:
-                return _reset_of(key, shard, raw, link, gap.cause, missed=gap.missed), ()
+                return _instead_of(key, shard, raw, link, gap.cause, gap.missed), ()
             ts_event, state, refused = venue.state(key, bytes(gap.message), raw.ts_recv)
             reset = _reset_of(
                 key,
@@ -203,7 +216,6 @@ class Normalizer:
                 raw,
                 link,
                 gap.cause,
-                "snapshot",
                 missed=gap.missed,
                 state=state,
                 ts_event=ts_event,
@@ -211,10 +223,7 @@ class Normalizer:
             return reset, refused
         resync = decode(_resync, body)
         if resync.repair != "snapshot":
-            return (
-                _reset_of(key, shard, raw, link, resync.cause, resync.repair, missed=resync.missed),
-                (),
-            )
+            raise Unmappable("bad_field", f"a resync with repair {resync.repair!r}")
         ts_event, state, refused = venue.state(key, bytes(resync.message), raw.ts_recv)
         reset = _reset_of(
             key,
@@ -222,7 +231,6 @@ class Normalizer:
             raw,
             link,
             resync.cause,
-            "snapshot",
             missed=resync.missed,
             state=state,
             ts_event=ts_event,
@@ -231,32 +239,101 @@ class Normalizer:
 
 
 def too_large(payload: bytes) -> bytes:
-    """What is written where the log refuses a record for its size: a reset without a state."""
+    """What is written where the log refuses a record for its size."""
     record = decode_record(payload)
     if isinstance(record, Status):
         return encode(msgspec.structs.replace(record, evidence=RECORD_TOO_LARGE))
     if isinstance(record, Late):
         return encode(msgspec.structs.replace(record, reason=RECORD_TOO_LARGE, ticks=[]))
-    if isinstance(record, Reset):
-        return encode(
-            msgspec.structs.replace(record, cause=RECORD_TOO_LARGE, repair="none", state=None)
+    return encode(
+        _stand_in(
+            StreamKey(record.venue, record.channel, record.product),
+            record.shard,
+            Position(record.epoch, record.seq),
+            record.prev,
+            record.ts_ingest,
+            RECORD_TOO_LARGE,
+            missed_by(record),
+            record.prev_sub,
         )
-    reset = Reset(
-        v=RECORD_VERSION,
-        venue=record.venue,
-        channel=record.channel,
-        product=record.product,
-        shard=record.shard,
-        epoch=record.epoch,
-        seq=record.seq,
-        prev=record.prev,
-        ts_event=record.ts_event,
-        ts_ingest=record.ts_ingest,
-        cause=RECORD_TOO_LARGE,
-        repair="none",
-        missed=Missed(record.seq, record.seq),
     )
-    return encode(reset)
+
+
+def missed_by(record: Tick | Reset) -> Missed:
+    """What whoever does not get the record goes without."""
+    if isinstance(record, Reset) and record.missed is not None:
+        return record.missed
+    return Missed(record.seq, record.seq, 1 if record.channel in CONTIGUOUS else None)
+
+
+def _stand_in(
+    key: StreamKey,
+    shard: int,
+    at: Position,
+    prev: int | None,
+    ts: int,
+    cause: str,
+    missed: Missed,
+    prev_sub: int = 0,
+) -> Tick | Reset:
+    """What stands where a record should: it costs no reader a state that does not come back.
+
+    Of trades it is a reset, which names what is missing, with the state "none known since". A
+    ticker and a book are better kept as they were, so there it is a tick that says nothing; that
+    something is missing is told to the writer of the raw log, who sends the whole state at once.
+    """
+    if key.channel == "trades":
+        return Reset(
+            v=RECORD_VERSION,
+            venue=key.venue,
+            channel=key.channel,
+            product=key.product,
+            shard=shard,
+            epoch=at.epoch,
+            seq=at.seq,
+            prev=prev,
+            ts_event=ts,
+            ts_ingest=ts,
+            cause=cause,
+            repair="snapshot",
+            missed=missed,
+            state=_NO_TRADES,
+            prev_sub=prev_sub,
+        )
+    book = key.channel == "book"
+    return Tick(
+        v=RECORD_VERSION,
+        venue=key.venue,
+        channel=key.channel,
+        product=key.product,
+        shard=shard,
+        epoch=at.epoch,
+        seq=at.seq,
+        # A book's very first record is its base. One that is not there is no empty book: 0 says
+        # that something stands before, as in every book that is joined in the middle.
+        prev=0 if book and prev is None else prev,
+        venue_seq=None,
+        ts_event=ts,
+        ts_ingest=ts,
+        fields=Fields(changes=[]) if book else Fields(),
+        prev_sub=prev_sub,
+    )
+
+
+_NO_TRADES = msgspec.Raw(b'{"trades":[]}')
+
+
+def _instead_of(
+    key: StreamKey, shard: int, raw: RawRecord, link: Link, cause: str, missed: Missed
+) -> Tick | Reset:
+    at = Position(raw.epoch, raw.seq)
+    return _stand_in(key, shard, at, link.prev, raw.ts_recv, cause, missed, raw.prev_sub or 0)
+
+
+def _of_break(key: StreamKey, shard: int, raw: RawRecord, lost: Break) -> Tick | Reset:
+    """Its times are those of the record that brought the break to light."""
+    at = Position(lost.epoch, lost.seq)
+    return _stand_in(key, shard, at, lost.prev, raw.ts_recv, RAW_LOG_BREAK, lost.missed)
 
 
 def _itself(raw: RawRecord) -> Missed:
@@ -337,12 +414,12 @@ def _reset_of(
     raw: RawRecord,
     link: Link,
     cause: str,
-    repair: Repair = "none",
     *,
-    missed: Missed | None = None,
-    state: msgspec.Raw | None = None,
-    ts_event: int | None = None,
+    missed: Missed | None,
+    state: msgspec.Raw,
+    ts_event: int,
 ) -> Reset:
+    """A reset at the raw record's place. There is none without the state that follows it."""
     return Reset(
         v=RECORD_VERSION,
         venue=key.venue,
@@ -352,30 +429,11 @@ def _reset_of(
         epoch=raw.epoch,
         seq=raw.seq,
         prev=link.prev,
-        ts_event=raw.ts_recv if ts_event is None else ts_event,
+        ts_event=ts_event,
         ts_ingest=raw.ts_recv,
         cause=cause,
-        repair=repair,
+        repair="snapshot",
         missed=missed,
         state=state,
         prev_sub=raw.prev_sub or 0,
-    )
-
-
-def _reset_of_break(key: StreamKey, shard: int, raw: RawRecord, lost: Break) -> Reset:
-    """Its times are those of the record that brought the break to light."""
-    return Reset(
-        v=RECORD_VERSION,
-        venue=key.venue,
-        channel=key.channel,
-        product=key.product,
-        shard=shard,
-        epoch=lost.epoch,
-        seq=lost.seq,
-        prev=lost.prev,
-        ts_event=raw.ts_recv,
-        ts_ingest=raw.ts_recv,
-        cause=RAW_LOG_BREAK,
-        repair="none",
-        missed=lost.missed,
     )

@@ -8,8 +8,9 @@ import structlog
 from services.common.errors import RecordRefused, RecordTooLarge
 from services.common.stream import Broker, Message, Record
 from services.common.stream.invalid_log import InvalidLog
-from services.common.wire import RECORD_VERSION, Parked
+from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, decode_record
 from services.normalizer.metrics import Metrics
+from services.normalizer.normalize import Ask, missed_by
 from services.normalizer.restore import patiently
 from services.normalizer.venues import Unmappable
 
@@ -40,7 +41,11 @@ class Parking:
         self._metrics = metrics
         self._waiting: list[Parked] = []
 
-    def refuse(self, message: Message, error: Unmappable) -> None:
+    def refuse(self, message: Message, error: Unmappable, ask: Ask | None = None) -> None:
+        """Keep a record that is not understood, as a whole or in part.
+
+        `ask`: what readers go without because of it.
+        """
         self._metrics.invalid(error.code)
         self._waiting.append(
             Parked(
@@ -50,6 +55,21 @@ class Parking:
                 cursor=message.cursor,
                 ts_recv=_ts_of(message.payload, "ts_recv"),
                 original=message.payload.decode(errors="replace"),
+                missed=None if ask is None else ask.missed,
+            )
+        )
+
+    def ask(self, message: Message, ask: Ask) -> None:
+        """Tell who writes the raw log what readers go without since this record."""
+        self._waiting.append(
+            Parked(
+                v=RECORD_VERSION,
+                reason=ask.cause,
+                subject=message.subject,
+                cursor=message.cursor,
+                ts_recv=_ts_of(message.payload, "ts_recv"),
+                original="",
+                missed=ask.missed,
             )
         )
 
@@ -65,6 +85,7 @@ class Parking:
                 cursor="",
                 ts_recv=_ts_of(record.payload, "ts_ingest"),
                 original=record.payload.decode(errors="replace"),
+                missed=_missed_by(record.payload),
             )
         )
 
@@ -83,6 +104,11 @@ class Parking:
 
     async def aclose(self) -> None:
         await self._log.aclose()
+
+
+def _missed_by(payload: bytes) -> Missed | None:
+    record = decode_record(payload)
+    return missed_by(record) if isinstance(record, Tick | Reset) else None
 
 
 def _ts_of(payload: bytes, name: str) -> int:

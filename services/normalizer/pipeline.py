@@ -29,7 +29,7 @@ from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
 from services.normalizer.metrics import Metrics
-from services.normalizer.normalize import Normalizer, too_large
+from services.normalizer.normalize import INVALID_MESSAGE, Normalizer, too_large
 from services.normalizer.parking import Parking
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.venues import Unmappable
@@ -268,8 +268,11 @@ class Pipeline:
     ) -> None:
         began = time.time_ns() // 1000
         output = self._normalizer.take(key, raw)
+        asks = {ask.cause: ask for ask in output.asks}
         for error in output.refused:
-            self._parking.refuse(message, error)
+            self._parking.refuse(message, error, asks.pop(INVALID_MESSAGE, None))
+        for ask in asks.values():
+            self._parking.ask(message, ask)
         if len(output.records) > 1:
             self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from services.common.wire import Missed
 from services.ingestor.lanes.book import BookLane
 from services.ingestor.lanes.gate import Gate, Park
 from services.ingestor.lanes.orders import OrdersLane
@@ -139,6 +140,16 @@ class Desk:
             self.trades.unreadable(event.number, ts)
             # Nothing was lost on the way, so this says nothing about the book.
             self._gaps_seen = self.trades.gaps
+
+    def missed(self, channel: str, missed: Missed, cause: str, ts: int) -> None:
+        """Readers of a stream go without something that was passed on: ask the venue again."""
+        text = f"readers have no {missed.from_}..{missed.to} ({cause})"
+        if channel == "book" and self.book is not None:
+            self.book.distrust(cause, text, ts)
+        elif channel == "trades" and self.trades is not None:
+            self.trades.reopen(missed, ts)
+        elif channel == "ticker" and self.ticker is not None:
+            self.ticker.distrust(cause, text, ts)
 
     def log_lost(self, epoch: int, ts: int) -> None:
         """The broker lost the log and made a new one: every stream begins anew in it."""

@@ -58,6 +58,13 @@ class OpenTrades:
                 break
         return (*self.gaps, OpenGap(Missed(first, last, last - first + 1), ts))
 
+    def reopen(self, first: int, last: int, ts: int) -> None:
+        """Ask for trades whose loss readers were told already; nothing for what is open anyway."""
+        for low, high in without([(first, last)], self.left):
+            gap = OpenGap(Missed(low, high, high - low + 1), ts)
+            body = LateBody(gap.missed, [], [gap.missed], [], "open")
+            self._journal.late(body, self.with_gap(low, high, ts), ts)
+
     def found(self, rows: Sequence[TradeRow], ts: int) -> int:
         """Take trades (ascending); how many of them were still missing."""
         taken = 0

@@ -84,6 +84,14 @@ class TickerLane:
         self._sequencer.advance(number, time)
         self._traded(trade_id, ts)
 
+    def distrust(self, cause: str, evidence: str, ts: int) -> None:
+        """What was passed on did not reach readers: have the newest ticker fetched."""
+        if self._asked:
+            return
+        # Also one of the trade that was told last.
+        self._trade = 0
+        self._want(cause, evidence, ts)
+
     def heartbeat(self, sequence: int, last_trade: int, ts: int) -> None:
         """The venue's marks: product sequence and last trade (0 = no mark)."""
         self.settle(ts)
@@ -94,13 +102,8 @@ class TickerLane:
             return
         self._behind += 1
         if self._behind == _PATIENCE:
-            self._asked = ts
-            self.gaps += 1
-            self._events.gap_found(self.journal.key, "heartbeat")
-            self.condition.raise_(
-                "resyncing", f"trade {last_trade} is known, last ticker was of {self._trade}", ts
-            )
-            self._ask()
+            text = f"trade {last_trade} is known, last ticker was of {self._trade}"
+            self._want("heartbeat", text, ts)
 
     def refreshed(self, quote: Quote, ts: int) -> bool:
         """Take a fetched ticker; False when it is not newer than what is held."""
@@ -136,6 +139,13 @@ class TickerLane:
     def extra(self) -> dict[str, int]:
         """Counters that only this kind of lane has."""
         return {"coalesced": self.coalesced}
+
+    def _want(self, cause: str, evidence: str, ts: int) -> None:
+        self._asked = ts
+        self.gaps += 1
+        self._events.gap_found(self.journal.key, cause)
+        self.condition.raise_("resyncing", evidence, ts)
+        self._ask()
 
     def _traded(self, trade_id: int, ts: int) -> None:
         if self._trade and trade_id > self._trade + 1:

@@ -146,6 +146,12 @@ class TradesLane:
         if known is not None and number == known + 1:
             self._reach(number, "invalid_message", ts)
 
+    def reopen(self, missed: Missed, ts: int) -> None:
+        """Trades that were passed on did not reach readers: they are asked for as late ones."""
+        held = self._sequencer.held
+        if held is not None and 0 < missed.from_ <= missed.to <= held:
+            self.open.reopen(missed.from_, missed.to, ts)
+
     # ---- what the healer asks and brings
 
     @property

@@ -16,9 +16,18 @@ from services.common.sharding import shard_of
 from services.common.stream import Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.testing.raw_records import EPOCH, FIRST_TS, RawStream, raw_message
-from services.common.wire import Late, Missed, RawRecord, Reset, Status, Tick, decode_record
+from services.common.wire import (
+    Fields,
+    Late,
+    Missed,
+    RawRecord,
+    Reset,
+    Status,
+    Tick,
+    decode_record,
+)
 from services.normalizer.chain import Verdict
-from services.normalizer.normalize import Normalizer, Out, too_large
+from services.normalizer.normalize import Ask, Normalizer, Out, Output, missed_by, too_large
 from services.normalizer.venues import Unmappable
 
 SHARDS = 8
@@ -38,6 +47,12 @@ def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> l
         if normalizer.judge(key, raw) is not Verdict.DUPLICATE:
             found += normalizer.take(key, raw).records
     return found
+
+
+def take(normalizer: Normalizer, record: RawRecord) -> Output:
+    message = raw_message(record)
+    raw = normalizer.read(message.subject, message.position, message.payload)
+    return normalizer.take(StreamKey(record.venue, record.channel, record.product), raw)
 
 
 def decoded(outs: Iterable[Out]) -> list[Any]:
@@ -115,6 +130,21 @@ def test_whatever_an_ingestor_writes_the_ticks_are_chained(stream: RawStream) ->
 
 
 @given(raw_streams(), st.data())
+def test_no_reset_is_written_without_the_state_that_follows_it(
+    stream: RawStream, data: st.DataObject
+) -> None:
+    """Whatever is lost, odd or broken: a reader that drops its state is given another one."""
+    kept = [raw for raw in stream.records if data.draw(st.booleans())]
+    for out in run(kept):
+        for payload in (out.payload, too_large(out.payload)):
+            record = decode_record(payload)
+            if isinstance(record, Reset):
+                assert record.repair == "snapshot"
+                assert record.state is not None
+                Fold(stream.key).apply(record)
+
+
+@given(raw_streams(), st.data())
 def test_a_normalizer_killed_anywhere_goes_on_with_the_same_bytes(
     stream: RawStream, data: st.DataObject
 ) -> None:
@@ -149,10 +179,14 @@ def test_records_that_the_raw_log_lost_are_never_passed_over_in_silence(
         inside = [r for r in kept if r.epoch == raw.epoch and r.seq > 0]
         if raw.channel == "ticker" or not inside or not inside[0].seq < raw.seq < inside[-1].seq:
             continue
-        # A later record names what came before it, or a reset stands where it was.
+        # A later record names what came before it, or something stands where it was: of a book a
+        # tick that says nothing, and the writer of the raw log is asked for a new base.
         assert any(
-            isinstance(record, Reset) and record.epoch == raw.epoch and record.seq >= raw.seq
+            (isinstance(record, Reset) or record.fields == Fields(changes=[]))
+            and record.epoch == raw.epoch
+            and record.seq >= raw.seq
             for record in records
+            if isinstance(record, Tick | Reset)
         )
 
 
@@ -205,8 +239,9 @@ class TestKnownAnswers:
         first, update, gap, again = decoded(run(stream.records))
         assert (first.cause, first.repair, first.prev) == ("start", "snapshot", None)
         assert update.prev == 100
-        assert (gap.cause, gap.repair, gap.prev, gap.seq) == ("gap", "none", 200, 250)
-        assert (gap.missed.from_, gap.missed.to) == (201, 250)
+        # No state stands in it, so readers keep theirs: the next base says what is missing.
+        assert isinstance(gap, Tick)
+        assert (gap.prev, gap.seq, gap.fields) == (200, 250, Fields(changes=[]))
         assert (again.cause, again.prev) == ("reconnect", 250)
         assert json.loads(bytes(again.state)) == {"bids": [["9", "1"]], "asks": [["12", "2"]]}
 
@@ -286,7 +321,8 @@ class TestKnownAnswers:
         records = decoded(run([*stream.records[:2], *stream.records[5:]]))
         assert [r.seq for r in records] == [1, 2, 5, 6, 7]
         lost = records[2]
-        assert (lost.cause, lost.repair, lost.prev) == ("raw_log_break", "none", 2)
+        assert (lost.cause, lost.repair, lost.prev) == ("raw_log_break", "snapshot", 2)
+        assert json.loads(bytes(lost.state)) == {"trades": []}
         assert (lost.missed.from_, lost.missed.to, lost.missed.count) == (3, 5, 3)
         assert lost.ts_ingest == stream.records[5].ts_recv
 
@@ -306,13 +342,15 @@ class TestKnownAnswers:
         ]
 
     def test_a_ticker_without_a_baseline_is_joined_and_a_books_update_is_not(self) -> None:
-        for key, kinds in ((TICKER, [Tick, Tick]), (BOOK, [Tick, Reset, Tick])):
+        for key, seqs in ((TICKER, [10, 20]), (BOOK, [10, 19, 20])):
             stream = RawStream(key)
             add_frame(stream, 10)
             stream.seq = 0
             add_frame(stream, 20)
             records = decoded(run(stream.records))
-            assert [type(record) for record in records] == kinds
+            assert [record.seq for record in records] == seqs
+            if key is BOOK:
+                assert records[1].fields == Fields(changes=[])
             assert_chained(records)
 
     def test_what_is_not_understood_is_a_reset_at_its_own_place(self) -> None:
@@ -322,7 +360,8 @@ class TestKnownAnswers:
         stream.match(3)
         one, reset, three = decoded(run(stream.records))
         assert (one.seq, reset.seq, three.seq) == (1, 2, 3)
-        assert (reset.cause, reset.repair, reset.missed.count) == ("invalid_message", "none", 1)
+        assert (reset.cause, reset.repair, reset.missed.count) == ("invalid_message", "snapshot", 1)
+        assert json.loads(bytes(reset.state)) == {"trades": []}
         assert three.prev == 2
 
     def test_another_line_may_repeat_and_skip_without_harm(self) -> None:
@@ -367,17 +406,67 @@ class TestKnownAnswers:
         stream.match(2)
         assert run(reversed(stream.records)) == run(stream.records[1:])
 
-    def test_a_record_too_large_for_the_log_leaves_a_reset_in_its_place(self) -> None:
+    def test_a_record_too_large_for_the_log_has_something_stand_in_its_place(self) -> None:
+        for key in (BOOK, TICKER, TRADES):
+            stream = RawStream(key)
+            add_resync(stream, 1) if key is BOOK else add_frame(stream, 1)
+            add_frame(stream, 2)
+            for out in run(stream.records):
+                before, after = decode_record(out.payload), decode_record(too_large(out.payload))
+                assert isinstance(before, Tick | Reset)
+                assert isinstance(after, Tick | Reset)
+                assert (after.epoch, after.seq) == (before.epoch, before.seq)
+                assert (after.prev or 0) == (before.prev or 0)
+                if isinstance(after, Reset):
+                    assert key is TRADES
+                    assert (after.cause, after.repair) == ("record_too_large", "snapshot")
+                    assert (
+                        missed_by(after)
+                        == missed_by(before)
+                        == Missed(out.position.seq, out.position.seq, 1)
+                    )
+                else:
+                    assert after.fields == (Fields(changes=[]) if key is BOOK else Fields())
+
+    def test_a_book_update_that_is_not_understood_costs_no_reader_its_book(self) -> None:
         stream = RawStream(BOOK)
         stream.snapshot(1, [["10", "1"]], [["11", "2"]])
-        stream.changes(2, [("buy", "10", "3")])
-        snapshot, update = run(stream.records)
-        for out in (snapshot, update):
-            before, after = decode_record(out.payload), decode_record(too_large(out.payload))
-            assert isinstance(before, Tick | Reset)
-            assert isinstance(after, Reset)
-            assert (after.epoch, after.seq, after.prev) == (before.epoch, before.seq, before.prev)
-            assert (after.cause, after.repair, after.state) == ("record_too_large", "none", None)
+        stream.changes(2, [("buy", "9", "0.-10000")])
+        stream.changes(3, [("buy", "8", "1")])
+        normalizer = Normalizer(SHARDS)
+        outputs = [take(normalizer, raw) for raw in stream.records]
+        assert [output.asks for output in outputs] == [
+            (),
+            (Ask("invalid_message", Missed(2, 2)),),
+            (),
+        ]
+        fold = Fold(BOOK)
+        for record in decoded([out for output in outputs for out in output.records]):
+            assert fold.apply(record)
+        assert fold.book.bids() == [("10", "1"), ("8", "1")]
+
+    def test_a_first_base_that_is_not_understood_is_no_empty_book(self) -> None:
+        stream = RawStream(BOOK)
+        stream.add("resync", 5, {"cause": "start", "repair": "snapshot", "message": {"bids": 1}})
+        add_frame(stream, 6)
+        output = take(Normalizer(SHARDS), stream.records[0])
+        assert output.asks == (Ask("invalid_message", Missed(5, 5)),)
+        first, second = decoded(run(stream.records))
+        # Null would say that this is where the book begins.
+        assert (first.prev, second.prev) == (0, 5)
+
+    def test_records_that_the_raw_log_lost_are_asked_for(self) -> None:
+        stream = RawStream(BOOK)
+        stream.snapshot(1, [["10", "1"]], [["11", "2"]])
+        for seq in range(2, 6):
+            add_frame(stream, seq)
+        normalizer = Normalizer(SHARDS)
+        take(normalizer, stream.records[0])
+        output = take(normalizer, stream.records[-1])
+        assert output.asks == (Ask("raw_log_break", Missed(2, 4)),)
+        stand_in, tick = decoded(output.records)
+        assert (stand_in.seq, stand_in.prev, stand_in.fields) == (4, 1, Fields(changes=[]))
+        assert (tick.seq, tick.prev) == (5, 4)
 
 
 class TestEnvelopes:

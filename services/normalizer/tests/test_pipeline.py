@@ -260,6 +260,13 @@ async def test_what_cannot_be_read_is_parked_and_the_rest_goes_on(connect: Conne
         assert [(p["reason"].split(":")[0], p["subject"]) for p in parked] == [
             ("bad_json", subject),
             ("bad_side", subject),
+            ("raw_log_break", subject),
+        ]
+        # What readers go without, for whoever writes the raw log.
+        assert [p.get("missed") for p in parked] == [
+            None,
+            {"from": 3, "to": 3, "count": 1},
+            {"from": 2, "to": 2, "count": 1},
         ]
         assert parked[0]["original"] == "\ufffd{"
         assert json.loads(parked[1]["original"])["seq"] == 3
@@ -325,7 +332,9 @@ async def test_a_part_of_the_broker_that_broke_ends_the_normalizer_and_the_next_
         assert await ticks(broker) == expected(records)
 
 
-async def test_a_tick_too_large_for_its_log_is_parked_and_a_reset_stands_in_its_place() -> None:
+async def test_a_tick_too_large_for_its_log_is_parked_and_one_without_changes_stands_there() -> (
+    None
+):
     stream = RawStream(StreamKey("coinbase", "book", "BTC-USD"))
     records = [
         stream.snapshot(1000, [["10", "1"]], [["11", "1"]]),
@@ -343,7 +352,7 @@ async def test_a_tick_too_large_for_its_log_is_parked_and_a_reset_stands_in_its_
         said = [json.loads(payload) for payload in payloads]
         assert [(r["type"], r["seq"], r["prev"], r.get("cause")) for r in said] == [
             ("reset", 1000, None, "start"),
-            ("reset", 2000, 1000, "record_too_large"),
+            ("tick", 2000, 1000, None),
             ("tick", 3000, 2000, None),
         ]
         (payload,) = (await log_bytes(broker, "invalid"))[INVALID_SUBJECT]

@@ -1,0 +1,84 @@
+"""What readers go without, as the normalizer tells it on `market.invalid`: made good from here.
+
+Data goes one way, and the normalizer holds no state to send: where a record is lost between the two
+or cannot be read there, only the ingestor can ask the venue again. It follows the log of what could
+not be used, and a record there that names what is missed makes its stream ask at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+import structlog
+
+from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
+from services.common.stream.broker import Broker, Message
+from services.common.subjects import INVALID_LOG, StreamKey, key_of
+from services.common.wire import Parked
+from services.ingestor.backoff import Backoff
+from services.ingestor.healing import now_us
+from services.ingestor.lanes import Desk
+
+log = structlog.get_logger(__name__)
+
+_decode = msgspec.json.Decoder(Parked).decode
+# Causes are labels of a metric, so they are few.
+_CAUSES = frozenset({"raw_log_break", "record_too_large", "record_refused"})
+# Of what the normalizer says, in a status.
+_SHOWN = 200
+
+
+class Repairs:
+    """Follows the log for ever.
+
+    Args:
+        broker: whose.
+        desks: the products that are served now.
+        venue: whose streams they are.
+    """
+
+    def __init__(self, broker: Broker, desks: Callable[[], Iterable[Desk]], venue: str) -> None:
+        self._broker = broker
+        self._desks = desks
+        self._venue = venue
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            BrokerClosed: the broker was closed.
+        """
+        pauses = Backoff(0.1, 5.0)
+        while True:
+            try:
+                live = await self._broker.live(INVALID_LOG)
+                try:
+                    while True:
+                        batch = await live.next_batch()
+                        pauses.reset()
+                        for message in batch.messages:
+                            self.take(message)
+                finally:
+                    await live.aclose()
+            except (BrokerUnavailable, BrokerFailed) as error:
+                log.warning("repairs_not_followed", reason=str(error))
+                await asyncio.sleep(pauses.next_delay())
+
+    def take(self, message: Message) -> None:
+        """Look at a parked record; what names nothing that is missed is only kept for people."""
+        try:
+            parked = _decode(message.payload)
+            if parked.missed is None:
+                return
+            key = key_of(parked.subject)
+        except (msgspec.DecodeError, InvalidSubject) as error:
+            log.warning("parked_record_unreadable", reason=str(error))
+            return
+        for desk in self._desks():
+            if StreamKey(self._venue, key.channel, desk.product) == key:
+                log.warning("readers_go_without", stream=str(key), reason=parked.reason[:_SHOWN])
+                cause, _, _ = parked.reason.partition(":")
+                known = cause if cause in _CAUSES else "invalid_message"
+                desk.missed(key.channel, parked.missed, known, now_us())
