@@ -6,7 +6,7 @@ where its records are published: `market.raw.coinbase.ticker.BTC-USD` before the
 `tick.<shard>`, `invalid`. The broker's own names follow from the log and a configured prefix.
 
 A *pulse* says that an ingestor hears its venue now; it goes the way of the streams' records, on
-`market.raw.coinbase.pulse.<line>` and `market.tick.<shard>.coinbase.pulse.<line>`, and is no
+`market.raw.coinbase.pulse.<name>` and `market.tick.<shard>.coinbase.pulse.<name>`, and is no
 stream: it has no chain, is not archived and cannot be subscribed to.
 """
 
@@ -116,9 +116,9 @@ def log_of(subject: str) -> str:
     raise InvalidSubject(subject, "not a subject of this platform")
 
 
-def pulse_key(venue: str, line: str) -> StreamKey:
-    """Where an ingestor's pulse goes; `line` is its name, of any form."""
-    return StreamKey(venue, PULSE, _NO_TOKEN.sub("-", line)[:64])
+def pulse_key(venue: str, name: str) -> StreamKey:
+    """Where an ingestor's pulse goes; `name` tells it from others', in any form."""
+    return StreamKey(venue, PULSE, _NO_TOKEN.sub("-", name)[:64])
 
 
 @lru_cache(maxsize=65_536)

@@ -397,7 +397,10 @@ class Ingestor:
     async def _beat(self, outlet: Outlet) -> None:
         settings = self.settings
         suspect_us = settings.heartbeat_suspect_ms * 1000
-        pulse = Pulse(self._venue.name, settings.line, outlet.offer, suspect_us)
+        # Not the host's name: with every new pod a broker would keep one subject more. Whoever
+        # runs several lines of the same products names them.
+        name = settings.ingestor_line or settings.coinbase_products[0]
+        pulse = Pulse(self._venue.name, name, settings.line, outlet.offer, suspect_us)
         while True:
             if self._log_epoch is not None:
                 pulse.beat(self._all_desks(), self._log_epoch, now_us())

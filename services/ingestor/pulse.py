@@ -20,6 +20,7 @@ class Pulse:
 
     Args:
         venue: of the products.
+        name: of the pulse's subject. The same after a restart, and no other ingestor's.
         line: which ingestor writes.
         offer: where records go. A pulse that is refused is not repeated: the next one says more.
         suspect_us: age of a product's last heartbeat at which it is no longer heard of.
@@ -28,8 +29,8 @@ class Pulse:
         key: where it goes.
     """
 
-    def __init__(self, venue: str, line: str, offer: Offer, suspect_us: int) -> None:
-        self.key = pulse_key(venue, line)
+    def __init__(self, venue: str, name: str, line: str, offer: Offer, suspect_us: int) -> None:
+        self.key = pulse_key(venue, name)
         self._line = line
         self._offer = offer
         self._suspect_us = suspect_us

@@ -18,10 +18,10 @@ from services.ingestor.venues.base import Kind
 class Beating:
     """A pulse of given desks, and what it wrote."""
 
-    def __init__(self, *desks: Desk, line: str = "line-1") -> None:
+    def __init__(self, *desks: Desk, name: str = "BTC-USD") -> None:
         self.log = RawLog()
         self.desks = desks
-        self.pulse = Pulse("coinbase", line, self.log.offer, SUSPECT)
+        self.pulse = Pulse("coinbase", name, "line-1", self.log.offer, SUSPECT)
 
     def beat(self, at: int, epoch: int = 1) -> list[str]:
         """The products that are named now, by the beat's record."""
@@ -62,10 +62,10 @@ def test_nothing_is_named_once_the_connection_is_gone() -> None:
 
 @given(st.lists(st.integers(-5 * SECOND, 5 * SECOND), min_size=1, max_size=20), st.text())
 def test_positions_increase_whatever_the_clock_does_and_the_subject_is_no_streams(
-    steps: list[int], line: str
+    steps: list[int], name: str
 ) -> None:
     bench = Bench()
-    beating = Beating(bench.desk, line=line or "-")
+    beating = Beating(bench.desk, name=name or "-")
     at = 0
     for step in steps:
         at += step
@@ -81,5 +81,5 @@ def test_positions_increase_whatever_the_clock_does_and_the_subject_is_no_stream
 def test_a_pulse_for_which_there_is_no_room_is_left_out() -> None:
     bench = Bench()
     bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
-    pulse = Pulse("coinbase", "line-1", lambda _record: False, SUSPECT)
+    pulse = Pulse("coinbase", "BTC-USD", "line-1", lambda _record: False, SUSPECT)
     assert not pulse.beat([bench.desk], 1, NOW)
