@@ -24,8 +24,8 @@ from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
-from services.gateway.app import info_of, serve
-from services.gateway.fleet import Fleet
+from services.gateway.app import create_app, info_of, serve
+from services.gateway.fleet import OPENAPI, Fleet
 from services.gateway.gateway import Gateway
 from services.gateway.health_http import all_ready, routes
 from services.gateway.line import Line
@@ -61,7 +61,9 @@ async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, numb
         gateway = await _gateway(settings, stack)
         exposed = Together(METRICS.registry, HealthCollector(gateway.health))
 
-        async def report(_asked: Any) -> Any:
+        async def report(asked: Any) -> Any:
+            if asked == OPENAPI:
+                return create_app(gateway, []).openapi()
             return {"report": gateway.health.report(), "families": families(exposed)}
 
         line = Line(sock, report)

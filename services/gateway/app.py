@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from services.common.health import health_routes, package_version
 from services.common.observed import observed
@@ -57,7 +57,7 @@ def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> F
 
     app.include_router(api_router(gateway))
     if not has_admin_port(gateway.settings):
-        app.router.routes.extend(docs_routes(app.openapi))
+        app.router.routes.extend(docs_routes(partial(_openapi, app)))
     if health is None:
         health = _health_routes(gateway)
     app.router.routes.extend(health)
@@ -80,10 +80,9 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
         app = create_app(gateway, health)
         if health is None and has_admin_port(settings):
             routes = health_routes(gateway.health, info_of(gateway), METRICS.registry)
-            described = [*docs_routes(app.openapi), Route("/openapi.json", _openapi_of(app))]
             await stack.enter_async_context(
                 serve_http(
-                    Starlette(routes=[*routes, *described]),
+                    Starlette(routes=[*routes, *docs_routes(partial(_openapi, app))]),
                     settings.http_host,
                     settings.admin_port or 0,
                 )
@@ -126,11 +125,8 @@ def _health_routes(gateway: Gateway) -> list[BaseRoute]:
     return bare_health_routes(ready)
 
 
-def _openapi_of(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(_request: Request) -> Response:
-        return JSONResponse(app.openapi())
-
-    return answer
+async def _openapi(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
 
 
 def info_of(gateway: Gateway) -> dict[str, object]:

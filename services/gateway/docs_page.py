@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from html import escape
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.gateway.web_board import HEADERS, file_route
@@ -15,13 +15,16 @@ from services.gateway.web_board import HEADERS, file_route
 _METHODS = ("get", "put", "post", "delete")
 
 
-def docs_routes(document: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
-    """The page and its style; `document` gives the OpenAPI document."""
+def docs_routes(document: Callable[[], Awaitable[Mapping[str, Any]]]) -> list[BaseRoute]:
+    """The page, its style, and the OpenAPI document that `document` gives."""
 
     async def docs(_request: Request) -> Response:
-        return HTMLResponse(docs_page(document()), headers=HEADERS)
+        return HTMLResponse(docs_page(await document()), headers=HEADERS)
 
-    return [Route("/docs", docs), file_route("/docs.css")]
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(await document())
+
+    return [Route("/docs", docs), file_route("/docs.css"), Route("/openapi.json", openapi)]
 
 
 def docs_page(document: Mapping[str, Any]) -> str:

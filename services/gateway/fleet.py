@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from services.common.errors import PlatformError
 from services.common.health import Health
@@ -26,12 +27,16 @@ from services.common.metrics import HealthCollector, Together
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
 from services.common.stream.worker import backoff_s
+from services.gateway.docs_page import docs_routes
 from services.gateway.health_http import METRICS_PATH, Reply, routes
 from services.gateway.line import Line, LineDown
 from services.gateway.merged import Merged, degraded, failing
 from services.gateway.metrics import FLEET
 from services.gateway.public_routes import has_admin_port
 from services.gateway.settings import GatewaySettings
+
+# What a worker is asked for, beside its report.
+OPENAPI = "openapi"
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +166,8 @@ class Fleet:
             numbers = range(settings.web_concurrency)
             self._workers = [Worker(number, port, self.answer) for number in numbers]
             if has_admin_port(settings):
-                admin = Starlette(routes=routes(self.answer, self.info))
+                described = docs_routes(self._openapi)
+                admin = Starlette(routes=[*routes(self.answer, self.info), *described])
                 await stack.enter_async_context(
                     serve_http(admin, settings.http_host, settings.admin_port or 0)
                 )
@@ -194,6 +200,15 @@ class Fleet:
             return tuple(Reply.of_json(body, good=not pending))
         body = {**self.health.report(), "degraded": degraded(found), "workers": self._pids()}
         return tuple(Reply.of_json(body, good=self.health.ready))
+
+    async def _openapi(self) -> dict[str, Any]:
+        """The document of the workers' API, which is the same for all."""
+        for worker in self._workers:
+            with suppress(LineDown):
+                if worker.line is not None:
+                    document: dict[str, Any] = await worker.line.ask(OPENAPI)
+                    return document
+        raise HTTPException(503, "no worker answers")
 
     async def _look(self) -> dict[int, Any]:
         """Ask all workers; what those say that answer. Their checks are up to date then."""
