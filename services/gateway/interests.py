@@ -251,7 +251,7 @@ class Interests:
                         raise Problem(SUBSCRIPTION_LIMIT, message)
                     room -= 1
             except Problem as problem:
-                plan.problem = problem
+                plan.problem = problem.kept()
         async with asyncio.TaskGroup() as group:
             for plan in plans:
                 if plan.problem is None:
@@ -282,7 +282,7 @@ class Interests:
             message = "the log does not answer"
             plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
         except Problem as problem:
-            plan.problem = problem
+            plan.problem = problem.kept()
         mine = self.subscriptions.get(plan.key) == (subscription, hold)
         if plan.problem is not None and held is None and mine:
             del self.subscriptions[plan.key]

@@ -71,6 +71,14 @@ class Problem(Exception):
         self.more = more
         super().__init__(f"{code.code} {code.name}: {message}")
 
+    def kept(self) -> Problem:
+        """The same, to be kept: without the frames it came through, which may hold it themselves.
+
+        What holds each other is freed by the collector only, and with it all that the frames hold.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
     def body(self) -> dict[str, Any]:
         """Fields of the error, without `type` and `id`."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -199,6 +200,11 @@ class Session(CatchingUp, Listener):
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError as cancelled:
+            # A task group's frame and the error it raises hold each other, and all that was read
+            # for this client; without this they wait for the collector.
+            traceback.clear_frames(cancelled.__traceback__)
+            raise
         except Exception:  # whatever it was: this client is told, and the others go on
             log.exception("session_failed", session=self.id)
             self.failed()

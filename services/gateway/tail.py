@@ -141,6 +141,8 @@ class Tails:
             del self._shards[feed.shard]
             if shard.task is not None:
                 shard.task.cancel()
+                # It keeps the error, which holds the shard.
+                shard.task = None
             self._health.forgotten(shard.check)
 
 
