@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 # How often the market is moved on; messages of one step are written to a client together.
 _STEP_S = 0.005
+# How much of the market is made up for in one step when the clock has run ahead.
+_BEHIND_US = SECOND
 # Written frames between two looks at whether the clients keep up, when replaying at full speed.
 _REPLAY_CHUNK = 64
 # How long a replay waits for the clients that it cut; then it goes on without them.
@@ -40,6 +42,10 @@ async def pump_model(
             start_s, start_us = loop.time(), model.now_us
             continue
         now_us = start_us + round((loop.time() - start_s) * SECOND)
+        if now_us - model.now_us > _BEHIND_US:
+            # A machine that cannot keep up gets a slower market, and nobody waits for ever.
+            now_us = model.now_us + _BEHIND_US
+            start_s, start_us = loop.time(), now_us
         hub.dispatch(model.idle(now_us) if idle() else model.advance(now_us))
 
 
