@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -49,6 +50,16 @@ def new_registry() -> CollectorRegistry:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
+
+
+def retention_gauge(registry: CollectorRegistry) -> Gauge:
+    """For a service that watches logs (`services.common.stream.retention`)."""
+    return Gauge(
+        "md_log_retention_cut",
+        "1 while a log drops records before their time, as its size is at its bound.",
+        ["log"],
+        registry=registry,
+    )
 
 
 def prepare(metric: Counter, *values: Iterable[str]) -> None:

@@ -20,6 +20,9 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 from services.common.errors import SettingsError
 from services.common.tls import TlsFiles
 
+# Two of the largest messages (8 MiB) always fit.
+_LEAST_LOG_BYTES = 16 * 1024**2
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 # A comma-separated list: `COINBASE_PRODUCTS=BTC-USD,ETH-USD`.
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -80,6 +83,19 @@ class CommonSettings(BaseSettings):
         "MARKET", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the JetStream streams."
     )
     js_retention_minutes: float = Field(60, gt=0, description="How long the logs keep records.")
+    js_raw_max_bytes: int = Field(
+        4 * 1024**3,
+        ge=0,
+        description="Most bytes of the raw log in each replica; then its oldest go; 0 is no bound.",
+    )
+    js_tick_max_bytes: int = Field(
+        4 * 1024**3,
+        ge=0,
+        description="Most bytes of all tick logs together, an equal part each; 0 is no bound.",
+    )
+    js_invalid_max_bytes: int = Field(
+        64 * 1024**2, ge=0, description="Most bytes of the log of parked input; 0 is no bound."
+    )
     js_replicas: Literal[1, 3, 5] = Field(1, description="JetStream replicas of each log.")
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server.")
@@ -106,6 +122,18 @@ class CommonSettings(BaseSettings):
     def _replicas_number(cls, value: object) -> object:
         # Literal compares without conversion, and the environment only holds text.
         return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="after")
+    def _bounds_hold_a_few_records(self) -> Self:
+        for name, of, logs in (
+            ("JS_RAW_MAX_BYTES", self.js_raw_max_bytes, 1),
+            ("JS_TICK_MAX_BYTES", self.js_tick_max_bytes, self.shard_count),
+            ("JS_INVALID_MAX_BYTES", self.js_invalid_max_bytes, 1),
+        ):
+            if 0 < of < logs * _LEAST_LOG_BYTES:
+                each = "" if logs == 1 else f" for each of the {logs} logs (SHARD_COUNT)"
+                raise ValueError(f"{name}={of}: expected 0, or at least {_LEAST_LOG_BYTES}{each}")
+        return self
 
     @model_validator(mode="after")
     def _nats_identity_is_whole_and_one(self) -> Self:

@@ -23,8 +23,9 @@ from services.common.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker, Record
 from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
-from services.common.subjects import RAW_LOG, StreamKey, key_of, raw_subject
+from services.common.subjects import INVALID_LOG, RAW_LOG, StreamKey, key_of, raw_subject
 from services.common.wire import decode_raw
 from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
@@ -193,6 +194,9 @@ class Ingestor:
                 group.create_task(outlet.measure(_MEASURE_S), name="measure")
                 group.create_task(self._beat(outlet), name="pulse")
                 group.create_task(self._check_health(), name="health")
+                own = [spec for spec in log_specs(settings) if spec.log in (RAW_LOG, INVALID_LOG)]
+                retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
+                group.create_task(retention.run(), name="retention")
                 group.create_task(self._statistics(), name="statistics")
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.

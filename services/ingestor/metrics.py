@@ -22,6 +22,7 @@ from services.common.metrics import (
     Bounded,
     new_registry,
     prepare,
+    retention_gauge,
 )
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
@@ -135,6 +136,7 @@ class Metrics:
             registry=registry,
         )
         self.unconfirmed_seconds = unconfirmed.labels(STAGE_RAW)
+        self.retention_cut = retention_gauge(registry)
 
     def prepare(self, key: StreamKey) -> None:
         """Show a stream's counters from its beginning."""

@@ -13,7 +13,9 @@ from services.common.health import Health, health_routes
 from services.common.observed import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
+from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
+from services.common.subjects import tick_log
 from services.normalizer.metrics import STATISTICS, Metrics
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import patiently
@@ -84,8 +86,13 @@ class App:
             )
             async with asyncio.TaskGroup() as tasks:
                 monitor = tasks.create_task(self._monitor(pipeline, stop), name="monitor")
+                logs = {tick_log(shard) for shard in settings.shards}
+                own = [spec for spec in log_specs(settings) if spec.log in logs]
+                retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
+                watch = tasks.create_task(retention.run(), name="retention")
                 await pipeline.run(stop)
                 monitor.cancel()
+                watch.cancel()
 
     async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
         """Keep `/readyz` and the lag metrics telling the truth."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.loop import LoopMetrics
-from services.common.metrics import FAST_SECONDS, STAGE_RAW, STAGE_TICK, new_registry, prepare
+from services.common.metrics import (
+    FAST_SECONDS,
+    STAGE_RAW,
+    STAGE_TICK,
+    new_registry,
+    prepare,
+    retention_gauge,
+)
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
 
@@ -89,6 +96,7 @@ class Metrics:
             registry=registry,
         )
         self.unconfirmed_seconds = unconfirmed.labels(STAGE_TICK)
+        self.retention_cut = retention_gauge(registry)
 
     def invalid(self, reason: str) -> None:
         """A record was refused and parked."""

@@ -115,6 +115,7 @@ RULES: dict[str, Schema] = {
     # nats-server refuses a shorter lame duck.
     "lameDuckSeconds": {"type": "integer", "minimum": 30},
     "jetstream.syncInterval": {"type": "string", "pattern": "^(always|[0-9]+(ms|s|m))$"},
+    "jetstream.maxFileStore": {"type": "string", "pattern": "^[1-9][0-9]*(MB|GB|TB)$"},
 }
 # Settings that follow from other values, or from the shape of the pod.
 OWNED = {

@@ -38,6 +38,7 @@ lame_duck_duration: "{{ int64 .Values.lameDuckSeconds }}s"
 jetstream {
   store_dir: "/data/jetstream"
   sync_interval: {{ .Values.jetstream.syncInterval }}
+  max_file_store: {{ .Values.jetstream.maxFileStore }}
 }
 {{- if .Values.tls.existingSecret }}
 tls {

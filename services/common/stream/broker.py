@@ -109,11 +109,23 @@ class LogSpec:
         log: its name, `raw`, `tick.<shard>` or `invalid`.
         retention_s: records older than this may be dropped by the broker.
         duplicate_window_s: how long B3 is promised.
+        max_bytes: in each replica; the oldest records go when it is reached, before their time.
+            0 is no bound. Where a broker keeps by age alone it is not used (Redis, memory).
     """
 
     log: str
     retention_s: float
     duplicate_window_s: float = 120.0
+    max_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a log holds: its bytes, the bound of them (0 for none), its oldest record's age."""
+
+    size: int
+    max_bytes: int
+    oldest_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +382,14 @@ class Broker(ABC):
     @abstractmethod
     async def log_epoch(self, log: str) -> int:
         """Microseconds since the Unix epoch at which this log was made (B9)."""
+
+    @abstractmethod
+    async def held(self, log: str) -> Held | None:
+        """How much of a log is kept; None where a broker bounds no log by its size.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
 
     async def publish(self, record: Record) -> None:
         """Store one record and wait for it: for the rare single write."""

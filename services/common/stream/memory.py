@@ -171,6 +171,9 @@ class MemoryBroker(Broker):
     async def subjects(self, log: str) -> Sequence[str]:
         return self.log(log).subjects()
 
+    async def held(self, _log: str) -> None:
+        """Logs are kept by age alone."""
+
     async def log_epoch(self, log: str) -> int:
         return self.log(log).epoch
 

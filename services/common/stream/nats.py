@@ -23,6 +23,7 @@ from services.common.stream.broker import (
     Broker,
     Capabilities,
     GroupSubscription,
+    Held,
     LiveSubscription,
     LogSpec,
     Message,
@@ -144,6 +145,9 @@ class NatsBroker(Broker):
     async def _prepare(self, connection: Connection, log: str) -> int:
         """Make sure that the log exists and answers; its epoch."""
         return (await self._streams.state(connection, log)).epoch
+
+    async def held(self, log: str) -> Held | None:
+        return (await self._streams.state(self._current(), log)).held
 
     async def log_epoch(self, log: str) -> int:
         return await self._prepare(self._current(), log)

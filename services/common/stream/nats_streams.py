@@ -6,17 +6,23 @@ from base64 import b64decode
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import LogSpec
+from services.common.stream.broker import Held, LogSpec
 from services.common.stream.nats_frames import description_of, header_of, status_of
 from services.common.stream.nats_link import Answer, ApiError, Connection
 from services.common.stream.nats_records import NatsMessage
 from services.common.subjects import jetstream_name, log_of, log_subjects
 
+log = structlog.get_logger(__name__)
+
 NANOSECONDS = 1_000_000_000
 _STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
 _NO_MESSAGE = 10037
+# The server (or no set of servers) has this much room to set aside for the stream.
+_NO_ROOM = (10047, 10005)
 _PAGE_BYTES = 16 * 1024 * 1024
 _PAGE_TIMEOUT_S = 15.0
 
@@ -24,10 +30,10 @@ _PAGE_TIMEOUT_S = 15.0
 class LogState:
     """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1.
 
-    `batches`: it takes atomic batches.
+    `batches`: it takes atomic batches. `held`: how much it keeps.
     """
 
-    __slots__ = ("batches", "epoch", "first", "last", "replicated")
+    __slots__ = ("_info", "batches", "epoch", "first", "last", "replicated")
 
     def __init__(self, info: dict[str, Any]) -> None:
         state = info["state"]
@@ -36,6 +42,17 @@ class LogState:
         self.epoch = _microseconds(str(info["created"]))
         self.last = int(state["last_seq"])
         self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
+        self._info = info
+
+    @property
+    def held(self) -> Held:
+        state = self._info["state"]
+        # Ages by the server's clock, which gave the records their times; "ts" is its own (2.10).
+        oldest = _microseconds(state["first_ts"]) if state["messages"] else 0
+        now = _microseconds(self._info["ts"]) if "ts" in self._info else 0
+        age_s = max(0, now - oldest) / 1e6 if oldest else 0.0
+        max_bytes = int(self._info["config"].get("max_bytes", -1))
+        return Held(int(state["bytes"]), max(0, max_bytes), age_s)
 
 
 def _microseconds(text: str) -> int:
@@ -74,6 +91,23 @@ class Streams:
             # Servers before 2.12 do not know it and ignore it.
             "allow_atomic": self._replicas > 1,
         }
+        try:
+            await self._apply(connection, name, config | {"max_bytes": spec.max_bytes or -1})
+        except ApiError as error:
+            if error.code not in _NO_ROOM:
+                raise
+            # The bound is set aside on the disk. Without it a log is kept by age alone, until the
+            # disk is full: better than none.
+            log.warning(
+                "log_without_bound",
+                log=spec.log,
+                max_bytes=spec.max_bytes,
+                reason=str(error),
+                action="lower JS_*_MAX_BYTES, or raise max_file_store or the account's limit",
+            )
+            await self._apply(connection, name, config)
+
+    async def _apply(self, connection: Connection, name: str, config: dict[str, object]) -> None:
         try:
             await connection.api(f"STREAM.CREATE.{name}", config)
         except ApiError as error:

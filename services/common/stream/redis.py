@@ -168,6 +168,9 @@ class RedisBroker(Broker):
         found = {source for _, f in entries if (source := announced(f)) is not None}
         return int(epoch), found
 
+    async def held(self, _log: str) -> None:
+        """Logs are kept by age alone."""
+
     async def log_epoch(self, log: str) -> int:
         return (await self._prepare(self._calls(), log))[0]
 

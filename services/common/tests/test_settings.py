@@ -76,6 +76,25 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert settings.otel_exporter_otlp_endpoint is None
 
 
+def test_a_log_is_bounded_by_default_and_holds_a_few_of_the_largest_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load(CommonSettings)
+    assert min(settings.js_raw_max_bytes, settings.js_tick_max_bytes) == 4 * 1024**3
+    assert settings.js_invalid_max_bytes == 64 * 1024**2
+    least = 16 * 1024**2
+    assert problems(monkeypatch, JS_RAW_MAX_BYTES="1000") == [
+        f"JS_RAW_MAX_BYTES=1000: expected 0, or at least {least}"
+    ]
+    monkeypatch.delenv("JS_RAW_MAX_BYTES")
+    each = " for each of the 64 logs (SHARD_COUNT)"
+    assert problems(monkeypatch, SHARD_COUNT="64", JS_TICK_MAX_BYTES=str(2 * least)) == [
+        f"JS_TICK_MAX_BYTES={2 * least}: expected 0, or at least {least}{each}"
+    ]
+    given_environment(monkeypatch, {"JS_TICK_MAX_BYTES": "0"})
+    assert load(CommonSettings).js_tick_max_bytes == 0
+
+
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     given_environment(
         monkeypatch, {"PRODUCTS": " BTC-USD, ETH-USD,,", "NATS_URLS": "nats://a:1,nats://b:2"}

@@ -10,6 +10,7 @@ from redis.asyncio.connection import Connection
 from services.common.errors import PositionLost
 from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
+from services.common.stream.broker import Held
 from services.common.stream.factory import open_broker
 from services.common.stream.history import History
 from services.common.stream.memory import MemoryBroker
@@ -27,6 +28,7 @@ from services.common.stream.redis import RedisBroker
 from services.common.stream.redis_packing import Packed, pack, pack_record
 from services.common.stream.redis_records import Source
 from services.common.stream.redis_sources import Sources
+from services.common.stream.retention import is_cut
 from services.common.stream.specs import log_specs
 from services.common.stream.worker import backoff_s
 from services.common.subjects import INVALID_SUBJECT
@@ -207,6 +209,35 @@ def test_every_log_is_kept_for_the_configured_time() -> None:
         ("tick.1", 300),
         ("invalid", 300),
     ]
+
+
+def test_every_log_has_its_part_of_the_bounds() -> None:
+    mib = 1024**2
+    settings = CommonSettings.model_validate(
+        {
+            "shard_count": 2,
+            "js_raw_max_bytes": 100 * mib,
+            "js_tick_max_bytes": 80 * mib,
+            "js_invalid_max_bytes": 0,
+        }
+    )
+    assert [(spec.log, spec.max_bytes // mib) for spec in log_specs(settings)] == [
+        ("raw", 100),
+        ("tick.0", 40),
+        ("tick.1", 40),
+        ("invalid", 0),
+    ]
+
+
+@given(size=st.integers(0, 1000), max_bytes=st.integers(0, 1000), oldest_s=st.floats(0, 200))
+def test_a_retention_is_cut_where_the_bound_is_reached_before_the_age(
+    size: int, max_bytes: int, oldest_s: float
+) -> None:
+    cut = is_cut(Held(size, max_bytes, oldest_s), 100.0)
+    if max_bytes == 0 or size < max_bytes // 2 or oldest_s >= 100:
+        assert not cut
+    if max_bytes and size >= max_bytes and oldest_s < 90:
+        assert cut
 
 
 ARGUMENTS = st.one_of(

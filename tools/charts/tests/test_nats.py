@@ -10,11 +10,15 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from pydantic import SecretStr
 
+from services.common.settings import CommonSettings
 from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
 from tools.charts.pods import pods
 from tools.charts.testing import SECRETS, environment
 from tools.charts.workspace import ROOT, Object, Workspace
@@ -55,6 +59,50 @@ def test_the_server_accepts_the_rendered_configuration(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+_UNITS = {"MB": 1024**2, "GB": 1024**3, "Mi": 1024**2, "Gi": 1024**3}
+
+
+def _bytes(text: str) -> int:
+    return int(text[:-2]) * _UNITS[text[-2:]]
+
+
+def _yaml(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / path).read_text())
+    return found
+
+
+def _logs(settings: dict[str, Any]) -> int:
+    """What the logs of these settings take at most, in one server, bytes."""
+    bounds = {name.lower(): value for name, value in settings.items() if name.startswith("JS_")}
+    specs = log_specs(CommonSettings.model_validate(bounds))
+    assert all(spec.max_bytes for spec in specs)
+    return sum(spec.max_bytes for spec in specs)
+
+
+def test_the_bounds_of_all_logs_fit_what_jetstream_may_use_and_that_fits_the_volume() -> None:
+    """The server sets the bounds aside, and refuses a stream for which there is no room."""
+    chart = _yaml("helm/nats/values.yaml")["jetstream"]
+    small = [_yaml("deploy/kind/values.yaml"), _yaml("charts/market-data-fanout/values-dev.yaml")]
+    production = _yaml("charts/market-data-fanout/values-production.yaml")["global"]["settings"]
+    eks = _yaml("deploy/eks/nats-values.yaml")["config"]["jetstream"]
+    compose = re.search(r"max_file_store: (\w+)", (ROOT / "deploy/nats/nats.conf").read_text())
+    assert compose is not None
+    for settings, limit, volume in (
+        ({}, chart["maxFileStore"], chart["storageSize"]),
+        *(
+            (
+                values["global"]["settings"],
+                values["nats"]["jetstream"]["maxFileStore"],
+                values["nats"]["jetstream"]["storageSize"],
+            )
+            for values in small
+        ),
+        (production, eks["merge"]["max_file_store"], eks["fileStore"]["pvc"]["size"]),
+        ({}, compose[1], compose[1]),
+    ):
+        assert _logs(settings) <= _bytes(limit) <= _bytes(volume)
 
 
 def test_every_server_is_a_route_of_the_cluster_by_the_name_its_service_gives_it(
