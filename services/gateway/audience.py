@@ -8,7 +8,7 @@ from services.common.subjects import StreamKey
 from services.gateway.forms import Form
 from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
-from services.gateway.subscription import Subscription
+from services.gateway.subscription import Subscription, View
 
 
 class Client(ABC):
@@ -77,7 +77,7 @@ class Client(ABC):
 
 
 class Audience:
-    """The clients that get the same messages of one stream: all its records, at one depth."""
+    """The clients that get the same messages of one stream: all its records, in one view."""
 
     __slots__ = ("fan", "members")
 
@@ -87,13 +87,13 @@ class Audience:
 
 
 class Fan:
-    """The live clients of one stream: in `full` mode by depth, and those that are conflated."""
+    """The live clients of one stream: in `full` mode by view, and those that are conflated."""
 
     __slots__ = ("conflated", "end_to_end", "full", "key", "labels", "sent")
 
     def __init__(self, key: StreamKey) -> None:
         self.key = key
-        self.full: dict[int, Audience] = {}
+        self.full: dict[View, Audience] = {}
         self.conflated: dict[Subscription, None] = {}
         self.labels = (key.venue, key.channel)
         # Looked up once: `labels` takes a lock and builds a key each time.

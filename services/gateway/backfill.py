@@ -66,8 +66,13 @@ class Backfill:
         self._max_age_us = max_age_us
         self.turn = asyncio.Lock()
 
-    async def start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
+    async def start(
+        self, feed: Feed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
+    ) -> Start:
         """Where to begin for a client that holds `from_seq` (0: with the oldest).
+
+        `late`: it wants late trades; which of those that stand behind `from_seq` and before the
+        next record it has cannot be told by `from_seq`, so it gets them again.
 
         Raises:
             Problem: 4000, 4001 or 4002: it cannot be served exactly.
@@ -75,7 +80,7 @@ class Backfill:
         """
         for _ in range(_TRIES):
             try:
-                return await self._start(feed, from_seq, epoch, now_us)
+                return await self._start(feed, from_seq, epoch, now_us, late)
             except PositionLost:
                 # What was found was dropped before it was read; the next look finds what is left.
                 continue
@@ -84,7 +89,9 @@ class Backfill:
         message = "the log drops its oldest records faster than they are found"
         raise Problem(TOO_OLD, message, oldest_seq=oldest)
 
-    async def _start(self, feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
+    async def _start(
+        self, feed: Feed, from_seq: int, epoch: int | None, now_us: int, late: bool
+    ) -> Start:
         head = feed.replica.head
         if epoch is not None and head is not None and epoch != head.epoch:
             raise Problem(
@@ -102,7 +109,7 @@ class Backfill:
         head = feed.replica.head or head
         if from_seq == 0:
             return await self._oldest(feed, now_us)
-        position = Position(head.epoch, from_seq, LAST_SUB)
+        position = Position(head.epoch, from_seq, 0 if late else LAST_SUB)
         first = await self._first_after(feed, position)
         if first is None and from_seq == head.seq:
             return Start(position, from_seq)

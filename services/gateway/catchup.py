@@ -177,7 +177,7 @@ class CatchUp:
             self._arrive(subscription, catching, feed, anew=True)
             return True
         if catching.page:
-            piece = catching.give(catching.page, subscription.terms.depth)
+            piece = catching.give(catching.page, subscription.terms.view)
             self._hand_out(subscription, catching, feed, piece)
             return True
         if catching.position >= (replica.mark or BEGINNING):
@@ -189,7 +189,7 @@ class CatchUp:
         run = replica.window.run_after(catching.position)
         if run is None:
             return False
-        piece = catching.give_run(run, subscription.terms.depth)
+        piece = catching.give_run(run, subscription.terms.view)
         self._hand_out(subscription, catching, feed, piece)
         return True
 
@@ -338,7 +338,7 @@ class CatchUp:
         if head is None or not with_snapshot:
             self._hub.attach(subscription, head)
             return
-        parts = feed.snapshot_parts(reason, subscription.terms.depth)
+        parts = feed.snapshot_parts(reason, subscription.terms.view.depth)
         if parts is None:
             problem = Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
             self._client.refuse(problem, subscription)

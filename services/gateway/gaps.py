@@ -1,7 +1,7 @@
-"""Where the records of streams are broken: the resets in their logs, found once and kept.
+"""Where streams are broken, and what became of it: the resets and late trades in their logs.
 
-Looking goes through whole logs, so it goes on where it stopped: a request reads what came since the
-one before, and of long logs only a part; the next request goes on from there.
+What was found is kept. Looking goes through whole logs, so it goes on where it stopped: a request
+reads what came since the one before, and of long logs only a part; the next goes on from there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from services.gateway.feed import entries_of
 
 # Of each stream, the newest.
 MOST_GAPS = 500
+# Of each gap; how many there are in all is said beside them.
+MOST_LATE_TRADES = 1000
+_MARKS = (b'"type":"reset"', b'"type":"late"')
 _PAGE = 1000
 _NOWHERE = Position(0, 0)
 
@@ -40,6 +43,40 @@ class _Looked:
         self.at = 0.0
         self.to_head = False
         self.whole = True
+
+
+def _opened(reset: dict[str, Any]) -> dict[str, Any]:
+    """A gap as the record says that announced it."""
+    missed = reset.get("missed")
+    if missed is None or reset["repair"] == "refilled":
+        state = "refilled"
+    else:
+        # Single trades can be had afterwards; of a ticker or a book what came between is gone.
+        state = "open" if reset["channel"] == "trades" else "lost"
+    gap = {**reset, "state": state, "late_trades": [], "late_count": 0, "missing": [], "lost": []}
+    if state == "open":
+        gap["missing"] = [missed]
+    elif state == "lost":
+        gap["lost"] = [missed]
+    return gap
+
+
+def _add_late(gaps: deque[dict[str, Any]], late: dict[str, Any]) -> None:
+    """Note what became known of a gap; of one that nobody remembers there is nothing to note."""
+    hole = (late["missed"]["from"], late["missed"]["to"])
+    for gap in reversed(gaps):
+        missed = gap.get("missed")
+        if missed is not None and (missed["from"], missed["to"]) == hole:
+            break
+    else:
+        return
+    gap["late_count"] += len(late["ticks"])
+    room = MOST_LATE_TRADES - len(gap["late_trades"])
+    gap["late_trades"] += late["ticks"][:room]
+    gap["missing"] = late["open"]
+    gap["lost"] += late["lost"]
+    if not gap["missing"]:
+        gap["state"] = "lost" if gap["lost"] else "refilled"
 
 
 class Gaps:
@@ -62,7 +99,12 @@ class Gaps:
         self._looked: dict[StreamKey, _Looked] = {}
 
     async def of(self, keys: Sequence[StreamKey]) -> tuple[list[dict[str, Any]], bool]:
-        """The resets of these streams, without states, in each one's order; whether that is all.
+        """The gaps of these streams, in each one's order; whether that is all.
+
+        Each is the reset that announced it, without its `state`, and beside that `state` (`open`:
+        it is asked for still; `refilled`; `lost`: some of it will not come), `late_trades` (ticks
+        that were found afterwards), `late_count`, `missing` (ranges that are open still) and `lost`
+        (ranges that are given up).
 
         Raises:
             BrokerUnavailable: the log does not answer.
@@ -97,15 +139,17 @@ class Gaps:
                 count += 1
                 continue
             count += len(page.messages)
-            marked = [one for one in page.messages if b'"type":"reset"' in one.payload]
+            marked = [one for one in page.messages if any(mark in one.payload for mark in _MARKS)]
             for entry in entries_of(marked):
-                if entry.kind != "reset" or entry.position <= looked.mark:
+                if entry.kind not in ("reset", "late") or entry.position <= looked.mark:
                     continue
                 looked.mark = entry.position
-                looked.whole = looked.whole and len(looked.found) < MOST_GAPS
                 record = msgspec.json.decode(entry.payload)
-                record.pop("state", None)
-                looked.found.append(record)
+                if entry.kind == "late":
+                    _add_late(looked.found, record)
+                    continue
+                looked.whole = looked.whole and len(looked.found) < MOST_GAPS
+                looked.found.append(_opened(record))
             looked.cursor = page.cursor
             looked.to_head = page.at_head
         looked.at = time.monotonic()

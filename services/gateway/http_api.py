@@ -93,8 +93,11 @@ class Refusal(ErrorBody):
 
 
 class GapReport(BaseModel):
-    """The resets of a product, or of all, stream by stream, oldest first.
+    """The gaps of a product, or of all, stream by stream, oldest first.
 
+    Each is the `reset` that announced it (`cause`, `missed`, `repair`), without its state, and what
+    became of it: `state` (`open`: asked for still, `refilled`, or `lost`), `late_trades` (ticks
+    that were found afterwards; at most 1,000 of `late_count`), `missing` and `lost` (ranges).
     `complete` False: there may be more, as the logs are long; ask again.
     """
 

@@ -115,7 +115,7 @@ class Hub:
         subscription.end()
 
     def change(self, subscription: Subscription, terms: Terms, head: Position | None) -> None:
-        """Go on as the client wants it now, with nothing between lost; its depth stays.
+        """Go on as the client wants it now, with nothing between lost; its view stays.
 
         One that catches up, or is found to have fallen behind by now, comes back so by itself.
         """
@@ -125,7 +125,7 @@ class Hub:
             self._send_owed(subscription)
             self._take_off(subscription)
             subscription.rest()
-        subscription.configure(terms._replace(depth=subscription.terms.depth))
+        subscription.configure(terms._replace(view=subscription.terms.view))
         if live:
             self.attach(subscription, head)
 
@@ -139,25 +139,25 @@ class Hub:
     def _enlist(self, subscription: Subscription) -> None:
         self.bring(subscription.client)
         subscription.go_live()
-        fan, depth = subscription.fan, subscription.terms.depth
-        audience = fan.full.get(depth)
+        fan, view = subscription.fan, subscription.terms.view
+        audience = fan.full.get(view)
         if audience is None:
-            audience = fan.full[depth] = Audience(fan)
+            audience = fan.full[view] = Audience(fan)
         audience.members[subscription.client] = subscription
         if self._product_rate and subscription.quota is None:
             burst = max(1.0, self._product_rate)
             subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
 
     def _take_off(self, subscription: Subscription) -> None:
-        fan, depth = subscription.fan, subscription.terms.depth
+        fan, view = subscription.fan, subscription.terms.view
         if subscription.state is State.MERGED:
             del fan.conflated[subscription]
             self._owing.pop(subscription, None)
         elif subscription.state is State.LIVE:
-            audience = fan.full[depth]
+            audience = fan.full[view]
             del audience.members[subscription.client]
             if not audience.members:
-                del fan.full[depth]
+                del fan.full[view]
 
     def _step_down(self, subscription: Subscription, held: Position | None) -> None:
         """Merge a `full` client's messages from now on, unless it falls behind by that."""
@@ -206,8 +206,8 @@ class Hub:
     def publish(self, fan: Fan, entries: Sequence[Entry], before: Position | None) -> None:
         """Push records that directly follow `before` to everyone who is live on the stream."""
         before = before or BEGINNING
-        for depth, audience in list(fan.full.items()):
-            messages = [message for entry in entries for message in entry.messages(depth)]
+        for view, audience in list(fan.full.items()):
+            messages = [message for entry in entries for message in entry.messages(*view)]
             if not messages:
                 continue
             if self._product_rate:
@@ -429,7 +429,7 @@ class Hub:
             if entry.chained:
                 # The reset's own link has to hold: what is owed goes out before it.
                 self._send_owed(subscription)
-            messages = entry.messages(subscription.terms.depth)
+            messages = entry.messages(*subscription.terms.view)
             if messages and not subscription.outbox.offer(text_frames(messages)):
                 return False
             if entry.chained:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.common.models import Micros, Reset, Snapshot, Tick
+from services.common.models import Late, Micros, Reset, Snapshot, Tick
 from services.common.models import Status as LoggedStatus
 from services.gateway.protocol import CommandId
 
@@ -64,6 +64,7 @@ class Result(_Stream):
     mode: Literal["full", "latest"] | None = None
     max_rate: float | None = None
     depth: int | None = None
+    late: bool | None = None
     error: ErrorBody | None = None
     warning: ErrorBody | None = Field(
         None, description="Why `from_seq` could not be served, where a snapshot is sent instead."
@@ -200,6 +201,7 @@ SERVER_MESSAGES: tuple[type[BaseModel], ...] = (
     Incr,
     BackfillMessage,
     Reset,
+    Late,
     Status,
     Mode,
     RateLimit,

@@ -20,7 +20,7 @@ from services.gateway.protocol import (
     Subscribe,
 )
 from services.gateway.records import SnapshotReason, stream_fields
-from services.gateway.subscription import Mode, Subscription, Terms
+from services.gateway.subscription import Mode, Subscription, Terms, View
 
 _READY_S = 5.0
 
@@ -57,6 +57,7 @@ class Plan:
             "mode": mode,
             "max_rate": command.max_rate if mode == "latest" else None,
             "depth": command.depth or 0,
+            "late": bool(command.late),
             **self.more,
         }
 
@@ -72,7 +73,8 @@ async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) 
         plan.subscription is not None
         and plan.subscription.live
         and from_seq is None
-        and command.depth in (None, plan.subscription.terms.depth)
+        and command.depth in (None, plan.subscription.terms.view.depth)
+        and command.late in (None, plan.subscription.terms.view.late)
         and (command.mode is not None or command.max_rate is not None)
     ):
         plan.kind, plan.change = "live", True
@@ -80,7 +82,9 @@ async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) 
     if from_seq is not None:
         now_us = time.time_ns() // 1000
         try:
-            plan.start = await backfill.start(feed, from_seq, epoch, now_us)
+            plan.start = await backfill.start(
+                feed, from_seq, epoch, now_us, late=bool(command.late)
+            )
             plan.kind = "backfill"
             return
         except Problem as problem:
@@ -100,7 +104,7 @@ def terms_of(command: Subscribe) -> Terms:
     return Terms(
         mode,
         command.max_rate if mode == "latest" else None,
-        command.depth or 0,
+        View(command.depth or 0, bool(command.late)),
         command.on_unrecoverable,
     )
 

@@ -146,6 +146,9 @@ class Subscribe(_Streams):
         None, gt=0, le=1000, description="Messages a second for each stream; `latest` only."
     )
     depth: int | None = Field(None, ge=0, le=100_000, description="Book levels a side; 0 is all.")
+    late: bool | None = Field(
+        None, description="True: trades of an announced gap too, that were found afterwards."
+    )
     snapshot: bool = Field(True, description="False: begin with the next record.")
     on_unrecoverable: Literal["snapshot", "error"] = Field(
         "snapshot", description="What to do when `from_seq` cannot be served."

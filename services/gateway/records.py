@@ -35,7 +35,7 @@ LEVELS_PER_PART = 2000
 LAST_SUB = (1 << 62) - 1
 
 SnapshotReason = Literal["subscribe", "resync", "reset", "catch_up"]
-# `late` is beside the chain as statuses are; clients are sent nothing for it.
+# `late` is beside the chain as statuses are, and sent to those only who ask for it.
 Kind = Literal["tick", "reset", "status", "late", "unknown"]
 Unreadable = Literal["unknown_type", "bad_body", "not_a_record"]
 
@@ -152,14 +152,16 @@ class Entry:
             return self.prev is None
         return self.prev == head.seq and self.position > head
 
-    def messages(self, depth: int = 0) -> list[bytes]:
-        """What a client in `full` mode is sent for it; `depth` limits a reset book's levels."""
+    def messages(self, depth: int = 0, late: bool = False) -> list[bytes]:
+        """What a client in `full` mode is sent for it; the arguments are those of its `View`."""
         if self.kind == "tick":
             return [_INCR + self.payload + b"}"]
         if self.kind == "status":
             return [self.payload]
         if self.kind == "reset":
             return reset_messages(self.payload, depth)
+        if self.kind == "late" and late:
+            return [self.payload]
         return []
 
 

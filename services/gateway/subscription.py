@@ -57,17 +57,28 @@ class WrongState(Exception):
         super().__init__(f"{event} while {state.name}")
 
 
+class View(NamedTuple):
+    """What of a stream is sent; clients with one view get the same bytes.
+
+    Attributes:
+        depth: a book's levels on each side; 0 for all.
+        late: trades of an announced gap too, that were found afterwards.
+    """
+
+    depth: int = 0
+    late: bool = False
+
+
 class Terms(NamedTuple):
     """How a client wants a stream sent.
 
     Attributes:
         max_rate: messages a second in `latest` mode; None for as many as it takes.
-        depth: a book's levels on each side; 0 for all.
     """
 
     mode: Mode = "full"
     max_rate: float | None = None
-    depth: int = 0
+    view: View = View()
     on_unrecoverable: Literal["snapshot", "error"] = "snapshot"
 
 
@@ -173,7 +184,7 @@ class Catching:
             found.append(entry)
         return found
 
-    def give(self, entries: deque[Entry], depth: int) -> Piece:
+    def give(self, entries: deque[Entry], view: View) -> Piece:
         """Hand out the first of these records, which are taken off, as far as they link."""
         frames: list[bytes] = []
         size = records = 0
@@ -188,16 +199,16 @@ class Catching:
                 self.seq = entry.position.seq
                 self.count += 1
                 records += 1
-            for message in entry.messages(depth):
+            for message in entry.messages(*view):
                 frames.append(text_frame(message))
                 size += len(message)
         return Piece(b"".join(frames), records, whole)
 
-    def give_run(self, run: Run, depth: int) -> Piece:
+    def give_run(self, run: Run, view: View) -> Piece:
         """Hand out a run of a window, where its first record links."""
         self.cursor = ""
         if run.frames is None or not self.links(run.entries[0]):
-            return self.give(deque(run.entries), depth)
+            return self.give(deque(run.entries), view)
         # A window is contiguous: where its first record follows, all do.
         last = run.entries[-1]
         self.position = last.position

@@ -20,6 +20,7 @@ from services.gateway.feed import Feed
 from services.gateway.frames import text_frames
 from services.gateway.records import Entry
 from services.gateway.session import Session
+from services.gateway.subscription import View
 from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench
 from tools.bench.registry import Run, bench
@@ -108,7 +109,7 @@ async def _measure(run: Run, case: _Case, ticks: int) -> None:
         # What was pushed in this turn is written at its end.
         await asyncio.sleep(0)
         sample.client_s += time.thread_time() - began
-        audiences = [feed.fan.full[0].members for feed, _ in turn]
+        audiences = [feed.fan.full[View()].members for feed, _ in turn]
         sample.count += sum(map(len, audiences))
         await asyncio.sleep(_PAUSE_S)
     for market, feed in case.feeds:

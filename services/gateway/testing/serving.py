@@ -56,6 +56,9 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+_FIRST_TRADE = Missed(1, 1, 1)
+
+
 class Market:
     """Publishes one stream's records the way the normalizer does."""
 
@@ -140,9 +143,30 @@ class Market:
         )
         return self._record(payload, seq, self.sub + 1)
 
-    def late(self) -> Record:
-        """A trade of a gap that was announced before, whenever that was."""
+    def late(
+        self,
+        missed: Missed = _FIRST_TRADE,
+        *,
+        trades: Sequence[int] = (),
+        open: Sequence[Missed] = (),
+        lost: Sequence[Missed] = (),
+    ) -> Record:
+        """What became known of a gap that was announced before, whenever that was."""
         seq = self.seq or 0
+        ticks = [
+            Tick(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=trade,
+                prev=trade - 1,
+                venue_seq=None,
+                ts_event=self.clock(),
+                ts_ingest=self.clock(),
+                fields=self._fields(trade),
+            )
+            for trade in trades
+        ]
         payload = encode(
             Late(
                 v=1,
@@ -150,11 +174,11 @@ class Market:
                 epoch=self.epoch,
                 seq=seq,
                 sub=self.sub + 1,
-                missed=Missed(1, 1, 1),
-                ticks=[],
-                open=[],
-                lost=[Missed(1, 1, 1)],
-                reason="denied",
+                missed=missed,
+                ticks=ticks,
+                open=list(open),
+                lost=list(lost),
+                reason="found" if trades else "denied" if lost else "open",
                 ts_ingest=self.clock(),
             )
         )

@@ -31,13 +31,15 @@ async def test_every_message_that_is_sent_fits_its_model() -> None:
             await market.publish(market.status("stale"), market.reset({"bids": [], "asks": []}))
             await client.of("reset")
             await client.send(
-                type="subscribe", products=["BTC-USD", "NO"], channel="book", from_seq=0
+                type="subscribe", products=["BTC-USD", "NO"], channel="book", from_seq=0, late=True
             )
             await client.of("backfill")
             await client.of("backfill")
             await client.send(type="subscribe", product="BTC-USD", channel="book", mode="latest")
             await client.of("mode")
             await market.ticks(2)
+            await market.publish(market.late())
+            await client.of("late")
             await client.reach(market)
             await client.send(type="unsubscribe", id=5, product="BTC-USD", channel="book")
             await client.of("unsubscribed")
@@ -72,7 +74,7 @@ def test_the_page_describes_every_message_with_all_its_fields() -> None:
     # The answer to `auth` stands with the command; records are described in the contract of ticks.
     assert set(table) == set(models) - {"auth"}
     for kind, row in table.items():
-        if kind in ("reset", "status"):
+        if kind in ("reset", "status", "late"):
             continue
         for name, field in models[kind].model_fields.items():
             shown = field.alias or name

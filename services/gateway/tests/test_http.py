@@ -68,7 +68,7 @@ async def test_gaps_are_the_resets_in_the_logs(gateway: Bench, http: httpx.Async
     assert answer["complete"]
     (gap,) = answer["gaps"]
     assert (gap["cause"], gap["repair"], gap["seq"]) == ("gap", "snapshot", market.seq)
-    assert "state" not in gap
+    assert gap["state"] == "lost"
 
 
 async def test_health_metrics_and_documents_are_served(

@@ -116,8 +116,10 @@ async def test_a_plan_that_fails_in_a_way_nobody_foresaw_costs_its_client_only()
             feed = gateway.gateway.core.tails.feeds[other.key]
             asked: list[str] = []
 
-            async def start(feed: Feed, from_seq: int, epoch: int | None, now_us: int) -> Start:
-                del from_seq, epoch, now_us
+            async def start(
+                feed: Feed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
+            ) -> Start:
+                del from_seq, epoch, now_us, late
                 asked.append(feed.key.product)
                 if feed.key.product == "BTC-USD":
                     raise KeyError("nobody foresaw this")
