@@ -81,6 +81,27 @@ class Health:
         }
 
 
+class Standstill:
+    """Tells work that stands still from work that there is none of. Pure; `now` in seconds."""
+
+    def __init__(self) -> None:
+        self._mark: object = None
+        self._since: float | None = None
+
+    def seen(self, *, waiting: bool, mark: object, now: float) -> float:
+        """For how many seconds something was seen to wait while `mark`, what was done, stood still.
+
+        It begins at the first look that sees something wait: how long nothing was done before says
+        nothing, as there may have been nothing to do.
+        """
+        if not waiting:
+            self._since = None
+            return 0.0
+        if self._since is None or mark != self._mark:
+            self._mark, self._since = mark, now
+        return now - self._since
+
+
 def package_version() -> str:
     """The installed version, or `unknown` when run from a bare checkout."""
     try:

@@ -9,7 +9,7 @@ import structlog
 from starlette.applications import Starlette
 
 from services.common.errors import BrokerUnavailable
-from services.common.health import Health, health_routes
+from services.common.health import Health, Standstill, health_routes
 from services.common.observed import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
@@ -38,6 +38,7 @@ class App:
         self._metrics = metrics
         self._broker = broker
         self.health = Health("normalizer", "broker", "consuming")
+        self._standstill = Standstill()
         self._pipeline: Pipeline | None = None
 
     async def serve(self, stop: Stop) -> None:
@@ -115,10 +116,12 @@ class App:
         self._metrics.lag_messages.labels(label).set(lag)
         behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
         self._metrics.lag_seconds.labels(label).set(behind if pipeline.newest_ts_recv else 0)
-        idle_s = time.monotonic() - pipeline.worked_at
+        idle_s = self._standstill.seen(
+            waiting=lag > 0, mark=pipeline.worked_at, now=time.monotonic()
+        )
         if not pipeline.joined:
             self.health.failed("consuming", "has not joined its group yet")
-        elif lag and idle_s > _NO_PROGRESS_S:
+        elif idle_s > _NO_PROGRESS_S:
             self.health.failed("consuming", f"{lag} raw records wait, none done for {idle_s:.0f} s")
         else:
             self.health.passed("consuming")

@@ -14,7 +14,7 @@ from services.common.errors import (
     StoreMissing,
     StoreUnavailable,
 )
-from services.common.health import Health, health_routes
+from services.common.health import Health, Standstill, health_routes
 from services.common.observed import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
@@ -39,6 +39,9 @@ from services.snapshotter.writers import CheckpointWriter, RowWriter
 log = structlog.get_logger(__name__)
 
 BROKER = "broker"
+CONSUMING = "consuming"
+# Records that wait for so long while none is taken are a fault of this process.
+_NO_PROGRESS_S = 30.0
 _PROBE_PERIOD_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
 # Encoding a large book is CPU work, and two at once keep one connection busy.
@@ -55,7 +58,7 @@ class Snapshotter:
     """
 
     def __init__(self, settings: SnapshotterSettings, broker: Broker, specs: list[LogSpec]) -> None:
-        self.health = Health("snapshotter", BROKER, DYNAMODB, S3)
+        self.health = Health("snapshotter", BROKER, DYNAMODB, S3, CONSUMING)
         self._settings = settings
         self._broker = broker
         self._specs = specs
@@ -63,6 +66,7 @@ class Snapshotter:
         self._bucket = Bucket(settings)
         self._latest = DynamoLatestReader(settings, consistent=True)
         self.pumps: list[Pump] = []
+        self._standstills: dict[str, Standstill] = {}
         self.port: int | None = None
         self.listening = asyncio.Event()
 
@@ -174,6 +178,7 @@ class Snapshotter:
         for shard in shards:
             pumps[shard] = self._pump(shard, len(shards), restorer, on_changed)
         self.pumps = list(pumps.values())
+        self._standstills = {pump.name: Standstill() for pump in self.pumps}
         async with asyncio.TaskGroup() as tasks:
             writing = [
                 tasks.create_task(rows.run(), name="rows"),
@@ -241,6 +246,8 @@ class Snapshotter:
         await pump.join(
             settings.group, max_pending=settings.max_pending, ack_wait_s=settings.ack_wait_s
         )
+        if all(each.joined for each in self.pumps):
+            self.health.passed(CONSUMING)
         await pump.run()
 
     # ---------------------------------------------------------------- readiness
@@ -266,11 +273,10 @@ class Snapshotter:
         create = self._settings.environment != "production"
         while True:
             await asyncio.sleep(_PROBE_PERIOD_S)
-            await asyncio.gather(
-                self._ask(DYNAMODB, self._rows.ensure(create=create)),
-                self._ask(S3, self._bucket.ensure(create=create)),
-                self._ask(BROKER, self._broker.ping()),
-            )
+            async with asyncio.TaskGroup() as asking:
+                asking.create_task(self._ask(DYNAMODB, self._rows.ensure(create=create)))
+                asking.create_task(self._ask(S3, self._bucket.ensure(create=create)))
+                asking.create_task(self._ask(BROKER, self._probe_broker()))
             metrics.BOOKS_WAITING.set(
                 sum(
                     stream.view is not None and not stream.view.whole
@@ -278,6 +284,34 @@ class Snapshotter:
                     for stream in pump.streams.values()
                 )
             )
+
+    async def _probe_broker(self) -> None:
+        # First what can be asked of a broker that stores nothing.
+        await self._judge_progress()
+        await self._broker.ping()
+
+    async def _judge_progress(self) -> None:
+        """Say whether records are taken: a broker that answers and a task that lives prove nothing.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        problems = []
+        for pump in self.pumps:
+            if not pump.joined:
+                problems.append(f"{pump.name}: has not joined its group yet")
+                continue
+            waiting, now = await pump.waiting(), asyncio.get_running_loop().time()
+            stood = self._standstills[pump.name]
+            idle_s = stood.seen(waiting=waiting > 0, mark=pump.taken, now=now)
+            if idle_s > _NO_PROGRESS_S:
+                problems.append(
+                    f"{pump.name}: {waiting} records wait, none taken for {idle_s:.0f} s"
+                )
+        if problems:
+            self.health.failed(CONSUMING, "; ".join(problems))
+        else:
+            self.health.passed(CONSUMING)
 
     async def _ask(self, check: str, question: Awaitable[None]) -> None:
         try:

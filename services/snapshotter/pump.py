@@ -108,6 +108,8 @@ class Pump:
         self._heads: Mapping[str, Head] = {}
         # Whether the bound on held bytes stops the intake now.
         self.paused = False
+        # Records taken, for whoever watches whether there is progress.
+        self.taken = 0
         self._unacked_bytes = 0
         self._refilled_bytes = 0
         # Deliveries of streams that are being restored, in order.
@@ -144,6 +146,7 @@ class Pump:
             while True:
                 await self._wait_for_room(lambda: self.held_bytes)
                 batch = await subscription.next_batch(_BATCH)
+                self.taken += len(batch)
                 if unseen := self._unseen([message.subject for message in batch]):
                     tasks.create_task(self._welcome(unseen), name=f"restore:{self.name}")
                 done: list[Message] = []
@@ -171,6 +174,21 @@ class Pump:
                         done.append(message)
                 self._gauge.set(self.held_bytes)
                 await self._ack(done)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a member of its group."""
+        return self._subscription is not None
+
+    async def waiting(self) -> int:
+        """How many records of the log nobody was given yet; 0 while the intake is paused.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        if self._subscription is None or self.paused:
+            return 0
+        return await self._subscription.unread()
 
     async def settle(self, streams: Iterable[Stream]) -> None:
         """Ack what is stored by now."""
@@ -323,6 +341,7 @@ class Pump:
         self._take(stream, message, seen, refilled=refilled)
 
     def _take(self, stream: Stream, message: Message, seen: _Seen, *, refilled: bool) -> None:
+        self.taken += 1
         position = message.position
         stream.advance(position, message.cursor)
         if stream.wants_archived(position):

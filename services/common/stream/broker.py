@@ -260,6 +260,14 @@ class GroupSubscription(ABC):
         """
 
     @abstractmethod
+    async def unread(self) -> int:
+        """How many of these nobody was given yet: the group's, and those this member holds ready.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
     async def aclose(self) -> None: ...
 
 

@@ -383,6 +383,10 @@ class _MemoryGroupMember(MemoryPart, GroupSubscription):
         self._check()
         return self._state().lag()
 
+    async def unread(self) -> int:
+        self._check()
+        return self._state().unread()
+
 
 class _MemoryLive(MemoryPart, LiveSubscription):
     """Holds a place in the log, not records, so that it cannot grow."""

@@ -206,8 +206,11 @@ class MemoryGroup:
         return next(iter(self._pending.values()), None)
 
     def lag(self) -> int:
+        return self.unread() + len(self._pending)
+
+    def unread(self) -> int:
         fresh = self._log.last_seq - max(self._delivered, self._log.first_seq - 1)
-        return fresh + len(self._pending) + len(self._returned)
+        return fresh + len(self._returned)
 
     def _expire(self, now: float) -> None:
         late = []

@@ -128,6 +128,11 @@ class NatsGroup(Worker, GroupSubscription):
         info = await self._link.current().api(self._verb("INFO"))
         return int(info["num_pending"]) + int(info["num_ack_pending"])
 
+    async def unread(self) -> int:
+        self.check_open()
+        info = await self._link.current().api(self._verb("INFO"))
+        return int(info["num_pending"]) + len(self._buffer)
+
     def _verb(self, action: str) -> str:
         return f"CONSUMER.{action}.{self._stream}.{self._group}"
 

@@ -17,6 +17,8 @@ from services.common.stream.nats_frames import header_of, headers_of
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
 _BEHIND_VERSION = len("NATS/1.0")
+# Of a record that is none of ours.
+NO_POSITION = Position(0, 0)
 # Three numbers of 20 digits and what is between them.
 _LONGEST_POSITION = 62
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -42,12 +44,12 @@ def position_of(subject: str, identity: str) -> Position:
     try:
         prefix = _id_prefix(subject)
     except InvalidSubject:
-        return Position(0, 0)
+        return NO_POSITION
     if identity.startswith(prefix) and len(identity) - len(prefix) <= _LONGEST_POSITION:
         parts = identity[len(prefix) :].split(":")
         if len(parts) in (2, 3) and all(part.isdecimal() for part in parts):
             return Position(*map(int, parts))
-    return Position(0, 0)
+    return NO_POSITION
 
 
 class NatsMessage(Message):

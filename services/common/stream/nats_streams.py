@@ -12,7 +12,7 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import Held, LogSpec
 from services.common.stream.nats_frames import description_of, header_of, status_of
 from services.common.stream.nats_link import Answer, ApiError, Connection
-from services.common.stream.nats_records import NatsMessage
+from services.common.stream.nats_records import NO_POSITION, NatsMessage
 from services.common.subjects import jetstream_name, log_of, log_subjects
 
 log = structlog.get_logger(__name__)
@@ -223,8 +223,32 @@ class Streams:
     async def last(
         self, connection: Connection, subject: str, epoch: int = 0
     ) -> NatsMessage | None:
-        """The newest record of a subject."""
-        return await self._one(connection, log_of(subject), {"last_by_subj": subject}, epoch)
+        """The newest record of a subject, but for what others put there (it has no position).
+
+        Otherwise one message of somebody else's would hide where the subject ends, and whoever
+        writes to it would begin before that.
+        """
+        log = log_of(subject)
+        found = await self._one(connection, log, {"last_by_subj": subject}, epoch)
+        while found is not None and found.position == NO_POSITION:
+            found = await self._before(connection, log, subject, found.seq, epoch)
+        return found
+
+    async def _before(
+        self, connection: Connection, log: str, subject: str, seq: int, epoch: int
+    ) -> NatsMessage | None:
+        """The record of a subject directly before a stream sequence; by bisection."""
+        found: NatsMessage | None = None
+        low, high = 1, seq - 1
+        while low <= high:
+            middle = (low + high) // 2
+            at = await self.next(connection, log, subject, middle, epoch)
+            if at is None or at.seq >= seq:
+                high = middle - 1
+            else:
+                found = at
+                low = at.seq + 1
+        return found
 
     async def newest(self, connection: Connection, log: str) -> NatsMessage | None:
         """The newest record of a log."""

@@ -101,6 +101,13 @@ class RedisGroup(Tail, GroupSubscription):
         return Packed(3 + len(identities), head, pack(identities))
 
     async def lag(self) -> int:
+        return sum(unread + pending for unread, pending in await self._counts())
+
+    async def unread(self) -> int:
+        return sum(unread for unread, _ in await self._counts()) + len(self._buffer)
+
+    async def _counts(self) -> list[tuple[int, int]]:
+        """Of each stream, what the group has not read, and what it has not acked of the rest."""
         self.check_open()
         _, held = await self._prepare(self._acks, self._log_name)
         sources = sorted(held)
@@ -109,12 +116,13 @@ class RedisGroup(Tail, GroupSubscription):
             key = self._names.stream(*source)
             commands += [("XINFO GROUPS", key), ("XINFO STREAM", key), ("XLEN", key)]
         answers = await self._acks.batch(commands)
-        total = 0
-        for groups, stream, length in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
-            if refusal(groups) or refusal(stream):
-                continue
-            total += _lag(groups, stream, length, self._group)
-        return total
+        return [
+            _counted(groups, stream, length, self._group)
+            for groups, stream, length in zip(
+                answers[::3], answers[1::3], answers[2::3], strict=True
+            )
+            if not (refusal(groups) or refusal(stream))
+        ]
 
     def _capacity(self) -> int:
         unacked = sum(map(len, self._held.values())) + len(self._buffer)
@@ -309,7 +317,7 @@ def _is_id(text: str) -> bool:
     return seq.isdecimal() and sub.isdecimal()
 
 
-def _lag(groups: Any, stream: Any, length: int, group: str) -> int:
+def _counted(groups: Any, stream: Any, length: int, group: str) -> tuple[int, int]:
     for info in groups:
         if info["name"] == group.encode():
             unread = info.get("lag")
@@ -319,5 +327,5 @@ def _lag(groups: Any, stream: Any, length: int, group: str) -> int:
                     stream["last-generated-id"]
                 )
                 unread = 0 if read_all else length
-            return int(unread) + int(info["pending"])
-    return int(length)
+            return int(unread), int(info["pending"])
+    return int(length), 0

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 
-from services.common.health import Health, health_routes
+from services.common.health import Health, Standstill, health_routes
 
 
 @pytest.fixture
@@ -102,3 +102,15 @@ async def test_metrics_and_info_are_served(client: httpx.AsyncClient) -> None:
     assert (info["service"], info["shards"]) == ("tester", [1])
     assert info["version"]
     assert info["started"] > 0
+
+
+def test_a_standstill_begins_when_something_is_seen_to_wait() -> None:
+    still = Standstill()
+    assert still.seen(waiting=False, mark=0, now=1000.0) == 0
+    # Nothing was done for a thousand seconds, as there was nothing to do.
+    assert still.seen(waiting=True, mark=0, now=2000.0) == 0
+    assert still.seen(waiting=True, mark=0, now=2031.0) == 31
+    assert still.seen(waiting=True, mark=1, now=2040.0) == 0
+    assert still.seen(waiting=True, mark=1, now=2050.0) == 10
+    assert still.seen(waiting=False, mark=1, now=2060.0) == 0
+    assert still.seen(waiting=True, mark=1, now=2070.0) == 0

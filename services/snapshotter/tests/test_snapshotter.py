@@ -9,8 +9,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import httpx
 import nats
@@ -37,6 +38,7 @@ from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Pulse, Reset, Tick, decode_record, encode
+from services.snapshotter import app
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import NatsServer
@@ -580,3 +582,35 @@ async def _acked(service: Snapshotter) -> bool:
     return all(
         [await pump._subscription.lag() == 0 for pump in service.pumps if pump._subscription]
     )
+
+
+async def test_readiness_tells_of_a_log_that_is_not_taken_though_the_broker_answers(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_PROBE_PERIOD_S", 0.02)
+    monkeypatch.setattr(app, "_NO_PROGRESS_S", 0.2)
+    streams = new_streams()
+    async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
+        pump = service.pumps[0]
+        going_on = asyncio.Event()
+        wait_for_room = pump._wait_for_room
+
+        async def stuck(held: Callable[[], int]) -> None:
+            await going_on.wait()
+            await wait_for_room(held)
+
+        monkeypatch.setattr(pump, "_wait_for_room", stuck)
+        await publish_some(publisher, streams, rounds=2)
+        await until(lambda: _check_is(service, "consuming", ok=False))
+        assert (await _report(service))["checks"]["broker"]["ok"]
+        going_on.set()
+        await until(lambda: _check_is(service, "consuming", ok=True))
+        await until(lambda: rows_are_current(platform, streams))
+
+
+async def _report(service: Snapshotter) -> dict[str, Any]:
+    return service.health.report()
+
+
+async def _check_is(service: Snapshotter, check: str, *, ok: bool) -> bool:
+    return bool((await _report(service))["checks"][check]["ok"]) is ok

@@ -164,9 +164,14 @@ class FailureClauses:
     ) -> None:
         member = await broker.group(LOG, "readers")
         live = await broker.live(LOG)
-        await publish(broker, [record(1)])
+        publisher = await broker.publisher()
+        await publisher.durable(await publisher.send(record(1)))
         foreign = await backend.add_foreign(broker)
-        await publish(broker, [record(2)])
+        newest = await broker.last(BTC)
+        assert newest is not None
+        assert newest.position.seq == 1
+        await publisher.send(record(2))
+        await publisher.flush()
         taken = await take(member, 2 + foreign)
         assert _ours(taken) == [1, 2]
         followed: list[Message] = []

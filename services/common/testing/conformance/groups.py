@@ -127,6 +127,17 @@ class GroupClauses:
         successor = await broker.group(LOG, "readers")
         assert seqs(await take(successor, 1))[-1] <= 11
 
+    async def test_b4_unread_is_what_nobody_was_given(self, broker: Broker) -> None:
+        member = await broker.group(LOG, "readers")
+        assert await member.unread() == 0
+        await publish(broker, [record(n) for n in range(1, 21)])
+        await until(lambda: _unread_is(member, 20))
+        taken = await member.next_batch(8)
+        await until(lambda: _unread_is(member, 20 - len(taken)))
+        await member.ack(taken)
+        await until(lambda: _lag_is(member, 20 - len(taken)))
+        assert await member.unread() == 20 - len(taken)
+
     # ------------------------------------------------------------------ B6
 
     async def test_b6_a_group_holds_at_most_max_pending_unacked_records(
@@ -150,6 +161,10 @@ class GroupClauses:
 
 async def _kept(backend: Backend, broker: Broker, count: int) -> bool:
     return await backend.kept(broker, "readers") == count
+
+
+async def _unread_is(member: GroupSubscription, count: int) -> bool:
+    return await member.unread() == count
 
 
 async def _lag_is(member: GroupSubscription, count: int) -> bool:
