@@ -352,7 +352,13 @@ class Ingestor:
             epoch = await self._broker.log_epoch(RAW_LOG)
             return Journal(key, line, outlet.offer, epoch=epoch), 0
         epoch, seq, sub = last.position
-        record = decode_raw(last.payload)
+        try:
+            record = decode_raw(last.payload)
+        except ValueError as error:
+            # Somebody else's. Where it stands is known, and what it hides shows as a break there.
+            log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
+            journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)
+            return journal, 0
         gaps, told = await open_gaps(self._broker, record)
         journal = Journal(
             key,

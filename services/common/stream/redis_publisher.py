@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 512
 _BATCH_BYTES = 8 * 1024 * 1024
-# Redis' own default limit of one bulk string.
+# Redis' own default limit of one bulk string, where it does not tell another.
 _MAX_RECORD = 512 * 1024 * 1024
 # How many (time, id) marks a stream has inside its retention; trimming is exact to one of them.
 _MARKS = 20
@@ -58,12 +58,15 @@ _KEPT_WINDOWS = 4
 # KEYS: epoch, registry, hash of trimmed ids, streams. ARGV: expected epoch, time, number of
 # announcements and of marks; then (subject, epoch), (marks key, id), and (number of the stream's
 # key, id, payload, headers).
-# Answers how many records were refused as "equal or smaller", or -1 when the log is another one;
+# Answers how many records were refused as "equal or smaller", or -1 when the log is another one, or
+# its registry was lost (evicted, deleted);
 # where some of those are not in their stream, a list: that number, and for each of them its number
 # among the records and the newest id that was trimmed from its stream. A list of -2, a record's
 # number and an error: everything before that record is there, and it is refused.
 _STORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+-- Nobody would find what is written while nothing is announced.
+if ARGV[3] == '0' and redis.call('XLEN', KEYS[2]) == 0 then return -1 end
 local at = 5
 for _ = 1, tonumber(ARGV[3]) do
   redis.call('XADD', KEYS[2], '*', 's', ARGV[at], 'e', ARGV[at + 1])
@@ -156,6 +159,7 @@ class RedisPublisher(Worker, Publisher):
     ) -> None:
         super().__init__("publisher")
         self._on_refused = on_refused
+        self._limit = _MAX_RECORD
         self._client = client
         self._names = names
         self._specs = specs
@@ -179,8 +183,8 @@ class RedisPublisher(Worker, Publisher):
         self.check_open()
         check_record(record)
         size = len(record.payload)
-        if size > _MAX_RECORD:
-            raise RecordTooLarge(record.subject, size, _MAX_RECORD)
+        if size > self._limit:
+            raise RecordTooLarge(record.subject, size, self._limit)
         epoch = record.position.epoch
         if not self._window.has_room(size):
             return None
@@ -211,9 +215,13 @@ class RedisPublisher(Worker, Publisher):
     async def _run(self) -> None:
         attempt = 0
         doubtful = False
+        limit_known = False
         while True:
             self._wake.clear()
             try:
+                if not limit_known:
+                    await self._find_limit()
+                    limit_known = True
                 if doubtful:
                     # That works on a server that stores nothing; so it ends no backoff.
                     await self._restore()
@@ -226,6 +234,7 @@ class RedisPublisher(Worker, Publisher):
             except BrokerUnavailable as error:
                 # The server may have come back empty, or with less: look at everything again.
                 doubtful = True
+                limit_known = False
                 self._epochs.clear()
                 self._announced.clear()
                 self._window.trouble = error.reason
@@ -240,6 +249,19 @@ class RedisPublisher(Worker, Publisher):
                 attempt += 1
             else:
                 attempt = 0
+
+    async def _find_limit(self) -> None:
+        """Ask how large a record may be: one that is larger would only lose us the connection."""
+        await self._client.renew()
+        [answer] = await self._client.batch([("CONFIG GET", "proto-max-bulk-len")])
+        if refusal(answer) or not answer:
+            # Managed servers do not tell; they have the default.
+            return
+        self._limit = int(dict(answer).get("proto-max-bulk-len", _MAX_RECORD))
+        for item in self._window.items:
+            if item.size > self._limit and not (item.refused or item.replaced):
+                error = RecordTooLarge(item.record.subject, item.size, self._limit)
+                self._give_up(item, error)
 
     async def _idle(self) -> None:
         try:
@@ -311,7 +333,8 @@ class RedisPublisher(Worker, Publisher):
             ]
         except _Refusal as refused:
             # Without it, or with what stands in its place, all of these are sent again.
-            self._give_up(refused.item, refused.text)
+            record = refused.item.record
+            self._give_up(refused.item, RecordRefused(record.subject, refused.text))
             return
         self._announced.update(fresh)
         lost = {item.ticket for item in items if item.refused}
@@ -350,11 +373,10 @@ class RedisPublisher(Worker, Publisher):
                 gone.append(item)
         return known - len(gone), gone
 
-    def _give_up(self, item: _InFlight, reason: str) -> None:
-        record, instead = item.record, None
+    def _give_up(self, item: _InFlight, error: RecordRefused) -> None:
+        instead = None
         if not item.replaced:
-            error = RecordRefused(record.subject, reason)
-            instead = self._window.say_refused(record, error, self._on_refused)
+            instead = self._window.say_refused(item.record, error, self._on_refused)
         if instead is None:
             item.refused = True
         else:

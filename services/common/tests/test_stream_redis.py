@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from services.common.stream import Broker, Publisher
+from services.common.errors import RecordRefused, RecordTooLarge
+from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.redis import RedisBroker
 from services.common.testing.conformance import (
     BTC,
@@ -172,3 +173,43 @@ class TestRedisBroker(BrokerConformance):
         await publisher.flush()
         stats = publisher.stats()
         assert (stats.stored, stats.duplicates, stats.lost) == (0, 2, 1)
+
+    async def test_the_servers_own_limit_of_a_record_is_kept(self, broker: Broker) -> None:
+        assert isinstance(broker, RedisBroker)
+        await broker._calls().call("CONFIG", "SET", "proto-max-bulk-len", 1024 * 1024)
+        large = Record(ETH, b"x" * 1_200_000, Position(1, 2))
+        told: list[Record] = []
+
+        def on_refused(refused: Record, error: RecordRefused) -> None:
+            assert isinstance(error, RecordTooLarge)
+            told.append(refused)
+
+        publisher = await broker.publisher(on_refused=on_refused)
+        # It has not asked yet, so it takes this.
+        assert publisher.offer(large) == 1
+        await publisher.durable(await publisher.send(record(1)))
+        assert told == [large]
+        with pytest.raises(RecordTooLarge):
+            publisher.offer(large)
+        await publisher.durable(await publisher.send(record(2)))
+        assert seqs(await read_all(broker)) == [1, 2]
+
+    async def test_a_registry_that_was_deleted_or_evicted_is_written_again(
+        self, broker: Broker
+    ) -> None:
+        assert isinstance(broker, RedisBroker)
+        publisher = await broker.publisher()
+        member = await broker.group(LOG, "readers")
+        live = await broker.live(LOG)
+        await publisher.send(record(1))
+        await publisher.durable(await publisher.send(record(1, ETH)))
+        await take(member, 2)
+        await follow(live, 2)
+        await broker._calls().call("DEL", "market:registry:raw")
+        await publisher.send(record(2))
+        await publisher.durable(await publisher.send(record(2, ETH)))
+        assert await broker.subjects(LOG) == [BTC, ETH]
+        assert {2} <= {message.position.seq for message in await take(member, 2)}
+        assert {2} <= {message.position.seq for message in await follow(live, 2)}
+        await publisher.durable(await publisher.send(record(3)))
+        assert 3 in seqs(await take(member, 1))

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from services.common.errors import BrokerFailed
+from services.common.stream.broker import Record
 from services.common.stream.memory import MemoryBroker
-from services.common.subjects import INVALID_SUBJECT
+from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.wire import Parked
 from services.ingestor.app import Ingestor
@@ -292,3 +293,22 @@ async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_get
         page = await broker.read(INVALID_SUBJECT)
         reasons = {msgspec.json.decode(m.payload, type=Parked).reason for m in page.messages}
         assert reasons == {"record_too_large"}
+
+
+async def test_a_stream_whose_newest_record_cannot_be_read_is_gone_on_with(
+    exchange: SimulatedExchange, broker: MemoryBroker
+) -> None:
+    urls = exchange.ws_url, exchange.rest_url
+    async with running(broker, *urls, PRODUCT) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
+    for channel in ("trades", "book", "ticker"):
+        subject = raw_subject(StreamKey("coinbase", channel, PRODUCT))
+        newest = await broker.last(subject)
+        assert newest is not None
+        position = newest.position._replace(sub=newest.position.sub + 1)
+        await broker.publish(Record(subject, b"\xff{", position))
+    async with running(broker, *urls, PRODUCT) as ingestor:
+        await eventually(live(ingestor), "streams live again")
+        newest_trade = _newest_trade(ingestor)
+        await eventually(lambda: _newest_trade(ingestor) > newest_trade, "another trade")
