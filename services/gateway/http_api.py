@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 Channel = Literal["ticker", "trades", "book"]
 InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
 _READY_S = 5.0
+_LOOKING_AT_ONCE = 4
 _RECEIVED = "Receive time, microseconds since the Unix epoch; `to` is not included"
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid API key, where keys are configured"},
@@ -207,7 +208,10 @@ def api_router(gateway: Gateway) -> APIRouter:
                     await feed.ready.wait()
             except TimeoutError:
                 raise HTTPException(503, "the log does not answer") from None
-            found = feed.replica.state(depth or None)
+            async with encoding:
+                # A whole book is tens of milliseconds' work: one in a turn of the event loop.
+                await asyncio.sleep(0)
+                found = feed.replica.state(depth or None)
             if found is None:
                 raise HTTPException(404, f"{key} has no state yet")
             position, state = found
@@ -252,7 +256,8 @@ def api_router(gateway: Gateway) -> APIRouter:
         key = await known(product, channel, venue)
         subject = tick_subject(shard_of(product, gateway.settings.shard_count), key)
         try:
-            page = await page_after(gateway.broker, subject, from_seq, epoch, limit)
+            async with looking:
+                page = await page_after(gateway.broker, subject, from_seq, epoch, limit)
         except BrokerUnavailable as error:
             raise _away(error) from error
         except Problem as problem:
@@ -271,6 +276,9 @@ def api_router(gateway: Gateway) -> APIRouter:
         answer += b",".join(entry.payload for entry in found) + b"]}"
         return Response(answer, media_type="application/json")
 
+    encoding = asyncio.Lock()
+    # Of those who read logs; each may hold a page or more meanwhile.
+    looking = asyncio.Semaphore(_LOOKING_AT_ONCE)
     looked = Gaps(gateway.broker, gateway.settings.shard_count)
 
     @router.get("/gaps", summary="Where records are broken, and how it was mended")
@@ -290,7 +298,8 @@ def api_router(gateway: Gateway) -> APIRouter:
             streams = _entitled(request, await _streams(gateway))
             keys = [key for key in streams if key.venue == venue]
         try:
-            found, complete = await looked.of(keys)
+            async with looking:
+                found, complete = await looked.of(keys)
         except BrokerUnavailable as error:
             raise _away(error) from error
         chosen = [gap for gap in found if since <= gap["ts_ingest"] < to]

@@ -18,6 +18,10 @@ from services.gateway.wsproto import LINGER_S, GatewayProtocol, Shared
 
 # Of a request's first line and headers together.
 MAX_HEAD = 16 * 1024
+# What the parser is given at a time: as many requests as fit in are begun together, no more. And
+# what is read of one connection in one turn of the event loop.
+_SLICE = 512
+_TURN_BYTES = 8 * 1024
 
 
 class Farewell(asyncio.Protocol):
@@ -74,6 +78,9 @@ class HttpConnection(HttpToolsProtocol):
         self._incomplete = True
         self._refused: tuple[str, int, str] | None = None
         self._over = False
+        # What came in behind a request that is not answered yet.
+        self._unread = bytearray()
+        self._scheduled = False
 
     @property
     def _address(self) -> str:
@@ -91,10 +98,51 @@ class HttpConnection(HttpToolsProtocol):
         if self._over:
             return
         self._unset_keepalive_if_required()
+        self._unread += data
+        self._read_soon()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._read_soon()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request that is there completely waits for its answer."""
+        cycle = self._cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        # Its own body may still come; the next one's head may not.
+        return self._in_head or not self._incomplete
+
+    def _read_on(self) -> None:
+        """Read requests one after the other, each when those before it are answered."""
+        self._scheduled = False
+        read = 0
+        while self._unread and not self._over and not self._busy and read < _TURN_BYTES:
+            data = bytes(self._unread[:_SLICE])
+            del self._unread[:_SLICE]
+            read += len(data)
+            self._feed(data)
+        if self._over:
+            return
+        if self._unread:
+            self.flow.pause_reading()
+            self._read_soon()
+        elif not self._busy:
+            self.flow.resume_reading()
+
+    def _read_soon(self) -> None:
+        """In this turn, unless others' requests are this turn's already."""
+        if self._unread and not (self._over or self._busy or self._scheduled):
+            self._scheduled = True
+            self.flow.pause_reading()
+            self._shared.requests.add(self._read_on)
+
+    def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            self._upgrade(data[upgrade.args[0] :] + bytes(self._unread))
             return
         except httptools.HttpParserError as error:
             self._refuse(*(self._refused or ("malformed", 400, str(error))))
@@ -167,6 +215,7 @@ class HttpConnection(HttpToolsProtocol):
     def _let_go(self) -> None:
         """The transport is somebody else's now, and nothing of this one may stay behind."""
         self._over = True
+        self._unread.clear()
         self._leave()
         # It refers to this object by each of its callbacks.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end
@@ -224,9 +273,14 @@ class HttpConnection(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
+        if self._busy:
+            # It is not read from: the rest may be there.
+            self._begin()
+            return
         cycle = self._cycle
         self._shared.refusals.count("too_slow", self._address)
         if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
             self.transport.close()
         elif self._in_head or cycle is None:
             self._farewell(refusal(408, (), b""))
@@ -261,11 +315,17 @@ class HttpConnection(HttpToolsProtocol):
         """Drop the connection with whatever waits for it."""
         self._taken()
         self._shared.refusals.count(reason, self._address)
+        self._over = True
+        if self._cycle is not None:
+            # What it writes before it is told would raise in the middle of the application.
+            self._cycle.disconnected = True
         self.transport.abort()
 
     # ------------------------------------------------------------------ the end
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._unread.clear()
         self._leave()
         super().connection_lost(exc)
 

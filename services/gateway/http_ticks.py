@@ -12,6 +12,8 @@ from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, P
 from services.gateway.records import LAST_SUB, Entry
 
 _PAGE = 1000
+# Of records in one answer, about; whoever wants more goes on from where it ends.
+_MOST_BYTES = 2 * 1024 * 1024
 # A caller may hold what was live elsewhere before it was stored: it is looked for so often.
 _LOOKS = 10
 _LOOK_S = 0.05
@@ -78,6 +80,7 @@ async def _read(
 ) -> tuple[list[Entry], bool]:
     cursor = await broker.seek(subject, Position(after.epoch, after.seq))
     found: list[Entry] = []
+    size = 0
     while True:
         try:
             page = await broker.read(subject, cursor, limit=min(_PAGE, limit + 10))
@@ -90,6 +93,9 @@ async def _read(
                 return found[:limit], len(found) <= limit
             if entry.position > after and entry.chained and entry.unreadable is None:
                 found.append(entry)
+                size += entry.size
+            if size > _MOST_BYTES:
+                return found[:limit], False
         cursor = page.cursor
         if page.at_head or len(found) >= limit:
             return found[:limit], page.at_head and len(found) <= limit

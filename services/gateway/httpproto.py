@@ -100,12 +100,13 @@ class Front(asyncio.Protocol):
     `GatewayProtocol`. Everything else, also what is wrong with a handshake, is `HttpConnection`'s.
     """
 
-    __slots__ = ("_deadline", "_due", "_seconds", "_shared", "transport")
+    __slots__ = ("_deadline", "_due", "_said", "_seconds", "_shared", "transport")
 
     def __init__(self, seconds: float, shared: Shared) -> None:
         self._seconds = seconds
         self._shared = shared
         self._due = 0.0
+        self._said = b""
         self._deadline: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
 
@@ -123,7 +124,20 @@ class Front(asyncio.Protocol):
         self._deadline = shared.loop.call_at(self._due, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
+        # However many sockets have something to say in a turn, it is so many that are heard.
+        self._said += data
+        if len(self._said) == len(data):
+            self._shared.arrivals.add(self._heard)
+        elif len(self._said) > MAX_HEAD:
+            self.transport.pause_reading()
+
+    def _heard(self) -> None:
+        data, self._said = self._said, b""
+        if self._deadline is None or self.transport.is_closing():
+            return
         self._end()
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
         head = _Head.of(data)
         if head is not None:
             protocol = GatewayProtocol(self._shared, self.transport)

@@ -8,12 +8,15 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from services.common.stream.memory import MemoryBroker
 from services.gateway.http_connection import HttpConnection
@@ -21,6 +24,7 @@ from services.gateway.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
+from services.gateway.wsproto import Arrivals, Shared
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -275,3 +279,84 @@ async def test_nothing_of_its_http_is_kept_for_a_handshake_that_came_in_pieces(
         assert kept == []
     finally:
         gc.enable()
+
+
+async def _never(_scope: Any, _receive: Any, _send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+class Nobody:
+    """A keepalive of no one."""
+
+    def remove(self, one: Any) -> None: ...
+
+
+class Stuck(asyncio.Transport):
+    """Takes and gives nothing; knows whether it is read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def write(self, data: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
+    # Breaks when each of thousands that came in one read is begun at once.
+    begun: list[HttpConnection] = []
+
+    class Counting(HttpConnection):
+        def on_headers_complete(self) -> None:
+            begun.append(self)
+            super().on_headers_complete()
+
+    loop = asyncio.get_running_loop()
+    transport: Any = Stuck()
+    config = Config(_never, log_config=None, interface="asgi3")
+    nobody: Any = Nobody()
+    shared = Shared(config, ServerState(), {}, loop, nobody, 1, False)
+    shared.config.load()
+    one = Counting(20, shared, loop.time() + 20)
+    one.connection_made(transport)
+    one.data_received((b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)
+    assert 0 < len(begun) < 30
+    assert not transport.is_reading()
+    one.connection_lost(None)
+    tasks = list(shared.state.tasks)
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_first_words_are_heard_a_few_in_a_turn() -> None:
+    arrivals = Arrivals(20)
+    heard: list[int] = []
+    for number in range(100):
+        arrivals.add(partial(heard.append, number))
+    assert len(heard) == 20
+    await asyncio.sleep(0)
+    assert len(heard) == 40
+    async with asyncio.timeout(WAIT_S):
+        while len(heard) < 100:  # noqa: ASYNC110 - a turn of the loop is what is waited for
+            await asyncio.sleep(0)
+    assert heard == list(range(100))
+    await asyncio.sleep(0)
+    arrivals.add(lambda: heard.append(100))
+    assert heard[-1] == 100

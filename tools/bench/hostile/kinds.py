@@ -1,0 +1,280 @@
+"""What one hostile client does, as a process of its own: `python -m tools.bench.hostile.kinds`.
+
+Each kind is a generator of bytes for a connection, sent as fast as the gateway takes them; whoever
+is thrown out comes back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import cast
+
+_CHUNK = 64 * 1024
+_CONT, _TEXT, _PING, _PONG = 0, 1, 9, 10
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, size: int | None = None) -> bytes:
+    """As a client sends it; a mask of zeros leaves the payload as it is."""
+    size = len(payload) if size is None else size
+    first = (0x80 if fin else 0) | opcode
+    if size < 126:
+        head = bytes((first, 0x80 | size))
+    elif size < 65_536:
+        head = bytes((first, 0x80 | 126)) + size.to_bytes(2)
+    else:
+        head = bytes((first, 0x80 | 127)) + size.to_bytes(8)
+    return head + bytes(4) + payload
+
+
+def _always(data: bytes, first: bytes = b"") -> Iterator[bytes]:
+    yield first
+    chunk = data * max(1, _CHUNK // len(data))
+    while True:
+        yield chunk
+
+
+def _command(**fields: object) -> bytes:
+    return frame(_TEXT, json.dumps(fields).encode())
+
+
+def _giant() -> Iterator[bytes]:
+    products = [f"{number:04x}" for number in range(7000)]
+    channels = [f"c{number}" for number in range(16)]
+    yield from _always(_command(type="subscribe", products=products, channels=channels))
+
+
+def _largest_allowed() -> Iterator[bytes]:
+    # As many as one connection may have, again and again.
+    for number in count():
+        products = [f"N{number}-{one}" for one in range(1000)]
+        yield _command(type="subscribe", products=products)
+        yield _command(type="unsubscribe", products=products)
+
+
+def _unknown() -> Iterator[bytes]:
+    while True:
+        yield _command(type="subscribe", product=f"U{random.getrandbits(60):x}")
+
+
+def _guesses() -> Iterator[bytes]:
+    while True:
+        yield _command(type="auth", api_key=f"{random.getrandbits(60):x}")
+
+
+def _trickle() -> Iterator[bytes]:
+    yield frame(_TEXT, b"{", size=1024 * 1024)
+    while True:
+        yield b" "
+
+
+def _pings_and_streams() -> Iterator[bytes]:
+    yield _command(type="subscribe", product="BTC-USD")
+    while True:
+        yield frame(_PING)
+        yield b""
+
+
+def _http(*paths: str) -> Callable[[], Iterator[bytes]]:
+    def requests() -> Iterator[bytes]:
+        for number in count():
+            path = paths[number % len(paths)].format(n=number, any=random.getrandbits(60))
+            yield f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: %KEY%\r\n\r\n".encode()
+
+    return requests
+
+
+def _guess_requests() -> Iterator[bytes]:
+    while True:
+        key = random.getrandbits(60)
+        yield f"GET /v1/products HTTP/1.1\r\nHost: x\r\nX-API-Key: {key:x}\r\n\r\n".encode()
+
+
+def _rubbish() -> Iterator[bytes]:
+    while True:
+        yield random.randbytes(100) + b"\r\n\r\n"
+
+
+def _header_by_header() -> Iterator[bytes]:
+    yield b"GET /v1/products HTTP/1.1\r\nHost: x\r\n"
+    while True:
+        yield b"X: y\r\n"
+
+
+def _nothing() -> Iterator[bytes]:
+    while True:
+        yield b""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is done.
+
+    Attributes:
+        sends: what one connection sends; after the handshake if `websocket`.
+        connections: how many at a time.
+        reads: whether answers are read.
+        pause_s: between two of the things sent.
+    """
+
+    title: str
+    sends: Callable[[], Iterator[bytes]]
+    websocket: bool = True
+    connections: int = 1
+    reads: bool = True
+    pause_s: float = 0.0
+
+
+_TICKS = "/v1/ticks/BTC-USD?limit=10000"
+_BOOK = "/v1/snapshot/ETH-USD?channel=book"
+KINDS = {
+    "pings": Kind("pings of 6 bytes", lambda: _always(frame(_PING))),
+    "pings-unread": Kind("pings, answers not read", lambda: _always(frame(_PING)), reads=False),
+    "pings-streams": Kind(
+        "pings, a stream not read", _pings_and_streams, reads=False, pause_s=0.06
+    ),
+    "pongs": Kind("pongs nobody asked for", lambda: _always(frame(_PONG))),
+    "continuations": Kind(
+        "empty continuations",
+        lambda: _always(frame(_CONT, fin=False), frame(_TEXT, fin=False)),
+    ),
+    "fragments": Kind(
+        "fragments of 1 byte",
+        lambda: _always(frame(_CONT, b" ", fin=False), frame(_TEXT, b"{", fin=False)),
+    ),
+    "endless": Kind("messages that never end", _trickle, connections=50, pause_s=0.05),
+    "giant": Kind("7,000 products x 16 channels", _giant),
+    "largest": Kind("1,000 unknown products, answers not read", _largest_allowed, reads=False),
+    "bad-json": Kind("text that is no JSON", lambda: _always(frame(_TEXT, b"{"))),
+    "long-json": Kind("60 KB that are no JSON", lambda: _always(frame(_TEXT, b"[" * 60_000))),
+    "binary": Kind("binary frames", lambda: _always(frame(2, b"x"))),
+    "unknown": Kind("unknown products, one by one", _unknown),
+    "guesses": Kind("keys guessed by `auth`", _guesses),
+    "sockets": Kind("2,000 sockets that say nothing more", _nothing, connections=2000, pause_s=1),
+    "ticks-unread": Kind(
+        "40 x 10,000 ticks, not read", _http(_TICKS), websocket=False, connections=40, reads=False
+    ),
+    "books-unread": Kind(
+        "40 x whole books, not read", _http(_BOOK), websocket=False, connections=40, reads=False
+    ),
+    "board-unread": Kind(
+        "40 x board and documents, not read",
+        _http("/openapi.json", "/", "/asyncapi.json"),
+        websocket=False,
+        connections=40,
+        reads=False,
+    ),
+    "depths": Kind(
+        "books of every depth", _http(_BOOK + "&depth={n}"), websocket=False, connections=8
+    ),
+    "gaps": Kind(
+        "gaps, one after the other",
+        _http("/v1/gaps?product=BTC-USD", "/v1/gaps"),
+        websocket=False,
+        connections=8,
+    ),
+    "unknown-http": Kind(
+        "unknown products over HTTP", _http("/v1/ticks/U{any:x}"), websocket=False, connections=8
+    ),
+    "guesses-http": Kind("keys guessed over HTTP", _guess_requests, websocket=False, connections=8),
+    "rubbish": Kind("what is no HTTP", _rubbish, websocket=False, connections=8),
+    "slowloris": Kind(
+        "400 requests, a header a second",
+        _header_by_header,
+        websocket=False,
+        connections=400,
+        pause_s=1,
+    ),
+}
+
+
+def handshake(key: str) -> bytes:
+    """Of a WebSocket; without a key where that is empty."""
+    named = f"X-API-Key: {key}\r\n" if key else ""
+    return (
+        "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\n{named}Sec-WebSocket-Key: "
+        f"{base64.b64encode(os.urandom(16)).decode()}\r\n\r\n"
+    ).encode()
+
+
+class _Connection(asyncio.Protocol):
+    """Sends what its kind sends while the transport takes it."""
+
+    def __init__(self, kind: Kind, key: str) -> None:
+        self._kind = kind
+        self._key = key
+        self.ended = asyncio.get_running_loop().create_future()
+        self._room = asyncio.Event()
+        self._upgraded = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._room.set()
+        if self._kind.websocket:
+            self.transport.write(handshake(self._key))
+        else:
+            self._upgraded.set()
+
+    def data_received(self, _data: bytes) -> None:
+        if not self._upgraded.is_set():
+            self._upgraded.set()
+        if not self._kind.reads:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._room.set()
+        self._upgraded.set()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    async def run(self) -> None:
+        await self._upgraded.wait()
+        for data in self._kind.sends():
+            if self.ended.done():
+                return
+            if data:
+                self.transport.write(data.replace(b"%KEY%", self._key.encode()))
+            await self._room.wait()
+            await asyncio.sleep(self._kind.pause_s)
+
+
+async def _again_and_again(kind: Kind, port: int, key: str) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(kind, key), "127.0.0.1", port
+            )
+        except OSError:
+            await asyncio.sleep(0.05)
+            continue
+        await connection.run()
+        await asyncio.sleep(0)
+
+
+async def _main(name: str, port: int, key: str, seconds: float) -> None:
+    kind = KINDS[name]
+    try:
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            for _ in range(kind.connections):
+                group.create_task(_again_and_again(kind, port, key))
+    except TimeoutError:
+        return
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])))

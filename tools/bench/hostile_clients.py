@@ -1,0 +1,248 @@
+"""Twenty verified subscribers at 200 ticks/s, and beside them one client that means harm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from services.common.settings import child_environment
+from services.common.stream.nats import NatsBroker
+from services.common.stream.specs import log_specs
+from services.gateway.testing import Market, eventually, small_settings
+from tools.bench.documents import markdown, table
+from tools.bench.hostile.kinds import KINDS, frame, handshake
+from tools.bench.registry import Run, bench
+from tools.embedded import NatsServer, free_port
+
+_SUBSCRIBERS = 20
+_TICKS_PER_S = 200
+_KEY = "the-key-of-the-subscribers"
+_OTHER_KEY = "the-key-of-the-other-one"
+# A tick's place in its chain, as it stands in every `incr`.
+_CHAIN = re.compile(rb'"incr","tick":\{[^}]*?"seq":(\d+),"prev":(\d+)')
+_LEVELS = 15_000
+_PAST_TICKS = 12_000
+
+
+class Subscriber(asyncio.Protocol):
+    """Follows one stream, checks every link of its chain, and notes the longest silence."""
+
+    def __init__(self) -> None:
+        self.seq: int | None = None
+        self.breaks = 0
+        self.worst_s = 0.0
+        self.lost = False
+        self._last = 0.0
+        self._rest = b""
+        self._begun = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are Transports in all but name.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(handshake(_KEY))
+
+    def forget(self) -> None:
+        self.worst_s, self._last = 0.0, 0.0
+
+    def silence(self) -> float:
+        """The longest pause so far, the one that lasts included."""
+        return max(self.worst_s, time.perf_counter() - self._last if self._last else 0.0)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            command = b'{"type":"subscribe","product":"BTC-USD","snapshot":false}'
+            self.transport.write(frame(1, command))
+        data = self._rest + data
+        end = 0
+        for match in _CHAIN.finditer(data):
+            seq, prev = int(match[1]), int(match[2])
+            self.breaks += self.seq is not None and prev != self.seq
+            self.seq = seq
+            end = match.end()
+        if end:
+            now = time.perf_counter()
+            if self._last:
+                self.worst_s = max(self.worst_s, now - self._last)
+            self._last = now
+        self._rest = data[end:][-2000:]
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.lost = True
+
+
+@asynccontextmanager
+async def _gateway(nats_url: str, port: int) -> AsyncIterator[int]:
+    variables = {
+        "NATS_URLS": nats_url,
+        "SHARD_COUNT": "2",
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "LOG_LEVEL": "ERROR",
+        "AUTH_API_KEYS": f"{_KEY},{_OTHER_KEY}",
+        "WS_PING_INTERVAL_S": "3600",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not await _ready(port):  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.05)
+        yield process.pid
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _ready(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return b" 200 " in line
+
+
+@asynccontextmanager
+async def _trading(market: Market) -> AsyncIterator[None]:
+    async def trade() -> None:
+        due = time.perf_counter()
+        while True:
+            await market.ticks(1)
+            due = max(due + 1 / _TICKS_PER_S, time.perf_counter() - 0.1)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(trade())
+        yield
+        task.cancel()
+
+
+def _forget_memory(pid: int) -> None:
+    """The process's high-water mark begins anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _memory_mib(pid: int, what: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return float(line.split()[1]) / 1024
+    return 0.0
+
+
+async def _attack(kind: str, port: int, key: str, seconds: float) -> None:
+    if kind == "nobody":
+        await asyncio.sleep(seconds)
+        return
+    arguments = ("-m", "tools.bench.hostile.kinds", kind, str(port), key, str(seconds))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *arguments), env=child_environment({})
+    )
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@bench("hostile", on_request=True)
+async def hostile(run: Run) -> None:
+    """The longest pause of 20 verified subscribers at 200 ticks/s beside each kind of attack.
+
+    Gateway, attacker, and subscribers with the market are a process each; on NATS JetStream.
+    """
+    seconds = 1.0 if run.quick else 10.0 if run.full else 4.0
+    found: list[dict[str, Any]] = []
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        nats = await enter(NatsServer())
+        broker = await enter(NatsBroker((nats.url,), prefix="MARKET"))
+        await broker.ensure(log_specs(small_settings()))
+        publisher = await broker.publisher()
+        stack.push_async_callback(publisher.aclose)
+        market = Market(publisher, padding=200)
+        await market.ticks(_PAST_TICKS)
+        book = Market(publisher, "ETH-USD", "book")
+        rows = [[str(20_000 + number), "1.5"] for number in range(_LEVELS)]
+        bids = [[str(20_000 - number), "1.5"] for number in range(_LEVELS)]
+        await book.publish(book.reset({"bids": bids, "asks": rows}))
+        port = free_port()
+        pid = await enter(_gateway(nats.url, port))
+        loop = asyncio.get_running_loop()
+        subscribers: list[Subscriber] = []
+        for _ in range(_SUBSCRIBERS):
+            _, subscriber = await loop.create_connection(Subscriber, "127.0.0.1", port)
+            subscribers.append(subscriber)
+        await enter(_trading(market))
+        await eventually(lambda: all(one.seq is not None for one in subscribers))
+        # `HOSTILE=depths,gaps`: those only.
+        chosen = os.environ.get("HOSTILE", "").split(",")
+        for kind in ("nobody", *(one for one in KINDS if chosen == [""] or one in chosen)):
+            for key in ("", _OTHER_KEY):
+                one = await _measure(kind, key, seconds, pid, port, subscribers)
+                print(one, file=sys.stderr, flush=True)
+                found.append(one)
+        for subscriber in subscribers:
+            subscriber.transport.abort()
+    run.results["kinds"] = found
+
+
+async def _measure(
+    kind: str, key: str, seconds: float, pid: int, port: int, subscribers: list[Subscriber]
+) -> dict[str, Any]:
+    _forget_memory(pid)
+    breaks = sum(one.breaks for one in subscribers)
+    for one in subscribers:
+        one.forget()
+    await _attack(kind, port, key, seconds)
+    result = {
+        "kind": kind,
+        "keyed": bool(key),
+        "pause_ms": 1000 * max(one.silence() for one in subscribers),
+        "breaks": sum(one.breaks for one in subscribers) - breaks,
+        "lost": sum(one.lost for one in subscribers),
+        "rss_mib": _memory_mib(pid, "VmHWM"),
+    }
+    # What it left waiting is over before the next one is measured.
+    await asyncio.sleep(1.0)
+    return result
+
+
+@table("hostile:kinds")
+def kinds(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    rows = []
+    for kind in ("nobody", *KINDS):
+        mine = [one for one in parts["kinds"] if one["kind"] == kind]
+        if not mine:
+            continue
+        row = ["nobody" if kind == "nobody" else KINDS[kind].title]
+        for keyed in (False, True):
+            these = [one for one in mine if one["keyed"] is keyed]
+            row.append(f"{max(one['pause_ms'] for one in these):.0f}")
+            row.append(f"{max(one['rss_mib'] for one in these):.0f}")
+        row.append(str(sum(one["breaks"] + one["lost"] for one in mine)))
+        rows.append(row)
+    titles = [
+        "beside them",
+        "no key: longest pause, ms",
+        "most memory, MiB",
+        "with a key: longest pause, ms",
+        "most memory, MiB ",
+        "chains broken",
+    ]
+    return markdown(titles, rows)
