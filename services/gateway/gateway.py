@@ -178,14 +178,21 @@ class Gateway(Home):
                 for session in sessions[slice_ * size : (slice_ + 1) * size]:
                     if session.closing:
                         continue
-                    session.heartbeat(time.time_ns() // 1000)
-                    if (overdue := session.overdue(now)) is not None:
-                        problem, reason = overdue
-                        if reason == "slow_closed":
-                            METRICS.slow.labels("closed").inc()
-                        session.tell_problem(problem)
-                        session.close(1008, reason)
+                    try:
+                        self._beat_one(session, now)
+                    except Exception:  # whatever it was: it costs this client only
+                        log.exception("session_failed", session=session.id)
+                        session.failed()
             METRICS.queue_bytes.set(sum(session.queued for session in self.sessions))
+
+    def _beat_one(self, session: Session, now: float) -> None:
+        session.heartbeat(time.time_ns() // 1000)
+        if (overdue := session.overdue(now)) is not None:
+            problem, reason = overdue
+            if reason == "slow_closed":
+                METRICS.slow.labels("closed").inc()
+            session.tell_problem(problem)
+            session.close(1008, reason)
 
     async def _watch_freshness(self) -> None:
         before = 0
