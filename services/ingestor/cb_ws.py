@@ -226,16 +226,11 @@ class Feed:
         self._flowing_since = 0.0
         self._malformed.clear()
         self._one_by_one.clear()
+        socket = await self._opened(endpoint)
+        if isinstance(socket, str):
+            return socket
         try:
-            async with connect(
-                endpoint,
-                max_size=MAX_FRAME,
-                max_queue=_MAX_QUEUE,
-                open_timeout=self._options.connect_timeout_s,
-                close_timeout=_CLOSE_TIMEOUT_S,
-                compression="deflate" if self._options.compression else None,
-                proxy=proxy_for(endpoint),
-            ) as socket:
+            async with socket:
                 self._enter(FeedEvent.CONNECTED)
                 self._socket = socket
                 now = time.time_ns() // 1000
@@ -251,6 +246,23 @@ class Feed:
                     for task in tasks:
                         task.cancel()
                 return self._why(reason)
+        except OSError:
+            return "network"
+        finally:
+            self._socket = None
+
+    async def _opened(self, endpoint: str) -> ClientConnection | str:
+        """A connection, or why there is none."""
+        try:
+            return await connect(
+                endpoint,
+                max_size=MAX_FRAME,
+                max_queue=_MAX_QUEUE,
+                open_timeout=self._options.connect_timeout_s,
+                close_timeout=_CLOSE_TIMEOUT_S,
+                compression="deflate" if self._options.compression else None,
+                proxy=proxy_for(endpoint),
+            )
         except TimeoutError:
             return "connect_timeout"
         except ProxyError:
@@ -263,8 +275,16 @@ class Feed:
             return "connect_refused"
         except OSError:
             return "network"
-        finally:
-            self._socket = None
+        # Resolvers, codecs, proxies and TLS raise from families of their own (a port above 65535,
+        # a label of a name that is too long): an attempt costs itself, and the next one is made.
+        except Exception as error:  # noqa: BLE001 - see above; it is told by its name
+            log.warning(
+                "connect_failed",
+                feed=self.name,
+                endpoint=endpoint,
+                reason=f"{type(error).__name__}: {error}"[:200],
+            )
+            return "connect_failed"
 
     def _why(self, reason: str) -> str:
         """Our own reason for ending the connection explains more than what the socket saw."""

@@ -37,6 +37,7 @@ _PAGE = 998
 _RESUBSCRIBED_S = 2.0
 # A product's book is not re-based more often than this.
 _REBASE_PAUSE_S = 1.0
+_LONGEST_REBASE_PAUSE_S = 30.0
 
 # Asks the venue to send a product's book anew; False when the connection is not up.
 Resubscribe = Callable[[str], Awaitable[bool]]
@@ -188,6 +189,7 @@ class Healer:
 
     async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:
         backoff = Backoff(0.2, 5.0, immediate=False)
+        pause = _REBASE_PAUSE_S
         while lane.suspect:
             if not self._has_room():
                 await asyncio.sleep(_ROOM_S)
@@ -196,8 +198,10 @@ class Healer:
                 # The next connection begins with a snapshot of its own.
                 return
             if await self._rebased(lane) or await self._book_over_rest(product, lane):
-                # Whatever makes it suspect again meanwhile is served by the next turn.
-                await asyncio.sleep(_REBASE_PAUSE_S)
+                # Whatever makes it suspect again meanwhile is served by the next turn; the oftener
+                # in a row, the later: a whole book for each message is no way to follow a market.
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_REBASE_PAUSE_S)
                 backoff.reset()
             else:
                 await asyncio.sleep(backoff.next_delay())

@@ -48,6 +48,8 @@ class TickerLane:
         # at or below it, so a refreshed ticker stands there.
         self._mark = 0
         self._last_trade = 0
+        # The newest ticker that the broker had no room for, and those before it.
+        self._waiting: tuple[int, bytes] | None = None
         self._unwritten: Missed | None = None
         self.messages = 0
         self.duplicates = 0
@@ -61,8 +63,8 @@ class TickerLane:
 
     @property
     def waiting(self) -> bool:
-        """Whether dropped tickers still have to be recorded."""
-        return self._unwritten is not None
+        """Whether a ticker still has to be recorded that the broker had no room for."""
+        return self._waiting is not None
 
     def ticker(self, number: int, time: int, trade_id: int, body: bytes, ts: int) -> None:
         """A live ticker; `number` is the product's sequence, `trade_id` 0 when it has none."""
@@ -77,9 +79,9 @@ class TickerLane:
             self.journal.restart(ts)
             self._sequencer.restart(number - 1, time)
             self._trade = 0
-            self._unwritten = None
+            self._waiting = self._unwritten = None
         if not self.settle(ts) or not self.journal.frame(number, body, ts):
-            self._refused(number, time)
+            self._refused(number, time, body)
             return
         self._sequencer.advance(number, time)
         self._traded(trade_id, ts)
@@ -121,14 +123,20 @@ class TickerLane:
         return True
 
     def settle(self, ts: int) -> bool:
-        """Record what was dropped while the broker was away; False when it still is."""
+        """Write what waits for the broker; False when it is still away.
+
+        A ticker tells everything, so the newest is the state to go on from, and names what is
+        missing before it.
+        """
         self.condition.retry(ts)
-        if self._unwritten is None:
+        if self._waiting is None:
             return True
-        if not self.journal.gap("broker_away", self._unwritten, ts):
+        number, body = self._waiting
+        if not self.journal.resync(number, "broker_away", body, ts, self._unwritten):
             return False
-        self._unwritten = None
-        self._events.resynced(self.journal.key, "lost", 0.0)
+        outcome = "snapshot" if self._unwritten is None else "lost"
+        self._waiting = self._unwritten = None
+        self._events.resynced(self.journal.key, outcome, 0.0)
         return True
 
     def lost(self) -> None:
@@ -159,12 +167,14 @@ class TickerLane:
             self._asked = 0
         self.condition.clear("resyncing", f"ticker of trade {self._trade}", ts)
 
-    def _refused(self, number: int, time: int) -> None:
-        if self._unwritten is None:
+    def _refused(self, number: int, time: int, body: bytes) -> None:
+        if self._waiting is None:
             self._events.gap_found(self.journal.key, "broker_away")
             self.gaps += 1
-            self._unwritten = Missed(number, number)
         else:
-            self._unwritten = Missed(self._unwritten.from_, number)
-        self._events.dropped(self.journal.key, "broker_away", 1)
+            before = self._waiting[0]
+            first = before if self._unwritten is None else self._unwritten.from_
+            self._unwritten = Missed(first, before)
+            self._events.dropped(self.journal.key, "broker_away", 1)
+        self._waiting = (number, body)
         self._sequencer.advance(number, time)

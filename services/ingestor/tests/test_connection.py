@@ -125,6 +125,25 @@ async def test_a_venue_that_stays_away_opens_the_circuit_and_a_probe_closes_it(
     await check_trades(broker)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("ws://127.0.0.1:99999/", "connect_failed"),
+        (f"ws://{'a' * 70}.example/", "connect_failed"),
+        ("ws://no-such-host.invalid/", "network"),
+    ],
+)
+async def test_whatever_an_attempt_raises_costs_that_attempt(
+    broker: MemoryBroker, exchange: SimulatedExchange, endpoint: str, reason: str
+) -> None:
+    async with running(
+        broker, endpoint, exchange.rest_url, PRODUCT, coinbase_ws_fallback=exchange.ws_url
+    ) as ingestor:
+        await eventually(live(ingestor), "streams live")
+        assert ingestor.feeds[0].endpoint == exchange.ws_url
+        assert ingestor.feeds[0].last_reason == reason
+
+
 async def test_the_fallback_is_used_when_the_primary_does_not_answer(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
 from services.ingestor.journal import Journal
@@ -81,7 +83,7 @@ def test_a_ticker_that_arrives_meanwhile_makes_the_refresh_needless() -> None:
     assert bench.written() == [("frame", 100), ("frame", 140)]
 
 
-def test_tickers_the_broker_had_no_room_for_are_recorded_as_a_gap() -> None:
+def test_of_tickers_the_broker_had_no_room_for_the_newest_is_kept_and_names_the_others() -> None:
     bench = Bench()
     bench.ticker(100, 7)
     bench.log.away = True
@@ -89,21 +91,22 @@ def test_tickers_the_broker_had_no_room_for_are_recorded_as_a_gap() -> None:
     bench.ticker(120, 9)
     bench.log.away = False
     bench.ticker(130, 10)
-    assert bench.written() == [("frame", 100), ("gap", 120), ("frame", 130)]
-    assert bytes(bench.log.of("gap")[0].body) == (
-        b'{"cause":"broker_away","missed":{"from":110,"to":120}}'
-    )
-    assert bench.counts.drops["broker_away"] == 2
+    assert bench.written() == [("frame", 100), ("resync", 120), ("frame", 130)]
+    body = json.loads(bytes(bench.log.of("resync")[0].body))
+    assert (body["cause"], body["repair"]) == ("broker_away", "snapshot")
+    assert body["missed"] == {"from": 110, "to": 110}
+    assert bench.counts.drops["broker_away"] == 1
 
 
-def test_a_quiet_stream_records_its_gap_at_the_next_heartbeat() -> None:
+def test_a_quiet_stream_writes_what_waits_at_the_next_heartbeat() -> None:
     bench = Bench()
     bench.ticker(100, 7)
     bench.log.away = True
     bench.ticker(110, 8)
     bench.log.away = False
     bench.lane.heartbeat(111, 8, NOW)
-    assert bench.written() == [("frame", 100), ("gap", 110)]
+    assert bench.written() == [("frame", 100), ("resync", 110)]
+    assert json.loads(bytes(bench.log.of("resync")[0].body))["missed"] is None
 
 
 def test_a_new_numbering_opens_a_new_epoch() -> None:
