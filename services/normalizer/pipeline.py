@@ -296,7 +296,7 @@ class Pipeline:
         self._ticket = await publisher.send(record) if ticket is None else ticket
 
     def _on_refused(self, record: Record, error: RecordRefused) -> Record:
-        """The log will never hold a tick that was taken: a reset stands in its place."""
+        """The log will never hold a tick that was taken: what stands in its place."""
         self._parking.unstorable(record, error)
         return msgspec.structs.replace(record, payload=too_large(record.payload))
 

@@ -88,6 +88,7 @@ async def test_the_feed_flows_again_after_every_kind_of_loss(
         messages = feed.messages
         await eventually(live(ingestor), "streams live again")
         await eventually(lambda: feed.messages > messages, "messages again")
+        await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
     await check_trades(broker)
     states = [
         bytes(record.body).decode().split('"')[3]
