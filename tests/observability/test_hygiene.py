@@ -41,7 +41,8 @@ VALUES = {
 }
 PATTERNS = {
     "shard": r"\d+(-\d+)?|all",
-    "log": r"raw|tick\.\d+",
+    "log": r"raw|tick\.\d+|invalid",
+    "check": r"[a-z][a-z0-9_]*|(shard|worker)-\d+",
     "feed": r"coinbase-\d+",
     "code": r"\d{4}",
 }

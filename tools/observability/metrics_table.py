@@ -37,7 +37,7 @@ BOUNDS = {
     "code": "code: the table of errors in [protocol.md](protocol.md)",
     "target": "code: the dependencies behind a breaker",
     "kind": "code: what is written or archived",
-    "check": "code: the checks of `/readyz`",
+    "check": "code: the checks of `/readyz`; `shard-<n>` and `worker-<n>` by configuration",
 }
 _UNITS = {"seconds": "seconds", "bytes": "bytes"}
 
