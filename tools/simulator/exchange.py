@@ -18,7 +18,6 @@ from tools.simulator.faults import FaultRequest, MessageFaults
 from tools.simulator.feed_protocol import FeedProtocol
 from tools.simulator.hub import Hub
 from tools.simulator.market import MarketModel, ModelSettings
-from tools.simulator.messages import FULL, LEVEL3
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.simulator.pumps import pump_model, pump_replay
 from tools.simulator.replay import ReplayMarket, load_capture
@@ -190,9 +189,7 @@ class SimulatedExchange:
             self.run_on,
         )
         if isinstance(venue, MarketModel):
-            venue.write_orders_for(
-                lambda name: self.hub.wanted((FULL, name)) or self.hub.wanted((LEVEL3, name))
-            )
+            venue.write_for(lambda channel, name: self.hub.wanted((channel, name)))
         market = venue if isinstance(venue, MarketModel) else None
         self._switches = FaultSwitches(self.hub, self._surface, market)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from heapq import heapify, heapreplace
 from itertools import accumulate
 from random import Random
@@ -182,10 +181,17 @@ class MarketModel:
                 market.cut_batch(out)
         return out
 
-    def write_orders_for(self, wanted: Callable[[str], bool]) -> None:
-        """Write orders that never rest only for products of which `wanted` says so."""
+    def write_for(self, wanted: Callable[[str, str], bool]) -> None:
+        """Write single orders and levels only where `wanted(channel, product)` says so.
+
+        They happen all the same: sequences, books and all other messages are the same.
+        """
+
+        def of(name: str) -> Callable[[str], bool]:
+            return lambda channel: wanted(channel, name)
+
         for name, market in self._by_id.items():
-            market.orders_wanted = partial(wanted, name)
+            market.wanted = of(name)
 
     def begin_auction(self, product_ids: Iterable[str], for_us: int) -> None:
         """Collect orders of these products for so long. Raises KeyError for an unknown one."""

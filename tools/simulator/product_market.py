@@ -71,9 +71,9 @@ class ProductMarket:
         self._scale = product.scale()
         self._flow = OrderFlow(product, rng, (0, 0) if untraded else depths, traffic)
         self._traffic = traffic
-        # Who asks for the order events of `full` and `level3`; fleeting orders are written for them
-        # only, because there are many.
-        self.orders_wanted: Callable[[], bool] = lambda: True
+        # Whether anybody is there for a channel; single orders and levels are many, and writing
+        # them for nobody would be most of the work.
+        self.wanted: Callable[[str], bool] = lambda _channel: True
         self.tape = Tape()
         self._sequence = rng.randrange(10_000_000_000, 140_000_000_000)
         self._trade_id = rng.randrange(10_000_000, 1_000_000_000)
@@ -122,10 +122,13 @@ class ProductMarket:
             flickers = traffic.flicker and rng.random() < traffic.flicker
             self._emit(self._flow.flicker() if flickers else self._flow.quiet(), at, out)
 
+    def _orders_wanted(self) -> bool:
+        return self.wanted(FULL) or self.wanted(LEVEL3)
+
     def _fleeting(self, at: int, out: list[Outgoing]) -> None:
         """Orders that are refused or withdrawn before they rest."""
         count = self._traffic.fleeting(self._rng)
-        if not self.orders_wanted():
+        if not self._orders_wanted():
             self._sequence += 2 * count
             return
         for _ in range(count):
@@ -140,9 +143,14 @@ class ProductMarket:
     def _emit(self, events: list[Event], at: int, out: list[Outgoing]) -> None:
         fills = sum(isinstance(event, Matched) for event in events)
         coalesce = fills > 1 and self._rng.random() < _TICKER_COALESCED
+        orders_wanted = self._orders_wanted()
         for event in events:
             if isinstance(event, Activated):
-                out.append(self._activate(event, at))
+                if orders_wanted:
+                    out.append(self._activate(event, at))
+                continue
+            if not orders_wanted and not isinstance(event, Matched):
+                self._sequence += 1
                 continue
             message = self._message(event, at)
             ticker = None
@@ -157,10 +165,12 @@ class ProductMarket:
             if ticker is not None and not first:
                 out.append(ticker)
         touched = self._flow.book.touched
-        for side, price in touched:
-            update = L2Update(self.product.id, [self._change(side, price)], iso6(at))
-            out.append(Outgoing((LEVEL2,), self.product.id, "l2update", update))
+        if touched:
             self._changed_us = at
+        if self.wanted(LEVEL2):
+            for side, price in touched:
+                update = L2Update(self.product.id, [self._change(side, price)], iso6(at))
+                out.append(Outgoing((LEVEL2,), self.product.id, "l2update", update))
         self._changed.update(touched)
         touched.clear()
 

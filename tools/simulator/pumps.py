@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 # How often the market is moved on; messages of one step are written to a client together.
 _STEP_S = 0.005
 # How much of the market is made up for in one step when the clock has run ahead.
-_BEHIND_US = SECOND
+_BEHIND_US = SECOND // 4
 # Written frames between two looks at whether the clients keep up, when replaying at full speed.
 _REPLAY_CHUNK = 64
 # How long a replay waits for the clients that it cut; then it goes on without them.
@@ -36,17 +36,21 @@ async def pump_model(
     """
     loop = asyncio.get_running_loop()
     start_s, start_us = loop.time(), model.now_us
+    pause_s = _STEP_S
     while True:
-        await asyncio.sleep(_STEP_S)
+        await asyncio.sleep(pause_s)
+        now_s = loop.time()
         if paused():
-            start_s, start_us = loop.time(), model.now_us
+            start_s, start_us = now_s, model.now_us
             continue
-        now_us = start_us + round((loop.time() - start_s) * SECOND)
-        if now_us - model.now_us > _BEHIND_US:
-            # A machine that cannot keep up gets a slower market, and nobody waits for ever.
-            now_us = model.now_us + _BEHIND_US
-            start_s, start_us = loop.time(), now_us
-        hub.dispatch(model.idle(now_us) if idle() else model.advance(now_us))
+        to_us = start_us + round((now_s - start_s) * SECOND)
+        if to_us - model.now_us > _BEHIND_US:
+            # A machine that cannot keep up gets a slower market, rather than one that leaves no
+            # time to whoever else is in this process.
+            to_us = model.now_us + _BEHIND_US
+            start_s, start_us = now_s, to_us
+        hub.dispatch(model.idle(to_us) if idle() else model.advance(to_us))
+        pause_s = max(_STEP_S, loop.time() - now_s)
 
 
 async def pump_replay(

@@ -130,7 +130,7 @@ def test_after_every_batch_the_fold_of_the_batches_is_the_book_of_that_instant(
     model = market(seed, traffic=traffic)
     single = {name: book_of(model, name) for name in PRODUCTS}
     batched = {name: book_of(model, name) for name in PRODUCTS}
-    model.write_orders_for(lambda _name: False)
+    model.write_for(lambda channel, _name: channel == LEVEL2)
     batches = 0
     for message in model.advance(START + SECOND):
         if message.channels == (LEVEL2,):
@@ -149,7 +149,7 @@ def test_a_batch_names_each_level_once_buys_first_and_is_dated_by_its_newest_cha
     traffic: Traffic,
 ) -> None:
     model = market(seed, rate=600, traffic=traffic)
-    model.write_orders_for(lambda _name: False)
+    model.write_for(lambda channel, _name: channel == LEVEL2)
     out = model.advance(START + SECOND)
     newest: dict[str, str] = {}
     for message in out:
@@ -257,7 +257,7 @@ def test_the_venue_s_traffic_is_what_was_measured_there() -> None:
     """The bounds are those of the recording, with room for another minute than that one."""
     names = ("BTC-USD", "ETH-USD")
     model = market(products=names, rate=50, depth=1000, traffic=VENUE)
-    model.write_orders_for(lambda _name: False)
+    model.write_for(lambda channel, _name: channel == LEVEL2)
     held = {name: book_of(model, name) for name in names}
     sizes: list[float] = []
     gaps: list[float] = []
@@ -316,12 +316,16 @@ def test_books_are_as_large_as_the_venue_s() -> None:
     assert float(levels["BTC-USD"].asks[-1][0]) > 10_000_000
 
 
-def test_orders_that_never_rest_move_the_sequence_whether_they_are_written_or_not() -> None:
+def test_what_nobody_wants_happens_all_the_same() -> None:
     written, unwritten = market(traffic=VENUE), market(traffic=VENUE)
-    unwritten.write_orders_for(lambda _name: False)
+    unwritten.write_for(lambda _channel, _name: False)
     first, second = (model.advance(START + 2 * SECOND) for model in (written, unwritten))
     public = [
-        [each.encoded() for each in out if not {FULL, LEVEL3} & set(each.channels)]
+        [
+            each.encoded()
+            for each in out
+            if each.type == "match" or not {FULL, LEVEL2, LEVEL3} & set(each.channels)
+        ]
         for out in (first, second)
     ]
     assert public[0] == public[1]
@@ -333,7 +337,6 @@ def test_orders_that_never_rest_move_the_sequence_whether_they_are_written_or_no
 
 def test_moved_and_activated_orders_occur() -> None:
     model = market(rate=300, traffic=VENUE)
-    model.write_orders_for(lambda _name: False)
     out = model.advance(START + 10 * SECOND)
     moves = [m for m in (decoded(e) for e in out if e.type == "change") if "new_price" in m]
     assert moves
