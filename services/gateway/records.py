@@ -18,7 +18,6 @@ from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import (
     UNCHAINED,
-    Late,
     LogRecord,
     Reset,
     Snapshot,
@@ -97,19 +96,22 @@ class Entry:
             self._read_head(payload)
             return
         self.ts_ingest = record.ts_ingest
-        if isinstance(record, Status | Late):
-            self.kind = "status" if isinstance(record, Status) else "late"
-            self.position = Position(record.epoch, record.seq, record.sub)
-            self.chained = False
-            self.plain = self.kind == "status"
-            return
-        self.position = Position(record.epoch, record.seq)
-        self.prev = record.prev
-        self.chained = True
-        self.plain = isinstance(record, Tick)
-        self.kind = "tick" if self.plain else "reset"
-        if isinstance(record, Reset):
+        # Nearly all are ticks, and each is read here once.
+        if isinstance(record, Tick):
+            self.kind = "tick"
+            self.chained = self.plain = True
+            self.prev = record.prev
+            self.position = Position(record.epoch, record.seq)
+        elif isinstance(record, Reset):
+            self.kind = "reset"
+            self.chained, self.plain = True, False
+            self.prev = record.prev
+            self.position = Position(record.epoch, record.seq)
             self.repair = record.repair
+        else:
+            self.kind = "status" if isinstance(record, Status) else "late"
+            self.chained, self.plain = False, self.kind == "status"
+            self.position = Position(record.epoch, record.seq, record.sub)
 
     def _read_head(self, payload: bytes) -> None:
         try:
@@ -175,6 +177,8 @@ def _decode(payload: bytes) -> LogRecord:
     if not payload.isascii():
         # Fields that are not known are passed on unread, and a text frame has to be text.
         payload.decode()
+    if isinstance(record, Tick):
+        return record
     if isinstance(record, Reset) and record.repair == "snapshot":
         if record.state is None:
             raise msgspec.ValidationError("a repair by snapshot, and no state")
