@@ -15,10 +15,9 @@ from typing import Any, Final, Literal
 
 import aioboto3
 from aiobotocore.config import AioConfig
-from aiohttp import ClientError as HttpClientError
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
-from services.common.errors import StoreMissing, StoreUnavailable
+from services.common.errors import PlatformError, StoreMissing, StoreUnavailable
 from services.common.settings import AwsSettings
 
 DYNAMODB: Final = "dynamodb"
@@ -80,7 +79,7 @@ async def open_client(
 
 @contextlib.contextmanager
 def translated(store: str, name: str) -> Iterator[None]:
-    """Turn the SDK's errors into ours; `name` is the table or bucket in question.
+    """Turn the errors of SDK calls, and of nothing else, into ours; `name` is the table or bucket.
 
     Raises:
         StoreMissing: the table or bucket does not exist.
@@ -94,7 +93,11 @@ def translated(store: str, name: str) -> Iterator[None]:
             raise StoreMissing(store, name) from error
         message = error.response.get("Error", {}).get("Message", "")
         raise StoreUnavailable(store, f"{code}: {message} ({name})") from error
-    except (TimeoutError, BotoCoreError, HTTPClientError, HttpClientError, OSError) as error:
+    except PlatformError:
+        raise
+    # The SDK raises from many families: its own, the HTTP client's, parsers' and codecs' over
+    # what a proxy says in the store's place. None of them may end more than the call.
+    except Exception as error:
         raise StoreUnavailable(store, f"{type(error).__name__}: {error}") from error
 
 
