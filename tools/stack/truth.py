@@ -60,7 +60,7 @@ def _trades(message: Message, record: Message) -> Iterable[Message]:
         trade = record["fields"].get("last_trade")
         return [trade] if trade else []
     if kind == "late":
-        ticks = message["late"]["ticks"]
+        ticks = message["ticks"]
         return [tick["fields"]["last_trade"] for tick in ticks]
     if kind in ("snapshot", "reset"):
         trades: list[Message] = (record.get("state") or {}).get("trades") or []

@@ -2,7 +2,8 @@
 import { MarketDataClient } from "../../js/src/index.js";
 
 const { URL: url, PRODUCT: product, CHANNEL: channel } = process.env;
-const client = new MarketDataClient(url);
+// The kit waits for seconds, and is alone.
+const client = new MarketDataClient(url, { reconnectSpreadMs: 50 });
 client.subscribe(product, { channel });
 const row = (level) => (level ? [level.price, level.size] : null);
 client.on("event", (event) => {

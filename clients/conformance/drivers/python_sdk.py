@@ -40,7 +40,8 @@ def line(event: AnyEvent, book: OrderBook | None) -> dict[str, object] | None:
 
 async def main() -> None:
     product, channel = os.environ["PRODUCT"], os.environ["CHANNEL"]
-    async with Client(os.environ["URL"]) as client:
+    # The kit waits for seconds, and is alone.
+    async with Client(os.environ["URL"], reconnect_spread_s=0.05) as client:
         await client.subscribe(product, channel=channel)  # type: ignore[arg-type]  # the kit's word
         async for event in client:
             found = line(event, client.book(product) if channel == "book" else None)

@@ -47,6 +47,19 @@ export interface ResetEvent extends StreamNames {
   repair: "refilled" | "snapshot" | "none";
   missed?: { from: number; to: number; count?: number } | null;
 }
+/** Trades of an announced gap that were found afterwards; only with the option `late`. */
+export interface LateEvent extends StreamNames {
+  type: "late";
+  epoch: number;
+  /** The gap, as it was announced. */
+  missed: { from: number; to: number };
+  /** Ascending; each one's `seq` is its trade id. */
+  ticks: Omit<TickEvent, "type" | "merged">[];
+  /** What is missing still; empty: the gap is closed. */
+  open: { from: number; to: number }[];
+  /** What will not come any more. */
+  lost: { from: number; to: number }[];
+}
 export interface StatusEvent extends StreamNames {
   type: "status";
   state: "live" | "quiet" | "stale" | "resyncing" | "down";
@@ -96,11 +109,11 @@ export interface ConnectedEvent { type: "connected"; number: number; session: st
 export interface DisconnectedEvent { type: "disconnected"; reason: string; retryInMs: number }
 /** The gateway goes away soon; the client reconnects by itself. */
 export interface DrainEvent { type: "drain"; deadline_ms: number }
-/** Coming back would not help (a wrong key); the client is closed. */
+/** Coming back would not help (a wrong key, code 0: an address that is none); the client is closed. */
 export interface RefusedEvent { type: "refused"; code: number; message: string }
 
 export type MarketDataEvent =
-  | TickEvent | SnapshotEvent | ResetEvent | StatusEvent | SubscribedEvent | BackfillEvent
+  | TickEvent | LateEvent | SnapshotEvent | ResetEvent | StatusEvent | SubscribedEvent | BackfillEvent
   | ModeEvent | ResyncEvent | StreamErrorEvent | ServerErrorEvent | ConnectedEvent
   | DisconnectedEvent | DrainEvent | RefusedEvent;
 export type EventOf<T extends MarketDataEvent["type"]> = Extract<MarketDataEvent, { type: T }>;
@@ -114,6 +127,8 @@ export interface ClientOptions {
   maxBackoffMs?: number;
   /** How long one attempt may take (10000). */
   openTimeoutMs?: number;
+  /** A connection that stood and is lost is made again at a random time within so long (3000). */
+  reconnectSpreadMs?: number;
 }
 export interface SubscribeOptions {
   channel?: Channel | Channel[];
@@ -129,6 +144,8 @@ export interface SubscribeOptions {
   /** Levels a side of book snapshots; 0 is all. A local book needs all. */
   depth?: number;
   snapshot?: boolean;
+  /** Trades of an announced gap too, that were found afterwards. */
+  late?: boolean;
   onUnrecoverable?: "snapshot" | "error";
 }
 

@@ -121,6 +121,7 @@ export class Protocol {
         return this.#heartbeat(message, now);
       case "subscribed":
         return this.#subscribed(message, now);
+      case "late":
       case "status":
       case "mode":
         return this.streams.has(nameOf(message)) ? [message] : [];
@@ -158,9 +159,16 @@ export class Protocol {
   #snapshot(message) {
     const stream = this.streams.get(nameOf(message.snapshot));
     if (!stream) return [];
-    // Should it come again, the parts before belong to a snapshot whose end never came.
-    if ((message.part ?? 1) <= stream.parts.length) stream.parts = [];
-    stream.parts.push(message.snapshot);
+    const { part = 1, snapshot } = message;
+    const begun = stream.parts.at(-1) ?? snapshot;
+    const same = begun.epoch === snapshot.epoch && begun.seq === snapshot.seq;
+    if (part !== stream.parts.length + 1 || !same) {
+      // What is held belongs to a snapshot whose end never came.
+      stream.parts = [];
+      // And this to one whose beginning was for an earlier subscription.
+      if (part !== 1) return [];
+    }
+    stream.parts.push(snapshot);
     if (message.last === false) return [];
     const parts = stream.parts;
     stream.parts = [];

@@ -3,10 +3,12 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { OrderBook } from "../src/book.js";
+import { MarketDataClient } from "../src/client.js";
 import { Chain } from "../src/chain.js";
 import { compareDecimals, isDecimal } from "../src/decimal.js";
 import { createUseMarketData } from "../src/hook.js";
 import { Protocol, Refused } from "../src/protocol.js";
+import { longestWaitMs } from "../src/reconnect.js";
 import { MarketDataStore } from "../src/store.js";
 
 const NAMES = { venue: "coinbase", channel: "book", product: "BTC-USD" };
@@ -184,4 +186,70 @@ test("the hook opens one client for a mount and closes it at the end", async () 
   assert.deepEqual(opened.map((socket) => socket.url), ["ws://one/ws"]);
   cleanup();
   assert.equal(opened[0].closed, true);
+});
+
+const part = (seq, number, last) =>
+  snapshot(seq, {
+    part: number,
+    last,
+    snapshot: {
+      ...NAMES,
+      epoch: 1,
+      seq,
+      ts_snapshot: 1,
+      state: { bids: [[String(number), "1"]], asks: [] },
+    },
+  });
+
+test("only the parts of one snapshot, in order, are a book", () => {
+  const befores = [
+    // Unsubscribed and subscribed again while a snapshot came: its end is for nobody.
+    [part(5, 2, false), part(5, 3, true)],
+    [part(5, 3, true)],
+    // One that ended in the middle, and the end of yet another.
+    [part(5, 1, false), part(6, 2, true)],
+    [part(5, 1, false), part(5, 3, true)],
+  ];
+  for (const before of befores) {
+    const protocol = subscribed();
+    const { book } = protocol.streams.get("coinbase:book:BTC-USD");
+    for (const message of before) {
+      assert.deepEqual(protocol.take(message, 0), []);
+      assert.equal(book.valid, false);
+    }
+    assert.deepEqual(protocol.take(part(9, 1, false), 0), []);
+    const [whole] = protocol.take(part(9, 2, true), 0);
+    assert.deepEqual(whole.state.bids, [["1", "1"], ["2", "1"]]);
+    assert.equal(book.valid, true);
+  }
+});
+
+test("late trades are handed out as they came", () => {
+  const protocol = subscribed();
+  const late = { type: "late", ...NAMES, epoch: 1, missed: { from: 1, to: 2 }, ticks: [], open: [] };
+  assert.deepEqual(protocol.take(late, 0), [late]);
+  assert.deepEqual(protocol.take({ ...late, product: "OTHER" }, 0), []);
+});
+
+test("who lost a connection that stood is spread, others try soon", () => {
+  const bound = (failures, established, maxMs = 15_000) =>
+    longestWaitMs(failures, { established, spreadMs: 3000, maxMs });
+  assert.equal(bound(0, true), 3000);
+  assert.equal(bound(0, true, 500), 500);
+  assert.deepEqual([0, 1, 2].map((n) => bound(n, false)), [50, 100, 200]);
+  assert.equal(bound(60, false), 15_000);
+});
+
+test("an address that no WebSocket takes ends the client with a word", async () => {
+  class Strict {
+    constructor(url) {
+      throw new SyntaxError(`the address ${url} is invalid`);
+    }
+  }
+  const client = new MarketDataClient("nonsense://x", { WebSocket: Strict });
+  const refused = new Promise((resolve) => client.on("refused", resolve));
+  const events = client[Symbol.asyncIterator]();
+  assert.equal((await refused).code, 0);
+  assert.equal((await events.next()).value.type, "refused");
+  await assert.rejects(() => events.next(), Refused);
 });

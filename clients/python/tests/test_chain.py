@@ -6,11 +6,13 @@ import itertools
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from market_data_fanout_client import Level, OrderBook, Resync, Snapshot, Tick
+from market_data_fanout_client import Level, NotSubscribed, OrderBook, Resync, Snapshot, Tick
 from market_data_fanout_client.chain import Chain, Verdict
 from market_data_fanout_client.protocol import Protocol
+from market_data_fanout_client.reconnect import longest_wait_s
 
 
 @given(
@@ -185,3 +187,76 @@ def test_a_drains_cursor_is_used_only_for_the_position_it_names() -> None:
     assert command is not None
     assert command["cursor"] == {"BTC-USD": "c"}
     assert "from_seq" not in command
+
+
+def part(seq: int, number: int, last: bool) -> dict[str, Any]:
+    """A part of a book's snapshot, with one level of its own."""
+    return {
+        "type": "snapshot",
+        "reason": "subscribe",
+        "part": number,
+        "last": last,
+        "snapshot": {
+            "venue": "coinbase",
+            "channel": "book",
+            "product": "BTC-USD",
+            "epoch": 1,
+            "seq": seq,
+            "ts_snapshot": 1,
+            "state": {"bids": [[str(number), "1"]], "asks": []},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        # Unsubscribed and subscribed again while a snapshot came: its end is for nobody.
+        [part(5, 2, False), part(5, 3, True)],
+        [part(5, 3, True)],
+        # One that ended in the middle, and the end of yet another.
+        [part(5, 1, False), part(6, 2, True)],
+        [part(5, 1, False), part(5, 3, True)],
+    ],
+)
+def test_only_the_parts_of_one_snapshot_in_order_are_a_book(before: list[dict[str, Any]]) -> None:
+    protocol = Protocol()
+    protocol.subscribe(["BTC-USD"], ["book"], "coinbase", None, None, {})
+    protocol.opened()
+    stream = protocol.streams["coinbase:book:BTC-USD"]
+    assert stream.book is not None
+    for message in before:
+        assert protocol.take(message, 0) == []
+        assert not stream.book.valid
+    assert protocol.take(part(9, 1, False), 0) == []
+    (whole,) = protocol.take(part(9, 2, True), 0)
+    assert isinstance(whole, Snapshot)
+    assert [level.price for level in whole.bids] == ["1", "2"]
+    assert stream.book.valid
+    assert len(stream.book) == 2
+
+
+def test_unsubscribing_something_unknown_changes_nothing() -> None:
+    protocol = Protocol()
+    protocol.subscribe(["A", "B"], ["ticker"], "coinbase", None, None, {})
+    while protocol.ready(0) is not None:
+        pass
+    with pytest.raises(NotSubscribed):
+        protocol.unsubscribe(["A", "unknown"], ["ticker"], "coinbase")
+    assert set(protocol.streams) == {"coinbase:ticker:A", "coinbase:ticker:B"}
+    assert protocol.ready(0) is None
+    protocol.unsubscribe(["A"], ["ticker"], "coinbase")
+    sent = protocol.ready(0)
+    assert sent is not None
+    assert sent["products"] == ["A"]
+
+
+def test_who_lost_a_connection_that_stood_is_spread_and_others_try_soon() -> None:
+    def bound(failures: int, *, established: bool, most: float = 15.0) -> float:
+        return longest_wait_s(failures, established=established, spread_s=3.0, max_s=most)
+
+    assert bound(0, established=True) == 3.0
+    assert bound(0, established=True, most=0.5) == 0.5
+    assert [bound(n, established=False) for n in range(4)] == [0.05, 0.1, 0.2, 0.4]
+    assert bound(7, established=True) == bound(7, established=False) > 3.0
+    assert bound(60, established=False) == 15.0

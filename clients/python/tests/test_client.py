@@ -14,6 +14,7 @@ from market_data_fanout_client import (
     Client,
     Connected,
     Disconnected,
+    Late,
     NotSubscribed,
     Refused,
     Snapshot,
@@ -25,6 +26,7 @@ from market_data_fanout_client import (
 )
 
 from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.wire import Missed
 from services.gateway.frames import text_frame
 from services.gateway.testing import Bench, Market, bench
 from tools.embedded import free_port
@@ -287,3 +289,28 @@ async def test_the_synchronous_client_gives_the_same_events() -> None:
 
         seen = await asyncio.to_thread(follow)
         assert [type(event) for event in seen[:2]] == [Connected, Subscribed]
+
+
+async def test_late_trades_are_handed_out_to_who_asks_for_them() -> None:
+    async with bench(MemoryBroker()) as gateway, Client(url(gateway)) as client:
+        market = gateway.market(channel="trades")
+        await market.ticks(2)
+        await market.publish(market.reset({"trades": []}, step=6))
+        assert market.seq is not None
+        missed = Missed(market.seq - 5, market.seq - 1)
+        await client.subscribe("BTC-USD", channel="trades", late=True)
+        held = None
+        found: Late | None = None
+        async for event in client:
+            if isinstance(event, Snapshot):
+                held = client.position("BTC-USD", "trades")
+                rest = Missed(missed.from_ + 1, missed.to)
+                await market.publish(market.late(missed, trades=[missed.from_], open=[rest]))
+            elif isinstance(event, Late):
+                found = event
+                break
+        assert found is not None
+        assert found.missed == (missed.from_, missed.to)
+        assert [tick.seq for tick in found.ticks] == [missed.from_]
+        assert found.open == ((missed.from_ + 1, missed.to),)
+        assert client.position("BTC-USD", "trades") == held

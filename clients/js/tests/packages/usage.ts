@@ -28,6 +28,7 @@ function told(event: MarketDataEvent): string {
   switch (event.type) {
     case "tick": return `${event.product} ${event.seq} follows ${event.prev}`;
     case "snapshot": return `${event.reason} ${event.state.bids?.[0]?.[0] ?? ""}`;
+    case "late": return `${event.ticks.length} of ${event.missed.from}, ${event.open.length} open`;
     case "reset": return `${event.cause} ${event.missed?.from ?? ""}`;
     case "status": return `${event.state} since ${event.since}`;
     case "subscribed": return `${event.start} ${event.warning?.code ?? ""}`;

@@ -23,12 +23,12 @@ from market_data_fanout_client.decode import Json
 from market_data_fanout_client.errors import NotSubscribed, Refused
 from market_data_fanout_client.messages import AnyEvent, Channel, Disconnected
 from market_data_fanout_client.protocol import SUBPROTOCOL, Protocol
+from market_data_fanout_client.reconnect import longest_wait_s
 
 E = TypeVar("E")
 # Without any message for this many heartbeats (and at least so many seconds) the line is dead.
 _SILENT_HEARTBEATS = 3
 _SILENT_AT_LEAST_S = 5.0
-_MIN_BACKOFF_S = 0.05
 # Events given out without letting other tasks run.
 _EVENTS_PER_TURN = 64
 
@@ -46,6 +46,8 @@ class Client:
         max_backoff_s: the longest wait between two attempts to connect; waits are random below a
             doubling bound.
         open_timeout_s: how long one attempt may take.
+        reconnect_spread_s: where a connection that stood is lost without a word, the next attempt
+            is made at a random time within so long: the gateway's other clients come back too.
         compression: offer permessage-deflate: fewer bytes on the way, more CPU here. The gateway
             decides.
     """
@@ -57,12 +59,14 @@ class Client:
         api_key: str | None = None,
         max_backoff_s: float = 15.0,
         open_timeout_s: float = 10.0,
+        reconnect_spread_s: float = 3.0,
         compression: bool = False,
     ) -> None:
         self.url = url
         self._headers = {"X-API-Key": api_key} if api_key else {}
         self._max_backoff_s = max_backoff_s
         self._open_timeout_s = open_timeout_s
+        self._reconnect_spread_s = reconnect_spread_s
         self._compression = "deflate" if compression else None
         self._protocol = Protocol()
         self._socket: ClientConnection | None = None
@@ -89,6 +93,7 @@ class Client:
         max_rate: float | None = None,
         depth: int | None = None,
         snapshot: bool | None = None,
+        late: bool | None = None,
         on_unrecoverable: Literal["snapshot", "error"] | None = None,
     ) -> None:
         """Want these streams, now and after every reconnect.
@@ -104,6 +109,7 @@ class Client:
             max_rate: messages a second for each stream; implies `latest`.
             depth: levels a side of book snapshots; 0 is all. A local book needs all.
             snapshot: False begins with the next tick.
+            late: trades of an announced gap too, that were found afterwards (`Late`).
             on_unrecoverable: what to do when `from_seq` is out of reach: begin with a snapshot
                 (`Subscribed.warning` says so), or give up with a `StreamError`.
         """
@@ -118,6 +124,7 @@ class Client:
                 "max_rate": max_rate,
                 "depth": depth,
                 "snapshot": snapshot,
+                "late": late,
                 "on_unrecoverable": on_unrecoverable,
             },
         )
@@ -310,13 +317,18 @@ class Client:
                 return
 
     def _lost(self, reason: str) -> None:
-        self._socket = None
+        established, self._socket = self._socket is not None, None
         after = self._protocol.reconnect_after_s
         if after is not None:
             delay = self._random.uniform(*after)
             self._protocol.reconnect_after_s = None
         else:
-            bound = min(self._max_backoff_s, _MIN_BACKOFF_S * 2 ** min(self._failures, 20))
+            bound = longest_wait_s(
+                self._failures,
+                established=established,
+                spread_s=self._reconnect_spread_s,
+                max_s=self._max_backoff_s,
+            )
             delay = self._random.uniform(0, bound)
             self._failures += 1
         self._not_before = time.monotonic() + delay

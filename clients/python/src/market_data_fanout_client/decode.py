@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from market_data_fanout_client.messages import (
     Backfill,
     Fields,
+    Late,
     Level,
     ModeChange,
     Reset,
@@ -52,18 +54,40 @@ def fields(row: Json) -> Fields:
 
 def tick(message: Json) -> Tick:
     row = message["tick"]
+    prev = message["prev"] if "prev" in message else row.get("prev")
+    return _tick(row, prev, message.get("merged", 1))
+
+
+def late(row: Json) -> Late:
+    return Late(
+        row["venue"],
+        row["channel"],
+        row["product"],
+        row["epoch"],
+        (row["missed"]["from"], row["missed"]["to"]),
+        tuple(_tick(tick, tick.get("prev"), 1) for tick in row["ticks"]),
+        _ranges(row["open"]),
+        _ranges(row.get("lost", ())),
+    )
+
+
+def _ranges(rows: Iterable[Json]) -> tuple[tuple[int, int], ...]:
+    return tuple((row["from"], row["to"]) for row in rows)
+
+
+def _tick(row: Json, prev: int | None, merged: int) -> Tick:
     return Tick(
         row["venue"],
         row["channel"],
         row["product"],
         row["epoch"],
         row["seq"],
-        message["prev"] if "prev" in message else row.get("prev"),
+        prev,
         row.get("ts_event"),
         row["ts_ingest"],
         fields(row["fields"]),
         row.get("venue_seq"),
-        message.get("merged", 1),
+        merged,
     )
 
 

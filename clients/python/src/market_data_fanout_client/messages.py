@@ -95,6 +95,26 @@ class Tick(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Late(Event):
+    """Trades of an announced gap (`Reset.missed`) that were found afterwards; `late` asks for them.
+
+    The stream's position does not move. One may come twice around a reconnect.
+
+    Attributes:
+        missed: first and last trade id of the gap, as it was announced.
+        ticks: ascending; each one's `seq` is its trade id.
+        open: ranges (first, last) that are still missing and asked for; none: the gap is closed.
+        lost: ranges that will not come any more.
+    """
+
+    epoch: int
+    missed: tuple[int, int]
+    ticks: tuple[Tick, ...]
+    open: tuple[tuple[int, int], ...]
+    lost: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot(Event):
     """The whole state at (`epoch`, `seq`); it replaces everything held.
 
@@ -217,6 +237,7 @@ class ServerError:
 
 AnyEvent = (
     Tick
+    | Late
     | Snapshot
     | Reset
     | Status

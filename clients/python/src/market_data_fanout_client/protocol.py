@@ -69,6 +69,10 @@ class StreamState:
         return "from_seq", chain.epoch, chain.seq
 
 
+def _place(snapshot: Json) -> tuple[int, int]:
+    return snapshot["epoch"], snapshot["seq"]
+
+
 class Protocol:
     """What one client wants and holds.
 
@@ -117,11 +121,19 @@ class Protocol:
             self._command(command)
 
     def unsubscribe(self, products: Iterable[str], channels: Iterable[str], venue: str) -> None:
-        names = list(products)
+        """Want none of these any more, or, where one was not wanted, change nothing.
+
+        Raises:
+            NotSubscribed: it was not.
+        """
+        names, channels = list(products), list(channels)
+        streams = [f"{venue}:{channel}:{product}" for channel in channels for product in names]
+        for stream in streams:
+            if stream not in self.streams:
+                raise NotSubscribed(stream)
+        for stream in streams:
+            self.streams.pop(stream, None)
         for channel in channels:
-            for product in names:
-                if self.streams.pop(f"{venue}:{channel}:{product}", None) is None:
-                    raise NotSubscribed(f"{venue}:{channel}:{product}")
             self._command(
                 {"type": "unsubscribe", "venue": venue, "channel": channel, "products": names}
             )
@@ -193,9 +205,14 @@ class Protocol:
         stream = self.streams.get(stream_of(message["snapshot"]))
         if stream is None:
             return []
-        if message.get("part", 1) <= len(stream.parts):
-            # The parts before belong to a snapshot whose end never came.
+        part, row = message.get("part", 1), message["snapshot"]
+        begun = stream.parts[-1]["snapshot"] if stream.parts else row
+        if part != len(stream.parts) + 1 or _place(begun) != _place(row):
+            # What is held belongs to a snapshot whose end never came.
             stream.parts.clear()
+            if part != 1:
+                # And this to one whose beginning was for an earlier subscription.
+                return []
         stream.parts.append(message)
         if not message.get("last", True):
             return []
@@ -216,6 +233,9 @@ class Protocol:
         if stream.book is not None:
             stream.book.valid = False
         return [decode.reset(message)]
+
+    def _on_late(self, message: Json, _now: float) -> list[AnyEvent]:
+        return [decode.late(message)] if stream_of(message) in self.streams else []
 
     def _on_status(self, message: Json, _now: float) -> list[AnyEvent]:
         return [decode.status(message)] if stream_of(message) in self.streams else []

@@ -1,8 +1,8 @@
 import { Protocol, Refused, SUBPROTOCOL } from "./protocol.js";
+import { longestWaitMs } from "./reconnect.js";
 
 const SILENT_HEARTBEATS = 3;
 const SILENT_AT_LEAST_MS = 5000;
-const MIN_BACKOFF_MS = 50;
 // Events that may wait for a slow `for await`; beyond it the connection rests until half are taken.
 const MAX_WAITING = 10_000;
 
@@ -24,11 +24,13 @@ export class MarketDataClient {
   #wakeAt = Infinity;
   #heard = 0;
   #failures = 0;
+  #established = false;
   #closed = false;
   #resting = false;
 
   constructor(url, options = {}) {
     const { apiKey = null, maxBackoffMs = 15_000, openTimeoutMs = 10_000 } = options;
+    const { reconnectSpreadMs = 3000 } = options;
     const Socket = options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) {
       throw new TypeError(
@@ -36,6 +38,7 @@ export class MarketDataClient {
       );
     }
     Object.assign(this, { url: String(url), apiKey, maxBackoffMs, openTimeoutMs });
+    this.reconnectSpreadMs = reconnectSpreadMs;
     this.Socket = Socket;
     // After this turn, so that what is subscribed and listened to in it counts from the start.
     queueMicrotask(() => this.#connect());
@@ -52,6 +55,7 @@ export class MarketDataClient {
       max_rate: options.maxRate,
       depth: options.depth,
       snapshot: options.snapshot,
+      late: options.late,
       on_unrecoverable: options.onUnrecoverable,
     });
     this.#protocol.subscribe(list(products), list(channel), venue, fromSeq, epoch, more);
@@ -124,13 +128,22 @@ export class MarketDataClient {
 
   #connect() {
     if (this.#closed || this.#socket || this.#resting) return;
-    const socket = new this.Socket(this.url, SUBPROTOCOL);
+    let socket;
+    try {
+      socket = new this.Socket(this.url, SUBPROTOCOL);
+    } catch (error) {
+      // Not an address that a WebSocket can be opened to; trying again would not help.
+      this.#end(new Refused(0, error.message));
+      return;
+    }
+    this.#established = false;
     this.#socket = socket;
     this.#heard = now();
     const mine = (act) => (event) => {
       if (this.#socket === socket) act(event);
     };
     socket.onopen = mine(() => {
+      this.#established = true;
       this.#heard = now();
       this.#protocol.opened();
       if (this.apiKey) this.#send({ type: "auth", api_key: this.apiKey });
@@ -178,8 +191,13 @@ export class MarketDataClient {
       this.#protocol.reconnectAfterMs = null;
       delay = after[0] + Math.random() * (after[1] - after[0]);
     } else {
-      const bound = Math.min(this.maxBackoffMs, MIN_BACKOFF_MS * 2 ** Math.min(this.#failures, 20));
-      delay = Math.random() * bound;
+      delay =
+        Math.random() *
+        longestWaitMs(this.#failures, {
+          established: this.#established,
+          spreadMs: this.reconnectSpreadMs,
+          maxMs: this.maxBackoffMs,
+        });
       this.#failures += 1;
     }
     this.#wake(delay, () => this.#connect());
