@@ -88,7 +88,11 @@ class Worker:
         failures = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
-            status = await self._live()
+            try:
+                how = _how(await self._live())
+            except OSError as error:
+                # No process, memory or descriptor to be had now: the others serve meanwhile.
+                how = f"not started: {error.strerror}"
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - begun
@@ -98,7 +102,7 @@ class Worker:
             log.error(
                 "worker_ended",
                 worker=self.number,
-                how=_how(status),
+                how=how,
                 lived_s=round(lived, 1),
                 again_in_s=round(wait, 2),
             )
@@ -116,15 +120,20 @@ class Worker:
         """Start it; its exit status."""
         ours, its = socket.socketpair()
         arguments = ("-m", "services.gateway", "worker", str(its.fileno()), str(self.number))
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            env=child_environment({"HTTP_PORT": str(self._port)}),
-            pass_fds=(its.fileno(),),
-            # Keys on a terminal reach this process alone, which passes on what they mean.
-            start_new_session=True,
-        )
-        its.close()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *arguments,
+                env=child_environment({"HTTP_PORT": str(self._port)}),
+                pass_fds=(its.fileno(),),
+                # Keys on a terminal reach this process alone, which passes on what they mean.
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            its.close()
         log.info("worker_started", worker=self.number, pid=self._process.pid)
         self.line = Line(ours, self._answer)
         if self._stopping.is_set():

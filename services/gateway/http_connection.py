@@ -54,6 +54,24 @@ class Farewell(asyncio.Protocol):
         self.transport.close()
 
 
+class _Writer:
+    """A transport to answer through, also when the client has gone and nobody was told yet.
+
+    uvloop's raise then, in the middle of the application.
+    """
+
+    __slots__ = ("_transport", "close", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close = transport.close
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
 class HttpConnection(HttpToolsProtocol):
     """One connection, while it speaks HTTP.
 
@@ -183,7 +201,10 @@ class HttpConnection(HttpToolsProtocol):
             self._reject("malformed", 400, "Transfer-Encoding in HTTP/1.0")
         if codings not in ([], [b"chunked"]):
             self._reject("malformed", 501, "a transfer coding other than chunked")
+        before = self._cycle
         super().on_headers_complete()
+        if self._cycle is not None and self._cycle is not before:
+            self._cycle.transport = cast("asyncio.Transport", _Writer(self.transport))
 
     def on_message_complete(self) -> None:
         self._incomplete = False

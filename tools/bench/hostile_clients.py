@@ -15,7 +15,7 @@ from typing import Any, cast
 from services.common.settings import child_environment
 from services.common.stream.nats import NatsBroker
 from services.common.stream.specs import log_specs
-from services.gateway.testing import Market, eventually, small_settings
+from services.gateway.testing import Market, small_settings
 from tools.bench.documents import markdown, table
 from tools.bench.hostile.kinds import KINDS, frame, handshake
 from tools.bench.registry import Run, bench
@@ -97,7 +97,7 @@ async def _gateway(nats_url: str, port: int) -> AsyncIterator[int]:
         *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not await _ready(port):  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.05)
         yield process.pid
@@ -189,7 +189,9 @@ async def hostile(run: Run) -> None:
             _, subscriber = await loop.create_connection(Subscriber, "127.0.0.1", port)
             subscribers.append(subscriber)
         await enter(_trading(market))
-        await eventually(lambda: all(one.seq is not None for one in subscribers))
+        async with asyncio.timeout(90):
+            while not all(one.seq is not None for one in subscribers):  # noqa: ASYNC110 - theirs
+                await asyncio.sleep(0.05)
         # `HOSTILE=depths,gaps`: those only.
         chosen = os.environ.get("HOSTILE", "").split(",")
         for kind in ("nobody", *(one for one in KINDS if chosen == [""] or one in chosen)):

@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from services.common.settings import child_environment
 from services.common.stream.nats import NatsBroker
 from services.common.stream.specs import log_specs
-from services.gateway.fleet import reserved
+from services.gateway import fleet as supervisor
+from services.gateway.fleet import Worker, reserved
 from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
 from tools.embedded import NatsServer, free_port
 
@@ -239,3 +240,28 @@ async def test_a_port_that_somebody_has_is_not_shared_with_him() -> None:
 def test_a_broker_in_memory_cannot_be_shared() -> None:
     with pytest.raises(ValidationError, match="WEB_CONCURRENCY=2: expected 1 with BROKER_KIND"):
         small_settings(web_concurrency=2, broker_kind="memory")
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = asyncio.Event()
+
+    async def no_process(*_: Any, **__: Any) -> None:
+        if worker.starts:
+            tried.set()
+        worker.starts += 1
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    class Counted(Worker):
+        starts = 0
+
+    worker = Counted(0, 1, lambda _asked: None)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+    monkeypatch.setattr(supervisor, "_FIRST_S", 0.001)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(worker.run())
+        async with asyncio.timeout(WAIT_S):
+            await tried.wait()
+        assert not running.done()
+        worker.stop()

@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.http_connection import HttpConnection
+from services.gateway.http_connection import HttpConnection, _Writer
 from services.gateway.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
@@ -337,6 +337,7 @@ async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
     one.data_received((b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)
     assert 0 < len(begun) < 30
     assert not transport.is_reading()
+    transport.is_closing = lambda: True
     one.connection_lost(None)
     tasks = list(shared.state.tasks)
     await asyncio.sleep(0)
@@ -360,3 +361,17 @@ async def test_first_words_are_heard_a_few_in_a_turn() -> None:
     await asyncio.sleep(0)
     arrivals.add(lambda: heard.append(100))
     assert heard[-1] == 100
+
+
+async def test_an_answer_to_who_has_gone_is_no_error() -> None:
+    # uvloop's transports raise when they are written to between the end and its telling.
+    transport: Any = Stuck()
+    writer = _Writer(transport)
+    writer.write(b"x")
+
+    def gone(_data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    transport.write = gone
+    transport.is_closing = lambda: True
+    writer.write(b"x")
