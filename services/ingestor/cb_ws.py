@@ -250,6 +250,8 @@ class Feed:
             return "network"
         finally:
             self._socket = None
+            # Who is cancelled while it says goodbye leaves no socket behind.
+            socket.transport.abort()
 
     async def _opened(self, endpoint: str) -> ClientConnection | str:
         """A connection, or why there is none."""

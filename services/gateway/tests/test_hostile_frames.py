@@ -38,7 +38,12 @@ def test_reading_turn_by_turn_reads_the_same(data: bytes, cost: int) -> None:
     assert told.events == ours([data])
 
 
-@pytest.mark.parametrize("flood", [frame(PING), frame(PONG), frame(TEXT, b"{}")])
+# Masks are drawn at random: names of their own, the same in every process.
+@pytest.mark.parametrize(
+    "flood",
+    [frame(PING), frame(PONG), frame(TEXT, b"{}")],
+    ids=["pings", "pongs", "texts"],
+)
 def test_what_one_turn_reads_is_bounded_whatever_the_frames(flood: bytes) -> None:
     told, inbound = Told(), Inbound(MAX_BYTES)
     assert not inbound.feed(flood * 40_000, told, 64 * 1024)
@@ -384,6 +389,7 @@ def _closed(reason: str) -> float:
         (frame(3), "violation"),
         (frame(CLOSE), "client"),
     ],
+    ids=["pings", "pongs", "pieces", "an open message", "half a frame", "opcode 3", "a close"],
 )
 async def test_a_flood_ends_its_own_connection_and_is_counted_by_its_reason(
     gateway: Bench, flood: bytes, reason: str
