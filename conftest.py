@@ -18,19 +18,19 @@ from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
 ROOT = Path(__file__).resolve().parent
+# How long an example takes, or its making, is the machine's business: no test fails by it.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 # For mutation testing: one failing example finds a mutant, the smallest one is not wanted.
 # Every mutant is run by the same process, with other instances of the tests' classes.
 settings.register_profile(
     "mutants",
+    parent=settings.get_profile("unhurried"),
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=[HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
-# Before anything imports it, in whatever order test files are named.
-pytest.register_assert_rewrite("services.common.testing.conformance")
-# Books as large as the venue's cost each test that starts a stack seconds; one looks at them.
-os.environ.setdefault("SIM_DEPTH", "200")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

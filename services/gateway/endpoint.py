@@ -54,16 +54,16 @@ class Endpoint:
             chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
             link = scope.get("extensions", {}).get(EXTENSION)
-            ours = isinstance(link, Upgrading)
-            plain = AsgiLink(receive, send)
-            session = Session(gateway.core, link if ours else plain, seat, gateway)
+            if not isinstance(link, Upgrading):
+                link = AsgiLink(receive, send)
+            session = Session(gateway.core, link, seat, gateway)
             gateway.joined(session)
             begun = True
             session.begin(key_refused=key is not None and seat.grant is None)
-            if ours:
-                link.take(session)
+            if isinstance(link, AsgiLink):
+                await link.run(session)
             else:
-                await plain.run(session)
+                link.take(session)
         finally:
             if not begun:
                 seat.leave()

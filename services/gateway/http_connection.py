@@ -268,6 +268,9 @@ class HttpConnection(HttpToolsProtocol):
         self._let_go()
         protocol = GatewayProtocol(self._shared, self.transport)
         self.transport.set_protocol(protocol)
+        # While requests wait for their turn nothing is read; from here on its frames are.
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
         if self.flow.write_paused:
             protocol.pause_writing()
         protocol.upgrade(request, early)
