@@ -77,6 +77,10 @@ charts-render: $(STAMP)
 manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 	@$(PY) -m tools.charts --write
 
+.PHONY: mutants
+mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]
+	@$(PY) -m tools.mutants $(MODULES)
+
 ##@ Measure
 .PHONY: bench
 bench: $(STAMP) ## All benchmarks: JSON in bench-results/, tables of docs/performance.md [BENCH="broker ..." ARGS=--quick]

@@ -160,27 +160,21 @@ class Catching:
         held = self.seq
         if held is None:
             return True
-        if not entry.chained:
-            # A status names the seq it was written after; a greater one was never sent.
-            return entry.position.epoch != self.position.epoch or entry.position.seq <= held
-        if entry.prev == held:
+        if _follows(entry, Position(self.position.epoch, held)):
             return True
         # By its own word a client may hold a seq between two records; nothing is missing then.
-        first = self.reason == "backfill" and self.count == 0
+        first = entry.chained and self.reason == "backfill" and self.count == 0
         return first and (entry.prev or 0) <= held < entry.position.seq
 
     def linked(self, entries: Iterable[Entry]) -> list[Entry]:
         """As many of them, from the first on, as go on from here without a hole."""
         found: list[Entry] = []
-        held: int | None = None
+        held: Position | None = None
         for entry in entries:
-            if held is None:
-                if not self.links(entry):
-                    break
-            elif entry.chained and (entry.prev != held or entry.unreadable is not None):
+            if not (self.links(entry) if held is None else _follows(entry, held)):
                 break
             if entry.chained:
-                held = entry.position.seq
+                held = entry.position
             found.append(entry)
         return found
 
@@ -216,6 +210,16 @@ class Catching:
             self.seq = last.position.seq
         self.count += run.chained
         return Piece(run.frames, run.chained, True)
+
+
+def _follows(entry: Entry, held: Position) -> bool:
+    """Whether nothing is missing between the chain's record at `held` and this one."""
+    if entry.unreadable is not None:
+        return False
+    if entry.chained:
+        return entry.prev == held.seq
+    # A status names the seq it was written after; a greater one was never sent.
+    return entry.position.epoch != held.epoch or entry.position.seq <= held.seq
 
 
 class Subscription:

@@ -13,11 +13,9 @@ from pydantic import ValidationError
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
-from services.common.domain.book import Book
 from services.common.stream import Position
-from services.common.wire import Fields, Level, decode_tick
+from services.common.wire import Fields
 from services.gateway.auth import KeyRing, offered_key
-from services.gateway.conflation import Conflation, merge
 from services.gateway.frames import array_frames, payloads_of, text_frame, text_frames
 from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
@@ -177,61 +175,6 @@ def test_a_bucket_never_gives_more_than_rate_and_burst(
             given_out += 1
             now += wait + 1e-6
     assert given_out <= burst + rate * now + 1e-3
-
-
-def _tick(market: Market, **fields: object) -> Entry:
-    return Entry(market.tick(Fields(**fields)).payload)  # type: ignore[arg-type]  # test data
-
-
-def test_merged_ticks_carry_the_newest_of_every_field() -> None:
-    market = Market(None)
-    first = _tick(market, best_bid=Level("1"), volume_30d="5")
-    last = _tick(market, best_bid=Level("2"))
-    merged = decode_tick(merge([first, last]))
-    assert (merged.seq, merged.fields.best_bid) == (last.position.seq, Level("2"))
-    assert merged.fields.volume_30d == "5"
-
-
-def test_merged_books_carry_the_newest_size_of_every_level() -> None:
-    market = Market(None, channel="book")
-    first = _tick(market, changes=[("buy", "1", "1"), ("sell", "5", "1")])
-    last = _tick(market, changes=[("buy", "1", "0")])
-    merged = decode_tick(merge([first, last]))
-    assert merged.fields.changes == [("sell", "5", "1"), ("buy", "1", "0")]
-
-
-def test_the_newest_size_of_a_price_written_in_two_ways_comes_last() -> None:
-    market = Market(None, channel="book")
-    ticks = [
-        _tick(market, changes=[("buy", price, size)])
-        for price, size in (("1e-7", "1"), ("0.0000001", "0"), ("1e-7", "2"))
-    ]
-    merged = decode_tick(merge(ticks)).fields.changes
-    book = Book()
-    book.apply(merged or ())
-    assert book.bids() == [("1e-7", "2")]
-
-
-@given(st.lists(st.integers(1, 150), min_size=1, max_size=5))
-def test_a_conflated_chain_verifies_and_counts_every_tick(groups: list[int]) -> None:
-    market = Market(None)
-    market.clock = lambda: 1
-    first = Entry(market.tick().payload)
-    conflation = Conflation(first.position, max_rate=2)
-    held, merged, now = market.seq, 0, 0.0
-    for group in groups:
-        for _ in range(group):
-            conflation.offer(Entry(market.tick().payload))
-        now = max(now, conflation.due)
-        taken = conflation.take(now)
-        assert taken is not None
-        message = msgspec.json.decode(taken[0])
-        assert message["prev"] == held
-        held = message["tick"]["seq"]
-        merged += message["merged"]
-        assert conflation.due >= now + 0.5
-    assert held == market.seq
-    assert merged == sum(groups)
 
 
 def test_keys_are_accepted_plain_or_hashed() -> None:

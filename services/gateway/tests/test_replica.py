@@ -260,3 +260,19 @@ def test_more_live_records_than_may_wait_are_read_from_the_log_instead() -> None
     world.deliver(100)
     world.settle()
     assert world.emitted == world.log
+
+
+def test_a_seq_of_another_epoch_proves_nothing_though_the_numbers_fit() -> None:
+    world = World("ticker")
+    for _ in range(3):
+        world.publish("tick")
+    world.settle()
+    head = world.replica.head
+    assert head is not None
+    # The tail skipped what began the new numbering, in which there was a record of the same seq.
+    world.market.epoch += 1
+    fits = Entry(world.market.tick().payload)
+    assert fits.prev == head.seq
+    world.replica.on_live([fits])
+    assert world.replica.take() == []
+    assert world.replica.want() == WantPage("", head)

@@ -1,24 +1,22 @@
-"""The states of a subscription: what each event does in each, alone and in whatever order they come
-in a gateway whose queues are so small that everybody falls behind."""
+"""Subscriptions in a gateway whose queues are so small that everybody falls behind: whatever comes
+in whatever order, each chain is whole in the end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common.stream import Position, Publisher
+from services.common.stream import Publisher
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.archive import Archive
-from services.gateway.audience import Fan
 from services.gateway.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
@@ -27,137 +25,14 @@ from services.gateway.feed import Sources
 from services.gateway.gateway import Gateway
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
-from services.gateway.records import Entry
 from services.gateway.session import Home, Session
 from services.gateway.stores import Stores
 from services.gateway.subscription import (
-    BEGINNING,
-    Catching,
     State,
-    Subscription,
-    Terms,
-    WrongState,
 )
 from services.gateway.tail import Tails
-from services.gateway.testing import EPOCH, Market, small_settings
+from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, payloads_read
-
-# ---------------------------------------------------------------------- each event in each state
-
-_HELD = Position(EPOCH, 107)
-_EVENTS: dict[str, Callable[[Subscription], object]] = {
-    "go_live": lambda one: one.go_live(),
-    "merge": lambda one: one.merge(_HELD, None),
-    "fall_behind": lambda one: one.fall_behind(_HELD, 0.0),
-    "catch_up": lambda one: one.catch_up(Catching("backfill", _HELD, 107)),
-    "rest": lambda one: one.rest(),
-    "end": lambda one: one.end(),
-    "configure": lambda one: one.configure(Terms("latest")),
-}
-_TO: dict[State, dict[str, State]] = {
-    State.IDLE: {
-        "go_live": State.LIVE,
-        "merge": State.MERGED,
-        "catch_up": State.CATCHING_UP,
-        "rest": State.IDLE,
-        "end": State.ENDED,
-        "configure": State.IDLE,
-    },
-    State.LIVE: {
-        "merge": State.MERGED,
-        "fall_behind": State.CATCHING_UP,
-        "rest": State.IDLE,
-        "end": State.ENDED,
-    },
-    State.MERGED: {
-        "go_live": State.LIVE,
-        "fall_behind": State.CATCHING_UP,
-        "rest": State.IDLE,
-        "end": State.ENDED,
-    },
-    State.CATCHING_UP: {
-        "go_live": State.LIVE,
-        "merge": State.MERGED,
-        "catch_up": State.CATCHING_UP,
-        "rest": State.IDLE,
-        "end": State.ENDED,
-        "configure": State.CATCHING_UP,
-    },
-    State.ENDED: {"end": State.ENDED, "configure": State.ENDED},
-}
-_WAY: dict[State, list[str]] = {
-    State.IDLE: [],
-    State.LIVE: ["go_live"],
-    State.MERGED: ["merge"],
-    State.CATCHING_UP: ["catch_up"],
-    State.ENDED: ["end"],
-}
-
-
-@pytest.fixture
-async def subscription() -> AsyncIterator[Subscription]:
-    async with _World.running() as world:
-        yield Subscription(world.session, Fan(world.markets[0].key))
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", _EVENTS)
-async def test_what_each_event_does_in_each_state(
-    subscription: Subscription, state: State, event: str
-) -> None:
-    for step in _WAY[state]:
-        _EVENTS[step](subscription)
-    assert subscription.state is state
-    version = subscription.version
-    to = _TO[state].get(event)
-    if to is None:
-        with pytest.raises(WrongState):
-            _EVENTS[event](subscription)
-        assert (subscription.state, subscription.version) == (state, version)
-        return
-    _EVENTS[event](subscription)
-    assert subscription.state is to
-    unchanged = event == "configure" or (to is state and event in ("rest", "end"))
-    assert (subscription.version == version) is unchanged
-    assert (subscription.conflation is not None) == (to is State.MERGED)
-    assert (subscription.catching is not None) == (to is State.CATCHING_UP)
-    assert subscription.live == (to in (State.LIVE, State.MERGED))
-
-
-async def test_who_is_merged_falls_behind_from_what_it_was_sent_and_not_from_what_it_is_owed(
-    subscription: Subscription,
-) -> None:
-    market = Market(None)
-    entries = [Entry(market.tick().payload) for _ in range(4)]
-    subscription.merge(entries[0].position, None)
-    assert subscription.conflation is not None
-    for entry in entries[1:]:
-        subscription.conflation.offer(entry)
-    catching = subscription.fall_behind(entries[-1].position, 5.0)
-    assert (catching.position, catching.seq) == (entries[0].position, entries[0].position.seq)
-    subscription.rest()
-    subscription.merge(None, None)
-    catching = subscription.fall_behind(entries[-1].position, 5.0)
-    assert (catching.position, catching.seq) == (BEGINNING, None)
-
-
-def test_a_status_links_to_what_it_was_written_after_and_to_nothing_before() -> None:
-    market = Market(None)
-    first = Entry(market.tick().payload)
-    early = Entry(market.status().payload)
-    second = Entry(market.tick().payload)
-    late = Entry(market.status().payload)
-    catching = Catching("slow", first.position, first.position.seq)
-    assert catching.links(early)
-    # Between what is held and this one a tick is missing.
-    assert not catching.links(late)
-    assert catching.linked([early, late]) == [early]
-    assert catching.linked([early, second, late]) == [early, second, late]
-    market.epoch += 1
-    assert catching.links(Entry(market.status().payload))
-
-
-# ---------------------------------------------------------------------- all of them, in any order
 
 _QUEUE = 2048
 

@@ -143,6 +143,53 @@ def test_after_a_restart_the_new_numbering_goes_on_from_what_it_was_given() -> N
     assert sequencer.observe(7, NOW) == Gap(5, 6)
 
 
+def test_without_the_held_numbers_time_nothing_old_is_a_restart() -> None:
+    unknown = Sequencer(Numbering.CONTIGUOUS, 100)
+    restarted = contiguous()
+    restarted.restart(100)
+    for sequencer in (unknown, restarted):
+        for _ in range(3 * RESTART_WITNESSES):
+            assert sequencer.observe(3, NOW) is DUPLICATE
+
+
+def test_an_old_number_counts_against_the_newest_time_that_was_told() -> None:
+    sequencer = contiguous(100, NOW)
+    sequencer.advance(101, NOW + 5)
+    # No time was told with it: the one before stands.
+    sequencer.advance(102)
+    for _ in range(3 * RESTART_WITNESSES):
+        assert sequencer.observe(3, NOW + 5 + RESTART_TOLERANCE_US) is DUPLICATE
+    assert not sequencer.outlived(NOW + 5 + RESTART_TOLERANCE_US)
+    assert sequencer.outlived(NOW + 5 + RESTART_TOLERANCE_US + 1)
+
+
+def test_witnesses_of_a_restart_are_counted_from_nothing_after_each_number_in_order() -> None:
+    sequencer = contiguous()
+    later = NOW + RESTART_TOLERANCE_US + 1
+    sequencer.advance(101, NOW)
+    for _ in range(RESTART_WITNESSES - 1):
+        assert sequencer.observe(3, later) is DUPLICATE
+    assert sequencer.observe(3, later) == Restarted(101)
+
+
+def test_marks_without_their_messages_prove_a_restart_too() -> None:
+    sequencer = contiguous()
+    later = NOW + RESTART_TOLERANCE_US + 1
+    for _ in range(RESTART_WITNESSES - 1):
+        assert sequencer.witness(3, later) is DUPLICATE
+    assert sequencer.witness(3, later) == Restarted(100)
+
+
+def test_a_restart_forgets_the_marks_of_the_old_numbering() -> None:
+    sequencer = contiguous()
+    sequencer.heartbeat(102)
+    sequencer.restart(4, NOW)
+    assert sequencer.heartbeat(103) is IN_ORDER
+    assert sequencer.heartbeat(103) == Gap(5, 103)
+    later = NOW + RESTART_TOLERANCE_US + 1
+    assert [sequencer.observe(1, later) for _ in range(RESTART_WITNESSES)][-1] == Restarted(4)
+
+
 @given(numbering=numberings, numbers=st.lists(st.integers(1, 60)))
 def test_what_is_passed_on_strictly_increases(numbering: Numbering, numbers: list[int]) -> None:
     sequencer = Sequencer(numbering)

@@ -8,22 +8,24 @@ import pytest
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import RawKind, RawRecord
-from services.normalizer.chain import Chain, Place, Verdict
+from services.normalizer.chain import Chain, Link, Place, Verdict
 
 KEY = StreamKey("coinbase", "ticker", "BTC-USD")
+TRADES = StreamKey("coinbase", "trades", "BTC-USD")
 
 
 def raw(
     seq: int,
     sub: int = 0,
     *,
+    key: StreamKey = KEY,
     epoch: int = 1,
     kind: RawKind = "frame",
     prev: int | None = None,
     prev_sub: int | None = None,
 ) -> RawRecord:
     body = msgspec.Raw(b"{}")
-    return RawRecord(1, kind, *KEY, epoch, seq, sub, prev, 1, "test", body, prev_sub)
+    return RawRecord(1, kind, *key, epoch, seq, sub, prev, 1, "test", body, prev_sub)
 
 
 @pytest.mark.parametrize("held", [(1, 10, 0), (1, 10, 2)])
@@ -89,5 +91,53 @@ def test_the_plainest_case_is_the_one_in_which_all_numbers_agree(
     epoch: int, seq: int, prev: int, prev_sub: int, *, answer: bool
 ) -> None:
     assert Place(1, 10, 2, seen=True).precedes(epoch, seq, prev, prev_sub) is answer
+    assert Place(1, 1, 0, seen=True).precedes(1, 2, 1, 0)
     # Nothing stands before the first record: 0 names no predecessor.
     assert not Place(1, 0, 0, seen=True).precedes(1, 5, 0, 0)
+
+
+def test_what_is_held_is_told_with_its_statuses_and_nothing_before_the_first() -> None:
+    chain = Chain()
+    assert chain.held(KEY) is None
+    assert chain.place(KEY) is None
+    chain.restore(KEY, Position(1, 10, 2))
+    assert chain.held(KEY) == (1, 10, 2)
+    assert chain.place(KEY) == Place(1, 10, 2, seen=False)
+    assert chain.place(TRADES) is None
+
+
+def test_what_was_worked_on_here_was_seen_with_every_status() -> None:
+    chain = Chain()
+    chain.restore(KEY, Position(1, 10, 0))
+    assert chain.judge(KEY, raw(11, prev=10)) is Verdict.UNPROVEN
+    assert chain.link(KEY, raw(11, prev=10)) == Link(10)
+    assert chain.judge(KEY, raw(12, prev=11)) is Verdict.NEXT
+
+
+@pytest.mark.parametrize(
+    ("key", "seq", "verdict"),
+    [
+        (TRADES, 11, Verdict.NEXT),
+        (TRADES, 12, Verdict.UNPROVEN),
+        # Its numbers have holes: the next one proves nothing.
+        (KEY, 11, Verdict.UNPROVEN),
+        (KEY, 12, Verdict.UNPROVEN),
+    ],
+)
+def test_a_record_that_names_none_follows_where_numbers_have_no_holes(
+    key: StreamKey, seq: int, verdict: Verdict
+) -> None:
+    chain = Chain()
+    chain.link(key, raw(10, key=key))
+    assert chain.judge(key, raw(seq, key=key)) is verdict
+
+
+@pytest.mark.parametrize(("prev", "linked"), [(9, 9), (10, None), (11, None), (0, None)])
+def test_a_streams_first_record_keeps_the_predecessor_that_it_names(
+    prev: int, linked: int | None
+) -> None:
+    assert Chain().link(KEY, raw(10, prev=prev)) == Link(linked)
+    # So it does behind a status that stood before any record.
+    chain = Chain()
+    chain.link(KEY, raw(0, 1, kind="status"))
+    assert chain.link(KEY, raw(10, prev=prev)) == Link(linked)

@@ -1,0 +1,150 @@
+"""Mutation testing of what decides: does a test fail when one thing in a rule is changed?
+
+Each module is changed in a copy of the tree, in one place at a time, and judged by the tests that
+state its rules. What survives is a rule that no test states, or a change that nobody can tell from
+outside; `docs/testing.md` argues the latter.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("services", "tools", "clients", "docs", "conftest.py", "pyproject.toml", "README.md")
+SETTINGS = """
+[tool.mutmut]
+source_paths = ["services"]
+only_mutate = {paths}
+also_copy = ["conftest.py", "clients", "tools", "docs", "README.md"]
+pytest_add_cli_args = ["--hypothesis-profile=mutants"]
+pytest_add_cli_args_test_selection = {tests}
+"""
+# What mutmut notes for a change that no test noticed, and for one that no test runs.
+ALIVE = (0, 33)
+
+
+class Module(NamedTuple):
+    """What is changed, and the tests that state its rules (not those that need a server)."""
+
+    path: str
+    tests: list[str]
+
+
+def _module(path: str, *tests: str) -> Module:
+    home = path.split("/", 1)[0]
+    return Module(f"services/{path}", [f"services/{home}/tests/test_{name}.py" for name in tests])
+
+
+_LANES = ("trades_lane", "ticker_lane", "book_lane", "orders_lane", "sequencer")
+MODULES = {
+    "sequencer": _module("ingestor/sequencer.py", "sequencer"),
+    "chain": _module("normalizer/chain.py", "chain", "normalize"),
+    "subscription": _module("gateway/subscription.py", "subscription_states"),
+    "conflation": _module("gateway/conflation.py", "conflation"),
+    "outbox": _module("gateway/outbox.py", "outbox"),
+    "window": _module("gateway/window.py", "window"),
+    "replica": _module("gateway/replica.py", "replica"),
+    "freshness": _module("gateway/freshness.py", "freshness"),
+    "book": _module("common/domain/book.py", "book", "fold"),
+    "fold": _module("common/domain/fold.py", "fold"),
+    "decimals": _module("common/domain/decimals.py", "decimals"),
+    "publish-lanes": _module("common/stream/nats_order.py", "publish_lanes"),
+    "publish-window": _module("common/stream/publish_window.py", "publish_window"),
+    "journal": _module("ingestor/journal.py", *_LANES),
+    "trades-lane": _module("ingestor/lanes/trades.py", *_LANES),
+    "ticker-lane": _module("ingestor/lanes/ticker.py", *_LANES),
+    "book-lane": _module("ingestor/lanes/book.py", *_LANES),
+    "suspicion": _module("ingestor/suspicion.py", "suspicion"),
+    "plausibility": _module("ingestor/plausibility.py", "plausibility"),
+    "open-gaps": _module("ingestor/open_gaps.py", "open_gaps"),
+}
+
+
+class Outcome(NamedTuple):
+    all: int
+    alive: list[str]
+
+
+def run(module: Module, home: Path, processes: int) -> Outcome:
+    """Change `module` in every way mutmut knows, in a copy of the tree at `home`.
+
+    Raises:
+        click.ClickException: its tests fail without any change, or do not run it.
+    """
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("node_modules", "__pycache__")
+            shutil.copytree(source, home / name, ignore=ignored)
+        else:
+            shutil.copy(source, home / name)
+    tests = [test for test in module.tests if (ROOT / test).is_file()]
+    with (home / "pyproject.toml").open("a") as settings:
+        paths = json.dumps([module.path])
+        settings.write(SETTINGS.format(paths=paths, tests=json.dumps(tests)))
+    done = subprocess.run(
+        [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise click.ClickException(f"{module.path}: {done.stdout[-4000:]}{done.stderr[-4000:]}")
+    noted = json.loads((home / "mutants" / f"{module.path}.meta").read_text())
+    codes: dict[str, int | None] = noted["exit_code_by_key"]
+    return Outcome(len(codes), [name for name, code in codes.items() if code in ALIVE])
+
+
+def changes(module: Module, names: list[str], home: Path) -> Iterator[str]:
+    """What was changed, in a few lines each."""
+    text = (home / "mutants" / module.path).read_text()
+    functions = {
+        node.name: ast.unparse(node).replace(node.name, node.name.rsplit("__mutmut_", 1)[0], 1)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for name in (name.rsplit(".", 1)[-1] for name in names):
+        stem, number = name.rsplit("__mutmut_", 1)
+        before, after = functions[f"{stem}__mutmut_orig"], functions[name]
+        lines = difflib.ndiff(before.splitlines(), after.splitlines())
+        changed = [f"    {line}" for line in lines if line.startswith(("-", "+"))]
+        yield "\n".join([f"  {stem} {number}", *changed])
+
+
+@click.command(help=__doc__)
+@click.argument("names", nargs=-1, metavar="[MODULE]...")
+@click.option("--processes", default=2, help="Tests at once.")
+def main(names: tuple[str, ...], processes: int) -> None:
+    if unknown := set(names) - set(MODULES):
+        raise click.UsageError(f"{', '.join(sorted(unknown))}: one of {', '.join(MODULES)}")
+    rows: list[tuple[str, int, int]] = []
+    os.nice(5)
+    for name in names or MODULES:
+        with tempfile.TemporaryDirectory(prefix="mutants-") as made:
+            home = Path(made)
+            outcome = run(MODULES[name], home, processes)
+            rows.append((name, outcome.all - len(outcome.alive), outcome.all))
+            click.echo(f"{name}: {len(outcome.alive)} of {outcome.all} were not noticed")
+            for text in changes(MODULES[name], outcome.alive, home):
+                click.echo(text)
+    click.echo("\n| module | noticed | changes |\n|---|---|---|")
+    for name, noticed, total in rows:
+        click.echo(f"| {name} | {noticed} | {total} |")
+    click.echo(f"| all | {sum(row[1] for row in rows)} | {sum(row[2] for row in rows)} |")
+
+
+if __name__ == "__main__":
+    main()
