@@ -178,13 +178,12 @@ class Healer:
     ) -> None:
         missing = lane.missing()
         if missing is not None:
-            log.warning(
-                "trades_lost" if denied else "trades_missing",
-                product=product,
-                first=missing.first,
-                last=missing.last if upto is None else upto,
-                reason=reason,
-            )
+            last = missing.last if upto is None else upto
+            told = log.bind(product=product, first=missing.first, last=last, reason=reason)
+            if denied:
+                told.warning("trades_lost")
+            else:
+                told.warning("trades_missing")
         lane.give_up(now_us(), upto=upto, denied=denied)
 
     async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:

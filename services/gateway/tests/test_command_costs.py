@@ -134,7 +134,8 @@ def test_what_is_owed_is_paid_off_and_never_more_than_a_burst(
         bucket.charge(now, tokens)
     wait = bucket.take(now)
     assert 0 <= wait <= 11 / 2.0
-    assert bucket.take(now + wait + 1e-6) == 0
+    # Without a wait it was taken at once.
+    assert wait == 0 or bucket.take(now + wait + 1e-6) == 0
 
 
 @pytest.mark.parametrize(
