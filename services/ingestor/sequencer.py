@@ -154,7 +154,7 @@ class Sequencer:
         """Go on in a new numbering whose last number passed on is `held`."""
         self._ahead = None
         self._held_time = time
-        self.advance(held, time)
+        self.advance(held)
 
     def _behind(self, held: int, time: int) -> Verdict:
         if not self.outlived(time):

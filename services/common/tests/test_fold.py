@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.domain.book import BadLevel
-from services.common.domain.fold import TRADES_KEPT, Fold
+from services.common.domain.fold import TRADES_KEPT, Fold, check_state
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import Fields, Level, Repair, Reset, Stats24h, Tick, Trade, to_raw
@@ -159,6 +159,56 @@ def test_a_ticker_keeps_the_last_known_of_each_field() -> None:
     }
 
 
+FIELDS_OF_A_TICKER = {
+    "last_trade": Trade("1", "2", "buy", 7, 8),
+    "best_bid": Level("0.9"),
+    "best_ask": Level("1.1"),
+    "stats_24h": Stats24h(open="1"),
+    "volume_30d": "5",
+}
+
+
+@pytest.mark.parametrize("name", FIELDS_OF_A_TICKER)
+def test_each_field_of_a_ticker_outlives_a_tick_that_does_not_say_it(name: str) -> None:
+    all_of_them = Fields(**FIELDS_OF_A_TICKER)  # type: ignore[arg-type]  # values by name
+    fold = folded(TICKER, [tick(TICKER, 1, all_of_them)])
+    whole = json.loads(fold.state())
+    others = msgspec.structs.replace(all_of_them, **{name: None})
+    fold.apply(tick(TICKER, 2, others))
+    assert json.loads(fold.state()) == whole
+    # And it is the only one of which nothing is known where nobody said it.
+    alone = folded(TICKER, [tick(TICKER, 1, others), tick(TICKER, 2, Fields())])
+    assert json.loads(alone.state()) == {key: whole[key] for key in whole if key != name}
+
+
+GOOD_STATES = {
+    "ticker": b'{"volume_30d":"5"}',
+    "trades": b'{"trades":[]}',
+    "book": b'{"bids":[["1","2"]],"asks":[]}',
+}
+BAD_STATES = {
+    "ticker": b'{"volume_30d":5}',
+    "trades": b'{"trades":7}',
+    "book": b'{"bids":[]}',
+}
+
+
+@pytest.mark.parametrize("channel", GOOD_STATES)
+def test_a_state_has_the_shape_of_its_own_channel(channel: str) -> None:
+    check_state(channel, GOOD_STATES[channel])
+    for bad in (BAD_STATES[channel], b"", b"[]"):
+        with pytest.raises(msgspec.DecodeError):
+            check_state(channel, bad)
+
+
+def test_the_bound_of_trades_holds_behind_a_state_that_was_loaded_too() -> None:
+    fold = Fold(TRADES)
+    fold.load(Position(1, 1), b'{"trades":[]}')
+    for seq in range(2, TRADES_KEPT + 11):
+        fold.apply(tick(TRADES, seq, Fields(last_trade=Trade("1", "2", "sell", seq, 0))))
+    assert len(json.loads(fold.state())["trades"]) == TRADES_KEPT
+
+
 def test_trades_keep_the_newest_oldest_first() -> None:
     fold = Fold(TRADES)
     for seq in range(1, TRADES_KEPT + 11):
@@ -170,10 +220,18 @@ def test_trades_keep_the_newest_oldest_first() -> None:
 def test_a_book_can_be_cut_to_its_best_levels() -> None:
     fold = Fold(BOOK)
     fold.apply(
-        reset(BOOK, 1, "snapshot", {"bids": [["9", "1"], ["8", "1"]], "asks": [["10", "1"]]})
+        reset(
+            BOOK,
+            1,
+            "snapshot",
+            {"bids": [["9", "1"], ["8", "1"]], "asks": [["10", "1"], ["11", "2"]]},
+        )
     )
     assert json.loads(fold.state(1)) == {"bids": [["9", "1"]], "asks": [["10", "1"]]}
-    assert json.loads(fold.state()) == {"bids": [["9", "1"], ["8", "1"]], "asks": [["10", "1"]]}
+    assert json.loads(fold.state()) == {
+        "bids": [["9", "1"], ["8", "1"]],
+        "asks": [["10", "1"], ["11", "2"]],
+    }
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
