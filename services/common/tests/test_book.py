@@ -153,3 +153,48 @@ def test_a_malformed_change_leaves_the_book_as_it_was(bad: tuple[Any, ...]) -> N
         with pytest.raises(BadLevel):
             book.replace([], [bad[1:]])
         assert book == same
+
+
+def _book(bids: list[tuple[str, str]], asks: list[tuple[str, str]]) -> Book:
+    book = Book()
+    book.replace(bids, asks)
+    return book
+
+
+def test_a_level_is_found_on_its_own_side_by_value() -> None:
+    book = _book([("9.0", "1"), ("8", "2")], [("10", "3"), ("11", "4")])
+    assert book.size_at("buy", Decimal(9)) == "1"
+    assert book.size_at("buy", Decimal("8.00")) == "2"
+    assert book.size_at("sell", Decimal(10)) == "3"
+    assert book.size_at("sell", Decimal(11)) == "4"
+    for side, price in (("buy", 10), ("buy", 7), ("sell", 9), ("sell", 12)):
+        assert book.size_at(side, Decimal(price)) is None
+
+
+def test_levels_better_than_a_price_are_told_best_first_and_no_more_than_asked_for() -> None:
+    book = _book([("9", "1"), ("8", "1"), ("7", "1")], [("10", "1"), ("11", "1"), ("12", "1")])
+    assert book.better_than("buy", Decimal(7), 5) == [9, 8]
+    assert book.better_than("buy", Decimal("6.5"), 2) == [9, 8]
+    assert book.better_than("buy", Decimal(9), 5) == []
+    assert book.better_than("sell", Decimal(12), 5) == [10, 11]
+    assert book.better_than("sell", Decimal(13), 2) == [10, 11]
+    assert book.better_than("sell", Decimal(10), 5) == []
+
+
+@pytest.mark.parametrize(
+    ("bids", "asks", "crossed"),
+    [
+        ([], [], False),
+        (["9"], [], False),
+        ([], ["9"], False),
+        (["9", "8"], ["9.1", "10"], False),
+        (["9", "8"], ["9.0", "10"], True),
+        (["9", "8"], ["8.5", "10"], True),
+    ],
+)
+def test_a_book_is_crossed_when_the_best_bid_reaches_the_best_ask(
+    bids: list[str], asks: list[str], *, crossed: bool
+) -> None:
+    book = _book([(price, "1") for price in bids], [(price, "1") for price in asks])
+    assert book.crossed is crossed
+    assert len(book) == len(bids) + len(asks)
