@@ -57,7 +57,7 @@ MODULES = {
     "window": _module("gateway/window.py", "window"),
     "replica": _module("gateway/replica.py", "replica"),
     "freshness": _module("gateway/freshness.py", "freshness"),
-    "book": _module("common/domain/book.py", "book", "fold"),
+    "book": _module("common/domain/book.py", "book"),
     "fold": _module("common/domain/fold.py", "fold"),
     "decimals": _module("common/domain/decimals.py", "decimals"),
     "publish-lanes": _module("common/stream/nats_order.py", "publish_lanes"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -198,3 +199,21 @@ def test_a_book_is_crossed_when_the_best_bid_reaches_the_best_ask(
     book = _book([(price, "1") for price in bids], [(price, "1") for price in asks])
     assert book.crossed is crossed
     assert len(book) == len(bids) + len(asks)
+
+
+def test_what_is_no_level_is_named_in_the_error() -> None:
+    book = Book()
+
+    def refused(side: str, price: str, size: str) -> str:
+        error = BadLevel(side, price, size)
+        assert (error.side, error.price, error.size) == (side, price, size)
+        return f"^{re.escape(str(error))}$"
+
+    assert str(BadLevel("buy", "x", "1")) == "not a level: side 'buy', price 'x', size '1'"
+    for change in (("hold", "1", "2"), ("buy", "x", "1"), ("sell", "1", "y")):
+        with pytest.raises(BadLevel, match=refused(*change)):
+            book.apply([("buy", "1", "1"), change])
+    with pytest.raises(BadLevel, match=refused("", "9", "")):
+        book.replace([["9"]], [])
+    with pytest.raises(BadLevel, match=refused("", "", "")):
+        book.replace([], [[]])

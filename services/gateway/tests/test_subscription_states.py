@@ -173,11 +173,12 @@ def test_how_a_stream_is_sent_is_what_was_asked_for_or_all_of_it(
     assert subscription.quota is None
     subscription.configure(Terms("latest", 5.0))
     assert subscription.terms == Terms("latest", 5.0)
-    own = Subscription(subscription.client, subscription.fan, Terms("latest"))
+    fan = Fan(Market(None).key)
+    own = Subscription(subscription.client, fan, Terms("latest"))
     assert own.terms == Terms("latest")
     assert own.client is subscription.client
     assert own.outbox is subscription.client.outbox
-    assert own.fan is subscription.fan
+    assert own.fan is fan
 
 
 def test_what_is_merged_obeys_the_rate_and_begins_behind_what_is_held(
@@ -232,7 +233,7 @@ def test_it_begins_with_nothing_read_and_nothing_handed_out() -> None:
     catching = Catching("snapshot", _HELD, 107, 3.0, [b"first", b"second"])
     assert list(catching.preface) == [b"first", b"second"]
     assert (catching.count, catching.since, catching.cursor) == (0, 3.0, "")
-    assert not catching.page
+    assert catching.page == deque()
     assert not catching.reading
     assert Catching("backfill", _HELD, None).start == 0
     assert Catching("backfill", _HELD, None).since == 0.0
@@ -364,6 +365,22 @@ def test_what_is_not_in_the_chain_is_handed_out_and_moves_the_place_only() -> No
         assert (catching.position, catching.seq) == (late.position, second.position.seq)
 
 
+def test_a_piece_is_full_with_its_very_last_byte() -> None:
+    market = Market(None)
+    market.clock = lambda: 1
+    _first, second = _ticks(market, 2)
+    size = 1 + CHUNK // 2 - len(_sent([second])[0])
+    rest = deque(_ticks(market, 3, size))
+    piece = Catching("backfill", BEGINNING, None).give(rest, View())
+    assert sum(map(len, payloads_of(piece.frames))) == CHUNK
+    assert (piece.records, len(rest)) == (2, 1)
+
+
+def test_of_nothing_nothing_is_missing() -> None:
+    piece = Catching("slow", _HELD, 107).give(deque(), View())
+    assert (piece.frames, piece.records, piece.whole) == (b"", 0, True)
+
+
 def test_handing_out_stops_before_a_hole() -> None:
     market = Market(None)
     first, second, _lost, third = _ticks(market, 4)
@@ -389,6 +406,9 @@ def test_a_run_of_a_window_is_handed_out_whole(sealed: bool) -> None:
     assert catching.seq == entries[1].position.seq
     # The log is read from here on, should the window end.
     assert catching.cursor == ""
+    more = _ticks(market, 1)
+    catching.give_run(Run(more, 1, text_frames(_sent(more))), View())
+    assert catching.count == 3
 
 
 def test_a_run_of_statuses_only_does_not_move_the_chain() -> None:
