@@ -20,9 +20,8 @@ from websockets.asyncio.client import connect
 
 from services.common.settings import load
 from tools.charts.schemas import settings_of
-from tools.embedded import AwsServer, NatsServer, ValkeyServer
+from tools.embedded import AwsServer, NatsServer, ValkeyServer, free_port
 from tools.embedded.nats import MAX_PAYLOAD, nats_binary, nats_version
-from tools.embedded.process import free_port
 from tools.embedded.valkey import valkey_version
 from tools.observability.dashboards import queries
 from tools.observability.rules import alerts

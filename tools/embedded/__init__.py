@@ -2,7 +2,8 @@
 
 from tools.embedded.aws import AwsServer
 from tools.embedded.nats import NatsLeaf, NatsServer
-from tools.embedded.process import EmbeddedServer, ServerFailed, free_port
+from tools.embedded.ports import free_port
+from tools.embedded.process import EmbeddedServer, ServerFailed
 from tools.embedded.valkey import ValkeyServer
 
 __all__ = [

@@ -8,12 +8,13 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
+
+from tools.embedded.ports import free_port
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
@@ -28,13 +29,6 @@ class ServerFailed(Exception):
         self.reason = reason
         self.log_tail = log_tail
         super().__init__(f"{name} {reason}\n{log_tail}".rstrip())
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def die_with_parent() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tools.embedded.process import die_with_parent, free_port
+from tools.embedded.ports import free_port
+from tools.embedded.process import die_with_parent
 from tools.observability.rules import ROOT, RULES
 
 _START_S = 30.0

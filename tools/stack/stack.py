@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tools.embedded import AwsServer, EmbeddedServer, NatsServer, ValkeyServer
+from tools.embedded import AwsServer, EmbeddedServer, NatsServer, ValkeyServer, free_port
 from tools.stack.options import (
     DEFAULT_PRODUCTS,
     SERVICES,
@@ -19,7 +19,6 @@ from tools.stack.options import (
     replay_speed,
     service_environment,
 )
-from tools.stack.ports import PortPicker
 from tools.stack.process import ChildDied, Component, Process
 
 EXCHANGE = "exchange"
@@ -56,7 +55,6 @@ class Stack:
         self._on_started = on_started or (lambda _started: None)
         self._down: set[str] = set()
         self._server_dirs: list[Path] = []
-        self._ports = PortPicker()
         self.run_dir.mkdir(parents=True, exist_ok=True)
 
         self.capture: Capture | None = None
@@ -76,8 +74,8 @@ class Stack:
             else NatsServer(data_dir=self._server_dir("nats"))
         )
         # Known before it starts, so that the services can be described now.
-        self.broker.port = self._ports.pick()
-        self.aws = AwsServer(port=self._ports.pick(), data_dir=self._server_dir("aws"))
+        self.broker.port = free_port()
+        self.aws = AwsServer(port=free_port(), data_dir=self._server_dir("aws"))
         self.exchange = None if options.upstream == "coinbase" else self._exchange()
         self.services = {name: self._service(name) for name in SERVICES}
         everything: list[Component] = [self.broker, self.aws]
@@ -105,7 +103,7 @@ class Stack:
         return Process(
             EXCHANGE,
             "tools.simulator",
-            port=self._ports.pick(),
+            port=free_port(),
             log_dir=self.run_dir,
             ready_path="/healthz",
             arguments=lambda port: ["--port", str(port), *arguments],
@@ -125,7 +123,7 @@ class Stack:
         return Process(
             name,
             f"services.{name}",
-            port=given or self._ports.pick(),
+            port=given or free_port(),
             log_dir=self.run_dir,
             ready_path="/readyz",
             environment=lambda port: service_environment(

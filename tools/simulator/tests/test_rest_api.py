@@ -12,12 +12,21 @@ from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 OPEN = Limits(rest_rate=0, rest_cache=False)
+# A whole second, so that a heartbeat ends each second that a test lets pass. By the machine's own
+# clock it may come before any trade does.
+START = 1_750_000_000_000_000
 
 
 @pytest.fixture
 async def exchange() -> AsyncIterator[SimulatedExchange]:
     async with SimulatedExchange(
-        products=PRODUCTS, seed=5, rate=200, depth=40, paced=False, limits=OPEN
+        products=PRODUCTS,
+        seed=5,
+        rate=200,
+        depth=40,
+        paced=False,
+        start_us=START,
+        limits=OPEN,
     ) as running:
         yield running
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.stack.ports import PortPicker
+from tools.embedded import free_port
 from tools.stack.process import ChildDied, Process
 
 
@@ -15,7 +15,7 @@ def exchange(folder: Path, *arguments: str) -> Process:
     return Process(
         "exchange",
         "tools.simulator",
-        port=PortPicker().pick(),
+        port=free_port(),
         log_dir=folder,
         ready_path="/healthz",
         arguments=lambda port: ["--port", str(port), *arguments],
@@ -52,9 +52,3 @@ async def test_a_process_that_was_never_started_needs_no_stopping(tmp_path: Path
     assert process.pid is None
     with pytest.raises(ChildDied):
         await process.wait()
-
-
-def test_ports_are_never_given_twice() -> None:
-    picker = PortPicker()
-    ports = [picker.pick() for _ in range(200)]
-    assert len(set(ports)) == 200
