@@ -10,6 +10,7 @@ from typing import Self
 
 from services.common.runtime import Stop
 from services.common.settings import AwsSettings
+from services.common.stores.aws import Limits
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
 from services.common.stream import Broker, LogSpec, Publisher
@@ -19,6 +20,8 @@ from services.snapshotter.app import Snapshotter
 from services.snapshotter.settings import SnapshotterSettings
 
 SHARDS = 2
+# A test that looks at what is stored waits for the answer as long as a busy machine takes for it.
+PATIENT = Limits(connect_s=60.0, read_s=60.0, attempts=3, connections=64)
 SPECS = [LogSpec(log, 3600.0) for log in (RAW_LOG, *(tick_log(n) for n in range(SHARDS)))]
 
 
@@ -31,8 +34,8 @@ class Platform:
         )
         self.proxy = proxy
         self.new_broker = broker
-        self._latest = DynamoLatestReader(self.aws, consistent=True)
-        self._store = S3Store(self.aws)
+        self._latest = DynamoLatestReader(self.aws, consistent=True, limits=PATIENT)
+        self._store = S3Store(self.aws, limits=PATIENT)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:

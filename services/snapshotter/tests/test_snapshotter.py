@@ -262,7 +262,8 @@ async def ack_floors(client: Client) -> list[int]:
     floors = []
     for shard in range(SHARDS):
         verb = f"$JS.API.CONSUMER.INFO.MARKET_TICK_{shard}.snapshotter"
-        answer = json.loads((await client.request(verb, b"")).data)
+        # Its own default is half a second, in which a busy machine may not come to answer.
+        answer = json.loads((await client.request(verb, b"", timeout=60)).data)
         floors.append(answer["ack_floor"]["stream_seq"] if "ack_floor" in answer else 0)
     return floors
 
