@@ -3,8 +3,10 @@
 One broken number far ahead would make a hole of its size, and everything real after it would seem
 to be old. So a number more than `limit` above all that is known (and `per_s` for each second since
 it was) is a *claim*; it is believed once another message says a number near to it, as whatever
-follows a real jump (an outage, a market that was away) does at once. Going back is judged elsewhere
-(`Restarted` of the sequencer).
+follows a real jump (an outage, a market that was away) does at once. A new number near to what is
+known refutes every claim: the numbering is still there, so that two broken numbers confirm each
+other only where nothing real comes between them. Going back is judged elsewhere (`Restarted` of the
+sequencer).
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class JumpGuard:
         """
         known = self.known
         if known is not None and known <= number <= known + self._limit:
-            # Nearly always.
+            # Nearly always. The same number again may only be a late copy, and refutes nothing.
+            if self._claims and number > known:
+                self._claims = []
             self.known = number
             self._behind = 0
             self._at = ts

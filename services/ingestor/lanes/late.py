@@ -87,11 +87,23 @@ class OpenTrades:
         old = [gap for gap in self.gaps if gap.since < before]
         return self._give_up(old, self.left, "expired", ts)
 
-    def renumbered(self, ts: int) -> None:
-        """The venue's ids began anew: the old ones mean other trades now."""
-        self._give_up(self.gaps, self.left, "renumbered", ts)
-        # If the broker has no room the list must not go over into the next numbering all the same.
-        self._journal.open_gaps = ()
+    def renumbered(self, held: int, ts: int) -> None:
+        """The venue's ids go on behind `held`, far below those before: are they other trades now?
+
+        Within an announced gap they are not: nothing was there, and the ids behind it were broken
+        numbers. What is missing up to `held` then stays asked for; all else is given up.
+        """
+        returned = any(gap.missed.from_ - 1 <= held <= gap.missed.to for gap in self.gaps)
+        kept = [(0, held)] if returned else []
+        self._give_up(self.gaps, without(self.left, kept), "renumbered", ts)
+        # Also if the broker has no room for it: the rest must not go over into the next numbering.
+        cut = [
+            (gap, [part for low, high in kept for part in within(left_of(gap), low, high)])
+            for gap in self.gaps
+        ]
+        self._journal.open_gaps = tuple(
+            msgspec.structs.replace(gap, left=missed(left)) for gap, left in cut if left
+        )
 
     def restate(self, ts: int) -> None:
         """Write again what is open: the record that said so is about to leave the log."""

@@ -312,13 +312,17 @@ class TradesLane:
         )
 
     def _renumbered(self, held: int, time: int, ts: int) -> None:
-        """The venue began a new numbering; `held` is the last id in it that will not come."""
+        """The venue began a new numbering; `held` is the last id in it that will not come.
+
+        Or it goes on with the old one, behind ids that it never had and that two broken messages
+        made us believe: then what is missing of the old one is asked for still.
+        """
         self._held.clear()
         self._episode = None
         self.condition.clear("resyncing", "the venue's trade ids began anew", ts)
         self._found("renumbered")
         self._events.resynced(self.journal.key, "renumbered", 0.0)
-        self.open.renumbered(ts)
+        self.open.renumbered(held, ts)
         self.journal.restart(ts)
         self._recent.clear()
         # Where the new numbering began is unknown: all before this id is missing.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.wire import LateBody
 from services.ingestor.lanes.gate import IMPLAUSIBLE, Gate
 from services.ingestor.plausibility import JumpGuard
+from services.ingestor.sequencer import Gap
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.tests.test_desk import NOW, SECOND, Bench
-from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, Quote
+from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, Quote, TradeRow
 
 LIMIT = 100
 
@@ -59,6 +62,19 @@ def test_a_claim_that_marks_leave_aside_twice_is_forgotten() -> None:
     guard.doubt()
     assert not guard.claims(10**9)
     assert not guard.believes(10**9 + 1, "b"), "nobody remembers the first"
+
+
+def test_a_new_number_near_what_is_known_refutes_a_claim() -> None:
+    """Else two broken numbers of one kind, seconds apart, make a hole of their size."""
+    guard = JumpGuard(LIMIT, 1_000)
+    assert not guard.believes(10**9, "a")
+    assert guard.believes(1_000, "a copy of what is known")
+    assert guard.claims(10**9)
+    assert guard.believes(1_001, "b")
+    assert not guard.claims(10**9)
+    assert not guard.believes(10**9 + 1, "c"), "nothing confirms it"
+    assert guard.believes(10**9 + 2, "d")
+    assert guard.known == 10**9 + 2
 
 
 def test_a_numbering_that_begins_anew_is_followed_down() -> None:
@@ -128,6 +144,30 @@ def test_every_real_trade_is_passed_on_in_order_and_no_wild_one(
     assert bench.reasons <= {IMPLAUSIBLE}
 
 
+@given(
+    wild=st.sets(st.integers(0, 39)),
+    beats=st.sets(st.integers(0, 39)),
+    tickers=st.sets(st.integers(0, 39)),
+)
+def test_what_breaks_numbers_always_alike_passes_no_wild_one_on(
+    wild: set[int], beats: set[int], tickers: set[int]
+) -> None:
+    """As a broken sender does: the same step for trades, tickers and heartbeats."""
+    bench = GateBench()
+    for number in range(11, 51):
+        step = 10**9 if number - 11 in wild else 0
+        if step and number - 11 in beats:
+            bench.feed(Kind.HEARTBEAT, 100, time=NOW + number, trade_id=number - 1 + step)
+        elif step and number - 11 in tickers:
+            bench.feed(Kind.TICKER, 100 + number, trade_id=number + step)
+        elif step:
+            bench.feed(Kind.TRADE, number + step)
+        bench.feed(Kind.TRADE, number)
+    passed = [event.number for event in bench.admitted if event.kind is Kind.TRADE]
+    assert passed == list(range(11, 51))
+    assert max(event.trade_id for event in bench.admitted) < 10**9
+
+
 def test_a_heartbeat_with_wild_marks_is_passed_on_without_them() -> None:
     bench = GateBench()
     bench.feed(Kind.HEARTBEAT, 10**12, trade_id=10**12)
@@ -177,6 +217,38 @@ def test_a_wild_trade_makes_no_hole_and_drops_nothing_real() -> None:
     assert bench.logs["trades"].seqs("frame", "gap") == [11, 12, 13, 14, 15]
     assert {record.epoch for record in bench.logs["trades"].records} == {1}
     assert bench.wants == []
+
+
+def test_a_hole_that_two_wild_messages_made_costs_nothing_when_the_numbering_goes_on() -> None:
+    """Two that agree are believed, so what follows seems to be a numbering that began anew."""
+    bench = Bench()
+    bench.join()
+    trades = bench.desk.trades
+    assert trades is not None
+    bench.feed(Kind.TRADE, 11)
+    # A product that rests: nothing real comes between the two.
+    bench.feed(Kind.TICKER, 120, at=4 * SECOND, trade_id=10**9 + 12)
+    bench.feed(Kind.TRADE, 10**9 + 12, at=4 * SECOND)
+    hole = trades.missing()
+    assert hole == Gap(12, 10**9 + 11)
+    trades.give_up(NOW + 4 * SECOND, upto=hole.last - 50_000)
+    for number in (13, 14):
+        bench.feed(Kind.TRADE, number, at=4 * SECOND + number)
+    bench.feed(Kind.TRADE_SEED, 18, at=5 * SECOND)
+    for number in (19, 20):
+        bench.feed(Kind.TRADE, number, at=5 * SECOND + number)
+    log: RawLog = bench.logs["trades"]
+    assert log.seqs("frame") == [11, 19, 20]
+    assert [len(body.messages) for body in lates(log)] == [1, 1, 0]
+    assert trades.open.left == [(12, 12), (15, 18)]
+    assert log.of("gap")[-1].open_gaps == list(trades.open.gaps), "a restart asks for them too"
+    rows = [TradeRow(number, NOW, b"{}") for number in range(11, 20)]
+    assert trades.open.found(rows, NOW + 6 * SECOND) == 5
+    assert trades.open.gaps == ()
+
+
+def lates(log: RawLog) -> list[LateBody]:
+    return [msgspec.json.decode(record.body, type=LateBody) for record in log.of("late")]
 
 
 def test_a_wild_ticker_silences_no_other() -> None:

@@ -149,6 +149,9 @@ async def test_every_trade_and_book_survives_the_venue_at_its_oddest(book: str) 
             products_per_connection=4,
             resync_max_queue_ms=20_000,
             book_audit_period_ms=250,
+            # A product that one nameless answer refused is asked for again when it stays silent,
+            # after the time that services have. This market's clock goes on, so silence counts.
+            heartbeat_dead_ms=10_000,
         ) as ingestor,
     ):
         await eventually(
