@@ -15,18 +15,17 @@ import pytest
 from services.common.settings import child_environment
 from tools.embedded import NatsServer, free_port
 from tools.simulator import SimulatedExchange
+from tools.stack.process import Process
 
 # `SCHEMATHESIS_SECONDS=300` looks longer.
 SECONDS = os.environ.get("SCHEMATHESIS_SECONDS", "12")
 
 
 @asynccontextmanager
-async def service(name: str, log: Path, **variables: str) -> AsyncIterator[str]:
+async def service(name: str, folder: Path, **variables: str) -> AsyncIterator[str]:
     """A service as it is deployed; yields its URL when it is ready."""
-    port = free_port()
     environment = {
         "HTTP_HOST": "127.0.0.1",
-        "HTTP_PORT": str(port),
         "SHARD_COUNT": "1",
         "LOG_FORMAT": "json",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
@@ -34,30 +33,19 @@ async def service(name: str, log: Path, **variables: str) -> AsyncIterator[str]:
         "AWS_SECRET_ACCESS_KEY": "none",
         **variables,
     }
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", f"services.{name}"),
-            env=child_environment(environment),
-            stdout=output,
-            stderr=output,
-        )
-    url = f"http://127.0.0.1:{port}"
+    process = Process(
+        name,
+        f"services.{name}",
+        port=free_port(),
+        log_dir=folder,
+        ready_path="/readyz",
+        environment=lambda port: child_environment({**environment, "HTTP_PORT": str(port)}),
+    )
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(30):
-            while True:
-                assert process.returncode is None, f"{name} ended, see {log}"
-                try:
-                    if (await client.get(f"{url}/readyz")).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
-        yield url
+        await process.start()
+        yield process.url
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await process.kill()
 
 
 async def examine(url: str, folder: Path, key: str) -> str:
@@ -91,11 +79,10 @@ async def test_the_http_apis_do_what_their_descriptions_say(
         "COINBASE_REST_URL": exchange.rest_url,
         "COINBASE_PRODUCTS": "BTC-USD,ETH-USD",
     }
-    logs = [tmp_path / f"{name}.log" for name in ("ingestor", "normalizer", "gateway")]
     async with (
-        service("ingestor", logs[0], **nats, **venue, ADMIN_API_KEY="admin") as ingestor,
-        service("normalizer", logs[1], **nats),
-        service("gateway", logs[2], **nats, AUTH_API_KEYS="client-secret") as gateway,
+        service("ingestor", tmp_path, **nats, **venue, ADMIN_API_KEY="admin") as ingestor,
+        service("normalizer", tmp_path, **nats),
+        service("gateway", tmp_path, **nats, AUTH_API_KEYS="client-secret") as gateway,
     ):
         found = await asyncio.gather(
             examine(gateway, tmp_path, "client-secret"),
@@ -105,6 +92,7 @@ async def test_the_http_apis_do_what_their_descriptions_say(
             for url in (gateway, ingestor):
                 assert (await client.get(f"{url}/healthz")).status_code == 200
     assert all("generated" in output for output in found)
-    for log in logs:
+    for name in ("ingestor", "normalizer", "gateway"):
+        log = tmp_path / f"{name}.log"
         assert "Traceback" not in log.read_text()
         assert "client-secret" not in log.read_text()

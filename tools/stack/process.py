@@ -114,6 +114,11 @@ class Process:
             ChildDied: it ended before.
             NotReady: it is not ready after 60 s; it goes on running.
         """
+        await self.spawn()
+        await self.ready()
+
+    async def spawn(self) -> None:
+        """Start it, whether it ever becomes ready or not."""
         with self.log_file.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -127,7 +132,6 @@ class Process:
                 preexec_fn=die_with_parent,
                 env=dict(self._environment(self.port)),
             )
-        await self.ready()
 
     async def ready(self) -> None:
         """Return once it says that it is ready; see `start`."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from services.common.settings import child_environment
-from services.gateway.testing import WAIT_S, Client, eventually
+from services.gateway.testing import Client
 from tools.embedded import NatsServer, free_port
+from tools.stack.process import Process
 
 SECRETS = ("right-secret", "wrong-secret")
 
@@ -44,13 +43,10 @@ async def _use(port: int, secret: str) -> None:
 
 
 async def test_no_key_is_ever_logged(nats_server: NatsServer, tmp_path: Path) -> None:
-    port = free_port()
-    log = tmp_path / "log"
     variables = {
         "NATS_URLS": nats_server.url,
         "SHARD_COUNT": "1",
         "HTTP_HOST": "127.0.0.1",
-        "HTTP_PORT": str(port),
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": "json",
         "DRAIN_SECONDS": "0.5",
@@ -61,29 +57,23 @@ async def test_no_key_is_ever_logged(nats_server: NatsServer, tmp_path: Path) ->
         "AWS_ACCESS_KEY_ID": "none",
         "AWS_SECRET_ACCESS_KEY": "aws-secret",
     }
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.gateway"),
-            env=child_environment(variables),
-            stdout=output,
-            stderr=output,
-        )
+    process = Process(
+        "gateway",
+        "services.gateway",
+        port=free_port(),
+        log_dir=tmp_path,
+        ready_path="/readyz",
+        environment=lambda port: child_environment({**variables, "HTTP_PORT": str(port)}),
+    )
     try:
-        await eventually(lambda: "http_listening" in log.read_text())
-        async with httpx.AsyncClient() as http, asyncio.timeout(WAIT_S):
-            ready = f"http://127.0.0.1:{port}/readyz"
-            while (await http.get(ready)).status_code != 200:  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.05)
+        await process.start()
         for secret in SECRETS:
-            await _use(port, secret)
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(WAIT_S):
-            assert await process.wait() == 0
+            await _use(process.port, secret)
+        await process.stop()
+        assert await process.wait() == 0
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    written = log.read_text()
+        await process.kill()
+    written = process.log_file.read_text()
     assert "service_stopped" in written
     assert "api_keys_not_hashed" in written
     for secret in (*SECRETS, "aws-secret"):

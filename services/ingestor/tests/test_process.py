@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,68 +18,52 @@ from services.common.testing.full_nats import fill, make_room
 from services.ingestor.testing import raw_records
 from tools.embedded import NatsServer, free_port
 from tools.simulator import SimulatedExchange
+from tools.stack.process import Process
 
 PRODUCT = "BTC-USD"
 
 
-class Service:
-    """One running process; `url` is its HTTP side."""
+class Service(Process):
+    """One ingestor's process; what it writes goes to `log`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
+    def __init__(self, log: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(
+            log.stem,
+            "services.ingestor",
+            port=free_port(),
+            log_dir=log.parent,
+            ready_path="/readyz",
+            environment=lambda port: child_environment({**variables, "HTTP_PORT": str(port)}),
+        )
 
-    async def ready(self) -> None:
-        async with httpx.AsyncClient() as client, asyncio.timeout(30):
-            while True:
-                assert self.process.returncode is None, self.log.read_text()
-                try:
-                    if (await client.get(f"{self.url}/readyz")).status_code == 200:
-                        return
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
-
-    async def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        async with asyncio.timeout(20):
-            return await self.process.wait()
+    async def stopped(self) -> int:
+        """End it by SIGTERM; its status. One that does not end is killed after 30 s."""
+        await self.stop()
+        return await self.wait()
 
 
 @asynccontextmanager
 async def service(
     nats: NatsServer, exchange: SimulatedExchange, log: Path, **variables: str
 ) -> AsyncIterator[Service]:
-    port = free_port()
     environment = {
         "BROKER_KIND": "nats",
         "NATS_URLS": nats.url,
         "COINBASE_WS_PRIMARY": exchange.ws_url,
         "COINBASE_REST_URL": exchange.rest_url,
         "COINBASE_PRODUCTS": f"{PRODUCT},ETH-USD",
-        "HTTP_PORT": str(port),
         "HTTP_HOST": "127.0.0.1",
         "SHARD_COUNT": "1",
         "ADMIN_API_KEY": "key",
         "LOG_FORMAT": "json",
         **variables,
     }
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "services.ingestor"),
-            env=child_environment(environment),
-            stdout=output,
-            stderr=output,
-        )
-        running = Service(process, port, log)
-        try:
-            yield running
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    running = Service(log, environment)
+    await running.spawn()
+    try:
+        yield running
+    finally:
+        await running.kill()
 
 
 @pytest.fixture
@@ -102,9 +84,9 @@ async def test_a_killed_ingestor_comes_back_with_every_trade_once_and_in_order(
                     while exchange.state(PRODUCT).sequence < before + 200:  # noqa: ASYNC110 - the market's own pace
                         await asyncio.sleep(0.02)
                 if round_ < 2:
-                    assert await ingestor.end(signal.SIGKILL) == -signal.SIGKILL
+                    await ingestor.kill()
                 else:
-                    assert await ingestor.end(signal.SIGTERM) == 0, ingestor.log.read_text()
+                    assert await ingestor.stopped() == 0, ingestor.log_file.read_text()
         for product in (PRODUCT, "ETH-USD"):
             records = await raw_records(broker, "trades", product)
             seqs = [record.seq for record in records if record.kind == "frame"]
@@ -123,7 +105,7 @@ async def test_a_killed_ingestor_comes_back_with_every_trade_once_and_in_order(
 async def test_the_feeds_are_shown_and_guarded(nats_server: NatsServer, tmp_path: Path) -> None:
     async with (
         SimulatedExchange(products=(PRODUCT, "ETH-USD")) as exchange,
-        service(nats_server, exchange, tmp_path / "log") as ingestor,
+        service(nats_server, exchange, tmp_path / "ingestor.log") as ingestor,
         httpx.AsyncClient(base_url=ingestor.url) as client,
     ):
         await ingestor.ready()
@@ -175,11 +157,12 @@ async def test_a_bad_setting_stops_the_process_at_once_and_names_it(
 ) -> None:
     async with (
         SimulatedExchange(products=(PRODUCT,)) as exchange,
-        service(nats_server, exchange, tmp_path / "log", COINBASE_CHANNELS="tick") as ingestor,
+        service(
+            nats_server, exchange, tmp_path / "ingestor.log", COINBASE_CHANNELS="tick"
+        ) as ingestor,
     ):
-        async with asyncio.timeout(20):
-            assert await ingestor.process.wait() == 2
-        assert "COINBASE_CHANNELS='tick'" in ingestor.log.read_text()
+        assert await ingestor.wait() == 2
+        assert "COINBASE_CHANNELS='tick'" in ingestor.log_file.read_text()
 
 
 async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing(tmp_path: Path) -> None:
@@ -192,11 +175,11 @@ async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing(tmp_p
         await broker.ensure([LogSpec("raw", 3600), LogSpec("invalid", 3600)])
         await fill(broker)
         variables = {"COINBASE_CHANNELS": "matches,heartbeat"}
-        async with service(nats, exchange, tmp_path / "log", **variables) as ingestor:
+        async with service(nats, exchange, tmp_path / "ingestor.log", **variables) as ingestor:
             reason = ""
             async with asyncio.timeout(60):
                 while "nothing stored" not in reason:
-                    assert ingestor.process.returncode is None, ingestor.log.read_text()
+                    assert ingestor.is_running(), ingestor.log_file.read_text()
                     with suppress(httpx.TransportError):
                         answer = await client.get(f"{ingestor.url}/readyz")
                         reason = str(answer.json()["checks"]["broker"]["reason"])
@@ -205,7 +188,7 @@ async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing(tmp_p
             assert "insufficient resources" in reason
             await make_room(broker)
             await ingestor.ready()
-            assert await ingestor.end(signal.SIGTERM) == 0, ingestor.log.read_text()
+            assert await ingestor.stopped() == 0, ingestor.log_file.read_text()
         records = await raw_records(broker, "trades", PRODUCT)
         seqs = [record.seq for record in records if record.kind == "frame"]
         assert seqs == list(range(seqs[0], seqs[-1] + 1))
