@@ -26,7 +26,9 @@ from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
 from services.ingestor.mirror import BookMirror
 from services.ingestor.sequencer import RULES, Sequencer
+from services.ingestor.silence import Silence, SilenceRule
 from services.ingestor.testing import Counts
+from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.normalizer.normalize import Normalizer
 
@@ -204,6 +206,50 @@ def test_a_recording_gives_the_books_and_trades_that_its_frames_say(
         }
         assert book.mirror.contradicted(json.dumps(image).encode()) == {}
         assert not book.mirror.crossed
+
+
+@pytest.mark.parametrize(("product", "from_s"), [("BTC-USD", 3), ("ETH-USD", 5)])
+def test_a_book_whose_updates_stop_is_suspect_within_four_seconds(
+    captures: Path, product: str, from_s: int
+) -> None:
+    platform, feed, began = Platform(), CoinbaseFeed(), 0
+    for ts, frame in recorded(captures / "coinbase/live-btc-eth.ndjson"):
+        event = feed.parse(frame)
+        if event.kind is not Kind.TRADE_SEED:
+            began = began or event.time
+        since_s = (event.time - began) / 1e6
+        if since_s > from_s + 4:
+            break
+        if event.kind is Kind.BOOK_UPDATE and event.product == product and since_s >= from_s:
+            continue
+        platform.take(ts, frame)
+    assert (product, Want.BOOK) in platform.asked
+    assert set(platform.counts.gaps) == {"silent"}
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+@pytest.mark.parametrize("name", ["coinbase/live-btc-eth.ndjson", "coinbase/level2-2021.ws.gz"])
+def test_no_sequence_moved_for_a_quarter_of_a_second_without_an_update(
+    captures: Path, name: str, steps: int
+) -> None:
+    """As if each ticker and trade were a heartbeat: the older recording has none."""
+    silences: defaultdict[str, Silence] = defaultdict(lambda: Silence(SilenceRule(steps, 250_000)))
+    newest: defaultdict[str, int] = defaultdict(int)
+    feed, now = CoinbaseFeed(), 0
+    for ts, line in recorded(captures / name):
+        frame = json.loads(line)
+        if frame["type"] in ("subscriptions", "last_match"):
+            continue
+        now = max(now, ts or feed.parse(line).time)
+        product = frame["product_id"]
+        if frame["type"] == "l2update":
+            silences[product].update()
+        elif frame["type"] == "snapshot":
+            silences[product].base()
+        else:
+            newest[product] = max(newest[product], frame["sequence"])
+            assert silences[product].heartbeat(newest[product], now) is None
+    assert len(newest) in (2, 10)
 
 
 def test_three_updates_of_one_time_all_reach_the_book() -> None:

@@ -333,7 +333,13 @@ class Ingestor:
             lane = OrdersLane(*_lane(book), lambda: ask(Want.BOOK), metrics)
         elif book is not None:
             mirror = BookMirror() if self.settings.book_audit_period_ms else None
-            lane = BookLane(*_lane(book), lambda: ask(Want.BOOK), metrics, mirror=mirror)
+            lane = BookLane(
+                *_lane(book),
+                lambda: ask(Want.BOOK),
+                metrics,
+                mirror=mirror,
+                silence=self.settings.silence_rule,
+            )
         desk = Desk(
             product,
             trades and TradesLane(*_lane(trades), lambda: ask(Want.TRADES), metrics),

@@ -13,6 +13,7 @@ from services.common.errors import InvalidSubject
 from services.common.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
+from services.ingestor.silence import SilenceRule
 from services.ingestor.venues.base import Credentials
 from services.ingestor.venues.coinbase import CHANNELS, SIGNED
 
@@ -73,6 +74,19 @@ class Settings(CommonSettings):
         300_000,
         ge=1,
         description="Within this time each product's level 2 book is compared with REST, ms.",
+    )
+    book_silent_steps: int = Field(
+        20,
+        ge=0,
+        description="Steps of a product's sequence without a level 2 update that make its book "
+        "suspect; 0 never.",
+    )
+    book_silent_grace_ms: int = Field(
+        1500,
+        ge=250,
+        le=60_000,
+        description="How long ago a heartbeat must have named these steps, ms: updates come behind "
+        "the heartbeat that counts them.",
     )
     products_per_connection: int = Field(
         20, ge=1, description="Products that share one WebSocket connection."
@@ -193,6 +207,11 @@ class Settings(CommonSettings):
     def line(self) -> str:
         """Name of this ingestor in its records."""
         return self.ingestor_line or socket.gethostname()
+
+    @property
+    def silence_rule(self) -> SilenceRule:
+        """When a book without updates is suspect."""
+        return SilenceRule(self.book_silent_steps, self.book_silent_grace_ms * 1000)
 
     @property
     def credentials(self) -> Credentials | None:

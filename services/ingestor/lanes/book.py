@@ -11,16 +11,13 @@ from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.mirror import BookMirror
 from services.ingestor.plausibility import JumpGuard
 from services.ingestor.sequencer import IN_ORDER, Sequencer
+from services.ingestor.silence import Silence, SilenceRule
 from services.ingestor.venues.base import BookImage
 
 # Venue times further ahead of our clock than this need a second message that says so too.
 _FUTURE_US = 60_000_000
 # Heartbeats come every second, on the second: a larger step means one was lost.
 _HEARTBEAT_STEP_US = 1_900_000
-# A book without updates for so long, while its product's sequence moved by at least so much, is
-# suspect. A few steps prove nothing: an order that never rested moves it and leaves no trace.
-_SILENT_US = 10_000_000
-_SILENT_STEPS = 50
 # How many of the updates passed on are remembered, to tell a repetition from a reordering.
 _RECENT = 64
 
@@ -39,6 +36,7 @@ class BookLane:
         events: who counts.
         max_held: how many updates may wait for a book fetched over REST.
         mirror: told of everything that is passed on, so that it can be audited.
+        silence: when a book without updates is suspect.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class BookLane:
         events: LaneEvents,
         max_held: int = 5_000,
         mirror: BookMirror | None = None,
+        silence: SilenceRule = SilenceRule(),  # noqa: B008 - a tuple, never changed
     ) -> None:
         self.journal = journal
         self.condition = condition
@@ -67,9 +66,7 @@ class BookLane:
         # Time of the newest update that was dropped for want of a base.
         self._let_go = 0
         self._heartbeat_time = 0
-        self._silent_messages = 0
-        self._silent_sequence = 0
-        self._silent_since = 0
+        self._silence = Silence(silence)
         self.based = False
         self.messages = 0
         self.duplicates = 0
@@ -116,6 +113,7 @@ class BookLane:
     def update(self, time: int, body: bytes, ts: int) -> None:
         """Changes since the update before."""
         self.messages += 1
+        self._silence.update()
         if time > ts + _FUTURE_US:
             time = self._believed(time, ts, "update")
         if self._held is not None:
@@ -137,23 +135,16 @@ class BookLane:
         before, self._heartbeat_time = self._heartbeat_time, time
         if before and time - before > _HEARTBEAT_STEP_US:
             self.distrust("heartbeat", f"heartbeats {(time - before) / 1e6:.0f} s apart", ts)
-        if not sequence:
+        if not sequence or self.suspect:
             return
-        if self.messages != self._silent_messages or not self._silent_sequence:
-            self._silent_messages, self._silent_sequence = self.messages, sequence
-            self._silent_since = ts
-        elif (
-            ts - self._silent_since > _SILENT_US
-            and sequence - self._silent_sequence >= _SILENT_STEPS
-        ):
-            moved = sequence - self._silent_sequence
-            self._silent_sequence = 0
+        moved = self._silence.heartbeat(sequence, ts)
+        if moved is not None:
             self.distrust("silent", f"no update while the sequence moved by {moved}", ts)
 
     def connected(self) -> None:
         """A subscription was sent."""
         self._heartbeat_time = 0
-        self._silent_sequence = 0
+        self._silence.base()
 
     def unreadable(self, time: int, evidence: str, ts: int) -> None:
         """A message that makes no sense may have changed the book; `time` is 0 when unknown."""
@@ -252,6 +243,7 @@ class BookLane:
         self._based_at = ts
         self._base_time = time
         self._recent.clear()
+        self._silence.base()
         self._sequencer.restart(time)
         self._times = JumpGuard(_FUTURE_US)
         self._cause = None

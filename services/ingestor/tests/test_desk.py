@@ -118,8 +118,11 @@ def test_a_heartbeat_that_was_skipped_proves_that_a_message_was_lost() -> None:
 def test_a_book_that_stands_still_while_the_sequence_moves_is_suspect() -> None:
     bench = Bench()
     bench.join()
-    for second in range(1, 13):
+    # 20 steps are named in second 3; what they changed may come for 1.5 s more.
+    for second in range(1, 5):
         bench.feed(Kind.HEARTBEAT, 100 + 10 * second, at=second * SECOND, trade_id=10)
+    assert bench.wants == []
+    bench.feed(Kind.HEARTBEAT, 150, at=5 * SECOND, trade_id=10)
     assert bench.wants == [Want.BOOK]
     assert bench.counts.gaps == ["silent"]
 
@@ -128,8 +131,31 @@ def test_a_quiet_book_of_a_quiet_product_is_trusted() -> None:
     bench = Bench()
     bench.join()
     for second in range(1, 30):
-        bench.feed(Kind.HEARTBEAT, 100 + second, at=second * SECOND, trade_id=10)
+        bench.feed(Kind.HEARTBEAT, 100 + min(second, 20), at=second * SECOND, trade_id=10)
     assert bench.wants == []
+
+
+def test_an_update_just_before_the_suspicion_keeps_the_book() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(1, 30):
+        bench.feed(Kind.HEARTBEAT, 100 + 500 * second, at=second * SECOND, trade_id=10)
+        bench.feed(Kind.BOOK_UPDATE, at=second * SECOND + 900_000)
+    assert bench.wants == []
+
+
+def test_a_silent_book_with_a_new_base_is_asked_for_again_later_and_later() -> None:
+    bench = Bench()
+    bench.join()
+    asked: list[int] = []
+    for second in range(1, 200):
+        bench.feed(Kind.HEARTBEAT, 100 + 10 * second, at=second * SECOND, trade_id=10)
+        if bench.wants:
+            bench.wants.clear()
+            asked.append(second)
+            bench.feed(Kind.BOOK_SNAPSHOT, at=second * SECOND + 1)
+    # 20 steps, 40, 80, … at ten a second, each from the heartbeat behind its base, and the grace.
+    assert asked == [5, 12, 23, 42, 77, 144]
 
 
 def test_silence_makes_all_streams_stale_and_a_heartbeat_ends_it() -> None:

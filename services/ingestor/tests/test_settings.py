@@ -101,3 +101,25 @@ async def test_what_no_proxy_may_hold_never_ends_the_rest_client(
     environment.setenv("HTTPS_PROXY", "proxy.example:3128")
     async with CoinbaseRest(load(Settings).coinbase_rest_url):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "beyond"),
+    [
+        ("BOOK_SILENT_STEPS", "0", "-1"),
+        ("BOOK_SILENT_GRACE_MS", "250", "249"),
+        ("BOOK_SILENT_GRACE_MS", "60000", "60001"),
+    ],
+)
+def test_bounds_of_silence(
+    environment: pytest.MonkeyPatch, name: str, good: str, beyond: str
+) -> None:
+    environment.setenv(name, good)
+    load(Settings)
+    assert name in problems(environment, **{name: beyond})
+
+
+def test_the_rule_of_silence_is_what_is_set(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BOOK_SILENT_STEPS", "50")
+    environment.setenv("BOOK_SILENT_GRACE_MS", "4000")
+    assert load(Settings).silence_rule == (50, 4_000_000)
