@@ -104,6 +104,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                     ping_timeout_s=settings.ws_ping_timeout_s,
                     deflate=settings.gateway_compression,
                     control_per_s=settings.ws_max_control_per_sec,
+                    max_fragments=settings.ws_max_fragments,
                     message_s=settings.ws_message_timeout_s,
                     silent=settings.ws_max_connections,
                     limits=HttpLimits(

@@ -42,8 +42,6 @@ from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)
 
-# Framed snapshots of one stream that are kept, by reason and depth, while its head stands still.
-_SNAPSHOTS_KEPT = 8
 _PAGE = 500
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 2.0
@@ -59,6 +57,8 @@ class Sources:
     Attributes:
         window_bytes: of recent records kept for each stream.
         stale_after_us: age at which what is served is called stale, microseconds.
+        snapshots_kept: framed snapshots of one stream, by reason and depth, while its head stands
+            still.
         pulses: of all shards that are followed.
         micros: the time of day, microseconds.
     """
@@ -68,6 +68,7 @@ class Sources:
     stores: Stores
     window_bytes: int
     stale_after_us: int = 10_000_000
+    snapshots_kept: int = 8
     pulses: Pulses = field(default_factory=Pulses)
     micros: Callable[[], int] = now_us
 
@@ -146,9 +147,10 @@ class Feed:
             self._cached_at = position
         cached = self._cache.get((reason, depth))
         if cached is None:
-            if len(self._cache) >= _SNAPSHOTS_KEPT:
+            if len(self._cache) >= self._sources.snapshots_kept:
                 # A depth is any number that a client chooses; the oldest goes.
                 del self._cache[next(iter(self._cache))]
+                METRICS.snapshots_let_go.inc()
             # Many clients subscribe at the same position; it is encoded and framed for the first.
             cached = self._cache[reason, depth] = self._framed_snapshot(position, reason, depth)
         return cached

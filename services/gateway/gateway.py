@@ -86,6 +86,7 @@ class Gateway(Home):
             stores,
             settings.window_bytes,
             settings.stale_after_ms * 1000,
+            settings.snapshots_kept,
             micros=micros,
         )
         tails = Tails(

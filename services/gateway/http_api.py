@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -33,7 +34,6 @@ log = structlog.get_logger(__name__)
 Channel = Literal["ticker", "trades", "book"]
 InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
 _READY_S = 5.0
-_LOOKING_AT_ONCE = 4
 _RECEIVED = "Receive time, microseconds since the Unix epoch; `to` is not included"
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid API key, where keys are configured"},
@@ -256,8 +256,15 @@ def api_router(gateway: Gateway) -> APIRouter:
         key = await known(product, channel, venue)
         subject = tick_subject(shard_of(product, gateway.settings.shard_count), key)
         try:
-            async with looking:
-                page = await page_after(gateway.broker, subject, from_seq, epoch, limit)
+            async with reading():
+                page = await page_after(
+                    gateway.broker,
+                    subject,
+                    from_seq,
+                    epoch,
+                    limit,
+                    gateway.settings.http_page_bytes,
+                )
         except BrokerUnavailable as error:
             raise _away(error) from error
         except Problem as problem:
@@ -278,7 +285,14 @@ def api_router(gateway: Gateway) -> APIRouter:
 
     encoding = asyncio.Lock()
     # Of those who read logs; each may hold a page or more meanwhile.
-    looking = asyncio.Semaphore(_LOOKING_AT_ONCE)
+    looking = asyncio.Semaphore(gateway.settings.http_log_readers)
+
+    @asynccontextmanager
+    async def reading() -> AsyncIterator[None]:
+        with METRICS.log_reads.track_inprogress():
+            async with looking:
+                yield
+
     looked = Gaps(gateway.broker, gateway.settings.shard_count)
 
     @router.get("/gaps", summary="Where records are broken, and how it was mended")
@@ -298,7 +312,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             streams = _entitled(request, await _streams(gateway))
             keys = [key for key in streams if key.venue == venue]
         try:
-            async with looking:
+            async with reading():
                 found, complete = await looked.of(keys)
         except BrokerUnavailable as error:
             raise _away(error) from error

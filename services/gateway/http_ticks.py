@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
 from services.gateway.feed import entries_of
+from services.gateway.metrics import METRICS
 from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
 from services.gateway.records import LAST_SUB, Entry
 
 _PAGE = 1000
-# Of records in one answer, about; whoever wants more goes on from where it ends.
-_MOST_BYTES = 2 * 1024 * 1024
 # A caller may hold what was live elsewhere before it was stored: it is looked for so often.
 _LOOKS = 10
 _LOOK_S = 0.05
@@ -29,9 +28,12 @@ class TickPage:
 
 
 async def page_after(
-    broker: Broker, subject: str, from_seq: int, epoch: int | None, limit: int
+    broker: Broker, subject: str, from_seq: int, epoch: int | None, limit: int, max_bytes: int
 ) -> TickPage:
     """Up to `limit` records after `from_seq` (0: from the oldest retained) in the newest epoch.
+
+    The first record that takes them beyond `max_bytes` is the last; whoever wants more goes on
+    from where it ends.
 
     Raises:
         Problem: 4000, the numbering is no longer `epoch`'s; 4001, it is older than what is
@@ -52,7 +54,7 @@ async def page_after(
     if newest is None:
         return TickPage([], None, at_head=True)
     after = Position(newest.epoch, from_seq, LAST_SUB if from_seq else 0)
-    found, at_head = await _read(broker, subject, after, limit)
+    found, at_head = await _read(broker, subject, after, limit, max_bytes)
     if found and from_seq and found[0].before.seq > from_seq:
         oldest = found[0].position.seq
         message = f"the oldest record that can be sent is {oldest}"
@@ -76,7 +78,7 @@ async def _newest(
 
 
 async def _read(
-    broker: Broker, subject: str, after: Position, limit: int
+    broker: Broker, subject: str, after: Position, limit: int, max_bytes: int
 ) -> tuple[list[Entry], bool]:
     cursor = await broker.seek(subject, Position(after.epoch, after.seq))
     found: list[Entry] = []
@@ -94,7 +96,8 @@ async def _read(
             if entry.position > after and entry.chained and entry.unreadable is None:
                 found.append(entry)
                 size += entry.size
-            if size > _MOST_BYTES:
+            if size > max_bytes:
+                METRICS.pages_cut.inc()
                 return found[:limit], False
         cursor = page.cursor
         if page.at_head or len(found) >= limit:

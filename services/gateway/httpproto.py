@@ -19,6 +19,7 @@ from services.gateway.addresses import Proxies
 from services.gateway.handshake import Header, refusal
 from services.gateway.http_connection import MAX_HEAD, Farewell, HttpConnection
 from services.gateway.http_limits import HttpLimits
+from services.gateway.inbound import MAX_FRAGMENTS
 from services.gateway.keepalive import Keepalive
 from services.gateway.refusals import Refusals
 from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
@@ -35,6 +36,7 @@ class Sockets:
         deflate: whether clients that ask for permessage-deflate get it.
         control_per_s: pings and unasked pongs a second of one WebSocket, on average.
         message_s: time for a message to arrive completely.
+        max_fragments: of a message; one more ends its connection with 1008.
         silent: connections at a time that have said nothing yet.
         limits: of what speaks HTTP.
         proxies: whose word on where a client comes from is taken.
@@ -51,6 +53,7 @@ class Sockets:
         control_per_s: float = 20,
         message_s: float = 10,
         silent: int = 10_000,
+        max_fragments: int = MAX_FRAGMENTS,
         limits: HttpLimits | None = None,
         proxies: Proxies | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class Sockets:
         self._control_per_s = control_per_s
         self._message_s = message_s
         self._silent = silent
+        self._max_fragments = max_fragments
         self._proxies = Proxies(()) if proxies is None else proxies
         self._limits = HttpLimits(1000, 64 * 1024 * 1024, 20) if limits is None else limits
         self._shared: Shared | None = None
@@ -89,6 +93,7 @@ class Sockets:
                 self._limits,
                 Refusals(loop.time),
                 self._silent,
+                max_fragments=self._max_fragments,
             )
         return Front(self._handshake_s, self._shared)
 

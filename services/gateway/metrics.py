@@ -150,6 +150,22 @@ class Metrics:
             ("shard",),
             registry=registry,
         )
+        self.snapshots_let_go = Counter(
+            "md_snapshots_let_go_total",
+            "Framed snapshots let go for another depth (`SNAPSHOTS_KEPT`) before their stream went "
+            "on.",
+            registry=registry,
+        )
+        self.log_reads = Gauge(
+            "md_http_log_reads",
+            "HTTP requests that read logs, or wait for one of `HTTP_LOG_READERS` places.",
+            registry=registry,
+        )
+        self.pages_cut = Counter(
+            "md_http_pages_cut_total",
+            "Answers of `/v1/ticks` that ended at `HTTP_PAGE_BYTES`.",
+            registry=registry,
+        )
         self.stream_failures = Counter(
             "md_stream_failures_total",
             "Streams that began anew because something in the gateway failed.",

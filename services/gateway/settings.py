@@ -96,6 +96,12 @@ class GatewaySettings(CommonSettings, AwsSettings):
     ws_message_timeout_s: float = Field(
         10, gt=0, description="Time for a message to arrive completely, whatever its fragments."
     )
+    ws_max_fragments: int = Field(
+        1024,
+        ge=1,
+        le=65_536,
+        description="Frames that one message may come in; one more ends the connection with 1008.",
+    )
     ws_slow_close_s: float = Field(
         120,
         gt=0,
@@ -119,6 +125,19 @@ class GatewaySettings(CommonSettings, AwsSettings):
         description="Bytes of HTTP answers that may wait for all readers; beyond it those are "
         "dropped whose address holds the most.",
     )
+    http_log_readers: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="HTTP requests that read logs at a time (`/v1/ticks`, `/v1/gaps`); more wait.",
+    )
+    http_page_bytes: int = Field(
+        2 * 1024 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Bytes of records beyond which an answer of `/v1/ticks` ends, whatever its "
+        "`limit`.",
+    )
     ws_auth_timeout_s: float = Field(
         10, gt=0, description="Time to send a valid key where one is required."
     )
@@ -127,6 +146,13 @@ class GatewaySettings(CommonSettings, AwsSettings):
     )
     window_total_bytes: int = Field(
         256 * 1024 * 1024, ge=0, description="Recent records kept in memory for all streams."
+    )
+    snapshots_kept: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Framed snapshots of each stream that are kept while it stands still, one for "
+        "each depth and reason asked for; one more lets go of the oldest.",
     )
     stream_linger_s: float = Field(
         60, ge=0, description="How long a stream nobody wants is still followed."

@@ -31,6 +31,7 @@ from services.gateway.http_limits import HttpLimits
 from services.gateway.inbound import (
     BINARY,
     CLOSE,
+    MAX_FRAGMENTS,
     NO_CODE,
     PING,
     POLICY,
@@ -148,6 +149,7 @@ class Shared:
     silent: Silent = field(default_factory=Silent)
     arrivals: Arrivals = field(default_factory=lambda: Arrivals(_HEARD_A_TURN))
     requests: Arrivals = field(default_factory=lambda: Arrivals(_REQUESTS_A_TURN))
+    max_fragments: int = MAX_FRAGMENTS
 
 
 class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
@@ -189,7 +191,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self._deflated = False
         self._early: list[bytes] | None = None
         self._shared = shared
-        self._inbound = Inbound(shared.max_bytes)
+        self._inbound = self._reader(deflate=False)
         self._listener: Listener | None = None
         self._state = _UPGRADING
         self._paused = False
@@ -208,6 +210,10 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         # Bytes that came after the end.
         self._ignored = 0
 
+    def _reader(self, *, deflate: bool) -> Inbound:
+        shared = self._shared
+        return Inbound(shared.max_bytes, deflate=deflate, max_fragments=shared.max_fragments)
+
     # ------------------------------------------------------------------ the handshake
 
     def upgrade(self, request: dict[str, Any], early: bytes) -> None:
@@ -224,7 +230,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if self._shared.deflate and (agreed := extensions.agree(headers)) is not None:
             answer, self._deflated = agreed
             self._extensions = [answer]
-            self._inbound = Inbound(self._shared.max_bytes, deflate=True)
+            self._inbound = self._reader(deflate=True)
         if early:
             self._early = [early]
         scope = self._scope(request)
