@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,7 +26,8 @@ from services.common.testing.raw_records import RawStream, log_bytes, publish_al
 from services.common.wire import RawRecord
 from services.normalizer.normalize import Normalizer
 from services.normalizer.restore import patiently
-from tools.embedded import NatsServer, ValkeyServer
+from tools.embedded import NatsServer, ValkeyServer, free_port
+from tools.stack.process import Process
 
 SHARDS = 3
 PRODUCTS = ["BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD"]
@@ -38,65 +38,43 @@ KINDS = ["nats"] if KILLS <= 6 else ["nats", "nats with replicas", "redis"]
 Environment = dict[str, str]
 
 
-class Service:
-    """A running `python -m services.normalizer`."""
+class Service(Process):
+    """A running `python -m services.normalizer`, which is started once it answers HTTP."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self.port = 0
-
-    async def until_listening(self) -> None:
-        assert self.process.stderr is not None
-        async with asyncio.timeout(30):
-            while line := await self.process.stderr.readline():
-                self.lines.append(json.loads(line))
-                if self.lines[-1]["event"] == "http_listening":
-                    self.port = self.lines[-1]["port"]
-                    return
-        raise AssertionError(f"it ended: {self.lines}")
-
-    async def drain(self) -> None:
-        """Keep reading its log, so that it never waits for us."""
-        assert self.process.stderr is not None
-        while line := await self.process.stderr.readline():
-            self.lines.append(json.loads(line))
+    def __init__(self, folder: Path, environment: Environment) -> None:
+        super().__init__(
+            "normalizer",
+            "services.normalizer",
+            port=free_port(),
+            log_dir=folder,
+            ready_path="/healthz",
+            environment=lambda port: {**os.environ, **environment, "HTTP_PORT": str(port)},
+        )
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient() as client:
-            return await client.get(f"http://127.0.0.1:{self.port}{path}")
+        # As long as a busy machine takes.
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await client.get(self.url + path)
 
-    async def ready(self) -> bool:
+    async def is_ready(self) -> bool:
         return (await self.get("/readyz")).status_code == 200
 
 
 @contextlib.asynccontextmanager
 async def service(on: NatsServer | Environment) -> AsyncIterator[Service]:
     environment = {
-        **os.environ,
         **({"NATS_URLS": on.url} if isinstance(on, NatsServer) else on),
         "SHARD_COUNT": str(SHARDS),
-        "HTTP_PORT": "0",
         "HTTP_HOST": "127.0.0.1",
         "LOG_FORMAT": "json",
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "services.normalizer"),
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    found = Service(process)
-    try:
-        await found.until_listening()
-        async with asyncio.TaskGroup() as tasks:
-            draining = tasks.create_task(found.drain())
-            yield found
-            draining.cancel()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        running = Service(Path(folder), environment)
+        try:
+            await running.start()
+            yield running
+        finally:
+            await running.kill()
 
 
 @pytest.fixture(params=KINDS)
@@ -187,13 +165,12 @@ async def test_it_gets_ready_works_and_stops_with_everything_acknowledged(
     whole = undisturbed(records)
     await publish_all(broker, records)
     async with service(nats_server) as running:
-        await until(running.ready)
+        await until(running.is_ready)
         await until(lambda: holds(broker, whole))
         info = (await running.get("/info")).json()
         assert (info["shards"], info["group"]) == ([0, 1, 2], "normalizer-all")
-        running.process.terminate()
-        async with asyncio.timeout(20):
-            assert await running.process.wait() == 0
+        await running.stop()
+        assert await running.wait() == 0
     assert await ticks(broker) == whole
     member = await broker.group("raw", "normalizer-all")
     assert await member.lag() == 0
@@ -245,7 +222,7 @@ async def killed_again_and_again(environment: Environment, broker: Broker) -> No
                     return await position() >= min(target, newest)
 
                 await until(reached)
-                running.process.kill()
+                await running.kill()
     async with service(environment):
         await until(lambda: holds(broker, whole), 60)
     assert await ticks(broker) == whole
@@ -258,11 +235,11 @@ async def test_it_is_not_ready_while_the_broker_is_away_and_goes_on_when_it_is_b
     whole = undisturbed(records)
     async with service(nats_server) as running:
         await publish_all(broker, records[:200])
-        await until(running.ready)
+        await until(running.is_ready)
         await nats_server.kill()
 
         async def not_ready() -> bool:
-            return not await running.ready()
+            return not await running.is_ready()
 
         await until(not_ready)
         report = (await running.get("/readyz")).json()
@@ -271,7 +248,7 @@ async def test_it_is_not_ready_while_the_broker_is_away_and_goes_on_when_it_is_b
         await nats_server.start()
         await publish_all(broker, records[200:])
         await until(lambda: holds(broker, whole))
-        await until(running.ready)
+        await until(running.is_ready)
         text = (await running.get("/metrics")).text
         assert 'md_normalized_total{channel="trades"' in text
         assert "md_shard_lag_messages" in text
@@ -303,7 +280,7 @@ async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing() -> 
             found = (await running.get("/metrics")).text.partition(gauge)[2].partition("\n")[0]
             assert float(found) > 0
             await make_room(broker)
-            await until(running.ready)
+            await until(running.is_ready)
             await until(lambda: holds(broker, whole))
         assert await ticks(broker) == whole
 
@@ -313,8 +290,7 @@ async def test_it_waits_for_a_broker_that_is_not_there_yet_and_stops_while_it_wa
     await nats.start()
     await nats.stop()
     async with service(nats) as running:
-        assert not await running.ready()
-        running.process.terminate()
-        async with asyncio.timeout(20):
-            assert await running.process.wait() == 0
+        assert not await running.is_ready()
+        await running.stop()
+        assert await running.wait() == 0
     await nats.close()
