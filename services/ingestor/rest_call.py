@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from services.common.proxies import proxy_for
+from services.ingestor.rest_transport import RestTransport
 
 # A level 3 book of the busiest product is some 30 MB.
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
@@ -109,7 +110,6 @@ def open_http(base_url: str, timeout: httpx.Timeout | float) -> httpx.AsyncClien
     return httpx.AsyncClient(
         base_url=base_url,
         timeout=timeout,
-        proxy=proxy_for(base_url),
-        verify=httpx.create_ssl_context(),
+        transport=RestTransport(httpx.create_ssl_context(), proxy_for(base_url)),
         trust_env=False,
     )
