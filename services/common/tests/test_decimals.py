@@ -67,3 +67,30 @@ def test_plain_digits_say_the_same_value(value: Decimal) -> None:
     text = decimals.plain(value)
     assert Decimal(text) == value
     assert "E" not in text.upper()
+
+
+def test_what_is_no_number_is_named_and_a_long_text_cut() -> None:
+    with pytest.raises(BadDecimal) as caught:
+        to_decimal("x" * 200)
+    assert caught.value.text == "x" * 200
+    assert str(caught.value) == f"not a decimal number: '{'x' * 80}'"
+
+
+def test_there_is_no_first_bad_one_where_all_are_numbers() -> None:
+    assert decimals.first_bad(["1", "2.5"]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1.500", "1.5"),
+        ("2.0", "2"),
+        ("100.00", "100"),
+        ("100", "100"),
+        ("1E+3", "1000"),
+        ("5.10E-7", "0.00000051"),
+        ("0.0", "0"),
+    ],
+)
+def test_a_computed_number_has_neither_exponent_nor_zeros_at_its_end(value: str, text: str) -> None:
+    assert decimals.plain(Decimal(value)) == text

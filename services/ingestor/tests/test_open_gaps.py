@@ -13,7 +13,15 @@ from services.common.subjects import StreamKey
 from services.common.wire import LateBody
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.late import OpenTrades
-from services.ingestor.open_gaps import MAX_OPEN, LateSchedule, Range, denied, within, without
+from services.ingestor.open_gaps import (
+    MAX_OPEN,
+    LateSchedule,
+    Range,
+    as_ranges,
+    denied,
+    within,
+    without,
+)
 from services.ingestor.sequencer import Gap
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
@@ -215,3 +223,67 @@ def test_what_is_open_is_written_again_for_a_restart_after_retention() -> None:
     assert bench.bodies()[0].reason == "open"
     assert bench.log.records[-1].open_at == (13, 1)
     assert bench.log.of("late")[0].open_gaps is not None
+
+
+# ---------------------------------------------------------------------- edges of the schedule
+
+
+def asked(schedule: LateSchedule, left: list[Range], now: float) -> Gap | None:
+    found = schedule.next({"A": left}, now)
+    return None if found is None else found[1]
+
+
+def due(schedule: LateSchedule, now: float) -> float:
+    """The second, from `now` on, at which the product is asked."""
+    return next(
+        second for second in (now + n for n in range(200)) if asked(schedule, [(5, 9)], second)
+    )
+
+
+def test_numbers_beside_each_other_are_one_range() -> None:
+    assert as_ranges([1, 2, 4, 5, 6, 8]) == [(1, 2), (4, 6), (8, 8)]
+
+
+def test_pauses_double_up_to_a_minute_and_begin_anew_with_an_answer_that_helps() -> None:
+    schedule = LateSchedule()
+    assert due(schedule, 0) == 1
+    now, pauses = 1.0, []
+    for _ in range(9):
+        schedule.failed("A", now)
+        pauses.append(due(schedule, now) - now)
+        now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    schedule.answered("A", Gap(5, 9), [], now, helped=True)
+    assert due(schedule, now) == now
+    schedule.answered("A", Gap(5, 9), [(5, 9)], now, helped=False)
+    assert due(schedule, now) == now + 1
+
+
+def test_only_two_denials_running_are_believed_and_then_it_is_asked_anew() -> None:
+    schedule = LateSchedule()
+    told = [
+        schedule.answered("A", Gap(5, 9), absent, 0, helped=False)
+        for absent in ([(5, 9)], [(7, 12)], [(7, 9)], [(7, 9)], [], [(7, 9)])
+    ]
+    assert told == [[], [(7, 9)], [], [(7, 9)], [], []]
+
+
+def test_below_an_answer_that_did_not_help_is_asked_next_and_then_from_the_top() -> None:
+    schedule = LateSchedule()
+    left = [(0, 3), (10, 12)]
+    assert asked(schedule, left, 0) is None
+    schedule.answered("A", Gap(10, 12), [], 0, helped=False)
+    assert asked(schedule, left, 1) == Gap(0, 3)
+    schedule.answered("A", Gap(0, 3), [], 1, helped=False)
+    assert asked(schedule, left, 9) == Gap(0, 12)
+    assert asked(schedule, [(0, 3)], 9) == Gap(0, 3)
+    schedule.answered("A", Gap(9, 12), [], 9, helped=False)
+    assert asked(schedule, [(5, 9)], 99) == Gap(5, 8)
+
+
+@pytest.mark.parametrize(("high", "first"), [(2, 900), (3, 3)])
+def test_ranges_that_reach_into_a_page_come_with_it(high: int, first: int) -> None:
+    schedule = LateSchedule()
+    left = [(1, high), (900, 1000)]
+    asked(schedule, left, 0)
+    assert asked(schedule, left, 1) == Gap(first, 1000)

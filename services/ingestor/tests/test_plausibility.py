@@ -321,3 +321,78 @@ def test_a_fetched_ticker_with_a_wild_trade_id_is_asked_for_again() -> None:
     assert ticker.behind
     assert ticker.refreshed(Quote(12, NOW, b"{}"), NOW)
     assert not ticker.behind
+
+
+# ---------------------------------------------------------------------- edges
+
+
+def test_the_first_number_is_believed_whatever_it_is() -> None:
+    guard = JumpGuard(LIMIT)
+    assert not guard.reaches(5)
+    assert guard.believes(5, "a")
+    assert (guard.known, guard.reaches(105), guard.reaches(106)) == (5, True, False)
+
+
+def test_one_message_is_believed_up_to_the_limit() -> None:
+    assert JumpGuard(LIMIT, 1_000).believes(1_100, "a")
+    assert not JumpGuard(LIMIT, 1_000).believes(1_101, "a")
+
+
+def test_silence_adds_whole_steps_from_when_a_number_was_believed() -> None:
+    for later, number, believed in (
+        (SECOND, 1_150, True),
+        (SECOND, 1_151, False),
+        (20_000, 1_101, True),
+        (19_999, 1_101, False),
+    ):
+        guard = JumpGuard(LIMIT, 1_000, per_s=50)
+        assert guard.believes(1_000, "a", NOW)
+        assert guard.believes(number, "b", NOW + later) is believed
+
+
+def test_a_witness_confirms_a_claim_that_is_no_farther_than_the_limit() -> None:
+    for distance, believed in ((LIMIT, True), (-LIMIT, True), (LIMIT + 1, False)):
+        guard = JumpGuard(LIMIT, 1_000)
+        assert not guard.believes(10**6, "a")
+        assert not guard.believes(10**9, "other")
+        assert guard.believes(10**6 + distance, "b") is believed
+        assert guard.claims(10**6) is not believed
+        assert guard.claims(10**9), "what is confirmed says nothing of another"
+        if believed:
+            assert guard.known == max(10**6, 10**6 + distance)
+
+
+def test_sixteen_claims_are_remembered_and_the_oldest_goes() -> None:
+    guard = JumpGuard(LIMIT, 1_000)
+    numbers = [number * 10**6 for number in range(1, 18)]
+    for number in numbers[:16]:
+        guard.believes(number, number)
+    assert all(guard.claims(number) for number in numbers[:16])
+    guard.believes(numbers[16], "more")
+    assert [guard.claims(number) for number in numbers] == [False, *[True] * 16]
+
+
+def behind(guard: JumpGuard, count: int) -> None:
+    """So many messages one farther below what is known than the limit."""
+    for _ in range(count):
+        assert guard.believes(10_000 - LIMIT - 1, "a")
+
+
+def test_three_messages_in_a_row_far_below_begin_the_numbering_anew() -> None:
+    guard = JumpGuard(LIMIT, 10_000)
+    behind(guard, 2)
+    assert guard.known == 10_000
+    assert guard.believes(10_000, "b"), "in order"
+    behind(guard, 2)
+    assert guard.known == 10_000
+    assert guard.believes(10_000 - LIMIT, "c"), "as far below as the limit is near"
+    behind(guard, 2)
+    assert guard.known == 10_000
+    behind(guard, 1)
+    assert guard.known == 10_000 - LIMIT - 1
+    low = 10_000 - 3 * LIMIT
+    for _ in range(2):
+        guard.believes(low, "d")
+    assert guard.known == 10_000 - LIMIT - 1
+    guard.believes(low, "d")
+    assert guard.known == low
