@@ -92,12 +92,12 @@ def test_with_a_state_the_log_is_read_behind_it() -> None:
     assert stream.replica.want() == WantPage("cursor", held)
     assert stream.replica.whole
     assert stream.replica.state() == (held, state)
+    assert stream.replica.window.covers(held)
     more = stream.ticks(1)
     assert stream.replica.on_page([*first, *more], "", at_head=True)
     assert stream.replica.take() == more
     assert stream.replica.state() == (more[0].position, folded(stream, [*first, *more]))
     assert list(stream.replica.window) == more
-    assert stream.replica.window.covers(held)
 
 
 @pytest.mark.parametrize("state", [b"{", b'{"bids":[["1","x"]],"asks":[]}'])

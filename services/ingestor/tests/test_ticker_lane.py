@@ -116,3 +116,108 @@ def test_a_new_numbering_opens_a_new_epoch() -> None:
     records = bench.log.of("frame")
     assert [(record.seq, record.prev) for record in records] == [(12, None), (13, 12)]
     assert records[0].epoch > 1
+
+
+# ---------------------------------------------------------------------- edges
+
+
+def behind(trade: int = 8) -> Bench:
+    """One that waits for the ticker of a trade that two heartbeats know of."""
+    bench = Bench()
+    bench.ticker(100, 7)
+    bench.lane.heartbeat(150, trade, NOW)
+    bench.lane.heartbeat(180, trade, NOW)
+    assert bench.lane.behind
+    return bench
+
+
+def test_it_is_asked_for_once_and_only_by_marks_that_follow_each_other() -> None:
+    bench = Bench()
+    bench.lane.heartbeat(90, 8, NOW)
+    bench.lane.heartbeat(90, 8, NOW)
+    assert bench.asked == 0, "no ticker told of a trade"
+    bench.ticker(100, 7)
+    bench.lane.heartbeat(150, 8, NOW)
+    bench.lane.heartbeat(150, 7, NOW)
+    bench.lane.heartbeat(150, 8, NOW)
+    assert (bench.asked, bench.lane.gaps) == (0, 0)
+    for _ in range(3):
+        bench.lane.heartbeat(150, 8, NOW)
+    assert (bench.asked, bench.lane.gaps, bench.counts.gaps) == (1, 1, ["heartbeat"])
+
+
+def test_a_next_trade_is_in_order_and_one_after_it_is_a_cascade() -> None:
+    bench = Bench()
+    bench.ticker(100, 7)
+    bench.ticker(101, 8)
+    assert bench.lane.coalesced == 0
+    bench.ticker(102, 10)
+    assert (bench.lane.coalesced, bench.lane.extra()) == (1, {"coalesced": 1})
+    assert bench.lane.messages == 3
+
+
+def test_a_fetched_ticker_may_be_so_far_ahead_of_the_last_mark() -> None:
+    for trade, taken in ((1_008, True), (1_009, False)):
+        bench = behind()
+        assert bench.lane.refreshed(Quote(trade, NOW, b"{}"), NOW) is taken
+        assert bench.lane.behind is not taken
+
+
+def test_a_fetched_ticker_stands_at_the_mark_or_behind_the_newest_one() -> None:
+    bench = Bench()
+    bench.ticker(500, 7)
+    bench.lane.heartbeat(150, 8, NOW)
+    bench.lane.heartbeat(180, 8, NOW)
+    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert bench.written() == [("frame", 500), ("resync", 501)]
+    assert bench.counts.outcomes == ["snapshot"]
+    assert b'"cause":"gap"' in bytes(bench.log.of("resync")[0].body)
+
+
+def test_a_fetched_ticker_that_finds_no_room_is_still_awaited() -> None:
+    bench = behind()
+    bench.log.away = True
+    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert bench.lane.behind
+    bench.log.away = False
+    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert not bench.lane.behind
+
+
+def test_a_lost_connection_ends_the_waiting_and_the_counting() -> None:
+    bench = behind()
+    bench.lane.lost()
+    assert not bench.lane.behind
+    bench.lane.heartbeat(190, 8, NOW)
+    assert bench.asked == 1
+    bench.lane.heartbeat(190, 8, NOW)
+    assert bench.asked == 2
+
+
+def test_what_readers_go_without_is_fetched_also_of_the_trade_told_last() -> None:
+    bench = Bench()
+    bench.ticker(100, 7)
+    bench.lane.heartbeat(100, 7, NOW)
+    bench.lane.distrust("unreadable", "readers have no 100", NOW)
+    bench.lane.distrust("unreadable", "readers have no 100", NOW)
+    assert (bench.asked, bench.counts.gaps) == (1, ["unreadable"])
+    assert bench.lane.refreshed(Quote(7, NOW, b"{}"), NOW)
+    assert bench.written() == [("frame", 100), ("resync", 101)]
+
+
+def test_of_three_tickers_without_room_the_first_two_are_named() -> None:
+    bench = Bench()
+    bench.log.away = True
+    for sequence in (110, 120, 130):
+        bench.ticker(sequence, sequence)
+        assert bench.lane.waiting
+    assert (bench.lane.gaps, bench.counts.gaps) == (1, ["broker_away"])
+    assert not bench.lane.settle(NOW)
+    bench.log.away = False
+    assert bench.lane.settle(NOW)
+    assert not bench.lane.waiting
+    body = json.loads(bytes(bench.log.of("resync")[0].body))
+    assert body["missed"] == {"from": 110, "to": 120}
+    assert bench.counts.outcomes == ["lost"]
+    assert bench.lane.settle(NOW), "written once"
+    assert bench.written() == [("resync", 130)]
