@@ -27,6 +27,13 @@ async def test_moto_answers_as_dynamodb() -> None:
         assert answer.status_code == 200
 
 
+async def test_each_api_of_aws_has_answered_before_the_server_is_said_to_be_there() -> None:
+    """Its first answer takes seconds on a busy machine, longer than a client waits."""
+    async with AwsServer() as aws:
+        answered = [line for line in aws.log_tail().splitlines() if '" 200' in line]
+        assert [line.split('"')[1] for line in answered] == ["POST / HTTP/1.1", "GET / HTTP/1.1"]
+
+
 async def test_a_server_that_cannot_start_says_why() -> None:
     port = free_port()
     async with NatsServer(port=port):
