@@ -332,6 +332,10 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 LogRecord = Tick | Reset | Status | Late
 
+# What reading bytes may raise: msgspec checks their text and their depth, and raises Python's own
+# errors for those. Whoever reads what another process wrote catches all of these.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 encoder = msgspec.json.Encoder()
 encode = encoder.encode
 decode_raw = msgspec.json.Decoder(RawRecord).decode

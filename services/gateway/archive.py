@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-import msgspec
 import structlog
 
 from services.common.errors import StoreMissing, StoreUnavailable
 from services.common.stores.ports import ArchiveReader
 from services.common.stream import Position
 from services.common.subjects import StreamKey
+from services.common.wire import UNREADABLE
 from services.gateway.health import GatewayHealth
 from services.gateway.records import Entry
 
@@ -53,7 +53,7 @@ class Archive:
             async for payload in payloads:
                 try:
                     found.append(Entry(payload))
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     # The chain will show whether it mattered.
                     log.error("archived_record_unreadable", stream=str(key), error=str(error))
                     continue

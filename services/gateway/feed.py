@@ -27,7 +27,7 @@ from services.common.stream.broker import Message
 from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
-from services.common.wire import Snapshot, Status, encode
+from services.common.wire import UNREADABLE, Snapshot, Status, encode
 from services.gateway.audience import Fan
 from services.gateway.condition import Condition, Word
 from services.gateway.frames import text_frame
@@ -82,7 +82,7 @@ def entries_of(messages: Iterable[Message]) -> list[Entry]:
     for message in messages:
         try:
             entry = Entry(message.payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             METRICS.invalid.labels("not_a_record", STAGE_TICK).inc()
             log.error("record_unreadable", subject=message.subject, error=str(error))
             continue

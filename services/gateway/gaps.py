@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from services.common.errors import PositionLost
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.subjects import StreamKey, tick_subject
+from services.common.wire import UNREADABLE
 from services.gateway.feed import entries_of
+
+log = structlog.get_logger(__name__)
 
 # Of each stream, the newest.
 MOST_GAPS = 500
@@ -144,7 +148,12 @@ class Gaps:
                 if entry.kind not in ("reset", "late") or entry.position <= looked.mark:
                     continue
                 looked.mark = entry.position
-                record = msgspec.json.decode(entry.payload)
+                try:
+                    record = msgspec.json.decode(entry.payload)
+                except UNREADABLE as error:
+                    # Its state may hold what only a reader of all of it finds.
+                    log.error("record_unreadable", subject=subject, error=str(error))
+                    continue
                 if entry.kind == "late":
                     _add_late(looked.found, record)
                     continue

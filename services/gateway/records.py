@@ -18,6 +18,7 @@ from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import (
     UNCHAINED,
+    UNREADABLE,
     LogRecord,
     Reset,
     Snapshot,
@@ -40,8 +41,6 @@ Unreadable = Literal["unknown_type", "bad_body", "not_a_record"]
 
 _INCR = b'{"type":"incr","tick":'
 
-# msgspec checks the text it reads, and raises Python's own error for it.
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 _TYPES = {"tick", "reset", *UNCHAINED}
 
 _decode_reset = msgspec.json.Decoder(Reset).decode
@@ -92,7 +91,7 @@ class Entry:
         self.kind: Kind
         try:
             record = _decode(payload)
-        except _UNREADABLE:
+        except UNREADABLE:
             self._read_head(payload)
             return
         self.ts_ingest = record.ts_ingest
@@ -116,7 +115,7 @@ class Entry:
     def _read_head(self, payload: bytes) -> None:
         try:
             head = decode_head(payload)
-        except UnicodeDecodeError as error:
+        except (UnicodeDecodeError, RecursionError) as error:
             raise msgspec.DecodeError(str(error)) from error
         self.kind = "unknown"
         self.unreadable = "bad_body" if head.type in _TYPES else "unknown_type"
@@ -171,7 +170,7 @@ def _decode(payload: bytes) -> LogRecord:
     """The record, which can be used whole.
 
     Raises:
-        msgspec.DecodeError, UnicodeDecodeError: it cannot.
+        UNREADABLE: it cannot.
     """
     record: LogRecord = decode_record(payload)
     if not payload.isascii():

@@ -19,13 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import msgspec
-
 from services.common.domain.book import BadLevel
 from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.subjects import StreamKey
-from services.common.wire import Reset, Tick, decode_record
+from services.common.wire import UNREADABLE, Reset, Tick, decode_record
 from services.gateway.records import Entry
 from services.gateway.window import Window
 
@@ -111,7 +109,7 @@ class Replica:
         if position is not None:
             try:
                 self._fold.load(position, state)
-            except (msgspec.DecodeError, BadLevel):
+            except (*UNREADABLE, BadLevel):
                 self._fold = Fold(self.key)
                 return
             self._cursor = cursor
@@ -275,7 +273,7 @@ class Replica:
                 record = decode_record(entry.payload)
                 if isinstance(record, Tick | Reset):
                     self._fold.apply(record)
-            except (msgspec.DecodeError, BadLevel):
+            except (*UNREADABLE, BadLevel):
                 # The chain holds, the state no longer does.
                 self.whole = False
         self._unfolded.clear()

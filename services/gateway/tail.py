@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgspec
 import structlog
 
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription, Message
 from services.common.subjects import StreamKey, is_pulse, tick_log
-from services.common.wire import decode_pulse
+from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.feed import Feed, Sources, entries_of
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
@@ -229,7 +228,7 @@ class _Shard:
     def _take_pulse(self, message: Message) -> None:
         try:
             pulse = decode_pulse(message.payload)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.error("record_unreadable", subject=message.subject, error=str(error))
             return
         sources = self._sources

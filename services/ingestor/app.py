@@ -26,7 +26,7 @@ from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_LOG, RAW_LOG, StreamKey, key_of, raw_subject
-from services.common.wire import decode_raw
+from services.common.wire import UNREADABLE, decode_raw
 from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
@@ -360,7 +360,7 @@ class Ingestor:
         epoch, seq, sub = last.position
         try:
             record = decode_raw(last.payload)
-        except ValueError as error:
+        except UNREADABLE as error:
             # Somebody else's. Where it stands is known, and what it hides shows as a break there.
             log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
             journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)

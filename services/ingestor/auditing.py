@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
-import msgspec
 import structlog
 
 from services.common.errors import VenueError
+from services.common.wire import UNREADABLE
 from services.ingestor.audit_turns import AuditTurns, Suspicions
 from services.ingestor.healing import now_us
 from services.ingestor.lanes import BookLane, Desk
@@ -192,7 +192,7 @@ class Auditor:
         try:
             async with self._folding:
                 return await asyncio.to_thread(mirror.contradicted, image.body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.info("book_not_audited", product=product, reason=str(error))
             return Outcome.INCONCLUSIVE
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from services.common.errors import BrokerUnavailable, InvalidSubject, VenueRefused
 from services.common.health import Health, health_routes
 from services.common.subjects import check_token
+from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.healing import now_us
@@ -52,7 +53,7 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
             for product in wanted:
                 check_token(product)
             changed = await ingestor.set_products(list(dict.fromkeys(wanted)))
-        except (msgspec.DecodeError, InvalidSubject) as error:
+        except (*UNREADABLE, InvalidSubject) as error:
             return _problem(400, f'expected {{"products": ["BTC-USD", ...]}}: {error}')
         except VenueRefused as error:
             return _problem(409, str(error))

@@ -16,6 +16,7 @@ import msgspec
 from services.common.domain.book import BUY, SELL, BadLevel, Book
 from services.common.domain.decimals import to_decimal
 from services.common.domain.levels import Change, is_row
+from services.common.wire import UNREADABLE
 from services.ingestor.suspicion import Key, TopCheck, told_by
 
 # Updates put aside before the mirror is given up until the next base.
@@ -123,7 +124,7 @@ class BookMirror:
             self._top.touch(touched)
             if self._touched is not None:
                 self._touched |= touched
-        except (msgspec.DecodeError, BadLevel):
+        except (*UNREADABLE, BadLevel):
             self._based = False
 
     def take_evidence(self) -> list[bytes]:
@@ -160,7 +161,7 @@ class BookMirror:
         because an image may hold the best levels only.
 
         Raises:
-            msgspec.DecodeError: `body` is no book.
+            UNREADABLE: `body` is no book.
         """
         image = _decode_whole(body)
         found: dict[Key, tuple[str, str]] = {}

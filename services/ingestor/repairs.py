@@ -16,7 +16,7 @@ import structlog
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.stream.broker import Broker, Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
-from services.common.wire import Parked
+from services.common.wire import UNREADABLE, Parked
 from services.ingestor.backoff import Backoff
 from services.ingestor.healing import now_us
 from services.ingestor.lanes import Desk
@@ -73,7 +73,7 @@ class Repairs:
             if parked.missed is None:
                 return
             key = key_of(parked.subject)
-        except (msgspec.DecodeError, InvalidSubject) as error:
+        except (*UNREADABLE, InvalidSubject) as error:
             log.warning("parked_record_unreadable", reason=str(error))
             return
         for desk in self._desks():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 import structlog
 
 from services.common.errors import PositionLost
 from services.common.stream.broker import Broker, Position
 from services.common.subjects import StreamKey, raw_subject
-from services.common.wire import RawRecord, decode_raw
+from services.common.wire import UNREADABLE, RawRecord, decode_raw
 from services.ingestor.journal import OpenGaps
 
 log = structlog.get_logger(__name__)
@@ -41,7 +40,7 @@ async def open_gaps(broker: Broker, last: RawRecord) -> tuple[OpenGaps, tuple[in
             if page.at_head:
                 raise PositionLost(subject, cursor, None)
             cursor = page.cursor
-    except (PositionLost, msgspec.MsgspecError) as error:
+    except (PositionLost, *UNREADABLE) as error:
         # It is written again long before it expires, so the log was cut short.
         log.error("open_gaps_forgotten", subject=subject, at=last.open_at, reason=str(error))
         return (), None

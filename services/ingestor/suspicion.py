@@ -16,6 +16,7 @@ import msgspec
 
 from services.common.domain.book import BUY, SELL, Book
 from services.common.domain.decimals import is_decimal
+from services.common.wire import UNREADABLE
 
 Key = tuple[str, Decimal]
 
@@ -55,7 +56,7 @@ def told_by(body: bytes) -> list[Told]:
     """What a ticker or a match says; nothing, where it cannot be read."""
     try:
         said = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return []
     price = _number(said.price)
     taker = said.side

@@ -17,7 +17,7 @@ from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.tracing import TRACEPARENT
-from services.common.wire import Late, Reset, Status, Tick, decode_record
+from services.common.wire import UNREADABLE, Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.restore import Restorer
@@ -258,7 +258,7 @@ class Pump:
         position = message.position
         try:
             seen = self._read(message.payload)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             # Skipped in its place, so that what follows is not mistaken for following directly.
             if stream.judge(position, None, None) is not Verdict.HELD:
                 await self._catch_up(stream, message)
@@ -328,7 +328,7 @@ class Pump:
     def _take_message(self, stream: Stream, message: Message, *, refilled: bool) -> None:
         try:
             seen = self._read(message.payload)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning(
                 "record_unreadable",
                 stream=str(stream.key),
@@ -380,7 +380,7 @@ class Pump:
         was_whole = view.whole
         try:
             changed = view.apply(record, cursor)
-        except (BadLevel, msgspec.MsgspecError) as error:
+        except (BadLevel, *UNREADABLE) as error:
             log.warning("record_unfoldable", stream=str(stream.key), reason=str(error))
             metrics.INVALID.labels("unfoldable").inc()
             changed = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-import msgspec
 import structlog
 
 from services.common.domain.book import BadLevel
@@ -14,6 +13,7 @@ from services.common.sharding import shard_of
 from services.common.stores.index import Head
 from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
 from services.common.subjects import StreamKey
+from services.common.wire import UNREADABLE
 from services.snapshotter.schedule import Backoff
 from services.snapshotter.stream import Stream, View
 
@@ -94,7 +94,7 @@ class Restorer:
                     view.load(held.position, held.cursor, held.state)
                     view.checkpoint = row.checkpoint
                     view.checkpointed = held.position
-        except (msgspec.MsgspecError, BadLevel) as error:
+        except (*UNREADABLE, BadLevel) as error:
             # The log is read from its beginning instead.
             log.warning("stored_state_unreadable", stream=str(key), reason=str(error))
             return View(key)

@@ -75,7 +75,7 @@ class View:
         """Start from a stored state.
 
         Raises:
-            msgspec.DecodeError: the state does not have the channel's shape.
+            UNREADABLE: the state does not have the channel's shape.
             BadLevel: a book's row is malformed.
         """
         self.fold.load(position, state)

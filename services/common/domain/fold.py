@@ -41,7 +41,7 @@ def check_state(channel: str, state: bytes) -> None:
     """Check that a state has its channel's shape; a book's prices are not looked at.
 
     Raises:
-        msgspec.DecodeError: it has not.
+        UNREADABLE: it has not.
     """
     if channel == "ticker":
         _decode_fields(state)
@@ -69,7 +69,7 @@ class Fold:
         """Replace everything by a state taken at `position`.
 
         Raises:
-            msgspec.DecodeError: `state` does not have the channel's shape.
+            UNREADABLE: `state` does not have the channel's shape.
             BadLevel: a book's row is malformed.
         """
         self._replace(state)
@@ -80,7 +80,7 @@ class Fold:
 
         Raises:
             BadLevel: a book's change is malformed; nothing changed.
-            msgspec.DecodeError: a reset's state has not the channel's shape; nothing changed.
+            UNREADABLE: a reset's state has not the channel's shape; nothing changed.
         """
         position = Position(record.epoch, record.seq)
         if self.position is not None and position <= self.position:

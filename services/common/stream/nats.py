@@ -147,7 +147,10 @@ class NatsBroker(Broker):
         return (await self._streams.state(connection, log)).epoch
 
     async def held(self, log: str) -> Held | None:
-        return (await self._streams.state(self._current(), log)).held
+        connection = self._current()
+        state = await self._streams.state(connection, log)
+        with connection.reading():
+            return state.held
 
     async def log_epoch(self, log: str) -> int:
         return await self._prepare(self._current(), log)

@@ -38,25 +38,35 @@ class LeanClient(Client):
         self._frames.reset()
 
     async def parse(self, data: bytes = b"") -> None:
+        """Take what was received.
+
+        Raises:
+            ProtocolError: whatever went wrong with it. At anything else nats-py stops reading and
+                leaves the connection as if it stood, until its pings find out half a minute later.
+        """
         try:
-            lines = self._frames.feed(data)
-        except (ValueError, LookupError) as error:
+            for line in self._frames.feed(data):
+                await self._on_line(line)
+        except (errors.ProtocolError, OSError):
+            raise
+        except Exception as error:
             raise errors.ProtocolError from error
-        for line in lines:
-            operation, _, rest = line.partition(b" ")
-            match operation.upper():
-                case b"PING":
-                    await self._process_ping()
-                case b"PONG":
-                    await self._process_pong()
-                case b"INFO":
-                    await self._process_info(json.loads(rest))
-                case b"-ERR":
-                    await self._process_err(rest.strip().decode(errors="replace").lower())
-                case b"+OK":
-                    pass
-                case _:
-                    raise errors.ProtocolError
+
+    async def _on_line(self, line: bytes) -> None:
+        operation, _, rest = line.partition(b" ")
+        match operation.upper():
+            case b"PING":
+                await self._process_ping()
+            case b"PONG":
+                await self._process_pong()
+            case b"INFO":
+                await self._process_info(json.loads(rest))
+            case b"-ERR":
+                await self._process_err(rest.strip().decode(errors="replace").lower())
+            case b"+OK":
+                pass
+            case _:
+                raise errors.ProtocolError
 
     def attach(
         self,

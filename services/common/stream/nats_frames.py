@@ -111,7 +111,7 @@ class Frames:
 
 def status_of(headers: bytes) -> str:
     """The server's status code in a header block (`503`), or ""."""
-    return headers[9:12].decode() if headers.startswith(b"NATS/1.0 ") else ""
+    return headers[9:12].decode(errors="replace") if headers.startswith(b"NATS/1.0 ") else ""
 
 
 def description_of(headers: bytes) -> str:

@@ -125,13 +125,17 @@ class NatsGroup(Worker, GroupSubscription):
 
     async def lag(self) -> int:
         self.check_open()
-        info = await self._link.current().api(self._verb("INFO"))
-        return int(info["num_pending"]) + int(info["num_ack_pending"])
+        connection = self._link.current()
+        info = await connection.api(self._verb("INFO"))
+        with connection.reading():
+            return int(info["num_pending"]) + int(info["num_ack_pending"])
 
     async def unread(self) -> int:
         self.check_open()
-        info = await self._link.current().api(self._verb("INFO"))
-        return int(info["num_pending"]) + len(self._buffer)
+        connection = self._link.current()
+        info = await connection.api(self._verb("INFO"))
+        with connection.reading():
+            return int(info["num_pending"]) + len(self._buffer)
 
     def _verb(self, action: str) -> str:
         return f"CONSUMER.{action}.{self._stream}.{self._group}"
@@ -160,9 +164,8 @@ class NatsGroup(Worker, GroupSubscription):
 
     async def _join(self, connection: Connection) -> None:
         state = await self._state(connection, self._log_name)
-        info = await self._make(connection, state)
-        if info["num_ack_pending"]:
-            floor = int(info["ack_floor"]["stream_seq"])
+        unacked, floor = _acked(connection, await self._make(connection, state))
+        if unacked:
             try:
                 await connection.api(self._verb("RESET"))
             except ApiError:
@@ -199,7 +202,8 @@ class NatsGroup(Worker, GroupSubscription):
             # Not made here, should it vanish now: it would begin where it began once.
             action = "update"
             # Where it began cannot be changed, and need not be.
-            start = {k: v for k, v in held["config"].items() if k in _START_FIELDS}
+            with connection.reading():
+                start = {k: v for k, v in held["config"].items() if k in _START_FIELDS}
         return await connection.api(
             self._verb("CREATE"),
             {"stream_name": self._stream, "config": config | start, "action": action},
@@ -240,11 +244,10 @@ class NatsGroup(Worker, GroupSubscription):
 
     async def _keep_place(self, connection: Connection) -> None:
         epoch = self._epoch
-        info = await connection.api(self._verb("INFO"))
-        if info["num_ack_pending"]:
+        unacked, seq = _acked(connection, await connection.api(self._verb("INFO")))
+        if unacked:
             # Also because the server may not have had the newest acks yet.
             self._moved.set()
-        seq = int(info["ack_floor"]["stream_seq"])
         if not seq or (epoch, seq) <= self._place[:2]:
             return
         time = await time_of(connection, self._stream, seq)
@@ -318,12 +321,18 @@ class NatsGroup(Worker, GroupSubscription):
         if status == "100":
             return
         left = header_of(headers, b"Nats-Pending-Messages:")
-        if left is None:
+        if left is None or not left.isdecimal():
             self._trouble = f"pull ended: {status} {description_of(headers)}".rstrip()
         else:
             # The request ended (expired, or its bytes were used up) with this much undelivered.
             self._asked -= int(left)
         self._wake.set()
+
+
+def _acked(connection: Connection, info: dict[str, Any]) -> tuple[int, int]:
+    """How many records a consumer has given out and not got back, and up to where all are acked."""
+    with connection.reading():
+        return int(info["num_ack_pending"]), int(info["ack_floor"]["stream_seq"])
 
 
 def _from(seq: int) -> dict[str, Any]:

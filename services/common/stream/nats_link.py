@@ -8,8 +8,9 @@ it tells anybody that there is a new one, so a publisher could not put its unack
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,8 +38,15 @@ _CLOSE_TIMEOUT_S = 2
 # nats-py may lose its own callback when the socket dies while it is closing; so look, too.
 _LOOK_S = 0.25
 
-# The last two come out of asyncio's transports when nats-py writes to one that has just died.
-_DRIVER_ERRORS = (nats.errors.Error, OSError, TimeoutError, RuntimeError, AttributeError)
+# What reading an answer raises that is not of the expected shape.
+_SHAPE_ERRORS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 class ApiError(BrokerUnavailable):
@@ -80,7 +88,11 @@ class _Waiting:
 
 
 class Connection:
-    """One life of a connection. After `lost` is set every call raises BrokerUnavailable."""
+    """One life of a connection. After `lost` is set every call raises BrokerUnavailable.
+
+    So does whatever else nats-py raises for a call: its own errors, asyncio's, ssl's, those of
+    transports that have just died. None of them may end more than the call.
+    """
 
     def __init__(self, client: LeanClient, target: str) -> None:
         self.client = client
@@ -116,27 +128,27 @@ class Connection:
         """
         try:
             return self.client.attach(subject, handler, failed or self._on_failed, run)
-        except _DRIVER_ERRORS as error:
+        except Exception as error:
             raise self._unavailable(error) from error
 
     def unsubscribe(self, subscription: str) -> None:
         try:
             self.client.detach(subscription)
-        except _DRIVER_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - a connection that is lost has none any more
             log.debug("nats_unsubscribe_failed", error=str(error))
 
     def write(self, frames: bytes) -> None:
         """Send whole frames (see `nats_frames`)."""
         try:
             self.client.write(frames)
-        except _DRIVER_ERRORS as error:
+        except Exception as error:
             raise self._unavailable(error) from error
 
     async def drain(self) -> None:
         """Wait while more is written than the server takes."""
         try:
             await self.client.drained()
-        except _DRIVER_ERRORS as error:
+        except Exception as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> BrokerUnavailable:
@@ -196,15 +208,25 @@ class Connection:
             BrokerUnavailable: the server did not answer.
         """
         payload = (await self.request(f"$JS.API.{verb}", body)).payload
+        with self.reading():
+            answer: dict[str, Any] = dict(json.loads(payload))
+            error = answer.get("error")
+            if error is not None:
+                code = int(error.get("err_code", 0))
+                raise ApiError(self.target, code, str(error.get("description", "error")))
+            return answer
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what is read out of an answer.
+
+        Raises:
+            BrokerUnavailable: the answer has not the shape it should have.
+        """
         try:
-            answer = json.loads(payload)
-        except ValueError as unreadable:
-            raise self._unreadable(unreadable) from unreadable
-        error = answer.get("error")
-        if error is not None:
-            code = int(error.get("err_code", 0))
-            raise ApiError(self.target, code, str(error.get("description", "error")))
-        return dict(answer)
+            yield
+        except _SHAPE_ERRORS as error:
+            raise self._unreadable(error) from error
 
     def _on_reply(self, subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
         waiting = self._replies.get(subject.rpartition(".")[2])
@@ -218,7 +240,7 @@ class Connection:
             return
         try:
             ended = waiting.last(Answer(headers, payload))
-        except (ValueError, LookupError) as error:
+        except _SHAPE_ERRORS as error:
             # It is this request's, as all others on this connection can go on.
             waiting.done.set_exception(self._unreadable(error))
             return
@@ -246,7 +268,7 @@ class Connection:
             # Where a TLS handshake failed, nats-py waits for ever for the socket to be closed.
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self.client.close()
-        except _DRIVER_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - it is given up, however it ends
             log.debug("nats_close_failed", error=str(error))
 
 
@@ -336,7 +358,7 @@ class Link(Worker):
         if self._options.tls:
             try:
                 options["tls"] = self._options.tls.context()
-            except OSError as error:
+            except Exception as error:
                 raise BrokerUnavailable(self.target, f"certificates: {error}") from error
         up = False
         try:
@@ -355,7 +377,7 @@ class Link(Worker):
             )
             connection.prepare()
             up = True
-        except _DRIVER_ERRORS as error:
+        except Exception as error:
             reason = str(error) or str(said or "") or type(error).__name__
             raise BrokerUnavailable(self.target, reason) from error
         finally:

@@ -85,23 +85,26 @@ class Places:
 async def time_of(connection: Connection, stream: str, seq: int) -> str | None:
     """When the record at a stream's sequence was stored; None where there is none."""
     found = await _record(connection, stream, {"seq": seq})
-    return None if found is None else str(found["time"])
+    with connection.reading():
+        return None if found is None else str(found["time"])
 
 
 async def _record(
     connection: Connection, stream: str, asked: dict[str, Any]
 ) -> dict[str, Any] | None:
     try:
-        return dict((await connection.api(f"STREAM.MSG.GET.{stream}", asked))["message"])
+        answer = await connection.api(f"STREAM.MSG.GET.{stream}", asked)
     except ApiError as error:
         if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
             return None
         raise
+    with connection.reading():
+        return dict(answer["message"])
 
 
 def _read(data: str) -> Place | None:
     try:
         held = json.loads(b64decode(data))
         return Place(int(held["epoch"]), int(held["seq"]), str(held["time"]))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
         return None

@@ -191,7 +191,10 @@ class NatsPublisher(Worker, Publisher):
         self._limit = connection.max_payload
 
         def on_answer(subject: str, _reply: str, headers: bytes, payload: bytes) -> None:
-            ticket = int(subject.rpartition(".")[2])
+            number = subject.rpartition(".")[2]
+            if not number.removeprefix("-").isdecimal():
+                return
+            ticket = int(number)
             if payload.startswith(b'{"stream"'):
                 self._on_ack(session, ticket, payload)
             else:
@@ -421,7 +424,10 @@ class NatsPublisher(Worker, Publisher):
             lane.refuse()
             # The log's newest is not the one it should be: somebody else's, or one was lost.
             last = _WRONG_LAST.search(data)
-            contended = last is not None and last[1].decode() not in ("", lane.newest)
+            contended = last is not None and last[1].decode(errors="replace") not in (
+                "",
+                lane.newest,
+            )
         if for_good:
             self._give_up(item, RecordRefused(item.record.subject, _reason(headers, data)))
         if contended:

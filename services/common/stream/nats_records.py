@@ -21,6 +21,8 @@ _BEHIND_VERSION = len("NATS/1.0")
 NO_POSITION = Position(0, 0)
 # Three numbers of 20 digits and what is between them.
 _LONGEST_POSITION = 62
+# Of a number in a cursor.
+_DIGITS = 20
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -132,10 +134,14 @@ def parse_cursor(subject: str, cursor: str, epoch: int) -> int | Position:
     """
     made, _, place = cursor.partition("@")
     if made == str(epoch):
-        if place.isdecimal():
+        if place.isdecimal() and len(place) <= _DIGITS:
             return int(place)
         parts = place.removeprefix("p").split(".")
-        if place.startswith("p") and len(parts) == 3 and all(part.isdecimal() for part in parts):
+        if (
+            place.startswith("p")
+            and len(parts) == 3
+            and all(part.isdecimal() and len(part) <= _DIGITS for part in parts)
+        ):
             return Position(*map(int, parts))
     raise PositionLost(subject, cursor, None)
 

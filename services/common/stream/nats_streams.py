@@ -113,24 +113,32 @@ class Streams:
         except ApiError as error:
             if error.code != _NAME_IN_USE:
                 raise
-            held = (await connection.api(f"STREAM.INFO.{name}"))["config"]
-            await connection.api(f"STREAM.UPDATE.{name}", {**held, **config})
+            info = await connection.api(f"STREAM.INFO.{name}")
+            with connection.reading():
+                changed = {**info["config"], **config}
+            await connection.api(f"STREAM.UPDATE.{name}", changed)
 
     async def state(self, connection: Connection, log: str) -> LogState:
         """What the log holds; it is made again when the server lost it."""
         name = self.name(log)
         try:
-            state = LogState(await connection.api(f"STREAM.INFO.{name}"))
+            state = await self._ask_state(connection, name)
         except ApiError as error:
             if error.code != _STREAM_NOT_FOUND or log not in self.specs:
                 raise
             await self.ensure(connection, self.specs[log])
-            state = LogState(await connection.api(f"STREAM.INFO.{name}"))
+            state = await self._ask_state(connection, name)
         if state.replicated:
             self._replicated.add(log)
         else:
             self._replicated.discard(log)
         return state
+
+    @staticmethod
+    async def _ask_state(connection: Connection, name: str) -> LogState:
+        info = await connection.api(f"STREAM.INFO.{name}")
+        with connection.reading():
+            return LogState(info)
 
     async def subjects(self, connection: Connection, log: str) -> list[str]:
         """The subjects that hold records, sorted."""
@@ -140,10 +148,11 @@ class Streams:
             info = await connection.api(
                 f"STREAM.INFO.{name}", {"subjects_filter": ">", "offset": len(found)}
             )
-            page = info["state"].get("subjects") or {}
-            found.extend(page)
-            if not page or len(found) >= int(info.get("total", 0)):
-                return sorted(set(found))
+            with connection.reading():
+                page = info["state"].get("subjects") or {}
+                found.extend(page)
+                if not page or len(found) >= int(info.get("total", 0)):
+                    return sorted(set(found))
 
     async def page(
         self, connection: Connection, log: str, subject: str, after: int, limit: int, epoch: int
@@ -194,7 +203,8 @@ class Streams:
         if log in self._replicated:
             return await self._by_leader(connection, log, body, epoch)
         answer = await connection.request(f"$JS.API.DIRECT.GET.{self.name(log)}", body)
-        message = _stored(answer, epoch)
+        with connection.reading():
+            message = _stored(answer, epoch)
         if message is None and status_of(answer.headers) != "404":
             raise BrokerUnavailable(connection.target, f"direct get: {_problem(answer.headers)}")
         return message
@@ -204,14 +214,16 @@ class Streams:
     ) -> NatsMessage | None:
         """Ask the stream's leader. Any replica answers a direct get, also one that lags behind."""
         try:
-            found = (await connection.api(f"STREAM.MSG.GET.{self.name(log)}", body))["message"]
+            answer = await connection.api(f"STREAM.MSG.GET.{self.name(log)}", body)
         except ApiError as error:
             if error.code != _NO_MESSAGE:
                 raise
             return None
-        headers = b64decode(found.get("hdrs", ""))
-        payload = b64decode(found.get("data", ""))
-        return NatsMessage(found["subject"], payload, headers, epoch, int(found["seq"]))
+        with connection.reading():
+            found = answer["message"]
+            headers = b64decode(found.get("hdrs", ""))
+            payload = b64decode(found.get("data", ""))
+            return NatsMessage(found["subject"], payload, headers, epoch, int(found["seq"]))
 
     async def next(
         self, connection: Connection, log: str, subject: str, seq: int, epoch: int

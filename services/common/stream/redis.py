@@ -41,6 +41,7 @@ from services.common.stream.redis_records import (
     cursor_at,
     parse_cursor,
     parse_id,
+    trimmed_id,
 )
 from services.common.stream.redis_tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
@@ -154,18 +155,25 @@ class RedisBroker(Broker):
     async def _prepare(self, client: RedisClient, name: str) -> tuple[int, set[Source]]:
         """Make sure that the log exists; its epoch and the streams it holds."""
         while True:
-            epoch, entries = await client.transact(
+            answers = await client.transact(
                 [
                     ("GET", self._names.epoch(name)),
                     ("XRANGE", self._names.registry(name), "-", "+"),
                 ]
             )
+            # Also where somebody put something else at these keys.
+            if text := next(filter(None, map(refusal, answers)), None):
+                raise BrokerUnavailable(client.target, f"log {name}: {text}")
+            epoch, entries = answers
             if epoch is not None:
                 break
             if name not in self._specs:
                 raise BrokerUnavailable(client.target, f"log {name} does not exist")
             await self._make(client, name)
         found = {source for _, f in entries if (source := announced(f)) is not None}
+        if not epoch.isdigit():
+            said = f"log {name}: {self._names.epoch(name)} holds no epoch but {epoch[:40]!r}"
+            raise BrokerUnavailable(client.target, said)
         return int(epoch), found
 
     async def held(self, _log: str) -> None:
@@ -256,7 +264,8 @@ class RedisBroker(Broker):
         trimmed = {}
         if keys:
             newest = answers.pop()
-            trimmed = {e: parse_id(t) for e, t in zip(epochs, newest, strict=True) if t}
+            pairs = zip(epochs, map(trimmed_id, newest), strict=True)
+            trimmed = {epoch: place for epoch, place in pairs if place != ZERO}
         return log_epoch, epochs, trimmed, answers
 
     async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:

@@ -90,8 +90,15 @@ class RedisClient:
             return await self._redis.execute_command(*command)
         except ResponseError as error:
             raise Refused(self.target, str(error)) from error
-        except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+        except Exception as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> BrokerUnavailable:
+        """Whatever the driver raised: its own, asyncio's, ssl's, a parser's over odd answers.
+
+        None of them may end more than the call.
+        """
+        return BrokerUnavailable(self.target, str(error) or type(error).__name__)
 
     async def transact(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands as one MULTI: all are taken, or none is; in one round trip.
@@ -117,7 +124,11 @@ class RedisClient:
         except ResponseError as error:
             raise Refused(self.target, str(error)) from error
         except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self.target, str(error) or type(error).__name__) from error
+            raise self._unavailable(error) from error
+        except Exception as error:
+            # It stopped reading in the middle: what follows must not be taken for other answers.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise self._unavailable(error) from error
 
     async def aclose(self) -> None:
         await self._redis.aclose()

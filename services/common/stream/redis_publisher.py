@@ -36,7 +36,7 @@ from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
 from services.common.stream.redis_client import Command, RedisClient, refusal
 from services.common.stream.redis_packing import Packed, pack, pack_record
-from services.common.stream.redis_records import Names, Source, entry_id, parse_id
+from services.common.stream.redis_records import Names, Source, entry_id, trimmed_id
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 
@@ -369,7 +369,7 @@ class RedisPublisher(Worker, Publisher):
         gone = []
         for number, trimmed in zip(absent[::2], absent[1::2], strict=True):
             item = items[number]
-            if not trimmed or item.record.position[1:] > parse_id(trimmed):
+            if item.record.position[1:] > trimmed_id(trimmed):
                 gone.append(item)
         return known - len(gone), gone
 

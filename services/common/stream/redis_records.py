@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 from services.common.errors import PositionLost
 from services.common.stream.broker import Message, Position
+from services.common.stream.record_bounds import MAX_NUMBER
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)
 _LARGEST_SUB = 2**64 - 1
+_ID_DIGITS = 20
 
 
 class Names:
@@ -66,7 +68,7 @@ def announced(fields: Mapping[bytes, bytes]) -> Source | None:
         source = Source(fields[b"s"].decode(), int(epoch))
     except (LookupError, ValueError):
         return None
-    return source if source.epoch >= 0 else None
+    return source if 0 <= source.epoch <= MAX_NUMBER else None
 
 
 def entry_id(position: Position) -> str:
@@ -76,6 +78,14 @@ def entry_id(position: Position) -> str:
 def parse_id(text: bytes | str) -> tuple[int, int]:
     seq, _, sub = (text.decode() if isinstance(text, bytes) else text).partition("-")
     return int(seq), int(sub)
+
+
+def trimmed_id(text: bytes | None) -> tuple[int, int]:
+    """A stream's newest trimmed id; `ZERO` where nothing was, or somebody else wrote something."""
+    seq, _, sub = (text or b"").partition(b"-")
+    if seq.isdigit() and sub.isdigit() and len(seq) <= _ID_DIGITS and len(sub) <= _ID_DIGITS:
+        return int(seq), int(sub)
+    return ZERO
 
 
 def id_before(identity: bytes | str) -> str:
@@ -97,8 +107,11 @@ def parse_cursor(subject: str, cursor: str, log_epoch: int) -> Position:
     made, _, place = cursor.partition("@")
     epoch, _, rest = place.partition(".")
     seq, _, sub = rest.partition("-")
-    if made == str(log_epoch) and epoch.isdecimal() and seq.isdecimal() and sub.isdecimal():
-        return Position(int(epoch), int(seq), int(sub))
+    parts = (epoch, seq, sub)
+    if made == str(log_epoch) and all(p.isdecimal() and len(p) <= _ID_DIGITS for p in parts):
+        position = Position(int(epoch), int(seq), int(sub))
+        if max(position) <= _LARGEST_SUB:
+            return position
     raise PositionLost(subject, cursor, None)
 
 

@@ -12,8 +12,15 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription
-from services.common.stream.redis_client import BLOCK_MS, RedisClient
-from services.common.stream.redis_records import Names, RedisMessage, Source, announced, parse_id
+from services.common.stream.redis_client import BLOCK_MS, RedisClient, refusal
+from services.common.stream.redis_records import (
+    Names,
+    RedisMessage,
+    Source,
+    announced,
+    parse_id,
+    trimmed_id,
+)
 from services.common.stream.redis_sources import Sources
 from services.common.stream.worker import Worker, backoff_s
 
@@ -201,6 +208,8 @@ class RedisLive(Tail, LiveSubscription):
                 ),
             ]
         )
+        if text := next(filter(None, map(refusal, answers)), None):
+            raise BrokerUnavailable(self._client.target, text)
         newest = answers[0]
         self._announced_to = newest[0][0].decode() if newest else "0-0"
         for source, entries in zip(ordered, answers[1:], strict=True):
@@ -217,7 +226,7 @@ class RedisLive(Tail, LiveSubscription):
         trimmed = await self._client.call("HGETALL", self._names.trimmed(self._log_name))
         for source, place in self._places.items():
             newest = trimmed.get(self._names.stream(*source).encode())
-            if newest is not None and parse_id(newest) > parse_id(place):
+            if trimmed_id(newest) > parse_id(place):
                 self._interrupted = True
                 self.changed.ring()
 

@@ -84,6 +84,9 @@ class _Redis(Backend):
         await call("XADD", "market:registry:raw", "*", "s", "strange", "e", "x")
         await call("XADD", "market:registry:raw", "*", "s", "market.raw.strange", "e", "7")
         await call("XADD", "market:market.raw.strange@7", "3-1", "p", "odd")
+        # No record can have this epoch; nothing was trimmed up to these.
+        await call("XADD", "market:registry:raw", "*", "s", "market.raw.strange", "e", "9" * 30)
+        await call("HSET", "market:trimmed:raw", stream, "x-1", "market:odd@1", b"\xff")
         return 3
 
 

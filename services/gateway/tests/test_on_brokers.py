@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from services.common.stream import Broker
+from services.common.stream import Broker, Position, Record
 from services.common.stream.nats import NatsBroker
 from services.common.stream.redis import RedisBroker
+from services.common.subjects import pulse_key, tick_subject
+from services.gateway.metrics import METRICS
 from services.gateway.testing import bench
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer
 
@@ -42,6 +44,29 @@ async def test_snapshot_backfill_and_live_are_one_chain(backend: Backend) -> Non
             await late.reach(market)
         assert live.breaks == late.breaks == []
         assert late.seen[str(market.key)] == market.chain[5:]
+
+
+async def test_pulses_that_nobody_can_read_break_no_reader(backend: Backend) -> None:
+    _server, broker = backend
+    async with bench(broker(), broker()) as gateway:
+        market = gateway.market()
+        await market.ticks(3)
+        deep = b'{"type":"pulse","x":' + b"[" * 5000
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"])
+            await client.of("snapshot")
+            pulse = tick_subject(market.shard, pulse_key("coinbase", "line"))
+            before = _breaks(market.shard)
+            for n, payload in enumerate((b"\xff", b'{"type":"pulse","venue":"\xff"}', deep), 1):
+                await market.publish(Record(pulse, payload, Position(1, n)))
+            await market.ticks(20)
+            await client.reach(market)
+            assert client.breaks == []
+            assert _breaks(market.shard) == before
+
+
+def _breaks(shard: int) -> float:
+    return float(METRICS.reader_breaks.labels(str(shard))._value.get())
 
 
 async def test_a_killed_server_that_comes_back_breaks_no_chain(backend: Backend) -> None:

@@ -22,6 +22,7 @@ ODD: dict[str, dict[str, Any]] = {
     "a state of another shape": {"repair": "snapshot", "state": {"trades": 1, "volume_30d": 2}},
     "a state that is missing": {"repair": "snapshot"},
     "text that is not UTF-8": {"cause": "\udcff"},
+    "a field nested without end": {"cause": "deep"},
 }
 
 
@@ -32,6 +33,9 @@ def odd(market: Market, change: dict[str, Any]) -> Record:
     if "\udcff" in body["cause"]:
         body["cause"] = "@"
         payload = msgspec.json.encode(body).replace(b"@", b"\xff")
+    elif body["cause"] == "deep":
+        deep = b'"repair":"none","newer":' + b"[" * 5000 + b"]" * 5000
+        payload = msgspec.json.encode(body).replace(b'"repair":"none"', deep)
     else:
         payload = msgspec.json.encode(body)
     market.records[-1] = payload.replace(b"\xff", b"@")

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from services.common.stream import Broker
+from services.common.stream import Broker, Position, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.nats import NatsBroker
 from services.common.stream.redis import RedisBroker
-from services.common.subjects import StreamKey, raw_subject, tick_subject
+from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_subject
 from services.common.wire import LateBody, Missed, Parked, StatusBody
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane
@@ -112,6 +112,23 @@ async def test_what_readers_go_without_is_sent_again(
             if record.kind == "status"
         ]
         assert states[-2:] == ["resyncing", "live"]
+        await invalid.aclose()
+
+
+async def test_what_others_put_where_it_is_parked_ends_nobody(
+    broker: Broker, exchange: SimulatedExchange
+) -> None:
+    async with running(broker, exchange.ws_url, exchange.rest_url, PRODUCT) as ingestor:
+        _, book, _ = await joined(ingestor)
+        bases = book.resyncs
+        deep = b'{"x":' * 5000 + b"1" + b"}" * 5000
+        publisher = await broker.publisher()
+        for n, payload in enumerate((b"\xff", b'{"v":1,"reason":"\xff"}', deep), 1):
+            await publisher.send(Record(INVALID_SUBJECT, payload, Position(0, n)))
+        await publisher.flush()
+        invalid = InvalidLog(broker)
+        await invalid.write([said("book", "raw_log_break", Missed(1, 2))])
+        await eventually(lambda: book.resyncs > bases and not book.suspect)
         await invalid.aclose()
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from services.common.domain.decimals import is_decimal
 from services.common.domain.levels import SIDES, Unreadable, check_changes_json, check_rows_json
+from services.common.wire import UNREADABLE
 from services.ingestor.venues.base import (
     MAX_NUMBER,
     Credentials,
@@ -151,7 +152,7 @@ class CoinbaseFeed(VenueFeed):
             message = _decode(frame)
         except msgspec.ValidationError as error:
             raise MalformedFrame("bad_field", str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise MalformedFrame("bad_json", str(error)) from error
         kind = _KINDS.get(message.type)
         if kind is None:

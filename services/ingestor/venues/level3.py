@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from services.common.wire import UNREADABLE
 from services.ingestor.venues.base import (
     MAX_NUMBER,
     Event,
@@ -95,7 +96,7 @@ class Level3:
             row = _decode_row(frame)
         except msgspec.ValidationError as error:
             raise MalformedFrame("bad_field", str(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise MalformedFrame("bad_json", str(error)) from error
         name = row[0] if row else None
         length = _LENGTHS.get(name) if isinstance(name, str) else None

@@ -38,7 +38,7 @@ from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.wire import Pulse, Reset, Tick, decode_record, encode
-from services.snapshotter import app
+from services.snapshotter import app, metrics
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.testing import SHARDS, Platform, until
 from tools.embedded import NatsServer
@@ -577,6 +577,43 @@ async def test_what_others_put_on_subjects_of_no_stream_is_left_out_and_ends_nob
             await until(lambda: archive_is_complete(platform, streams))
             await until(lambda: _acked(service))
     await assert_archive_has_every_record_once(platform, streams)
+
+
+NO_TEXT = b'{"type":"tick","venue":"\xff","kind":"\xff","line":"\xff"}'
+TOO_DEEP = b'{"x":' * 5000 + b"1" + b"}" * 5000
+
+
+async def test_bytes_that_nobody_can_read_are_counted_and_cost_no_other_record(
+    broker_platform: Platform,
+) -> None:
+    platform, streams = broker_platform, new_streams()
+    before = _undecodable()
+
+    async def odd(publisher: Publisher) -> None:
+        for stream in streams[:3]:
+            for n, payload in enumerate((NO_TEXT, TOO_DEEP)):
+                position = Position(stream.epoch, stream.seq, stream.sub + 500 + n)
+                await publisher.send(Record(stream.subject, payload, position))
+                raw = Record(raw_subject(stream.key), payload, position)
+                await publisher.send(raw)
+
+    async with platform.publisher() as (_, publisher):
+        await publish_some(publisher, streams, rounds=1)
+        await odd(publisher)
+        async with platform.snapshotter() as service:
+            await publish_some(publisher, streams, rounds=1)
+            await odd(publisher)
+            await publish_some(publisher, streams, rounds=1)
+            await until(lambda: rows_are_current(platform, streams))
+            await until(lambda: archive_is_complete(platform, streams))
+            await until(lambda: _acked(service))
+    assert _undecodable() - before >= 6
+    await assert_rows_equal_an_independent_fold(platform, streams)
+    await assert_archive_has_every_record_once(platform, streams)
+
+
+def _undecodable() -> float:
+    return float(metrics.INVALID.labels("undecodable")._value.get())
 
 
 async def _acked(service: Snapshotter) -> bool:
