@@ -100,6 +100,7 @@ class RowStore:
             with translated(DYNAMODB, self.table):
                 try:
                     answer = await self._opened().describe_table(TableName=self.table)
+                    status = answer["Table"].get("TableStatus")
                 except ClientError as error:
                     if error_code(error) != "ResourceNotFoundException":
                         raise
@@ -107,7 +108,6 @@ class RowStore:
                         raise StoreMissing(DYNAMODB, self.table, made_here=True) from error
                     await self._create()
                     continue
-            status = answer["Table"].get("TableStatus")
             # UPDATING tables serve; moto and old stand-ins leave the status out.
             if status in (None, "ACTIVE", "UPDATING"):
                 return

@@ -23,6 +23,20 @@ from services.common.settings import AwsSettings
 DYNAMODB: Final = "dynamodb"
 S3: Final = "s3"
 
+# What each answer of DynamoDB's is, and what no other server's 200 says it is. An empty object is
+# how it says that there is no such row, so the body alone cannot tell.
+_JSON = "amz-json"
+# What S3 says in each answer to these, one of it at least.
+_SAYS = {
+    "GetObject": {"ETag"},
+    "HeadObject": {"ETag"},
+    "PutObject": {"ETag"},
+    "UploadPart": {"ETag"},
+    "CreateMultipartUpload": {"UploadId"},
+    "CompleteMultipartUpload": {"ETag"},
+    "ListObjectsV2": {"IsTruncated"},
+    "DeleteObjects": {"Deleted", "Errors"},
+}
 _MISSING = {"ResourceNotFoundException", "NoSuchBucket"}
 
 
@@ -74,7 +88,26 @@ async def open_client(
     )
     session = aioboto3.Session(region_name=aws.aws_region)
     async with session.client(service, endpoint_url=endpoint, config=config) as client:
+        client.meta.events.register("after-call", _check_answer)
         yield client
+
+
+def _check_answer(http_response: Any, parsed: Any, model: Any, **_more: object) -> None:
+    """Raise StoreUnavailable where somebody else answered (a proxy, a sign-in page) with a 200.
+
+    The SDK makes an empty answer of whatever it does not know, which says "nothing there".
+    """
+    if http_response.status_code >= 300:
+        return
+    kind = str(http_response.headers.get("content-type", ""))
+    if model.service_model.service_name == DYNAMODB:
+        ours = _JSON in kind
+    else:
+        says = _SAYS.get(model.name)
+        ours = says is None or not says.isdisjoint(parsed)
+    if not ours:
+        store, name = model.service_model.service_name, model.name
+        raise StoreUnavailable(store, f"{name}: no answer of {store} but some {kind or 'bytes'}")
 
 
 @contextlib.contextmanager

@@ -97,7 +97,8 @@ class DynamoLatestReader(LatestReader):
                 answer = await self._opened().batch_get_item(
                     RequestItems={self._table: self._request(wanted)}
                 )
-            for item in answer["Responses"].get(self._table, ()):
+                items = answer["Responses"][self._table]
+            for item in items:
                 row = _row(item)
                 if row is not None:
                     rows[row.key] = row

@@ -13,12 +13,14 @@ between is finished or dropped by `settle_pending`. Readers look at numbered com
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from services.common.stream import Position
+from services.common.wire import UNREADABLE
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ def unpack_commit(stored: bytes) -> Commit:
     """
     try:
         return _decode(gzip.decompress(stored))
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, zlib.error, *UNREADABLE) as error:
         raise BadCommit(f"not an index object: {error!r}") from error
 
 

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,15 @@ def row_from_item(item: Mapping[str, Any]) -> LatestRow:
             state=unpack_state(bytes(item["state"]["B"])),
             checkpoint=None if checkpoint is None else checkpoint["S"],
         )
-    except (KeyError, TypeError, ValueError, EOFError, OSError, InvalidSubject) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        EOFError,
+        OSError,
+        zlib.error,
+        InvalidSubject,
+    ) as error:
         raise BadRow(f"not a latest row: {error!r}") from error
 
 

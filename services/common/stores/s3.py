@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import zlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
 import structlog
 from botocore.exceptions import ClientError
 
@@ -33,7 +33,7 @@ from services.common.stores.layout import (
 from services.common.stores.ports import ArchiveReader, Checkpoint, CheckpointReader
 from services.common.stream import Position
 from services.common.subjects import StreamKey, tick_log
-from services.common.wire import decode_head
+from services.common.wire import UNREADABLE, decode_head
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -187,7 +187,7 @@ class S3Store:
         with translated(S3, self.bucket):
             answer = await self.client.delete_objects(
                 Bucket=self.bucket,
-                Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+                Delete={"Objects": [{"Key": key} for key in keys]},
             )
         # The call succeeds when each of its objects is refused.
         if refused := answer.get("Errors"):
@@ -212,11 +212,11 @@ class S3Store:
                 answer = await self.client.list_objects_v2(
                     Bucket=self.bucket, Prefix=prefix, **more
                 )
+                token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
             for item in answer.get("Contents", ()):
                 yield item["Key"]
-            if not answer.get("IsTruncated"):
+            if token is None:
                 return
-            token = answer["NextContinuationToken"]
 
     async def folders(self, prefix: str) -> list[str]:
         """The prefixes one level below `prefix` (which ends in `/`), each ending in `/`, sorted."""
@@ -228,10 +228,10 @@ class S3Store:
                 answer = await self.client.list_objects_v2(
                     Bucket=self.bucket, Prefix=prefix, Delimiter="/", **more
                 )
+                token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
             found += [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
-            if not answer.get("IsTruncated"):
+            if token is None:
                 return found
-            token = answer["NextContinuationToken"]
 
     async def ping(self) -> None:
         """Return when the bucket answers."""
@@ -287,7 +287,7 @@ class ArchiveIndex:
         prefix = index_prefix(self._log)
         for key in await self._store.keys(prefix, limit=1):
             name = key.removeprefix(prefix).removesuffix(".json.gz")
-            return int(name) if name.isdigit() else None
+            return int(name) if name.isdecimal() else None
         return None
 
     async def find(self, stream: str, after: Position, newest: Commit) -> Commit | None:
@@ -388,7 +388,13 @@ class S3ArchiveReader(ArchiveReader):
         if stored is None:
             log.warning("archive_object_gone", key=object_key)
             return []
-        return await asyncio.to_thread(_lines_of, stored, object_key, key)
+        try:
+            if not stored:
+                raise EOFError("it is empty")
+            return await asyncio.to_thread(_lines_of, stored, object_key, key)
+        except (OSError, EOFError, zlib.error) as error:
+            # What it holds is not known, which is not the same as that there is nothing.
+            raise StoreUnavailable(S3, f"{object_key} is no archive object: {error!r}") from error
 
 
 def _lines_of(stored: bytes, object_key: str, key: StreamKey) -> list[tuple[Position, bytes]]:
@@ -401,7 +407,7 @@ def _lines_of(stored: bytes, object_key: str, key: StreamKey) -> list[tuple[Posi
             continue
         try:
             head = decode_head(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             log.warning("archive_line_unreadable", key=object_key)
             continue
         if (head.venue, head.channel, head.product) == key:
