@@ -8,7 +8,7 @@ is a service when each of these checks has held once; it stays so for the proces
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -38,6 +38,7 @@ class Health:
         self.started = time.time_ns() // 1000
         self._checks = {name: Check("not checked yet", self.started) for name in checks}
         self._pending = set(checks)
+        self._degraded: dict[str, dict[str, Any]] = {}
 
     def passed(self, name: str) -> None:
         """The check holds now."""
@@ -47,6 +48,25 @@ class Health:
     def failed(self, name: str, reason: str) -> None:
         """The check does not hold; `reason` is shown to whoever asks."""
         self._set(name, reason)
+
+    def degraded(self, name: str, reason: str) -> None:
+        """Something is not as it should be, and the service can do without for a while.
+
+        Shown at `/readyz`, which stays as it is.
+        """
+        since = self._degraded.get(name, {}).get("since", time.time_ns() // 1000)
+        self._degraded[name] = {"reason": reason, "since": since}
+
+    def restored(self, name: str) -> None:
+        """It is as it should be again."""
+        self._degraded.pop(name, None)
+
+    def tell_hazards(self, name: str, hazards: Sequence[str]) -> None:
+        """`degraded` while there are any."""
+        if hazards:
+            self.degraded(name, "; ".join(hazards))
+        else:
+            self.restored(name)
 
     def _set(self, name: str, reason: str | None) -> None:
         held = self._checks.get(name)
@@ -78,6 +98,7 @@ class Health:
                 name: {"ok": check.reason is None, "reason": check.reason, "since": check.since}
                 for name, check in self._checks.items()
             },
+            "degraded": self._degraded,
         }
 
 

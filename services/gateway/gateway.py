@@ -233,6 +233,7 @@ class Gateway(Home):
                 self.health.failed("broker", str(error))
             else:
                 self.health.passed("broker")
+            self.health.tell_hazards("broker", self.broker.hazards())
             await asyncio.sleep(_BROKER_CHECK_S)
 
     # ------------------------------------------------------------------ going away

@@ -101,7 +101,7 @@ class Ingestor:
             settings.broker_breaker_refusals, settings.broker_breaker_recovery_ms / 1000
         )
         self._collector = FeedCollector(
-            lambda: [feed.stats() for feed in self.feeds], self._circuits
+            lambda: [feed.stats() for feed in self.feeds], self._circuits, broker.storing
         )
 
     @property
@@ -433,6 +433,7 @@ class Ingestor:
                 self._health.failed("broker", str(error) or "no answer")
             else:
                 self._health.passed("broker")
+            self._health.tell_hazards("broker", self._broker.hazards())
             self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             waiting = [
                 f"{feed.name} is {feed.state.value}" for feed in self.feeds if not feed.connected

@@ -25,10 +25,11 @@ from services.common.metrics import (
     retention_gauge,
 )
 from services.common.statistics import Figure
+from services.common.stream.storing import Storing
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
 from services.ingestor.breaker import Circuit
-from services.ingestor.feed_stats import FeedStats
+from services.ingestor.feed_stats import FeedStats, StreamStats
 
 _STREAM = ("venue", "channel", "product")
 # Close codes are the peer's choice: the usual ones get a series each, the rest share one.
@@ -187,8 +188,10 @@ class FeedCollector(Collector):
         self,
         feeds: Callable[[], Iterable[FeedStats]],
         circuits: Callable[[], Mapping[str, Circuit]],
+        storing: Callable[[], Storing] = Storing,
     ) -> None:
         self._feeds = feeds
+        self._storing = storing
         self._circuits = circuits
 
     def collect(self) -> Iterator[Metric]:
@@ -254,14 +257,27 @@ class FeedCollector(Collector):
             "Time since a level 2 book was last known to be right: a base, or an audit.",
             labels=_STREAM,
         )
+        storing = self._storing()
         for feed in self._feeds():
             for key, count in feed.open_trades.items():
                 missing.add_metric(key, count)
             for key, age_s in feed.verified_ages_s.items():
                 verified.add_metric(key, age_s)
             for stream in feed.streams:
-                states.add_metric(stream.key, _STATES[stream.state])
-                held.add_metric(stream.key, stream.state_age_s)
+                state, age_s = _state_of(stream, storing)
+                states.add_metric(stream.key, _STATES[state])
+                held.add_metric(stream.key, age_s)
                 if stream.record_age_s is not None:
                     ages.add_metric(stream.key, stream.record_age_s)
         yield from (states, held, ages, missing, verified)
+
+
+def _state_of(stream: StreamStats, storing: Storing) -> tuple[StreamState, float]:
+    """A stream's condition and how long it has been so.
+
+    While nothing is stored its readers are told nothing, so that it is `stale` at best; no record
+    can say so, as that would not be stored either.
+    """
+    if storing.problem is None or _STATES[stream.state] >= _STATES["stale"]:
+        return stream.state, stream.state_age_s
+    return "stale", storing.stalled_s

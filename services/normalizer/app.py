@@ -108,6 +108,7 @@ class App:
                 self.health.failed("broker", reason)
             else:
                 self.health.passed("broker")
+            self.health.tell_hazards("broker", self._broker.hazards())
             self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             await asyncio.sleep(_MONITOR_S)
 

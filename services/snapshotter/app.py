@@ -287,6 +287,7 @@ class Snapshotter:
 
     async def _probe_broker(self) -> None:
         # First what can be asked of a broker that stores nothing.
+        self.health.tell_hazards(BROKER, self._broker.hazards())
         await self._judge_progress()
         await self._broker.ping()
 

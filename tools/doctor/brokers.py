@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from services.common.settings import CommonSettings
 from services.common.stream.redis_client import tls_options
+from services.common.stream.redis_eviction import EVICTION_ACTION, eviction_of
 from tools.doctor.finding import Finding
 
 _TIMEOUT_S = 5.0
@@ -92,10 +93,8 @@ async def _redis(settings: CommonSettings) -> list[Finding]:
     finally:
         await client.aclose()
     found = [Finding("Redis", "ok", f"version {info['redis_version']}")]
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if int(info.get("maxmemory", 0)) and policy != "noeviction":
-        advice = "set maxmemory-policy noeviction: streams must not be evicted"
-        found.append(Finding("Redis memory", "error", policy, advice))
+    if (eviction := eviction_of(info)) is not None:
+        found.append(Finding("Redis memory", "error", eviction, EVICTION_ACTION))
     if not int(info.get("aof_enabled", 0)):
         advice = "set appendonly yes, or accept that a restart of the server loses the log's end"
         found.append(Finding("Redis persistence", "warning", "appendonly is off", advice))

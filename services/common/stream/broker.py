@@ -321,6 +321,10 @@ class Broker(ABC):
     def storing(self) -> Storing:
         """How long what was given to the publishers opened here has waited to be stored."""
 
+    def hazards(self) -> Sequence[str]:
+        """What of the server's settings may cost acknowledged records, as far as it is known."""
+        return ()
+
     def check_storing(self) -> None:
         """Raise BrokerUnavailable when it does not store; the end of `ping`."""
         problem = self.storing().problem

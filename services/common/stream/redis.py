@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,8 @@ from services.common.stream.broker import (
     Position,
     Publisher,
 )
-from services.common.stream.redis_client import Command, RedisClient, refusal
+from services.common.stream.redis_client import Command, RedisClient, Refused, refusal
+from services.common.stream.redis_eviction import EVICTION_ACTION, eviction_of
 from services.common.stream.redis_group import RedisGroup
 from services.common.stream.redis_publisher import RedisPublisher
 from services.common.stream.redis_records import (
@@ -46,7 +48,7 @@ from services.common.stream.redis_records import (
 from services.common.stream.redis_tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker, backoff_s, worth_saying
-from services.common.subjects import log_of
+from services.common.subjects import RAW_LOG, log_of
 from services.common.tls import NO_TLS_FILES, TlsFiles
 
 log = structlog.get_logger(__name__)
@@ -85,6 +87,8 @@ class RedisBroker(Broker):
         self._workers: list[Worker] = []
         self._trimmer: _Trimmer | None = None
         self._closed = False
+        # Why the server deletes records by itself, while it does.
+        self._eviction: str | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -103,6 +107,8 @@ class RedisBroker(Broker):
             else:
                 break
         log.info("broker_connected", kind="redis", target=self._client.target)
+        with suppress(BrokerUnavailable):
+            await self.look_for_eviction()
         self._keep_trimming()
 
     async def aclose(self) -> None:
@@ -131,8 +137,9 @@ class RedisBroker(Broker):
         if self._trimmer is not None:
             # Nobody waits for it, so nobody else would learn that it failed.
             self._keep_trimming()
-        # A write, since a server that is out of memory or a replica answers PING all the same.
-        await self._calls().call("SET", f"{self._names.prefix}:ping", "1", "EX", 60)
+        # A read, which nobody's rights but those to these keys are needed for. A server that is out
+        # of memory, or a replica, answers it, and whoever only reads can go on with it.
+        await self._calls().call("EXISTS", self._names.epoch(RAW_LOG))
         self.check_storing()
 
     def storing(self) -> Storing:
@@ -147,7 +154,31 @@ class RedisBroker(Broker):
             self._specs[spec.log] = spec
             await self._make(client, spec.log)
 
+    def hazards(self) -> Sequence[str]:
+        return [] if self._eviction is None else [self._eviction]
+
+    async def look_for_eviction(self) -> None:
+        """See whether the server deletes records by itself, and say so when that changes.
+
+        Raises:
+            BrokerUnavailable: it does not answer.
+        """
+        try:
+            memory = await self._calls().call("INFO", "memory")
+        except Refused as error:
+            # Without the right to ask, the server's own settings are the operator's to know.
+            log.debug("redis_memory_not_told", reason=error.reason)
+            return
+        before, self._eviction = self._eviction, eviction_of(memory)
+        if self._eviction is not None and self._eviction != before:
+            log.error("redis_evicts", policy=self._eviction, action=EVICTION_ACTION)
+        elif before is not None and self._eviction is None:
+            log.info("redis_evicts_no_more")
+
     async def _make(self, client: RedisClient, name: str) -> None:
+        if await client.call("EXISTS", self._names.epoch(name)):
+            # Nothing to write, so that also a full server's logs can be read by who begins now.
+            return
         seconds, micros = await client.call("TIME")
         made = int(seconds) * 1_000_000 + int(micros)
         await client.call("SET", self._names.epoch(name), made, "NX")
@@ -359,6 +390,7 @@ class _Trimmer(Worker):
         while True:
             await asyncio.sleep(_TRIM_EVERY_S)
             try:
+                await self._broker.look_for_eviction()
                 await self._broker.trim()
             except BrokerUnavailable as error:
                 log.debug("trim_failed", reason=error.reason)

@@ -104,11 +104,13 @@ return absent
 """
 
 
-# Refusals that are the server's condition, and pass: of memory, disk, replication, start, rights.
+# Refusals that are the server's condition, and pass: of memory, disk, replication, start, rights
+# (these also in the words of a script, which has only ERR for them).
 # Any other is about the record's own key and id (WRONGTYPE, no id left, ...), and does not.
 _PASSES = re.compile(
     r"OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|LOADING|BUSY|UNKILLABLE|CLUSTERDOWN|TRYAGAIN|MOVED"
     r"|ASK|CROSSSLOT|NOAUTH|NOPERM|NOSCRIPT|WRONGPASS"
+    r"|.*(?:ACL failure|no permission|user executing the script)"
 )
 
 

@@ -100,6 +100,18 @@ async def _pings(broker: Broker) -> bool:
     return True
 
 
+async def _serves_readers(full: Broker, other: Broker) -> None:
+    """Who only reads, as a gateway does, can begin and is well, while who writes is not."""
+    with pytest.raises(BrokerUnavailable):
+        await full.ping()
+    async with asyncio.timeout(PATIENCE_S), other:
+        await other.ensure([LogSpec(LOG, 3600)])
+        await other.ping()
+        live = await other.live(LOG)
+        assert seqs(await read_all(other)) == seqs(await read_all(full))
+        await live.aclose()
+
+
 # ---------------------------------------------------------------------- NATS
 
 
@@ -113,6 +125,7 @@ async def test_a_jetstream_at_its_limit_is_told_and_goes_on_when_there_is_room()
         said = await _told(broker, "insufficient resources")
         assert "records wait" in said
         # Reading and asking still work, so only what is stored can tell.
+        await _serves_readers(broker, NatsBroker([server.url]))
         stored = seqs(await read_all(broker))
         while publisher.stats().in_flight:
             # An operator's way to make room; retention does the same by and by.
@@ -230,14 +243,20 @@ async def test_a_full_disk_is_told_with_what_nats_server_needs_and_nothing_is_lo
 
 
 @pytest.fixture
-async def redis() -> AsyncIterator[RedisBroker]:
-    async with ValkeyServer() as server, RedisBroker(server.url) as broker:
+async def server() -> AsyncIterator[ValkeyServer]:
+    async with ValkeyServer() as started:
+        yield started
+
+
+@pytest.fixture
+async def redis(server: ValkeyServer) -> AsyncIterator[RedisBroker]:
+    async with RedisBroker(server.url) as broker:
         yield broker
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_redis_out_of_memory_is_told_and_goes_on_when_there_is_room(
-    redis: RedisBroker,
+    redis: RedisBroker, server: ValkeyServer
 ) -> None:
     await redis._calls().call("CONFIG", "SET", "maxmemory", "6mb")
     with capture_logs() as logs:
@@ -248,6 +267,7 @@ async def test_a_redis_out_of_memory_is_told_and_goes_on_when_there_is_room(
             return len(_attempts(logs)) >= 5
 
         await until(tried)
+    await _serves_readers(redis, RedisBroker(server.url))
     # It waits longer and longer, though it can look things up in between.
     assert _attempts(logs) == list(range(len(_attempts(logs))))
     await redis._calls().call("CONFIG", "SET", "maxmemory", "0")
@@ -293,3 +313,107 @@ async def test_a_redis_that_became_a_replica_is_told_and_goes_on_when_it_is_none
     await _told(redis, "read only replica")
     await redis._calls().call("REPLICAOF", "NO", "ONE")
     await _stores_again(redis, publisher)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_redis_that_cannot_save_is_told_and_goes_on_when_it_can(
+    redis: RedisBroker, server: ValkeyServer
+) -> None:
+    call = redis._calls().call
+    await redis.ensure([LogSpec(LOG, 3600)])
+    await redis.publish(Record(BTC, b"x", Position(1, 1)))
+    await call("CONFIG", "SET", "save", "3600 1000000")
+    # Where the file should be moved to.
+    hindrance = server.data_dir / "dump.rdb"
+    hindrance.mkdir()
+    (hindrance / "x").touch()
+    await call("BGSAVE")
+    await until(lambda: _saved(redis, "err"))
+    refused: list[Record] = []
+    publisher = await redis.publisher(on_refused=lambda record, _error: refused.append(record))
+    for n in range(1, COUNT + 1):
+        for subject in (BTC, ETH):
+            assert publisher.offer(Record(subject, b"x", Position(2, n))) is not None
+    await _told(redis, "MISCONF")
+    await _serves_readers(redis, RedisBroker(server.url))
+    shutil.rmtree(hindrance)
+    await call("BGSAVE")
+    await until(lambda: _saved(redis, "ok"))
+    async with asyncio.timeout(PATIENCE_S):
+        await publisher.flush()
+    await redis.ping()
+    assert (refused, publisher.stats().refused, publisher.stats().lost) == ([], 0, 0)
+    assert seqs(await read_all(redis))[-COUNT:] == list(range(1, COUNT + 1))
+
+
+async def _saved(redis: RedisBroker, status: str) -> bool:
+    told = await redis._calls().call("INFO", "persistence")
+    return (told["rdb_last_bgsave_status"], told["rdb_bgsave_in_progress"]) == (status, 0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("right", ["xadd", "eval"])
+async def test_a_right_that_is_taken_away_parks_nothing_and_is_waited_for(
+    redis: RedisBroker, server: ValkeyServer, right: str
+) -> None:
+    call = redis._calls().call
+    await call("ACL", "SETUSER", "mdf", "on", ">secret", "~*", "&*", "+@all")
+    url = server.url.replace("redis://", "redis://mdf:secret@")
+    async with RedisBroker(url) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
+        refused: list[Record] = []
+        publisher = await broker.publisher(on_refused=lambda record, _: refused.append(record))
+        await publisher.durable(await publisher.send(Record(BTC, b"x", Position(1, 1))))
+        await call("ACL", "SETUSER", "mdf", f"-{right}")
+        for n in range(2, 10):
+            ticket = await publisher.send(Record(BTC, b"x", Position(1, n)))
+        await _told(broker, "permission")
+        await call("ACL", "SETUSER", "mdf", f"+{right}")
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.durable(ticket)
+        assert (refused, publisher.stats().refused) == ([], 0)
+        assert seqs(await read_all(broker)) == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("policy", "bound", "deletes"),
+    [
+        ("allkeys-lru", "100mb", True),
+        ("allkeys-random", "100mb", True),
+        # Nothing is deleted without a bound, and of ours nothing that has no time to live.
+        ("allkeys-lru", "0", False),
+        ("volatile-ttl", "100mb", False),
+        ("noeviction", "100mb", False),
+    ],
+)
+async def test_a_redis_that_deletes_acknowledged_records_is_said_at_start_and_until_it_does_not(
+    server: ValkeyServer, policy: str, bound: str, deletes: bool
+) -> None:
+    async with RedisBroker(server.url) as broker:
+        call = broker._calls().call
+        await call("CONFIG", "SET", "maxmemory", bound, "maxmemory-policy", policy)
+        with capture_logs() as logs:
+            async with RedisBroker(server.url) as begun:
+                told = begun.hazards()
+                await begun.look_for_eviction()
+        said = [entry for entry in logs if entry["event"] == "redis_evicts"]
+        assert len(said) == len(told) == int(deletes)
+        assert all(policy in hazard for hazard in told)
+        # Set while it is used, and mended.
+        await broker.look_for_eviction()
+        assert bool(broker.hazards()) is deletes
+        await call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await broker.look_for_eviction()
+        assert broker.hazards() == []
+
+
+async def test_no_key_of_a_log_expires(redis: RedisBroker) -> None:
+    await redis.ensure([LogSpec(LOG, 3600)])
+    await redis.publish(Record(BTC, b"x", Position(1, 1)))
+    member = await redis.group(LOG, "readers")
+    await member.ack(await member.next_batch())
+    await redis.ping()
+    call = redis._calls().call
+    keys = await call("KEYS", "*")
+    assert len(keys) >= 4
+    assert {await call("TTL", key) for key in keys} == {-1}

@@ -12,7 +12,7 @@ from services.common.stream.nats import NatsBroker
 from services.common.stream.redis import RedisBroker
 from services.common.subjects import pulse_key, tick_subject
 from services.gateway.metrics import METRICS
-from services.gateway.testing import bench
+from services.gateway.testing import bench, eventually
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer
 
 Backend = tuple[EmbeddedServer, Callable[[], Broker]]
@@ -67,6 +67,18 @@ async def test_pulses_that_nobody_can_read_break_no_reader(backend: Backend) -> 
 
 def _breaks(shard: int) -> float:
     return float(METRICS.reader_breaks.labels(str(shard))._value.get())
+
+
+async def test_a_redis_that_deletes_records_when_it_is_full_is_shown_and_served(
+    valkey_server: ValkeyServer,
+) -> None:
+    async with RedisBroker(valkey_server.url) as operator:
+        call = operator._calls().call
+        await call("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+        async with bench(RedisBroker(valkey_server.url), RedisBroker(valkey_server.url)) as gateway:
+            health = gateway.gateway.health
+            await eventually(lambda: health.ready and "broker" in health.report()["degraded"])
+            assert "allkeys-lru" in health.report()["degraded"]["broker"]["reason"]
 
 
 async def test_a_killed_server_that_comes_back_breaks_no_chain(backend: Backend) -> None:
