@@ -29,8 +29,10 @@ log = structlog.get_logger(__name__)
 _PEEK = 20
 # How often a place is looked for anew that the log dropped meanwhile.
 _TRIES = 4
-# How far this gateway's head may be behind what another one has sent, in time.
+# How far this gateway's head may be behind what another one has sent, in time: as a rule, and when
+# the log says that it is.
 _BEHIND_S = 0.5
+_LAGS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Backfill:
             if from_seq:
                 raise Problem(FUTURE_POSITION, "the stream holds no record yet", head=None)
             return Start(BEGINNING, 0)
-        if from_seq > head.seq and not await _reached(feed, from_seq):
+        if from_seq > head.seq and not await self._reached(feed, from_seq):
             raise Problem(FUTURE_POSITION, f"the stream's head is {head.seq}", head=head.seq)
         head = feed.replica.head or head
         if from_seq == 0:
@@ -121,6 +123,24 @@ class Backfill:
             seq = oldest.position.seq if oldest is not None else head.seq
             raise Problem(TOO_OLD, f"the oldest record that can be sent is {seq}", oldest_seq=seq)
         return Start(position, from_seq)
+
+    async def _reached(self, feed: Feed, seq: int) -> bool:
+        """Whether the head is at `seq` or soon will be.
+
+        What is live comes to each gateway by itself, and to some before it is stored: a client may
+        hold what the next gateway has not seen yet. A gateway that is too busy to keep up, just
+        when many come to it, asks the log before it refuses what it has not seen.
+
+        Raises:
+            BrokerUnavailable: the log does not answer.
+        """
+        if await _comes(feed, seq, _BEHIND_S):
+            return True
+        last, head = await self._broker.last(feed.subject), feed.replica.head
+        stored = entries_of([last]) if last is not None else []
+        if head is None or not stored or stored[0].position.epoch != head.epoch:
+            return False
+        return stored[0].position.seq >= seq and await _comes(feed, seq, _LAGS_S)
 
     async def read(self, feed: Feed, position: Position, cursor: str) -> tuple[deque[Entry], str]:
         """Records after `position` from the log (none at its head), and the cursor to go on from.
@@ -244,14 +264,10 @@ class Backfill:
             return None
 
 
-async def _reached(feed: Feed, seq: int) -> bool:
-    """Whether the head is at `seq` or soon will be.
-
-    What is live comes to each gateway by itself, and to some before it is stored: a client may hold
-    what the next gateway has not seen yet.
-    """
+async def _comes(feed: Feed, seq: int, seconds: float) -> bool:
+    """Whether the head is at `seq`, or comes there in time."""
     try:
-        async with asyncio.timeout(_BEHIND_S):
+        async with asyncio.timeout(seconds):
             while (head := feed.replica.head) is not None and head.seq < seq:
                 await feed.moved.wait()
     except TimeoutError:

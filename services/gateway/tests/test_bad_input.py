@@ -19,7 +19,8 @@ HEAD = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrad
 @pytest.fixture
 async def gateway() -> AsyncIterator[Bench]:
     """Afterwards it has to serve as before, and nothing may be left of whoever came."""
-    async with bench(MemoryBroker(), ws_handshake_timeout_s=0.5) as running:
+    # A slow machine's time earns no commands, and costs nobody a handshake but who trickles.
+    async with bench(MemoryBroker(), ws_handshake_timeout_s=5, ws_max_msgs_per_sec=1) as running:
         market = running.market()
         await market.ticks(3)
         yield running
@@ -159,10 +160,12 @@ async def test_many_who_come_and_go_leave_nothing_behind(gateway: Bench) -> None
     await eventually(lambda: all(feed.interest == 0 for feed in subscriptions.values()))
 
 
-async def test_a_client_that_sends_and_never_reads_is_not_read_from_for_ever(
-    gateway: Bench,
-) -> None:
-    async with gateway.client(max_queue=1, close_timeout=0.2) as client:
+async def test_a_client_that_sends_and_never_reads_is_not_read_from_for_ever() -> None:
+    # Every ping is answered, so that more waits for it than the kernel takes, however much that is.
+    async with (
+        bench(MemoryBroker(), ws_burst=1_000_000) as gateway,
+        gateway.client(max_queue=1, close_timeout=0.2) as client,
+    ):
         await client.of("welcome")
         (session,) = gateway.gateway.sessions
 
@@ -172,8 +175,9 @@ async def test_a_client_that_sends_and_never_reads_is_not_read_from_for_ever(
 
         task = asyncio.create_task(flood())
         try:
-            await eventually(lambda: session.closing or session.outbox.control_size > 64_000)
+            await eventually(lambda: session.outbox.control_size > 64_000)
             assert session.queued < 2_000_000
         finally:
             task.cancel()
             await asyncio.wait([task])
+            client.socket.transport.abort()

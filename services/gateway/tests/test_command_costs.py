@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -61,7 +62,7 @@ async def test_each_stream_of_a_command_is_charged() -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "", '{"type":', "null", "\udc80" * 0 + "{" * 900])
 async def test_what_is_no_command_is_limited_too(text: str) -> None:
     async with (
-        bench(MemoryBroker(), ws_burst=5, ws_max_msgs_per_sec=1) as gateway,
+        bench(MemoryBroker(), ws_burst=5, ws_max_msgs_per_sec=0.01) as gateway,
         gateway.client() as client,
     ):
         for _ in range(20):
@@ -86,6 +87,9 @@ async def test_the_outcomes_of_many_streams_come_in_parts_that_wait_for_the_read
         async with gateway.client(max_queue=1) as client:
             await client.of("welcome")
             (session,) = gateway.gateway.sessions
+            with socket.fromfd(session.fd, socket.AF_INET, socket.SOCK_STREAM) as sends:
+                # Else the kernel takes what it likes for a client that does not read.
+                sends.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             transport = client.socket.transport
             transport.pause_reading()
             for _ in range(20):

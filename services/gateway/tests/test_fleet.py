@@ -27,6 +27,9 @@ from services.gateway.testing import WAIT_S, Client, Market, eventually, small_s
 from tools.embedded import NatsServer, free_port
 
 CLIENTS = 16
+# How long three processes take to start is the machine's business.
+pytestmark = pytest.mark.timeout(600)
+START_S = 250
 
 
 class Place:
@@ -49,15 +52,12 @@ class Place:
         return [one for one in self.events if one["event"] == event]
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with httpx.AsyncClient(timeout=WAIT_S) as http:
             return await http.get(f"http://127.0.0.1:{self.port}{path}")
 
     async def ready(self, status: int = 200) -> dict[str, Any]:
-        """What `/readyz` says as soon as it has this status; `port` is looked up if it is not set.
-
-        A busy machine takes most of a minute to start as many processes.
-        """
-        async with asyncio.timeout(90):
+        """What `/readyz` says once it has this status; `port` is looked up if it is not set."""
+        async with asyncio.timeout(START_S):
             while not self.port and not self.logged("http_listening"):  # noqa: ASYNC110 - as below
                 await asyncio.sleep(0.05)
             self.port = self.port or self.logged("http_listening")[0]["port"]
@@ -139,7 +139,7 @@ async def reconnected(place: Place) -> AsyncIterator[Client]:
     """As clients do: while a worker ends, and while it starts, it refuses some."""
     async with AsyncExitStack() as stack:
         client: Client | None = None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(START_S):
             while client is None:
                 with suppress(OSError, InvalidHandshake):
                     client = await stack.enter_async_context(place.client())

@@ -26,11 +26,14 @@ from services.common.settings import child_environment
 from services.common.stream import Publisher
 from services.common.stream.nats import NatsBroker
 from services.common.stream.specs import log_specs
-from services.gateway.testing import Market, small_settings
+from services.gateway.testing import WAIT_S, Market, small_settings
 from tools.embedded import NatsServer, free_port
 
 CLIENTS = 200
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "ADA-USD")
+# Eight processes' worth of work at times; how long the machine takes for it is its own business.
+pytestmark = pytest.mark.timeout(600)
+START_S = 300
 # Ticks a second, all products together.
 RATE = 60
 DRAIN_S = 4.0
@@ -65,7 +68,7 @@ class Node:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(START_S):
             while not await self.ready():  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.05)
 
@@ -86,7 +89,7 @@ class Node:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(number)
-        async with asyncio.timeout(self._drain_s + 20):
+        async with asyncio.timeout(self._drain_s + WAIT_S):
             return await self._process.wait()
 
 
@@ -98,6 +101,8 @@ class Balancer:
         self._up: list[Node] = []
         self._next = 0
         self._probed = asyncio.Condition()
+        # When the probe began by which new connections are sent, this process's clock.
+        self._begun = 0.0
         self.port = 0
 
     @asynccontextmanager
@@ -114,7 +119,9 @@ class Balancer:
                 server.close()
 
     async def _probe(self) -> None:
+        begun = time.monotonic()
         ready = await asyncio.gather(*(node.ready() for node in self._nodes))
+        self._begun = begun
         self._up = [node for node, up in zip(self._nodes, ready, strict=True) if up]
 
     async def _probe_on(self) -> None:
@@ -130,7 +137,11 @@ class Balancer:
             await self._probed.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came = time.monotonic()
         with suppress(OSError, IndexError):
+            async with self._probed:
+                # However late this busy process probes, nobody is sent by an older one.
+                await self._probed.wait_for(lambda: self._begun >= came - PROBE_S)
             self._next += 1
             node = self._up[self._next % len(self._up)] if self._up else self._nodes[0]
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", node.port)
@@ -278,13 +289,13 @@ async def fleet(nats_url: str, drain_s: float = DRAIN_S) -> AsyncIterator[Fleet]
             tasks = [group.create_task(one.run(balancer.port)) for one in followers]
             stop = asyncio.Event()
             trading = group.create_task(_trade(markets, stop))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(START_S):
                 await asyncio.gather(*(one.subscribed.wait() for one in followers))
             found = Fleet(nodes, balancer, markets, followers)
             yield found
             stop.set()
             await trading
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(START_S):
                 while not found.caught_up():  # noqa: ASYNC110 - two hundred clients' own state
                     await asyncio.sleep(0.02)
             for task in tasks:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common.stream.broker import LiveSubscription
+import pytest
+
+from services.common.stream import Message
+from services.common.stream.broker import LiveBatch, LiveSubscription
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.subjects import tick_log
+from services.gateway import backfill
 from services.gateway.testing import Bench, Market, bench, eventually
 
 
@@ -84,3 +88,63 @@ async def test_only_shards_that_somebody_wants_are_followed() -> None:
             await client.send(type="subscribe", product="ETH-USD")
             await client.of("snapshot")
         assert broker.followed == [tick_log(market.shard) for market in markets[:2]]
+
+
+class LaggingBroker(MemoryBroker):
+    """Hands out nothing live while it lags, which it does until the log's end is asked for."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self.keeps_up = asyncio.Event()
+        self.keeps_up.set()
+
+    async def live(self, log: str) -> LiveSubscription:
+        reader = await super().live(log)
+        next_batch = reader.next_batch
+
+        async def lags() -> LiveBatch:
+            batch = await next_batch()
+            await self.keeps_up.wait()
+            return batch
+
+        reader.next_batch = lags  # type: ignore[method-assign]  # the fault
+        return reader
+
+    async def last(self, subject: str) -> Message | None:
+        self.keeps_up.set()
+        return await super().last(subject)
+
+
+async def test_a_gateway_that_lags_asks_the_log_before_it_refuses_what_it_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Breaks when clients of a gateway that ended come to a busy one, and are given the state anew.
+    monkeypatch.setattr(backfill, "_BEHIND_S", 0.01)
+    server = MemoryServer()
+    lagging = LaggingBroker(server)
+    async with bench(MemoryBroker(server)) as ended, bench(lagging) as busy:
+        market = ended.market()
+        await market.ticks(5)
+        async with ended.client() as client, busy.client() as other, busy.client() as moved:
+            for one in (client, other):
+                await one.send(type="subscribe", product="BTC-USD")
+                await one.reach(market)
+            lagging.keeps_up.clear()
+            await market.ticks(5)
+            await client.reach(market)
+            held = client.held[str(market.key)]
+            await moved.send(
+                type="subscribe", product="BTC-USD", from_seq=held, on_unrecoverable="error"
+            )
+            (result,) = (await moved.of("subscribed"))["results"]
+            assert (result["ok"], result["start"]) == (True, "backfill")
+            await market.ticks(3)
+            await moved.reach(market)
+            await other.reach(market)
+            assert moved.seen[str(market.key)] == market.chain[-3:]
+            # What the log does not hold either is of the future still.
+            beyond = (market.seq or 0) + 1
+            await moved.send(
+                type="subscribe", product="BTC-USD", from_seq=beyond, on_unrecoverable="error"
+            )
+            assert (await moved.of("error"))["code"] == 4002
