@@ -336,6 +336,12 @@ def test_the_first_number_is_believed_whatever_it_is() -> None:
 def test_one_message_is_believed_up_to_the_limit() -> None:
     assert JumpGuard(LIMIT, 1_000).believes(1_100, "a")
     assert not JumpGuard(LIMIT, 1_000).believes(1_101, "a")
+    guard = JumpGuard(LIMIT, 1_000)
+    assert guard.believes(1_000, "a", NOW)
+    assert not guard.believes(1_101, "b", NOW + SECOND), "silence adds nothing without a rate"
+    assert guard.claims(1_101)
+    assert guard.believes(1_100, "c", NOW)
+    assert not guard.claims(1_101), "refuted"
 
 
 def test_silence_adds_whole_steps_from_when_a_number_was_believed() -> None:
