@@ -154,10 +154,10 @@ def bench(name: str, *, on_request: bool = False) -> Callable[[Benchmark], Bench
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """All of them, by name; imports every module of this package."""
-    for module in pkgutil.iter_modules(tools.bench.__path__):
-        if module.name != "__main__":
-            importlib.import_module(f"{tools.bench.__name__}.{module.name}")
+    """All of them, by name; imports every module of this package and of the rooms in it."""
+    for module in pkgutil.walk_packages(tools.bench.__path__, f"{tools.bench.__name__}."):
+        if not {"__main__", "tests"}.intersection(module.name.split(".")):
+            importlib.import_module(module.name)
     return dict(sorted(_found.items()))
 
 
