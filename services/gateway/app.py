@@ -21,12 +21,12 @@ from services.gateway.endpoint import Endpoint
 from services.gateway.gateway import Gateway
 from services.gateway.http_api import api_router
 from services.gateway.http_limits import HttpLimits
-from services.gateway.httpproto import Sockets
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.public_routes import bare_health_routes, has_admin_port
 from services.gateway.web_board import web_routes
-from services.gateway.wsproto import SHARED_PORT, SOCKET_OPTIONS
+from services.gateway.websocket.connection import SHARED_PORT, SOCKET_OPTIONS
+from services.gateway.websocket.http_front import Sockets
 
 
 @cache

@@ -9,10 +9,8 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.datastructures import Headers
 
 from services.gateway.addresses import Guessing
-from services.gateway.asgicall import Upgrading
 from services.gateway.auth import EVERYONE, Seat, offered_key
 from services.gateway.gateway import Gateway
-from services.gateway.link import AsgiLink, Receive, Send
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
@@ -24,7 +22,9 @@ from services.gateway.protocol import (
     Problem,
 )
 from services.gateway.session import Session, connections_taken
-from services.gateway.wsproto import EXTENSION
+from services.gateway.websocket.asgi_call import Upgrading
+from services.gateway.websocket.connection import EXTENSION
+from services.gateway.websocket.transport import AsgiLink, Receive, Send
 
 Scope = dict[str, Any]
 

@@ -30,7 +30,6 @@ from services.common.tracing import TRACEPARENT
 from services.common.wire import UNREADABLE, Snapshot, Status, encode
 from services.gateway.audience import Fan
 from services.gateway.condition import Condition, Word
-from services.gateway.frames import text_frame
 from services.gateway.freshness import Age, Pulses, now_us
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
@@ -38,6 +37,7 @@ from services.gateway.records import Entry, SnapshotReason, snapshot_messages
 from services.gateway.replica import Phase, Replica, WantBase
 from services.gateway.stores import Stores
 from services.gateway.subscription import BEGINNING
+from services.gateway.websocket.frames import text_frame
 from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)

@@ -25,12 +25,12 @@ from services.common.tracing import exemplar_of
 from services.gateway.audience import Audience, Client, Fan
 from services.gateway.conflation import Conflation
 from services.gateway.forms import PLAIN
-from services.gateway.frames import text_frame, text_frames
 from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.records import Entry
 from services.gateway.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.turn import Push, Turn
+from services.gateway.websocket.frames import text_frame, text_frames
 
 log = structlog.get_logger(__name__)
 

@@ -19,9 +19,7 @@ from services.gateway.auth import Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.forms import form_of
-from services.gateway.frames import text_frame
 from services.gateway.interests import Interests
-from services.gateway.link import Link, Listener
 from services.gateway.metrics import METRICS
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
@@ -54,6 +52,8 @@ from services.gateway.protocol import (
 )
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.subscription import Subscription
+from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.transport import Link, Listener
 
 log = structlog.get_logger(__name__)
 

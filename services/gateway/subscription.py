@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from services.common.stream import Position
 from services.gateway.conflation import Conflation
-from services.gateway.frames import text_frame
 from services.gateway.records import Entry
+from services.gateway.websocket.frames import text_frame
 from services.gateway.window import Run
 
 if TYPE_CHECKING:

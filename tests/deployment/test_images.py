@@ -104,7 +104,9 @@ def test_a_service_that_reaches_into_another_one_is_found(
     environment.link(image.requirements)
     services = environment.packages / "services"
     shutil.copytree(made(image).environment.packages / "services", services)
-    (services / "normalizer" / "borrowed.py").write_text("import services.gateway.frames\n")
+    (services / "normalizer" / "borrowed.py").write_text(
+        "import services.gateway.websocket.frames\n"
+    )
     failed = environment.import_all(*image.packages).failed
     assert failed == {"services.normalizer.borrowed": "No module named 'services.gateway'"}
 

@@ -17,12 +17,12 @@ from services.common.stream import Record
 from services.common.stream.memory import MemoryBroker
 from services.common.wire import Fields, Trade
 from services.gateway.feed import Feed
-from services.gateway.frames import text_frames
 from services.gateway.records import Entry
 from services.gateway.session import Session
 from services.gateway.subscription import View
 from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench
+from services.gateway.websocket.frames import text_frames
 from tools.bench.registry import Run, bench
 
 _DEFLATE = "permessage-deflate; client_max_window_bits"

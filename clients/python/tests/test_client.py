@@ -27,8 +27,8 @@ from market_data_fanout_client import (
 
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.common.wire import Missed
-from services.gateway.frames import text_frame
 from services.gateway.testing import Bench, Market, bench
+from services.gateway.websocket.frames import text_frame
 from tools.embedded import free_port
 
 

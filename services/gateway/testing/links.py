@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from services.gateway.deflate import WINDOW_BITS
-from services.gateway.link import Link, Listener
 from services.gateway.session import Home, Session
+from services.gateway.websocket.deflate import WINDOW_BITS
+from services.gateway.websocket.transport import Link, Listener
 
 
 class MemoryLink(Link):

@@ -18,9 +18,6 @@ import pytest
 import pytest_asyncio
 
 from services.common.runtime import serve_http
-from services.gateway.frames import text_frame
-from services.gateway.httpproto import Sockets
-from services.gateway.link import AsgiLink, Link, Listener
 from services.gateway.testing.wire import (
     BINARY,
     CLOSE,
@@ -33,7 +30,10 @@ from services.gateway.testing.wire import (
     close_frame,
     frame,
 )
-from services.gateway.wsproto import EXTENSION, GatewayProtocol
+from services.gateway.websocket.connection import EXTENSION, GatewayProtocol
+from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.http_front import Sockets
+from services.gateway.websocket.transport import AsgiLink, Link, Listener
 
 MAX_BYTES = 100_000
 TAIL = b"\x00\x00\xff\xff"

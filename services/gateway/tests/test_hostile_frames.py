@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.inbound import FRAME_COST, Inbound
-from services.gateway.link import Listener
 from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient, frame
 from services.gateway.tests.test_inbound import MAX_BYTES, Told, ours, streams
-from services.gateway.wsproto import GatewayProtocol, Shared
+from services.gateway.websocket.connection import GatewayProtocol, Shared
+from services.gateway.websocket.inbound import FRAME_COST, Inbound
+from services.gateway.websocket.transport import Listener
 
 _TOO_MUCH = 1008
 

@@ -19,12 +19,12 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.http_connection import HttpConnection, _Writer
 from services.gateway.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
-from services.gateway.wsproto import Arrivals, Shared
+from services.gateway.websocket.connection import Arrivals, Shared
+from services.gateway.websocket.http_connection import HttpConnection, _Writer
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

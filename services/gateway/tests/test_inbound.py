@@ -14,8 +14,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from services.gateway.inbound import Inbound, Receiver
 from services.gateway.testing.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
+from services.gateway.websocket.inbound import Inbound, Receiver
 
 MAX_BYTES = 400
 

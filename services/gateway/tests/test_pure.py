@@ -16,7 +16,6 @@ from websockets.streams import StreamReader
 from services.common.stream import Position
 from services.common.wire import Fields
 from services.gateway.auth import KeyRing, offered_key
-from services.gateway.frames import array_frames, payloads_of, text_frame, text_frames
 from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
@@ -33,6 +32,7 @@ from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
 from services.gateway.stores import Stores
 from services.gateway.testing import Market, Rows, small_settings
+from services.gateway.websocket.frames import array_frames, payloads_of, text_frame, text_frames
 from services.gateway.window import Budget, Window
 
 

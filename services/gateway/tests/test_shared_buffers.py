@@ -17,9 +17,7 @@ from services.common.stream.specs import log_specs
 from services.gateway.audience import Fan
 from services.gateway.auth import Places, Seat
 from services.gateway.core import Core
-from services.gateway.deflate import Deflater
 from services.gateway.forms import form_of
-from services.gateway.frames import text_frame
 from services.gateway.gateway import Gateway
 from services.gateway.hub import Hub
 from services.gateway.records import Entry
@@ -27,6 +25,8 @@ from services.gateway.session import Session
 from services.gateway.subscription import Mode, State, Subscription
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, Nowhere, payloads_read
+from services.gateway.websocket.deflate import Deflater
+from services.gateway.websocket.frames import text_frame
 
 _CLIENTS, _STREAMS = 4, 3
 _LIMIT = 4096

@@ -13,7 +13,6 @@ from services.common.stream import Position
 from services.common.wire import Fields, Missed
 from services.gateway.audience import Client, Fan
 from services.gateway.forms import form_of
-from services.gateway.frames import payloads_of, text_frames
 from services.gateway.outbox import Outbox
 from services.gateway.records import Entry
 from services.gateway.subscription import (
@@ -27,6 +26,7 @@ from services.gateway.subscription import (
     WrongState,
 )
 from services.gateway.testing import EPOCH, Market
+from services.gateway.websocket.frames import payloads_of, text_frames
 from services.gateway.window import Run
 
 # ---------------------------------------------------------------------- each event in each state

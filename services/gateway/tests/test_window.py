@@ -9,9 +9,9 @@ import pytest
 
 from services.common.stream import Position
 from services.common.wire import Fields
-from services.gateway.frames import text_frame
 from services.gateway.records import Entry
 from services.gateway.testing import EPOCH, Market
+from services.gateway.websocket.frames import text_frame
 from services.gateway.window import Budget, Run, Window
 
 MUCH = 10**6

@@ -14,10 +14,10 @@ import pytest
 from services.common.runtime import serve_http
 from services.common.stream.memory import MemoryBroker
 from services.gateway.app import create_app
-from services.gateway.asgicall import Call
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
-from services.gateway.wsproto import SOCKET_OPTIONS
+from services.gateway.websocket.asgi_call import Call
+from services.gateway.websocket.connection import SOCKET_OPTIONS
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from services.gateway.frames import payloads_of
+from services.gateway.websocket.frames import payloads_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -7,9 +7,9 @@ import logging
 from abc import abstractmethod
 from typing import Any
 
-from services.gateway.frames import text_frame
-from services.gateway.handshake import Header
-from services.gateway.link import Link, Listener, Message
+from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.handshake import Header
+from services.gateway.websocket.transport import Link, Listener, Message
 
 log = logging.getLogger("uvicorn.error")
 

@@ -16,13 +16,13 @@ from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from services.gateway.addresses import Proxies
-from services.gateway.handshake import Header, refusal
-from services.gateway.http_connection import MAX_HEAD, Farewell, HttpConnection
 from services.gateway.http_limits import HttpLimits
-from services.gateway.inbound import MAX_FRAGMENTS
-from services.gateway.keepalive import Keepalive
 from services.gateway.refusals import Refusals
-from services.gateway.wsproto import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
+from services.gateway.websocket.connection import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
+from services.gateway.websocket.handshake import Header, refusal
+from services.gateway.websocket.http_connection import MAX_HEAD, Farewell, HttpConnection
+from services.gateway.websocket.inbound import MAX_FRAGMENTS
+from services.gateway.websocket.keepalive import Keepalive
 
 
 class Sockets:

@@ -22,13 +22,16 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from services.gateway import extensions, handshake
 from services.gateway.addresses import Proxies
-from services.gateway.asgicall import Call, Upgrading
-from services.gateway.frames import text_frame
-from services.gateway.handshake import Header, Refused
 from services.gateway.http_limits import HttpLimits
-from services.gateway.inbound import (
+from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
+from services.gateway.ratelimit import TokenBucket
+from services.gateway.refusals import Refusals
+from services.gateway.websocket import extensions, handshake
+from services.gateway.websocket.asgi_call import Call, Upgrading
+from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.handshake import Header, Refused
+from services.gateway.websocket.inbound import (
     BINARY,
     CLOSE,
     MAX_FRAGMENTS,
@@ -40,11 +43,8 @@ from services.gateway.inbound import (
     Inbound,
     Receiver,
 )
-from services.gateway.keepalive import Keepalive, Pinged
-from services.gateway.link import Listener
-from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
-from services.gateway.ratelimit import TokenBucket
-from services.gateway.refusals import Refusals
+from services.gateway.websocket.keepalive import Keepalive, Pinged
+from services.gateway.websocket.transport import Listener
 
 EXTENSION = "mdf.link"
 # Messages up to this size are read, refused with an error and survived; larger ones end the

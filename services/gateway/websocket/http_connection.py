@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.handshake import refusal
-from services.gateway.wsproto import LINGER_S, GatewayProtocol, Shared
+from services.gateway.websocket.connection import LINGER_S, GatewayProtocol, Shared
+from services.gateway.websocket.handshake import refusal
 
 # Of a request's first line and headers together.
 MAX_HEAD = 16 * 1024
