@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.gateway.addresses import Door, Guessing, KeyGuesses, Proxies
-from services.gateway.auth import EVERYONE, Grant, KeyRing, Places, digest_of
+from services.gateway.admission.addresses import Door, Guessing, KeyGuesses, Proxies
+from services.gateway.admission.auth import EVERYONE, Grant, KeyRing, Places, digest_of
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.hub import Hub

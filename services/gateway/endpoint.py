@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 
-from services.gateway.addresses import Guessing
-from services.gateway.auth import EVERYONE, Seat, offered_key
+from services.gateway.admission.addresses import Guessing
+from services.gateway.admission.auth import EVERYONE, Seat, offered_key
 from services.gateway.gateway import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (

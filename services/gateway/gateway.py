@@ -15,9 +15,9 @@ import structlog
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
-from services.gateway.addresses import Door, KeyGuesses, Proxies
+from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
+from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.archive import Archive
-from services.gateway.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core

@@ -20,8 +20,8 @@ from services.common.models import Snapshot as SnapshotModel
 from services.common.sharding import shard_of
 from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
-from services.gateway.addresses import Guessing
-from services.gateway.auth import EVERYONE, Grant, offered_key
+from services.gateway.admission.addresses import Guessing
+from services.gateway.admission.auth import EVERYONE, Grant, offered_key
 from services.gateway.gaps import Gaps
 from services.gateway.gateway import Gateway
 from services.gateway.http_ticks import page_after

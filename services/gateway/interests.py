@@ -12,7 +12,7 @@ import structlog
 
 from services.common.errors import BrokerFailed, BrokerUnavailable
 from services.common.subjects import StreamKey
-from services.gateway.auth import EVERYONE, Grant
+from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core

@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from services.common.wire import encode
-from services.gateway.addresses import Guessing
-from services.gateway.auth import Grant, Seat
+from services.gateway.admission.addresses import Guessing
+from services.gateway.admission.auth import Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
 from services.gateway.forms import form_of

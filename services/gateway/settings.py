@@ -7,8 +7,8 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
-from services.gateway.addresses import Proxies
-from services.gateway.auth import KeyRing
+from services.gateway.admission.addresses import Proxies
+from services.gateway.admission.auth import KeyRing
 
 
 class GatewaySettings(CommonSettings, AwsSettings):

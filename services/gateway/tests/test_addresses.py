@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.addresses import Door, KeyGuesses, Pass, Proxies
-from services.gateway.http_limits import HttpLimits
+from services.gateway.admission.addresses import Door, KeyGuesses, Pass, Proxies
+from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.testing import Bench, bench, eventually, small_settings
 
 PROXIES = Proxies(["10.0.0.0/8", "fd00::/8", "192.0.2.7"])

@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
+from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient

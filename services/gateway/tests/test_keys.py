@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.auth import Grant, KeyRing
+from services.gateway.admission.auth import Grant, KeyRing
 from services.gateway.testing import bench, eventually, small_settings
 
 HASHED = "sha256:" + hashlib.sha256(b"desk-secret").hexdigest()

@@ -15,7 +15,7 @@ from websockets.streams import StreamReader
 
 from services.common.stream import Position
 from services.common.wire import Fields
-from services.gateway.auth import KeyRing, offered_key
+from services.gateway.admission.auth import KeyRing, offered_key
 from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (

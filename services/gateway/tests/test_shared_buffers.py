@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
+from services.gateway.admission.auth import Places, Seat
 from services.gateway.audience import Fan
-from services.gateway.auth import Places, Seat
 from services.gateway.core import Core
 from services.gateway.forms import form_of
 from services.gateway.gateway import Gateway

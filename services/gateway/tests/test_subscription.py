@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services.common.stream import Publisher
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
+from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.archive import Archive
-from services.gateway.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core

@@ -22,11 +22,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from services.gateway.addresses import Proxies
-from services.gateway.http_limits import HttpLimits
+from services.gateway.admission.addresses import Proxies
+from services.gateway.admission.http_limits import HttpLimits
+from services.gateway.admission.refusals import Refusals
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.refusals import Refusals
 from services.gateway.websocket import extensions, handshake
 from services.gateway.websocket.asgi_call import Call, Upgrading
 from services.gateway.websocket.frames import text_frame

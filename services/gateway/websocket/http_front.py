@@ -15,9 +15,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from services.gateway.addresses import Proxies
-from services.gateway.http_limits import HttpLimits
-from services.gateway.refusals import Refusals
+from services.gateway.admission.addresses import Proxies
+from services.gateway.admission.http_limits import HttpLimits
+from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.connection import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
 from services.gateway.websocket.handshake import Header, refusal
 from services.gateway.websocket.http_connection import MAX_HEAD, Farewell, HttpConnection

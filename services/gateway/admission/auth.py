@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import parse_qs
 
-from services.gateway.addresses import Pass
+from services.gateway.admission.addresses import Pass
 
 _HASHED = "sha256:"
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
