@@ -13,8 +13,8 @@ from services.common.stores.ports import ArchiveReader
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
+from services.gateway.chain.stream_record import Entry
 from services.gateway.health import GatewayHealth
-from services.gateway.records import Entry
 
 log = structlog.get_logger(__name__)
 

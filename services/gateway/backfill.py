@@ -11,6 +11,7 @@ import structlog
 from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
+from services.gateway.chain.stream_record import LAST_SUB, Entry
 from services.gateway.feed import Feed, entries_of
 from services.gateway.pages import Pages
 from services.gateway.protocol import (
@@ -20,7 +21,6 @@ from services.gateway.protocol import (
     TOO_OLD,
     Problem,
 )
-from services.gateway.records import LAST_SUB, Entry
 from services.gateway.subscription import BEGINNING
 
 log = structlog.get_logger(__name__)

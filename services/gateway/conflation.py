@@ -8,7 +8,7 @@ import msgspec
 
 from services.common.stream import Position
 from services.common.wire import Fields, decode_tick, encode
-from services.gateway.records import Entry
+from services.gateway.chain.stream_record import Entry
 
 
 class Conflation:

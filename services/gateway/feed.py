@@ -29,16 +29,16 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import UNREADABLE, Snapshot, Status, encode
 from services.gateway.audience import Fan
-from services.gateway.condition import Condition, Word
-from services.gateway.freshness import Age, Pulses, now_us
+from services.gateway.chain.freshness import Age, Pulses, now_us
+from services.gateway.chain.replica import Phase, Replica, WantBase
+from services.gateway.chain.stream_condition import Condition, Word
+from services.gateway.chain.stream_record import Entry, SnapshotReason, snapshot_messages
+from services.gateway.chain.window import Budget, Window
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
-from services.gateway.records import Entry, SnapshotReason, snapshot_messages
-from services.gateway.replica import Phase, Replica, WantBase
 from services.gateway.stores import Stores
 from services.gateway.subscription import BEGINNING
 from services.gateway.websocket.frames import text_frame
-from services.gateway.window import Budget, Window
 
 log = structlog.get_logger(__name__)
 

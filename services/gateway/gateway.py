@@ -20,9 +20,9 @@ from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.archive import Archive
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
+from services.gateway.chain.freshness import now_us
 from services.gateway.core import Core
 from services.gateway.feed import Sources
-from services.gateway.freshness import now_us
 from services.gateway.health import GatewayHealth
 from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS

@@ -23,11 +23,11 @@ from services.common import tracing
 from services.common.stream import Position
 from services.common.tracing import exemplar_of
 from services.gateway.audience import Audience, Client, Fan
+from services.gateway.chain.stream_record import Entry
 from services.gateway.conflation import Conflation
 from services.gateway.forms import PLAIN
 from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.records import Entry
 from services.gateway.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.turn import Push, Turn
 from services.gateway.websocket.frames import text_frame, text_frames

@@ -15,6 +15,7 @@ from services.common.subjects import StreamKey
 from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.catchup import CatchingUp, CatchUp
+from services.gateway.chain.stream_record import stream_fields
 from services.gateway.core import Core
 from services.gateway.feed import Feed
 from services.gateway.metrics import METRICS
@@ -32,7 +33,6 @@ from services.gateway.protocol import (
     echo,
     make_cursor,
 )
-from services.gateway.records import stream_fields
 from services.gateway.subscription import Catching, Subscription
 from services.gateway.tail import Hold
 

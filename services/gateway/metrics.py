@@ -11,7 +11,7 @@ from services.common.loop import LoopMetrics
 from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
 from services.common.statistics import Figure
 from services.common.subjects import StreamKey
-from services.gateway.records import Unreadable
+from services.gateway.chain.stream_record import Unreadable
 
 _STREAM = ("venue", "channel")
 _CLOSED = (

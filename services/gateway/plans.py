@@ -11,6 +11,7 @@ from services.common.errors import InvalidSubject
 from services.common.subjects import CHANNELS, StreamKey, check_token
 from services.gateway.backfill import Backfill, Start
 from services.gateway.catchup import NO_STATE
+from services.gateway.chain.stream_record import SnapshotReason, stream_fields
 from services.gateway.feed import Feed
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
@@ -19,7 +20,6 @@ from services.gateway.protocol import (
     Problem,
     Subscribe,
 )
-from services.gateway.records import SnapshotReason, stream_fields
 from services.gateway.subscription import Mode, Subscription, Terms, View
 
 _READY_S = 5.0

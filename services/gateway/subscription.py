@@ -26,10 +26,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from services.common.stream import Position
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Run
 from services.gateway.conflation import Conflation
-from services.gateway.records import Entry
 from services.gateway.websocket.frames import text_frame
-from services.gateway.window import Run
 
 if TYPE_CHECKING:
     from services.gateway.audience import Client, Fan

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from services.gateway.chain.stream_record import Entry
 from services.gateway.conflation import Conflation
-from services.gateway.records import Entry
 from services.gateway.testing import Market
 from tools.bench.registry import Run, bench
 

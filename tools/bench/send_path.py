@@ -16,8 +16,8 @@ from services.common.runtime import tune_collector
 from services.common.stream import Record
 from services.common.stream.memory import MemoryBroker
 from services.common.wire import Fields, Trade
+from services.gateway.chain.stream_record import Entry
 from services.gateway.feed import Feed
-from services.gateway.records import Entry
 from services.gateway.session import Session
 from services.gateway.subscription import View
 from services.gateway.testing import Bench, Market, eventually

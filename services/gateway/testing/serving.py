@@ -39,9 +39,9 @@ from services.common.wire import (
     encode,
 )
 from services.gateway.app import serve
-from services.gateway.freshness import now_us
+from services.gateway.chain.freshness import now_us
+from services.gateway.chain.stream_record import Entry
 from services.gateway.gateway import Gateway
-from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
 
 Message = dict[str, Any]

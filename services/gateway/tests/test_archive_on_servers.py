@@ -14,7 +14,7 @@ from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.s3 import S3ArchiveReader, S3Store
 from services.common.stream.nats import NatsBroker
 from services.common.subjects import tick_log
-from services.gateway.records import Entry
+from services.gateway.chain.stream_record import Entry
 from services.gateway.testing import Market, bench
 from tools.embedded import AwsServer, NatsServer
 

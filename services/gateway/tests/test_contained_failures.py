@@ -13,14 +13,14 @@ from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
 from services.gateway.backfill import Start
 from services.gateway.catchup import CatchUp
+from services.gateway.chain.replica import Phase, Replica
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Window
 from services.gateway.feed import Feed
 from services.gateway.protocol import TOO_OLD, Problem
-from services.gateway.records import Entry
-from services.gateway.replica import Phase, Replica
 from services.gateway.session import Session
 from services.gateway.subscription import State
 from services.gateway.testing import EPOCH, Market, bench, eventually
-from services.gateway.window import Budget, Window
 
 
 @pytest.mark.parametrize("where", ["flush", "unsent", "fell_behind", "heartbeat", "over_quota"])

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
 from services.gateway.audience import Client, Fan
+from services.gateway.chain.stream_record import Entry
 from services.gateway.forms import form_of
 from services.gateway.hub import Hub
 from services.gateway.outbox import Outbox
-from services.gateway.records import Entry
 from services.gateway.subscription import Subscription
 from services.gateway.testing import Market, bench, small_settings
 from services.gateway.testing.links import Clock

@@ -16,12 +16,12 @@ from services.common.stream import Position, Record
 from services.common.stream.memory import MemoryBroker
 from services.common.subjects import StreamKey, pulse_key, tick_subject
 from services.common.wire import Pulse, StreamState, encode
-from services.gateway.condition import Condition
-from services.gateway.freshness import Age, Pulses
-from services.gateway.records import Entry
-from services.gateway.replica import Replica
+from services.gateway.chain.freshness import Age, Pulses
+from services.gateway.chain.replica import Replica
+from services.gateway.chain.stream_condition import Condition
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import Bench, Client, Market, Message, bench, eventually
-from services.gateway.window import Budget, Window
 
 MOST = 10_000_000
 NOW = 1_800_000_000_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.freshness import Age, Pulses, now_us
+from services.gateway.chain.freshness import Age, Pulses, now_us
 
 
 def test_the_time_of_day_is_in_whole_microseconds() -> None:

@@ -16,6 +16,8 @@ from websockets.streams import StreamReader
 from services.common.stream import Position
 from services.common.wire import Fields
 from services.gateway.admission.auth import KeyRing, offered_key
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Window
 from services.gateway.health import GatewayHealth
 from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
@@ -28,12 +30,10 @@ from services.gateway.protocol import (
     parse_json,
 )
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.records import Entry
 from services.gateway.settings import GatewaySettings
 from services.gateway.stores import Stores
 from services.gateway.testing import Market, Rows, small_settings
 from services.gateway.websocket.frames import array_frames, payloads_of, text_frame, text_frames
-from services.gateway.window import Budget, Window
 
 
 @given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=6))

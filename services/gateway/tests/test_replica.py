@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.wire import Reset, Tick, decode_record
-from services.gateway.records import Entry
-from services.gateway.replica import Replica, WantBase, WantPage
+from services.gateway.chain.replica import Replica, WantBase, WantPage
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import EPOCH, Market
-from services.gateway.window import Budget, Window
 
 
 @dataclass

@@ -10,10 +10,10 @@ import pytest
 from services.common.domain.fold import Fold
 from services.common.stream import Position, Record
 from services.common.wire import Fields, Reset, Tick, decode_record
-from services.gateway.records import Entry
-from services.gateway.replica import Phase, Replica, WantBase, WantPage
+from services.gateway.chain.replica import Phase, Replica, WantBase, WantPage
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import EPOCH, Market
-from services.gateway.window import Budget, Window
 
 
 class Stream:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from services.common.stream import Position
 from services.common.wire import Fields, Missed
 from services.gateway.audience import Client, Fan
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Run
 from services.gateway.forms import form_of
 from services.gateway.outbox import Outbox
-from services.gateway.records import Entry
 from services.gateway.subscription import (
     BEGINNING,
     CHUNK,
@@ -27,7 +28,6 @@ from services.gateway.subscription import (
 )
 from services.gateway.testing import EPOCH, Market
 from services.gateway.websocket.frames import payloads_of, text_frames
-from services.gateway.window import Run
 
 # ---------------------------------------------------------------------- each event in each state
 

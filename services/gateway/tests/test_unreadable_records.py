@@ -11,8 +11,8 @@ import pytest
 
 from services.common.stream import Record
 from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.gateway.chain.stream_record import Entry
 from services.gateway.metrics import METRICS
-from services.gateway.records import Entry
 from services.gateway.testing import Market, bench, eventually
 
 ODD: dict[str, dict[str, Any]] = {

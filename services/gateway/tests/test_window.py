@@ -9,10 +9,10 @@ import pytest
 
 from services.common.stream import Position
 from services.common.wire import Fields
-from services.gateway.records import Entry
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Budget, Run, Window
 from services.gateway.testing import EPOCH, Market
 from services.gateway.websocket.frames import text_frame
-from services.gateway.window import Budget, Run, Window
 
 MUCH = 10**6
 

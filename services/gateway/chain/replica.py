@@ -24,8 +24,8 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE, Reset, Tick, decode_record
-from services.gateway.records import Entry
-from services.gateway.window import Window
+from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.window import Window
 
 # Records that wait to be folded at once: a snapshot asked for has at most this much to catch up.
 _MAX_UNFOLDED = 256

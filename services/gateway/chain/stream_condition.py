@@ -12,9 +12,9 @@ import msgspec
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import RECORD_VERSION, StreamState, encode
-from services.gateway.freshness import Age
-from services.gateway.records import Entry
-from services.gateway.replica import Phase, Replica
+from services.gateway.chain.freshness import Age
+from services.gateway.chain.replica import Phase, Replica
+from services.gateway.chain.stream_record import Entry
 
 _GRAVE = ("stale", "down")
 _NOWHERE = Position(0, 0)

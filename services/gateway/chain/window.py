@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from services.common.stream import Position
-from services.gateway.records import Entry
+from services.gateway.chain.stream_record import Entry
 from services.gateway.websocket.frames import text_frame
 
 # What an entry costs beside its payload, roughly (object, position, list slot, frame).
