@@ -51,9 +51,9 @@ _LANES = ("trades_lane", "ticker_lane", "book_lane", "orders_lane", "sequencer")
 MODULES = {
     "sequencer": _module("ingestor/sequencer.py", "sequencer"),
     "chain": _module("normalizer/chain.py", "chain", "normalize"),
-    "subscription": _module("gateway/subscription.py", "subscription_states"),
-    "conflation": _module("gateway/conflation.py", "conflation"),
-    "outbox": _module("gateway/outbox.py", "outbox"),
+    "subscription": _module("gateway/fanout/subscription.py", "subscription_states"),
+    "conflation": _module("gateway/fanout/conflation.py", "conflation"),
+    "outbox": _module("gateway/fanout/outbox.py", "outbox"),
     "window": _module("gateway/chain/window.py", "window"),
     "replica": _module("gateway/chain/replica.py", "replica_edges"),
     "freshness": _module("gateway/chain/freshness.py", "freshness_edges"),

@@ -12,6 +12,7 @@ from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
 from services.gateway.chain.stream_record import LAST_SUB, Entry
+from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.feed import Feed, entries_of
 from services.gateway.pages import Pages
 from services.gateway.protocol import (
@@ -21,7 +22,6 @@ from services.gateway.protocol import (
     TOO_OLD,
     Problem,
 )
-from services.gateway.subscription import BEGINNING
 
 log = structlog.get_logger(__name__)
 

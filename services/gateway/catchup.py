@@ -19,14 +19,14 @@ import structlog
 
 from services.common.errors import BrokerError, PositionLost, StoreUnavailable
 from services.common.wire import encode
-from services.gateway.audience import Client
 from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import Entry, SnapshotReason, stream_fields
+from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.live_streams import Client
+from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
 from services.gateway.feed import Feed
-from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
-from services.gateway.subscription import BEGINNING, Catching, Piece, Subscription
 
 log = structlog.get_logger(__name__)
 

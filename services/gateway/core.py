@@ -8,7 +8,7 @@ from services.gateway.admission.addresses import Door, Guessing, KeyGuesses, Pro
 from services.gateway.admission.auth import EVERYONE, Grant, KeyRing, Places, digest_of
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
-from services.gateway.hub import Hub
+from services.gateway.fanout.hub import Hub
 from services.gateway.settings import GatewaySettings
 from services.gateway.tail import Tails
 

@@ -28,16 +28,16 @@ from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
 from services.common.tracing import TRACEPARENT
 from services.common.wire import UNREADABLE, Snapshot, Status, encode
-from services.gateway.audience import Fan
 from services.gateway.chain.freshness import Age, Pulses, now_us
 from services.gateway.chain.replica import Phase, Replica, WantBase
 from services.gateway.chain.stream_condition import Condition, Word
 from services.gateway.chain.stream_record import Entry, SnapshotReason, snapshot_messages
 from services.gateway.chain.window import Budget, Window
-from services.gateway.hub import Hub
+from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.live_streams import Fan
+from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.metrics import METRICS
 from services.gateway.stores import Stores
-from services.gateway.subscription import BEGINNING
 from services.gateway.websocket.frames import text_frame
 
 log = structlog.get_logger(__name__)

@@ -22,9 +22,9 @@ from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.chain.freshness import now_us
 from services.gateway.core import Core
+from services.gateway.fanout.hub import Hub
 from services.gateway.feed import Sources
 from services.gateway.health import GatewayHealth
-from services.gateway.hub import Hub
 from services.gateway.metrics import METRICS
 from services.gateway.session import Home, Session
 from services.gateway.settings import GatewaySettings

@@ -17,6 +17,7 @@ from services.gateway.backfill import Start
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.chain.stream_record import stream_fields
 from services.gateway.core import Core
+from services.gateway.fanout.subscription import Catching, Subscription
 from services.gateway.feed import Feed
 from services.gateway.metrics import METRICS
 from services.gateway.plans import Plan, at_stream, check_stream, place, terms_of, when_ready
@@ -33,7 +34,6 @@ from services.gateway.protocol import (
     echo,
     make_cursor,
 )
-from services.gateway.subscription import Catching, Subscription
 from services.gateway.tail import Hold
 
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.

@@ -12,6 +12,7 @@ from services.common.subjects import CHANNELS, StreamKey, check_token
 from services.gateway.backfill import Backfill, Start
 from services.gateway.catchup import NO_STATE
 from services.gateway.chain.stream_record import SnapshotReason, stream_fields
+from services.gateway.fanout.subscription import Mode, Subscription, Terms, View
 from services.gateway.feed import Feed
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
@@ -20,7 +21,6 @@ from services.gateway.protocol import (
     Problem,
     Subscribe,
 )
-from services.gateway.subscription import Mode, Subscription, Terms, View
 
 _READY_S = 5.0
 

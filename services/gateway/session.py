@@ -18,10 +18,11 @@ from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Grant, Seat
 from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.core import Core
-from services.gateway.forms import form_of
+from services.gateway.fanout.encoding import form_of
+from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.subscription import Subscription
 from services.gateway.interests import Interests
 from services.gateway.metrics import METRICS
-from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     COMMANDS,
@@ -51,7 +52,6 @@ from services.gateway.protocol import (
     streams_named,
 )
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.subscription import Subscription
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.transport import Link, Listener
 

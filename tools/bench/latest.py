@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.gateway.chain.stream_record import Entry
-from services.gateway.conflation import Conflation
+from services.gateway.fanout.conflation import Conflation
 from services.gateway.testing import Market
 from tools.bench.registry import Run, bench
 

@@ -23,12 +23,12 @@ from services.common import tracing
 from services.common.stream import Message, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Tick, Trade, encode
-from services.gateway.audience import Client, Fan
+from services.gateway.fanout.encoding import PLAIN
+from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.subscription import Subscription
 from services.gateway.feed import entries_of
-from services.gateway.forms import PLAIN
-from services.gateway.hub import Hub
-from services.gateway.outbox import Outbox
-from services.gateway.subscription import Subscription
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 _SUBJECT = tick_subject(0, _KEY)

@@ -13,7 +13,7 @@ from services.common.domain.book import Book
 from services.common.stream import Position
 from services.common.wire import Fields, Level, decode_tick
 from services.gateway.chain.stream_record import Entry
-from services.gateway.conflation import Conflation, merge
+from services.gateway.fanout.conflation import Conflation, merge
 from services.gateway.testing import Market
 
 

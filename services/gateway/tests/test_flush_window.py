@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
-from services.gateway.audience import Client, Fan
 from services.gateway.chain.stream_record import Entry
-from services.gateway.forms import form_of
-from services.gateway.hub import Hub
-from services.gateway.outbox import Outbox
-from services.gateway.subscription import Subscription
+from services.gateway.fanout.encoding import form_of
+from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.subscription import Subscription
 from services.gateway.testing import Market, bench, small_settings
 from services.gateway.testing.links import Clock
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.outbox import Outbox
+from services.gateway.fanout.outbox import Outbox
 
 
 def test_it_begins_empty_and_nobody_has_to_know_of_it() -> None:

@@ -18,8 +18,8 @@ from services.common.wire import Fields
 from services.gateway.admission.auth import KeyRing, offered_key
 from services.gateway.chain.stream_record import Entry
 from services.gateway.chain.window import Budget, Window
+from services.gateway.fanout.outbox import Outbox
 from services.gateway.health import GatewayHealth
-from services.gateway.outbox import Outbox
 from services.gateway.protocol import (
     ERROR_CODES,
     Problem,

@@ -21,15 +21,15 @@ from services.gateway.archive import Archive
 from services.gateway.backfill import Backfill
 from services.gateway.catalog import Catalog
 from services.gateway.core import Core
+from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.subscription import (
+    State,
+)
 from services.gateway.feed import Sources
 from services.gateway.gateway import Gateway
 from services.gateway.health import GatewayHealth
-from services.gateway.hub import Hub
 from services.gateway.session import Home, Session
 from services.gateway.stores import Stores
-from services.gateway.subscription import (
-    State,
-)
 from services.gateway.tail import Tails
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, payloads_read

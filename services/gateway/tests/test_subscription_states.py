@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from services.common.stream import Position
 from services.common.wire import Fields, Missed
-from services.gateway.audience import Client, Fan
 from services.gateway.chain.stream_record import Entry
 from services.gateway.chain.window import Run
-from services.gateway.forms import form_of
-from services.gateway.outbox import Outbox
-from services.gateway.subscription import (
+from services.gateway.fanout.encoding import form_of
+from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.subscription import (
     BEGINNING,
     CHUNK,
     Catching,

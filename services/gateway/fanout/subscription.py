@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from services.common.stream import Position
 from services.gateway.chain.stream_record import Entry
 from services.gateway.chain.window import Run
-from services.gateway.conflation import Conflation
+from services.gateway.fanout.conflation import Conflation
 from services.gateway.websocket.frames import text_frame
 
 if TYPE_CHECKING:
-    from services.gateway.audience import Client, Fan
+    from services.gateway.fanout.live_streams import Client, Fan
     from services.gateway.ratelimit import TokenBucket
 
 Mode = Literal["full", "latest"]

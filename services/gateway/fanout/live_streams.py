@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from services.common.subjects import StreamKey
-from services.gateway.forms import Form
+from services.gateway.fanout.encoding import Form
+from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.subscription import Subscription, View
 from services.gateway.metrics import METRICS
-from services.gateway.outbox import Outbox
-from services.gateway.subscription import Subscription, View
 
 
 class Client(ABC):

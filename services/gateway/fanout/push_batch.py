@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
 
 from services.common.stream import Position
-from services.gateway.audience import Audience, Client
-from services.gateway.forms import PLAIN, Form
+from services.gateway.fanout.encoding import PLAIN, Form
+from services.gateway.fanout.live_streams import Audience, Client
 
 # Distinct buffers that are kept; beyond it nearly every client has its own and sharing is over.
 _KEPT = 256

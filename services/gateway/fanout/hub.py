@@ -6,8 +6,9 @@ for which something waits is left out of that: what it should get goes into its 
 bounded, and once that is empty it is back. Nothing here awaits; the event loop is behind `schedule`
 and `schedule_at`.
 
-The hub decides about subscriptions' states (`subscription.py`), and keeps the lists of who is live
-in step with them. What it decided by itself the client is told when the turn's state is final.
+The hub decides about subscriptions' states (`fanout/subscription.py`), and keeps the lists of who
+is live in step with them. What it decided by itself the client is told when the turn's state is
+final.
 Whatever goes wrong for one client ends that client only.
 """
 
@@ -22,14 +23,14 @@ from opentelemetry.trace import SpanKind
 from services.common import tracing
 from services.common.stream import Position
 from services.common.tracing import exemplar_of
-from services.gateway.audience import Audience, Client, Fan
 from services.gateway.chain.stream_record import Entry
-from services.gateway.conflation import Conflation
-from services.gateway.forms import PLAIN
+from services.gateway.fanout.conflation import Conflation
+from services.gateway.fanout.encoding import PLAIN
+from services.gateway.fanout.live_streams import Audience, Client, Fan
+from services.gateway.fanout.push_batch import Push, Turn
+from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.subscription import BEGINNING, Catching, State, Subscription, Terms
-from services.gateway.turn import Push, Turn
 from services.gateway.websocket.frames import text_frame, text_frames
 
 log = structlog.get_logger(__name__)
