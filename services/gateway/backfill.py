@@ -13,7 +13,6 @@ from services.common.stream import Broker, Position
 from services.gateway.archive import Archive
 from services.gateway.chain.stream_record import LAST_SUB, Entry
 from services.gateway.fanout.subscription import BEGINNING
-from services.gateway.feed import Feed, entries_of
 from services.gateway.pages import Pages
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
@@ -22,6 +21,7 @@ from services.gateway.protocol import (
     TOO_OLD,
     Problem,
 )
+from services.gateway.streams.feed import Feed, entries_of
 
 log = structlog.get_logger(__name__)
 

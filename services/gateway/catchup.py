@@ -24,9 +24,9 @@ from services.gateway.chain.stream_record import Entry, SnapshotReason, stream_f
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Client
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
-from services.gateway.feed import Feed
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
+from services.gateway.streams.feed import Feed
 
 log = structlog.get_logger(__name__)
 

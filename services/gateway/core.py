@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from services.gateway.admission.addresses import Door, Guessing, KeyGuesses, Proxies
 from services.gateway.admission.auth import EVERYONE, Grant, KeyRing, Places, digest_of
 from services.gateway.backfill import Backfill
-from services.gateway.catalog import Catalog
 from services.gateway.fanout.hub import Hub
 from services.gateway.settings import GatewaySettings
-from services.gateway.tail import Tails
+from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.registry import Tails
 
 
 @dataclass(frozen=True, slots=True)

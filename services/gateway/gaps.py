@@ -20,7 +20,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import UNREADABLE
-from services.gateway.feed import entries_of
+from services.gateway.streams.feed import entries_of
 
 log = structlog.get_logger(__name__)
 

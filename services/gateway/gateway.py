@@ -19,17 +19,17 @@ from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
 from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.archive import Archive
 from services.gateway.backfill import Backfill
-from services.gateway.catalog import Catalog
 from services.gateway.chain.freshness import now_us
 from services.gateway.core import Core
 from services.gateway.fanout.hub import Hub
-from services.gateway.feed import Sources
 from services.gateway.health import GatewayHealth
 from services.gateway.metrics import METRICS
 from services.gateway.session import Home, Session
 from services.gateway.settings import GatewaySettings
-from services.gateway.stores import Stores
-from services.gateway.tail import Tails
+from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.feed import Sources
+from services.gateway.streams.registry import Tails
+from services.gateway.streams.state_store import Stores
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
 from services.gateway.chain.stream_record import LAST_SUB, Entry
-from services.gateway.feed import entries_of
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
+from services.gateway.streams.feed import entries_of
 
 _PAGE = 1000
 # A caller may hold what was live elsewhere before it was stored: it is looked for so often.

@@ -18,7 +18,6 @@ from services.gateway.catchup import CatchingUp, CatchUp
 from services.gateway.chain.stream_record import stream_fields
 from services.gateway.core import Core
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.feed import Feed
 from services.gateway.metrics import METRICS
 from services.gateway.plans import Plan, at_stream, check_stream, place, terms_of, when_ready
 from services.gateway.protocol import (
@@ -34,7 +33,8 @@ from services.gateway.protocol import (
     echo,
     make_cursor,
 )
-from services.gateway.tail import Hold
+from services.gateway.streams.feed import Feed
+from services.gateway.streams.registry import Hold
 
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.
 _PART = 200

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
 from services.gateway.chain.stream_record import Entry
-from services.gateway.feed import entries_of
+from services.gateway.streams.feed import entries_of
 
 _RECORDS = 500
 _MAX_BYTES = 32 * 1024 * 1024

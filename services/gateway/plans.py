@@ -13,7 +13,6 @@ from services.gateway.backfill import Backfill, Start
 from services.gateway.catchup import NO_STATE
 from services.gateway.chain.stream_record import SnapshotReason, stream_fields
 from services.gateway.fanout.subscription import Mode, Subscription, Terms, View
-from services.gateway.feed import Feed
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     UNKNOWN_CHANNEL,
@@ -21,6 +20,7 @@ from services.gateway.protocol import (
     Problem,
     Subscribe,
 )
+from services.gateway.streams.feed import Feed
 
 _READY_S = 5.0
 

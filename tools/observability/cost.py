@@ -28,7 +28,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Client, Fan
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
-from services.gateway.feed import entries_of
+from services.gateway.streams.feed import entries_of
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 _SUBJECT = tick_subject(0, _KEY)

@@ -13,9 +13,9 @@ from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.stream import Page
 from services.common.stream.memory import MemoryBroker, MemoryServer
 from services.gateway.backfill import Start
-from services.gateway.catalog import Catalog
-from services.gateway.feed import Feed
 from services.gateway.protocol import TOO_OLD, Problem
+from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.feed import Feed
 from services.gateway.testing import Bench, Market, bench, eventually
 
 

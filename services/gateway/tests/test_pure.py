@@ -31,7 +31,7 @@ from services.gateway.protocol import (
 )
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.settings import GatewaySettings
-from services.gateway.stores import Stores
+from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Market, Rows, small_settings
 from services.gateway.websocket.frames import array_frames, payloads_of, text_frame, text_frames
 

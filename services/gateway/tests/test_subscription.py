@@ -19,18 +19,18 @@ from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.archive import Archive
 from services.gateway.backfill import Backfill
-from services.gateway.catalog import Catalog
 from services.gateway.core import Core
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import (
     State,
 )
-from services.gateway.feed import Sources
 from services.gateway.gateway import Gateway
 from services.gateway.health import GatewayHealth
 from services.gateway.session import Home, Session
-from services.gateway.stores import Stores
-from services.gateway.tail import Tails
+from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.feed import Sources
+from services.gateway.streams.registry import Tails
+from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, payloads_read
 

@@ -8,9 +8,9 @@ from services.common.stores.ports import LatestRow
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey
-from services.gateway.catalog import Catalog
 from services.gateway.health import GatewayHealth
-from services.gateway.stores import Stores
+from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Rows, bench, small_settings
 
 

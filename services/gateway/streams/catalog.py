@@ -13,7 +13,7 @@ from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
 from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.stores import Stores
+from services.gateway.streams.state_store import Stores
 
 # A command may name many products; the stores are not asked for more than so many of them at once,
 # and not again for a while for one that they did not have.

@@ -20,9 +20,9 @@ from services.common.subjects import StreamKey, is_pulse, tick_log
 from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget
 from services.gateway.fanout.hub import Hub
-from services.gateway.feed import Feed, Sources, entries_of
 from services.gateway.health import GatewayHealth
 from services.gateway.metrics import METRICS
+from services.gateway.streams.feed import Feed, Sources, entries_of
 
 log = structlog.get_logger(__name__)
 

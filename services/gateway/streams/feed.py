@@ -37,7 +37,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.metrics import METRICS
-from services.gateway.stores import Stores
+from services.gateway.streams.state_store import Stores
 from services.gateway.websocket.frames import text_frame
 
 log = structlog.get_logger(__name__)
