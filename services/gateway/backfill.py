@@ -10,10 +10,10 @@ import structlog
 
 from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
-from services.gateway.archive import Archive
 from services.gateway.chain.stream_record import LAST_SUB, Entry
 from services.gateway.fanout.subscription import BEGINNING
-from services.gateway.pages import Pages
+from services.gateway.history.archive import Archive
+from services.gateway.history.log_page_cache import Pages
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     EPOCH_CHANGED,

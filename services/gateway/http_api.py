@@ -22,8 +22,8 @@ from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subj
 from services.common.wire import Snapshot, encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
-from services.gateway.gaps import Gaps
 from services.gateway.gateway import Gateway
+from services.gateway.history.gaps import Gaps
 from services.gateway.http_ticks import page_after
 from services.gateway.messages import ErrorBody, Status
 from services.gateway.metrics import METRICS

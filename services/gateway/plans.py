@@ -10,9 +10,9 @@ from typing import Any
 from services.common.errors import InvalidSubject
 from services.common.subjects import CHANNELS, StreamKey, check_token
 from services.gateway.backfill import Backfill, Start
-from services.gateway.catchup import NO_STATE
 from services.gateway.chain.stream_record import SnapshotReason, stream_fields
 from services.gateway.fanout.subscription import Mode, Subscription, Terms, View
+from services.gateway.history.catch_up import NO_STATE
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     UNKNOWN_CHANNEL,

@@ -12,11 +12,11 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream import Position
 from services.common.stream.memory import MemoryBroker
 from services.gateway.backfill import Start
-from services.gateway.catchup import CatchUp
 from services.gateway.chain.replica import Phase, Replica
 from services.gateway.chain.stream_record import Entry
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.subscription import State
+from services.gateway.history.catch_up import CatchUp
 from services.gateway.protocol import TOO_OLD, Problem
 from services.gateway.session import Session
 from services.gateway.streams.feed import Feed

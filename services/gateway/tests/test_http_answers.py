@@ -10,7 +10,7 @@ import pytest
 
 from services.common.stream import Position, Record
 from services.common.stream.memory import MemoryBroker
-from services.gateway.gaps import MOST_GAPS, Gaps
+from services.gateway.history.gaps import MOST_GAPS, Gaps
 from services.gateway.testing import EPOCH, Bench, Market, bench
 
 

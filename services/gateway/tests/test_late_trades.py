@@ -12,7 +12,7 @@ import pytest
 
 from services.common.stream.memory import MemoryBroker
 from services.common.wire import Missed
-from services.gateway.gaps import MOST_LATE_TRADES
+from services.gateway.history.gaps import MOST_LATE_TRADES
 from services.gateway.testing import Bench, Client, Market, bench
 
 TRADES: dict[str, Any] = {"type": "subscribe", "product": "BTC-USD", "channel": "trades"}

@@ -11,7 +11,7 @@ from services.common.errors import PositionLost
 from services.common.stream import Page, Position
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
-from services.gateway.pages import Pages
+from services.gateway.history.log_page_cache import Pages
 from services.gateway.testing import Market, bench, eventually, small_settings
 
 
