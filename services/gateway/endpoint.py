@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Seat, offered_key
+from services.gateway.clients.session import Session, connections_taken
 from services.gateway.gateway import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
@@ -21,7 +22,6 @@ from services.gateway.protocol import (
     SUBPROTOCOL,
     Problem,
 )
-from services.gateway.session import Session, connections_taken
 from services.gateway.websocket.asgi_call import Upgrading
 from services.gateway.websocket.connection import EXTENSION
 from services.gateway.websocket.transport import AsgiLink, Receive, Send

@@ -19,12 +19,12 @@ from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
 from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.chain.freshness import now_us
-from services.gateway.core import Core
+from services.gateway.clients.dependencies import Core
+from services.gateway.clients.session import Home, Session
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.metrics import METRICS
-from services.gateway.session import Home, Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.feed import Sources

@@ -17,8 +17,8 @@ from services.common.stream import Record
 from services.common.stream.memory import MemoryBroker
 from services.common.wire import Fields, Trade
 from services.gateway.chain.stream_record import Entry
+from services.gateway.clients.session import Session
 from services.gateway.fanout.subscription import View
-from services.gateway.session import Session
 from services.gateway.streams.feed import Feed
 from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench

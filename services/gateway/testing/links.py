@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from services.gateway.session import Home, Session
+from services.gateway.clients.session import Home, Session
 from services.gateway.websocket.deflate import WINDOW_BITS
 from services.gateway.websocket.transport import Link, Listener
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.interests import Interests
+from services.gateway.clients.client_subscriptions import Interests
 from services.gateway.protocol import Problem, Resync, parse_command, streams_named
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.testing import Bench, bench, eventually

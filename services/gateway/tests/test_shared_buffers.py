@@ -16,13 +16,13 @@ from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import Places, Seat
 from services.gateway.chain.stream_record import Entry
-from services.gateway.core import Core
+from services.gateway.clients.dependencies import Core
+from services.gateway.clients.session import Session
 from services.gateway.fanout.encoding import form_of
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import Mode, State, Subscription
 from services.gateway.gateway import Gateway
-from services.gateway.session import Session
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, Nowhere, payloads_read
 from services.gateway.websocket.deflate import Deflater

@@ -18,7 +18,8 @@ from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
-from services.gateway.core import Core
+from services.gateway.clients.dependencies import Core
+from services.gateway.clients.session import Home, Session
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import (
     State,
@@ -26,7 +27,6 @@ from services.gateway.fanout.subscription import (
 from services.gateway.gateway import Gateway
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
-from services.gateway.session import Home, Session
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.feed import Sources
 from services.gateway.streams.registry import Tails

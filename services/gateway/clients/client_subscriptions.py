@@ -15,11 +15,18 @@ from services.common.subjects import StreamKey
 from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.chain.stream_record import stream_fields
-from services.gateway.core import Core
+from services.gateway.clients.dependencies import Core
+from services.gateway.clients.subscribe_plan import (
+    Plan,
+    at_stream,
+    check_stream,
+    place,
+    terms_of,
+    when_ready,
+)
 from services.gateway.fanout.subscription import Catching, Subscription
 from services.gateway.history.catch_up import CatchingUp, CatchUp
 from services.gateway.metrics import METRICS
-from services.gateway.plans import Plan, at_stream, check_stream, place, terms_of, when_ready
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,

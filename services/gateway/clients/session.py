@@ -16,12 +16,12 @@ import structlog
 from services.common.wire import encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Grant, Seat
-from services.gateway.core import Core
+from services.gateway.clients.client_subscriptions import Interests
+from services.gateway.clients.dependencies import Core
 from services.gateway.fanout.encoding import form_of
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.history.catch_up import CatchingUp, CatchUp
-from services.gateway.interests import Interests
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     AUTH_REQUIRED,
