@@ -123,7 +123,7 @@ bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's 
 .PHONY: web-sdk
 web-sdk: ## Copy the JavaScript SDK to where the gateway serves it to the web board
 	@for file in index client protocol chain book decimal reconnect; do \
-	  cp clients/js/src/$$file.js services/gateway/web/sdk/; done
+	  cp clients/js/src/$$file.js services/gateway/http/web/sdk/; done
 
 .PHONY: bench-web
 bench-web: $(STAMP) ## The web board's main thread at 500 ticks a second, in Chromium (15 s)

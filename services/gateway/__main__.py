@@ -28,10 +28,10 @@ from services.gateway.app import create_app, info_of, serve
 from services.gateway.fleet import OPENAPI, Fleet
 from services.gateway.gateway import Gateway
 from services.gateway.health_http import all_ready, routes
+from services.gateway.http.public_routes import bare_health_routes, has_admin_port
 from services.gateway.line import Line
 from services.gateway.merged import families
 from services.gateway.metrics import METRICS
-from services.gateway.public_routes import bare_health_routes, has_admin_port
 from services.gateway.settings import GatewaySettings
 
 

@@ -27,12 +27,12 @@ from services.common.metrics import HealthCollector, Together
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
 from services.common.stream.worker import backoff_s
-from services.gateway.docs_page import docs_routes
 from services.gateway.health_http import METRICS_PATH, Reply, routes
+from services.gateway.http.docs_page import docs_routes
+from services.gateway.http.public_routes import has_admin_port
 from services.gateway.line import Line, LineDown
 from services.gateway.merged import Merged, degraded, failing
 from services.gateway.metrics import FLEET
-from services.gateway.public_routes import has_admin_port
 from services.gateway.settings import GatewaySettings
 
 # What a worker is asked for, beside its report.

@@ -64,7 +64,7 @@ def test_an_image_holds_its_own_service_and_nothing_that_is_only_for_development
     assert not [file for file in files if {"tests", "testing", "testing.py"} & {*file.parts}]
     assert {file.suffix for file in files} <= {".py", ".typed", ".html", ".css", ".js", ".svg"}
     if image.name == "gateway":
-        assert PurePosixPath("services/gateway/web/index.html") in files
+        assert PurePosixPath("services/gateway/http/web/index.html") in files
 
 
 # ---------------------------------------------------------------- the check sees what is wrong

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from services.common.stream.broker import Message
 from services.common.stream.memory import MemoryBroker
-from services.gateway.http_ticks import TickPage, page_after
+from services.gateway.http.ticks import TickPage, page_after
 from services.gateway.metrics import METRICS
 from services.gateway.testing import bench, eventually
 from services.gateway.testing.serving import small_settings

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from services.common.stream.memory import MemoryBroker
-from services.gateway.asyncapi import asyncapi_document, asyncapi_text
-from services.gateway.messages import SERVER_MESSAGES
+from services.gateway.http.asyncapi import asyncapi_document, asyncapi_text
+from services.gateway.http.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES
 from services.gateway.testing import bench, eventually
 
@@ -108,7 +108,7 @@ def test_the_page_has_every_error_code_with_its_name_and_what_to_do_and_no_other
 
 def test_the_copy_in_the_documentation_is_what_is_served() -> None:
     assert PROTOCOL.with_name("asyncapi.json").read_text() == asyncapi_text(), (
-        "python -m services.gateway.asyncapi > docs/asyncapi.json"
+        "python -m services.gateway.http.asyncapi > docs/asyncapi.json"
     )
 
 

@@ -1,6 +1,6 @@
 """`/asyncapi.json`: the client protocol as an AsyncAPI 3 document, made from the models.
 
-`python -m services.gateway.asyncapi > docs/asyncapi.json` writes the copy in the documentation.
+`python -m services.gateway.http.asyncapi > docs/asyncapi.json` writes the documentation's copy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.common.health import package_version
-from services.gateway.messages import SERVER_MESSAGES
+from services.gateway.http.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES, SUBPROTOCOL
 
 

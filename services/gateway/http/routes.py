@@ -24,8 +24,8 @@ from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
 from services.gateway.gateway import Gateway
 from services.gateway.history.gaps import Gaps
-from services.gateway.http_ticks import page_after
-from services.gateway.messages import ErrorBody, Status
+from services.gateway.http.messages import ErrorBody, Status
+from services.gateway.http.ticks import page_after
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import TOO_OLD, Problem
 

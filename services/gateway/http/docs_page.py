@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from services.gateway.web_board import HEADERS, file_route
+from services.gateway.http.web_board import HEADERS, file_route
 
 _METHODS = ("get", "put", "post", "delete")
 
