@@ -25,14 +25,14 @@ from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Sto
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import create_app, info_of, serve
-from services.gateway.fleet import OPENAPI, Fleet
-from services.gateway.gateway import Gateway
-from services.gateway.health_http import all_ready, routes
 from services.gateway.http.public_routes import bare_health_routes, has_admin_port
-from services.gateway.line import Line
-from services.gateway.merged import families
+from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.settings import GatewaySettings
+from services.gateway.workers.channel import Line
+from services.gateway.workers.health_http import all_ready, routes
+from services.gateway.workers.supervisor import OPENAPI, Fleet
+from services.gateway.workers.worker_metrics import families
 
 
 def main() -> int:

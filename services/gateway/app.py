@@ -16,13 +16,13 @@ from services.common.health import health_routes, package_version
 from services.common.observed import observed
 from services.common.runtime import serve_http
 from services.gateway.admission.http_limits import HttpLimits
-from services.gateway.gateway import Gateway
 from services.gateway.http.asyncapi import asyncapi_text
 from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import bare_health_routes, has_admin_port
 from services.gateway.http.routes import api_router
 from services.gateway.http.web_board import web_routes
 from services.gateway.http.ws_endpoint import Endpoint
+from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.websocket.connection import SHARED_PORT, SOCKET_OPTIONS

@@ -22,10 +22,10 @@ from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subj
 from services.common.wire import Snapshot, encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
-from services.gateway.gateway import Gateway
 from services.gateway.history.gaps import Gaps
 from services.gateway.http.messages import ErrorBody, Status
 from services.gateway.http.ticks import page_after
+from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import TOO_OLD, Problem
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Seat, offered_key
 from services.gateway.clients.session import Session, connections_taken
-from services.gateway.gateway import Gateway
+from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,

@@ -41,7 +41,7 @@ from services.common.wire import (
 from services.gateway.app import serve
 from services.gateway.chain.freshness import now_us
 from services.gateway.chain.stream_record import Entry
-from services.gateway.gateway import Gateway
+from services.gateway.lifecycle import Gateway
 from services.gateway.settings import GatewaySettings
 
 Message = dict[str, Any]

@@ -21,9 +21,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from services.common.settings import child_environment
 from services.common.stream.nats import NatsBroker
 from services.common.stream.specs import log_specs
-from services.gateway import fleet as supervisor
-from services.gateway.fleet import Worker, reserved
 from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
+from services.gateway.workers import supervisor
+from services.gateway.workers.supervisor import Worker, reserved
 from tools.embedded import NatsServer, free_port
 
 CLIENTS = 16

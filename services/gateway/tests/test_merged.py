@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
-from services.gateway.line import Line, LineDown
-from services.gateway.merged import Merged, degraded, failing, families
+from services.gateway.workers.channel import Line, LineDown
+from services.gateway.workers.worker_metrics import Merged, degraded, failing, families
 
 
 def registry(value: float) -> CollectorRegistry:

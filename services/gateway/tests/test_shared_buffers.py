@@ -22,7 +22,7 @@ from services.gateway.fanout.encoding import form_of
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import Mode, State, Subscription
-from services.gateway.gateway import Gateway
+from services.gateway.lifecycle import Gateway
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryLink, Nowhere, payloads_read
 from services.gateway.websocket.deflate import Deflater

@@ -24,9 +24,9 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import (
     State,
 )
-from services.gateway.gateway import Gateway
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
+from services.gateway.lifecycle import Gateway
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.feed import Sources
 from services.gateway.streams.registry import Tails

@@ -15,7 +15,7 @@ from services.common.settings import load_or_exit
 from services.common.stream.memory import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve
-from services.gateway.gateway import Gateway
+from services.gateway.lifecycle import Gateway
 from services.gateway.settings import GatewaySettings
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.ticks import FIRST, record

@@ -27,13 +27,13 @@ from services.common.metrics import HealthCollector, Together
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
 from services.common.stream.worker import backoff_s
-from services.gateway.health_http import METRICS_PATH, Reply, routes
 from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import has_admin_port
-from services.gateway.line import Line, LineDown
-from services.gateway.merged import Merged, degraded, failing
 from services.gateway.metrics import FLEET
 from services.gateway.settings import GatewaySettings
+from services.gateway.workers.channel import Line, LineDown
+from services.gateway.workers.health_http import METRICS_PATH, Reply, routes
+from services.gateway.workers.worker_metrics import Merged, degraded, failing
 
 # What a worker is asked for, beside its report.
 OPENAPI = "openapi"

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.common.health import package_version
-from services.gateway.line import LineDown
+from services.gateway.workers.channel import LineDown
 
 METRICS_PATH = "/metrics"
 # Asked with the path and the `Accept` header; answers a `Reply`'s fields.
