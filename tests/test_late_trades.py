@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from services.common.domain.fold import TRADES_KEPT
 from services.common.runtime import Stop
 from services.common.stream import Broker
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey, raw_subject, tick_log, tick_subject
 from services.common.testing.raw_records import log_bytes
 from services.common.wire import Late, Reset, Tick, decode_record

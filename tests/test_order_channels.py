@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.common.domain.fold import Fold
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.common.wire import RawRecord, Status, decode_record
 from services.ingestor.lanes import OrdersLane

@@ -35,7 +35,7 @@ from services.common.stores.ports import ArchiveReader, CheckpointReader, Latest
 from services.common.stores.rows import KEY
 from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
 from services.common.stream import Position, Publisher
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import StreamKey
 from services.common.testing.proxy import Proxy
 from services.common.testing.raw_records import RawStream, raw_message

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.settings import Settings

@@ -14,7 +14,7 @@ import msgspec
 
 from services.common.runtime import tune_collector
 from services.common.stream import Record
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import Fields, Trade
 from services.gateway.chain.stream_record import Entry
 from services.gateway.clients.session import Session

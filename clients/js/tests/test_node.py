@@ -12,7 +12,7 @@ import pytest
 from market_data_conformance.node import WITHOUT_NODE, find_node
 from market_data_conformance.proxy import BreakingProxy
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench
 
 ROOT = Path(__file__).resolve().parents[1]

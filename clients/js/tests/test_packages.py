@@ -11,7 +11,7 @@ import pytest
 from market_data_conformance.node import WITHOUT_NODE, find_node
 from market_data_conformance.npm import lay_out
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench
 
 ROOT = Path(__file__).resolve().parents[1]

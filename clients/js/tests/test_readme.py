@@ -9,7 +9,7 @@ import pytest
 from market_data_conformance.documents import examples, run_example
 from market_data_conformance.node import WITHOUT_NODE, find_node
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench
 
 ROOT = Path(__file__).resolve().parents[1]

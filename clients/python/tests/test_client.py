@@ -25,7 +25,7 @@ from market_data_fanout_client import (
     Tick,
 )
 
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.wire import Missed
 from services.gateway.testing import Bench, Market, bench
 from services.gateway.websocket.frames import text_frame

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from market_data_conformance.documents import examples, run_example
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench
 
 ROOT = Path(__file__).resolve().parents[1]

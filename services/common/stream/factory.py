@@ -28,6 +28,6 @@ def open_broker(settings: CommonSettings) -> Broker:
                 settings.redis_url, prefix=settings.stream_name, tls=settings.redis_tls
             )
         case "memory":
-            from services.common.stream.memory import MemoryBroker
+            from services.common.stream.memory.broker import MemoryBroker
 
             return MemoryBroker()

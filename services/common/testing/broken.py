@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.common.stream import GroupSubscription, LiveSubscription, OnRefused, Publisher
-from services.common.stream.memory import MemoryBroker, MemoryPart, MemoryPublisher
+from services.common.stream.memory.broker import MemoryBroker, MemoryPart, MemoryPublisher
 
 
 class Unforeseen(Exception):

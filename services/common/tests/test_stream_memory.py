@@ -8,7 +8,7 @@ import time
 import pytest
 
 from services.common.stream import Broker, LogSpec
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.testing.broken import break_part
 from services.common.testing.conformance import (
     LOG,

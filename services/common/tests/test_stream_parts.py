@@ -13,8 +13,8 @@ from services.common.stream import LogSpec, Position, Record
 from services.common.stream.broker import Held
 from services.common.stream.factory import open_broker
 from services.common.stream.history import History
-from services.common.stream.memory import MemoryBroker
-from services.common.stream.memory_log import MemoryGroup, MemoryLog
+from services.common.stream.memory.broker import MemoryBroker
+from services.common.stream.memory.log import MemoryGroup, MemoryLog
 from services.common.stream.nats import NatsBroker
 from services.common.stream.nats_records import (
     message_id,

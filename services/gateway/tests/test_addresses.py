@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.admission.addresses import Door, KeyGuesses, Pass, Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.testing import Bench, bench, eventually, small_settings

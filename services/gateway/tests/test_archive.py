@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from services.common.stores.ports import LatestRow
 from services.common.stream import Position
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.testing import Bench, Client, Market, Rows, bench, eventually
 
 MINUTE_US = 60_000_000

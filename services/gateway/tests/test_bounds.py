@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.common.stream.broker import Message
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.http.ticks import TickPage, page_after
 from services.gateway.metrics import METRICS
 from services.gateway.testing import bench, eventually

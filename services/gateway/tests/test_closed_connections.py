@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import Bench, Market, bench, eventually
 
 _TIMES = 10

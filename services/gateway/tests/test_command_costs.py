@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.clients.client_subscriptions import Interests
 from services.gateway.protocol import Problem, Resync, parse_command, streams_named
 from services.gateway.ratelimit import TokenBucket

@@ -12,7 +12,7 @@ from websockets.extensions.permessage_deflate import (
 )
 
 from services.common.runtime import serve_http
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench
 

@@ -10,7 +10,7 @@ import pytest
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream import Position
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.backfill import Start
 from services.gateway.chain.replica import Phase, Replica
 from services.gateway.chain.stream_record import Entry

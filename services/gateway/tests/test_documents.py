@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.http.asyncapi import asyncapi_document, asyncapi_text
 from services.gateway.http.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.common.stream import Position
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.chain.stream_record import Entry
 from services.gateway.fanout.encoding import form_of
 from services.gateway.fanout.hub import Hub

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.sharding import shard_of
 from services.common.stream import Position, Record
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey, pulse_key, tick_subject
 from services.common.wire import Pulse, StreamState, encode
 from services.gateway.chain.freshness import Age, Pulses

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from services.common.models import Snapshot, Tick
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import Bench, bench
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from services.common.stream import Position, Record
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.history.gaps import MOST_GAPS, Gaps
 from services.gateway.testing import EPOCH, Bench, Market, bench
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from websockets.exceptions import InvalidStatus
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.admission.auth import Grant, KeyRing
 from services.gateway.testing import bench, eventually, small_settings
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import Missed
 from services.gateway.history.gaps import MOST_LATE_TRADES
 from services.gateway.testing import Bench, Client, Market, bench

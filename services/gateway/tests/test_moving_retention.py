@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.stream import Page
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.backfill import Start
 from services.gateway.protocol import TOO_OLD, Problem
 from services.gateway.streams.catalog import Catalog

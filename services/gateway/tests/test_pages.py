@@ -9,7 +9,7 @@ import pytest
 
 from services.common.errors import PositionLost
 from services.common.stream import Page, Position
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.history.log_page_cache import Pages
 from services.gateway.testing import Market, bench, eventually, small_settings

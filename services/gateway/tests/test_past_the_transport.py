@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 
 _COMMAND = b'{"type":"subscribe","product":"BTC-USD"}'

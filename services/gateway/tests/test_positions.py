@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.metrics import METRICS
 from services.gateway.testing import EPOCH, Bench, Rows, bench, eventually
 

@@ -11,7 +11,7 @@ import httpx
 from services.common.errors import BrokerUnavailable, StoreUnavailable
 from services.common.stores.ports import LatestRow
 from services.common.stream import Message, Page, Position
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.gateway.testing import Rows, bench
 from tools.embedded import free_port

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import Bench, Client, Market, bench
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.testing import Bench, Client, Market, bench
 
 CLIENTS = 40

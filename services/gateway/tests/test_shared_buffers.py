@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.stream import Position
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import Places, Seat
 from services.gateway.chain.stream_record import Entry

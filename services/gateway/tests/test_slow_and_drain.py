@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from services.common.sharding import shard_of
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.testing import Bench, Client, bench, eventually
 
 SLOW: dict[str, Any] = {"max_queue": 1, "close_timeout": 0.5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.common.stores.ports import LatestRow
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey
 from services.gateway.health import GatewayHealth

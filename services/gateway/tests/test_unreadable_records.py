@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from services.common.stream import Record
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.chain.stream_record import Entry
 from services.gateway.metrics import METRICS
 from services.gateway.testing import Market, bench, eventually

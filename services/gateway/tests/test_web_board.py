@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.wire import Fields, Level, Stats24h, Trade
 from services.gateway.testing import Bench, Market, bench
 from tools.embedded import free_port

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.runtime import serve_http
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient

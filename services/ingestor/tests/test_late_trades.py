@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.common.stream.broker import Broker
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats import NatsBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor

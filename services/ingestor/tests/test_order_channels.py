@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import OrdersLane, TradesLane

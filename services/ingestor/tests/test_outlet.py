@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.stream.broker import LogSpec, Position, Publisher, Record
 from services.common.stream.invalid_log import InvalidLog
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.breaker import Circuit, CircuitBreaker

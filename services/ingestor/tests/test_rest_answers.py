@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from services.common.errors import VenueError, VenueRefused, VenueUnavailable
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.ingestor import rest_call
 from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest

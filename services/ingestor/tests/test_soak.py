@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
 from services.ingestor.healing import now_us

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.common.stream import Broker
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, StatusBody
 from services.ingestor.app import Ingestor

@@ -9,7 +9,7 @@ import pytest
 from services.common.settings import CommonSettings
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from tools.embedded import NatsServer, ValkeyServer
 
 

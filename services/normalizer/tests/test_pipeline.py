@@ -17,7 +17,7 @@ from services.common.runtime import Stop
 from services.common.settings import CommonSettings
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position, Record
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_log
 from services.common.testing.broken import PartsBroker, break_part, refuse_once

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.settings import CommonSettings
 from services.common.stream.factory import open_broker
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.testing.proxy import Proxy
 from services.snapshotter.testing import Platform
 from tools.embedded import AwsServer

@@ -24,7 +24,7 @@ from services.common.runtime import flatten
 from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.memory import MemoryBroker, MemoryServer
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.nats import NatsBroker
 from services.common.subjects import (
     StreamKey,

@@ -12,7 +12,7 @@ from itertools import count
 
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve
 from services.gateway.lifecycle import Gateway

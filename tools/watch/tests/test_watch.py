@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from services.common.stream.memory import MemoryBroker
+from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench, eventually
 from tools.subscriber import Verdict
 from tools.subscriber.latency import LatencyHistogram

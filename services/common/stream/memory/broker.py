@@ -33,7 +33,7 @@ from services.common.stream.broker import (
     PublisherStats,
     Record,
 )
-from services.common.stream.memory_log import MemoryGroup, MemoryLog, StoredRecord
+from services.common.stream.memory.log import MemoryGroup, MemoryLog, StoredRecord
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
 from services.common.stream.storing import Storing, storing
