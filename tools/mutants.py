@@ -60,7 +60,7 @@ MODULES = {
     "book": _module("common/domain/book.py", "book"),
     "fold": _module("common/domain/fold.py", "fold"),
     "decimals": _module("common/domain/decimals.py", "decimals"),
-    "publish-lanes": _module("common/stream/nats_order.py", "publish_lanes"),
+    "publish-lanes": _module("common/stream/nats/publishing/lanes.py", "publish_lanes"),
     "publish-window": _module("common/stream/publish_window.py", "publish_window"),
     "journal": _module("ingestor/journal.py", *_LANES),
     "trades-lane": _module("ingestor/lanes/trades.py", *_LANES),

@@ -20,7 +20,7 @@ import msgspec
 
 from services.common.settings import child_environment
 from services.common.stream import Broker, Position
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market, small_settings
 from tools.bench.registry import Run, Sample, bench

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from services.common.stream import Broker, Position, Record
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from tools.bench.registry import Run, bench
 from tools.bench.servers import broker, publish, server
 from tools.embedded.process import EmbeddedServer

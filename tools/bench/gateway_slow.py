@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from services.common.settings import child_environment
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market, small_settings
 from tools.bench.registry import Run, bench, process_cpu_s

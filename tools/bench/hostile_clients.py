@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.common.settings import child_environment
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market, small_settings
 from tools.bench.documents import markdown, table

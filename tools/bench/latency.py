@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
-from services.common.stream.nats_client import LeanClient
-from services.common.stream.nats_frames import publish_frame
+from services.common.stream.nats.client import LeanClient
+from services.common.stream.nats.wire import publish_frame
 from tools.bench.documents import Parts, markdown, table
 from tools.bench.gateway_slow import QuickReader
 from tools.bench.registry import Run, bench

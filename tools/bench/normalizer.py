@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.runtime import Stop, tune_collector
 from services.common.stream import Broker, GroupSubscription, Message, Position, Record
-from services.common.stream.nats_records import message_id
+from services.common.stream.nats.records import message_id
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
 from services.normalizer.metrics import Metrics

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from services.common.stream import Broker, Position
-from services.common.stream.nats_client import LeanClient
+from services.common.stream.nats.client import LeanClient
 from tools.bench.broker import PAYLOAD, SUBJECTS, records
 from tools.bench.registry import Run, bench
 from tools.bench.servers import broker, publish, server

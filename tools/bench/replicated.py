@@ -12,7 +12,7 @@ import nats
 from services.common.errors import BrokerUnavailable
 from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import jetstream_name
 from services.common.testing.conformance import until

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from services.common.stream import Publisher
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_link import Connection, Link, NatsOptions
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.connection import Connection, Link, NatsOptions
 from services.common.stream.specs import log_specs
 from services.common.subjects import log_subjects, tick_log
 from services.gateway.testing import Market, small_settings

@@ -10,7 +10,7 @@ def open_broker(settings: CommonSettings) -> Broker:
     """A broker that is not open yet: use it with `async with`, or call `open` and `aclose`."""
     match settings.broker_kind:
         case "nats":
-            from services.common.stream.nats import NatsBroker
+            from services.common.stream.nats.broker import NatsBroker
 
             return NatsBroker(
                 settings.nats_urls,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import INVALID_SUBJECT
 
 # What one small record takes, at most; then nothing fits any more.

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.testing.conformance import until
 from tools.embedded import NatsServer, free_port
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, NamedTuple, Self
 
-from services.common.stream.nats_frames import header_of
+from services.common.stream.nats.wire import header_of
 
 _INFO = (
     b'INFO {"server_id":"script","server_name":"script","version":"2.15.1","proto":1,'

@@ -11,8 +11,8 @@ import pytest
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream import LogSpec, Position, Record
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_link import Link, NatsOptions
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.connection import Link, NatsOptions
 from services.common.stream.redis import RedisBroker
 from services.common.stream.redis_client import RedisClient
 from services.common.testing.conformance import BTC, LOG, PATIENCE_S, follow, seqs, take, until

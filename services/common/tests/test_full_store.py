@@ -26,7 +26,7 @@ from services.common.stream import (
     storing,
 )
 from services.common.stream.broker import PublisherStats
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis import RedisBroker
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.storing import NOT_STORING_S, Storing

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from services.common.stream.broker import Position
-from services.common.stream.nats_link import Connection, Link, NatsOptions
-from services.common.stream.nats_live import NatsLive
-from services.common.stream.nats_records import message_id
+from services.common.stream.nats.connection import Connection, Link, NatsOptions
+from services.common.stream.nats.live import NatsLive
+from services.common.stream.nats.records import message_id
 from services.common.subjects import StreamKey, raw_subject
 from tools.embedded import NatsServer
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.stream import Position
-from services.common.stream.nats_tally import Tally
+from services.common.stream.nats.loss_check import Tally
 
 SUBJECTS = ("a", "b", "c")
 

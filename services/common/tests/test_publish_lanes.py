@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.stream.nats_order import BatchLane, Contended, Lane
+from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
 
 
 def _idle(lane: Lane[str] | BatchLane[int]) -> bool:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.stream import LogSpec, Position, Publisher
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_order import BatchLane, Contended, Lane
-from services.common.stream.nats_readback import Fate, ReadBack
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
+from services.common.stream.nats.publishing.readback import Fate, ReadBack
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, record
 from services.common.testing.nats_script import ScriptedNats, Verdict
 

@@ -14,11 +14,11 @@ from services.common.stream import (
     Publisher,
     Record,
 )
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_group import NatsGroup
-from services.common.stream.nats_live import NatsLive
-from services.common.stream.nats_places import Place
-from services.common.stream.nats_publisher import NatsPublisher
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.group import NatsGroup
+from services.common.stream.nats.live import NatsLive
+from services.common.stream.nats.places import Place
+from services.common.stream.nats.publishing.publisher import NatsPublisher
 from services.common.testing.conformance import (
     BTC,
     ETH,

@@ -11,9 +11,10 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from services.common.stream import Position, Record
-from services.common.stream.nats_acks import Acks
-from services.common.stream.nats_client import LeanClient
-from services.common.stream.nats_frames import (
+from services.common.stream.nats.client import LeanClient
+from services.common.stream.nats.publishing.acks import Acks
+from services.common.stream.nats.publishing.encoding import append_batch, append_message, in_flight
+from services.common.stream.nats.wire import (
     Frames,
     description_of,
     header_block,
@@ -22,7 +23,6 @@ from services.common.stream.nats_frames import (
     publish_frame,
     status_of,
 )
-from services.common.stream.nats_outgoing import append_batch, append_message, in_flight
 
 MESSAGES = st.lists(
     st.tuples(

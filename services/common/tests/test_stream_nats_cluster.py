@@ -10,7 +10,7 @@ import pytest
 
 from services.common.errors import RecordRefused
 from services.common.stream import LogSpec, Position, Publisher, Record
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.testing.conformance import LOG, read_all, record, seqs, until
 from services.common.testing.nats_cluster import NatsCluster
 from tools.embedded import NatsServer

@@ -15,8 +15,8 @@ from services.common.stream.factory import open_broker
 from services.common.stream.history import History
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.memory.log import MemoryGroup, MemoryLog
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_records import (
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.records import (
     message_id,
     parse_cursor,
     position_cursor,

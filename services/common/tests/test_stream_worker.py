@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.common.errors import BrokerClosed, BrokerFailed
-from services.common.stream.nats_frames import Frames
+from services.common.stream.nats.wire import Frames
 from services.common.stream.worker import Worker
 
 

@@ -20,7 +20,7 @@ from services.common.settings import CommonSettings, load
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.broker import Broker
 from services.common.stream.factory import open_broker
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from tools.doctor.brokers import check_server
 from tools.doctor.checks import endpoints
 from tools.doctor.network import check_networks

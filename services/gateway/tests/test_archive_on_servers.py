@@ -12,7 +12,7 @@ from services.common.settings import AwsSettings
 from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
 from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.s3 import S3ArchiveReader, S3Store
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import tick_log
 from services.gateway.chain.stream_record import Entry
 from services.gateway.testing import Market, bench

@@ -11,8 +11,8 @@ import pytest
 from services.common.errors import BrokerClosed, BrokerFailed
 from services.common.stream import LiveSubscription
 from services.common.stream.broker import Page
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_live import NatsLive
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.live import NatsLive
 from services.common.testing.broken import PartsBroker, break_part
 from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually

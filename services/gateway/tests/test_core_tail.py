@@ -1,6 +1,6 @@
 """The live tail sees what is published, not what is stored: where the two differ, on a nats-server.
 
-`services.common.stream.nats_live` says why that is safe; here each of its cases is made to happen.
+`services.common.stream.nats.live` says why that is safe; here each of its cases is made to happen.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from nats.js.errors import APIError
 
 from services.common.metrics import STAGE_TICK
 from services.common.stream import Record
-from services.common.stream.nats import NatsBroker
-from services.common.stream.nats_records import message_id
+from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.nats.records import message_id
 from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, Client, Market, bench
 from tools.embedded import NatsServer

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from services.common.settings import child_environment
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
 from services.gateway.workers import supervisor

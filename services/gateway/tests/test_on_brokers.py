@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from services.common.stream import Broker, Position, Record
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis import RedisBroker
 from services.common.subjects import pulse_key, tick_subject
 from services.gateway.metrics import METRICS

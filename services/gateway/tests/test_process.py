@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from services.common.settings import child_environment
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import WAIT_S, Client, Market, small_settings
 from tools.embedded import NatsServer, free_port

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from services.common.settings import child_environment
 from services.common.stream import Publisher
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import WAIT_S, Market, small_settings
 from tools.embedded import NatsServer, free_port

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.stream.broker import Broker
 from services.common.stream.memory.broker import MemoryBroker
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
 from services.ingestor.lanes import TradesLane

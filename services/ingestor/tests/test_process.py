@@ -13,7 +13,7 @@ import pytest
 
 from services.common.settings import child_environment
 from services.common.stream.broker import Broker, LogSpec
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.testing.full_nats import fill, make_room
 from services.ingestor.testing import raw_records
 from tools.embedded import NatsServer, free_port

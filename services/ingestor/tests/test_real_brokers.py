@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.stream.broker import Broker
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis import RedisBroker
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer

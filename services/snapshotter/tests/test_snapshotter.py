@@ -25,7 +25,7 @@ from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import (
     StreamKey,
     key_of,

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from services.common.settings import CommonSettings, child_environment
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import program

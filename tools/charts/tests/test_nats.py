@@ -17,7 +17,7 @@ import yaml
 from pydantic import SecretStr
 
 from services.common.settings import CommonSettings
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from tools.charts.pods import pods
 from tools.charts.testing import SECRETS, environment

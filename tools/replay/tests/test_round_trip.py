@@ -17,7 +17,7 @@ from services.common.settings import CommonSettings
 from services.common.stores.s3 import S3Store
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
-from services.common.stream.nats import NatsBroker
+from services.common.stream.nats.broker import NatsBroker
 from services.snapshotter.testing import SPECS, Platform
 from tools.embedded import NatsServer
 from tools.replay.archive import ArchiveSource, FolderObjects, S3Objects

@@ -36,14 +36,14 @@ from services.common.stream.broker import (
     Record,
 )
 from services.common.stream.history import History
-from services.common.stream.nats_acks import Acks
-from services.common.stream.nats_frames import description_of, status_of
-from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_order import BatchLane, Contended
-from services.common.stream.nats_outgoing import InFlight, in_flight
-from services.common.stream.nats_readback import Fate, ReadBack, read_back
-from services.common.stream.nats_session import Confirmed, Session
-from services.common.stream.nats_streams import LogState, Streams
+from services.common.stream.nats.connection import Connection, Link
+from services.common.stream.nats.publishing.acks import Acks
+from services.common.stream.nats.publishing.encoding import InFlight, in_flight
+from services.common.stream.nats.publishing.lanes import BatchLane, Contended
+from services.common.stream.nats.publishing.readback import Fate, ReadBack, read_back
+from services.common.stream.nats.publishing.session import Confirmed, Session
+from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.nats.wire import description_of, status_of
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
 from services.common.stream.worker import Worker, backoff_s, worth_saying

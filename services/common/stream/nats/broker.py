@@ -32,13 +32,13 @@ from services.common.stream.broker import (
     Position,
     Publisher,
 )
-from services.common.stream.nats_group import NatsGroup
-from services.common.stream.nats_link import Connection, Link, NatsOptions
-from services.common.stream.nats_live import NatsLive
-from services.common.stream.nats_places import Places
-from services.common.stream.nats_publisher import NatsPublisher
-from services.common.stream.nats_records import NatsMessage, parse_cursor, sequence_cursor
-from services.common.stream.nats_streams import LogState, Streams
+from services.common.stream.nats.connection import Connection, Link, NatsOptions
+from services.common.stream.nats.group import NatsGroup
+from services.common.stream.nats.live import NatsLive
+from services.common.stream.nats.places import Places
+from services.common.stream.nats.publishing.publisher import NatsPublisher
+from services.common.stream.nats.records import NatsMessage, parse_cursor, sequence_cursor
+from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker
 from services.common.subjects import log_of, log_subjects

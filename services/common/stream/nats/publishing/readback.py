@@ -12,8 +12,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from services.common.stream.broker import Position
-from services.common.stream.nats_link import Connection
-from services.common.stream.nats_streams import LogState, Streams
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.streams import LogState, Streams
 from services.common.subjects import log_of
 
 # How far behind a subject's newest record the look begins, in records of the log.

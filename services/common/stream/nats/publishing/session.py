@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import Position
-from services.common.stream.nats_link import Connection
-from services.common.stream.nats_order import BatchLane, Contended, Lane
-from services.common.stream.nats_outgoing import InFlight, append_batch, append_message
-from services.common.stream.nats_streams import LogState
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.publishing.encoding import InFlight, append_batch, append_message
+from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
+from services.common.stream.nats.streams import LogState
 from services.common.subjects import log_of
 
 # What is written at a time.

@@ -13,7 +13,7 @@ from typing import Any
 from nats import errors
 from nats.aio.client import Client
 
-from services.common.stream.nats_frames import Failed, Frames, Handler, RunHandler
+from services.common.stream.nats.wire import Failed, Frames, Handler, RunHandler
 
 
 class LeanClient(Client):

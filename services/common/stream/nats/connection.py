@@ -19,8 +19,8 @@ import structlog
 from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.nats_client import LeanClient
-from services.common.stream.nats_frames import (
+from services.common.stream.nats.client import LeanClient
+from services.common.stream.nats.wire import (
     Failed,
     Handler,
     RunHandler,

@@ -15,7 +15,7 @@ from base64 import b64decode
 from typing import Any, NamedTuple
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.nats_link import ApiError, Connection
+from services.common.stream.nats.connection import ApiError, Connection
 from services.common.subjects import group_subject
 
 _NAME_IN_USE = 10058

@@ -19,16 +19,16 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
-from services.common.stream.nats_frames import (
+from services.common.stream.nats.connection import ApiError, Connection, Link
+from services.common.stream.nats.places import Place, Places, time_of
+from services.common.stream.nats.records import NatsMessage
+from services.common.stream.nats.streams import NANOSECONDS, LogState
+from services.common.stream.nats.wire import (
     description_of,
     header_of,
     publish_frame,
     status_of,
 )
-from services.common.stream.nats_link import ApiError, Connection, Link
-from services.common.stream.nats_places import Place, Places, time_of
-from services.common.stream.nats_records import NatsMessage
-from services.common.stream.nats_streams import NANOSECONDS, LogState
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)

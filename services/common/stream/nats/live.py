@@ -36,9 +36,9 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription, Position
-from services.common.stream.nats_link import Connection, Link
-from services.common.stream.nats_records import NatsMessage
-from services.common.stream.nats_tally import Tally
+from services.common.stream.nats.connection import Connection, Link
+from services.common.stream.nats.loss_check import Tally
+from services.common.stream.nats.records import NatsMessage
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)
