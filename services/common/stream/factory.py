@@ -22,7 +22,7 @@ def open_broker(settings: CommonSettings) -> Broker:
                 replicas=settings.js_replicas,
             )
         case "redis":
-            from services.common.stream.redis import RedisBroker
+            from services.common.stream.redis.broker import RedisBroker
 
             return RedisBroker(
                 settings.redis_url, prefix=settings.stream_name, tls=settings.redis_tls

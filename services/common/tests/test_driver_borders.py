@@ -13,8 +13,8 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.connection import Link, NatsOptions
-from services.common.stream.redis import RedisBroker
-from services.common.stream.redis_client import RedisClient
+from services.common.stream.redis.broker import RedisBroker
+from services.common.stream.redis.client import RedisClient
 from services.common.testing.conformance import BTC, LOG, PATIENCE_S, follow, seqs, take, until
 from services.common.testing.nats_script import ScriptedNats
 from tools.embedded import ValkeyServer

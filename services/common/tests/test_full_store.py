@@ -27,7 +27,7 @@ from services.common.stream import (
 )
 from services.common.stream.broker import PublisherStats
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.storing import NOT_STORING_S, Storing
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, read_all, seqs, until

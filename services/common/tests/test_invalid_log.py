@@ -13,7 +13,7 @@ from services.common.stream import Broker, LogSpec
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT
 from services.common.testing.broken import PartsBroker, break_part
 from services.common.wire import Parked

@@ -12,7 +12,6 @@ from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.broker import Held
 from services.common.stream.factory import open_broker
-from services.common.stream.history import History
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.memory.log import MemoryGroup, MemoryLog
 from services.common.stream.nats.broker import NatsBroker
@@ -24,12 +23,13 @@ from services.common.stream.nats.records import (
     sequence_cursor,
     sequence_of_reply,
 )
-from services.common.stream.redis import RedisBroker
-from services.common.stream.redis_packing import Packed, pack, pack_record
-from services.common.stream.redis_records import Source
-from services.common.stream.redis_sources import Sources
+from services.common.stream.redis.broker import RedisBroker
+from services.common.stream.redis.packing import Packed, pack, pack_record
+from services.common.stream.redis.records import Source
+from services.common.stream.redis.sources import Sources
 from services.common.stream.retention import is_cut
 from services.common.stream.specs import log_specs
+from services.common.stream.unsynced_records import History
 from services.common.stream.worker import backoff_s
 from services.common.subjects import INVALID_SUBJECT
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.errors import RecordRefused, RecordTooLarge
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.common.testing.conformance import (
     BTC,
     ETH,

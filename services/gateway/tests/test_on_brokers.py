@@ -9,7 +9,7 @@ import pytest
 
 from services.common.stream import Broker, Position, Record
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import pulse_key, tick_subject
 from services.gateway.metrics import METRICS
 from services.gateway.testing import bench, eventually

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.stream.broker import Broker
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer
 from tools.simulator import SimulatedExchange

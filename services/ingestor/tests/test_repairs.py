@@ -11,7 +11,7 @@ from services.common.stream import Broker, Position, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.redis import RedisBroker
+from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_subject
 from services.common.wire import LateBody, Missed, Parked, StatusBody
 from services.ingestor.app import Ingestor

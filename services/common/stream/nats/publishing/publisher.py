@@ -35,7 +35,6 @@ from services.common.stream.broker import (
     PublisherStats,
     Record,
 )
-from services.common.stream.history import History
 from services.common.stream.nats.connection import Connection, Link
 from services.common.stream.nats.publishing.acks import Acks
 from services.common.stream.nats.publishing.encoding import InFlight, in_flight
@@ -46,6 +45,7 @@ from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.nats.wire import description_of, status_of
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
+from services.common.stream.unsynced_records import History
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 

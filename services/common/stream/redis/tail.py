@@ -12,8 +12,8 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import LiveBatch, LiveSubscription
-from services.common.stream.redis_client import BLOCK_MS, RedisClient, refusal
-from services.common.stream.redis_records import (
+from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
+from services.common.stream.redis.records import (
     Names,
     RedisMessage,
     Source,
@@ -21,7 +21,7 @@ from services.common.stream.redis_records import (
     parse_id,
     trimmed_id,
 )
-from services.common.stream.redis_sources import Sources
+from services.common.stream.redis.sources import Sources
 from services.common.stream.worker import Worker, backoff_s
 
 log = structlog.get_logger(__name__)

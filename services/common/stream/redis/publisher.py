@@ -31,12 +31,12 @@ from services.common.stream.broker import (
     PublisherStats,
     Record,
 )
-from services.common.stream.history import History
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
-from services.common.stream.redis_client import Command, RedisClient, refusal
-from services.common.stream.redis_packing import Packed, pack, pack_record
-from services.common.stream.redis_records import Names, Source, entry_id, trimmed_id
+from services.common.stream.redis.client import Command, RedisClient, refusal
+from services.common.stream.redis.packing import Packed, pack, pack_record
+from services.common.stream.redis.records import Names, Source, entry_id, trimmed_id
+from services.common.stream.unsynced_records import History
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import log_of
 

@@ -30,11 +30,11 @@ from services.common.stream.broker import (
     Position,
     Publisher,
 )
-from services.common.stream.redis_client import Command, RedisClient, Refused, refusal
-from services.common.stream.redis_eviction import EVICTION_ACTION, eviction_of
-from services.common.stream.redis_group import RedisGroup
-from services.common.stream.redis_publisher import RedisPublisher
-from services.common.stream.redis_records import (
+from services.common.stream.redis.client import Command, RedisClient, Refused, refusal
+from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
+from services.common.stream.redis.group import RedisGroup
+from services.common.stream.redis.publisher import RedisPublisher
+from services.common.stream.redis.records import (
     ZERO,
     Names,
     RedisMessage,
@@ -45,7 +45,7 @@ from services.common.stream.redis_records import (
     parse_id,
     trimmed_id,
 )
-from services.common.stream.redis_tail import RedisLive, Tail
+from services.common.stream.redis.tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import RAW_LOG, log_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.common.stream.redis_records import Source
+from services.common.stream.redis.records import Source
 
 
 class Sources:

@@ -16,11 +16,11 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
-from services.common.stream.redis_client import BLOCK_MS, Command, RedisClient, refusal
-from services.common.stream.redis_packing import Packed, pack
-from services.common.stream.redis_records import Names, RedisMessage, Source, id_before, parse_id
-from services.common.stream.redis_sources import Sources
-from services.common.stream.redis_tail import Prepare, Tail
+from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, refusal
+from services.common.stream.redis.packing import Packed, pack
+from services.common.stream.redis.records import Names, RedisMessage, Source, id_before, parse_id
+from services.common.stream.redis.sources import Sources
+from services.common.stream.redis.tail import Prepare, Tail
 
 log = structlog.get_logger(__name__)
 
