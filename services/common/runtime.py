@@ -20,8 +20,8 @@ import uvicorn
 import uvloop
 
 from services.common.errors import PlatformError
+from services.common.observability.telemetry import configure_logging, configure_tracing
 from services.common.settings import CommonSettings
-from services.common.telemetry import configure_logging, configure_tracing
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from services.common.errors import SettingsError
-from services.common.tls import TlsFiles
+from services.common.network.tls import TlsFiles
 
 # Two of the largest messages (8 MiB) always fit.
 _LEAST_LOG_BYTES = 16 * 1024**2

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from starlette.routing import BaseRoute
 
-from services.common.metrics import HealthCollector, Together
+from services.common.observability.metrics import HealthCollector, Together
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.health import Health
+from services.common.observability.health import Health
 
 
 class GatewayHealth(Health):

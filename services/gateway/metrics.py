@@ -7,9 +7,9 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common.loop import LoopMetrics
-from services.common.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
-from services.common.statistics import Figure
+from services.common.observability.event_loop import LoopMetrics
+from services.common.observability.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
+from services.common.observability.statistics import Figure
 from services.common.subjects import StreamKey
 from services.gateway.chain.stream_record import Unreadable
 

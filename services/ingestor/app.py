@@ -19,7 +19,7 @@ from services.common.errors import (
     VenueError,
     VenueRefused,
 )
-from services.common.health import Health
+from services.common.observability.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker, Record
 from services.common.stream.invalid_log import InvalidLog

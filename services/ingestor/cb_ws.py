@@ -16,7 +16,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
 
-from services.common.proxies import proxy_for
+from services.common.network.proxies import proxy_for
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.feed_options import FeedOptions

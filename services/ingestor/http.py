@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.common.errors import BrokerUnavailable, InvalidSubject, VenueRefused
-from services.common.health import Health, health_routes
+from services.common.observability.health import Health, health_routes
 from services.common.subjects import check_token
 from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor

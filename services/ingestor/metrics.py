@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.common.loop import LoopMetrics
-from services.common.metrics import (
+from services.common.observability.event_loop import LoopMetrics
+from services.common.observability.metrics import (
     FAST_SECONDS,
     STAGE_RAW,
     STAGE_VENUE,
@@ -24,7 +24,7 @@ from services.common.metrics import (
     prepare,
     retention_gauge,
 )
-from services.common.statistics import Figure
+from services.common.observability.statistics import Figure
 from services.common.stream.storing import Storing
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState

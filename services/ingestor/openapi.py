@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.common.health import package_version
+from services.common.observability.health import package_version
 
 _JSON = "application/json"
 _GUARDED: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]

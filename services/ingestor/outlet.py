@@ -10,11 +10,11 @@ import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
-from services.common import tracing
 from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, RecordTooLarge
+from services.common.observability import tracing
+from services.common.observability.tracing import Tracing, exemplar_of, headers_of
 from services.common.stream.broker import Publisher, PublisherStats, Record
 from services.common.subjects import key_of
-from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import decode_raw
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics

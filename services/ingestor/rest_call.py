@@ -13,7 +13,7 @@ from typing import NamedTuple
 import httpx
 import msgspec
 
-from services.common.proxies import proxy_for
+from services.common.network.proxies import proxy_for
 from services.ingestor.rest_transport import RestTransport
 
 # A level 3 book of the busiest product is some 30 MB.

@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.errors import InvalidSubject
-from services.common.proxies import proxy_for
+from services.common.network.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
 from services.ingestor.silence import SilenceRule

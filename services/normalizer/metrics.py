@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common.loop import LoopMetrics
-from services.common.metrics import (
+from services.common.observability.event_loop import LoopMetrics
+from services.common.observability.metrics import (
     FAST_SECONDS,
     STAGE_RAW,
     STAGE_TICK,
@@ -13,7 +13,7 @@ from services.common.metrics import (
     prepare,
     retention_gauge,
 )
-from services.common.statistics import Figure
+from services.common.observability.statistics import Figure
 from services.common.subjects import StreamKey
 
 # Why a record is refused: the codes of `Unmappable`, and what the broker would not take.

@@ -19,13 +19,13 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 from prometheus_client import Counter as Metric
 
-from services.common import tracing
 from services.common.errors import InvalidSubject, PositionLost, RecordRefused, RecordTooLarge
+from services.common.observability import tracing
+from services.common.observability.tracing import Tracing, exemplar_of, headers_of
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
-from services.common.tracing import Tracing, exemplar_of, headers_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
 from services.normalizer.metrics import Metrics

@@ -14,8 +14,8 @@ from services.common.errors import (
     StoreMissing,
     StoreUnavailable,
 )
-from services.common.health import Health, Standstill, health_routes
-from services.common.observed import observed
+from services.common.observability.health import Health, Standstill, health_routes
+from services.common.observability.service_monitor import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.common.loop import LoopMetrics
-from services.common.metrics import STORE_SECONDS, new_registry, prepare
-from services.common.statistics import Figure
+from services.common.observability.event_loop import LoopMetrics
+from services.common.observability.metrics import STORE_SECONDS, new_registry, prepare
+from services.common.observability.statistics import Figure
 
 REGISTRY = new_registry()
 LOOP = LoopMetrics(REGISTRY)

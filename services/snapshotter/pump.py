@@ -10,13 +10,13 @@ import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
-from services.common import tracing
 from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
+from services.common.observability import tracing
+from services.common.observability.tracing import TRACEPARENT
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
-from services.common.tracing import TRACEPARENT
 from services.common.wire import UNREADABLE, Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver

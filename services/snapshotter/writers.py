@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from opentelemetry.trace import SpanKind
 
-from services.common import tracing
+from services.common.observability import tracing
+from services.common.observability.tracing import exemplar_of
 from services.common.stores.aws import DYNAMODB, S3
-from services.common.tracing import exemplar_of
 from services.snapshotter import metrics
 from services.snapshotter.ddb import RowStore
 from services.snapshotter.s3 import CheckpointStore

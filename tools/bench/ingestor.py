@@ -11,7 +11,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 from websockets.asyncio.client import connect
 
-from services.common.health import Health
+from services.common.observability.health import Health
 from services.common.runtime import Stop
 from services.common.settings import CommonSettings
 from services.common.stream import Broker

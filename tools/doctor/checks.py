@@ -22,7 +22,7 @@ from services.common.errors import (
     StoreError,
     StoreMissing,
 )
-from services.common.proxies import BadProxy, proxy_for
+from services.common.network.proxies import BadProxy, proxy_for
 from services.common.settings import AwsSettings, CommonSettings, load
 from services.common.stores.aws import DYNAMODB, READER, S3, open_client, translated
 from services.common.stream import Broker

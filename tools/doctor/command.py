@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from services.common.telemetry import configure_logging
+from services.common.observability.telemetry import configure_logging
 from tools.doctor.checks import examine
 from tools.doctor.finding import Finding
 

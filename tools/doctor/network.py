@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.common.proxies import BadProxy, proxy_for
-from services.common.tls import NO_TLS_FILES, TlsFiles
+from services.common.network.proxies import BadProxy, proxy_for
+from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from tools.doctor.finding import Finding
 
 _TIMEOUT_S = 5.0

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from prometheus_client import Counter, Histogram
 
-from services.common import tracing
+from services.common.observability import tracing
 from services.common.stream import Message, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Tick, Trade, encode

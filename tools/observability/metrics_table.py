@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from services.common.health import Health
-from services.common.metrics import HealthCollector
+from services.common.observability.health import Health
+from services.common.observability.metrics import HealthCollector
 from services.gateway.metrics import FLEET
 from services.gateway.metrics import METRICS as GATEWAY
 from services.ingestor.metrics import FeedCollector

@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.common.stores.ahead import ahead
 from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
+from services.common.stores.prefetch import ahead
 from services.common.stores.s3 import S3Store
 from tools.replay.records import BadSource, Recorded, Selection, read_line
 from tools.replay.source import Source

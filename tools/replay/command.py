@@ -18,13 +18,13 @@ import click
 import uvloop
 
 from services.common.errors import BrokerError, PlatformError
+from services.common.observability.telemetry import configure_logging
 from services.common.settings import AwsSettings, CommonSettings, load_or_exit
 from services.common.stores.s3 import S3Store
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import CHANNELS, RAW_LOG, jetstream_name
-from services.common.telemetry import configure_logging
 from tools.options import ProductList
 from tools.replay.archive import ArchiveSource, FolderObjects, S3Objects
 from tools.replay.capture import CaptureSource

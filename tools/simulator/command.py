@@ -12,8 +12,8 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from services.common.observability.telemetry import configure_logging
 from services.common.runtime import flatten
-from services.common.telemetry import configure_logging
 from tools.simulator.auth import Credentials
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
 from tools.simulator.faults import FaultRequest, NotPossible

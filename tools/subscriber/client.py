@@ -17,7 +17,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from services.common.proxies import BadProxy, proxy_for
+from services.common.network.proxies import BadProxy, proxy_for
 from tools.subscriber.chain import ChainChecker, ChainCounts, Verdict
 from tools.subscriber.latency import LatencyHistogram
 from tools.subscriber.narrow import connect_narrow, widen

@@ -20,7 +20,6 @@ from botocore.exceptions import ClientError
 
 from services.common.errors import StoreUnavailable
 from services.common.settings import AwsSettings
-from services.common.stores.ahead import ahead
 from services.common.stores.aws import READER, S3, Limits, error_code, open_client, translated
 from services.common.stores.index import BadCommit, Commit, unpack_commit
 from services.common.stores.layout import (
@@ -31,6 +30,7 @@ from services.common.stores.layout import (
     unpack_checkpoint,
 )
 from services.common.stores.ports import ArchiveReader, Checkpoint, CheckpointReader
+from services.common.stores.prefetch import ahead
 from services.common.stream import Position
 from services.common.subjects import StreamKey, tick_log
 from services.common.wire import UNREADABLE, decode_head

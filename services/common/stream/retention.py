@@ -41,7 +41,7 @@ class RetentionWatch:
     Args:
         broker: open.
         specs: of the logs.
-        cut: set to 1 or 0 by log; see `services.common.metrics.retention_gauge`.
+        cut: set to 1 or 0 by log; see `services.common.observability.metrics.retention_gauge`.
     """
 
     def __init__(self, broker: Broker, specs: Sequence[LogSpec], cut: Gauge) -> None:

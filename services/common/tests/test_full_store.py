@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.common.errors import BrokerUnavailable
-from services.common.metrics import retention_gauge
+from services.common.observability.metrics import retention_gauge
 from services.common.stream import (
     Broker,
     LogSpec,

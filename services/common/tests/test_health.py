@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 
-from services.common.health import Health, Standstill, health_routes
+from services.common.observability.health import Health, Standstill, health_routes
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.common.loop import LoopMetrics, Watchdog, watched_loop
+from services.common.observability.event_loop import LoopMetrics, Watchdog, watched_loop
 
 
 def test_a_hang_is_told_once_and_again_only_after_the_loop_turned() -> None:

@@ -6,8 +6,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.health import Health
-from services.common.metrics import Bounded, HealthCollector, Together, new_registry
+from services.common.observability.health import Health
+from services.common.observability.metrics import Bounded, HealthCollector, Together, new_registry
 
 
 @given(st.lists(st.text()), st.integers(1, 10))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.proxies import BadProxy, proxy_for
+from services.common.network.proxies import BadProxy, proxy_for
 
 WS = "wss://ws-feed.exchange.coinbase.com"
 REST = "https://api.exchange.coinbase.com"

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from services.common.health import Health, health_routes
+from services.common.observability.health import Health, health_routes
 from services.common.runtime import serve_http
 
 PREAMBLE = """
@@ -25,7 +25,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from services.common.errors import BrokerUnavailable, StoreUnavailable
-from services.common.health import Health, health_routes
+from services.common.observability.health import Health, health_routes
 from services.common.runtime import run_service, serve_http
 from services.common.settings import CommonSettings
 log = structlog.get_logger()

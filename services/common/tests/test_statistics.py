@@ -5,7 +5,7 @@ import asyncio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.testing import capture_logs
 
-from services.common.statistics import Figure, Statistics, report
+from services.common.observability.statistics import Figure, Statistics, report
 
 FIGURES = {
     "per_s": Figure("md_a_total", "rate"),

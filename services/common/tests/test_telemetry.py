@@ -9,7 +9,7 @@ PROGRAM = """
 import logging
 import structlog
 from opentelemetry import trace
-from services.common.telemetry import configure_logging, configure_tracing
+from services.common.observability.telemetry import configure_logging, configure_tracing
 early = structlog.get_logger("early")
 configure_logging("tester", {level!r}, {log_format!r})
 assert configure_tracing("tester", None) is None

@@ -7,9 +7,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.common import tracing
+from services.common.observability import tracing
+from services.common.observability.tracing import TRACEPARENT, Tracing, exemplar_of, headers_of
 from services.common.subjects import StreamKey
-from services.common.tracing import TRACEPARENT, Tracing, exemplar_of, headers_of
 
 KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 import structlog
 from opentelemetry.trace import SpanKind
 
-from services.common import tracing
+from services.common.observability import tracing
+from services.common.observability.tracing import exemplar_of
 from services.common.stream import Position
-from services.common.tracing import exemplar_of
 from services.gateway.chain.stream_record import Entry
 from services.gateway.fanout.conflation import Conflation
 from services.gateway.fanout.encoding import PLAIN

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.common.health import package_version
+from services.common.observability.health import package_version
 from services.gateway.http.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES, SUBPROTOCOL
 

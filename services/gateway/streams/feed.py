@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from services.common import tracing
 from services.common.errors import (
     BrokerError,
     PositionLost,
 )
-from services.common.metrics import STAGE_TICK
+from services.common.observability import tracing
+from services.common.observability.metrics import STAGE_TICK
+from services.common.observability.tracing import TRACEPARENT
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.broker import Message
 from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
-from services.common.tracing import TRACEPARENT
 from services.common.wire import UNREADABLE, Snapshot, Status, encode
 from services.gateway.chain.freshness import Age, Pulses, now_us
 from services.gateway.chain.replica import Phase, Replica, WantBase

@@ -14,7 +14,7 @@ from nats.aio.client import Client as NatsClient
 from nats.js.api import SubjectTransform
 from nats.js.errors import APIError
 
-from services.common.metrics import STAGE_TICK
+from services.common.observability.metrics import STAGE_TICK
 from services.common.stream import Record
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.records import message_id

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from services.common.health import package_version
+from services.common.observability.health import package_version
 from services.gateway.workers.channel import LineDown
 
 METRICS_PATH = "/metrics"

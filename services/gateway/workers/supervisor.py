@@ -22,8 +22,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from services.common.errors import PlatformError
-from services.common.health import Health
-from services.common.metrics import HealthCollector, Together
+from services.common.observability.health import Health
+from services.common.observability.metrics import HealthCollector, Together
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
 from services.common.stream.worker import backoff_s

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.common.health import Health
+from services.common.observability.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
 from services.common.subjects import StreamKey, raw_subject

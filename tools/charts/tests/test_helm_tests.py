@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from services.common.health import Health, health_routes
+from services.common.observability.health import Health, health_routes
 from services.common.runtime import serve_http
 from tools.charts.testing import hook_containers, outcome
 from tools.charts.workspace import CHARTS, SERVICES, UMBRELLA, Object, Workspace

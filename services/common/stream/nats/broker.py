@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from services.common.errors import BrokerClosed, PositionLost
+from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.broker import (
     Broker,
     Capabilities,
@@ -42,7 +43,6 @@ from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker
 from services.common.subjects import log_of, log_subjects
-from services.common.tls import NO_TLS_FILES, TlsFiles
 
 _DEFAULT_LIMIT = 1024 * 1024
 

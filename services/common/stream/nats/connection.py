@@ -19,6 +19,7 @@ import structlog
 from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
+from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import (
     Failed,
@@ -28,7 +29,6 @@ from services.common.stream.nats.wire import (
     status_of,
 )
 from services.common.stream.worker import Worker, backoff_s, worth_saying
-from services.common.tls import NO_TLS_FILES, TlsFiles
 
 log = structlog.get_logger(__name__)
 

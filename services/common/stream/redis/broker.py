@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, PositionLost
+from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.broker import (
     Broker,
     Capabilities,
@@ -49,7 +50,6 @@ from services.common.stream.redis.tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
 from services.common.stream.worker import Worker, backoff_s, worth_saying
 from services.common.subjects import RAW_LOG, log_of
-from services.common.tls import NO_TLS_FILES, TlsFiles
 
 log = structlog.get_logger(__name__)
 

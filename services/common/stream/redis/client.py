@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from services.common.errors import BrokerUnavailable
+from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.redis.packing import Packed
-from services.common.tls import NO_TLS_FILES, TlsFiles
 
 # Blocking reads wait this long at the server, so the socket's own limit must be well above it.
 BLOCK_MS = 1000

@@ -24,7 +24,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from services.common.health import Health
+    from services.common.observability.health import Health
 
 # What happens inside one process, from a tenth of a millisecond on.
 FAST_SECONDS = (

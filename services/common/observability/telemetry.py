@@ -2,7 +2,7 @@
 
 A log line is one JSON object (or a readable line on a terminal): an event name in the past tense
 and its fields, `feed_reconnected attempt=3 delay_s=4.2`. Metrics live beside the code they count,
-as prometheus-client objects in each service's `metrics.py`.
+as prometheus-client objects in each service's `observability/metrics.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from services.common import tracing
+from services.common.observability import tracing
 
 NAMESPACE = "market-data-fanout"
 
@@ -73,9 +73,9 @@ def configure_tracing(
 ) -> TracerProvider | None:
     """Export spans to `endpoint` by OTLP over HTTP; None leaves tracing off and free of cost.
 
-    `ratio` of the records are followed through the platform (`services.common.tracing`); what
-    happens rarely, such as a resync, is always traced. The caller shuts the provider down before it
-    exits, so that the last spans are sent.
+    `ratio` of the records are followed through the platform
+    (`services.common.observability.tracing`); what happens rarely, such as a resync, is always
+    traced. The caller shuts the provider down before it exits, so that the last spans are sent.
     """
     if endpoint is None:
         return None

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from services.common.metrics import HealthCollector, Together
+from services.common.observability.metrics import HealthCollector, Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def health_routes(
 
     `/livez` is `/healthz` under the name that says what it is. Both say that the event loop turns,
     by being answered at all: a stuck loop answers nothing, the probe times out, and the watchdog
-    (`services.common.loop`) has written by then where it hangs.
+    (`services.common.observability.event_loop`) has written by then where it hangs.
     """
     exposed = Together(registry, HealthCollector(health))
 

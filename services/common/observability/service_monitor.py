@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from services.common import statistics
-from services.common.loop import LoopMetrics, watched_loop
-from services.common.statistics import Figure
+from services.common.observability import statistics
+from services.common.observability.event_loop import LoopMetrics, watched_loop
+from services.common.observability.statistics import Figure
 
 
 @asynccontextmanager
