@@ -22,11 +22,11 @@ from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, key_of
 from services.common.wire import Reset, Tick, decode_record
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.sequencer import RULES, Sequencer
+from services.ingestor.integrity.silence import Silence, SilenceRule
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.mirror import BookMirror
-from services.ingestor.sequencer import RULES, Sequencer
-from services.ingestor.silence import Silence, SilenceRule
 from services.ingestor.testing import Counts
 from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed

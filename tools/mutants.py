@@ -49,7 +49,7 @@ def _module(path: str, *tests: str) -> Module:
 
 _LANES = ("trades_lane", "ticker_lane", "book_lane", "orders_lane", "sequencer")
 MODULES = {
-    "sequencer": _module("ingestor/sequencer.py", "sequencer"),
+    "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
     "chain": _module("normalizer/chain.py", "chain", "normalize"),
     "subscription": _module("gateway/fanout/subscription.py", "subscription_states"),
     "conflation": _module("gateway/fanout/conflation.py", "conflation"),
@@ -66,10 +66,10 @@ MODULES = {
     "trades-lane": _module("ingestor/lanes/trades.py", *_LANES),
     "ticker-lane": _module("ingestor/lanes/ticker.py", "ticker_lane", "desk"),
     "book-lane": _module("ingestor/lanes/book.py", "book_lane", "desk"),
-    "silence": _module("ingestor/silence.py", "silence"),
-    "suspicion": _module("ingestor/suspicion.py", "suspicion"),
-    "plausibility": _module("ingestor/plausibility.py", "plausibility"),
-    "open-gaps": _module("ingestor/open_gaps.py", "open_gaps"),
+    "silence": _module("ingestor/integrity/silence.py", "silence"),
+    "suspicion": _module("ingestor/integrity/suspicion.py", "suspicion"),
+    "plausibility": _module("ingestor/integrity/plausibility.py", "plausibility"),
+    "open-gaps": _module("ingestor/integrity/open_gaps.py", "open_gaps"),
 }
 
 

@@ -19,9 +19,9 @@ from services.common.errors import VenueError
 from services.common.wire import UNREADABLE
 from services.ingestor.audit_turns import AuditTurns, Suspicions
 from services.ingestor.healing import now_us
+from services.ingestor.integrity.book_replica import Batch, BookMirror
+from services.ingestor.integrity.suspicion import Key
 from services.ingestor.lanes import BookLane, Desk
-from services.ingestor.mirror import Batch, BookMirror
-from services.ingestor.suspicion import Key
 from services.ingestor.venues.base import BookImage, VenueRest
 
 log = structlog.get_logger(__name__)

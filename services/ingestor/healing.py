@@ -17,9 +17,9 @@ from opentelemetry import trace
 
 from services.common.errors import VenueError, VenueRefused
 from services.ingestor.backoff import Backoff
+from services.ingestor.integrity.open_gaps import denied
+from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
-from services.ingestor.open_gaps import denied
-from services.ingestor.sequencer import Gap
 from services.ingestor.venues.base import TradeRow, VenueRest
 
 log = structlog.get_logger(__name__)

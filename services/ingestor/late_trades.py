@@ -12,9 +12,9 @@ import structlog
 
 from services.common.errors import VenueError
 from services.ingestor.healing import now_us
+from services.ingestor.integrity.open_gaps import LateSchedule, denied
+from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.lanes import Desk, TradesLane
-from services.ingestor.open_gaps import LateSchedule, denied
-from services.ingestor.sequencer import Gap
 from services.ingestor.venues.base import VenueRest
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ from services.common.errors import InvalidSubject
 from services.common.network.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
-from services.ingestor.silence import SilenceRule
+from services.ingestor.integrity.silence import SilenceRule
 from services.ingestor.venues.base import Credentials
 from services.ingestor.venues.coinbase import CHANNELS, SIGNED
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from services.common.stream import Record
 from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.sequencer import RULES, Sequencer
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.plausibility import JumpGuard
+from services.ingestor.integrity.sequencer import IN_ORDER, Sequencer
+from services.ingestor.integrity.silence import Silence, SilenceRule
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.mirror import BookMirror
-from services.ingestor.plausibility import JumpGuard
-from services.ingestor.sequencer import IN_ORDER, Sequencer
-from services.ingestor.silence import Silence, SilenceRule
 from services.ingestor.venues.base import BookImage
 
 # Venue times further ahead of our clock than this need a second message that says so too.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from services.ingestor.plausibility import JumpGuard
+from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.venues.base import Event, Kind
 
 IMPLAUSIBLE = "implausible_number"

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from services.common.wire import LateBody, Missed, OpenGap
-from services.ingestor.journal import Journal, OpenGaps
-from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.open_gaps import (
+from services.ingestor.integrity.open_gaps import (
     MAX_OPEN,
     Range,
     as_ranges,
@@ -18,6 +16,8 @@ from services.ingestor.open_gaps import (
     within,
     without,
 )
+from services.ingestor.journal import Journal, OpenGaps
+from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.venues.base import TradeRow
 
 # Trades in one record: about 100 KB as the normalizer writes them.

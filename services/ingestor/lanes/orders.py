@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from services.common.wire import encode
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.order_book import OrderBook
+from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.order_book import OrderBook
-from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
 # An image may be ahead of what came over the WebSocket by so much; by more, its number is broken.

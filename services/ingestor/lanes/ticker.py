@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from services.common.wire import Missed
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.sequencer import DUPLICATE, Restarted, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.sequencer import DUPLICATE, Restarted, Sequencer
 from services.ingestor.venues.base import Quote
 
 # An answer may know of so many trades more than the newest heartbeat did; of more, it is broken.

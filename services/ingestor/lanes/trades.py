@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes.events import LaneEvents
 from services.ingestor.lanes.late import OpenTrades
-from services.ingestor.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
 from services.ingestor.venues.base import TradeRow
 
 

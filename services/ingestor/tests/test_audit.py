@@ -14,10 +14,10 @@ from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.auditing import Auditor, Outcome
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane
-from services.ingestor.mirror import BookMirror
-from services.ingestor.sequencer import RULES, Sequencer
 from services.ingestor.testing import Counts, RawLog, eventually, raw_records, running
 from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow, VenueRest
 from tools.simulator import SimulatedExchange

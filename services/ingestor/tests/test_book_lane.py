@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.sequencer import Numbering, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import BookLane
-from services.ingestor.sequencer import Numbering, Sequencer
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage
 

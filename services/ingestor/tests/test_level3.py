@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.domain.book import Book
-from services.ingestor.order_book import OrderBook
+from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, OrderAction, OrderEvent
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.ingestor.venues.level3 import CELLS, differences

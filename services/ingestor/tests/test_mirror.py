@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.mirror import BookMirror
+from services.ingestor.integrity.book_replica import BookMirror
 
 Rows = list[tuple[str, str]]
 

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from services.common.subjects import StreamKey
 from services.common.wire import LateBody
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.late import OpenTrades
-from services.ingestor.open_gaps import (
+from services.ingestor.integrity.open_gaps import (
     MAX_OPEN,
     LateSchedule,
     Range,
@@ -22,7 +20,9 @@ from services.ingestor.open_gaps import (
     within,
     without,
 )
-from services.ingestor.sequencer import Gap
+from services.ingestor.integrity.sequencer import Gap
+from services.ingestor.journal import Journal
+from services.ingestor.lanes.late import OpenTrades
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from services.common.errors import VenueRefused
 from services.common.runtime import serve_http
 from services.ingestor.cb_rest import CoinbaseRest
-from services.ingestor.order_book import OrderBook
+from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.simulator import SimulatedExchange

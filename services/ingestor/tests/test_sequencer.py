@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.sequencer import (
+from services.ingestor.integrity.sequencer import (
     DUPLICATE,
     IN_ORDER,
     RESTART_TOLERANCE_US,

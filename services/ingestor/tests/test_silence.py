@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.silence import Silence, SilenceRule
+from services.ingestor.integrity.silence import Silence, SilenceRule
 
 SECOND = 1_000_000
 RULE = SilenceRule(steps=20, grace_us=1_500_000)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.domain.book import Book
-from services.ingestor.mirror import BookMirror
-from services.ingestor.suspicion import told_by
+from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.suspicion import told_by
 
 Change = tuple[str, str, str]
 

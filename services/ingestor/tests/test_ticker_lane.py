@@ -4,9 +4,9 @@ import json
 
 from services.common.subjects import StreamKey
 from services.ingestor.condition import Condition
+from services.ingestor.integrity.sequencer import Numbering, Sequencer
 from services.ingestor.journal import Journal
 from services.ingestor.lanes import TickerLane
-from services.ingestor.sequencer import Numbering, Sequencer
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Quote
 

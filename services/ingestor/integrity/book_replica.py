@@ -17,7 +17,7 @@ from services.common.domain.book import BUY, SELL, BadLevel, Book
 from services.common.domain.decimals import to_decimal
 from services.common.domain.levels import Change, is_row
 from services.common.wire import UNREADABLE
-from services.ingestor.suspicion import Key, TopCheck, told_by
+from services.ingestor.integrity.suspicion import Key, TopCheck, told_by
 
 # Updates put aside before the mirror is given up until the next base.
 _MAX_PENDING = 20_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from services.common.wire import Missed, OpenGap
-from services.ingestor.sequencer import Gap
+from services.ingestor.integrity.sequencer import Gap
 
 Range = tuple[int, int]
 
