@@ -21,7 +21,7 @@ from services.common.subjects import StreamKey, raw_subject, tick_log, tick_subj
 from services.common.testing.raw_records import log_bytes
 from services.common.wire import Late, Reset, Tick, decode_record
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import TradesLane
+from services.ingestor.streams import TradesLane
 from services.ingestor.testing import eventually, running
 from services.normalizer.metrics import Metrics
 from services.normalizer.pipeline import Pipeline

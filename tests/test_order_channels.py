@@ -10,7 +10,7 @@ from services.common.domain.fold import Fold
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.common.wire import RawRecord, Status, decode_record
-from services.ingestor.lanes import OrdersLane
+from services.ingestor.streams import OrdersLane
 from services.ingestor.testing import eventually, raw_records, running, true_book
 from services.normalizer.normalize import Normalizer
 from tools.simulator import Credentials, SimulatedExchange

@@ -21,12 +21,12 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, key_of
 from services.common.wire import Reset, Tick, decode_record
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts
 from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed

@@ -32,21 +32,21 @@ from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
-from services.ingestor.condition import Condition
 from services.ingestor.feed_options import FeedOptions
 from services.ingestor.healing import Healer, now_us
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
-from services.ingestor.journal import RECORD_REFUSED, Journal, gap_instead
-from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.late_trades import LateTrades
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.outlet import Outlet, refusal_of
 from services.ingestor.parking import Parking
-from services.ingestor.pulse import Pulse
 from services.ingestor.repairs import Repairs
-from services.ingestor.restore import open_gaps
 from services.ingestor.settings import Settings
+from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.streams.pulse import Pulse
+from services.ingestor.streams.raw_writer import RECORD_REFUSED, Journal, gap_instead
+from services.ingestor.streams.restore import open_gaps
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import VenueRest
 from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, FULL, CoinbaseFeed
 

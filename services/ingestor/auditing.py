@@ -21,7 +21,7 @@ from services.ingestor.audit_turns import AuditTurns, Suspicions
 from services.ingestor.healing import now_us
 from services.ingestor.integrity.book_replica import Batch, BookMirror
 from services.ingestor.integrity.suspicion import Key
-from services.ingestor.lanes import BookLane, Desk
+from services.ingestor.streams import BookLane, Desk
 from services.ingestor.venues.base import BookImage, VenueRest
 
 log = structlog.get_logger(__name__)

@@ -21,12 +21,12 @@ from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.feed_options import FeedOptions
 from services.ingestor.feed_stats import FeedStats, stream_stats
-from services.ingestor.lanes import BookLane, Desk
 from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
 from services.ingestor.parking import Parking
 from services.ingestor.ratelimit import Limiter
+from services.ingestor.streams import BookLane, Desk
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
 log = structlog.get_logger(__name__)

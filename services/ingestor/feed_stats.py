@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
-from services.ingestor.condition import Condition
-from services.ingestor.journal import Journal
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from services.common.errors import VenueError, VenueRefused
 from services.ingestor.backoff import Backoff
 from services.ingestor.integrity.open_gaps import denied
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.lanes import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.venues.base import TradeRow, VenueRest
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from services.common.errors import VenueError
 from services.ingestor.healing import now_us
 from services.ingestor.integrity.open_gaps import LateSchedule, denied
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.lanes import Desk, TradesLane
+from services.ingestor.streams import Desk, TradesLane
 from services.ingestor.venues.base import VenueRest
 
 log = structlog.get_logger(__name__)

@@ -18,9 +18,9 @@ from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import BookLane
 from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
+from services.ingestor.streams import BookLane
 from services.ingestor.testing import eventually
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.bench.registry import Run, bench

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from services.common.stream import Record
 from services.common.subjects import StreamKey
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import RULES, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording

@@ -15,7 +15,7 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import Desk
+from services.ingestor.streams import Desk
 from services.ingestor.testing import check_books, eventually, folded, raw_records, running
 from tools.simulator import SimulatedExchange
 

@@ -13,11 +13,11 @@ from services.common.subjects import StreamKey
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.auditing import Auditor, Outcome
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import RULES, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane
+from services.ingestor.streams import BookLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog, eventually, raw_records, running
 from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow, VenueRest
 from tools.simulator import SimulatedExchange

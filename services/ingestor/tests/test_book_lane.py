@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.subjects import StreamKey
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane
+from services.ingestor.streams import BookLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage
 

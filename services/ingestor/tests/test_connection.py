@@ -16,7 +16,7 @@ from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.wire import Parked
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import BookLane
+from services.ingestor.streams import BookLane
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import free_port
 from tools.simulator import Credentials, SimulatedExchange

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from services.common.subjects import StreamKey
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import Gap, Numbering, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage, Event, Kind, TradeRow
 

@@ -12,7 +12,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import TradesLane
+from services.ingestor.streams import TradesLane
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import NatsServer
 from tools.simulator import SimulatedExchange

@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from services.common.subjects import StreamKey
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import RULES, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import BookLane, Desk, TradesLane
+from services.ingestor.streams import BookLane, Desk, TradesLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Event, Kind, TradeRow
 from services.ingestor.venues.coinbase import CoinbaseFeed

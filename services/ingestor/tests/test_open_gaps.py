@@ -21,8 +21,8 @@ from services.ingestor.integrity.open_gaps import (
     without,
 )
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.late import OpenTrades
+from services.ingestor.streams.late import OpenTrades
+from services.ingestor.streams.raw_writer import Journal
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
 

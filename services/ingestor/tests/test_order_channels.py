@@ -13,7 +13,7 @@ import pytest
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import OrdersLane, TradesLane
+from services.ingestor.streams import OrdersLane, TradesLane
 from services.ingestor.testing import eventually, folded, raw_records, running, true_book
 from tools.simulator import SimulatedExchange
 from tools.simulator.auth import Credentials

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from services.common.domain.book import Book
 from services.common.subjects import StreamKey
 from services.common.wire import StatusBody
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import ORDERS_RULE, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import OrdersLane
+from services.ingestor.streams import OrdersLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog, folded
 from services.ingestor.venues.base import OrderAction, OrderEvent, OrderImage
 from services.ingestor.venues.coinbase import CoinbaseFeed

@@ -15,10 +15,10 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.breaker import Circuit, CircuitBreaker
-from services.ingestor.journal import Journal, gap_instead
 from services.ingestor.metrics import Metrics
 from services.ingestor.outlet import Outlet
 from services.ingestor.parking import Parking
+from services.ingestor.streams.raw_writer import Journal, gap_instead
 from services.ingestor.testing import eventually, raw_records
 
 SUBJECT = "market.raw.coinbase.trades.BTC-USD"

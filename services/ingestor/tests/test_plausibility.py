@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.common.wire import LateBody
 from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.lanes.gate import IMPLAUSIBLE, Gate
+from services.ingestor.streams.gate import IMPLAUSIBLE, Gate
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.tests.test_desk import NOW, SECOND, Bench
 from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, Quote, TradeRow

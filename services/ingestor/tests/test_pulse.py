@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.common.subjects import is_pulse, raw_subject
 from services.common.wire import PulseBody
-from services.ingestor.lanes import Desk
-from services.ingestor.pulse import Pulse
+from services.ingestor.streams import Desk
+from services.ingestor.streams.pulse import Pulse
 from services.ingestor.testing import RawLog
 from services.ingestor.tests.test_desk import NOW, SECOND, SUSPECT, Bench
 from services.ingestor.venues.base import Kind

@@ -15,7 +15,7 @@ from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_subject
 from services.common.wire import LateBody, Missed, Parked, StatusBody
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import BookLane, Desk, TickerLane, TradesLane
+from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import NatsServer, ValkeyServer
 from tools.simulator import SimulatedExchange

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 from services.common.subjects import StreamKey
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import TickerLane
+from services.ingestor.streams import TickerLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Quote
 

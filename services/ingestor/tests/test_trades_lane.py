@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.common.subjects import StreamKey
 from services.common.wire import LateBody, Missed, OpenGap
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import Gap, Numbering, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes import TradesLane
+from services.ingestor.streams import TradesLane
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
 

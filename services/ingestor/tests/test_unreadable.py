@@ -12,7 +12,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, StatusBody
 from services.ingestor.app import Ingestor
-from services.ingestor.lanes import BookLane, Desk
+from services.ingestor.streams import BookLane, Desk
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import SimulatedExchange
 

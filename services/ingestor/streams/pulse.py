@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from services.common.stream.broker import Position, Record
 from services.common.subjects import pulse_key, raw_subject
 from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
-from services.ingestor.journal import Offer
-from services.ingestor.lanes import Desk
+from services.ingestor.streams import Desk
+from services.ingestor.streams.raw_writer import Offer
 
 
 class Pulse:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.lanes.late import OpenTrades
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.late import OpenTrades
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import TradeRow
 
 

@@ -7,11 +7,11 @@ from enum import Enum
 from typing import Any
 
 from services.common.wire import Missed
-from services.ingestor.lanes.book import BookLane
-from services.ingestor.lanes.gate import Gate, Park
-from services.ingestor.lanes.orders import OrdersLane
-from services.ingestor.lanes.ticker import TickerLane
-from services.ingestor.lanes.trades import TradesLane
+from services.ingestor.streams.book import BookLane
+from services.ingestor.streams.gate import Gate, Park
+from services.ingestor.streams.orders import OrdersLane
+from services.ingestor.streams.ticker import TickerLane
+from services.ingestor.streams.trades import TradesLane
 from services.ingestor.venues.base import Event, Kind
 
 # A connection's first snapshot must be there by then.

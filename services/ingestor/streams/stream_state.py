@@ -7,7 +7,7 @@ that stands is the stream's state. A status the broker had no room for is offere
 from __future__ import annotations
 
 from services.common.wire import StreamState
-from services.ingestor.journal import Journal
+from services.ingestor.streams.raw_writer import Journal
 
 # Gravest first. `quiet` is no fault: the venue is alive and says nothing on this stream.
 _GRAVITY: tuple[StreamState, ...] = ("down", "stale", "resyncing", "quiet")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.common.wire import Missed
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.sequencer import DUPLICATE, Restarted, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import Quote
 
 # An answer may know of so many trades more than the newest heartbeat did; of more, it is broken.

@@ -16,8 +16,8 @@ from services.ingestor.integrity.open_gaps import (
     within,
     without,
 )
-from services.ingestor.journal import Journal, OpenGaps
-from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.raw_writer import Journal, OpenGaps
 from services.ingestor.venues.base import TradeRow
 
 # Trades in one record: about 100 KB as the normalizer writes them.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.common.wire import encode
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
 # An image may be ahead of what came over the WebSocket by so much; by more, its number is broken.

@@ -8,7 +8,7 @@ from services.common.errors import PositionLost
 from services.common.stream.broker import Broker, Position
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import UNREADABLE, RawRecord, decode_raw
-from services.ingestor.journal import OpenGaps
+from services.ingestor.streams.raw_writer import OpenGaps
 
 log = structlog.get_logger(__name__)
 

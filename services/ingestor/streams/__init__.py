@@ -4,11 +4,11 @@ What a lane cannot decide by itself (something is missing, a book is not to be t
 for by calling `ask`; the healer answers by feeding it.
 """
 
-from services.ingestor.lanes.book import BookLane
-from services.ingestor.lanes.desk import Desk, Want
-from services.ingestor.lanes.events import LaneEvents
-from services.ingestor.lanes.orders import OrdersLane
-from services.ingestor.lanes.ticker import TickerLane
-from services.ingestor.lanes.trades import TradesLane
+from services.ingestor.streams.book import BookLane
+from services.ingestor.streams.desk import Desk, Want
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.orders import OrdersLane
+from services.ingestor.streams.ticker import TickerLane
+from services.ingestor.streams.trades import TradesLane
 
 __all__ = ["BookLane", "Desk", "LaneEvents", "OrdersLane", "TickerLane", "TradesLane", "Want"]

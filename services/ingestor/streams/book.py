@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from services.ingestor.condition import Condition
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.integrity.sequencer import IN_ORDER, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.journal import Journal
-from services.ingestor.lanes.events import LaneEvents
+from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.stream_state import Condition
 from services.ingestor.venues.base import BookImage
 
 # Venue times further ahead of our clock than this need a second message that says so too.
