@@ -5,9 +5,9 @@ for by calling `ask`; the healer answers by feeding it.
 """
 
 from services.ingestor.streams.book import BookLane
-from services.ingestor.streams.desk import Desk, Want
 from services.ingestor.streams.events import LaneEvents
 from services.ingestor.streams.orders import OrdersLane
+from services.ingestor.streams.product_streams import Desk, Want
 from services.ingestor.streams.ticker import TickerLane
 from services.ingestor.streams.trades import TradesLane
 
