@@ -27,20 +27,20 @@ from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_LOG, RAW_LOG, StreamKey, key_of, raw_subject
 from services.common.wire import UNREADABLE, decode_raw
-from services.ingestor.auditing import Auditor
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
 from services.ingestor.feed_options import FeedOptions
-from services.ingestor.healing import Healer, now_us
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
-from services.ingestor.late_trades import LateTrades
 from services.ingestor.metrics import FeedCollector, Metrics
 from services.ingestor.outlet import Outlet, refusal_of
 from services.ingestor.parking import Parking
-from services.ingestor.repairs import Repairs
+from services.ingestor.repair.book_audit import Auditor
+from services.ingestor.repair.healer import Healer, now_us
+from services.ingestor.repair.late_trades import LateTrades
+from services.ingestor.repair.repair_queue import Repairs
 from services.ingestor.settings import Settings
 from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
 from services.ingestor.streams.pulse import Pulse

@@ -17,8 +17,8 @@ from services.common.subjects import check_token
 from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
-from services.ingestor.healing import now_us
 from services.ingestor.openapi import openapi_document
+from services.ingestor.repair.healer import now_us
 
 
 class _Products(msgspec.Struct):

@@ -12,9 +12,9 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.auditing import Auditor, Outcome
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import RULES, Sequencer
+from services.ingestor.repair.book_audit import Auditor, Outcome
 from services.ingestor.streams import BookLane
 from services.ingestor.streams.raw_writer import Journal
 from services.ingestor.streams.stream_state import Condition

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.audit_turns import AuditTurns, Suspicions
+from services.ingestor.repair.audit_turns import AuditTurns, Suspicions
 
 TURN_S = 300.0
 

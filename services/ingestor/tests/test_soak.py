@@ -12,7 +12,7 @@ import pytest
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
-from services.ingestor.healing import now_us
+from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import BookLane
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import Credentials, SimulatedExchange

@@ -17,10 +17,10 @@ import structlog
 
 from services.common.errors import VenueError
 from services.common.wire import UNREADABLE
-from services.ingestor.audit_turns import AuditTurns, Suspicions
-from services.ingestor.healing import now_us
 from services.ingestor.integrity.book_replica import Batch, BookMirror
 from services.ingestor.integrity.suspicion import Key
+from services.ingestor.repair.audit_turns import AuditTurns, Suspicions
+from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import BookLane, Desk
 from services.ingestor.venues.base import BookImage, VenueRest
 

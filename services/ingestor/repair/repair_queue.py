@@ -18,7 +18,7 @@ from services.common.stream.broker import Broker, Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
 from services.common.wire import UNREADABLE, Parked
 from services.ingestor.backoff import Backoff
-from services.ingestor.healing import now_us
+from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import Desk
 
 log = structlog.get_logger(__name__)

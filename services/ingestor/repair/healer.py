@@ -1,8 +1,8 @@
 """Healing: fetching over REST what the lanes ask for, one task per product and want.
 
 A refill has an allowance of time without progress. When it is used up, what is missing is announced
-as an open gap, which `late_trades.py` goes on asking for, and the product goes on. A book has no
-allowance, since there is nothing to go on with, and is asked for until it comes.
+as an open gap, which `repair/late_trades.py` goes on asking for, and the product goes on. A book
+has no allowance, since there is nothing to go on with, and is asked for until it comes.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from services.common.errors import VenueError
-from services.ingestor.healing import now_us
 from services.ingestor.integrity.open_gaps import LateSchedule, denied
 from services.ingestor.integrity.sequencer import Gap
+from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import Desk, TradesLane
 from services.ingestor.venues.base import VenueRest
 
