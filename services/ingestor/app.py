@@ -31,12 +31,12 @@ from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
-from services.ingestor.feed_options import FeedOptions
+from services.ingestor.feed.options import FeedOptions
 from services.ingestor.integrity.book_replica import BookMirror
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.metrics import FeedCollector, Metrics
-from services.ingestor.outlet import Outlet, refusal_of
-from services.ingestor.parking import Parking
+from services.ingestor.publish.dead_letters import Parking
+from services.ingestor.publish.raw_publisher import Outlet, refusal_of
 from services.ingestor.repair.book_audit import Auditor
 from services.ingestor.repair.healer import Healer, now_us
 from services.ingestor.repair.late_trades import LateTrades

@@ -23,8 +23,8 @@ from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import CircuitBreaker
+from services.ingestor.feed.rest_call import CallFailed, get, open_http
 from services.ingestor.ratelimit import Limiter
-from services.ingestor.rest_call import CallFailed, get, open_http
 from services.ingestor.venues.base import (
     BookImage,
     Number,

@@ -19,12 +19,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from services.common.network.proxies import proxy_for
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
-from services.ingestor.feed_options import FeedOptions
-from services.ingestor.feed_stats import FeedStats, stream_stats
-from services.ingestor.lifecycle import FeedEvent, FeedState, next_state
+from services.ingestor.feed.lifecycle import FeedEvent, FeedState, next_state
+from services.ingestor.feed.options import FeedOptions
+from services.ingestor.feed.stats import FeedStats, stream_stats
 from services.ingestor.metrics import Metrics
-from services.ingestor.outlet import Outlet
-from services.ingestor.parking import Parking
+from services.ingestor.publish.dead_letters import Parking
+from services.ingestor.publish.raw_publisher import Outlet
 from services.ingestor.ratelimit import Limiter
 from services.ingestor.streams import BookLane, Desk
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed

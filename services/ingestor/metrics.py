@@ -29,7 +29,7 @@ from services.common.stream.storing import Storing
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
 from services.ingestor.breaker import Circuit
-from services.ingestor.feed_stats import FeedStats, StreamStats
+from services.ingestor.feed.stats import FeedStats, StreamStats
 
 _STREAM = ("venue", "channel", "product")
 # Close codes are the peer's choice: the usual ones get a series each, the rest share one.

@@ -28,7 +28,7 @@ from services.common.stores.aws import DYNAMODB, READER, S3, open_client, transl
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.subjects import RAW_LOG, is_pulse
-from services.ingestor.rest_call import open_http
+from services.ingestor.feed.rest_call import open_http
 from tools.doctor.brokers import check_server
 from tools.doctor.finding import Finding
 from tools.doctor.network import Endpoint, check_networks

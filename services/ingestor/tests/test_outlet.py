@@ -16,8 +16,8 @@ from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, Stre
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
-from services.ingestor.outlet import Outlet
-from services.ingestor.parking import Parking
+from services.ingestor.publish.dead_letters import Parking
+from services.ingestor.publish.raw_publisher import Outlet
 from services.ingestor.streams.raw_writer import Journal, gap_instead
 from services.ingestor.testing import eventually, raw_records
 

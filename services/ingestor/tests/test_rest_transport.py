@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.ingestor import rest_transport
-from services.ingestor.rest_call import get, open_http
+from services.ingestor.feed import rest_transport
+from services.ingestor.feed.rest_call import get, open_http
 
 _TOGETHER = 4
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"

@@ -9,8 +9,8 @@ from services.common.subjects import StreamKey
 from services.common.wire import StreamState
 from services.ingestor.backoff import Backoff
 from services.ingestor.breaker import Circuit, CircuitBreaker
-from services.ingestor.feed_stats import FeedStats, StreamStats
-from services.ingestor.lifecycle import TRANSITIONS, FeedEvent, FeedState, next_state
+from services.ingestor.feed.lifecycle import TRANSITIONS, FeedEvent, FeedState, next_state
+from services.ingestor.feed.stats import FeedStats, StreamStats
 from services.ingestor.metrics import FeedCollector
 from services.ingestor.ratelimit import TokenBucket
 

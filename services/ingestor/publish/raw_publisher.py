@@ -18,7 +18,7 @@ from services.common.subjects import key_of
 from services.common.wire import decode_raw
 from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
-from services.ingestor.parking import Parking
+from services.ingestor.publish.dead_letters import Parking
 
 log = structlog.get_logger(__name__)
 

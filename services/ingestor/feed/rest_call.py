@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from services.common.network.proxies import proxy_for
-from services.ingestor.rest_transport import RestTransport
+from services.ingestor.feed.rest_transport import RestTransport
 
 # A level 3 book of the busiest product is some 30 MB.
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
