@@ -36,7 +36,7 @@ from services.common.wire import (
     encode,
 )
 from services.normalizer.chain import CONTIGUOUS, RAW_LOG_BREAK, Break, Chain, Link, Verdict
-from services.normalizer.usual import UsualTicks
+from services.normalizer.fast_path import UsualTicks
 from services.normalizer.venues import VENUES, Unmappable, VenueMapper
 from services.normalizer.venues.mapping import decode
 

@@ -28,9 +28,9 @@ from services.common.stream import Broker, GroupSubscription, Message, Publisher
 from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, Verdict
+from services.normalizer.dead_letters import Parking
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import INVALID_MESSAGE, Normalizer, too_large
-from services.normalizer.parking import Parking
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.venues import Unmappable
 

@@ -27,13 +27,13 @@ from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.batch import Batch
 from services.snapshotter.ddb import RowStore
-from services.snapshotter.paced import PacedWriter
+from services.snapshotter.pacing import Backoff
 from services.snapshotter.pump import Pump
 from services.snapshotter.restore import Restorer
 from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
-from services.snapshotter.schedule import Backoff
 from services.snapshotter.settings import SnapshotterSettings
 from services.snapshotter.stream import Stream
+from services.snapshotter.write_scheduler import PacedWriter
 from services.snapshotter.writers import CheckpointWriter, RowWriter
 
 log = structlog.get_logger(__name__)

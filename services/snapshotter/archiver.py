@@ -15,8 +15,8 @@ from services.common.stores.index import Head
 from services.common.subjects import StreamKey
 from services.snapshotter import metrics
 from services.snapshotter.batch import Batch, SealedBatch
+from services.snapshotter.pacing import Backoff
 from services.snapshotter.s3 import ArchiveLog
-from services.snapshotter.schedule import Backoff
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.wire import UNREADABLE, Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
+from services.snapshotter.pacing import Backoff
 from services.snapshotter.restore import Restorer
-from services.snapshotter.schedule import Backoff
 from services.snapshotter.stream import Stream, Verdict
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from services.common.stores.index import Head
 from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
-from services.snapshotter.schedule import Backoff
+from services.snapshotter.pacing import Backoff
 from services.snapshotter.stream import Stream, View
 
 log = structlog.get_logger(__name__)

@@ -18,8 +18,8 @@ from services.common.subjects import StreamKey, raw_subject
 from services.common.testing.raw_records import EPOCH, RawStream, raw_message
 from services.common.wire import RawRecord, Tick, encode
 from services.normalizer.chain import Verdict
+from services.normalizer.fast_path import _Frame, _Tick
 from services.normalizer.normalize import Normalizer
-from services.normalizer.usual import _Frame, _Tick
 from services.normalizer.venues import Unmappable
 
 SHARDS = 8

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.snapshotter.schedule import Backoff, Concurrency, Pacer
+from services.snapshotter.pacing import Backoff, Concurrency, Pacer
 
 PERIOD = 10.0
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 
 from services.common.errors import StoreError
-from services.snapshotter.schedule import Backoff, Concurrency, Pacer
+from services.snapshotter.pacing import Backoff, Concurrency, Pacer
 
 
 class PacedWriter[K: Hashable]:
