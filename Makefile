@@ -51,7 +51,7 @@ check: lint typecheck arch charts-render test ## Lint, types, import contracts, 
 lint: $(STAMP) ## ruff; hadolint, actionlint, zizmor and more on images, compose, workflows
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(PY) -m tools.lint
+	@$(PY) -m tools.dev.lint
 
 .PHONY: fmt
 fmt: $(STAMP) ## Format and mend what can be mended
@@ -71,15 +71,15 @@ charts: charts-render ## Lint, render and validate the Helm charts, and run thei
 	@$(PY) -m pytest -q tools/charts tests/deployment/test_pods.py
 
 charts-render: $(STAMP)
-	@$(PY) -m tools.charts
+	@$(PY) -m tools.dev.charts
 
 .PHONY: manifests
 manifests: $(STAMP) ## Render k8s/ from the umbrella chart
-	@$(PY) -m tools.charts --write
+	@$(PY) -m tools.dev.charts --write
 
 .PHONY: mutants
 mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]
-	@$(PY) -m tools.mutants $(MODULES)
+	@$(PY) -m tools.dev.mutants $(MODULES)
 
 ##@ Measure
 .PHONY: bench
@@ -97,7 +97,7 @@ soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores a
 
 .PHONY: bench-snapshot-lag
 bench-snapshot-lag: $(STAMP) ## How far latest rows are behind: the stack at 50 products and 500 ticks/s (2 min)
-	@$(PY) -m tools.snapshot_lag
+	@$(PY) -m tools.dev.snapshot_lag
 
 .PHONY: bench-replay
 bench-replay: $(STAMP) ## An hour of simulated market recorded, archived, replayed: the same ticks, byte for byte (10 min)
@@ -110,15 +110,15 @@ bench-ingest: $(STAMP) ## The ingestor: everything goes wrong for 60 s, then soc
 
 .PHONY: dashboards
 dashboards: $(STAMP) ## Make dashboards, rules file and docs/metrics.md anew from the code
-	@$(PY) -m tools.observability --write
+	@$(PY) -m tools.dev.observability --write
 
 .PHONY: observe-check
 observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, alerts fire when they should (3 min)
-	@$(PY) -m tools.observability.acceptance
+	@$(PY) -m tools.dev.observability.acceptance
 
 .PHONY: bench-observability
 bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
-	@$(PY) -m tools.observability.cost
+	@$(PY) -m tools.dev.observability.cost
 
 .PHONY: web-sdk
 web-sdk: ## Copy the JavaScript SDK to where the gateway serves it to the web board
@@ -171,11 +171,11 @@ compose-logs: compose ## Follow its logs
 
 .PHONY: images-check
 images-check: $(STAMP) ## What each image installs, from the index: all its modules import, wheels for amd64 and arm64 (1 min)
-	@$(PY) -m tools.images
+	@$(PY) -m tools.dev.images
 
 .PHONY: e2e-kind
 e2e-kind: $(STAMP) ## The charts on a kind cluster: load, restart everything, nothing lost [CLIENTS=200 DURATION=300 KEEP=1]
-	@$(PY) -m tools.e2e
+	@$(PY) -m tools.dev.e2e
 
 ##@ House
 .PHONY: setup
@@ -187,7 +187,7 @@ $(STAMP): requirements/build.txt requirements/dev.txt pyproject.toml tools/setup
 
 .PHONY: lock
 lock: $(STAMP) ## Pin what pyproject.toml and dev.in ask for, other pins as they are [UPGRADE=1: all anew]
-	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)
+	@$(PY) -m tools.dev.lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
 clean: ## Remove everything that was made here

@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from services.common.settings import load
-from tools.charts.schemas import settings_of
+from tools.dev.charts.schemas import settings_of
+from tools.dev.observability.dashboards import queries
+from tools.dev.observability.rules import alerts
 from tools.embedded import AwsServer, NatsServer, ValkeyServer, free_port
 from tools.embedded.nats import MAX_PAYLOAD, nats_binary, nats_version
 from tools.embedded.valkey import valkey_version
-from tools.observability.dashboards import queries
-from tools.observability.rules import alerts
 from tools.simulator.exchange import SimulatedExchange
 from tools.stack.process import Process
 

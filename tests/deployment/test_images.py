@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.images.environment import Environment, PinNotHere, pins
-from tools.images.image import IMAGES, Image, Made, make
+from tools.dev.images.environment import Environment, PinNotHere, pins
+from tools.dev.images.image import IMAGES, Image, Made, make
 
 ROOT = Path(__file__).resolve().parents[2]
 every_image = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)

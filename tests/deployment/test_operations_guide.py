@@ -23,11 +23,11 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from tools.charts.helm import Helm
-from tools.charts.kubernetes import validate
-from tools.charts.pods import pods, violations
-from tools.charts.workspace import ROOT, UMBRELLA, Object, Workspace
 from tools.cli import main as mdf
+from tools.dev.charts.helm import Helm
+from tools.dev.charts.kubernetes import validate
+from tools.dev.charts.pods import pods, violations
+from tools.dev.charts.workspace import ROOT, UMBRELLA, Object, Workspace
 from tools.doctor.checks import SETTINGS, check_settings
 
 FOLDER = ROOT / "docs"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.images.image import IMAGES
+from tools.dev.images.image import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

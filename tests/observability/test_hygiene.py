@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
-from tools.observability.metrics_table import BOUNDS
+from tools.dev.observability.metrics_table import BOUNDS
 from tools.simulator.auth import Credentials
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tools.observability.collector import CollectedSpan, Collector
+from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
 from tools.stack.testing import eventually, running_subscriber

@@ -21,7 +21,7 @@ from services.common.stream.nats.wire import publish_frame
 from tools.bench.documents import Parts, markdown, table
 from tools.bench.gateway_slow import QuickReader
 from tools.bench.registry import Run, bench
-from tools.observability.collector import CollectedSpan, Collector
+from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.simulator.products import DEFAULT_PRODUCTS
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack

@@ -1,1 +1,0 @@
-"""Checks and renders the Helm charts: `python -m tools.charts [--write]`."""

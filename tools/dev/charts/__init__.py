@@ -1,0 +1,1 @@
+"""Checks and renders the Helm charts: `python -m tools.dev.charts [--write]`."""
