@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from tools.simulator.clock import parse_iso
-from tools.simulator.market import MarketModel, ModelSettings
+from tools.simulator.market.market import MarketModel, ModelSettings
 from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from tools.dev.observability.metrics_table import BOUNDS
-from tools.simulator.auth import Credentials
+from tools.simulator.protocol.auth import Credentials
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES
 from tools.stack.testing import eventually, running_subscriber

@@ -22,7 +22,7 @@ from tools.bench.documents import Parts, markdown, table
 from tools.bench.gateway_slow import QuickReader
 from tools.bench.registry import Run, bench
 from tools.dev.observability.collector import CollectedSpan, Collector
-from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack
 

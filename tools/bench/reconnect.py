@@ -15,7 +15,7 @@ from services.ingestor.settings import Settings
 from services.ingestor.testing import running
 from tools.bench.registry import Run, bench
 from tools.simulator import SimulatedExchange
-from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.market.products import DEFAULT_PRODUCTS
 
 # A connection that lasted so long was a success: the next loss is retried at once.
 _LASTED_S = 2.5

@@ -17,7 +17,7 @@ import httpx
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack
 

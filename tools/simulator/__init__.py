@@ -3,8 +3,8 @@
 Production code never imports this package; tests and the local stack do.
 """
 
-from tools.simulator.auth import Credentials
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
-from tools.simulator.server import Limits
+from tools.simulator.protocol.auth import Credentials
+from tools.simulator.serving.server import Limits
 
 __all__ = ["Credentials", "ExchangeConfig", "Limits", "SimulatedExchange"]

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from services.common.observability.telemetry import configure_logging
 from services.common.runtime import flatten
-from tools.simulator.auth import Credentials
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
-from tools.simulator.faults import FaultRequest, NotPossible
-from tools.simulator.products import DEFAULT_PRODUCTS
+from tools.simulator.faults.feed_faults import FaultRequest, NotPossible
+from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.traffic import TRAFFICS
+from tools.simulator.protocol.auth import Credentials
 from tools.simulator.replay import BadCapture
-from tools.simulator.server import Limits
-from tools.simulator.traffic import TRAFFICS
+from tools.simulator.serving.server import Limits
 
 log = structlog.get_logger(__name__)
 

@@ -11,19 +11,19 @@ from typing import Any, Self
 import structlog
 
 from services.common.runtime import serve_http
-from tools.simulator.answers import AnswerFaults
-from tools.simulator.auth import Credentials
 from tools.simulator.clock import SECOND, wall_us
-from tools.simulator.faults import FaultRequest, MessageFaults
-from tools.simulator.feed_protocol import FeedProtocol
-from tools.simulator.hub import Hub
-from tools.simulator.market import MarketModel, ModelSettings
-from tools.simulator.products import DEFAULT_PRODUCTS
-from tools.simulator.pumps import pump_model, pump_replay
+from tools.simulator.faults.feed_faults import FaultRequest, MessageFaults
+from tools.simulator.market.market import MarketModel, ModelSettings
+from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.traffic import PLAIN, Traffic
+from tools.simulator.protocol.auth import Credentials
+from tools.simulator.protocol.feed import FeedProtocol
 from tools.simulator.replay import ReplayMarket, load_capture
-from tools.simulator.server import Limits, Surface
+from tools.simulator.serving.answers import AnswerFaults
+from tools.simulator.serving.hub import Hub
+from tools.simulator.serving.pumps import pump_model, pump_replay
+from tools.simulator.serving.server import Limits, Surface
 from tools.simulator.switches import FaultSwitches
-from tools.simulator.traffic import PLAIN, Traffic
 from tools.simulator.venue import ProductState, Venue, online
 
 log = structlog.get_logger(__name__)

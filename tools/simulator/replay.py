@@ -12,7 +12,9 @@ import msgspec
 from services.common.domain.book import BadLevel, Book
 from tools.recording import Connected, Framed, Recording
 from tools.simulator.clock import SECOND, iso6, parse_iso
-from tools.simulator.messages import (
+from tools.simulator.market.products import Product, product
+from tools.simulator.market.tape import Tape
+from tools.simulator.protocol.messages import (
     FULL,
     HEARTBEAT,
     LEVEL2,
@@ -26,8 +28,6 @@ from tools.simulator.messages import (
     Match,
     Outgoing,
 )
-from tools.simulator.products import Product, product
-from tools.simulator.tape import Tape
 from tools.simulator.venue import Figures, ProductState, ticker_of
 
 # Marks a place at which the recorder's connection began anew.

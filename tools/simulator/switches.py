@@ -9,10 +9,10 @@ from typing import Any
 import structlog
 
 from tools.simulator.clock import SECOND
-from tools.simulator.faults import Disconnect, FaultRequest, NotPossible
-from tools.simulator.hub import Hub
-from tools.simulator.market import MarketModel
-from tools.simulator.server import Surface
+from tools.simulator.faults.feed_faults import Disconnect, FaultRequest, NotPossible
+from tools.simulator.market.market import MarketModel
+from tools.simulator.serving.hub import Hub
+from tools.simulator.serving.server import Surface
 
 log = structlog.get_logger(__name__)
 

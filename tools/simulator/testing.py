@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
-from tools.simulator.auth import Credentials
+from tools.simulator.protocol.auth import Credentials
 
 Message = dict[str, Any]
 _PATIENCE_S = 20.0

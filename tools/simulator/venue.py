@@ -8,7 +8,9 @@ from typing import Protocol
 
 from services.common.domain.book import BUY
 from tools.simulator.clock import iso6
-from tools.simulator.messages import (
+from tools.simulator.market.products import DELISTED, Product, product_rows, trim
+from tools.simulator.market.tape import Tape
+from tools.simulator.protocol.messages import (
     LEVEL2,
     LEVEL2_BATCH,
     LEVEL3,
@@ -25,8 +27,6 @@ from tools.simulator.messages import (
     Ticker,
     encode,
 )
-from tools.simulator.products import DELISTED, Product, product_rows, trim
-from tools.simulator.tape import Tape
 
 L2Row = tuple[str, str, int]
 

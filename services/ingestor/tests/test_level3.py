@@ -13,9 +13,9 @@ from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, OrderAction, OrderEvent
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.ingestor.venues.level3 import CELLS, differences
-from tools.simulator.market import MarketModel, ModelSettings
-from tools.simulator.messages import FULL, LEVEL3, LEVEL3_SCHEMA
-from tools.simulator.traffic import PLAIN, VENUE, Traffic
+from tools.simulator.market.market import MarketModel, ModelSettings
+from tools.simulator.market.traffic import PLAIN, VENUE, Traffic
+from tools.simulator.protocol.messages import FULL, LEVEL3, LEVEL3_SCHEMA
 
 TIME = "2026-07-07T22:58:17.050195Z"
 MICROS = 1_783_465_097_050_195

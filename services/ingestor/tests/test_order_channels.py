@@ -16,7 +16,7 @@ from services.ingestor.app import Ingestor
 from services.ingestor.streams import OrdersLane, TradesLane
 from services.ingestor.testing import eventually, folded, raw_records, running, true_book
 from tools.simulator import SimulatedExchange
-from tools.simulator.auth import Credentials
+from tools.simulator.protocol.auth import Credentials
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 KEY = Credentials()

@@ -16,8 +16,8 @@ from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import BookLane
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import Credentials, SimulatedExchange
-from tools.simulator.products import DEFAULT_PRODUCTS
-from tools.simulator.traffic import VENUE
+from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.traffic import VENUE
 
 SOAK_S = float(os.environ.get("SOAK_S", "8"))
 

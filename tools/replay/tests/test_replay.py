@@ -22,7 +22,7 @@ from tools.replay.archive import ArchiveSource, FolderObjects
 from tools.replay.capture import raw_records
 from tools.replay.player import Tempo
 from tools.replay.records import BadSource, Ledger, Selection, read_line
-from tools.simulator.market import MarketModel, ModelSettings
+from tools.simulator.market.market import MarketModel, ModelSettings
 
 BTC = StreamKey("coinbase", "trades", "BTC-USD")
 ETH = StreamKey("coinbase", "trades", "ETH-USD")

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tools.simulator import Limits, SimulatedExchange
-from tools.simulator.faults import FaultRequest, MessageFaults
-from tools.simulator.messages import Heartbeat, Outgoing
+from tools.simulator.faults.feed_faults import FaultRequest, MessageFaults
+from tools.simulator.protocol.messages import Heartbeat, Outgoing
 from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from services.common.domain.book import Book
 from tools.simulator.clock import SECOND, parse_iso
-from tools.simulator.market import MarketModel, ModelSettings, plan_rates
-from tools.simulator.messages import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, Outgoing
-from tools.simulator.products import DEFAULT_PRODUCTS
-from tools.simulator.traffic import MAX_BATCH, PLAIN, VENUE, Traffic
+from tools.simulator.market.market import MarketModel, ModelSettings, plan_rates
+from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.traffic import MAX_BATCH, PLAIN, VENUE, Traffic
+from tools.simulator.protocol.messages import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, Outgoing
 
 START = 1_750_000_000_123_456
 PRODUCTS = ("BTC-USD", "DOGE-USD", "SHIB-USD")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from services.common.domain.book import BUY, SELL
 from tools.simulator import Limits, SimulatedExchange
-from tools.simulator.faults import NotPossible
-from tools.simulator.matching import Matched, OrderBook
+from tools.simulator.faults.feed_faults import NotPossible
+from tools.simulator.market.matching import Matched, OrderBook
 from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "DOGE-USD")

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.domain.book import BUY, SELL
-from tools.simulator.matching import Done, Event, Matched, Opened, OrderBook, Received, Resized
+from tools.simulator.market.matching import (
+    Done,
+    Event,
+    Matched,
+    Opened,
+    OrderBook,
+    Received,
+    Resized,
+)
 
 sides = st.sampled_from([BUY, SELL])
 prices = st.integers(90, 110)

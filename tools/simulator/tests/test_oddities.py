@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from services.common.domain.book import BadLevel, Book
 from tools.simulator import Limits, SimulatedExchange
-from tools.simulator.messages import L2Update, Outgoing
-from tools.simulator.oddities import HUGE, UNREADABLE, WILD_STEP, OddKind, distort, exponent
+from tools.simulator.faults.oddities import HUGE, UNREADABLE, WILD_STEP, OddKind, distort, exponent
+from tools.simulator.protocol.messages import L2Update, Outgoing
 from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD")

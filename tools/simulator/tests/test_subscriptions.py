@@ -4,9 +4,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.simulator.auth import Credentials
-from tools.simulator.messages import Error, Subscriptions
-from tools.simulator.subscriptions import CHANNELS, ClientSubscriptions
+from tools.simulator.protocol.auth import Credentials
+from tools.simulator.protocol.messages import Error, Subscriptions
+from tools.simulator.protocol.subscriptions import CHANNELS, ClientSubscriptions
 
 NOW_S = 1_750_000_000.0
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tools.simulator.clock import SECOND, iso6, iso9
-from tools.simulator.edge import RestAnswer
-from tools.simulator.messages import encode
-from tools.simulator.products import product_rows, trim
-from tools.simulator.tape import PAGE_LIMIT
+from tools.simulator.market.products import product_rows, trim
+from tools.simulator.market.tape import PAGE_LIMIT
+from tools.simulator.protocol.messages import encode
+from tools.simulator.serving.rest_edge import RestAnswer
 from tools.simulator.venue import L2Row, ProductState, Venue
 
 _TRADES_MAX_AGE = 1

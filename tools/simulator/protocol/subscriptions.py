@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tools.simulator.auth import AuthFailed, Credentials
-from tools.simulator.messages import (
+from tools.simulator.protocol.auth import AuthFailed, Credentials
+from tools.simulator.protocol.messages import (
     FULL,
     HEARTBEAT,
     LEVEL2,

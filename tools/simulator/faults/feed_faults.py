@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tools.simulator.messages import Error, Outgoing, encode
-from tools.simulator.oddities import OddKind, distort
+from tools.simulator.faults.oddities import OddKind, distort
+from tools.simulator.protocol.messages import Error, Outgoing, encode
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 GarbageKind = Literal["json", "utf8", "unknown_type", "binary", "null", "error", "rate_error"]

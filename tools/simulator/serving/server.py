@@ -18,15 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tools.simulator.answers import Plan
-from tools.simulator.auth import Credentials
-from tools.simulator.edge import EdgeCache, RestAnswer, TokenBucket
-from tools.simulator.faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
-from tools.simulator.feed_protocol import EXTENSION, FeedProtocol
-from tools.simulator.hub import Client, Hub, Later
-from tools.simulator.messages import encode
-from tools.simulator.rest import RestApi
-from tools.simulator.subscriptions import ClientSubscriptions, Pair
+from tools.simulator.faults.feed_faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
+from tools.simulator.protocol.auth import Credentials
+from tools.simulator.protocol.feed import EXTENSION, FeedProtocol
+from tools.simulator.protocol.messages import encode
+from tools.simulator.protocol.subscriptions import ClientSubscriptions, Pair
+from tools.simulator.serving.answers import Plan
+from tools.simulator.serving.hub import Client, Hub, Later
+from tools.simulator.serving.rest import RestApi
+from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer, TokenBucket
 from tools.simulator.venue import Venue, greeting, online
 
 log = structlog.get_logger(__name__)

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 
 import structlog
 
-from tools.simulator.answers import AnswerFaults
-from tools.simulator.faults import (
+from tools.simulator.faults.feed_faults import (
     Delivery,
     FaultRequest,
     GarbageKind,
     MessageFaults,
     garbage_frame,
 )
-from tools.simulator.feed_protocol import FeedProtocol
-from tools.simulator.messages import (
+from tools.simulator.protocol.feed import FeedProtocol
+from tools.simulator.protocol.messages import (
     LEVEL2,
     TICKER_BATCH,
     Error,
     Outgoing,
     encode,
 )
-from tools.simulator.subscriptions import ClientSubscriptions, Pair
+from tools.simulator.protocol.subscriptions import ClientSubscriptions, Pair
+from tools.simulator.serving.answers import AnswerFaults
 
 log = structlog.get_logger(__name__)
 

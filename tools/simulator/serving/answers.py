@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from tools.simulator.faults import AnswerKind, AnswerRule, FaultRequest
-from tools.simulator.messages import LEVEL2, LEVEL2_BATCH, Error
-from tools.simulator.subscriptions import Answer, ClientSubscriptions, Pair
+from tools.simulator.faults.feed_faults import AnswerKind, AnswerRule, FaultRequest
+from tools.simulator.protocol.messages import LEVEL2, LEVEL2_BATCH, Error
+from tools.simulator.protocol.subscriptions import Answer, ClientSubscriptions, Pair
 
 RATE_ERROR = Error("Failed to subscribe", "rate limit exceeded")
 NAMELESS_ERROR = Error("Failed to subscribe", "Internal error")

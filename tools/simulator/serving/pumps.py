@@ -9,10 +9,10 @@ from collections.abc import Callable
 import structlog
 
 from tools.simulator.clock import SECOND
-from tools.simulator.hub import Hub
-from tools.simulator.market import MarketModel
-from tools.simulator.messages import LEVEL2, LEVEL2_BATCH, MATCHES
+from tools.simulator.market.market import MarketModel
+from tools.simulator.protocol.messages import LEVEL2, LEVEL2_BATCH, MATCHES
 from tools.simulator.replay import ReplayMarket
+from tools.simulator.serving.hub import Hub
 from tools.simulator.venue import online
 
 log = structlog.get_logger(__name__)

@@ -17,10 +17,10 @@ from random import Random
 from typing import Any
 
 from tools.simulator.clock import SECOND
-from tools.simulator.messages import STATUS, Outgoing
-from tools.simulator.product_market import ProductMarket
-from tools.simulator.products import DELISTED, Product, product
-from tools.simulator.traffic import PLAIN, Traffic
+from tools.simulator.market.product_market import ProductMarket
+from tools.simulator.market.products import DELISTED, Product, product
+from tools.simulator.market.traffic import PLAIN, Traffic
+from tools.simulator.protocol.messages import STATUS, Outgoing
 from tools.simulator.venue import ProductState, status
 
 TICKER_BATCH_US = 5 * SECOND

@@ -6,9 +6,9 @@ from itertools import islice
 from random import Random
 
 from services.common.domain.book import BUY, SELL
-from tools.simulator.matching import Activated, Event, Half, Order, OrderBook
-from tools.simulator.products import Product
-from tools.simulator.traffic import PLAIN, Traffic
+from tools.simulator.market.matching import Activated, Event, Half, Order, OrderBook
+from tools.simulator.market.products import Product
+from tools.simulator.market.traffic import PLAIN, Traffic
 
 # How far the initial ladder reaches from the middle, as a share of the price.
 _LADDER_SPAN = 0.05

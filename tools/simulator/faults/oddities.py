@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tools.simulator.messages import Outgoing, encode
+from tools.simulator.protocol.messages import Outgoing, encode
 
 OddKind = Literal[
     "exponent",

@@ -7,8 +7,8 @@ from random import Random
 
 from services.common.domain.book import BUY
 from tools.simulator.clock import SECOND, iso6
-from tools.simulator.flow import OrderFlow
-from tools.simulator.matching import (
+from tools.simulator.market.flow import OrderFlow
+from tools.simulator.market.matching import (
     Activated,
     Done,
     Event,
@@ -18,7 +18,10 @@ from tools.simulator.matching import (
     Received,
     Resized,
 )
-from tools.simulator.messages import (
+from tools.simulator.market.products import SIZE_UNIT, Product, size_text, trim
+from tools.simulator.market.tape import Tape
+from tools.simulator.market.traffic import MAX_BATCH, PLAIN, Traffic
+from tools.simulator.protocol.messages import (
     FULL,
     HEARTBEAT,
     LEVEL2,
@@ -38,11 +41,8 @@ from tools.simulator.messages import (
     Outgoing,
     Resize,
 )
-from tools.simulator.messages import Done as DoneMessage
-from tools.simulator.messages import Received as ReceivedMessage
-from tools.simulator.products import SIZE_UNIT, Product, size_text, trim
-from tools.simulator.tape import Tape
-from tools.simulator.traffic import MAX_BATCH, PLAIN, Traffic
+from tools.simulator.protocol.messages import Done as DoneMessage
+from tools.simulator.protocol.messages import Received as ReceivedMessage
 from tools.simulator.venue import Figures, L2Row, ProductState, ticker_of
 
 # A ticker usually precedes its match in this share of trades, as on the venue.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from tools.simulator.messages import Match
+from tools.simulator.protocol.messages import Match
 
 PAGE_LIMIT = 1000
 
