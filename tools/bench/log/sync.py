@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.nats.broker import NatsBroker
-from tools.bench.broker import PAYLOAD, SUBJECTS, records
+from tools.bench.log.broker import PAYLOAD, SUBJECTS, records
 from tools.bench.registry import Run, bench
 from tools.bench.servers import publish
 from tools.embedded import NatsServer

@@ -1,8 +1,8 @@
 """A venue's feed at the speed of the wire: frames made beforehand, sent by a process of its own.
 
-`python -m tools.bench.venue_feed COUNT` prints its port and how many it sends, serves `/products`
-and WebSocket feeds, and sends the frames when `/go` is asked for. Nothing is computed while it
-sends, so that what is measured at the other end is the other end.
+`python -m tools.bench.ingest.venue_feed COUNT` prints its port and how many it sends, serves
+`/products` and WebSocket feeds, and sends the frames when `/go` is asked for. Nothing is computed
+while it sends, so that what is measured at the other end is the other end.
 """
 
 from __future__ import annotations

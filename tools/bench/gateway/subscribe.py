@@ -7,7 +7,7 @@ import os
 import time
 from contextlib import AsyncExitStack
 
-from tools.bench.gateway_slow import SUBSCRIBE, Place, QuickReader
+from tools.bench.gateway.slow_clients import SUBSCRIBE, Place, QuickReader
 from tools.bench.registry import Run, bench, process_cpu_s
 
 _RAMP_PER_S = 200

@@ -162,7 +162,7 @@ async def _served(cases: Sequence[_Case], clients: int) -> AsyncIterator[None]:
 async def _connected(gateway: Bench, case: _Case, clients: int) -> AsyncIterator[None]:
     before = set(gateway.gateway.sessions)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.bench.reads_all", str(gateway.port)),
+        *(sys.executable, "-m", "tools.bench.gateway.reads_all", str(gateway.port)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

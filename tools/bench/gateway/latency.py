@@ -19,7 +19,7 @@ import msgspec
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import publish_frame
 from tools.bench.documents import Parts, markdown, table
-from tools.bench.gateway_slow import QuickReader
+from tools.bench.gateway.slow_clients import QuickReader
 from tools.bench.registry import Run, bench
 from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.simulator.market.products import DEFAULT_PRODUCTS

@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from services.common.stream import Broker, Position
 from services.common.stream.nats.client import LeanClient
-from tools.bench.broker import PAYLOAD, SUBJECTS, records
+from tools.bench.log.broker import PAYLOAD, SUBJECTS, records
 from tools.bench.registry import Run, bench
 from tools.bench.servers import broker, publish, server
 from tools.embedded.process import EmbeddedServer

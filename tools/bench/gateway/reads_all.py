@@ -1,4 +1,4 @@
-"""`python -m tools.bench.reads_all PORT`: clients that subscribe and read everything, unlooked at.
+"""`python -m tools.bench.gateway.reads_all PORT`: clients that subscribe and read everything.
 
 Standard input is one JSON array: for each client its command, and the extension header it sends or
 an empty text. Prints a line when all are connected, and ends with the input.

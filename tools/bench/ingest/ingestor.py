@@ -23,8 +23,8 @@ from services.ingestor.settings import Settings
 from services.ingestor.streams import BookLane
 from services.ingestor.testing import eventually
 from services.ingestor.venues.coinbase import CoinbaseFeed
+from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
-from tools.bench.venue_feed import PRODUCTS
 from tools.embedded import NatsServer, ValkeyServer
 from tools.embedded.process import EmbeddedServer
 
@@ -114,7 +114,7 @@ async def _ingested(
 async def _feed(wanted: int) -> AsyncIterator[tuple[int, int]]:
     """A venue in a process of its own; its port and how many messages it sends."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.bench.venue_feed", str(wanted)),
+        *(sys.executable, "-m", "tools.bench.ingest.venue_feed", str(wanted)),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

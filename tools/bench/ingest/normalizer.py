@@ -17,9 +17,9 @@ from services.common.wire import decode_raw
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
+from tools.bench.ingest.traffic import raw_records
 from tools.bench.registry import Run, bench
 from tools.bench.servers import SHARDS, broker, publish, server
-from tools.bench.traffic import raw_records
 from tools.embedded.process import EmbeddedServer
 
 # Worked on before the clock starts: connecting, joining and looking up heads belong to a start.
