@@ -68,7 +68,7 @@ arch: $(STAMP) ## Import contracts
 
 .PHONY: charts charts-render
 charts: charts-render ## Lint, render and validate the Helm charts, and run their tests
-	@$(PY) -m pytest -q tools/charts tests/deployment/test_pods.py
+	@$(PY) -m pytest -q tools/dev/charts tests/deployment/test_pods.py
 
 charts-render: $(STAMP)
 	@$(PY) -m tools.dev.charts

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import click
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("services", "tools", "clients", "docs", "conftest.py", "pyproject.toml", "README.md")
 SETTINGS = """
 [tool.mutmut]

@@ -14,7 +14,7 @@ from tools.dev.capacity.figures import VALUES, Figures, Limits, Load
 from tools.dev.capacity.model import Fleet, Gateway
 from tools.dev.capacity.results import measured
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "capacity.md"
 _BLOCK = re.compile(r"(<!-- capacity (\w+) -->\n).*?(<!-- end capacity -->\n)", re.DOTALL)
 _CLIENTS = (10_000, 100_000, 1_000_000, 10_000_000)
 

@@ -14,7 +14,7 @@ from tools.dev.charts.helm import Helm
 
 type Object = dict[str, Any]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 CHARTS = (*SERVICES, "nats")
 UMBRELLA = "market-data-fanout"

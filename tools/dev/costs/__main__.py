@@ -12,7 +12,7 @@ import click
 from tools.dev.costs.model import SIZES, Size, bill, egress_usd
 from tools.dev.costs.prices import AS_OF, EGRESS, EGRESS_BEYOND, PRICES, REGION
 
-_FOLDER = Path(__file__).resolve().parents[2] / "docs" / "operations"
+_FOLDER = Path(__file__).resolve().parents[3] / "docs" / "operations"
 DOCUMENTS = (_FOLDER / "costs.md", _FOLDER / "nats.md")
 _BLOCK = re.compile(r"(<!-- costs (\w+) -->\n).*?(<!-- end costs -->\n)", re.DOTALL)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.dev.lint.checks import CHECKS, Check, NotHere, files_of, run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def report(check: Check, root: Path, *, everywhere: bool) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 RULES = "deploy/prometheus/rules.yaml"
 RUNBOOKS = "docs/runbooks"

@@ -97,7 +97,7 @@ def test_what_is_not_understood_is_refused(change: tuple[str, str]) -> None:
 
 def test_nothing_that_serves_tests_alone_is_in_an_image() -> None:
     # Named by what it is, or by what it says of itself in its first line.
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     ignore = Ignore((root / ".dockerignore").read_text())
     shipped = [*files_below(root, "services", ignore), *files_below(root, "tools", ignore)]
     assert "services/gateway/__main__.py" in shipped

@@ -12,7 +12,7 @@ import pytest
 from tools.dev.lint.__main__ import main
 from tools.dev.lint.checks import CHECKS, Check, NotHere, beside_python, run
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 BY_TITLE = {check.title: check for check in CHECKS}
 # Wheels of these are pinned for every machine that the rest runs on.
 ALWAYS = ("hadolint", "zizmor", "schema of workflows", "schema of dependabot", "schema of compose")
