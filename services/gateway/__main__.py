@@ -29,10 +29,10 @@ from services.gateway.http.public_routes import bare_health_routes, has_admin_po
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS
 from services.gateway.settings import GatewaySettings
-from services.gateway.workers.channel import Line
+from services.gateway.workers.channel import WorkerChannel
 from services.gateway.workers.health_http import all_ready, routes
-from services.gateway.workers.supervisor import OPENAPI, Fleet
-from services.gateway.workers.worker_metrics import families
+from services.gateway.workers.supervisor import OPENAPI, Supervisor
+from services.gateway.workers.worker_metrics import exported_families
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
                 "gateway", settings, lambda stop: _work(settings, stop, sock, number), patient=True
             )
     if settings.web_concurrency > 1:
-        return run_service("gateway", settings, Fleet(settings).run)
+        return run_service("gateway", settings, Supervisor(settings).run)
     return run_service("gateway", settings, lambda stop: _alone(settings, stop))
 
 
@@ -64,12 +64,12 @@ async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, numb
         async def report(asked: Any) -> Any:
             if asked == OPENAPI:
                 return create_app(gateway, []).openapi()
-            return {"report": gateway.health.report(), "families": families(exposed)}
+            return {"report": gateway.health.report(), "families": exported_families(exposed)}
 
-        line = Line(sock, report)
+        channel = WorkerChannel(sock, report)
 
         async def follow() -> None:
-            await line.run()
+            await channel.run()
             stop.request("the process that keeps this one is gone")
 
         def info() -> dict[str, Any]:
@@ -77,12 +77,12 @@ async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, numb
 
         # The admin port, where there is one, is the keeper's.
         public = (
-            bare_health_routes(partial(all_ready, line.ask))
+            bare_health_routes(partial(all_ready, channel.ask))
             if has_admin_port(settings)
-            else routes(line.ask, info)
+            else routes(channel.ask, info)
         )
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(follow(), name="line")
+            following = group.create_task(follow(), name="worker-channel")
             await _serve(gateway, stop, public)
             following.cancel()
 

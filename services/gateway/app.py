@@ -26,7 +26,7 @@ from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.websocket.connection import SHARED_PORT, SOCKET_OPTIONS
-from services.gateway.websocket.http_front import Sockets
+from services.gateway.websocket.http_front import ProtocolFactory
 
 
 @cache
@@ -98,7 +98,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                 app,
                 settings.http_host,
                 settings.http_port,
-                http=Sockets(
+                http=ProtocolFactory(
                     handshake_s=settings.ws_handshake_timeout_s,
                     ping_interval_s=settings.ws_ping_interval_s,
                     ping_timeout_s=settings.ws_ping_timeout_s,

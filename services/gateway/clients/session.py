@@ -53,7 +53,7 @@ from services.gateway.protocol import (
 )
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket.frames import text_frame
-from services.gateway.websocket.transport import Link, Listener
+from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Home(ABC):
         """This session is over."""
 
 
-class Session(CatchingUp, Listener):
+class Session(CatchingUp, TransportListener):
     """Serves a link whose handshake is done, from `begin` until the link is closed.
 
     It has a task only while it obeys a command, and one while it catches up.
@@ -116,7 +116,7 @@ class Session(CatchingUp, Listener):
         "stuck_since",
     )
 
-    def __init__(self, core: Core, link: Link, seat: Seat, home: Home) -> None:
+    def __init__(self, core: Core, link: ClientTransport, seat: Seat, home: Home) -> None:
         settings = core.settings
         form = form_of(arrays=False, deflated=link.deflated)
         super().__init__(Outbox(settings.ws_queue_bytes), form, link.fd)

@@ -22,9 +22,9 @@ from services.gateway.protocol import (
     SUBPROTOCOL,
     Problem,
 )
-from services.gateway.websocket.asgi_call import Upgrading
+from services.gateway.websocket.asgi_call import UpgradableTransport
 from services.gateway.websocket.connection import EXTENSION
-from services.gateway.websocket.transport import AsgiLink, Receive, Send
+from services.gateway.websocket.transport import AsgiTransport, Receive, Send
 
 Scope = dict[str, Any]
 
@@ -54,16 +54,16 @@ class Endpoint:
             chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
             link = scope.get("extensions", {}).get(EXTENSION)
-            if not isinstance(link, Upgrading):
-                link = AsgiLink(receive, send)
+            if not isinstance(link, UpgradableTransport):
+                link = AsgiTransport(receive, send)
             session = Session(gateway.core, link, seat, gateway)
             gateway.joined(session)
             begun = True
             session.begin(key_refused=key is not None and seat.grant is None)
-            if isinstance(link, AsgiLink):
+            if isinstance(link, AsgiTransport):
                 await link.run(session)
             else:
-                link.take(session)
+                link.hand_over(session)
         finally:
             if not begun:
                 seat.leave()
@@ -116,7 +116,7 @@ class Endpoint:
 
 def _peer(scope: Scope) -> str:
     link = scope.get("extensions", {}).get(EXTENSION)
-    if isinstance(link, Upgrading):
+    if isinstance(link, UpgradableTransport):
         return link.peer
     client = scope.get("client")
     return str(client[0]) if client else ""

@@ -9,10 +9,10 @@ from typing import Any
 
 from services.gateway.clients.session import Home, Session
 from services.gateway.websocket.deflate import WINDOW_BITS
-from services.gateway.websocket.transport import Link, Listener
+from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 
-class MemoryLink(Link):
+class MemoryTransport(ClientTransport):
     """A transport that takes bytes until it is full, and is emptied by the test."""
 
     def __init__(self, fd: int, *, deflated: bool) -> None:
@@ -23,7 +23,7 @@ class MemoryLink(Link):
         self.writes = 0
         self.stuck = False
         self._held = 0
-        self.listener: Listener
+        self.listener: TransportListener
 
     @property
     def paused(self) -> bool:

@@ -30,10 +30,10 @@ from services.gateway.testing.wire import (
     close_frame,
     frame,
 )
-from services.gateway.websocket.connection import EXTENSION, GatewayProtocol
+from services.gateway.websocket.connection import EXTENSION, WebSocketConnection
 from services.gateway.websocket.frames import text_frame
-from services.gateway.websocket.http_front import Sockets
-from services.gateway.websocket.transport import AsgiLink, Link, Listener
+from services.gateway.websocket.http_front import ProtocolFactory
+from services.gateway.websocket.transport import AsgiTransport, ClientTransport, TransportListener
 
 MAX_BYTES = 100_000
 TAIL = b"\x00\x00\xff\xff"
@@ -54,10 +54,10 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         await send({**message, "type": "websocket.send"})
 
 
-class Echo(Listener):
+class Echo(TransportListener):
     """The same, called back by a link."""
 
-    def __init__(self, link: Link, send_binary: Any) -> None:
+    def __init__(self, link: ClientTransport, send_binary: Any) -> None:
         self.link = link
         self.send_binary = send_binary
 
@@ -79,16 +79,16 @@ class Echo(Listener):
 
 async def echo_by_listener(scope: Any, receive: Any, send: Any) -> None:
     link = scope["extensions"][EXTENSION]
-    assert isinstance(link, GatewayProtocol)
+    assert isinstance(link, WebSocketConnection)
     await send({"type": "websocket.accept"})
-    link.take(Echo(link, link.write_binary))
+    link.hand_over(Echo(link, link.write_binary))
 
 
 async def echo_by_asgi_link(scope: Any, receive: Any, send: Any) -> None:
     assert EXTENSION not in scope["extensions"]
     await receive()
     await send({"type": "websocket.accept"})
-    link = AsgiLink(receive, send)
+    link = AsgiTransport(receive, send)
     async with asyncio.TaskGroup() as group:
 
         def send_binary(data: bytes) -> None:
@@ -122,7 +122,7 @@ async def refusal(scope: Any, receive: Any, send: Any) -> None:
 
 def ours() -> dict[str, Any]:
     times: dict[str, Any] = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
-    return {"http": Sockets(**times, max_bytes=MAX_BYTES, deflate=True)}
+    return {"http": ProtocolFactory(**times, max_bytes=MAX_BYTES, deflate=True)}
 
 
 @asynccontextmanager

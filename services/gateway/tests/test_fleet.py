@@ -23,7 +23,7 @@ from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
 from services.gateway.workers import supervisor
-from services.gateway.workers.supervisor import Worker, reserved
+from services.gateway.workers.supervisor import WorkerProcess, reserved_port
 from tools.embedded import NatsServer, free_port
 
 CLIENTS = 16
@@ -225,9 +225,9 @@ async def test_a_killed_worker_is_started_again_and_costs_its_own_clients_a_reco
 async def test_a_port_that_somebody_has_is_not_shared_with_him() -> None:
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match="in use"), reserved("127.0.0.1", port):
+        with pytest.raises(OSError, match="in use"), reserved_port("127.0.0.1", port):
             pass
-    with reserved("127.0.0.1", 0) as port, socket.socket() as worker:
+    with reserved_port("127.0.0.1", 0) as port, socket.socket() as worker:
         # Held, but free for the workers, and nothing is taken from them.
         worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         worker.bind(("127.0.0.1", port))
@@ -253,7 +253,7 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nobody(
         worker.starts += 1
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    class Counted(Worker):
+    class Counted(WorkerProcess):
         starts = 0
 
     worker = Counted(0, 1, lambda _asked: None)

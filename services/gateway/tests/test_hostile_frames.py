@@ -17,9 +17,9 @@ from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient, frame
 from services.gateway.tests.test_inbound import MAX_BYTES, Told, ours, streams
-from services.gateway.websocket.connection import GatewayProtocol, Shared
+from services.gateway.websocket.connection import ServerContext, WebSocketConnection
 from services.gateway.websocket.inbound import FRAME_COST, Inbound
-from services.gateway.websocket.transport import Listener
+from services.gateway.websocket.transport import TransportListener
 
 _TOO_MUCH = 1008
 
@@ -95,7 +95,7 @@ class Transport:
     """Takes bytes until it is `full`, and tells its protocol as asyncio's transports do."""
 
     def __init__(self) -> None:
-        self.protocol: GatewayProtocol
+        self.protocol: WebSocketConnection
         self.full = False
         self.reading = True
         self.sent = b""
@@ -139,13 +139,13 @@ class Nothing:
     def remove(self, one: Any) -> None: ...
 
 
-class Texts(Listener):
+class Texts(TransportListener):
     """Notes what it is told."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.waiting = b""
-        self.link: GatewayProtocol
+        self.link: WebSocketConnection
         self.said: list[str] = []
 
     def on_text(self, text: str) -> None:
@@ -213,13 +213,13 @@ class Connection:
         self.transport = Transport()
         # What is None is not asked for by an open connection.
         parts: Any = (None, None, {}, self.calls, Nothing(), 1 << 20, False)
-        shared = Shared(*parts)
-        self.protocol = GatewayProtocol(shared, cast("asyncio.Transport", self.transport))
+        shared = ServerContext(*parts)
+        self.protocol = WebSocketConnection(shared, cast("asyncio.Transport", self.transport))
         self.transport.protocol = self.protocol
         self.protocol._state = 1
         self.heard = Texts()
         self.heard.link = self.protocol
-        self.protocol.take(self.heard)
+        self.protocol.hand_over(self.heard)
 
     def close_code(self) -> int | None:
         at = self.transport.sent.find(bytes((0x80 | CLOSE,)))
@@ -361,7 +361,7 @@ def test_who_takes_over_a_transport_that_waits_is_told_so() -> None:
     one.protocol.write(b"first")
     late = Texts()
     late.link = one.protocol
-    one.protocol.take(late)
+    one.protocol.hand_over(late)
     assert late.said == ["pause"]
 
 

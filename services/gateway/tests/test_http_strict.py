@@ -23,8 +23,8 @@ from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimi
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
-from services.gateway.websocket.connection import Arrivals, Shared
-from services.gateway.websocket.http_connection import HttpConnection, _Writer
+from services.gateway.websocket.connection import ServerContext, TurnQueue
+from services.gateway.websocket.http_connection import HttpConnection, _SafeWriter
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -330,7 +330,7 @@ async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
     transport: Any = Stuck()
     config = Config(_never, log_config=None, interface="asgi3")
     nobody: Any = Nobody()
-    shared = Shared(config, ServerState(), {}, loop, nobody, 1, False)
+    shared = ServerContext(config, ServerState(), {}, loop, nobody, 1, False)
     shared.config.load()
     one = Counting(20, shared, loop.time() + 20)
     one.connection_made(transport)
@@ -347,7 +347,7 @@ async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
 
 
 async def test_first_words_are_heard_a_few_in_a_turn() -> None:
-    arrivals = Arrivals(20)
+    arrivals = TurnQueue(20)
     heard: list[int] = []
     for number in range(100):
         arrivals.add(partial(heard.append, number))
@@ -366,7 +366,7 @@ async def test_first_words_are_heard_a_few_in_a_turn() -> None:
 async def test_an_answer_to_who_has_gone_is_no_error() -> None:
     # uvloop's transports raise when they are written to between the end and its telling.
     transport: Any = Stuck()
-    writer = _Writer(transport)
+    writer = _SafeWriter(transport)
     writer.write(b"x")
 
     def gone(_data: bytes) -> None:

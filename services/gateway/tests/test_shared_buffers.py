@@ -24,7 +24,7 @@ from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import Mode, State, Subscription
 from services.gateway.lifecycle import Gateway
 from services.gateway.testing import Market, small_settings
-from services.gateway.testing.links import Clock, MemoryLink, Nowhere, payloads_read
+from services.gateway.testing.links import Clock, MemoryTransport, Nowhere, payloads_read
 from services.gateway.websocket.deflate import Deflater
 from services.gateway.websocket.frames import text_frame
 
@@ -36,7 +36,7 @@ _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 class Subject(Session):
     """A session that goes live on streams without commands."""
 
-    def __init__(self, core: Core, link: MemoryLink) -> None:
+    def __init__(self, core: Core, link: MemoryTransport) -> None:
         super().__init__(core, link, Seat(Places()), Nowhere())
         link.listener = self
         self.link = link
@@ -88,7 +88,9 @@ class World:
         self.fans = [Fan(market.key) for market in self.markets]
         self.heads: list[Position | None] = [None] * _STREAMS
         self.clients = [
-            Subject(core, MemoryLink(number if number else -1, deflated=number >= _CLIENTS // 2))
+            Subject(
+                core, MemoryTransport(number if number else -1, deflated=number >= _CLIENTS // 2)
+            )
             for number in range(_CLIENTS)
         ]
         self.numbers = iter(range(10**6))

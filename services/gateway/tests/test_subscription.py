@@ -32,12 +32,12 @@ from services.gateway.streams.feed import Sources
 from services.gateway.streams.registry import Tails
 from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Market, small_settings
-from services.gateway.testing.links import Clock, MemoryLink, payloads_read
+from services.gateway.testing.links import Clock, MemoryTransport, payloads_read
 
 _QUEUE = 2048
 
 
-class _Link(MemoryLink):
+class _Link(MemoryTransport):
     def __init__(self) -> None:
         super().__init__(-1, deflated=False)
         self.closed = False

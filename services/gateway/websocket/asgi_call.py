@@ -9,12 +9,12 @@ from typing import Any
 
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.handshake import Header
-from services.gateway.websocket.transport import Link, Listener, Message
+from services.gateway.websocket.transport import ClientTransport, Message, TransportListener
 
 log = logging.getLogger("uvicorn.error")
 
 
-class Upgrading(Link):
+class UpgradableTransport(ClientTransport):
     """The link that a call answers for."""
 
     __slots__ = ()
@@ -31,20 +31,20 @@ class Upgrading(Link):
     def write_binary(self, data: bytes) -> bool: ...
 
     @abstractmethod
-    def take(self, listener: Listener) -> None:
-        """Call this one back from now on; the ASGI call may return."""
+    def hand_over(self, listener: TransportListener) -> None:
+        """AsgiCall this one back from now on; the ASGI call may return."""
 
 
 class ClientGone(OSError):
     """An application sends to a client that is gone; what ASGI wants raised."""
 
 
-class Call(Listener):
+class AsgiCall(TransportListener):
     """Whoever listens while the application talks ASGI; forgotten when another one takes over."""
 
     __slots__ = ("_answer", "_events", "_link", "_room", "_state")
 
-    def __init__(self, link: Upgrading) -> None:
+    def __init__(self, link: UpgradableTransport) -> None:
         self._link = link
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._events.put_nowait({"type": "websocket.connect"})
@@ -53,7 +53,7 @@ class Call(Listener):
         self._state = "connecting"
 
     async def run(self, app: Any, scope: Message) -> None:
-        """Call the application. Whatever it does, the client gets an answer and an end."""
+        """AsgiCall the application. Whatever it does, the client gets an answer and an end."""
         try:
             await app(scope, self._receive, self._send)
         except ClientGone:
@@ -65,7 +65,7 @@ class Call(Listener):
         else:
             self._end(500, 1000)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Another listener has taken over; the application has no more to say."""
         self._state = "over"
 

@@ -2,8 +2,8 @@
 
 FastAPI routes the handshake and the endpoint decides on it by ASGI. Then the endpoint lets a
 listener take over, and returns: from there on no task, no queue and nothing of the request is kept
-for a connection. `scope["extensions"]["mdf.link"]` is the link; under any other server it is absent
-and `AsgiLink` serves.
+for a connection. `scope["extensions"]["mdf.transport"]` is the connection; any other server has
+none, and there `AsgiTransport` serves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.gateway.admission.refusals import Refusals
 from services.gateway.protocol import MAX_MESSAGE_BYTES, TOO_LARGE
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket import extensions, handshake
-from services.gateway.websocket.asgi_call import Call, Upgrading
+from services.gateway.websocket.asgi_call import AsgiCall, UpgradableTransport
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.handshake import Header, Refused
 from services.gateway.websocket.inbound import (
@@ -44,9 +44,9 @@ from services.gateway.websocket.inbound import (
     Receiver,
 )
 from services.gateway.websocket.keepalive import Keepalive, Pinged
-from services.gateway.websocket.transport import Listener
+from services.gateway.websocket.transport import TransportListener
 
-EXTENSION = "mdf.link"
+EXTENSION = "mdf.transport"
 # Messages up to this size are read, refused with an error and survived; larger ones end the
 # connection (1009), since reading them would let strangers fill the memory.
 MAX_READ_BYTES = 1024 * 1024
@@ -84,7 +84,7 @@ class Silent:
     count: int = 0
 
 
-class Arrivals:
+class TurnQueue:
     """What connections have to say, heard a little in each turn of the event loop, in order.
 
     Args:
@@ -98,7 +98,7 @@ class Arrivals:
         self._scheduled = False
 
     def add(self, hear: Callable[[], None]) -> None:
-        """Call it now if there is room in this turn; else in a later one."""
+        """AsgiCall it now if there is room in this turn; else in a later one."""
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._next_turn)
@@ -119,7 +119,7 @@ class Arrivals:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class ServerContext:
     """What all connections of a listener have in common.
 
     Attributes:
@@ -147,12 +147,12 @@ class Shared:
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     most_silent: int = 10_000
     silent: Silent = field(default_factory=Silent)
-    arrivals: Arrivals = field(default_factory=lambda: Arrivals(_HEARD_A_TURN))
-    requests: Arrivals = field(default_factory=lambda: Arrivals(_REQUESTS_A_TURN))
+    arrivals: TurnQueue = field(default_factory=lambda: TurnQueue(_HEARD_A_TURN))
+    requests: TurnQueue = field(default_factory=lambda: TurnQueue(_REQUESTS_A_TURN))
     max_fragments: int = MAX_FRAGMENTS
 
 
-class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
+class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinged):
     """One WebSocket; takes over the transport of an HTTP connection that asks for an upgrade."""
 
     __slots__ = (
@@ -179,7 +179,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         "transport",
     )
 
-    def __init__(self, shared: Shared, transport: asyncio.Transport) -> None:
+    def __init__(self, shared: ServerContext, transport: asyncio.Transport) -> None:
         super().__init__()
         self.transport = transport
         self._key = b""
@@ -192,7 +192,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         self._early: list[bytes] | None = None
         self._shared = shared
         self._inbound = self._reader(deflate=False)
-        self._listener: Listener | None = None
+        self._listener: TransportListener | None = None
         self._state = _UPGRADING
         self._paused = False
         # Whether whoever listens wants to be told more; whether the transport reads nothing.
@@ -234,7 +234,7 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
         if early:
             self._early = [early]
         scope = self._scope(request)
-        call = Call(self)
+        call = AsgiCall(self)
         self._listener = call
         self._deciding = True
         # Most endpoints decide at once: such a call never becomes a task that waits for its turn.
@@ -297,10 +297,10 @@ class GatewayProtocol(asyncio.Protocol, Upgrading, Receiver, Pinged):
             self.transport.write(handshake.refusal(status, headers, body))
             self._linger("client")
 
-    def take(self, listener: Listener) -> None:
+    def hand_over(self, listener: TransportListener) -> None:
         call, self._listener = self._listener, listener
-        if isinstance(call, Call):
-            call.let_go()
+        if isinstance(call, AsgiCall):
+            call.detach()
         if self._paused:
             # What was written before it came waits; it has to know from the beginning.
             listener.on_pause()

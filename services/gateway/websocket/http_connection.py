@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.websocket.connection import LINGER_S, GatewayProtocol, Shared
+from services.gateway.websocket.connection import LINGER_S, ServerContext, WebSocketConnection
 from services.gateway.websocket.handshake import refusal
 
 # Of a request's first line and headers together.
@@ -24,7 +24,7 @@ _SLICE = 512
 _TURN_BYTES = 8 * 1024
 
 
-class Farewell(asyncio.Protocol):
+class LingeringClose(asyncio.Protocol):
     """A connection on which the last word was said.
 
     What still comes is thrown away for a while: a socket that is closed over unread data is reset,
@@ -33,7 +33,9 @@ class Farewell(asyncio.Protocol):
 
     __slots__ = ("_shared", "_timer", "transport")
 
-    def __init__(self, shared: Shared, transport: asyncio.Transport, last: bytes = b"") -> None:
+    def __init__(
+        self, shared: ServerContext, transport: asyncio.Transport, last: bytes = b""
+    ) -> None:
         self._shared = shared
         self.transport = transport
         self._timer = shared.loop.call_later(LINGER_S, transport.abort)
@@ -54,7 +56,7 @@ class Farewell(asyncio.Protocol):
         self.transport.close()
 
 
-class _Writer:
+class _SafeWriter:
     """A transport to answer through, also when the client has gone and nobody was told yet.
 
     uvloop's raise then, in the middle of the application.
@@ -80,7 +82,7 @@ class HttpConnection(HttpToolsProtocol):
     taken in a time that goes by its size.
     """
 
-    def __init__(self, seconds: float, shared: Shared, due: float, place: str = "") -> None:
+    def __init__(self, seconds: float, shared: ServerContext, due: float, place: str = "") -> None:
         super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
         self._seconds = seconds
         # Under which address it has its place.
@@ -204,7 +206,7 @@ class HttpConnection(HttpToolsProtocol):
         before = self._cycle
         super().on_headers_complete()
         if self._cycle is not None and self._cycle is not before:
-            self._cycle.transport = cast("asyncio.Transport", _Writer(self.transport))
+            self._cycle.transport = cast("asyncio.Transport", _SafeWriter(self.transport))
 
     def on_message_complete(self) -> None:
         self._incomplete = False
@@ -231,7 +233,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _farewell(self, last: bytes) -> None:
         self._let_go()
-        Farewell(self._shared, self.transport, last)
+        LingeringClose(self._shared, self.transport, last)
 
     def _let_go(self) -> None:
         """The transport is somebody else's now, and nothing of this one may stay behind."""
@@ -266,7 +268,7 @@ class HttpConnection(HttpToolsProtocol):
             "query_string": query,
         }
         self._let_go()
-        protocol = GatewayProtocol(self._shared, self.transport)
+        protocol = WebSocketConnection(self._shared, self.transport)
         self.transport.set_protocol(protocol)
         # While requests wait for their turn nothing is read; from here on its frames are.
         if not self.transport.is_reading():

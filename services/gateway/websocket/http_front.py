@@ -18,15 +18,20 @@ from uvicorn.server import ServerState
 from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
-from services.gateway.websocket.connection import MAX_READ_BYTES, GatewayProtocol, Shared, peer_of
+from services.gateway.websocket.connection import (
+    MAX_READ_BYTES,
+    ServerContext,
+    WebSocketConnection,
+    peer_of,
+)
 from services.gateway.websocket.handshake import Header, refusal
-from services.gateway.websocket.http_connection import MAX_HEAD, Farewell, HttpConnection
+from services.gateway.websocket.http_connection import MAX_HEAD, HttpConnection, LingeringClose
 from services.gateway.websocket.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.keepalive import Keepalive
 
 
-class Sockets:
-    """For `uvicorn.Config(http=Sockets(...))`: makes the protocol of each connection.
+class ProtocolFactory:
+    """For `uvicorn.Config(http=ProtocolFactory(...))`: makes the protocol of each connection.
 
     Args:
         handshake_s: time for a request or a handshake to arrive completely.
@@ -67,7 +72,7 @@ class Sockets:
         self._max_fragments = max_fragments
         self._proxies = Proxies(()) if proxies is None else proxies
         self._limits = HttpLimits(1000, 64 * 1024 * 1024, 20) if limits is None else limits
-        self._shared: Shared | None = None
+        self._shared: ServerContext | None = None
 
     def __call__(
         self,
@@ -75,11 +80,11 @@ class Sockets:
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Front:
+    ) -> ProtocolDetector:
         if self._shared is None:
             loop = _loop or asyncio.get_running_loop()
             keepalive = Keepalive(*self._ping_s, loop.call_later, loop.time)
-            self._shared = Shared(
+            self._shared = ServerContext(
                 config,
                 server_state,
                 app_state,
@@ -95,19 +100,19 @@ class Sockets:
                 self._silent,
                 max_fragments=self._max_fragments,
             )
-        return Front(self._handshake_s, self._shared)
+        return ProtocolDetector(self._handshake_s, self._shared)
 
 
-class Front(asyncio.Protocol):
+class ProtocolDetector(asyncio.Protocol):
     """A connection of which nothing is known yet.
 
     A handshake that comes in one piece, as nearly all do, goes from here straight to its
-    `GatewayProtocol`. Everything else, also what is wrong with a handshake, is `HttpConnection`'s.
+    `WebSocketConnection`. Everything else, a wrong handshake too, is `HttpConnection`'s.
     """
 
     __slots__ = ("_deadline", "_due", "_said", "_seconds", "_shared", "transport")
 
-    def __init__(self, seconds: float, shared: Shared) -> None:
+    def __init__(self, seconds: float, shared: ServerContext) -> None:
         self._seconds = seconds
         self._shared = shared
         self._due = 0.0
@@ -143,9 +148,9 @@ class Front(asyncio.Protocol):
         self._end()
         if not self.transport.is_reading():
             self.transport.resume_reading()
-        head = _Head.of(data)
+        head = _RequestHead.of(data)
         if head is not None:
-            protocol = GatewayProtocol(self._shared, self.transport)
+            protocol = WebSocketConnection(self._shared, self.transport)
             self.transport.set_protocol(protocol)
             protocol.upgrade(head.request(self.transport, self._shared.config), b"")
             return
@@ -153,7 +158,7 @@ class Front(asyncio.Protocol):
         if reason := self._shared.limits.enter(peer):
             self._shared.refusals.count(reason, peer)
             busy = refusal(503, [(b"retry-after", b"1")], b"")
-            Farewell(self._shared, self.transport, busy)
+            LingeringClose(self._shared, self.transport, busy)
             return
         http = HttpConnection(self._seconds, self._shared, self._due, peer)
         http.connection_made(self.transport)
@@ -177,10 +182,10 @@ class Front(asyncio.Protocol):
     def _too_slow(self) -> None:
         self._end()
         self._shared.refusals.count("too_slow", "")
-        Farewell(self._shared, self.transport, refusal(408, (), b""))
+        LingeringClose(self._shared, self.transport, refusal(408, (), b""))
 
 
-class _Head:
+class _RequestHead:
     """A request's first line and headers, as httptools calls them out."""
 
     def __init__(self) -> None:
@@ -188,7 +193,7 @@ class _Head:
         self.headers: list[Header] = []
 
     @classmethod
-    def of(cls, data: bytes) -> _Head | None:
+    def of(cls, data: bytes) -> _RequestHead | None:
         """The head in `data`, if that is a whole handshake and nothing else."""
         if not data.startswith(b"GET ") or not data.endswith(b"\r\n\r\n"):
             return None
@@ -217,7 +222,7 @@ class _Head:
         return len(hosts) == 1 and len(upgrades) == 1 and upgrades[0].lower() == b"websocket"
 
     def request(self, transport: asyncio.Transport, config: Config) -> dict[str, Any]:
-        """What `GatewayProtocol.upgrade` takes."""
+        """What `WebSocketConnection.upgrade` takes."""
         raw_path, _, query = self.url.partition(b"?")
         path = raw_path.decode("latin-1")
         return {

@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 _HIGH_WATER = 64 * 1024
 
 
-class Listener(ABC):
+class TransportListener(ABC):
     """Whoever is called back by a link; nothing here may raise or take long."""
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class Listener(ABC):
         """It is over, whoever ended it; nothing is written any more. Called once."""
 
 
-class Link(ABC):
+class ClientTransport(ABC):
     """Of one client. Written to without waiting; backpressure is `paused`."""
 
     __slots__ = ()
@@ -104,7 +104,7 @@ class Link(ABC):
         """Write a close frame behind what was written; who takes nothing is dropped in the end."""
 
 
-class AsgiLink(Link):
+class AsgiTransport(ClientTransport):
     """Plain ASGI sends, for any server but ours: a task writes, its backlog is the backpressure."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -116,7 +116,7 @@ class AsgiLink(Link):
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._closing: Message | None = None
-        self._listener: Listener | None = None
+        self._listener: TransportListener | None = None
 
     @property
     def paused(self) -> bool:
@@ -162,7 +162,7 @@ class AsgiLink(Link):
             self._wake.set()
             self._end()
 
-    async def run(self, listener: Listener) -> None:
+    async def run(self, listener: TransportListener) -> None:
         """Serve the listener until the connection ends; the socket is accepted already."""
         self._listener = listener
         async with asyncio.TaskGroup() as group:
@@ -176,7 +176,7 @@ class AsgiLink(Link):
                 self._closing = self._closing or {"type": "websocket.close"}
                 self._end()
 
-    async def _read_all(self, listener: Listener) -> None:
+    async def _read_all(self, listener: TransportListener) -> None:
         while True:
             await self._may_read.wait()
             message = await self._receive()

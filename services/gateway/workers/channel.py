@@ -18,7 +18,7 @@ _ASK_S = 3.0
 _SIZE_BYTES = 4
 
 
-class LineDown(Exception):
+class ChannelDown(Exception):
     """The other process is gone, or did not answer in time."""
 
 
@@ -28,7 +28,7 @@ class _Message(msgspec.Struct, array_like=True):
     body: msgspec.Raw
 
 
-class Line:
+class WorkerChannel:
     """One end; `run` it for as long as the process lives.
 
     Args:
@@ -55,7 +55,7 @@ class Line:
                     message = self._decode(await reader.readexactly(size))
                     body = msgspec.msgpack.decode(message.body)
                     if message.kind == "ask":
-                        group.create_task(self._tell(message.id, body), name="line-answer")
+                        group.create_task(self._tell(message.id, body), name="channel-answer")
                         continue
                     asked = self._asked.get(message.id)
                     if asked is not None and not asked.done():
@@ -67,16 +67,16 @@ class Line:
             writer.close()
             for asked in self._asked.values():
                 if not asked.done():
-                    asked.set_exception(LineDown("the process is gone"))
+                    asked.set_exception(ChannelDown("the process is gone"))
 
     async def ask(self, what: Any) -> Any:
         """The other side's answer.
 
         Raises:
-            LineDown: there is none within 3 s.
+            ChannelDown: there is none within 3 s.
         """
         if self._writer is None:
-            raise LineDown("the process is not there")
+            raise ChannelDown("the process is not there")
         id = next(self._ids)
         answer = self._asked[id] = asyncio.get_running_loop().create_future()
         try:
@@ -84,7 +84,7 @@ class Line:
             async with asyncio.timeout(_ASK_S):
                 return await answer
         except TimeoutError as error:
-            raise LineDown(f"no answer within {_ASK_S:.0f} s") from error
+            raise ChannelDown(f"no answer within {_ASK_S:.0f} s") from error
         finally:
             self._asked.pop(id, None)
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.common.observability.health import package_version
-from services.gateway.workers.channel import LineDown
+from services.gateway.workers.channel import ChannelDown
 
 METRICS_PATH = "/metrics"
 # Asked with the path and the `Accept` header; answers a `Reply`'s fields.
@@ -43,7 +43,7 @@ async def all_ready(ask: Ask) -> bool:
     """Whether `/readyz` of all processes says yes."""
     try:
         return Reply(*await ask(("/readyz", ""))).status == HTTPStatus.OK
-    except LineDown:
+    except ChannelDown:
         return False
 
 
@@ -56,7 +56,7 @@ def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
     async def asked(request: Request) -> Response:
         try:
             answer = await ask((request.url.path, request.headers.get("accept", "")))
-        except LineDown as error:
+        except ChannelDown as error:
             return JSONResponse({"ready": False, "reason": str(error)}, status_code=503)
         reply = Reply(*answer)
         return Response(reply.body, reply.status, media_type=reply.content_type)

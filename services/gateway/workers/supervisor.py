@@ -31,9 +31,13 @@ from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import has_admin_port
 from services.gateway.metrics import FLEET
 from services.gateway.settings import GatewaySettings
-from services.gateway.workers.channel import Line, LineDown
+from services.gateway.workers.channel import ChannelDown, WorkerChannel
 from services.gateway.workers.health_http import METRICS_PATH, Reply, routes
-from services.gateway.workers.worker_metrics import Merged, degraded, failing
+from services.gateway.workers.worker_metrics import (
+    MergedMetrics,
+    failing_checks,
+    merged_degradations,
+)
 
 # What a worker is asked for, beside its report.
 OPENAPI = "openapi"
@@ -48,7 +52,7 @@ _MARGIN_S = 10.0
 
 
 @contextmanager
-def reserved(host: str, port: int) -> Iterator[int]:
+def reserved_port(host: str, port: int) -> Iterator[int]:
     """Hold a port that workers share, without listening on it; yields its number.
 
     Raises:
@@ -67,12 +71,12 @@ def reserved(host: str, port: int) -> Iterator[int]:
         yield port
 
 
-class Worker:
-    """One process of the fleet, started again whenever it ends by itself."""
+class WorkerProcess:
+    """One process of several, started again whenever it ends by itself."""
 
     def __init__(self, number: int, port: int, answer: Callable[[Any], Any]) -> None:
         self.number = number
-        self.line: Line | None = None
+        self.channel: WorkerChannel | None = None
         self._port = port
         self._answer = answer
         self._stopping = asyncio.Event()
@@ -135,28 +139,28 @@ class Worker:
         finally:
             its.close()
         log.info("worker_started", worker=self.number, pid=self._process.pid)
-        self.line = Line(ours, self._answer)
+        self.channel = WorkerChannel(ours, self._answer)
         if self._stopping.is_set():
             self._process.terminate()
         try:
             async with asyncio.TaskGroup() as group:
-                line = group.create_task(self.line.run(), name=f"line:{self.number}")
+                answering = group.create_task(self.channel.run(), name=f"channel:{self.number}")
                 status = await self._process.wait()
-                line.cancel()
+                answering.cancel()
             return status
         finally:
-            self.line = None
+            self.channel = None
             if self._process.returncode is None:
                 self._process.kill()
             self._process = None
 
 
-class Fleet:
+class Supervisor:
     """`run` it as the service's main."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
         self.health = Health("gateway", *map(_check, range(settings.web_concurrency)))
         self._own = Together(FLEET.registry, HealthCollector(self.health))
 
@@ -169,11 +173,11 @@ class Fleet:
         settings = self._settings
         async with AsyncExitStack() as stack:
             try:
-                port = stack.enter_context(reserved(settings.http_host, settings.http_port))
+                port = stack.enter_context(reserved_port(settings.http_host, settings.http_port))
             except OSError as error:
                 raise PlatformError(f"port {settings.http_port}: {error.strerror}") from error
             numbers = range(settings.web_concurrency)
-            self._workers = [Worker(number, port, self.answer) for number in numbers]
+            self._workers = [WorkerProcess(number, port, self.answer) for number in numbers]
             if has_admin_port(settings):
                 described = docs_routes(self._openapi)
                 admin = Starlette(routes=[*routes(self.answer, self.info), *described])
@@ -201,21 +205,25 @@ class Fleet:
         reports = await self._look()
         if path == METRICS_PATH:
             told = {str(n): report["families"] for n, report in reports.items()}
-            return tuple(Reply.of_metrics(Merged(told, self._own), accept))
+            return tuple(Reply.of_metrics(MergedMetrics(told, self._own), accept))
         found = [report["report"] for report in reports.values()]
         if path == "/startupz":
             pending = self.health.pending
             body = {"started": not pending, "service": self.health.service, "pending": pending}
             return tuple(Reply.of_json(body, good=not pending))
-        body = {**self.health.report(), "degraded": degraded(found), "workers": self._pids()}
+        body = {
+            **self.health.report(),
+            "degraded": merged_degradations(found),
+            "workers": self._pids(),
+        }
         return tuple(Reply.of_json(body, good=self.health.ready))
 
     async def _openapi(self) -> dict[str, Any]:
         """The document of the workers' API, which is the same for all."""
         for worker in self._workers:
-            with suppress(LineDown):
-                if worker.line is not None:
-                    document: dict[str, Any] = await worker.line.ask(OPENAPI)
+            with suppress(ChannelDown):
+                if worker.channel is not None:
+                    document: dict[str, Any] = await worker.channel.ask(OPENAPI)
                     return document
         raise HTTPException(503, "no worker answers")
 
@@ -226,7 +234,7 @@ class Fleet:
         found: dict[int, Any] = {}
         for worker, answering in asked:
             answer = answering.result()
-            reason = answer if isinstance(answer, str) else failing(answer["report"])
+            reason = answer if isinstance(answer, str) else failing_checks(answer["report"])
             if reason is None:
                 self.health.passed(_check(worker.number))
             else:
@@ -242,13 +250,13 @@ class Fleet:
         return {"service": "gateway", "started": self.health.started, "workers": self._pids()}
 
 
-async def _report_of(worker: Worker) -> Any:
+async def _report_of(worker: WorkerProcess) -> Any:
     """What it says, or why it says nothing."""
-    if worker.line is None:
+    if worker.channel is None:
         return "it is being started"
     try:
-        return await worker.line.ask("report")
-    except LineDown as error:
+        return await worker.channel.ask("report")
+    except ChannelDown as error:
         return str(error)
 
 

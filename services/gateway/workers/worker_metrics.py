@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 Family = tuple[str, str, str, str, list[tuple[str, dict[str, str], float, Any]]]
 
 
-def families(collector: Collector) -> list[Family]:
+def exported_families(collector: Collector) -> list[Family]:
     """A process's metrics, as they are told to another process."""
     return [
         (
@@ -29,7 +29,7 @@ def families(collector: Collector) -> list[Family]:
     ]
 
 
-class Merged(Collector):
+class MergedMetrics(Collector):
     """The metrics of several processes; each sample says by `worker` whose it is.
 
     Args:
@@ -65,7 +65,7 @@ def _read(exemplar: Any) -> Exemplar | None:
     return None if exemplar is None else Exemplar(*exemplar)
 
 
-def degraded(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_degradations(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What any of them does without: since the first of them does."""
     found: dict[str, Any] = {}
     for report in reports:
@@ -75,7 +75,7 @@ def degraded(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def failing(report: Mapping[str, Any]) -> str | None:
+def failing_checks(report: Mapping[str, Any]) -> str | None:
     """Why the process with this `/readyz` is not ready; None: it is."""
     found = [
         f"{name}: {check['reason']}" for name, check in report["checks"].items() if not check["ok"]

@@ -11,8 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
-from services.gateway.workers.channel import Line, LineDown
-from services.gateway.workers.worker_metrics import Merged, degraded, failing, families
+from services.gateway.workers.channel import ChannelDown, WorkerChannel
+from services.gateway.workers.worker_metrics import (
+    MergedMetrics,
+    exported_families,
+    failing_checks,
+    merged_degradations,
+)
 
 
 def registry(value: float) -> CollectorRegistry:
@@ -32,9 +37,9 @@ def wire(told: Any) -> Any:
 def test_metrics_of_several_processes_are_told_apart_and_keep_everything_else() -> None:
     own = CollectorRegistry()
     Counter("md_restarts", "Restarts.", registry=own)
-    told = {str(n): wire(families(registry(n + 0.5))) for n in range(2)}
+    told = {str(n): wire(exported_families(registry(n + 0.5))) for n in range(2)}
     encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
-    text = encode(Merged(told, own)).decode()
+    text = encode(MergedMetrics(told, own)).decode()
     for line in (
         'md_open{worker="0"} 0.5',
         'md_open{worker="1"} 1.5',
@@ -50,15 +55,15 @@ def test_metrics_of_several_processes_are_told_apart_and_keep_everything_else() 
 
 def test_a_report_says_why_it_is_not_ready() -> None:
     good = {"ok": True, "reason": None}
-    assert failing({"checks": {"broker": good}}) is None
+    assert failing_checks({"checks": {"broker": good}}) is None
     bad = {"broker": {"ok": False, "reason": "away"}, "serving": good}
-    assert failing({"checks": bad}) == "broker: away"
+    assert failing_checks({"checks": bad}) == "broker: away"
     reports = [
         {"degraded": {"archive": {"reason": "x", "since": 5}}},
         {"degraded": {"archive": {"reason": "y", "since": 3}}},
         {},
     ]
-    assert degraded(reports) == {"archive": {"reason": "y", "since": 3}}
+    assert merged_degradations(reports) == {"archive": {"reason": "y", "since": 3}}
 
 
 async def test_both_ends_of_a_line_ask_and_answer_and_notice_the_end() -> None:
@@ -74,13 +79,13 @@ async def test_both_ends_of_a_line_ask_and_answer_and_notice_the_end() -> None:
         await asyncio.Event().wait()
 
     async with asyncio.TaskGroup() as group:
-        left, right = Line(ours, shout), Line(theirs, double)
+        left, right = WorkerChannel(ours, shout), WorkerChannel(theirs, double)
         ends = [group.create_task(left.run()), group.create_task(right.run())]
         while True:
             try:
                 assert await right.ask("a") == "A"
                 break
-            except LineDown:
+            except ChannelDown:
                 # Not running yet.
                 await asyncio.sleep(0)
         answers = await asyncio.gather(*(left.ask(n) for n in range(50)), right.ask("b" * 300_000))
@@ -93,11 +98,11 @@ async def test_both_ends_of_a_line_ask_and_answer_and_notice_the_end() -> None:
         assert "gone" in await asked
         await asyncio.wait(ends, timeout=10)
         assert all(end.done() for end in ends)
-        with pytest.raises(LineDown):
+        with pytest.raises(ChannelDown):
             await left.ask("again")
 
 
-async def _failed(line: Line) -> str:
-    with pytest.raises(LineDown) as down:
+async def _failed(line: WorkerChannel) -> str:
+    with pytest.raises(ChannelDown) as down:
         await line.ask("anybody?")
     return str(down.value)

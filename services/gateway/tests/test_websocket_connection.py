@@ -16,7 +16,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
-from services.gateway.websocket.asgi_call import Call
+from services.gateway.websocket.asgi_call import AsgiCall
 from services.gateway.websocket.connection import SOCKET_OPTIONS
 
 
@@ -55,7 +55,7 @@ async def test_an_open_connection_keeps_no_task_and_nothing_of_its_request(
     kept = [
         one
         for one in gc.get_objects()
-        if isinstance(one, Call)
+        if isinstance(one, AsgiCall)
         or (isinstance(one, dict) and one.get("type") == "websocket" and "raw_path" in one)
     ]
     assert kept == []
