@@ -77,6 +77,10 @@ charts-render: $(STAMP)
 manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 	@$(PY) -m tools.dev.charts --write
 
+.PHONY: test-again
+test-again: $(STAMP) ## The suite again and again, each time in another order (not in CI) [RUNS=10 BUSY=1 ARGS=...]
+	@$(PY) -m tools.dev.repeat_suite --runs $(or $(RUNS),10) --jobs $(JOBS) $(if $(BUSY),--busy) -- $(ARGS)
+
 .PHONY: mutants
 mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]
 	@$(PY) -m tools.dev.mutants $(MODULES)
