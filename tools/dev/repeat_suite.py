@@ -54,15 +54,19 @@ def read_run(seed: int, output: str, exit_code: int, seconds: float) -> Run:
     )
 
 
-def _spin() -> None:
-    while True:
-        pass
+def _spin(parent: int) -> None:
+    """Compute nothing until the process that wants the core busy is gone, however it went."""
+    while os.getppid() == parent:
+        for _ in range(1_000_000):
+            pass
 
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """Keep that many cores busy for as long as the block runs."""
-    spinning = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(processes)]
+    spinning = [
+        multiprocessing.Process(target=_spin, args=(os.getpid(),)) for _ in range(processes)
+    ]
     for process in spinning:
         process.start()
     try:
