@@ -21,12 +21,13 @@ from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import bare_health_routes, has_admin_port
 from services.gateway.http.routes import api_router
 from services.gateway.http.web_board import web_routes
-from services.gateway.http.ws_endpoint import Endpoint
+from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import METRICS, STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
-from services.gateway.websocket.connection import SHARED_PORT, SOCKET_OPTIONS
 from services.gateway.websocket.http_front import ProtocolFactory
+from services.gateway.websocket.server_context import ReadLimits
+from services.gateway.websocket.socket_options import SHARED_PORT, SOCKET_OPTIONS
 
 
 @cache
@@ -103,9 +104,12 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                     ping_interval_s=settings.ws_ping_interval_s,
                     ping_timeout_s=settings.ws_ping_timeout_s,
                     deflate=settings.gateway_compression,
-                    control_per_s=settings.ws_max_control_per_sec,
-                    max_fragments=settings.ws_max_fragments,
-                    message_s=settings.ws_message_timeout_s,
+                    reading=ReadLimits(
+                        max_fragments=settings.ws_max_fragments,
+                        control_per_s=settings.ws_max_control_per_sec,
+                        message_s=settings.ws_message_timeout_s,
+                        too_large=TOO_LARGE_MESSAGE,
+                    ),
                     silent=settings.ws_max_connections,
                     limits=HttpLimits(
                         settings.http_max_connections,
@@ -114,6 +118,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                         settings.http_max_connections_per_address,
                     ),
                     proxies=gateway.core.proxies,
+                    on_refused=lambda reason: METRICS.http_refused.labels(reason).inc(),
                 ),
                 socket_options=options,
                 proxy_headers=False,

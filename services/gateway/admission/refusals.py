@@ -1,4 +1,4 @@
-"""What is refused of HTTP connections: all of it counted, some of it told."""
+"""Refused HTTP connections and requests: all of them counted, some of them logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import structlog
 
-from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
 
 log = structlog.get_logger(__name__)
@@ -16,17 +15,23 @@ _LOG_BURST, _LOG_S = 10, 10.0
 
 
 class Refusals:
-    """Counts what is refused; tells of some of it, however much there is."""
+    """Counts what is refused, and logs a bounded part of it, however much there is.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: seconds, does not go back.
+        on_refused: called with the reason of each.
+    """
+
+    def __init__(self, clock: Callable[[], float], on_refused: Callable[[str], None]) -> None:
+        self._on_refused = on_refused
         self._clock = clock
         self._lines = TokenBucket(1 / _LOG_S, _LOG_BURST, clock())
-        self._untold = 0
+        self._unlogged = 0
 
     def count(self, reason: str, address: str, detail: str = "") -> None:
-        METRICS.http_refused.labels(reason).inc()
+        self._on_refused(reason)
         if self._lines.take(self._clock()) > 0:
-            self._untold += 1
+            self._unlogged += 1
             return
         log.info(
             "http_refused",
@@ -34,6 +39,6 @@ class Refusals:
             address=address,
             # Of llhttp or of this module: never the client's own words.
             detail=detail[:200],
-            untold=self._untold,
+            unlogged=self._unlogged,
         )
-        self._untold = 0
+        self._unlogged = 0

@@ -18,22 +18,32 @@ from services.gateway.protocol import (
     COMMAND_RATE,
     CONNECTION_QUOTA,
     DRAINING,
+    MAX_MESSAGE_BYTES,
     ORIGIN_DENIED,
     SUBPROTOCOL,
+    TOO_LARGE,
     Problem,
 )
-from services.gateway.websocket.asgi_call import UpgradableTransport
-from services.gateway.websocket.connection import EXTENSION
-from services.gateway.websocket.transport import AsgiTransport, Receive, Send
+from services.gateway.websocket.asgi_call import Receive, Send, UpgradableTransport
+from services.gateway.websocket.asgi_transport import AsgiTransport
+from services.gateway.websocket.opening import EXTENSION
 
 Scope = dict[str, Any]
+# What a client is told whose message was so large that it was not even read.
+TOO_LARGE_MESSAGE = json.dumps(
+    {
+        "type": "error",
+        **Problem(TOO_LARGE, f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing").body(),
+    },
+    separators=(",", ":"),
+).encode()
 
 
 class Endpoint:
     """Decides on a handshake and hands the connection to a session.
 
-    On our own server the call is over then, and the link calls the session back. On any other it
-    lasts as long as the connection.
+    On our own server the call is over then, and the transport calls the session back. On any other
+    it lasts as long as the connection.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -53,17 +63,17 @@ class Endpoint:
         try:
             chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
-            link = scope.get("extensions", {}).get(EXTENSION)
-            if not isinstance(link, UpgradableTransport):
-                link = AsgiTransport(receive, send)
-            session = Session(gateway.core, link, seat, gateway)
+            transport = scope.get("extensions", {}).get(EXTENSION)
+            if not isinstance(transport, UpgradableTransport):
+                transport = AsgiTransport(receive, send)
+            session = Session(gateway.core, transport, seat, gateway)
             gateway.joined(session)
             begun = True
             session.begin(key_refused=key is not None and seat.grant is None)
-            if isinstance(link, AsgiTransport):
-                await link.run(session)
+            if isinstance(transport, AsgiTransport):
+                await transport.run(session)
             else:
-                link.hand_over(session)
+                transport.hand_over(session)
         finally:
             if not begun:
                 seat.leave()
@@ -115,9 +125,9 @@ class Endpoint:
 
 
 def _peer(scope: Scope) -> str:
-    link = scope.get("extensions", {}).get(EXTENSION)
-    if isinstance(link, UpgradableTransport):
-        return link.peer
+    transport = scope.get("extensions", {}).get(EXTENSION)
+    if isinstance(transport, UpgradableTransport):
+        return transport.peer
     client = scope.get("client")
     return str(client[0]) if client else ""
 

@@ -18,6 +18,10 @@ import pytest
 import pytest_asyncio
 
 from services.common.runtime import serve_http
+from services.gateway.admission.addresses import Proxies
+from services.gateway.admission.http_limits import HttpLimits
+from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE
+from services.gateway.testing import WAIT_S
 from services.gateway.testing.wire import (
     BINARY,
     CLOSE,
@@ -30,10 +34,13 @@ from services.gateway.testing.wire import (
     close_frame,
     frame,
 )
-from services.gateway.websocket.connection import EXTENSION, WebSocketConnection
+from services.gateway.websocket.asgi_transport import AsgiTransport
+from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.http_front import ProtocolFactory
-from services.gateway.websocket.transport import AsgiTransport, ClientTransport, TransportListener
+from services.gateway.websocket.opening import EXTENSION
+from services.gateway.websocket.server_context import ReadLimits
+from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 MAX_BYTES = 100_000
 TAIL = b"\x00\x00\xff\xff"
@@ -121,8 +128,18 @@ async def refusal(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ours() -> dict[str, Any]:
-    times: dict[str, Any] = {"handshake_s": 20.0, "ping_interval_s": 60.0, "ping_timeout_s": 60.0}
-    return {"http": ProtocolFactory(**times, max_bytes=MAX_BYTES, deflate=True)}
+    protocols = ProtocolFactory(
+        handshake_s=WAIT_S,
+        ping_interval_s=WAIT_S,
+        ping_timeout_s=WAIT_S,
+        limits=HttpLimits(1000, 64 * 1024 * 1024, WAIT_S),
+        proxies=Proxies(()),
+        on_refused=lambda _reason: None,
+        # A case may take as long as the machine does.
+        reading=ReadLimits(MAX_BYTES, message_s=WAIT_S, too_large=TOO_LARGE_MESSAGE),
+        deflate=True,
+    )
+    return {"http": protocols}
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient, frame
 from services.gateway.tests.test_inbound import MAX_BYTES, Told, ours, streams
-from services.gateway.websocket.connection import ServerContext, WebSocketConnection
+from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.inbound import FRAME_COST, Inbound
+from services.gateway.websocket.server_context import ReadLimits, ServerContext
 from services.gateway.websocket.transport import TransportListener
 
 _TOO_MUCH = 1008
@@ -211,10 +212,14 @@ class Connection:
     def __init__(self) -> None:
         self.calls = Calls()
         self.transport = Transport()
-        # What is None is not asked for by an open connection.
-        parts: Any = (None, None, {}, self.calls, Nothing(), 1 << 20, False)
-        shared = ServerContext(*parts)
-        self.protocol = WebSocketConnection(shared, cast("asyncio.Transport", self.transport))
+        # Not asked for by an open connection.
+        no: Any = None
+        calls: Any = self.calls
+        keepalive: Any = Nothing()
+        context = ServerContext(
+            *(no, no, {}, calls, keepalive, no, no, no, no), ReadLimits(1 << 20)
+        )
+        self.protocol = WebSocketConnection(context, cast("asyncio.Transport", self.transport))
         self.transport.protocol = self.protocol
         self.protocol._state = 1
         self.heard = Texts()

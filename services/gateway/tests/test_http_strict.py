@@ -19,12 +19,16 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.common.stream.memory.broker import MemoryBroker
+from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
+from services.gateway.admission.refusals import Refusals
 from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
-from services.gateway.websocket.connection import ServerContext, TurnQueue
+from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.http_connection import HttpConnection, _SafeWriter
+from services.gateway.websocket.server_context import ServerContext
+from services.gateway.websocket.turn_queue import TurnQueue
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -330,16 +334,27 @@ async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
     transport: Any = Stuck()
     config = Config(_never, log_config=None, interface="asgi3")
     nobody: Any = Nobody()
-    shared = ServerContext(config, ServerState(), {}, loop, nobody, 1, False)
-    shared.config.load()
-    one = Counting(20, shared, loop.time() + 20)
+    state = ServerState()
+    context = ServerContext(
+        config,
+        state,
+        {},
+        loop,
+        nobody,
+        HandshakeTasks(loop, state.tasks),
+        Proxies(()),
+        HttpLimits(1, 1, 1),
+        Refusals(loop.time, lambda _reason: None),
+    )
+    config.load()
+    one = Counting(20, context, loop.time() + 20)
     one.connection_made(transport)
     one.data_received((b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)
     assert 0 < len(begun) < 30
     assert not transport.is_reading()
     transport.is_closing = lambda: True
     one.connection_lost(None)
-    tasks = list(shared.state.tasks)
+    tasks = list(state.tasks)
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()

@@ -17,7 +17,7 @@ from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
 from services.gateway.websocket.asgi_call import AsgiCall
-from services.gateway.websocket.connection import SOCKET_OPTIONS
+from services.gateway.websocket.socket_options import SOCKET_OPTIONS
 
 
 @pytest.fixture

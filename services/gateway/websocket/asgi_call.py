@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.handshake import Header
-from services.gateway.websocket.transport import ClientTransport, Message, TransportListener
+from services.gateway.websocket.transport import ClientTransport, TransportListener
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("uvicorn.error")
 
 
 class UpgradableTransport(ClientTransport):
-    """The link that a call answers for."""
+    """The transport of a handshake that an ASGI call decides on."""
 
     __slots__ = ()
 
@@ -32,7 +37,7 @@ class UpgradableTransport(ClientTransport):
 
     @abstractmethod
     def hand_over(self, listener: TransportListener) -> None:
-        """AsgiCall this one back from now on; the ASGI call may return."""
+        """Call this one back from now on; the ASGI call may return."""
 
 
 class ClientGone(OSError):
@@ -42,10 +47,10 @@ class ClientGone(OSError):
 class AsgiCall(TransportListener):
     """Whoever listens while the application talks ASGI; forgotten when another one takes over."""
 
-    __slots__ = ("_answer", "_events", "_link", "_room", "_state")
+    __slots__ = ("_answer", "_events", "_room", "_state", "_transport")
 
-    def __init__(self, link: UpgradableTransport) -> None:
-        self._link = link
+    def __init__(self, transport: UpgradableTransport) -> None:
+        self._transport = transport
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._events.put_nowait({"type": "websocket.connect"})
         self._room = asyncio.Event()
@@ -53,7 +58,7 @@ class AsgiCall(TransportListener):
         self._state = "connecting"
 
     async def run(self, app: Any, scope: Message) -> None:
-        """AsgiCall the application. Whatever it does, the client gets an answer and an end."""
+        """Call the application. Whatever it does, the client gets an answer and an end."""
         try:
             await app(scope, self._receive, self._send)
         except ClientGone:
@@ -72,16 +77,16 @@ class AsgiCall(TransportListener):
     def _end(self, status: int, code: int) -> None:
         if self._state == "connecting":
             self._state = "over"
-            self._link.refuse(status, [], b"")
+            self._transport.refuse(status, [], b"")
         elif self._state == "open":
-            self._link.close(code, "")
+            self._transport.close(code, "")
 
     # ------------------------------------------------------------------ the application's side
 
     async def _receive(self) -> Message:
         message = await self._events.get()
         if self._events.empty():
-            self._link.resume_reading()
+            self._transport.resume_reading()
         return message
 
     async def _send(self, message: Message) -> None:
@@ -91,16 +96,16 @@ class AsgiCall(TransportListener):
         elif self._state == "over":
             raise ClientGone("the client is gone")
         elif kind == "websocket.close":
-            self._link.close(message.get("code", 1000), message.get("reason") or "")
+            self._transport.close(message.get("code", 1000), message.get("reason") or "")
         elif kind == "websocket.send":
-            while self._link.paused:
+            while self._transport.paused:
                 self._room.clear()
                 await self._room.wait()
             data, text = message.get("bytes"), message.get("text")
             if data is not None:
-                self._link.write_binary(data)
+                self._transport.write_binary(data)
             else:
-                self._link.write(text_frame((text or "").encode()))
+                self._transport.write(text_frame((text or "").encode()))
         else:
             raise RuntimeError(f"{kind} in the middle of a connection")
 
@@ -108,7 +113,7 @@ class AsgiCall(TransportListener):
         headers = list(message.get("headers", []))
         if kind == "websocket.accept":
             self._state = "open"
-            self._link.accept(message.get("subprotocol"), headers)
+            self._transport.accept(message.get("subprotocol"), headers)
         elif kind == "websocket.close":
             self._refuse(403, [], b"")
         elif kind == "websocket.http.response.start" and self._answer is None:
@@ -124,17 +129,17 @@ class AsgiCall(TransportListener):
 
     def _refuse(self, status: int, headers: list[Header], body: bytes) -> None:
         self._state = "over"
-        self._link.refuse(status, headers, body)
+        self._transport.refuse(status, headers, body)
         self._events.put_nowait({"type": "websocket.disconnect", "code": 1006})
 
     # ------------------------------------------------------------------ the client's side
 
     def on_text(self, text: str) -> None:
-        self._link.pause_reading()
+        self._transport.pause_reading()
         self._events.put_nowait({"type": "websocket.receive", "text": text})
 
     def on_binary(self, data: bytes) -> None:
-        self._link.pause_reading()
+        self._transport.pause_reading()
         self._events.put_nowait({"type": "websocket.receive", "bytes": data})
 
     def on_pause(self) -> None:

@@ -1,4 +1,4 @@
-"""RFC 6455 frames as a server writes them: unmasked, final, text. Pure.
+"""RFC 6455 frames as a server writes them: unmasked and final. Pure.
 
 A message is framed once and the same bytes are written to every client that gets it.
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-_FIN_TEXT = 0x81
+CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+# What stands for a close frame without a code.
+NO_CODE = 1005
+_FIN = 0x80
+_FIN_TEXT = _FIN | TEXT
 # RSV1: the payload is compressed (RFC 7692).
 _COMPRESSED = 0x40
 
@@ -21,6 +25,20 @@ def text_frame(payload: bytes) -> bytes:
 def compressed_frame(payload: bytes) -> bytes:
     """One unfragmented text frame whose `payload` permessage-deflate made."""
     return _frame(_FIN_TEXT | _COMPRESSED, payload)
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """One unfragmented frame of any kind."""
+    return _frame(_FIN | opcode, payload)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; with `NO_CODE` an empty one."""
+    if code == NO_CODE:
+        return frame(CLOSE, b"")
+    # A control frame has at most 125 bytes, and what is cut must still be text.
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return frame(CLOSE, struct.pack("!H", code) + text)
 
 
 def _frame(first: int, payload: bytes) -> bytes:

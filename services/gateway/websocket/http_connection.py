@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.websocket.connection import LINGER_S, ServerContext, WebSocketConnection
+from services.gateway.websocket.closing import LINGER_S
+from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.handshake import refusal
+from services.gateway.websocket.server_context import ServerContext
 
 # Of a request's first line and headers together.
 MAX_HEAD = 16 * 1024
@@ -31,15 +33,15 @@ class LingeringClose(asyncio.Protocol):
     and the other side may never read why.
     """
 
-    __slots__ = ("_shared", "_timer", "transport")
+    __slots__ = ("_context", "_timer", "transport")
 
     def __init__(
-        self, shared: ServerContext, transport: asyncio.Transport, last: bytes = b""
+        self, context: ServerContext, transport: asyncio.Transport, last: bytes = b""
     ) -> None:
-        self._shared = shared
+        self._context = context
         self.transport = transport
-        self._timer = shared.loop.call_later(LINGER_S, transport.abort)
-        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
+        self._timer = context.loop.call_later(LINGER_S, transport.abort)
+        context.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
         transport.set_protocol(self)
         if last:
             transport.write(last)
@@ -49,7 +51,7 @@ class LingeringClose(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._timer.cancel()
-        self._shared.state.connections.discard(self)
+        self._context.state.connections.discard(self)
 
     def shutdown(self) -> None:
         """The server goes away."""
@@ -82,12 +84,12 @@ class HttpConnection(HttpToolsProtocol):
     taken in a time that goes by its size.
     """
 
-    def __init__(self, seconds: float, shared: ServerContext, due: float, place: str = "") -> None:
-        super().__init__(shared.config, shared.state, shared.app_state, shared.loop)
+    def __init__(self, seconds: float, context: ServerContext, due: float, place: str = "") -> None:
+        super().__init__(context.config, context.state, context.app_state, context.loop)
         self._seconds = seconds
         # Under which address it has its place.
         self._place = place
-        self._shared = shared
+        self._context = context
         # Of the first request, which has begun already; later ones have their own time.
         self._due: float | None = due
         self._deadline: asyncio.TimerHandle | None = None
@@ -156,7 +158,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._unread and not (self._over or self._busy or self._scheduled):
             self._scheduled = True
             self.flow.pause_reading()
-            self._shared.requests.add(self._read_on)
+            self._context.requests.add(self._read_on)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -221,7 +223,7 @@ class HttpConnection(HttpToolsProtocol):
         """This cannot be read, nor anything after it."""
         self._over = True
         self._end()
-        self._shared.refusals.count(reason, self._address, detail)
+        self._context.refusals.count(reason, self._address, detail)
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete:
             # An answer to what came before is on its way: it is the last one.
@@ -233,7 +235,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _farewell(self, last: bytes) -> None:
         self._let_go()
-        LingeringClose(self._shared, self.transport, last)
+        LingeringClose(self._context, self.transport, last)
 
     def _let_go(self) -> None:
         """The transport is somebody else's now, and nothing of this one may stay behind."""
@@ -268,7 +270,7 @@ class HttpConnection(HttpToolsProtocol):
             "query_string": query,
         }
         self._let_go()
-        protocol = WebSocketConnection(self._shared, self.transport)
+        protocol = WebSocketConnection(self._context, self.transport)
         self.transport.set_protocol(protocol)
         # While requests wait for their turn nothing is read; from here on its frames are.
         if not self.transport.is_reading():
@@ -304,7 +306,7 @@ class HttpConnection(HttpToolsProtocol):
             self._begin()
             return
         cycle = self._cycle
-        self._shared.refusals.count("too_slow", self._address)
+        self._context.refusals.count("too_slow", self._address)
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             self.transport.close()
@@ -317,7 +319,7 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         size = self.transport.get_write_buffer_size()
-        limits = self._shared.limits
+        limits = self._context.limits
         victims = limits.wait(self, self._address, size)
         if self not in victims and self._write_deadline is None:
             self._write_deadline = self.loop.call_later(
@@ -332,7 +334,7 @@ class HttpConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def _taken(self) -> None:
-        self._shared.limits.took(self)
+        self._context.limits.took(self)
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
@@ -340,7 +342,7 @@ class HttpConnection(HttpToolsProtocol):
     def give_up(self, reason: str) -> None:
         """Drop the connection with whatever waits for it."""
         self._taken()
-        self._shared.refusals.count(reason, self._address)
+        self._context.refusals.count(reason, self._address)
         self._over = True
         if self._cycle is not None:
             # What it writes before it is told would raise in the middle of the application.
@@ -360,4 +362,4 @@ class HttpConnection(HttpToolsProtocol):
         self._taken()
         if self in self.connections:
             self.connections.discard(self)
-            self._shared.limits.leave(self._place)
+            self._context.limits.leave(self._place)

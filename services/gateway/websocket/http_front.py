@@ -7,6 +7,7 @@ used for all but those.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -18,16 +19,17 @@ from uvicorn.server import ServerState
 from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
-from services.gateway.websocket.connection import (
-    MAX_READ_BYTES,
-    ServerContext,
-    WebSocketConnection,
-    peer_of,
-)
+from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.handshake import Header, refusal
+from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.http_connection import MAX_HEAD, HttpConnection, LingeringClose
-from services.gateway.websocket.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.keepalive import Keepalive
+from services.gateway.websocket.server_context import (
+    ReadLimits,
+    ServerContext,
+    SilentConnections,
+)
+from services.gateway.websocket.socket_options import peer_of
 
 
 class ProtocolFactory:
@@ -37,14 +39,12 @@ class ProtocolFactory:
         handshake_s: time for a request or a handshake to arrive completely.
         ping_interval_s: between two pings to a WebSocket.
         ping_timeout_s: how long a ping may stay unanswered.
-        max_bytes: of a message; larger ones end their connection with 1009.
+        reading: what one WebSocket may send.
         deflate: whether clients that ask for permessage-deflate get it.
-        control_per_s: pings and unasked pongs a second of one WebSocket, on average.
-        message_s: time for a message to arrive completely.
-        max_fragments: of a message; one more ends its connection with 1008.
-        silent: connections at a time that have said nothing yet.
+        silent: connections at a time that have sent nothing yet.
         limits: of what speaks HTTP.
         proxies: whose word on where a client comes from is taken.
+        on_refused: called with the reason of each connection or request that is refused.
     """
 
     def __init__(
@@ -53,26 +53,22 @@ class ProtocolFactory:
         handshake_s: float,
         ping_interval_s: float,
         ping_timeout_s: float,
-        max_bytes: int = MAX_READ_BYTES,
+        limits: HttpLimits,
+        proxies: Proxies,
+        on_refused: Callable[[str], None],
+        reading: ReadLimits | None = None,
         deflate: bool = False,
-        control_per_s: float = 20,
-        message_s: float = 10,
         silent: int = 10_000,
-        max_fragments: int = MAX_FRAGMENTS,
-        limits: HttpLimits | None = None,
-        proxies: Proxies | None = None,
     ) -> None:
-        self._deflate = deflate
         self._handshake_s = handshake_s
         self._ping_s = (ping_interval_s, ping_timeout_s)
-        self._max_bytes = max_bytes
-        self._control_per_s = control_per_s
-        self._message_s = message_s
+        self._limits = limits
+        self._proxies = proxies
+        self._on_refused = on_refused
+        self._reading = ReadLimits() if reading is None else reading
+        self._deflate = deflate
         self._silent = silent
-        self._max_fragments = max_fragments
-        self._proxies = Proxies(()) if proxies is None else proxies
-        self._limits = HttpLimits(1000, 64 * 1024 * 1024, 20) if limits is None else limits
-        self._shared: ServerContext | None = None
+        self._context: ServerContext | None = None
 
     def __call__(
         self,
@@ -81,26 +77,23 @@ class ProtocolFactory:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> ProtocolDetector:
-        if self._shared is None:
+        if self._context is None:
             loop = _loop or asyncio.get_running_loop()
-            keepalive = Keepalive(*self._ping_s, loop.call_later, loop.time)
-            self._shared = ServerContext(
+            self._context = ServerContext(
                 config,
                 server_state,
                 app_state,
                 loop,
-                keepalive,
-                self._max_bytes,
-                self._deflate,
-                self._control_per_s,
-                self._message_s,
+                Keepalive(*self._ping_s, loop.call_later, loop.time),
+                HandshakeTasks(loop, server_state.tasks),
                 self._proxies,
                 self._limits,
-                Refusals(loop.time),
-                self._silent,
-                max_fragments=self._max_fragments,
+                Refusals(loop.time, self._on_refused),
+                self._reading,
+                self._deflate,
+                SilentConnections(self._silent),
             )
-        return ProtocolDetector(self._handshake_s, self._shared)
+        return ProtocolDetector(self._handshake_s, self._context)
 
 
 class ProtocolDetector(asyncio.Protocol):
@@ -110,39 +103,39 @@ class ProtocolDetector(asyncio.Protocol):
     `WebSocketConnection`. Everything else, a wrong handshake too, is `HttpConnection`'s.
     """
 
-    __slots__ = ("_deadline", "_due", "_said", "_seconds", "_shared", "transport")
+    __slots__ = ("_context", "_deadline", "_due", "_received", "_seconds", "transport")
 
-    def __init__(self, seconds: float, shared: ServerContext) -> None:
+    def __init__(self, seconds: float, context: ServerContext) -> None:
         self._seconds = seconds
-        self._shared = shared
+        self._context = context
         self._due = 0.0
-        self._said = b""
+        self._received = b""
         self._deadline: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
-        shared = self._shared
-        if shared.silent.count >= shared.most_silent:
-            shared.refusals.count("connections", "")
+        context = self._context
+        if context.silent.count >= context.silent.most:
+            context.refusals.count("connections", "")
             self.transport.abort()
             return
-        shared.silent.count += 1
-        shared.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
-        self._due = shared.loop.time() + self._seconds
-        self._deadline = shared.loop.call_at(self._due, self._too_slow)
+        context.silent.count += 1
+        context.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
+        self._due = context.loop.time() + self._seconds
+        self._deadline = context.loop.call_at(self._due, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
-        # However many sockets have something to say in a turn, it is so many that are heard.
-        self._said += data
-        if len(self._said) == len(data):
-            self._shared.arrivals.add(self._heard)
-        elif len(self._said) > MAX_HEAD:
+        # However many sockets send their first bytes in a turn, so many of them are looked at.
+        self._received += data
+        if len(self._received) == len(data):
+            self._context.first_bytes.add(self._detect)
+        elif len(self._received) > MAX_HEAD:
             self.transport.pause_reading()
 
-    def _heard(self) -> None:
-        data, self._said = self._said, b""
+    def _detect(self) -> None:
+        data, self._received = self._received, b""
         if self._deadline is None or self.transport.is_closing():
             return
         self._end()
@@ -150,17 +143,17 @@ class ProtocolDetector(asyncio.Protocol):
             self.transport.resume_reading()
         head = _RequestHead.of(data)
         if head is not None:
-            protocol = WebSocketConnection(self._shared, self.transport)
+            protocol = WebSocketConnection(self._context, self.transport)
             self.transport.set_protocol(protocol)
-            protocol.upgrade(head.request(self.transport, self._shared.config), b"")
+            protocol.upgrade(head.request(self.transport, self._context.config), b"")
             return
-        peer = self._shared.proxies.place(peer_of(self.transport))
-        if reason := self._shared.limits.enter(peer):
-            self._shared.refusals.count(reason, peer)
+        peer = self._context.proxies.place(peer_of(self.transport))
+        if reason := self._context.limits.enter(peer):
+            self._context.refusals.count(reason, peer)
             busy = refusal(503, [(b"retry-after", b"1")], b"")
-            LingeringClose(self._shared, self.transport, busy)
+            LingeringClose(self._context, self.transport, busy)
             return
-        http = HttpConnection(self._seconds, self._shared, self._due, peer)
+        http = HttpConnection(self._seconds, self._context, self._due, peer)
         http.connection_made(self.transport)
         self.transport.set_protocol(http)
         http.data_received(data)
@@ -169,20 +162,20 @@ class ProtocolDetector(asyncio.Protocol):
         self._end()
 
     def shutdown(self) -> None:
-        """The server goes away, and this client never said anything."""
+        """The server goes away, and this client never sent anything."""
         self.transport.close()
 
     def _end(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-            self._shared.state.connections.discard(self)
-            self._shared.silent.count -= 1
+            self._context.state.connections.discard(self)
+            self._context.silent.count -= 1
 
     def _too_slow(self) -> None:
         self._end()
-        self._shared.refusals.count("too_slow", "")
-        LingeringClose(self._shared, self.transport, refusal(408, (), b""))
+        self._context.refusals.count("too_slow", "")
+        LingeringClose(self._context, self.transport, refusal(408, (), b""))
 
 
 class _RequestHead:

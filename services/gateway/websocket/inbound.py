@@ -15,13 +15,13 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from services.gateway.websocket.frames import BINARY, CLOSE, CONT, NO_CODE, PING, PONG, TEXT
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # where it was installed without its C extension
     from websockets.utils import apply_mask
 
-CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-NO_CODE = 1005
 PROTOCOL_ERROR, INVALID_DATA, POLICY, TOO_BIG = 1002, 1007, 1008, 1009
 # What reading a frame costs beside its payload, as so many bytes of payload.
 FRAME_COST = 256
@@ -186,7 +186,7 @@ class Inbound:
             payload = apply_mask(data[body : body + size], data[head:body])
             at = body + size
             self._spent += FRAME_COST + size
-            self._take(first, payload, to)
+            self._dispatch(first, payload, to)
         # What comes after the end is nothing.
         return end if self._ended else at
 
@@ -209,7 +209,7 @@ class Inbound:
             word = "nothing to continue" if opcode == CONT else "the message before has no end"
             raise _Violation(PROTOCOL_ERROR, word)
 
-    def _take(self, first: int, payload: bytes, to: Receiver) -> None:
+    def _dispatch(self, first: int, payload: bytes, to: Receiver) -> None:
         opcode = first & 0x0F
         if opcode == PING:
             to.on_ping(payload)

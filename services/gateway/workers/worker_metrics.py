@@ -1,4 +1,4 @@
-"""What several processes say of themselves, as one answer. Pure."""
+"""What several processes say of themselves, as one answer."""
 
 from __future__ import annotations
 
