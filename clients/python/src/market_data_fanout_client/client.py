@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
+    InvalidProxy,
     InvalidStatus,
     InvalidURI,
 )
@@ -31,6 +33,10 @@ _SILENT_HEARTBEATS = 3
 _SILENT_AT_LEAST_S = 5.0
 # Events given out without letting other tasks run.
 _EVENTS_PER_TURN = 64
+# What `proxy=True` may have been read from.
+_PROXY_VARIABLES = frozenset(
+    {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "socks_proxy", "wss_proxy", "ws_proxy"}
+)
 
 
 class Client:
@@ -50,6 +56,8 @@ class Client:
             is made at a random time within so long: the gateway's other clients come back too.
         compression: offer permessage-deflate: fewer bytes on the way, more CPU here. The gateway
             decides.
+        proxy: the URL of the proxy to go through, None for none; True obeys the usual variables
+            (`HTTPS_PROXY`, `NO_PROXY`, ...). One that cannot be used raises `Refused`.
     """
 
     def __init__(
@@ -61,8 +69,10 @@ class Client:
         open_timeout_s: float = 10.0,
         reconnect_spread_s: float = 3.0,
         compression: bool = False,
+        proxy: str | Literal[True] | None = True,
     ) -> None:
         self.url = url
+        self._proxy: str | Literal[True] | None = proxy
         self._headers = {"X-API-Key": api_key} if api_key else {}
         self._max_backoff_s = max_backoff_s
         self._open_timeout_s = open_timeout_s
@@ -243,9 +253,14 @@ class Client:
                 close_timeout=1,
                 max_size=None,
                 compression=self._compression,
+                proxy=self._proxy,
             )
         except InvalidURI as error:
             raise Refused(0, str(error)) from error
+        except (InvalidProxy, ValueError, ImportError) as error:
+            # A broken value is a ValueError of the standard library, SOCKS without its package an
+            # ImportError; none of them gets better by trying again.
+            raise Refused(0, _proxy_reason(self._proxy, error)) from error
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):
@@ -342,3 +357,12 @@ def _reason(error: InvalidStatus) -> str:
         return f"{body['name']}: {body['message']}"
     except (ValueError, KeyError, TypeError):
         return str(error)
+
+
+def _proxy_reason(proxy: str | Literal[True] | None, error: Exception) -> str:
+    """In one line: what cannot be used, and where it was read."""
+    if isinstance(proxy, str):
+        return f"proxy: {error}; expected http://host:port"
+    names = [name for name in sorted(os.environ) if name.lower() in _PROXY_VARIABLES]
+    where = ", ".join(names) or "the system's proxy settings"
+    return f"{where}: {error}; expected http://host:port (proxy=None goes directly)"
