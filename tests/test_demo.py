@@ -11,7 +11,7 @@ import pytest
 
 from tools.stack.testing import eventually, stack_process
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize("broker", ["nats", "redis"])

@@ -23,7 +23,7 @@ from services.gateway.testing import Client, Message
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 # Shorter than the defaults, so that each standstill is short.
 STALE_AFTER_MS = 4000

@@ -19,7 +19,7 @@ import trustme
 from tools.simulator import SimulatedExchange
 from tools.stack.testing import stack_process
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 NAMES = ("ws-feed.exchange.coinbase.com", "api.exchange.coinbase.com")
 

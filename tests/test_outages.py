@@ -12,7 +12,7 @@ from tools.stack.options import SERVICES, BrokerKind
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Want
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 CHANNELS = ("ticker", "trades", "book")
 # Long enough for every client library to lose its connection and to try in vain to come back.

@@ -22,7 +22,7 @@ from tools.subscriber import Subscriber, Verdict, Want
 from tools.subscriber.book import SubscribedBook, record_of
 from tools.subscriber.wants import Message
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 OPPOSITE = {"buy": "sell", "sell": "buy"}
 Levels = dict[Decimal, Decimal]

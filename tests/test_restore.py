@@ -29,7 +29,6 @@ from tools.simulator import SimulatedExchange
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 KEYS = [StreamKey("coinbase", channel, product) for channel in CHANNELS for product in PRODUCTS]
-pytestmark = pytest.mark.timeout(180)
 
 
 def broker_on(server: NatsServer) -> Broker:

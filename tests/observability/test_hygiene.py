@@ -20,7 +20,7 @@ from tools.stack.options import SERVICES
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Want
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SECRETS = {

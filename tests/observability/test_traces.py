@@ -13,7 +13,7 @@ from tools.stack.options import BrokerKind
 from tools.stack.testing import eventually, running_subscriber
 from tools.subscriber import Subscriber, Want
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 # Every span of a tick that reached a client and a row: who makes it, and whose child it is.
 WAY = {

@@ -29,7 +29,7 @@ async def cluster() -> AsyncIterator[NatsCluster]:
         yield found
 
 
-@pytest.mark.timeout(120 + 90 * KILLS + 15 * STEP_DOWNS)
+@pytest.mark.timeout(300 + 90 * KILLS + 15 * STEP_DOWNS)
 async def test_a_leader_that_goes_under_load_loses_nothing_and_doubles_nothing(
     cluster: NatsCluster,
 ) -> None:

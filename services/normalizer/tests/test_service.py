@@ -186,7 +186,7 @@ async def holds(broker: Broker, whole: dict[str, list[bytes]]) -> bool:
     return True
 
 
-@pytest.mark.timeout(60 + 15 * KILLS)
+@pytest.mark.timeout(300 + 15 * KILLS)
 async def test_killed_again_and_again_under_load_it_writes_what_an_undisturbed_run_writes(
     each_kind: Environment,
 ) -> None:

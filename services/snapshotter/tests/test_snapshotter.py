@@ -367,7 +367,7 @@ async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
     )
 
 
-@pytest.mark.timeout(180 + 2 * AWAY_S)
+@pytest.mark.timeout(300 + 2 * AWAY_S)
 @pytest.mark.parametrize("blackhole", [False, True], ids=["refusing", "swallowing"])
 async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
     platform: Platform, blackhole: bool

@@ -70,7 +70,7 @@ async def throttle(aws_server: AwsServer) -> AsyncIterator[Throttle]:
         yield throttle
 
 
-@pytest.mark.timeout(120 + ROUNDS)
+@pytest.mark.timeout(300 + ROUNDS)
 async def test_throttled_rows_are_retried_until_they_are_written(
     platform: Platform, throttle: Throttle
 ) -> None:

@@ -50,7 +50,7 @@ def player(broker: Broker) -> Player:
     return Player(broker, Tempo(0), publish=True, on_progress=lambda _ts, _count: None)
 
 
-@pytest.mark.timeout(7200 if SECONDS > 120 else 120)
+@pytest.mark.timeout(7200 if SECONDS > 120 else 300)
 async def test_replayed_archive_gives_the_same_ticks_byte_for_byte(
     platform: Platform, nats_server: NatsServer, tmp_path: Path
 ) -> None:
