@@ -27,7 +27,7 @@ from services.common.stream.specs import log_specs
 from services.gateway.app import create_app, info_of, serve
 from services.gateway.http.public_routes import bare_health_routes, has_admin_port
 from services.gateway.lifecycle import Gateway
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import FleetMetrics, Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.workers.channel import WorkerChannel
 from services.gateway.workers.health_http import all_ready, routes
@@ -44,7 +44,7 @@ def main() -> int:
                 "gateway", settings, lambda stop: _work(settings, stop, sock, number), patient=True
             )
     if settings.web_concurrency > 1:
-        return run_service("gateway", settings, Supervisor(settings).run)
+        return run_service("gateway", settings, Supervisor(settings, FleetMetrics()).run)
     return run_service("gateway", settings, lambda stop: _alone(settings, stop))
 
 
@@ -59,7 +59,7 @@ async def _work(settings: GatewaySettings, stop: Stop, sock: socket.socket, numb
     structlog.contextvars.bind_contextvars(worker=number)
     async with AsyncExitStack() as stack:
         gateway = await _gateway(settings, stack)
-        exposed = Together(METRICS.registry, HealthCollector(gateway.health))
+        exposed = Together(gateway.metrics.registry, HealthCollector(gateway.health))
 
         async def report(asked: Any) -> Any:
             if asked == OPENAPI:
@@ -94,6 +94,7 @@ async def _gateway(settings: GatewaySettings, stack: AsyncExitStack) -> Gateway:
         settings,
         open_broker(settings),
         log_specs(settings),
+        Metrics(),
         latest,
         S3CheckpointReader(store),
         S3ArchiveReader(store),

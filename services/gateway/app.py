@@ -23,7 +23,7 @@ from services.gateway.http.routes import api_router
 from services.gateway.http.web_board import web_routes
 from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint
 from services.gateway.lifecycle import Gateway
-from services.gateway.metrics import METRICS, STATISTICS
+from services.gateway.metrics import STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.websocket.http_front import ProtocolFactory
 from services.gateway.websocket.server_context import ReadLimits
@@ -83,10 +83,11 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
     options = SOCKET_OPTIONS if health is None else (*SOCKET_OPTIONS, SHARED_PORT)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
-        await stack.enter_async_context(observed(METRICS.registry, METRICS.loop, STATISTICS))
+        metrics = gateway.metrics
+        await stack.enter_async_context(observed(metrics.registry, metrics.loop, STATISTICS))
         app = create_app(gateway, health)
         if health is None and has_admin_port(settings):
-            routes = health_routes(gateway.health, info_of(gateway), METRICS.registry)
+            routes = health_routes(gateway.health, info_of(gateway), gateway.metrics.registry)
             await stack.enter_async_context(
                 serve_http(
                     Starlette(routes=[*routes, *docs_routes(partial(_openapi, app))]),
@@ -118,7 +119,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                         settings.http_max_connections_per_address,
                     ),
                     proxies=gateway.core.proxies,
-                    on_refused=lambda reason: METRICS.http_refused.labels(reason).inc(),
+                    on_refused=metrics.http_was_refused,
                 ),
                 socket_options=options,
                 proxy_headers=False,
@@ -129,7 +130,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
 
 def _health_routes(gateway: Gateway) -> list[BaseRoute]:
     if not has_admin_port(gateway.settings):
-        return health_routes(gateway.health, info_of(gateway), METRICS.registry)
+        return health_routes(gateway.health, info_of(gateway), gateway.metrics.registry)
 
     async def ready() -> bool:
         return gateway.health.ready

@@ -21,7 +21,8 @@ from services.gateway.protocol import (
     TOO_OLD,
     Problem,
 )
-from services.gateway.streams.feed import Feed, entries_of
+from services.gateway.streams.feed import Feed
+from services.gateway.streams.record_reader import RecordReader
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +62,12 @@ class Backfill:
         turn: held for the turn of the event loop in which a client is handed a piece.
     """
 
-    def __init__(self, broker: Broker, archive: Archive, max_age_us: int) -> None:
+    def __init__(
+        self, broker: Broker, records: RecordReader, archive: Archive, max_age_us: int
+    ) -> None:
         self._broker = broker
-        self._pages = Pages(broker)
+        self._records = records
+        self._pages = Pages(broker, records)
         self._archive = archive
         self._max_age_us = max_age_us
         self.turn = asyncio.Lock()
@@ -137,7 +141,7 @@ class Backfill:
         if await _comes(feed, seq, _BEHIND_S):
             return True
         last, head = await self._broker.last(feed.subject), feed.replica.head
-        stored = entries_of([last]) if last is not None else []
+        stored = self._records.read([last]) if last is not None else []
         if head is None or not stored or stored[0].position.epoch != head.epoch:
             return False
         return stored[0].position.seq >= seq and await _comes(feed, seq, _LAGS_S)
@@ -210,7 +214,7 @@ class Backfill:
         cursor = await self._broker.seek(feed.subject, _for_seek(position))
         while True:
             page = await self._broker.read(feed.subject, cursor, limit=_PEEK)
-            for entry in entries_of(page.messages):
+            for entry in self._records.read(page.messages):
                 if entry.chained and entry.position > position:
                     return entry
             if page.at_head:

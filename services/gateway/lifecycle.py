@@ -12,22 +12,23 @@ from typing import Any
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
 from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
 from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
-from services.gateway.chain.freshness import now_us
 from services.gateway.clients.dependencies import Core
 from services.gateway.clients.session import Home, Session
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.feed import Sources
+from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.registry import Tails
 from services.gateway.streams.state_store import Stores
 
@@ -53,6 +54,7 @@ class Gateway(Home):
         settings: GatewaySettings,
         broker: Broker,
         specs: Sequence[LogSpec],
+        metrics: Metrics,
         latest: LatestReader | None = None,
         checkpoints: CheckpointReader | None = None,
         archive: ArchiveReader | None = None,
@@ -61,6 +63,7 @@ class Gateway(Home):
     ) -> None:
         self.settings = settings
         self.broker = broker
+        self.metrics = metrics
         self.health = GatewayHealth()
         self.ready = asyncio.Event()
         self.sessions: dict[Session, None] = {}
@@ -79,11 +82,14 @@ class Gateway(Home):
             settings.flush_window_ms / 1000,
             most=min(128 * 1024, settings.ws_queue_bytes),
         )
-        stores = Stores(latest, checkpoints, self.health)
+        stores = Stores(latest, checkpoints, self.health, metrics)
+        records = RecordReader(metrics)
         sources = Sources(
             broker,
             settings.shard_count,
             stores,
+            records,
+            metrics,
             settings.window_bytes,
             settings.stale_after_ms * 1000,
             settings.snapshots_kept,
@@ -99,15 +105,18 @@ class Gateway(Home):
         max_age_us = int(settings.backfill_max_minutes * 60e6)
         self.core = Core(
             settings,
+            metrics,
+            records,
             hub,
             tails,
             Catalog(
                 broker,
                 stores,
                 settings.shard_count,
+                metrics,
                 asked_per_s=settings.unknown_products_per_sec,
             ),
-            Backfill(broker, Archive(archive, self.health), max_age_us),
+            Backfill(broker, records, Archive(archive, self.health), max_age_us),
             KeyRing(settings.api_keys),
             Places(),
             Proxies(settings.trusted_proxies),
@@ -153,11 +162,11 @@ class Gateway(Home):
     def joined(self, session: Session) -> None:
         """It is served from now on, until it says that it left."""
         self.sessions[session] = None
-        METRICS.connections.inc()
+        self.metrics.connections.inc()
 
     def left(self, session: Session) -> None:
         if session in self.sessions:
-            METRICS.connections.dec()
+            self.metrics.connections.dec()
             del self.sessions[session]
             if not self.sessions:
                 self._emptied.set()
@@ -184,14 +193,14 @@ class Gateway(Home):
                     except Exception:  # whatever it was: it costs this client only
                         log.exception("session_failed", session=session.id)
                         session.failed()
-            METRICS.queue_bytes.set(sum(session.queued for session in self.sessions))
+            self.metrics.queue_bytes.set(sum(session.queued for session in self.sessions))
 
     def _beat_one(self, session: Session, now: float) -> None:
         session.heartbeat(time.time_ns() // 1000)
         if (overdue := session.overdue(now)) is not None:
             problem, reason = overdue
             if reason == "slow_closed":
-                METRICS.slow.labels("closed").inc()
+                self.metrics.slow.labels("closed").inc()
             session.tell_problem(problem)
             session.close(1008, reason)
 
@@ -202,7 +211,7 @@ class Gateway(Home):
             tails = self.core.tails
             ages = tails.judge()
             stale = sum(feed.condition.age.stale for feed in tails.feeds.values())
-            METRICS.freshness(ages, stale)
+            self.metrics.freshness(ages, stale)
             if (before == 0) != (stale == 0):
                 oldest_s = max(ages.values(), default=0) / 1e6
                 log.warning("freshness_changed", stale_streams=stale, oldest_s=round(oldest_s, 1))

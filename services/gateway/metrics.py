@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -49,6 +49,18 @@ STATISTICS = {
     "errors": Figure("md_ws_errors_total", "sum"),
     "loop_lag_max_s": Figure("md_event_loop_lag_max_seconds", "max"),
 }
+
+
+class BoundMetrics(NamedTuple):
+    """What is counted of one venue's channel; `labels` takes a lock and builds a key each time."""
+
+    sent: Counter
+    conflated: Counter
+    end_to_end: Histogram
+    subscriptions: Gauge
+    snapshot_seconds: Histogram
+    backfill_seconds: Histogram
+    backfill_ticks: Counter
 
 
 class Metrics:
@@ -191,6 +203,23 @@ class Metrics:
             registry=registry,
         )
 
+    def of_stream(self, key: StreamKey) -> BoundMetrics:
+        """Those that are counted for the stream's venue and channel."""
+        names = (key.venue, key.channel)
+        return BoundMetrics(
+            self.sent.labels(*names),
+            self.conflated.labels(*names),
+            self.end_to_end.labels(*names),
+            self.subscriptions.labels(*names),
+            self.snapshot_seconds.labels(*names),
+            self.backfill_seconds.labels(*names),
+            self.backfill_ticks.labels(*names),
+        )
+
+    def http_was_refused(self, reason: str) -> None:
+        """A request or an HTTP connection was refused or dropped."""
+        self.http_refused.labels(reason).inc()
+
     def freshness(self, ages: Mapping[int, int], stale: int) -> None:
         """What is served is so old (µs, by shard), and so many streams too old."""
         for shard in self._ages - ages.keys():
@@ -216,7 +245,3 @@ class FleetMetrics:
             "Worker processes that ended by themselves and were started again.",
             registry=self.registry,
         )
-
-
-METRICS = Metrics()
-FLEET = FleetMetrics()

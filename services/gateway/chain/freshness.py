@@ -13,13 +13,7 @@ records came here, since their times may be those of a recording.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-
-
-def now_us() -> int:
-    """The time of day."""
-    return time.time_ns() // 1000
 
 
 class Pulses:

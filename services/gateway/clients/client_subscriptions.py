@@ -26,7 +26,6 @@ from services.gateway.clients.subscribe_plan import (
 )
 from services.gateway.fanout.subscription import Catching, Subscription
 from services.gateway.history.catch_up import CatchingUp, CatchUp
-from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,
@@ -70,7 +69,7 @@ class Interests:
         self.subscriptions: dict[StreamKey, tuple[Subscription, Hold]] = {}
         self._core = core
         self._client = client
-        self._catch_up = CatchUp(client, core.hub, core.backfill)
+        self._catch_up = CatchUp(client, core.hub, core.backfill, core.metrics)
         self.limit = core.settings.ws_max_subscriptions
         self._grant = EVERYONE
         self._closed = False
@@ -133,7 +132,7 @@ class Interests:
         found = self.subscriptions.get(subscription.fan.key)
         if found is None:
             return
-        METRICS.slow.labels("catch_up").inc()
+        self._core.metrics.slow.labels("catch_up").inc()
         self._tell_mode(subscription, subscription.terms.mode, "catch_up", "slow", records)
         self._catch_up.go_on(subscription, found[1].feed)
 
@@ -149,7 +148,7 @@ class Interests:
 
     def over_quota(self, subscription: Subscription) -> None:
         rate = self._core.settings.product_max_msgs_per_sec
-        METRICS.rate_limited.labels("product").inc()
+        self._core.metrics.rate_limited.labels("product").inc()
         self._tell_mode(subscription, "full", "latest", "quota", 0)
         self._client.tell(
             {
@@ -193,7 +192,7 @@ class Interests:
         self._core.hub.end(subscription)
         self._catch_up.remove(subscription)
         hold.release()
-        METRICS.subscriptions.labels(*subscription.fan.labels).dec()
+        subscription.fan.metrics.subscriptions.dec()
 
     # ------------------------------------------------------------------ commands
 
@@ -275,7 +274,7 @@ class Interests:
             hold = self._core.tails.acquire(plan.key)
             subscription = Subscription(self._client, hold.feed.fan)
             self.subscriptions[plan.key] = (subscription, hold)
-            METRICS.subscriptions.labels(*hold.feed.fan.labels).inc()
+            hold.feed.fan.metrics.subscriptions.inc()
         else:
             subscription, hold = held
         feed = hold.feed
@@ -314,7 +313,7 @@ class Interests:
         self._catch_up.go_live(
             subscription, feed, plan.reason, with_snapshot=plan.kind == "snapshot"
         )
-        METRICS.snapshot_seconds.labels(*feed.fan.labels).observe(time.monotonic() - arrived)
+        feed.fan.metrics.snapshot_seconds.observe(time.monotonic() - arrived)
 
     def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
         """Go on in another mode or rate, with nothing between lost."""

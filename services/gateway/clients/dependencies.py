@@ -8,14 +8,18 @@ from services.gateway.admission.addresses import Door, Guessing, KeyGuesses, Pro
 from services.gateway.admission.auth import EVERYONE, Grant, KeyRing, Places, digest_of
 from services.gateway.backfill import Backfill
 from services.gateway.fanout.hub import Hub
+from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.registry import Tails
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
     settings: GatewaySettings
+    metrics: Metrics
+    records: RecordReader
     hub: Hub
     tails: Tails
     catalog: Catalog

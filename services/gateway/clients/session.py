@@ -22,7 +22,6 @@ from services.gateway.fanout.encoding import form_of
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.history.catch_up import CatchingUp, CatchUp
-from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     COMMANDS,
@@ -156,7 +155,7 @@ class Session(CatchingUp, TransportListener):
             return
         self.closing = True
         self.quick = False
-        METRICS.closed.labels(reason).inc()
+        self._core.metrics.closed.labels(reason).inc()
         while self.outbox.control:
             self._link.write(self.form.encode(self.outbox.pieces(0)))
         self._link.close(code, reason)
@@ -164,7 +163,7 @@ class Session(CatchingUp, TransportListener):
 
     def on_closed(self) -> None:
         if not self.closing:
-            METRICS.closed.labels(self._link.ended).inc()
+            self._core.metrics.closed.labels(self._link.ended).inc()
         self.leave()
 
     def leave(self) -> None:
@@ -323,7 +322,7 @@ class Session(CatchingUp, TransportListener):
         self, problem: Problem, id: CommandId | None = None, *, control: bool = True
     ) -> None:
         """Send an `error` message, before the data or (`control` False) behind it."""
-        METRICS.errors.labels(str(problem.code.code)).inc()
+        self._core.metrics.errors.labels(str(problem.code.code)).inc()
         id = problem.id if problem.id is not None else id
         self.tell({"type": "error", **echo(id), **problem.body()}, control=control)
 
@@ -438,7 +437,7 @@ class Session(CatchingUp, TransportListener):
                 self._strike(1.0)
 
     def _limit(self, id: CommandId | None, wait: float) -> None:
-        METRICS.rate_limited.labels("commands").inc()
+        self._core.metrics.rate_limited.labels("commands").inc()
         retry = int(wait * 1000) + 1
         self.tell(
             {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
@@ -472,7 +471,7 @@ class Session(CatchingUp, TransportListener):
         try:
             grant = self._core.grant_of(key, self._seat.address)
         except Guessing as guessing:
-            METRICS.rate_limited.labels("keys").inc()
+            self._core.metrics.rate_limited.labels("keys").inc()
             wait_ms = int(guessing.wait_s * 1000) + 1
             limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
             self.tell({**limit, "retry_after_ms": wait_ms}, control=True)

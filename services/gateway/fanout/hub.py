@@ -29,7 +29,6 @@ from services.gateway.fanout.encoding import PLAIN
 from services.gateway.fanout.live_streams import Audience, Client, Fan
 from services.gateway.fanout.push_batch import Push, Turn
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
-from services.gateway.metrics import METRICS
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket.frames import text_frame, text_frames
 
@@ -478,5 +477,5 @@ class Hub:
         message, merged = owed
         subscription.outbox.put(text_frame(message))
         subscription.fan.sent.inc()
-        METRICS.conflated.labels(*subscription.fan.labels).inc(merged - 1)
+        subscription.fan.metrics.conflated.inc(merged - 1)
         self.touch(subscription.client)

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from services.common.subjects import StreamKey
 from services.gateway.fanout.encoding import Form
 from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.stream_metrics import StreamMetrics
 from services.gateway.fanout.subscription import Subscription, View
-from services.gateway.metrics import METRICS
 
 
 class Client(ABC):
@@ -89,16 +89,16 @@ class Audience:
 class Fan:
     """The live clients of one stream: in `full` mode by view, and those that are conflated."""
 
-    __slots__ = ("conflated", "end_to_end", "full", "key", "labels", "sent")
+    __slots__ = ("conflated", "end_to_end", "full", "key", "metrics", "sent")
 
-    def __init__(self, key: StreamKey) -> None:
+    def __init__(self, key: StreamKey, metrics: StreamMetrics) -> None:
         self.key = key
         self.full: dict[View, Audience] = {}
         self.conflated: dict[Subscription, None] = {}
-        self.labels = (key.venue, key.channel)
-        # Looked up once: `labels` takes a lock and builds a key each time.
-        self.sent = METRICS.sent.labels(*self.labels)
-        self.end_to_end = METRICS.end_to_end.labels(*self.labels)
+        self.metrics = metrics
+        # Here too: each push counts, and one look-up less is less.
+        self.sent = metrics.sent
+        self.end_to_end = metrics.end_to_end
 
     def subscriptions(self) -> list[Subscription]:
         """Those that are live now, in any mode."""

@@ -24,7 +24,7 @@ from services.gateway.chain.stream_record import Entry, SnapshotReason, stream_f
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Client
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import Metrics
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
 from services.gateway.streams.feed import Feed
 
@@ -72,10 +72,20 @@ class CatchingUp(Client):
 class CatchUp:
     """The subscriptions of one client that are not live."""
 
-    __slots__ = ("_backfill", "_client", "_hub", "_reads", "_running", "_waiting", "_wake")
+    __slots__ = (
+        "_backfill",
+        "_client",
+        "_hub",
+        "_metrics",
+        "_reads",
+        "_running",
+        "_waiting",
+        "_wake",
+    )
 
-    def __init__(self, client: CatchingUp, hub: Hub, backfill: Backfill) -> None:
+    def __init__(self, client: CatchingUp, hub: Hub, backfill: Backfill, metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._hub = hub
         self._backfill = backfill
         self._waiting: dict[Subscription, Feed] = {}
@@ -197,7 +207,7 @@ class CatchUp:
         self, subscription: Subscription, catching: Catching, feed: Feed, piece: Piece
     ) -> None:
         self._put(piece.frames)
-        METRICS.backfill_ticks.labels(*subscription.fan.labels).inc(piece.records)
+        subscription.fan.metrics.backfill_ticks.inc(piece.records)
         if not piece.whole:
             self._lost(subscription, catching, feed)
 
@@ -274,7 +284,7 @@ class CatchUp:
         if (news := feed.news(time.monotonic() - catching.since)) is not None:
             self._client.tell(news)
         if catching.reason == "slow":
-            METRICS.slow.labels("recovered").inc()
+            self._metrics.slow.labels("recovered").inc()
             self._client.tell(
                 {
                     "type": "mode",
@@ -291,7 +301,7 @@ class CatchUp:
         if catching.reason != "backfill":
             return
         seconds = time.monotonic() - catching.since
-        METRICS.backfill_seconds.labels(*subscription.fan.labels).observe(seconds)
+        subscription.fan.metrics.backfill_seconds.observe(seconds)
         key = subscription.fan.key
         self._client.tell(
             {
@@ -317,7 +327,7 @@ class CatchUp:
             return
         if head is not None:
             self._client.tell(_announced_loss(feed, catching.seq))
-        METRICS.slow.labels("lost").inc()
+        self._metrics.slow.labels("lost").inc()
         self.go_live(subscription, feed, "catch_up")
 
     # ------------------------------------------------------------------ with a snapshot

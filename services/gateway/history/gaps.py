@@ -20,7 +20,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import UNREADABLE
-from services.gateway.streams.feed import entries_of
+from services.gateway.streams.record_reader import RecordReader
 
 log = structlog.get_logger(__name__)
 
@@ -88,15 +88,23 @@ class Gaps:
 
     Args:
         broker: the logs.
+        records: reads what stands in them.
         shard_count: number of tick logs.
         budget: records that one request looks through, in all streams together.
         kept_s: how long what was found is not looked for again.
     """
 
     def __init__(
-        self, broker: Broker, shard_count: int, *, budget: int = 200_000, kept_s: float = 3.0
+        self,
+        broker: Broker,
+        records: RecordReader,
+        shard_count: int,
+        *,
+        budget: int = 200_000,
+        kept_s: float = 3.0,
     ) -> None:
         self._broker = broker
+        self._records = records
         self._shard_count = shard_count
         self._budget = budget
         self._kept_s = kept_s
@@ -144,7 +152,7 @@ class Gaps:
                 continue
             count += len(page.messages)
             marked = [one for one in page.messages if any(mark in one.payload for mark in _MARKS)]
-            for entry in entries_of(marked):
+            for entry in self._records.read(marked):
                 if entry.kind not in ("reset", "late") or entry.position <= looked.mark:
                     continue
                 looked.mark = entry.position

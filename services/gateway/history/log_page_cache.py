@@ -15,7 +15,7 @@ from typing import NamedTuple
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
 from services.gateway.chain.stream_record import Entry
-from services.gateway.streams.feed import entries_of
+from services.gateway.streams.record_reader import RecordReader
 
 _RECORDS = 500
 _MAX_BYTES = 32 * 1024 * 1024
@@ -47,8 +47,9 @@ class Pages:
     with those who asked while it was read.
     """
 
-    def __init__(self, broker: Broker, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, broker: Broker, records: RecordReader, max_bytes: int = _MAX_BYTES) -> None:
         self._broker = broker
+        self._records = records
         self._max_bytes = max_bytes
         self._bytes = 0
         self._held: OrderedDict[tuple[str, str], Fetched] = OrderedDict()
@@ -102,7 +103,8 @@ class Pages:
         try:
             subject, cursor = key
             page = await self._broker.read(subject, cursor, limit=_RECORDS)
-            found = reading.page = Fetched(entries_of(page.messages), page.cursor, page.at_head)
+            entries = self._records.read(page.messages)
+            found = reading.page = Fetched(entries, page.cursor, page.at_head)
         finally:
             del self._reading[key]
             reading.done.set()

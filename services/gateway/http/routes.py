@@ -24,9 +24,8 @@ from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
 from services.gateway.history.gaps import Gaps
 from services.gateway.http.messages import ErrorBody, Status
-from services.gateway.http.ticks import page_after
+from services.gateway.http.ticks import TickPages
 from services.gateway.lifecycle import Gateway
-from services.gateway.metrics import METRICS
 from services.gateway.protocol import TOO_OLD, Problem
 
 log = structlog.get_logger(__name__)
@@ -132,7 +131,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             try:
                 grant = core.grant_of(key, core.proxies.client(peer, forwarded))
             except Guessing as guessing:
-                METRICS.http_refused.labels("key_guesses").inc()
+                core.metrics.http_was_refused("key_guesses")
                 headers = {"retry-after": str(int(guessing.wait_s) + 1)}
                 raise HTTPException(429, str(guessing), headers) from guessing
         if grant is None:
@@ -257,13 +256,8 @@ def api_router(gateway: Gateway) -> APIRouter:
         subject = tick_subject(shard_of(product, gateway.settings.shard_count), key)
         try:
             async with reading():
-                page = await page_after(
-                    gateway.broker,
-                    subject,
-                    from_seq,
-                    epoch,
-                    limit,
-                    gateway.settings.http_page_bytes,
+                page = await pages.after(
+                    subject, from_seq, epoch, limit, gateway.settings.http_page_bytes
                 )
         except BrokerUnavailable as error:
             raise _away(error) from error
@@ -284,16 +278,17 @@ def api_router(gateway: Gateway) -> APIRouter:
         return Response(answer, media_type="application/json")
 
     encoding = asyncio.Lock()
+    pages = TickPages(gateway.broker, core.records, core.metrics)
     # Of those who read logs; each may hold a page or more meanwhile.
     looking = asyncio.Semaphore(gateway.settings.http_log_readers)
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[None]:
-        with METRICS.log_reads.track_inprogress():
+        with core.metrics.log_reads.track_inprogress():
             async with looking:
                 yield
 
-    looked = Gaps(gateway.broker, gateway.settings.shard_count)
+    looked = Gaps(gateway.broker, core.records, gateway.settings.shard_count)
 
     @router.get("/gaps", summary="Where records are broken, and how it was mended")
     async def gaps(

@@ -12,7 +12,6 @@ from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Seat, offered_key
 from services.gateway.clients.session import Session, connections_taken
 from services.gateway.lifecycle import Gateway
-from services.gateway.metrics import METRICS
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     COMMAND_RATE,
@@ -57,6 +56,8 @@ class Endpoint:
         seat = Seat(gateway.core.places)
         problem = self._refusal(headers) or self._seated(seat, key, scope, headers)
         if problem is not None:
+            code = str(problem[1].code.code)
+            gateway.metrics.errors.labels(code).inc()
             await _reject(scope, send, *problem)
             return
         begun = False
@@ -108,13 +109,13 @@ class Endpoint:
             try:
                 grant = core.grant_of(key, seat.address)
             except Guessing as guessing:
-                METRICS.http_refused.labels("key_guesses").inc()
+                core.metrics.http_was_refused("key_guesses")
                 wait_ms = int(guessing.wait_s * 1000) + 1
                 return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
             entry = core.door.enter(seat.address, keyless=grant is None)
             if isinstance(entry, str):
-                METRICS.http_refused.labels(entry).inc()
+                core.metrics.http_was_refused(entry)
                 message = "no more connections are taken without a key, or from this address"
                 return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
             seat.entry = entry
@@ -143,7 +144,6 @@ def _without_key(scope: Scope) -> str:
 
 
 async def _reject(scope: Scope, send: Send, status: int, problem: Problem) -> None:
-    METRICS.errors.labels(str(problem.code.code)).inc()
     if "websocket.http.response" in scope.get("extensions", {}):
         body = json.dumps({"type": "error", **problem.body()}).encode()
         headers = [(b"content-type", b"application/json")]

@@ -11,7 +11,7 @@ from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubje
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import Metrics
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.streams.state_store import Stores
 
@@ -36,11 +36,13 @@ class Catalog:
         broker: Broker,
         stores: Stores,
         shard_count: int,
+        metrics: Metrics,
         refresh_s: float = 1.0,
         asked_per_s: float = 20,
     ) -> None:
         self._broker = broker
         self._stores = stores
+        self._metrics = metrics
         self._shard_count = shard_count
         self._refresh_s = refresh_s
         self._streams: dict[int, set[StreamKey]] = {shard: set() for shard in range(shard_count)}
@@ -81,12 +83,12 @@ class Catalog:
         found: list[str] = []
         for product in sorted(filter(_may_be, products)):
             if (venue, product) in self._absent:
-                METRICS.unknown_products.labels("remembered").inc()
+                self._metrics.unknown_products.labels("remembered").inc()
             elif len(found) < _ASKED_AT_ONCE and self._questions.take(now) == 0:
-                METRICS.unknown_products.labels("asked").inc()
+                self._metrics.unknown_products.labels("asked").inc()
                 found.append(product)
             else:
-                METRICS.unknown_products.labels("limited").inc()
+                self._metrics.unknown_products.labels("limited").inc()
         return found
 
     def unseen(self, venue: str, products: Iterable[str]) -> set[str]:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import (
     BrokerError,
     PositionLost,
 )
-from services.common.observability import tracing
-from services.common.observability.metrics import STAGE_TICK
-from services.common.observability.tracing import TRACEPARENT
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
-from services.common.stream.broker import Message
 from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
-from services.common.wire import UNREADABLE, Snapshot, Status, encode
-from services.gateway.chain.freshness import Age, Pulses, now_us
+from services.common.wire import Snapshot, Status, encode
+from services.gateway.chain.freshness import Age, Pulses
 from services.gateway.chain.replica import Phase, Replica, WantBase
 from services.gateway.chain.stream_condition import Condition, Word
 from services.gateway.chain.stream_record import Entry, SnapshotReason, snapshot_messages
@@ -36,7 +33,8 @@ from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import BEGINNING
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import Metrics
+from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.state_store import Stores
 from services.gateway.websocket.frames import text_frame
 
@@ -66,33 +64,13 @@ class Sources:
     broker: Broker
     shard_count: int
     stores: Stores
+    records: RecordReader
+    metrics: Metrics
     window_bytes: int
     stale_after_us: int = 10_000_000
     snapshots_kept: int = 8
     pulses: Pulses = field(default_factory=Pulses)
     micros: Callable[[], int] = now_us
-
-
-def entries_of(messages: Iterable[Message]) -> list[Entry]:
-    """Read records, for all who use them later; those that cannot be read are counted and said.
-
-    One that is not even a record is left out: what comes next will not follow what came before.
-    """
-    entries: list[Entry] = []
-    for message in messages:
-        try:
-            entry = Entry(message.payload)
-        except UNREADABLE as error:
-            METRICS.invalid.labels("not_a_record", STAGE_TICK).inc()
-            log.error("record_unreadable", subject=message.subject, error=str(error))
-            continue
-        if entry.unreadable is not None:
-            METRICS.invalid.labels(entry.unreadable, STAGE_TICK).inc()
-            log.error("record_unreadable", subject=message.subject, error=entry.unreadable)
-        if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
-            entry.trace = (time.time_ns() // 1000, headers)
-        entries.append(entry)
-    return entries
 
 
 class Feed:
@@ -114,7 +92,7 @@ class Feed:
         self.key = key
         self.shard = shard_of(key.product, sources.shard_count)
         self.subject = tick_subject(self.shard, key)
-        self.fan = Fan(key)
+        self.fan = Fan(key, sources.metrics.of_stream(key))
         self.replica = Replica(key, Window(budget, sources.window_bytes))
         self.condition = Condition(
             key, self.shard, self.replica, Age(sources.stale_after_us, sources.micros())
@@ -150,7 +128,7 @@ class Feed:
             if len(self._cache) >= self._sources.snapshots_kept:
                 # A depth is any number that a client chooses; the oldest goes.
                 del self._cache[next(iter(self._cache))]
-                METRICS.snapshots_let_go.inc()
+                self._sources.metrics.snapshots_let_go.inc()
             # Many clients subscribe at the same position; it is encoded and framed for the first.
             cached = self._cache[reason, depth] = self._framed_snapshot(position, reason, depth)
         return cached
@@ -194,7 +172,7 @@ class Feed:
 
     def on_failure(self) -> None:
         """Something here went wrong that nobody foresaw: this stream, and no other, begins anew."""
-        METRICS.stream_failures.inc()
+        self._sources.metrics.stream_failures.inc()
         self.ready.clear()
         self.replica.on_failure()
         self.wanted.set()
@@ -203,7 +181,7 @@ class Feed:
         self._publish()
         if self.replica.phase is not Phase.LIVE:
             if was_live:
-                METRICS.gap(self.key, cause)
+                self._sources.metrics.gap(self.key, cause)
             self.wanted.set()
 
     def _publish(self) -> None:
@@ -289,7 +267,7 @@ class Feed:
             except BrokerError as error:
                 log.warning("log_read_failed", stream=str(self.key), reason=str(error))
             else:
-                entries = entries_of(page.messages)
+                entries = self._sources.records.read(page.messages)
                 went_on = self.replica.on_page(entries, page.cursor, at_head=page.at_head)
                 self._publish()
                 if went_on:
@@ -322,7 +300,7 @@ class Feed:
                 page = await self._sources.broker.read(self.subject, cursor, limit=_STATUS_PAGE)
                 if not page.at_head:
                     break
-                seen = entries_of(page.messages)
+                seen = self._sources.records.read(page.messages)
                 found = [entry for entry in seen if entry.kind == "status"]
                 if found:
                     self._learn(found[-1])

@@ -21,8 +21,7 @@ from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
-from services.gateway.metrics import METRICS
-from services.gateway.streams.feed import Feed, Sources, entries_of
+from services.gateway.streams.feed import Feed, Sources
 
 log = structlog.get_logger(__name__)
 
@@ -209,7 +208,7 @@ class _Shard:
         log.warning("tail_broke", shard=self.number, reason=reason)
         self._health.failed(self.check, f"no live reader: {reason}")
         if self.joined.is_set():
-            METRICS.reader_breaks.labels(str(self.number)).inc()
+            self._sources.metrics.reader_breaks.labels(str(self.number)).inc()
             self.joined.clear()
             for feed in list(self.feeds.values()):
                 feed.on_broken()
@@ -235,7 +234,7 @@ class _Shard:
         sources.pulses.take(pulse.venue, pulse.products, pulse.ts_ingest, sources.micros())
 
     async def _receive(self, subscription: LiveSubscription) -> None:
-        feeds = self.feeds
+        feeds, read = self.feeds, self._sources.records.read
         while True:
             batch = await subscription.next_batch()
             self._delay = _RETRY_FIRST_S
@@ -252,7 +251,7 @@ class _Shard:
             for subject, messages in by_feed.items():
                 feed = feeds[subject]
                 try:
-                    feed.on_live(entries_of(messages))
+                    feed.on_live(read(messages))
                 except Exception:  # whatever it was: it costs this stream its state, no other one
                     log.exception("stream_failed", stream=str(feed.key))
                     feed.on_failure()

@@ -14,7 +14,7 @@ from services.common.stores.ports import Checkpoint, CheckpointReader, LatestRea
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.gateway.health import GatewayHealth
-from services.gateway.metrics import METRICS
+from services.gateway.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +41,13 @@ class Stores:
         latest: LatestReader | None,
         checkpoints: CheckpointReader | None,
         health: GatewayHealth,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._latest = latest
         self._checkpoints = checkpoints
         self._health = health
+        self._circuit = metrics.circuit.labels("stores")
         self._clock = clock
         self._paused_until = 0.0
 
@@ -88,8 +90,8 @@ class Stores:
             log.warning("store_read_failed", reason=reason)
             self._paused_until = self._clock() + _PAUSE_S
             self._health.degraded("stores", reason)
-            METRICS.circuit.labels("stores").set(2)
+            self._circuit.set(2)
             return None
         self._health.restored("stores")
-        METRICS.circuit.labels("stores").set(0)
+        self._circuit.set(0)
         return answer

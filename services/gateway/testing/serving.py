@@ -12,6 +12,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from services.common.clock import now_us
 from services.common.errors import StoreUnavailable
 from services.common.sharding import shard_of
 from services.common.stores.ports import (
@@ -39,9 +40,9 @@ from services.common.wire import (
     encode,
 )
 from services.gateway.app import serve
-from services.gateway.chain.freshness import now_us
 from services.gateway.chain.stream_record import Entry
 from services.gateway.lifecycle import Gateway
+from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 
 Message = dict[str, Any]
@@ -322,7 +323,14 @@ async def bench(
     settings = small_settings(**more)
     async with AsyncExitStack() as stack:
         gateway = Gateway(
-            settings, broker, log_specs(settings), rows, rows, archive or rows, micros=micros
+            settings,
+            broker,
+            log_specs(settings),
+            Metrics(),
+            rows,
+            rows,
+            archive or rows,
+            micros=micros,
         )
         port = await stack.enter_async_context(serve(gateway))
         async with asyncio.timeout(WAIT_S):

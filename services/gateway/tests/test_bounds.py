@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from services.common.stream.broker import Message
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.http.ticks import TickPage, page_after
-from services.gateway.metrics import METRICS
+from services.gateway.http.ticks import TickPage, TickPages
 from services.gateway.testing import bench, eventually
 from services.gateway.testing.serving import small_settings
 
@@ -65,13 +64,13 @@ async def test_so_many_snapshots_are_kept_and_one_more_lets_go_of_the_oldest() -
             await client.of("snapshot")
             feed = gateway.gateway.core.tails.feeds[market.key]
             feed._cache.clear()
-            before = METRICS.snapshots_let_go._value.get()
+            before = gateway.gateway.metrics.snapshots_let_go._value.get()
             kept = [feed.snapshot_parts("subscribe", depth) for depth in (1, 2, 3)]
             again = [feed.snapshot_parts("subscribe", depth) for depth in (1, 2, 3)]
             assert [one is other for one, other in zip(kept, again, strict=True)] == [True] * 3
-            assert METRICS.snapshots_let_go._value.get() == before
+            assert gateway.gateway.metrics.snapshots_let_go._value.get() == before
             feed.snapshot_parts("subscribe", 4)
-            assert METRICS.snapshots_let_go._value.get() == before + 1
+            assert gateway.gateway.metrics.snapshots_let_go._value.get() == before + 1
             assert feed.snapshot_parts("subscribe", 2) is kept[1]
             assert feed.snapshot_parts("subscribe", 1) is not kept[0]
 
@@ -102,14 +101,14 @@ async def test_so_many_requests_read_logs_and_one_more_waits() -> None:
         assert (await http.get("/v1/ticks/BTC-USD")).status_code == 200
         broker.may.clear()
         broker.looking = 0
-        before = METRICS.log_reads._value.get()
+        before = gateway.gateway.metrics.log_reads._value.get()
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(http.get("/v1/ticks/BTC-USD")) for _ in range(3)]
-            await eventually(lambda: METRICS.log_reads._value.get() == before + 3)
+            await eventually(lambda: gateway.gateway.metrics.log_reads._value.get() == before + 3)
             assert broker.looking == 2
             broker.may.set()
         assert [task.result().status_code for task in asked] == [200] * 3
-        assert METRICS.log_reads._value.get() == before
+        assert gateway.gateway.metrics.log_reads._value.get() == before
 
 
 async def test_a_page_ends_behind_the_record_that_goes_beyond_its_bytes() -> None:
@@ -118,18 +117,20 @@ async def test_a_page_ends_behind_the_record_that_goes_beyond_its_bytes() -> Non
         await market.ticks(6)
         sizes = [len(record) for record in market.records]
 
-        async def page(max_bytes: int) -> TickPage:
-            broker = gateway.gateway.broker
-            return await page_after(broker, market.subject, 0, None, 100, max_bytes)
+        core = gateway.gateway.core
+        pages = TickPages(gateway.gateway.broker, core.records, core.metrics)
 
-        before = METRICS.pages_cut._value.get()
+        async def page(max_bytes: int) -> TickPage:
+            return await pages.after(market.subject, 0, None, 100, max_bytes)
+
+        before = gateway.gateway.metrics.pages_cut._value.get()
         whole = await page(sum(sizes))
         assert (len(whole.entries), whole.at_head) == (6, True)
-        assert METRICS.pages_cut._value.get() == before
+        assert gateway.gateway.metrics.pages_cut._value.get() == before
         cut = await page(sum(sizes[:3]))
         assert (len(cut.entries), cut.at_head) == (4, False)
         assert len((await page(sum(sizes[:3]) - 1)).entries) == 3
-        assert METRICS.pages_cut._value.get() == before + 2
+        assert gateway.gateway.metrics.pages_cut._value.get() == before + 2
 
 
 async def test_the_answer_over_http_ends_at_the_bytes_that_are_set() -> None:

@@ -14,7 +14,6 @@ from services.common.stream.broker import Page
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.live import NatsLive
 from services.common.testing.broken import PartsBroker, break_part
-from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually
 from tools.embedded.nats import NatsServer
 
@@ -56,7 +55,7 @@ async def test_it_is_opened_again_and_nothing_is_missed(how: str) -> None:
             await client.send(type="subscribe", products=["BTC-USD", "ETH-USD"])
             await client.reach(market)
             await client.reach(other)
-            count = METRICS.reader_breaks.labels(str(market.shard))._value.get
+            count = gateway.gateway.metrics.reader_breaks.labels(str(market.shard))._value.get
             before = count()
             broker.may_open.clear()
             (live,) = broker.lives

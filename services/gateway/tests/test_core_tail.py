@@ -18,8 +18,7 @@ from services.common.observability.metrics import STAGE_TICK
 from services.common.stream import Record
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.records import message_id
-from services.gateway.metrics import METRICS
-from services.gateway.testing import Bench, Client, Market, bench
+from services.gateway.testing import Bench, Client, bench
 from tools.embedded import NatsServer
 
 # What is published on these is stored as if on the subjects without it, and nobody sees it live.
@@ -78,20 +77,20 @@ def _headers(record: Record) -> dict[str, str]:
     return {"Nats-Msg-Id": message_id(record.subject, record.position)}
 
 
-def _gaps(market: Market) -> float:
-    labels = {**market.key._asdict(), "cause": "chain", "stage": STAGE_TICK}
-    return METRICS.registry.get_sample_value("md_seq_gap_total", labels) or 0.0
+def _gaps(here: Place) -> float:
+    labels = {**here.market.key._asdict(), "cause": "chain", "stage": STAGE_TICK}
+    return here.gateway.gateway.metrics.registry.get_sample_value("md_seq_gap_total", labels) or 0.0
 
 
 async def test_what_the_live_tail_missed_is_read_from_the_log() -> None:
     async with place() as here:
         market, client = here.market, here.client
-        before = _gaps(market)
+        before = _gaps(here)
         for _ in range(3):
             await here.publish_unseen(market.tick())
             await market.ticks(1)
             await client.reach(market)
-        assert _gaps(market) == before + 3
+        assert _gaps(here) == before + 3
         assert client.breaks == []
         assert client.seen[str(market.key)] == market.chain[3:]
         assert client.types().count("snapshot") == 1

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from services.common.settings import child_environment
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
+from services.gateway.metrics import FleetMetrics
 from services.gateway.testing import WAIT_S, Client, Market, eventually, small_settings
 from services.gateway.workers import supervisor
 from services.gateway.workers.supervisor import WorkerProcess, reserved_port
@@ -256,7 +257,8 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_and_ends_nobody(
     class Counted(WorkerProcess):
         starts = 0
 
-    worker = Counted(0, 1, lambda _asked: None)
+    metrics = FleetMetrics()
+    worker = Counted(0, 1, lambda _asked: None, metrics)
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
     monkeypatch.setattr(supervisor, "_FIRST_S", 0.001)
     async with asyncio.TaskGroup() as group:

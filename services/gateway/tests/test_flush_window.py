@@ -17,6 +17,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Client, Fan
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
+from services.gateway.metrics import Metrics
 from services.gateway.testing import Market, bench, small_settings
 from services.gateway.testing.links import Clock
 
@@ -39,7 +40,7 @@ def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:
         write=write,
     )
     market = Market(None)
-    fan = Fan(market.key)
+    fan = Fan(market.key, Metrics().of_stream(market.key))
     client = Reader()
     hub.attach(Subscription(client, fan), None)
     pushed: list[float] = []

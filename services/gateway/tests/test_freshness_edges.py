@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.chain.freshness import Age, Pulses, now_us
+from services.common.clock import now_us
+from services.gateway.chain.freshness import Age, Pulses
 
 
 def test_the_time_of_day_is_in_whole_microseconds() -> None:

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.metrics import METRICS
 from services.gateway.testing import Bench, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient, frame
 from services.gateway.tests.test_inbound import MAX_BYTES, Told, ours, streams
@@ -379,8 +378,8 @@ async def gateway() -> AsyncIterator[Bench]:
         yield running
 
 
-def _closed(reason: str) -> float:
-    return float(METRICS.closed.labels(reason)._value.get())
+def _closed(gateway: Bench, reason: str) -> float:
+    return float(gateway.gateway.metrics.closed.labels(reason)._value.get())
 
 
 @pytest.mark.parametrize(
@@ -399,22 +398,23 @@ def _closed(reason: str) -> float:
 async def test_a_flood_ends_its_own_connection_and_is_counted_by_its_reason(
     gateway: Bench, flood: bytes, reason: str
 ) -> None:
-    before = {name: _closed(name) for name in ("abuse", "violation", "client", "ping_timeout")}
+    before = {
+        name: _closed(gateway, name) for name in ("abuse", "violation", "client", "ping_timeout")
+    }
     async with await RawClient.connect(gateway.port) as hostile:
         await hostile.of(TEXT, b"welcome")
         hostile.writer.write(flood)
         await hostile.of(CLOSE)
         await eventually(lambda: not gateway.gateway.sessions)
-    now = {name: _closed(name) - count for name, count in before.items()}
+    now = {name: _closed(gateway, name) - count for name, count in before.items()}
     assert now == {name: float(name == reason) for name in now}
 
 
 async def test_a_ping_without_an_answer_is_counted_as_one() -> None:
-    before = _closed("ping_timeout"), _closed("client")
     async with (
         bench(MemoryBroker(), ws_ping_interval_s=0.05, ws_ping_timeout_s=0.1) as gateway,
         await RawClient.connect(gateway.port) as silent,
     ):
         assert await silent.close_code() == 1011
         await eventually(lambda: not gateway.gateway.sessions)
-    assert (_closed("ping_timeout"), _closed("client")) == (before[0] + 1, before[1])
+        assert (_closed(gateway, "ping_timeout"), _closed(gateway, "client")) == (1, 0)

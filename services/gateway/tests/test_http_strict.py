@@ -22,7 +22,6 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
 from services.gateway.admission.refusals import Refusals
-from services.gateway.metrics import METRICS
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
 from services.gateway.websocket.handshake_tasks import HandshakeTasks
@@ -150,7 +149,7 @@ async def test_rubbish_leaves_no_traceback_and_a_bounded_number_of_lines(
     gateway: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     choose = random.Random(5)
-    before = METRICS.http_refused.labels("malformed")._value.get()
+    before = gateway.gateway.metrics.http_refused.labels("malformed")._value.get()
 
     async def one(data: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -166,7 +165,7 @@ async def test_rubbish_leaves_no_traceback_and_a_bounded_number_of_lines(
             async with asyncio.TaskGroup() as group:
                 for _ in range(25):
                     group.create_task(one(_rubbish(choose)))
-    assert METRICS.http_refused.labels("malformed")._value.get() > before + 50
+    assert gateway.gateway.metrics.http_refused.labels("malformed")._value.get() > before + 50
     assert len(lines) + len(caplog.records) < 40
     assert not [record for record in caplog.records if record.exc_info]
     assert all("Traceback" not in str(line) for line in lines)
@@ -199,15 +198,15 @@ async def _ended(sock: socket.socket) -> None:
         pass
 
 
-def _refused(reason: str) -> Callable[[], float]:
-    counter: Any = METRICS.http_refused.labels(reason)._value
+def _refused(gateway: Bench, reason: str) -> Callable[[], float]:
+    counter: Any = gateway.gateway.metrics.http_refused.labels(reason)._value
     begun = counter.get()
     return lambda: float(counter.get() - begun)
 
 
 async def test_who_does_not_read_an_answer_is_dropped_in_time() -> None:
-    slow = _refused("slow_reader")
     async with bench(MemoryBroker(), http_write_timeout_s=0.2) as gateway:
+        slow = _refused(gateway, "slow_reader")
         (sock,) = await _asked(gateway.port, 1)
         await eventually(lambda: slow() == 1)
         sock.close()
@@ -217,8 +216,8 @@ async def test_who_does_not_read_an_answer_is_dropped_in_time() -> None:
 
 
 async def test_connections_that_speak_http_are_bounded_and_websockets_are_none_of_them() -> None:
-    refused = _refused("connections")
     async with bench(MemoryBroker(), http_max_connections=2) as gateway:
+        refused = _refused(gateway, "connections")
         held = await _asked(gateway.port, 2)
         await eventually(lambda: refused() == 0)
         answer = await said(gateway.port, b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")

@@ -172,7 +172,7 @@ async def test_logs_that_do_not_answer_are_all_waited_for() -> None:
     broker.subjects = subjects  # type: ignore[method-assign]  # the fault
     async with bench(MemoryBroker()) as gateway:
         stores = gateway.gateway.core.catalog._stores
-        catalog = Catalog(broker, stores, 4)
+        catalog = Catalog(broker, stores, 4, gateway.gateway.metrics)
         with pytest.raises(BrokerUnavailable):
             await catalog.streams()
         assert running == 0

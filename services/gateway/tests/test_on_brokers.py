@@ -11,8 +11,7 @@ from services.common.stream import Broker, Position, Record
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import pulse_key, tick_subject
-from services.gateway.metrics import METRICS
-from services.gateway.testing import bench, eventually
+from services.gateway.testing import Bench, bench, eventually
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer
 
 Backend = tuple[EmbeddedServer, Callable[[], Broker]]
@@ -56,17 +55,17 @@ async def test_pulses_that_nobody_can_read_break_no_reader(backend: Backend) -> 
             await client.send(type="subscribe", products=["BTC-USD"])
             await client.of("snapshot")
             pulse = tick_subject(market.shard, pulse_key("coinbase", "line"))
-            before = _breaks(market.shard)
+            before = _breaks(gateway, market.shard)
             for n, payload in enumerate((b"\xff", b'{"type":"pulse","venue":"\xff"}', deep), 1):
                 await market.publish(Record(pulse, payload, Position(1, n)))
             await market.ticks(20)
             await client.reach(market)
             assert client.breaks == []
-            assert _breaks(market.shard) == before
+            assert _breaks(gateway, market.shard) == before
 
 
-def _breaks(shard: int) -> float:
-    return float(METRICS.reader_breaks.labels(str(shard))._value.get())
+def _breaks(gateway: Bench, shard: int) -> float:
+    return float(gateway.gateway.metrics.reader_breaks.labels(str(shard))._value.get())
 
 
 async def test_a_redis_that_deletes_records_when_it_is_full_is_shown_and_served(

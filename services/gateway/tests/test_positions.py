@@ -14,7 +14,6 @@ from prometheus_client import Counter
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.gateway.metrics import METRICS
 from services.gateway.testing import EPOCH, Bench, Rows, bench, eventually
 
 
@@ -165,7 +164,7 @@ async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None
         largest, position = 0, Position(0, 0)
         while (piece := feed.replica.window.run_after(position)) is not None:
             largest, position = max(largest, len(piece.entries)), piece.entries[-1].position
-        given = METRICS.backfill_ticks.labels("coinbase", "ticker")
+        given = gateway.gateway.metrics.backfill_ticks.labels("coinbase", "ticker")
         before = most = 0.0
 
         async def watch() -> None:

@@ -20,6 +20,7 @@ from services.gateway.chain.stream_record import Entry
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.health import GatewayHealth
+from services.gateway.metrics import Metrics
 from services.gateway.protocol import (
     ERROR_CODES,
     Problem,
@@ -236,7 +237,7 @@ async def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
     now = [0.0]
     rows, health = Rows(), GatewayHealth()
     rows.away = True
-    stores = Stores(rows, rows, health, clock=lambda: now[0])
+    stores = Stores(rows, rows, health, Metrics(), clock=lambda: now[0])
     key = Market(None).key
     assert await stores.base(key, 0) is None
     assert "stores" in health.report()["degraded"]

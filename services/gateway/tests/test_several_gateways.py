@@ -148,3 +148,17 @@ async def test_a_gateway_that_lags_asks_the_log_before_it_refuses_what_it_has_no
                 type="subscribe", product="BTC-USD", from_seq=beyond, on_unrecoverable="error"
             )
             assert (await moved.of("error"))["code"] == 4002
+
+
+async def test_two_gateways_in_one_process_count_their_own_only() -> None:
+    async with bench(MemoryBroker()) as one, bench(MemoryBroker()) as other:
+        market = one.market()
+        await market.ticks(1)
+        async with one.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"])
+            await client.reach(market)
+            counted = [
+                gateway.gateway.metrics.registry.get_sample_value("md_ws_connections")
+                for gateway in (one, other)
+            ]
+        assert counted == [1, 0]

@@ -23,6 +23,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Fan
 from services.gateway.fanout.subscription import Mode, State, Subscription
 from services.gateway.lifecycle import Gateway
+from services.gateway.metrics import Metrics
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryTransport, Nowhere, payloads_read
 from services.gateway.websocket.deflate import Deflater
@@ -85,7 +86,7 @@ class World:
         )
         core = replace(core, hub=self.hub)
         self.markets = [Market(None, product, padding=200) for product in _PRODUCTS]
-        self.fans = [Fan(market.key) for market in self.markets]
+        self.fans = [Fan(market.key, core.metrics.of_stream(market.key)) for market in self.markets]
         self.heads: list[Position | None] = [None] * _STREAMS
         self.clients = [
             Subject(
@@ -145,7 +146,7 @@ class World:
 @pytest.fixture
 async def core() -> Core:
     chosen = small_settings(ws_queue_bytes=_LIMIT)
-    return Gateway(chosen, MemoryBroker(), log_specs(chosen)).core
+    return Gateway(chosen, MemoryBroker(), log_specs(chosen), Metrics()).core
 
 
 _number = st.integers(0, _CLIENTS - 1)

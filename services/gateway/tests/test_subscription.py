@@ -27,8 +27,10 @@ from services.gateway.fanout.subscription import (
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.lifecycle import Gateway
+from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.feed import Sources
+from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.registry import Tails
 from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Market, small_settings
@@ -86,25 +88,26 @@ class _World:
         chosen = small_settings(
             ws_queue_bytes=_QUEUE, ws_burst=1000, product_max_msgs_per_sec=product_rate
         )
-        broker = MemoryBroker()
+        broker, metrics = MemoryBroker(), Metrics()
+        records = RecordReader(metrics)
         await broker.open()
         await broker.ensure(log_specs(chosen))
         clock, loop, health = Clock(), asyncio.get_running_loop(), GatewayHealth()
         hub = Hub(loop.call_soon, clock.at, lambda: clock.now, lambda: 0, product_rate)
-        stores = Stores(None, None, health)
+        stores = Stores(None, None, health, metrics)
         tails = Tails(
-            Sources(broker, chosen.shard_count, stores, window_bytes=6000),
+            Sources(broker, chosen.shard_count, stores, records, metrics, window_bytes=6000),
             hub,
             health,
             total_bytes=1 << 20,
             linger_s=60,
         )
         core = replace(
-            Gateway(chosen, broker, log_specs(chosen)).core,
+            Gateway(chosen, broker, log_specs(chosen), metrics).core,
             hub=hub,
             tails=tails,
-            catalog=Catalog(broker, stores, chosen.shard_count),
-            backfill=Backfill(broker, Archive(None, health), 10**15),
+            catalog=Catalog(broker, stores, chosen.shard_count, metrics),
+            backfill=Backfill(broker, records, Archive(None, health), 10**15),
         )
         publisher = await broker.publisher()
         async with asyncio.TaskGroup() as group:

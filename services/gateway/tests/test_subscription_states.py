@@ -26,6 +26,7 @@ from services.gateway.fanout.subscription import (
     View,
     WrongState,
 )
+from services.gateway.metrics import Metrics
 from services.gateway.testing import EPOCH, Market
 from services.gateway.websocket.frames import payloads_of, text_frames
 
@@ -80,6 +81,8 @@ _WAY: dict[State, list[str]] = {
     State.ENDED: ["end"],
 }
 
+_METRICS = Metrics()
+
 
 class _Client(Client):
     """The states change nothing about it."""
@@ -104,9 +107,14 @@ class _Client(Client):
     def failed(self) -> None: ...
 
 
+def _fan() -> Fan:
+    key = Market(None).key
+    return Fan(key, _METRICS.of_stream(key))
+
+
 @pytest.fixture
 def subscription() -> Subscription:
-    return Subscription(_Client(), Fan(Market(None).key))
+    return Subscription(_Client(), _fan())
 
 
 @pytest.mark.parametrize("state", State)
@@ -173,7 +181,7 @@ def test_how_a_stream_is_sent_is_what_was_asked_for_or_all_of_it(
     assert subscription.quota is None
     subscription.configure(Terms("latest", 5.0))
     assert subscription.terms == Terms("latest", 5.0)
-    fan = Fan(Market(None).key)
+    fan = _fan()
     own = Subscription(subscription.client, fan, Terms("latest"))
     assert own.terms == Terms("latest")
     assert own.client is subscription.client

@@ -9,6 +9,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey
 from services.gateway.health import GatewayHealth
+from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Rows, bench, small_settings
@@ -30,7 +31,9 @@ async def catalog(rows: Counted, asked_per_s: float = 0.001) -> Catalog:
     broker = MemoryBroker()
     await broker.open()
     await broker.ensure(log_specs(small_settings(shard_count=1)))
-    return Catalog(broker, Stores(rows, rows, GatewayHealth()), 1, asked_per_s=asked_per_s)
+    metrics = Metrics()
+    stores = Stores(rows, rows, GatewayHealth(), metrics)
+    return Catalog(broker, stores, 1, metrics, asked_per_s=asked_per_s)
 
 
 async def test_a_name_that_is_not_there_is_asked_for_once() -> None:

@@ -12,8 +12,7 @@ import pytest
 from services.common.stream import Record
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.chain.stream_record import Entry
-from services.gateway.metrics import METRICS
-from services.gateway.testing import Market, bench, eventually
+from services.gateway.testing import Bench, Market, bench, eventually
 
 ODD: dict[str, dict[str, Any]] = {
     "a repair that is not known": {"repair": "partial"},
@@ -42,8 +41,8 @@ def odd(market: Market, change: dict[str, Any]) -> Record:
     return Record(record.subject, payload, record.position)
 
 
-def counted() -> float:
-    found = METRICS.registry.get_sample_value
+def counted(gateway: Bench) -> float:
+    found = gateway.gateway.metrics.registry.get_sample_value
     return sum(
         found("md_invalid_total", {"reason": reason, "stage": "tick_log"}) or 0
         for reason in ("unknown_type", "bad_body", "not_a_record")
@@ -56,7 +55,7 @@ async def test_the_stream_is_given_anew_and_others_go_on(kind: str) -> None:
         market, other = gateway.market(), gateway.market("ETH-USD")
         await market.ticks(3)
         await other.ticks(3)
-        before = counted()
+        before = counted(gateway)
         async with gateway.client() as client, gateway.client() as neighbour:
             await client.send(type="subscribe", products=["BTC-USD"])
             await client.reach(market)
@@ -70,7 +69,7 @@ async def test_the_stream_is_given_anew_and_others_go_on(kind: str) -> None:
             await neighbour.reach(other)
         assert client.breaks == neighbour.breaks == []
         assert neighbour.types().count("snapshot") == 1
-        assert counted() > before
+        assert counted(gateway) > before
 
 
 async def test_in_a_quiet_market_the_state_comes_with_the_next_record() -> None:

@@ -29,7 +29,7 @@ from services.common.settings import child_environment
 from services.common.stream.worker import backoff_s
 from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import has_admin_port
-from services.gateway.metrics import FLEET
+from services.gateway.metrics import FleetMetrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.workers.channel import ChannelDown, WorkerChannel
 from services.gateway.workers.health_http import METRICS_PATH, Reply, routes
@@ -74,11 +74,14 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
 class WorkerProcess:
     """One process of several, started again whenever it ends by itself."""
 
-    def __init__(self, number: int, port: int, answer: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, number: int, port: int, answer: Callable[[Any], Any], metrics: FleetMetrics
+    ) -> None:
         self.number = number
         self.channel: WorkerChannel | None = None
         self._port = port
         self._answer = answer
+        self._metrics = metrics
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -102,7 +105,7 @@ class WorkerProcess:
             lived = time.monotonic() - begun
             failures = 1 if lived >= _SETTLED_S else failures + 1
             wait = backoff_s(failures - 1, base_s=_FIRST_S, cap_s=_MOST_S)
-            FLEET.restarts.inc()
+            self._metrics.restarts.inc()
             log.error(
                 "worker_ended",
                 worker=self.number,
@@ -158,11 +161,12 @@ class WorkerProcess:
 class Supervisor:
     """`run` it as the service's main."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, metrics: FleetMetrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._workers: list[WorkerProcess] = []
         self.health = Health("gateway", *map(_check, range(settings.web_concurrency)))
-        self._own = Together(FLEET.registry, HealthCollector(self.health))
+        self._own = Together(metrics.registry, HealthCollector(self.health))
 
     async def run(self, stop: Stop) -> None:
         """Serve until told to stop, then drain all and end with the last of them.
@@ -177,7 +181,9 @@ class Supervisor:
             except OSError as error:
                 raise PlatformError(f"port {settings.http_port}: {error.strerror}") from error
             numbers = range(settings.web_concurrency)
-            self._workers = [WorkerProcess(number, port, self.answer) for number in numbers]
+            self._workers = [
+                WorkerProcess(number, port, self.answer, self._metrics) for number in numbers
+            ]
             if has_admin_port(settings):
                 described = docs_routes(self._openapi)
                 admin = Starlette(routes=[*routes(self.answer, self.info), *described])

@@ -16,6 +16,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve
 from services.gateway.lifecycle import Gateway
+from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.ticks import FIRST, record
@@ -26,7 +27,7 @@ def main(pipe: int, ticks: int) -> int:
 
     async def run(stop: Stop) -> None:
         broker = MemoryBroker()
-        gateway = Gateway(settings, broker, log_specs(settings))
+        gateway = Gateway(settings, broker, log_specs(settings), Metrics())
         async with serve(gateway) as port:
             await gateway.ready.wait()
             publisher = await broker.publisher()

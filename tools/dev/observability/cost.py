@@ -28,7 +28,8 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import Client, Fan
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
-from services.gateway.streams.feed import entries_of
+from services.gateway.metrics import Metrics
+from services.gateway.streams.record_reader import RecordReader
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 _SUBJECT = tick_subject(0, _KEY)
@@ -141,7 +142,9 @@ class Variant:
             # What a system call costs is left out.
             write=lambda _fd, frames: len(frames),
         )
-        self._fan = Fan(_KEY)
+        counted = Metrics()
+        self._records = RecordReader(counted)
+        self._fan = Fan(_KEY, counted.of_stream(_KEY))
         if not metrics:
             self._fan.sent = cast("Counter", _Nothing())
             self._fan.end_to_end = cast("Histogram", _Nothing())
@@ -171,7 +174,7 @@ class Variant:
         tracing.install(self._tracing)
         began = time.process_time()
         for message in messages:
-            self._hub.publish(self._fan, entries_of([message]), Position(1, 1))
+            self._hub.publish(self._fan, self._records.read([message]), Position(1, 1))
             self._flush.pop()()
         self.per_record.append((time.process_time() - began) / count * 1e6)
         tracing.install(None)

@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 
 from services.common.observability.health import Health
 from services.common.observability.metrics import HealthCollector
-from services.gateway.metrics import FLEET
-from services.gateway.metrics import METRICS as GATEWAY
+from services.gateway.metrics import FleetMetrics
+from services.gateway.metrics import Metrics as GatewayMetrics
 from services.ingestor.metrics import FeedCollector
 from services.ingestor.metrics import Metrics as IngestorMetrics
 from services.normalizer.metrics import Metrics as NormalizerMetrics
@@ -66,8 +66,8 @@ def registries() -> dict[str, Collector]:
         "ingestor": ingestor.registry,
         "normalizer": NormalizerMetrics().registry,
         "snapshotter": SNAPSHOTTER,
-        "gateway": GATEWAY.registry,
-        "gateway, several processes": FLEET.registry,
+        "gateway": GatewayMetrics().registry,
+        "gateway, several processes": FleetMetrics().registry,
     }
     return {"every service": HealthCollector(Health("", "any")), **found}
 
