@@ -37,7 +37,9 @@ def odd(market: Market, change: dict[str, Any]) -> Record:
         payload = msgspec.json.encode(body).replace(b'"repair":"none"', deep)
     else:
         payload = msgspec.json.encode(body)
-    market.records[-1] = payload.replace(b"\xff", b"@")
+    # What clients are to have seen of it is read from here, by a reader that has its limits too.
+    readable = record.payload if body["cause"] == "deep" else payload.replace(b"\xff", b"@")
+    market.records[-1] = readable
     return Record(record.subject, payload, record.position)
 
 
