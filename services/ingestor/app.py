@@ -20,6 +20,8 @@ from services.common.errors import (
     VenueRefused,
 )
 from services.common.observability.health import Health
+from services.common.resilience.backoff import Backoff
+from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker, Record
 from services.common.stream.invalid_log import InvalidLog
@@ -27,8 +29,6 @@ from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_LOG, RAW_LOG, StreamKey, key_of, raw_subject
 from services.common.wire import UNREADABLE, decode_raw
-from services.ingestor.backoff import Backoff
-from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
 from services.ingestor.feed.options import FeedOptions
@@ -399,7 +399,7 @@ class Ingestor:
 
     async def _while_unavailable(self, stop: Stop) -> None:
         """Prepare the logs, waiting for the broker as long as it takes."""
-        pauses = Backoff(0.1, 2.0)
+        pauses = Backoff(0.1, 2.0, least=0.0, immediate=True)
         while not stop.requested:
             try:
                 await self._broker.ensure(log_specs(self.settings))

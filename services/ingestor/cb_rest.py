@@ -21,10 +21,11 @@ import msgspec
 from services.common.domain.decimals import is_decimal
 from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is_row
 from services.common.errors import VenueRefused, VenueUnavailable
-from services.ingestor.backoff import Backoff
-from services.ingestor.breaker import CircuitBreaker
+from services.common.resilience.backoff import Backoff
+from services.common.resilience.circuit_breaker import CircuitBreaker
+from services.common.times import micros
+from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.rest_call import CallFailed, get, open_http
-from services.ingestor.ratelimit import Limiter
 from services.ingestor.venues.base import (
     BookImage,
     Number,
@@ -34,7 +35,6 @@ from services.ingestor.venues.base import (
     TradeRow,
     VenueRest,
 )
-from services.ingestor.venues.rfc3339 import Rfc3339
 
 RATE_PER_S = 10.0
 # One less than the venue's 15: calls that travel at unequal speed then still find a token there.
@@ -108,7 +108,6 @@ class CoinbaseRest(VenueRest):
         self._limiter = limiter if limiter is not None else Limiter(RATE_PER_S, BURST)
         self._breaker = breaker if breaker is not None else CircuitBreaker(10, 1.0)
         self._flights: defaultdict[tuple[str, bool], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._clock = Rfc3339()
         # Whether both page bounds were honoured together so far; older clients doubt it.
         self._both_bounds = True
         self.calls = 0
@@ -153,7 +152,7 @@ class CoinbaseRest(VenueRest):
                 # not worse for it.
                 continue
             if first <= row.trade_id <= last:
-                rows.append(TradeRow(row.trade_id, self._clock.micros(row.time), bytes(body)))
+                rows.append(TradeRow(row.trade_id, (micros(row.time) or 0), bytes(body)))
             else:
                 outside += 1
         if outside and self._both_bounds:
@@ -169,7 +168,7 @@ class CoinbaseRest(VenueRest):
         head = self._read(_Ticker, answer, path)
         if not is_decimal(head.price):
             raise VenueUnavailable(path, f"unreadable answer: price {head.price!r}"[:200])
-        return Quote(head.trade_id, self._clock.micros(head.time), answer)
+        return Quote(head.trade_id, (micros(head.time) or 0), answer)
 
     async def book(self, product: str, *, background: bool = False) -> BookImage:
         path = f"/products/{product}/book"
@@ -181,7 +180,7 @@ class CoinbaseRest(VenueRest):
             check_rows_json(head.asks)
         except Unreadable as error:
             raise VenueUnavailable(path, f"unreadable answer: {error}") from error
-        time = self._clock.micros(head.time)
+        time = micros(head.time) or 0
         return BookImage(time, head.sequence or 0, answer, auction=bool(head.auction_mode))
 
     async def orders(self, product: str) -> OrderImage:
@@ -189,7 +188,7 @@ class CoinbaseRest(VenueRest):
         async with self._flights[product, False]:
             answer = await self._get(path, {"level": "3"})
         book = self._read(_Orders, answer, path)
-        time = self._clock.micros(book.time)
+        time = micros(book.time) or 0
         # One row that makes no sense must not cost the book: the next answer would hold it too.
         bids, asks = _sensible(book.bids), _sensible(book.asks)
         return OrderImage(book.sequence, time, book.time or "", bids, asks)
@@ -197,7 +196,7 @@ class CoinbaseRest(VenueRest):
     async def _get(
         self, path: str, params: Mapping[str, str], *, background: bool = False
     ) -> bytes:
-        backoff = Backoff(0.1, 2.0, immediate=False)
+        backoff = Backoff(0.1, 2.0, least=0.0)
         clock = asyncio.get_running_loop().time
         while True:
             if not self._breaker.allows(clock()):

@@ -17,15 +17,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
 
 from services.common.network.proxies import proxy_for
-from services.ingestor.backoff import Backoff
-from services.ingestor.breaker import Circuit, CircuitBreaker
+from services.common.resilience.backoff import Backoff
+from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.ingestor.feed.lifecycle import FeedEvent, FeedState, next_state
+from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.options import FeedOptions
 from services.ingestor.feed.stats import FeedStats, stream_stats
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.dead_letters import Parking
 from services.ingestor.publish.raw_publisher import Outlet
-from services.ingestor.ratelimit import Limiter
 from services.ingestor.streams import BookLane, Desk
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
@@ -179,8 +179,8 @@ class Feed:
 
     async def run(self) -> None:
         """Keep the feed alive until cancelled."""
-        quick = Backoff(_FIRST_PAUSE_S, _QUICK_PAUSE_S)
-        slow = Backoff(_SLOW_PAUSE_S, self._options.max_pause_s, immediate=False)
+        quick = Backoff(_FIRST_PAUSE_S, _QUICK_PAUSE_S, least=0.0, immediate=True)
+        slow = Backoff(_SLOW_PAUSE_S, self._options.max_pause_s, least=0.0)
         failures = 0
         self._enter(FeedEvent.STARTED)
         try:

@@ -25,10 +25,10 @@ from services.common.observability.metrics import (
     retention_gauge,
 )
 from services.common.observability.statistics import Figure
+from services.common.resilience.circuit_breaker import Circuit
 from services.common.stream.storing import Storing
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
-from services.ingestor.breaker import Circuit
 from services.ingestor.feed.stats import FeedStats, StreamStats
 
 _STREAM = ("venue", "channel", "product")

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from services.common.errors import BrokerUnavailable
+from services.common.resilience.backoff import Backoff
 from services.common.stream import Broker
 from services.common.subjects import StreamKey
 from services.normalizer.normalize import Normalizer
@@ -23,20 +24,19 @@ log = structlog.get_logger(__name__)
 # A quarter of the duplicate window that logs are made with (`LogSpec.duplicate_window_s`).
 REFRESH_S = 30.0
 _CONCURRENT = 64
-_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_RETRY_S = (0.05, 1.0)
 
 
 async def patiently[T](call: Callable[[], Awaitable[T]]) -> T:
     """Call until the broker answers, waiting up to 1 s in between; cancel to give up."""
-    attempt = 0
+    backoff = Backoff(*_RETRY_S)
     while True:
         try:
             return await call()
         except BrokerUnavailable as error:
-            if attempt == 0:
+            if backoff.attempts == 0:
                 log.warning("broker_unavailable", reason=str(error))
-            await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-            attempt += 1
+            await asyncio.sleep(backoff.next_delay())
 
 
 class Heads:

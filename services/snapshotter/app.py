@@ -16,6 +16,7 @@ from services.common.errors import (
 )
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.service_monitor import observed
+from services.common.resilience.backoff import Backoff
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader
@@ -27,7 +28,6 @@ from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.batch import Batch
 from services.snapshotter.ddb import RowStore
-from services.snapshotter.pacing import Backoff
 from services.snapshotter.pump import Pump
 from services.snapshotter.restore import Restorer
 from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
@@ -124,14 +124,14 @@ class Snapshotter:
         await self._broker.ensure(self._specs)
 
     async def _until_ok(self, action: Callable[[], Awaitable[None]], check: str) -> None:
-        backoff = Backoff(first_s=0.2)
+        backoff = Backoff(0.2, 5.0)
         while True:
             try:
                 await action()
             except (BrokerUnavailable, StoreUnavailable) as error:
                 self.health.failed(check, error.reason)
                 log.warning("dependency_unavailable", check=check, reason=error.reason)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
             else:
                 self.health.passed(check)
                 return

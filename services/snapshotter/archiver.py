@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from services.common.errors import StoreError
+from services.common.resilience.backoff import Backoff
 from services.common.stores.aws import S3
 from services.common.stores.index import Head
 from services.common.subjects import StreamKey
 from services.snapshotter import metrics
 from services.snapshotter.batch import Batch, SealedBatch
-from services.snapshotter.pacing import Backoff
+from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.s3 import ArchiveLog
 
 log = structlog.get_logger(__name__)
@@ -51,13 +52,13 @@ class Archiver:
 
     async def restore(self) -> Mapping[str, Head]:
         """How far each stream is archived already; waits for S3 as long as it takes."""
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         while True:
             try:
                 return await self._archive.restore()
             except StoreError as error:
                 self._on_error(error)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
 
     def add(
         self, key: StreamKey, shard: int, head: Head, ts: int, payload: bytes, *, refilled: bool
@@ -88,14 +89,14 @@ class Archiver:
                     await self._wake.wait()
 
     async def _write(self, batch: SealedBatch) -> None:
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         while True:
             started = time.monotonic()
             try:
                 size = await self._archive.write(batch)
             except StoreError as error:
                 self._on_error(error)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
                 continue
             metrics.WRITE_SECONDS.labels("archive").observe(time.monotonic() - started)
             metrics.BATCHES.labels(self._kind).inc()

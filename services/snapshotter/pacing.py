@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
-import random
 from collections.abc import Hashable
+
+# Stores and brokers that fail are asked again after pauses between these bounds, seconds.
+RETRY_S = (0.1, 5.0)
 
 
 class Pacer[K: Hashable]:
@@ -122,22 +124,3 @@ class Concurrency:
     def failed(self) -> None:
         """A write was refused or not answered."""
         self._limit = max(self._least, self._limit * 0.7)
-
-
-class Backoff:
-    """Delays between attempts: exponential up to a cap, with jitter over the upper half."""
-
-    def __init__(self, first_s: float = 0.1, cap_s: float = 5.0) -> None:
-        self._first = first_s
-        self._cap = cap_s
-        self._failures = 0
-
-    def failed(self) -> float:
-        """Seconds to wait before the next attempt."""
-        # Beyond some thirty doublings the cap has long been reached, and floats would overflow.
-        ceiling = min(self._cap, self._first * 2 ** min(self._failures, 30))
-        self._failures += 1
-        return random.uniform(ceiling / 2, ceiling)
-
-    def succeeded(self) -> None:
-        self._failures = 0

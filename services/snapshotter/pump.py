@@ -14,13 +14,14 @@ from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
 from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT
+from services.common.resilience.backoff import Backoff
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.wire import UNREADABLE, Late, Reset, Status, Tick, decode_record
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
-from services.snapshotter.pacing import Backoff
+from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.restore import Restorer
 from services.snapshotter.stream import Stream, Verdict
 
@@ -121,7 +122,7 @@ class Pump:
     async def join(self, group: str, *, max_pending: int, ack_wait_s: float) -> None:
         """Become a member of the group; waits for S3 and the broker as long as it takes."""
         self._heads = await self.archiver.restore()
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         while self._subscription is None:
             try:
                 self._subscription = await self._broker.group(
@@ -129,7 +130,7 @@ class Pump:
                 )
             except BrokerUnavailable as error:
                 self._on_broker(error.reason)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
 
     async def aclose(self) -> None:
         """Leave the group; what is not acked goes to the next member."""
@@ -278,14 +279,14 @@ class Pump:
 
         What a crashed member held is delivered again only after `ack_wait`.
         """
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         while True:
             try:
                 subjects = await self._broker.subjects(self.name)
                 break
             except BrokerUnavailable as error:
                 self._on_broker(error.reason)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
         await self._welcome(self._unseen(subjects))
         for stream in list(self.streams.values()):
             await self._catch_up(stream, None)
@@ -293,7 +294,7 @@ class Pump:
     async def _catch_up(self, stream: Stream, message: Message | None) -> None:
         """Read the log from what is held through `message` (None: its head), and take it all."""
         through = message.position if message is not None else None
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         at_head = False
         while not at_head and (through is None or stream.held is None or stream.held < through):
             # Without what waits: that is delivered through here.
@@ -307,7 +308,7 @@ class Pump:
                 continue
             except BrokerUnavailable as error:
                 self._on_broker(error.reason)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
                 continue
             at_head = page.at_head
             if not page.messages:

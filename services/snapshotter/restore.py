@@ -9,12 +9,13 @@ import structlog
 
 from services.common.domain.book import BadLevel
 from services.common.errors import StoreError
+from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
 from services.common.stores.index import Head
 from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
-from services.snapshotter.pacing import Backoff
+from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.stream import Stream, View
 
 log = structlog.get_logger(__name__)
@@ -70,14 +71,14 @@ class Restorer:
         ]
 
     async def _views(self, keys: list[StreamKey]) -> dict[StreamKey, View]:
-        backoff = Backoff()
+        backoff = Backoff(*RETRY_S)
         while True:
             try:
                 rows = await self._latest.get_many(keys)
                 return {key: await self._view(key, rows.get(key)) for key in keys}
             except StoreError as error:
                 self._on_error(error)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(backoff.next_delay())
 
     async def _view(self, key: StreamKey, row: LatestRow | None) -> View:
         view = View(key)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 
 from services.common.errors import StoreError
-from services.snapshotter.pacing import Backoff, Concurrency, Pacer
+from services.common.resilience.backoff import Backoff
+from services.snapshotter.pacing import RETRY_S, Concurrency, Pacer
 
 
 class PacedWriter[K: Hashable]:
@@ -71,8 +72,8 @@ class PacedWriter[K: Hashable]:
         except StoreError as error:
             self._concurrency.failed()
             self._on_error(error)
-            backoff = self._backoffs.setdefault(item, Backoff())
-            self._pacer.failed(item, time.monotonic(), backoff.failed())
+            backoff = self._backoffs.setdefault(item, Backoff(*RETRY_S))
+            self._pacer.failed(item, time.monotonic(), backoff.next_delay())
         else:
             self._concurrency.finished(time.monotonic() - started)
             self._backoffs.pop(item, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Mapping, Sequence
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from services.common.errors import StoreUnavailable
+from services.common.resilience.backoff import delay_s
 from services.common.settings import AwsSettings
 from services.common.stores.aws import DYNAMODB, READER, Limits, open_client, translated
 from services.common.stores.ports import LatestReader, LatestRow
@@ -92,7 +92,7 @@ class DynamoLatestReader(LatestReader):
         wanted: list[dict[str, Any]] = [row_key(key) for key in keys]
         for round_ in range(_ROUNDS):
             if round_:
-                await asyncio.sleep(random.uniform(0, _FIRST_WAIT * 2**round_))
+                await asyncio.sleep(delay_s(round_, first_s=_FIRST_WAIT, least=0.0))
             with translated(DYNAMODB, self._table):
                 answer = await self._opened().batch_get_item(
                     RequestItems={self._table: self._request(wanted)}

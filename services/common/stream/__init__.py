@@ -8,7 +8,7 @@ Only `__main__` modules (and tools) choose one, by `open_broker`; everything els
     memory*.py      one process: the log (pure) and the broker around it
     nats*.py        JetStream: connection, streams, publisher, group, live
     redis*.py       Redis Streams: client, keys and entries, publisher, tail (live), group
-    worker.py       what publishers and subscriptions share: one task, one bell, backoff
+    worker.py       what publishers and subscriptions share: one task, one bell
 
 The same suite runs on all three: `services/common/testing/conformance/`.
 """

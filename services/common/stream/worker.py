@@ -8,7 +8,6 @@ ever: whoever opened it has to open another, or to end.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,15 +16,6 @@ import structlog
 from services.common.errors import BrokerClosed, BrokerError, BrokerFailed
 
 log = structlog.get_logger(__name__)
-
-
-def backoff_s(attempt: int, *, base_s: float = 0.05, cap_s: float = 2.0) -> float:
-    """How long to wait before try number `attempt` (0, 1, ...): exponential, capped, jittered.
-
-    Never below half of the exponential value, so that a refusing server is not hammered.
-    """
-    ceiling = min(cap_s, base_s * 2.0 ** min(attempt, 16))
-    return random.uniform(ceiling / 2, ceiling)
 
 
 def worth_saying(attempt: int) -> bool:

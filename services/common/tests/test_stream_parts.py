@@ -30,7 +30,6 @@ from services.common.stream.redis.sources import Sources
 from services.common.stream.retention import is_cut
 from services.common.stream.specs import log_specs
 from services.common.stream.unsynced_records import History
-from services.common.stream.worker import backoff_s
 from services.common.subjects import INVALID_SUBJECT
 
 BTC = "market.raw.coinbase.ticker.BTC-USD"
@@ -98,11 +97,6 @@ def test_a_history_writes_nothing_of_a_lost_log_into_its_successor() -> None:
     assert history.logs() == ["raw", "tick.0"]
     assert history.of("raw", 2, 3600.0, 1.0) == []
     assert history.logs() == ["tick.0"]
-
-
-@given(attempt=st.integers(0, 10_000))
-def test_backoff_grows_and_stays_within_its_cap(attempt: int) -> None:
-    assert 0.025 <= backoff_s(attempt) <= 2.0
 
 
 @given(

@@ -30,7 +30,7 @@ class Refusals:
 
     def count(self, reason: str, address: str, detail: str = "") -> None:
         self._on_refused(reason)
-        if self._lines.take(self._clock()) > 0:
+        if self._lines.acquire(self._clock()) > 0:
             self._unlogged += 1
             return
         log.info(

@@ -417,7 +417,7 @@ class Session(CatchingUp, TransportListener):
             # Whatever it is, reading it costs: it is paid for before.
             now = time.monotonic()
             bucket = self._commands_bucket(now)
-            if (wait := bucket.take(now)) > 0:
+            if (wait := bucket.acquire(now)) > 0:
                 self._limit(id_in(text), wait)
                 return
             bucket.charge(now, len(text) // _COMMAND_BYTES)
@@ -449,7 +449,7 @@ class Session(CatchingUp, TransportListener):
         now = time.monotonic()
         if self._strikes is None:
             self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, now)
-        if self._strikes.take(now, weight) > 0:
+        if self._strikes.acquire(now, weight) > 0:
             self.close(1008, "abuse")
 
     async def _obey(self, command: Command, id: CommandId | None) -> None:

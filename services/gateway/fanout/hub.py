@@ -401,7 +401,7 @@ class Hub:
     def _charge(self, audience: Audience, messages: int, before: Position) -> None:
         now = self._clock()
         members = list(audience.members.values())
-        over = [one for one in members if one.quota and one.quota.take(now, messages) > 0]
+        over = [one for one in members if one.quota and one.quota.acquire(now, messages) > 0]
         held = before if before != BEGINNING else None
         for subscription in over:
             self._step_down(subscription, held)

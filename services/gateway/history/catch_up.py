@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from services.common.errors import BrokerError, PositionLost, StoreUnavailable
+from services.common.resilience.backoff import Backoff
 from services.common.wire import encode
 from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import Entry, SnapshotReason, stream_fields
@@ -223,7 +224,7 @@ class CatchUp:
                 self._wake.set()
 
     async def _read(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
-        delay = _RETRY_FIRST_S
+        backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
         empty = 0
         assert self._reads is not None
         while subscription.catching is catching:
@@ -247,8 +248,7 @@ class CatchUp:
             if empty > _EMPTY_READS:
                 self._lost(subscription, catching, feed)
                 return
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_MOST_S)
+            await asyncio.sleep(backoff.next_delay())
 
     async def _page(self, catching: Catching, feed: Feed) -> tuple[deque[Entry], str]:
         """What follows in the log, or in the archive where the log begins later."""

@@ -84,7 +84,7 @@ class Catalog:
         for product in sorted(filter(_may_be, products)):
             if (venue, product) in self._absent:
                 self._metrics.unknown_products.labels("remembered").inc()
-            elif len(found) < _ASKED_AT_ONCE and self._questions.take(now) == 0:
+            elif len(found) < _ASKED_AT_ONCE and self._questions.acquire(now) == 0:
                 self._metrics.unknown_products.labels("asked").inc()
                 found.append(product)
             else:

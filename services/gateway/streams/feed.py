@@ -20,6 +20,7 @@ from services.common.errors import (
     BrokerError,
     PositionLost,
 )
+from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.worker import Bell
@@ -248,7 +249,7 @@ class Feed:
             self.wanted.clear()
 
     async def _fill(self) -> None:
-        delay = _RETRY_FIRST_S
+        backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
         generation = self.replica.generation
         while (want := self.replica.want()) is not None:
             if self.replica.generation != generation:
@@ -271,10 +272,9 @@ class Feed:
                 went_on = self.replica.on_page(entries, page.cursor, at_head=page.at_head)
                 self._publish()
                 if went_on:
-                    delay = _RETRY_FIRST_S
+                    backoff.reset()
                     continue
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_MOST_S)
+            await asyncio.sleep(backoff.next_delay())
 
     async def _load_base(self) -> None:
         base = await self._sources.stores.base(self.key, self.shard)

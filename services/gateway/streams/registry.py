@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import structlog
 
 from services.common.errors import BrokerError, BrokerUnavailable
+from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription, Message
 from services.common.subjects import StreamKey, is_pulse, tick_log
@@ -145,15 +146,14 @@ class Tails:
 
 
 async def _follow(feed: Feed) -> None:
-    delay = _RETRY_FIRST_S
+    backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
     while True:
         try:
             await feed.run()
         except Exception:  # whatever it was: it costs this stream its state, no other one
             log.exception("stream_failed", stream=str(feed.key))
             feed.on_failure()
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_MOST_S)
+            await asyncio.sleep(backoff.next_delay())
 
 
 class _Shard:
@@ -172,7 +172,7 @@ class _Shard:
         self.task: asyncio.Task[None] | None = None
         self._sources = sources
         self._health = health
-        self._delay = _RETRY_FIRST_S
+        self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
         # Pulses of the time before were looked for.
         self._began = False
 
@@ -193,8 +193,7 @@ class _Shard:
             except Exception as error:  # whatever it was: another reader is opened
                 log.exception("tail_failed", shard=self.number)
                 self._broke(repr(error))
-            await asyncio.sleep(self._delay)
-            self._delay = min(self._delay * 2, _RETRY_MOST_S)
+            await asyncio.sleep(self._backoff.next_delay())
 
     def _begin(self) -> None:
         self._began = True
@@ -237,7 +236,7 @@ class _Shard:
         feeds, read = self.feeds, self._sources.records.read
         while True:
             batch = await subscription.next_batch()
-            self._delay = _RETRY_FIRST_S
+            self._backoff.reset()
             if batch.interrupted:
                 log.warning("tail_interrupted", shard=self.number)
                 for feed in list(feeds.values()):

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.clients.client_subscriptions import Interests
 from services.gateway.protocol import Problem, Resync, parse_command, streams_named
-from services.gateway.ratelimit import TokenBucket
 from services.gateway.testing import Bench, bench, eventually
 
 
@@ -126,20 +125,6 @@ def test_the_streams_that_are_charged_are_at_least_those_that_are_done(
     assert isinstance(command, Resync)
     done = len(command.all_products) * len(command.all_channels)
     assert streams_named(value) >= done
-
-
-@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 100))))
-def test_what_is_owed_is_paid_off_and_never_more_than_a_burst(
-    charges: list[tuple[float, float]],
-) -> None:
-    now, bucket = 0.0, TokenBucket(2.0, 10.0, 0.0)
-    for pause, tokens in charges:
-        now += pause
-        bucket.charge(now, tokens)
-    wait = bucket.take(now)
-    assert 0 <= wait <= 11 / 2.0
-    # Without a wait it was taken at once.
-    assert wait == 0 or bucket.take(now + wait + 1e-6) == 0
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from services.gateway.protocol import (
     parse_cursor,
     parse_json,
 )
-from services.gateway.ratelimit import TokenBucket
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.state_store import Stores
 from services.gateway.testing import Market, Rows, small_settings
@@ -157,25 +156,6 @@ def test_an_outbox_keeps_order_and_its_bound_and_control_goes_first(
             assert outbox.control_size == 0
         assert outbox.size == len(data) - len(written)
         assert data.startswith(written)
-
-
-@given(st.lists(st.floats(0, 3), max_size=100), st.floats(0.5, 50), st.integers(1, 20))
-def test_a_bucket_never_gives_more_than_rate_and_burst(
-    pauses: list[float], rate: float, burst: int
-) -> None:
-    now = 0.0
-    bucket = TokenBucket(rate, burst, now)
-    given_out = 0
-    for pause in pauses:
-        now += pause
-        wait = bucket.take(now)
-        if wait == 0:
-            given_out += 1
-        else:
-            assert bucket.take(now + wait + 1e-6) == 0
-            given_out += 1
-            now += wait + 1e-6
-    assert given_out <= burst + rate * now + 1e-3
 
 
 def test_keys_are_accepted_plain_or_hashed() -> None:

@@ -122,7 +122,7 @@ class FrameReader:
         now, rate = self._context.loop.time(), self._context.reading.control_per_s
         if self._control is None:
             self._control = TokenBucket(rate, max(1.0, _CONTROL_BURST_S * rate), now)
-        return self._control.take(now) == 0
+        return self._control.acquire(now) == 0
 
     def stop_timing(self) -> None:
         """Messages may take as long as they do: the connection is closing."""

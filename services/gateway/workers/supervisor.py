@@ -24,9 +24,9 @@ from starlette.exceptions import HTTPException
 from services.common.errors import PlatformError
 from services.common.observability.health import Health
 from services.common.observability.metrics import HealthCollector, Together
+from services.common.resilience.backoff import delay_s
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
-from services.common.stream.worker import backoff_s
 from services.gateway.http.docs_page import docs_routes
 from services.gateway.http.public_routes import has_admin_port
 from services.gateway.metrics import FleetMetrics
@@ -104,7 +104,7 @@ class WorkerProcess:
                 return
             lived = time.monotonic() - begun
             failures = 1 if lived >= _SETTLED_S else failures + 1
-            wait = backoff_s(failures - 1, base_s=_FIRST_S, cap_s=_MOST_S)
+            wait = delay_s(failures - 1, first_s=_FIRST_S, cap_s=_MOST_S)
             self._metrics.restarts.inc()
             log.error(
                 "worker_ended",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from services.common.resilience.backoff import delay_s
 from services.common.wire import Missed, OpenGap
 from services.ingestor.integrity.sequencer import Gap
 
@@ -87,7 +88,8 @@ class LateSchedule:
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
-        self._pause: dict[str, float] = {}
+        # Questions in a row that did not help.
+        self._attempts: dict[str, int] = {}
         # Below which id a product is asked next: an answer that did not help must not keep the
         # ranges below from being asked for.
         self._below: dict[str, int] = {}
@@ -99,7 +101,7 @@ class LateSchedule:
         `left`: what is missing of each product that misses something, ascending.
         """
         for product in self._due.keys() - left.keys():
-            for held in (self._due, self._pause, self._below, self._denied):
+            for held in (self._due, self._attempts, self._below, self._denied):
                 held.pop(product, None)
         for product in left:
             self._due.setdefault(product, now + _FIRST_PAUSE_S)
@@ -120,7 +122,7 @@ class LateSchedule:
         if absent and not sure:
             self._denied[product] = list(absent)
         if helped or sure:
-            self._pause.pop(product, None)
+            self._attempts.pop(product, None)
             self._due[product] = now
         else:
             self._wait(product, now)
@@ -133,9 +135,11 @@ class LateSchedule:
         self._wait(product, now)
 
     def _wait(self, product: str, now: float) -> None:
-        pause = self._pause.get(product, _FIRST_PAUSE_S)
-        self._pause[product] = min(_LONGEST_PAUSE_S, pause * 2)
-        self._due[product] = now + pause
+        attempt = self._attempts.get(product, 0)
+        self._attempts[product] = attempt + 1
+        self._due[product] = now + delay_s(
+            attempt, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S, least=1.0
+        )
 
     def _page(self, product: str, left: Sequence[Range]) -> Gap:
         below = self._below.get(product)

@@ -13,10 +13,10 @@ from opentelemetry.trace import Span, SpanKind
 from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
+from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.stream.broker import Publisher, PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
-from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.dead_letters import Parking
 

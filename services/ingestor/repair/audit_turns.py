@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from services.common.resilience.backoff import delay_s
+
 # Parts of the time a round may take; the rest is for audits that have to be made again.
 _SPARE = 0.9
 # Audits of a product in one round that came to nothing, at most.
@@ -90,7 +92,8 @@ class Suspicions:
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
-        self._pause: dict[str, float] = {}
+        # Suspicions in a row that were wrong.
+        self._cleared: dict[str, int] = {}
         self._quiet_until: dict[str, float] = {}
 
     def raised(self, product: str, now: float) -> bool:
@@ -114,9 +117,11 @@ class Suspicions:
             return
         was_suspected = self._due.pop(product, None) is not None
         if not right:
-            self._pause.pop(product, None)
+            self._cleared.pop(product, None)
             self._quiet_until.pop(product, None)
         elif was_suspected:
-            pause = min(_LONGEST_S, self._pause.get(product, _FIRST_S / 2) * 2)
-            self._pause[product] = pause
-            self._quiet_until[product] = now + pause
+            attempt = self._cleared.get(product, 0)
+            self._cleared[product] = attempt + 1
+            self._quiet_until[product] = now + delay_s(
+                attempt, first_s=_FIRST_S, cap_s=_LONGEST_S, least=1.0
+            )

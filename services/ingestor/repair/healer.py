@@ -16,7 +16,7 @@ import structlog
 from opentelemetry import trace
 
 from services.common.errors import VenueError, VenueRefused
-from services.ingestor.backoff import Backoff
+from services.common.resilience.backoff import Backoff
 from services.ingestor.integrity.open_gaps import denied
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
@@ -187,7 +187,7 @@ class Healer:
         lane.give_up(now_us(), upto=upto, denied=denied)
 
     async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:
-        backoff = Backoff(0.2, 5.0, immediate=False)
+        backoff = Backoff(0.2, 5.0, least=0.0)
         pause = _REBASE_PAUSE_S
         while lane.suspect:
             if not self._has_room():
@@ -226,7 +226,7 @@ class Healer:
         return not lane.suspect
 
     async def _orders(self, product: str, lane: OrdersLane) -> None:
-        backoff = Backoff(0.2, 5.0, immediate=False)
+        backoff = Backoff(0.2, 5.0, least=0.0)
         # What only came late needs no call.
         await asyncio.sleep(_GRACE_S)
         while lane.fetchable:
@@ -245,7 +245,7 @@ class Healer:
                 await asyncio.sleep(backoff.next_delay())
 
     async def _ticker(self, product: str, lane: TickerLane) -> None:
-        backoff = Backoff(0.3, 5.0, immediate=False)
+        backoff = Backoff(0.3, 5.0, least=0.0)
         while lane.behind:
             if self._has_room():
                 try:

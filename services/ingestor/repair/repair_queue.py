@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
+from services.common.resilience.backoff import Backoff
 from services.common.stream.broker import Broker, Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
 from services.common.wire import UNREADABLE, Parked
-from services.ingestor.backoff import Backoff
 from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import Desk
 
@@ -50,7 +50,7 @@ class Repairs:
         Raises:
             BrokerClosed: the broker was closed.
         """
-        pauses = Backoff(0.1, 5.0)
+        pauses = Backoff(0.1, 5.0, least=0.0, immediate=True)
         while True:
             try:
                 live = await self._broker.live(INVALID_LOG)

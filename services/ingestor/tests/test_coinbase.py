@@ -8,7 +8,6 @@ import pytest
 
 from services.ingestor.venues.base import Credentials, Event, Kind, MalformedFrame
 from services.ingestor.venues.coinbase import CoinbaseFeed, sign
-from services.ingestor.venues.rfc3339 import Rfc3339
 
 
 def parse(**message: object) -> Event:
@@ -111,27 +110,6 @@ def test_a_signed_subscription_carries_the_key_in_the_message() -> None:
     assert (request["key"], request["passphrase"]) == ("k", "p")
     unsigned = json.loads(feed.unsubscribe(["BTC-USD"], ["level2"]))
     assert set(unsigned) == {"type", "channels"}
-
-
-@pytest.mark.parametrize(
-    ("text", "micros"),
-    [
-        ("2026-07-07T22:58:17Z", 1_783_465_097_000_000),
-        ("2026-07-07T22:58:17.1Z", 1_783_465_097_100_000),
-        ("2026-07-07T22:58:17.050195Z", 1_783_465_097_050_195),
-        ("2026-07-07T22:58:17.050195999Z", 1_783_465_097_050_195),
-        ("0001-01-01T00:00:00Z", 0),
-        ("2026-13-07T22:58:17Z", 0),
-        ("2026-07-07T22:58:17", 0),
-        ("2026-07-07T22:58:17+02:00", 0),
-        ("", 0),
-        (None, 0),
-    ],
-)
-def test_times_have_zero_to_nine_digits_and_nonsense_is_zero(text: str | None, micros: int) -> None:
-    clock = Rfc3339()
-    assert clock.micros(text) == micros
-    assert clock.micros(text) == micros, "the cached second gives the same"
 
 
 UPDATE = {

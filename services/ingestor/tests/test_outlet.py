@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.stream.broker import LogSpec, Position, Publisher, Record
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
-from services.ingestor.breaker import Circuit, CircuitBreaker
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.dead_letters import Parking
 from services.ingestor.publish.raw_publisher import Outlet

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from services.common.errors import VenueError, VenueRefused, VenueUnavailable
+from services.common.resilience.circuit_breaker import CircuitBreaker
 from services.common.stream.memory.broker import MemoryBroker
-from services.ingestor.breaker import CircuitBreaker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.feed import rest_call
+from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.rest_call import CallFailed
-from services.ingestor.ratelimit import Limiter
 from services.ingestor.testing import eventually, running
 from services.ingestor.venues.base import TradeRow
 from tools.simulator import SimulatedExchange

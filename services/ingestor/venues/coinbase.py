@@ -17,6 +17,7 @@ import msgspec
 
 from services.common.domain.decimals import is_decimal
 from services.common.domain.levels import SIDES, Unreadable, check_changes_json, check_rows_json
+from services.common.times import micros
 from services.common.wire import UNREADABLE
 from services.ingestor.venues.base import (
     MAX_NUMBER,
@@ -31,7 +32,6 @@ from services.ingestor.venues.base import (
 )
 from services.ingestor.venues.decimals import decimal_text, decimal_value
 from services.ingestor.venues.level3 import Level3
-from services.ingestor.venues.rfc3339 import Rfc3339
 
 SIGNED_PATH = "/users/self/verify"
 
@@ -142,8 +142,7 @@ class CoinbaseFeed(VenueFeed):
     def __init__(self, credentials: Credentials | None = None, *, orders: bool = False) -> None:
         self._credentials = credentials
         self._orders = orders
-        self._clock = Rfc3339()
-        self._level3 = Level3(self._clock)
+        self._level3 = Level3()
 
     def parse(self, frame: bytes) -> Event:
         if frame[:1] == b"[":
@@ -167,7 +166,7 @@ class CoinbaseFeed(VenueFeed):
         product = message.product_id
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")
-        time = self._clock.micros(message.time)
+        time = micros(message.time) or 0
         if kind is _BOOK_UPDATE:
             _check_update(message)
             return Event(kind, product, 0, time)
@@ -215,7 +214,7 @@ class CoinbaseFeed(VenueFeed):
             kind,
             product if isinstance(product, str) else "",
             number if type(number) is int and 0 < number <= MAX_NUMBER else 0,
-            self._clock.micros(told if isinstance(told, str) else None),
+            micros(told) or 0,
         )
 
     @staticmethod

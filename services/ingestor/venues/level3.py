@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from services.common.times import micros
 from services.common.wire import UNREADABLE
 from services.ingestor.venues.base import (
     MAX_NUMBER,
@@ -24,7 +25,6 @@ from services.ingestor.venues.base import (
     OrderEvent,
 )
 from services.ingestor.venues.decimals import decimal_text, decimal_value
-from services.ingestor.venues.rfc3339 import Rfc3339
 
 # The documented cells. Whoever reads a raw record sees the row without its schema, so these are
 # the only ones that are taken; cells that are added behind them do no harm.
@@ -64,8 +64,7 @@ def differences(schema: Mapping[str, Sequence[str]]) -> list[str]:
 class Level3:
     """Reads the channel's frames. Rows are refused while the venue's schema is another one."""
 
-    def __init__(self, clock: Rfc3339) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._foreign = ""
 
     def schema(self, frame: bytes) -> Event:
@@ -109,7 +108,7 @@ class Level3:
         if _is_sequence(number) is None or (sequence := int(number)) > MAX_NUMBER:
             raise MalformedFrame("bad_field", f"{name} with sequence {row[2]!r}")
         told = row[length - 1]
-        time = self._clock.micros(told if isinstance(told, str) else None)
+        time = micros(told) or 0
         return Event(Kind.ORDER, product, sequence, time, order=_order(row, name, sequence, time))
 
 

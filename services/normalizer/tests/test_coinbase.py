@@ -18,10 +18,10 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.testing.raw_records import RawStream
+from services.common.times import micros
 from services.common.wire import Fields, Level, Reset, Stats24h, Tick, Trade
 from services.normalizer.venues import Unmappable
 from services.normalizer.venues.coinbase import CoinbaseMapper
-from services.normalizer.venues.times import micros
 
 MAPPER = CoinbaseMapper()
 TS_RECV = 1_783_465_100_000_000
@@ -430,45 +430,6 @@ def test_no_odd_field_does_worse_than_being_refused(channel: str, data: st.DataO
     except Unmappable:
         return
     assert msgspec.json.decode(msgspec.json.encode(mapped.fields), type=Fields) == mapped.fields
-
-
-class TestTimes:
-    @given(
-        st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - the strategy takes naive bounds
-        st.integers(0, 9),
-        st.integers(0, 999_999_999),
-    )
-    def test_any_precision_from_0_to_9_digits_is_read_to_the_microsecond(
-        self, moment: datetime, digits: int, nanos: int
-    ) -> None:
-        text = moment.isoformat()[:19]
-        fraction = f"{nanos:09d}"[:digits]
-        expected = instant(text + "+00:00") + int(fraction[:6].ljust(6, "0"))
-        assert micros(text + ("." + fraction if digits else "") + "Z") == expected
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            None,
-            "",
-            "Z",
-            "0001-01-01T00:00:00Z",
-            "0001-01-01T00:00:00.000000Z",
-            "1969-12-31T23:59:59.5Z",
-            "2026-07-07T22:58:17",
-            "2026-07-07T22:58:17+00:00",
-            "2026-07-07 22:58:17Z",
-            "2026-13-07T22:58:17Z",
-            "2026-07-07T22:58:61Z",
-            "2026-07-07T22:58:17.Z",
-            "2026-07-07T22:58:17.1234567890Z",
-            "2026-07-07T22:58:17.12x456Z",
-            "2026-07-07T22:58:17.-12345Z",
-            "2026-07-07T22:58:17.１Z",
-        ],
-    )
-    def test_what_is_no_usable_time_is_none(self, text: str | None) -> None:
-        assert micros(text) is None
 
 
 def recorded(captures: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

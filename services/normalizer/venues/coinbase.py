@@ -24,9 +24,9 @@ from services.common.domain.levels import (
     is_row,
 )
 from services.common.subjects import StreamKey
+from services.common.times import micros
 from services.common.wire import Fields, Level, Stats24h, Trade, encode
 from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, decode
-from services.normalizer.venues.times import micros
 
 _TAKER = {"buy": "sell", "sell": "buy"}
 _ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
@@ -251,7 +251,7 @@ def _ticker_fields(key: StreamKey, ticker: _Ticker, ts_recv: int) -> tuple[int, 
 def _read_ticker(key: StreamKey, ticker: _Ticker, ts_recv: int) -> Mapped:
     _expect(key, "ticker", ticker.type, ticker.product_id)
     _check_decimals(ticker.price)
-    time = _micros(ticker.time) or ts_recv
+    time = micros(ticker.time) or ts_recv
     figures = (
         ticker.last_size,
         ticker.best_bid,
@@ -310,7 +310,7 @@ def _taker_trade(match: _Match, ts_recv: int) -> Trade:
         if taker is None:
             raise Unmappable("bad_side", repr(match.side)[:80])
     _check_decimals(match.price, match.size)
-    time = _micros(match.time) or ts_recv
+    time = micros(match.time) or ts_recv
     return Trade(match.price, match.size, taker, match.trade_id, time)
 
 
@@ -319,7 +319,7 @@ def _map_changes(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
     _expect(key, "l2update", update.type, update.product_id)
     changes = update.changes or []
     _check_changes(changes)
-    return Mapped(_micros(update.time) or ts_recv, None, Fields(changes=changes))
+    return Mapped(micros(update.time) or ts_recv, None, Fields(changes=changes))
 
 
 def _untouched_changes(
@@ -328,7 +328,7 @@ def _untouched_changes(
     _expect(key, "l2update", update.type, update.product_id)
     if not are_usual_changes(update.changes):
         raise Unmappable("bad_field", "changes are not of the usual form")
-    return _micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
+    return micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
 
 
 def _map_order(
@@ -342,7 +342,7 @@ def _map_order(
         raise Unmappable("unexpected_type", f"expected an order's message, got {order.type!r}")
     _expect(key, order.type, order.type, order.product_id)
     _check_changes(changes)
-    return Mapped(_micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
+    return Mapped(micros(order.time) or ts_recv, order.sequence, Fields(changes=changes))
 
 
 def _map_order_row(
@@ -362,7 +362,7 @@ def _map_order_row(
     if _is_number(number) is None or int(number) > _MAX_ID:
         raise Unmappable("bad_field", f"sequence {sequence!r} - at `$[2]`")
     _check_changes(changes)
-    return Mapped(_micros(cells[time_at]) or ts_recv, int(number), Fields(changes=changes))
+    return Mapped(micros(cells[time_at]) or ts_recv, int(number), Fields(changes=changes))
 
 
 def _check_changes(changes: list[Change]) -> None:
@@ -382,7 +382,7 @@ def _ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     _check_decimals(ticker.price)
     optional = _Optional(ticker)
     size, volume = optional.decimal("size"), optional.decimal("volume")
-    time = _micros(ticker.time) or ts_recv
+    time = micros(ticker.time) or ts_recv
     trade = None
     if size is not None:
         # REST does not say who the taker was.
@@ -424,7 +424,7 @@ def _book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     bids = _best_first("bids", book.bids, refused, descending=True)
     asks = _best_first("asks", book.asks, refused, descending=False)
     return MappedState(
-        _micros(book.time) or ts_recv,
+        micros(book.time) or ts_recv,
         msgspec.Raw(encode({"bids": bids, "asks": asks})),
         tuple(refused),
     )
@@ -478,8 +478,3 @@ def _expect(key: StreamKey, type_: str, got_type: str | None, got_product: str |
 def _check_decimals(*texts: str) -> None:
     if not are_decimals(texts):
         raise Unmappable("bad_decimal", repr(first_bad(texts))[:80])
-
-
-def _micros(time: Any) -> int | None:
-    """The venue's time in µs; None where it does not say one that makes sense."""
-    return micros(time) if isinstance(time, str) else None

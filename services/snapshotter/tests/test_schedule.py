@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.snapshotter.pacing import Backoff, Concurrency, Pacer
+from services.snapshotter.pacing import Concurrency, Pacer
 
 PERIOD = 10.0
 
@@ -114,15 +114,6 @@ def test_no_change_is_ever_forgotten_and_work_never_overlaps(
     for item in unwritten:
         pacer.done(item, now)
     assert pacer.idle
-
-
-def test_backoff_grows_to_its_cap_and_starts_over_after_success() -> None:
-    backoff = Backoff(first_s=0.1, cap_s=2.0)
-    delays = [backoff.failed() for _ in range(100)]
-    assert 0.05 <= delays[0] <= 0.1
-    assert all(1.0 <= delay <= 2.0 for delay in delays[10:])
-    backoff.succeeded()
-    assert backoff.failed() <= 0.1
 
 
 def test_writes_that_queue_in_the_store_become_fewer_and_fast_ones_more_again() -> None:

@@ -1,28 +1,9 @@
-"""What stands before the venue's REST API: a request limiter and a cache. Pure."""
+"""What stands before the venue's REST API: a cache, and its answers. Pure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-
-
-class TokenBucket:
-    """`rate` a second on average, `burst` at once."""
-
-    def __init__(self, rate: float, burst: int, now_s: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = float(burst)
-        self._at = now_s
-
-    def take(self, now_s: float) -> bool:
-        """Whether one more request is allowed now."""
-        self._tokens = min(self._burst, self._tokens + (now_s - self._at) * self._rate)
-        self._at = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from services.common.resilience.token_bucket import TokenBucket
 from tools.simulator.faults.feed_faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
 from tools.simulator.protocol.auth import Credentials
 from tools.simulator.protocol.feed import EXTENSION, FeedProtocol
@@ -26,7 +27,7 @@ from tools.simulator.protocol.subscriptions import ClientSubscriptions, Pair
 from tools.simulator.serving.answers import Plan
 from tools.simulator.serving.hub import Client, Hub, Later
 from tools.simulator.serving.rest import RestApi
-from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer, TokenBucket
+from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer
 from tools.simulator.venue import Venue, greeting, online
 
 log = structlog.get_logger(__name__)
@@ -188,7 +189,7 @@ class Surface:
         if bucket is None:
             bucket = TokenBucket(self._limits.rest_rate, self._limits.rest_burst, now)
             self._buckets[host] = bucket
-        return bucket.take(now)
+        return bucket.acquire(now) == 0.0
 
     def _rest_fault(self, path: str) -> RestFault | None:
         if self.rest_fault is None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tools.simulator import Limits, SimulatedExchange
-from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer, TokenBucket
+from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer
 from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
@@ -191,10 +191,3 @@ def test_failures_are_never_cached() -> None:
     cache = EdgeCache()
     cache.keep("/x", RestAnswer(500, b"", {}, max_age=1), 10.0)
     assert cache.find("/x", 10.1) is None
-
-
-def test_the_bucket_refills_slowly_and_never_beyond_the_burst() -> None:
-    bucket = TokenBucket(10, 15, now_s=0)
-    assert sum(bucket.take(0.0) for _ in range(30)) == 15
-    assert sum(bucket.take(0.5) for _ in range(30)) == 5
-    assert sum(bucket.take(100.0) for _ in range(30)) == 15

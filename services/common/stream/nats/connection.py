@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
+from services.common.resilience.backoff import delay_s
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import (
     Failed,
@@ -28,7 +29,7 @@ from services.common.stream.nats.wire import (
     publish_frame,
     status_of,
 )
-from services.common.stream.worker import Worker, backoff_s, worth_saying
+from services.common.stream.worker import Worker, worth_saying
 
 log = structlog.get_logger(__name__)
 
@@ -318,7 +319,7 @@ class Link(Worker):
             except BrokerUnavailable as error:
                 say = log.warning if worth_saying(attempt) else log.debug
                 say("broker_connect_failed", kind="nats", link=self._name, reason=str(error))
-                await asyncio.sleep(backoff_s(attempt))
+                await asyncio.sleep(delay_s(attempt))
                 attempt += 1
                 continue
             attempt = 0

@@ -18,6 +18,7 @@ from typing import Any, cast
 import structlog
 
 from services.common.errors import BrokerUnavailable
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import GroupSubscription, Message
 from services.common.stream.nats.connection import ApiError, Connection, Link
 from services.common.stream.nats.places import Place, Places, time_of
@@ -29,7 +30,7 @@ from services.common.stream.nats.wire import (
     publish_frame,
     status_of,
 )
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -159,7 +160,7 @@ class NatsGroup(Worker, GroupSubscription):
                 await self._serve(connection, inbox, self._epoch)
             except BrokerUnavailable as error:
                 log.warning("group_interrupted", group=self._group, reason=error.reason)
-            await asyncio.sleep(backoff_s(attempt))
+            await asyncio.sleep(delay_s(attempt))
             attempt += 1
 
     async def _join(self, connection: Connection) -> None:

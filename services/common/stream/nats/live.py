@@ -35,11 +35,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.common.errors import BrokerUnavailable
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import LiveBatch, LiveSubscription, Position
 from services.common.stream.nats.connection import Connection, Link
 from services.common.stream.nats.loss_check import Tally
 from services.common.stream.nats.records import NatsMessage
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +111,7 @@ class NatsLive(Worker, LiveSubscription):
             except BrokerUnavailable as error:
                 log.warning("live_interrupted", log=self._log_name, reason=error.reason)
             attempt = 0 if connection.lost.is_set() else attempt + 1
-            await asyncio.sleep(backoff_s(attempt))
+            await asyncio.sleep(delay_s(attempt))
 
     async def _serve(self, connection: Connection) -> None:
         epoch = await self._prepare(connection, self._log_name)

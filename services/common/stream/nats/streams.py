@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -14,6 +13,7 @@ from services.common.stream.nats.connection import Answer, ApiError, Connection
 from services.common.stream.nats.records import NO_POSITION, NatsMessage
 from services.common.stream.nats.wire import description_of, header_of, status_of
 from services.common.subjects import jetstream_name, log_of, log_subjects
+from services.common.times import micros
 
 log = structlog.get_logger(__name__)
 
@@ -57,9 +57,10 @@ class LogState:
 
 def _microseconds(text: str) -> int:
     """A time as the server writes it (nanoseconds, UTC) in microseconds since the epoch."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
-    return seconds * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+    time = micros(text)
+    if time is None:
+        raise ValueError(f"the server tells a time that makes no sense: {text!r}")
+    return time
 
 
 class Streams:

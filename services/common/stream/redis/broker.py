@@ -19,6 +19,7 @@ import structlog
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import (
     Broker,
     Capabilities,
@@ -48,7 +49,7 @@ from services.common.stream.redis.records import (
 )
 from services.common.stream.redis.tail import RedisLive, Tail
 from services.common.stream.storing import Storing, storing
-from services.common.stream.worker import Worker, backoff_s, worth_saying
+from services.common.stream.worker import Worker, worth_saying
 from services.common.subjects import RAW_LOG, log_of
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ class RedisBroker(Broker):
             except BrokerUnavailable as error:
                 say = log.warning if worth_saying(attempt) else log.debug
                 say("broker_connect_failed", kind="redis", reason=str(error))
-                await asyncio.sleep(backoff_s(attempt))
+                await asyncio.sleep(delay_s(attempt))
                 attempt += 1
             else:
                 break

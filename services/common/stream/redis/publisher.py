@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import (
     LogSpec,
     OnRefused,
@@ -37,7 +38,7 @@ from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.packing import Packed, pack, pack_record
 from services.common.stream.redis.records import Names, Source, entry_id, trimmed_id
 from services.common.stream.unsynced_records import History
-from services.common.stream.worker import Worker, backoff_s, worth_saying
+from services.common.stream.worker import Worker, worth_saying
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -247,7 +248,7 @@ class RedisPublisher(Worker, Publisher):
                     in_flight=len(self._window),
                     attempt=attempt,
                 )
-                await asyncio.sleep(backoff_s(attempt))
+                await asyncio.sleep(delay_s(attempt))
                 attempt += 1
             else:
                 attempt = 0

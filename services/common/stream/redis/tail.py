@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from services.common.errors import BrokerUnavailable
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import LiveBatch, LiveSubscription
 from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
 from services.common.stream.redis.records import (
@@ -22,7 +23,7 @@ from services.common.stream.redis.records import (
     trimmed_id,
 )
 from services.common.stream.redis.sources import Sources
-from services.common.stream.worker import Worker, backoff_s
+from services.common.stream.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class Tail(Worker, ABC):
                     attempt = 0
             except BrokerUnavailable as error:
                 log.warning("tail_interrupted", what=self.what, reason=error.reason)
-            await asyncio.sleep(backoff_s(attempt))
+            await asyncio.sleep(delay_s(attempt))
             attempt += 1
 
     async def _add(self, sources: Sequence[Source]) -> None:

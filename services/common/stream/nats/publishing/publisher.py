@@ -28,6 +28,7 @@ from functools import partial
 import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import (
     OnRefused,
     Position,
@@ -46,7 +47,7 @@ from services.common.stream.nats.wire import description_of, status_of
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.record_bounds import check_record
 from services.common.stream.unsynced_records import History
-from services.common.stream.worker import Worker, backoff_s, worth_saying
+from services.common.stream.worker import Worker, worth_saying
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -185,7 +186,7 @@ class NatsPublisher(Worker, Publisher):
                 self._confirm(name, confirmed)
             # On the old connection something unacked could still be on its way.
             connection.lose()
-            await asyncio.sleep(backoff_s(attempt))
+            await asyncio.sleep(delay_s(attempt))
 
     async def _serve(self, connection: Connection, session: Session) -> None:
         self._limit = connection.max_payload
