@@ -21,7 +21,7 @@ from services.common.subjects import StreamKey, raw_subject, tick_log, tick_subj
 from services.common.testing.raw_records import log_bytes
 from services.common.wire import Late, Reset, Tick, decode_record
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import TradesLane
+from services.ingestor.streams import TradesStream
 from services.ingestor.testing import eventually, running
 from services.normalizer.metrics import Metrics
 from services.normalizer.pipeline import Pipeline
@@ -51,8 +51,8 @@ async def normalizing(broker: Broker) -> AsyncIterator[None]:
             stop.request("the test is over")
 
 
-def trades_of(ingestor: Ingestor) -> TradesLane | None:
-    return ingestor.feeds[0].desks[BTC].trades if ingestor.feeds else None
+def trades_of(ingestor: Ingestor) -> TradesStream | None:
+    return ingestor.feeds[0].products[BTC].trades if ingestor.feeds else None
 
 
 async def tick_records(broker: Broker) -> list[Tick | Reset | Late]:
@@ -88,12 +88,12 @@ async def test_a_gap_is_announced_with_a_state_and_closed_by_what_comes_late() -
     ):
 
         def live() -> bool:
-            lane = trades_of(ingestor)
-            return lane is not None and lane.condition.state == "live"
+            stream = trades_of(ingestor)
+            return stream is not None and stream.state.value == "live"
 
         def closed() -> bool:
-            lane = trades_of(ingestor)
-            return lane is not None and lane.opened == LOST and not lane.open.gaps
+            stream = trades_of(ingestor)
+            return stream is not None and stream.opened == LOST and not stream.open.gaps
 
         await eventually(live, "live")
         exchange.advance(2)
@@ -102,9 +102,9 @@ async def test_a_gap_is_announced_with_a_state_and_closed_by_what_comes_late() -
             rest={"status": 500, "paths": ["/trades"]},
         )
         exchange.advance(3)
-        lane = trades_of(ingestor)
-        assert lane is not None
-        await eventually(lambda: lane.opened == LOST, "gone on without them")
+        stream = trades_of(ingestor)
+        assert stream is not None
+        await eventually(lambda: stream.opened == LOST, "gone on without them")
         exchange.control(clear=True)
         exchange.advance(1)
         await eventually(closed, "all found")

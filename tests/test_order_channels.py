@@ -10,7 +10,7 @@ from services.common.domain.fold import Fold
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.common.wire import RawRecord, Status, decode_record
-from services.ingestor.streams import OrdersLane
+from services.ingestor.streams import OrdersStream
 from services.ingestor.testing import eventually, raw_records, running, true_book
 from services.normalizer.normalize import Normalizer
 from tools.simulator import Credentials, SimulatedExchange
@@ -56,8 +56,8 @@ async def test_ticks_of_orders_fold_to_the_exchanges_book_in_spite_of_losses(
         await eventually(
             lambda: bool(ingestor.feeds) and ingestor.feeds[0].state.value != "stopped", "a feed"
         )
-        book = ingestor.feeds[0].desks[PRODUCT].book
-        assert isinstance(book, OrdersLane)
+        book = ingestor.feeds[0].products[PRODUCT].book
+        assert isinstance(book, OrdersStream)
 
         async def home() -> None:
             async with asyncio.timeout(30):

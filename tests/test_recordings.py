@@ -1,6 +1,6 @@
 """Real recordings through the whole pure path, against a fold that knows nothing of the platform.
 
-Frames are fed to the ingestor's lanes, their raw records to the normalizer, its ticks to the fold
+Frames are fed to the ingestor's streams, their raw records to the normalizer, its ticks to the fold
 that snapshots are made of. The independent fold is a dict for each side of each product.
 """
 
@@ -21,12 +21,12 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, key_of
 from services.common.wire import Reset, Tick, decode_record
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts
 from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed
@@ -39,7 +39,7 @@ SIDES = {"buy": "bids", "sell": "asks"}
 
 
 class Platform:
-    """Ingestor's lanes, normalizer and fold, joined without anything in between."""
+    """Ingestor's streams, normalizer and fold, joined without anything in between."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Want]] = []
@@ -47,7 +47,7 @@ class Platform:
         self.folds: dict[StreamKey, Fold] = {}
         self.trade_ids: defaultdict[str, list[int]] = defaultdict(list)
         self.resets: list[Reset] = []
-        self.desks: dict[str, Desk] = {}
+        self.products: dict[str, ProductStreams] = {}
         # What tickers and trades contradicted in the books, window by window.
         self.contradictions: list[str] = []
         self._judged = 0
@@ -63,39 +63,39 @@ class Platform:
             self._judged = self._ts
             self._judge()
         if event.product:
-            desk = self.desks.get(event.product) or self._desk(event.product)
-            desk.feed(event, frame, self._ts)
+            streams = self.products.get(event.product) or self._streams(event.product)
+            streams.feed(event, frame, self._ts)
 
     def _judge(self) -> None:
-        for desk in self.desks.values():
-            assert isinstance(desk.book, BookLane)
-            mirror = desk.book.mirror
-            assert mirror is not None
-            mirror.fold(mirror.take())
-            found = mirror.judge(mirror.take_evidence())
+        for streams in self.products.values():
+            assert isinstance(streams.book, BookStream)
+            replica = streams.book.replica
+            assert replica is not None
+            replica.fold(replica.take())
+            found = replica.judge(replica.take_evidence())
             if found is not None:
-                self.contradictions.append(f"{desk.product}: {found}")
+                self.contradictions.append(f"{streams.product}: {found}")
 
-    def _desk(self, product: str) -> Desk:
-        def parts(channel: str) -> tuple[Journal, Condition, Sequencer]:
+    def _streams(self, product: str) -> ProductStreams:
+        def parts(channel: str) -> tuple[RawStreamWriter, StreamStateTracker, Sequencer]:
             key = StreamKey("coinbase", channel, product)
-            journal = Journal(key, "test", self._offer, epoch=1)
-            return journal, Condition(journal, self._ts), Sequencer(RULES[channel])
+            writer = RawStreamWriter(key, "test", self._offer, epoch=1)
+            return writer, StreamStateTracker(writer, self._ts), Sequencer(RULES[channel])
 
         def ask(want: Want) -> None:
             self.asked.append((product, want))
 
-        mirror = BookMirror()
-        desk = Desk(
+        replica = BookReplica()
+        streams = ProductStreams(
             product,
-            TradesLane(*parts("trades"), lambda: ask(Want.TRADES), self.counts),
-            BookLane(*parts("book"), lambda: ask(Want.BOOK), self.counts, mirror=mirror),
-            TickerLane(*parts("ticker"), lambda: ask(Want.TICKER), self.counts),
+            TradesStream(*parts("trades"), lambda: ask(Want.TRADES), self.counts),
+            BookStream(*parts("book"), lambda: ask(Want.BOOK), self.counts, replica=replica),
+            TickerStream(*parts("ticker"), lambda: ask(Want.TICKER), self.counts),
             ask,
         )
-        self.desks[product] = desk
-        desk.connected(self._ts)
-        return desk
+        self.products[product] = streams
+        streams.connected(self._ts)
+        return streams
 
     def _offer(self, record: Record) -> bool:
         key = key_of(record.subject)
@@ -190,22 +190,22 @@ def test_a_recording_gives_the_books_and_trades_that_its_frames_say(
     assert platform.asked == []
     assert platform.counts.gaps == []
     assert platform.contradictions == []
-    assert [desk.book.duplicates for desk in platform.desks.values() if desk.book] == [0] * len(
-        platform.desks
-    )
+    assert [streams.book.duplicates for streams in platform.products.values() if streams.book] == [
+        0
+    ] * len(platform.products)
     assert {reset.repair for reset in platform.resets} == {"snapshot"}
-    for desk in platform.desks.values():
-        book = desk.book
-        assert isinstance(book, BookLane)
-        assert book.mirror is not None
-        book.mirror.fold(book.mirror.take())
-        levels = independent.books[desk.product]
+    for streams in platform.products.values():
+        book = streams.book
+        assert isinstance(book, BookStream)
+        assert book.replica is not None
+        book.replica.fold(book.replica.take())
+        levels = independent.books[streams.product]
         image = {
             side: [[str(price), str(size)] for price, size in rows.items()]
             for side, rows in levels.items()
         }
-        assert book.mirror.contradicted(json.dumps(image).encode()) == {}
-        assert not book.mirror.crossed
+        assert book.replica.contradicted(json.dumps(image).encode()) == {}
+        assert not book.replica.crossed
 
 
 @pytest.mark.parametrize(("product", "from_s"), [("BTC-USD", 3), ("ETH-USD", 5)])

@@ -24,6 +24,7 @@ from services.common.resilience.backoff import Backoff
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker, Record
+from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
@@ -32,21 +33,28 @@ from services.common.wire import UNREADABLE, decode_raw
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
 from services.ingestor.feed.options import FeedOptions
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.metrics import FeedCollector, Metrics
-from services.ingestor.publish.dead_letters import Parking
-from services.ingestor.publish.raw_publisher import Outlet, refusal_of
+from services.ingestor.publish.raw_publisher import RawPublisher, refusal_of
+from services.ingestor.publish.unreadable_frames import MAX_WAITING, UnreadableFrames
 from services.ingestor.repair.book_audit import Auditor
 from services.ingestor.repair.healer import Healer, now_us
 from services.ingestor.repair.late_trades import LateTrades
 from services.ingestor.repair.repair_queue import Repairs
 from services.ingestor.settings import Settings
-from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.streams import (
+    BookStream,
+    OrdersStream,
+    ProductStreams,
+    TickerStream,
+    TradesStream,
+    Want,
+)
 from services.ingestor.streams.pulse import Pulse
-from services.ingestor.streams.raw_writer import RECORD_REFUSED, Journal, gap_instead
+from services.ingestor.streams.raw_writer import RECORD_REFUSED, RawStreamWriter, gap_instead
 from services.ingestor.streams.restore import open_gaps
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import VenueRest
 from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, FULL, CoinbaseFeed
 
@@ -85,8 +93,9 @@ class Ingestor:
         self._venue = CoinbaseFeed(settings.credentials, orders=FULL in channels)
         self._channels = sorted({ours for name in channels for ours in CHANNELS[name]})
         self._invalid = InvalidLog(broker)
-        self._parking = Parking(self._invalid, metrics)
-        self._outlet: Outlet | None = None
+        self._dead_letters = DeadLetters(self._invalid, keep=MAX_WAITING)
+        self._unreadable = UnreadableFrames(self._dead_letters, metrics)
+        self._raw_publisher: RawPublisher | None = None
         self._healer: Healer | None = None
         self._rest: VenueRest | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -114,7 +123,7 @@ class Ingestor:
 
         Raises:
             VenueRefused: none of the products can be subscribed.
-            BrokerFailed: (in a group) the publisher broke; see `Outlet.offer`.
+            BrokerFailed: (in a group) the publisher broke; see `RawPublisher.offer`.
         """
         settings = self.settings
         await self._while_unavailable(stop)
@@ -126,10 +135,10 @@ class Ingestor:
             on_refused=self._on_refused,
         )
         self._log_epoch = await self._broker.log_epoch(RAW_LOG)
-        outlet = self._outlet = Outlet(
+        raw_publisher = self._raw_publisher = RawPublisher(
             publisher,
             self._metrics,
-            self._parking,
+            self._unreadable,
             max_records=settings.broker_buffer_records,
             max_bytes=settings.broker_buffer_bytes,
             breaker=self._broker_breaker,
@@ -139,22 +148,22 @@ class Ingestor:
             async with CoinbaseRest(settings.coinbase_rest_url, breaker=self._breaker) as rest:
                 self._rest = rest
                 products = await self._tradable(rest, settings.coinbase_products)
-                await self._serve(stop, outlet, rest, products)
+                await self._serve(stop, raw_publisher, rest, products)
         finally:
             self._metrics.registry.unregister(self._collector)
             for feed in self.feeds:
                 feed.stopped("ingestor stopped")
-            abandoned = await outlet.flush(settings.drain_timeout_ms / 1000)
+            abandoned = await raw_publisher.flush(settings.drain_timeout_ms / 1000)
             if abandoned:
                 log.error("records_abandoned", count=abandoned)
             with contextlib.suppress(TimeoutError, BrokerClosed, BrokerFailed):
                 async with asyncio.timeout(settings.drain_timeout_ms / 1000):
-                    await self._parking.flush()
+                    await self._dead_letters.flush()
             await publisher.aclose()
             await self._invalid.aclose()
 
     async def _serve(
-        self, stop: Stop, outlet: Outlet, rest: VenueRest, products: Sequence[str]
+        self, stop: Stop, raw_publisher: RawPublisher, rest: VenueRest, products: Sequence[str]
     ) -> None:
         settings = self.settings
         # `suppress` also takes it out of the group's exception group.
@@ -163,17 +172,17 @@ class Ingestor:
                 self._healer = Healer(
                     rest,
                     group,
-                    outlet.has_room,
+                    raw_publisher.has_room,
                     settings.resync_max_queue_ms / 1000,
                     settings.resync_max_trades,
                 )
                 self._group = group
                 for part in _parts(products, settings):
-                    await self._start_feed(part, outlet)
+                    await self._start_feed(part, raw_publisher)
                 if settings.book_audit_period_ms and not self._orders:
                     auditor = Auditor(
                         rest,
-                        self._all_desks,
+                        self._all_products,
                         settings.book_audit_period_ms / 1000,
                         self._metrics.audited,
                         settings.book_audit_turn_ms / 1000,
@@ -182,17 +191,17 @@ class Ingestor:
                     group.create_task(auditor.run(), name="audit")
                 late = LateTrades(
                     rest,
-                    self._all_desks,
-                    outlet.has_room,
+                    self._all_products,
+                    raw_publisher.has_room,
                     max_hours=settings.late_trades_max_hours,
                     restate_s=min(_RESTATE_S, settings.js_retention_minutes * 60 / 4),
                 )
                 group.create_task(late.run(), name="late")
-                repairs = Repairs(self._broker, self._all_desks, self._venue.name)
+                repairs = Repairs(self._broker, self._all_products, self._venue.name)
                 group.create_task(repairs.run(), name="repairs")
-                group.create_task(self._parking.run(), name="parking")
-                group.create_task(outlet.measure(_MEASURE_S), name="measure")
-                group.create_task(self._beat(outlet), name="pulse")
+                group.create_task(self._dead_letters.run(), name="dead_letters")
+                group.create_task(raw_publisher.measure(_MEASURE_S), name="measure")
+                group.create_task(self._beat(raw_publisher), name="pulse")
                 group.create_task(self._check_health(), name="health")
                 own = [spec for spec in log_specs(settings) if spec.log in (RAW_LOG, INVALID_LOG)]
                 retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
@@ -205,17 +214,21 @@ class Ingestor:
     def _on_refused(self, record: Record, error: RecordRefused) -> Record | None:
         """The log will never hold a record that was taken; what stands in its place."""
         now = now_us()
-        self._parking.park(refusal_of(error), record.payload, now)
+        self._unreadable.park(refusal_of(error), record.payload, now)
         key = key_of(record.subject)
-        for desk in self._all_desks():
-            if desk.product == key.product and desk.book is not None and key.channel == "book":
-                desk.book.unbase(
+        for streams in self._all_products():
+            if (
+                streams.product == key.product
+                and streams.book is not None
+                and key.channel == "book"
+            ):
+                streams.book.unbase(
                     RECORD_REFUSED, f"an update is not in the log: {error.reason}", now
                 )
         return gap_instead(record)
 
-    def _all_desks(self) -> list[Desk]:
-        return [desk for feed in self.feeds for desk in feed.desks.values()]
+    def _all_products(self) -> list[ProductStreams]:
+        return [streams for feed in self.feeds for streams in feed.products.values()]
 
     def _circuits(self) -> dict[str, Circuit]:
         return {
@@ -229,12 +242,12 @@ class Ingestor:
     @property
     def refused(self) -> int:
         """Records the broker's window had no room for."""
-        return self._outlet.refused if self._outlet is not None else 0
+        return self._raw_publisher.refused if self._raw_publisher is not None else 0
 
     async def flushed(self) -> None:
         """Return once everything received so far is durable."""
-        if self._outlet is not None:
-            await self._outlet.flush(_FLUSH_S)
+        if self._raw_publisher is not None:
+            await self._raw_publisher.flush(_FLUSH_S)
 
     async def set_products(self, wanted: Sequence[str]) -> dict[str, list[str]]:
         """Serve exactly `wanted` from now on; products that stay do not notice.
@@ -246,51 +259,51 @@ class Ingestor:
             VenueRefused: none of them can be subscribed; nothing was changed.
             BrokerUnavailable: where the new streams end is unknown; part may have been changed.
         """
-        if self._outlet is None or self._rest is None or self._group is None:
+        if self._raw_publisher is None or self._rest is None or self._group is None:
             raise VenueRefused("products", "the ingestor has not started yet")
         async with self._changing:
             good = await self._tradable(self._rest, wanted)
-            served = {product for feed in self.feeds for product in feed.desks}
+            served = {product for feed in self.feeds for product in feed.products}
             removed = sorted(served - set(good))
             added = [product for product in good if product not in served]
             for product in removed:
                 await self._remove(product)
             for product in added:
-                await self._add(product, self._outlet)
+                await self._add(product, self._raw_publisher)
             log.info("products_changed", added=added, removed=removed)
             left_out = [product for product in wanted if product not in good]
             return {"added": added, "removed": removed, "left_out": left_out}
 
-    async def _add(self, product: str, outlet: Outlet) -> None:
+    async def _add(self, product: str, raw_publisher: RawPublisher) -> None:
         for feed in self.feeds:
-            if len(feed.desks) < self.settings.products_per_connection:
-                await feed.add(await self._desk(product, feed, outlet))
+            if len(feed.products) < self.settings.products_per_connection:
+                await feed.add(await self._streams(product, feed, raw_publisher))
                 return
-        await self._start_feed([product], outlet)
+        await self._start_feed([product], raw_publisher)
 
     async def _remove(self, product: str) -> None:
         if self._healer is not None:
             self._healer.forget(product)
         for feed in list(self.feeds):
-            if product not in feed.desks:
+            if product not in feed.products:
                 continue
             await feed.remove(product)
-            if not feed.desks:
+            if not feed.products:
                 # The venue closes connections that subscribe nothing.
                 self.feeds.remove(feed)
                 self._tasks.pop(feed.name).cancel()
 
-    async def _start_feed(self, products: Sequence[str], outlet: Outlet) -> None:
+    async def _start_feed(self, products: Sequence[str], raw_publisher: RawPublisher) -> None:
         if self._group is None:
             return
-        feed = await self._feed(f"{self._venue.name}-{self._made}", products, outlet)
+        feed = await self._feed(f"{self._venue.name}-{self._made}", products, raw_publisher)
         self._made += 1
         self.feeds.append(feed)
         self._tasks[feed.name] = self._group.create_task(feed.run(), name=f"feed:{feed.name}")
 
     # ---- making the parts
 
-    async def _feed(self, name: str, products: Sequence[str], outlet: Outlet) -> Feed:
+    async def _feed(self, name: str, products: Sequence[str], raw_publisher: RawPublisher) -> Feed:
         settings = self.settings
         options = FeedOptions(
             settings.endpoints,
@@ -303,80 +316,86 @@ class Ingestor:
             breaker_recovery_s=settings.ws_breaker_recovery_ms / 1000,
             compression=settings.ws_compression,
         )
-        feed = Feed(name, self._venue, [], options, outlet, self._parking, self._metrics)
+        feed = Feed(name, self._venue, [], options, raw_publisher, self._unreadable, self._metrics)
         for product in products:
-            await feed.add(await self._desk(product, feed, outlet))
+            await feed.add(await self._streams(product, feed, raw_publisher))
         return feed
 
-    async def _desk(self, product: str, feed: Feed, outlet: Outlet) -> Desk:
-        """A product's lanes, each going on where its stream ends in the log."""
+    async def _streams(
+        self, product: str, feed: Feed, raw_publisher: RawPublisher
+    ) -> ProductStreams:
+        """A product's streams, each going on where its stream ends in the log."""
 
         def ask(want: Want) -> None:
             if self._healer is not None:
-                self._healer.want(desk, want, feed.resubscribe_book)
+                self._healer.want(streams, want, feed.resubscribe_book)
 
-        journals: dict[str, tuple[Journal, Sequencer, Condition]] = {}
+        writers: dict[str, tuple[RawStreamWriter, Sequencer, StreamStateTracker]] = {}
         for channel in self._channels:
             key = StreamKey(self._venue.name, channel, product)
-            journal, heard = await self._journal(key, outlet)
+            writer, heard = await self._writer(key, raw_publisher)
             if channel == "book":
-                _continue_book(journal, by_order=self._orders)
+                _continue_book(writer, by_order=self._orders)
             # A book's position is forced to increase and so says nothing of the venue's clock.
-            held = None if channel == "book" else journal.seq
+            held = None if channel == "book" else writer.seq
             rule = ORDERS_RULE if channel == "book" and self._orders else RULES[channel]
             sequencer = Sequencer(rule, held, heard)
-            journals[channel] = journal, sequencer, Condition(journal, now_us())
-        trades, book, ticker = (journals.get(name) for name in ("trades", "book", "ticker"))
+            writers[channel] = writer, sequencer, StreamStateTracker(writer, now_us())
+        trades, book, ticker = (writers.get(name) for name in ("trades", "book", "ticker"))
         metrics = self._metrics
-        lane: BookLane | OrdersLane | None = None
+        stream: BookStream | OrdersStream | None = None
         if book is not None and self._orders:
-            lane = OrdersLane(*_lane(book), lambda: ask(Want.BOOK), metrics)
+            stream = OrdersStream(*_stream(book), lambda: ask(Want.BOOK), metrics)
         elif book is not None:
-            mirror = BookMirror() if self.settings.book_audit_period_ms else None
-            lane = BookLane(
-                *_lane(book),
+            replica = BookReplica() if self.settings.book_audit_period_ms else None
+            stream = BookStream(
+                *_stream(book),
                 lambda: ask(Want.BOOK),
                 metrics,
-                mirror=mirror,
+                replica=replica,
                 silence=self.settings.silence_rule,
             )
-        desk = Desk(
+        streams = ProductStreams(
             product,
-            trades and TradesLane(*_lane(trades), lambda: ask(Want.TRADES), metrics),
-            lane,
-            ticker and TickerLane(*_lane(ticker), lambda: ask(Want.TICKER), metrics),
+            trades and TradesStream(*_stream(trades), lambda: ask(Want.TRADES), metrics),
+            stream,
+            ticker and TickerStream(*_stream(ticker), lambda: ask(Want.TICKER), metrics),
             ask,
-            self._parking.park,
+            self._unreadable.park,
         )
-        return desk
+        return streams
 
-    async def _journal(self, key: StreamKey, outlet: Outlet) -> tuple[Journal, int]:
-        """The stream's journal, and when its last record was received (µs, 0 if none)."""
+    async def _writer(
+        self, key: StreamKey, raw_publisher: RawPublisher
+    ) -> tuple[RawStreamWriter, int]:
+        """The stream's writer, and when its last record was received (µs, 0 if none)."""
         line = self.settings.line
         last = await self._broker.last(raw_subject(key))
         if last is None:
             epoch = await self._broker.log_epoch(RAW_LOG)
-            return Journal(key, line, outlet.offer, epoch=epoch), 0
+            return RawStreamWriter(key, line, raw_publisher.offer, epoch=epoch), 0
         epoch, seq, sub = last.position
         try:
             record = decode_raw(last.payload)
         except UNREADABLE as error:
             # Somebody else's. Where it stands is known, and what it hides shows as a break there.
             log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
-            journal = Journal(key, line, outlet.offer, epoch=epoch, seq=seq or None, sub=sub)
-            return journal, 0
+            writer = RawStreamWriter(
+                key, line, raw_publisher.offer, epoch=epoch, seq=seq or None, sub=sub
+            )
+            return writer, 0
         gaps, told = await open_gaps(self._broker, record)
-        journal = Journal(
+        writer = RawStreamWriter(
             key,
             line,
-            outlet.offer,
+            raw_publisher.offer,
             epoch=epoch,
             seq=seq or None,
             sub=sub,
             open_gaps=gaps,
             open_at=told,
         )
-        return journal, record.ts_recv
+        return writer, record.ts_recv
 
     async def _tradable(self, rest: VenueRest, wanted: Sequence[str]) -> list[str]:
         """Those of `wanted` that the venue will serve; all of them when it does not answer."""
@@ -410,16 +429,16 @@ class Ingestor:
 
     # ---- what runs beside the feeds
 
-    async def _beat(self, outlet: Outlet) -> None:
+    async def _beat(self, raw_publisher: RawPublisher) -> None:
         settings = self.settings
         suspect_us = settings.heartbeat_suspect_ms * 1000
         # Not the host's name: with every new pod a broker would keep one subject more. Whoever
         # runs several lines of the same products names them.
         name = settings.ingestor_line or settings.coinbase_products[0]
-        pulse = Pulse(self._venue.name, name, settings.line, outlet.offer, suspect_us)
+        pulse = Pulse(self._venue.name, name, settings.line, raw_publisher.offer, suspect_us)
         while True:
             if self._log_epoch is not None:
-                pulse.beat(self._all_desks(), self._log_epoch, now_us())
+                pulse.beat(self._all_products(), self._log_epoch, now_us())
             await asyncio.sleep(settings.pulse_period_ms / 1000)
 
     async def _check_health(self) -> None:
@@ -451,8 +470,8 @@ class Ingestor:
         log.error("log_lost", before=before, now=epoch)
         now = now_us()
         for feed in self.feeds:
-            for desk in feed.desks.values():
-                desk.log_lost(epoch, now)
+            for streams in feed.products.values():
+                streams.log_lost(epoch, now)
 
     async def _statistics(self) -> None:
         before: Mapping[str, int] = {}
@@ -479,20 +498,20 @@ class _Ended(Exception):
     """Leaves the task group when the service is told to stop."""
 
 
-def _continue_book(journal: Journal, *, by_order: bool) -> None:
+def _continue_book(writer: RawStreamWriter, *, by_order: bool) -> None:
     """Begin a new epoch where the book's last record was numbered by the other source.
 
     A time in µs and a venue sequence cannot be confused: they are a factor of thousands apart.
     """
-    if journal.seq is not None and (journal.seq < _LEAST_TIME_US) is not by_order:
-        journal.restart(now_us())
+    if writer.seq is not None and (writer.seq < _LEAST_TIME_US) is not by_order:
+        writer.restart(now_us())
 
 
-def _lane(
-    parts: tuple[Journal, Sequencer, Condition],
-) -> tuple[Journal, Condition, Sequencer]:
-    journal, sequencer, condition = parts
-    return journal, condition, sequencer
+def _stream(
+    parts: tuple[RawStreamWriter, Sequencer, StreamStateTracker],
+) -> tuple[RawStreamWriter, StreamStateTracker, Sequencer]:
+    writer, sequencer, state = parts
+    return writer, state, sequencer
 
 
 def _parts(products: Sequence[str], settings: Settings) -> Iterator[Sequence[str]]:

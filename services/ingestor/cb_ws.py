@@ -1,7 +1,7 @@
 """One WebSocket connection to the venue: made, subscribed, watched, and made again.
 
 The feed knows how to stay connected and nothing about what a message means: each frame goes to the
-desk of its product, synchronously, in the order received.
+streams of its product, synchronously, in the order received.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.options import FeedOptions
 from services.ingestor.feed.stats import FeedStats, stream_stats
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.dead_letters import Parking
-from services.ingestor.publish.raw_publisher import Outlet
-from services.ingestor.streams import BookLane, Desk
+from services.ingestor.publish.raw_publisher import RawPublisher
+from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.streams import BookStream, ProductStreams
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
 log = structlog.get_logger(__name__)
@@ -55,16 +55,16 @@ _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Feed:
-    """See the module. `desks` maps products to their desks and may change while running."""
+    """See the module. `products` maps products to their products and may change while running."""
 
     def __init__(
         self,
         name: str,
         venue: VenueFeed,
-        desks: Iterable[Desk],
+        products: Iterable[ProductStreams],
         options: FeedOptions,
-        outlet: Outlet,
-        parking: Parking,
+        raw_publisher: RawPublisher,
+        unreadable: UnreadableFrames,
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -76,10 +76,10 @@ class Feed:
         self.messages = 0
         self.ignored = 0
         self.reconnects = 0
-        self._desks = {desk.product: desk for desk in desks}
+        self._products = {streams.product: streams for streams in products}
         self._options = options
-        self._outlet = outlet
-        self._parking = parking
+        self._raw_publisher = raw_publisher
+        self._unreadable = unreadable
         self._metrics = metrics
         self._socket: ClientConnection | None = None
         self._breaker = CircuitBreaker(options.breaker_failures, options.breaker_recovery_s)
@@ -95,8 +95,8 @@ class Feed:
     # ---- what the outside sees and asks
 
     @property
-    def desks(self) -> Mapping[str, Desk]:
-        return self._desks
+    def products(self) -> Mapping[str, ProductStreams]:
+        return self._products
 
     @property
     def connected(self) -> bool:
@@ -111,9 +111,9 @@ class Feed:
         now = time.time_ns() // 1000
         age = (now - self._last_message) / 1e6 if self._last_message else None
         queued = 0
-        for desk in self._desks.values():
-            queued += desk.trades.held if desk.trades is not None else 0
-            queued += desk.book.held if desk.book is not None else 0
+        for streams in self._products.values():
+            queued += streams.trades.held if streams.trades is not None else 0
+            queued += streams.book.held if streams.book is not None else 0
         return FeedStats(
             self.venue.name,
             self.name,
@@ -124,21 +124,21 @@ class Feed:
             self.reconnects,
             age,
             tuple(
-                stream_stats(lane.journal, lane.condition, now)
-                for desk in self._desks.values()
-                for lane in desk.lanes
+                stream_stats(stream.writer, stream.state, now)
+                for streams in self._products.values()
+                for stream in streams.all
             ),
             {
-                desk.book.journal.key: max(0, now - desk.book.verified) / 1e6
-                for desk in self._desks.values()
-                if isinstance(desk.book, BookLane)
-                and desk.book.mirror is not None
-                and desk.book.verified
+                streams.book.writer.key: max(0, now - streams.book.verified) / 1e6
+                for streams in self._products.values()
+                if isinstance(streams.book, BookStream)
+                and streams.book.replica is not None
+                and streams.book.verified
             },
             {
-                desk.trades.journal.key: desk.trades.open.count
-                for desk in self._desks.values()
-                if desk.trades is not None
+                streams.trades.writer.key: streams.trades.open.count
+                for streams in self._products.values()
+                if streams.trades is not None
             },
         )
 
@@ -152,28 +152,28 @@ class Feed:
             lambda: self.venue.subscribe([product], self._book_channels, time.time())
         )
 
-    async def add(self, desk: Desk) -> None:
+    async def add(self, streams: ProductStreams) -> None:
         """Serve one more product, without a reconnect of the others."""
-        self._desks[desk.product] = desk
-        for lane in desk.lanes:
-            self._metrics.prepare(lane.journal.key)
+        self._products[streams.product] = streams
+        for stream in streams.all:
+            self._metrics.prepare(stream.writer.key)
         if self._socket is not None:
-            desk.connected(time.time_ns() // 1000)
-            await self._subscribe([desk.product])
+            streams.connected(time.time_ns() // 1000)
+            await self._subscribe([streams.product])
 
     async def remove(self, product: str) -> None:
         """Serve a product no longer."""
-        desk = self._desks.pop(product, None)
-        if desk is None:
+        streams = self._products.pop(product, None)
+        if streams is None:
             return
         await self._send(lambda: self.venue.unsubscribe([product], self._options.channels))
-        desk.lost("product removed", time.time_ns() // 1000)
+        streams.lost("product removed", time.time_ns() // 1000)
 
     def stopped(self, reason: str) -> None:
         """Write into every stream that nothing follows; call it when `run` has ended."""
         now = time.time_ns() // 1000
-        for desk in self._desks.values():
-            desk.lost(reason, now)
+        for streams in self._products.values():
+            streams.lost(reason, now)
 
     # ---- the life of the connection
 
@@ -234,8 +234,8 @@ class Feed:
                 self._enter(FeedEvent.CONNECTED)
                 self._socket = socket
                 now = time.time_ns() // 1000
-                for desk in self._desks.values():
-                    desk.connected(now)
+                for streams in self._products.values():
+                    streams.connected(now)
                 # All data of a first subscription may come before `_send` returns here.
                 async with asyncio.TaskGroup() as group:
                     tasks = [
@@ -297,9 +297,9 @@ class Feed:
 
         One product the venue does not like makes it refuse the whole message.
         """
-        await self._subscribe(list(self._desks))
+        await self._subscribe(list(self._products))
         await self._one_by_one.wait()
-        for product in list(self._desks):
+        for product in list(self._products):
             await self._subscribe([product])
 
     async def _subscribe(self, products: Sequence[str]) -> None:
@@ -321,7 +321,7 @@ class Feed:
         return True
 
     async def _receive(self, socket: ClientConnection) -> str:
-        parse, desks, clock = self.venue.parse, self._desks, time.time_ns
+        parse, products, clock = self.venue.parse, self._products, time.time_ns
         while True:
             try:
                 frame = await socket.recv(decode=False)
@@ -333,14 +333,14 @@ class Feed:
             if not self.messages % _BREATH:
                 # `recv` does not yield while frames are queued; publishing needs turns, too.
                 await asyncio.sleep(0)
-                await self._outlet.relief()
+                await self._raw_publisher.relief()
             try:
                 event = parse(frame)
             except MalformedFrame as error:
-                self._unreadable(error, frame, ts)
+                self._on_malformed(error, frame, ts)
                 continue
-            desk = desks.get(event.product)
-            if desk is None:
+            streams = products.get(event.product)
+            if streams is None:
                 self._about_connection(event)
                 continue
             if not self._flowing_since:
@@ -348,19 +348,19 @@ class Feed:
                 self._breaker.succeeded()
                 self._enter(FeedEvent.FLOWING)
                 log.info("feed_flowing", feed=self.name, endpoint=self.endpoint)
-            desk.feed(event, frame, ts)
+            streams.feed(event, frame, ts)
 
-    def _unreadable(self, error: MalformedFrame, frame: bytes, ts: int) -> None:
+    def _on_malformed(self, error: MalformedFrame, frame: bytes, ts: int) -> None:
         if error.reason not in self._malformed:
             # All are counted and parked; one line per reason and connection is enough.
             self._malformed.add(error.reason)
             log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
-        self._parking.park(error.reason, frame, ts)
+        self._unreadable.park(error.reason, frame, ts)
         about = self.venue.damaged(frame)
-        named = self._desks.get(about.product)
-        for desk in (named,) if about.product else tuple(self._desks.values()):
-            if desk is not None:
-                desk.unreadable(about, f"a message cannot be read: {error}"[:200], ts)
+        named = self._products.get(about.product)
+        for streams in (named,) if about.product else tuple(self._products.values()):
+            if streams is not None:
+                streams.unreadable(about, f"a message cannot be read: {error}"[:200], ts)
 
     def _about_connection(self, event: Event) -> None:
         if event.kind is Kind.REFUSED:
@@ -373,12 +373,12 @@ class Feed:
         self._refusal = text
         # Whole words, since BTC-USD is part of BTC-USDT.
         named = set(_WORD.findall(text))
-        for desk in self._desks.values():
-            if self._one_by_one.is_set() and desk.product in named:
-                desk.refused = text
+        for streams in self._products.values():
+            if self._one_by_one.is_set() and streams.product in named:
+                streams.refused = text
                 now = time.time_ns() // 1000
-                for lane in desk.lanes:
-                    lane.condition.raise_("down", f"refused by the venue: {text}", now)
+                for stream in streams.all:
+                    stream.state.raise_("down", f"refused by the venue: {text}", now)
         self._one_by_one.set()
 
     async def _watch(self, socket: ClientConnection) -> None:
@@ -389,17 +389,19 @@ class Feed:
         while True:
             await asyncio.sleep(_WATCH_S)
             now = time.time_ns() // 1000
-            for desk in self._desks.values():
-                desk.watch(suspect_us, now)
-            heard = max((desk.heard for desk in self._desks.values()), default=now) or began
+            for streams in self._products.values():
+                streams.watch(suspect_us, now)
+            heard = (
+                max((streams.heard for streams in self._products.values()), default=now) or began
+            )
             if now - heard > dead_us:
                 # A socket that is dead does not answer a closing handshake either.
                 self._end_reason = "silent"
                 socket.transport.abort()
                 return
-            for product, desk in list(self._desks.items()):
-                last = max(desk.heard or began, asked.get(product, 0))
-                if now - last > dead_us and desk.refused is None:
+            for product, streams in list(self._products.items()):
+                last = max(streams.heard or began, asked.get(product, 0))
+                if now - last > dead_us and streams.refused is None:
                     asked[product] = now
                     log.warning("product_silent", feed=self.name, product=product)
                     await self._subscribe([product])
@@ -409,8 +411,8 @@ class Feed:
         self.reconnects += 1
         self.last_reason = reason
         self._metrics.reconnected(self.venue.name, reason)
-        for desk in self._desks.values():
-            desk.lost(f"connection lost: {reason}", now)
+        for streams in self._products.values():
+            streams.lost(f"connection lost: {reason}", now)
         refused = self._refusal and self.state is FeedState.SUBSCRIBING
         self._enter(FeedEvent.REFUSED if refused else FeedEvent.LOST)
 
@@ -435,7 +437,7 @@ class Feed:
             "reconnects": stats.reconnects,
             "last_loss": self.last_reason or None,
             "last_message_age_s": stats.last_message_age_s,
-            "products": {desk.product: desk.report() for desk in self._desks.values()},
+            "products": {streams.product: streams.report() for streams in self._products.values()},
         }
 
 

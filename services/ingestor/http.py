@@ -69,7 +69,7 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
         feed = _feed_of(ingestor, product)
         if feed is None:
             return _problem(404, f"product {product!r} is not served")
-        book = feed.desks[product].book
+        book = feed.products[product].book
         if book is not None:
             book.distrust("operator", "asked for by an operator", now_us())
         return JSONResponse({"product": product, "resync": book is not None}, status_code=202)
@@ -97,7 +97,7 @@ def _info(ingestor: Ingestor) -> dict[str, Any]:
 
 
 def _feed_of(ingestor: Ingestor, product: str) -> Feed | None:
-    return next((feed for feed in ingestor.feeds if product in feed.desks), None)
+    return next((feed for feed in ingestor.feeds if product in feed.products), None)
 
 
 def _refusal(ingestor: Ingestor, request: Request) -> Response | None:

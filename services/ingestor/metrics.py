@@ -64,7 +64,7 @@ STATISTICS = {
 
 
 class Metrics:
-    """Implements `LaneEvents`."""
+    """Implements `StreamEvents`."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
@@ -234,12 +234,12 @@ class FeedCollector(Collector):
     def _streams(self) -> Iterator[Metric]:
         states = GaugeMetricFamily(
             "md_stream_state",
-            "A stream's condition: 0 live, 1 quiet, 2 resyncing, 3 stale, 4 down.",
+            "A stream's state: 0 live, 1 quiet, 2 resyncing, 3 stale, 4 down.",
             labels=_STREAM,
         )
         held = GaugeMetricFamily(
             "md_stream_state_seconds",
-            "How long a stream's condition has been what it is.",
+            "How long a stream's state has been what it is.",
             labels=_STREAM,
         )
         ages = GaugeMetricFamily(
@@ -273,7 +273,7 @@ class FeedCollector(Collector):
 
 
 def _state_of(stream: StreamStats, storing: Storing) -> tuple[StreamState, float]:
-    """A stream's condition and how long it has been so.
+    """A stream's state and how long it has been so.
 
     While nothing is stored its readers are told nothing, so that it is `stale` at best; no record
     can say so, as that would not be stored either.

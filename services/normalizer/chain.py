@@ -25,7 +25,7 @@ RAW_LOG_BREAK = "raw_log_break"
 CONTIGUOUS = frozenset({"trades"})
 
 
-class Verdict(Enum):
+class ChainVerdict(Enum):
     DUPLICATE = auto()
     NEXT = auto()
     UNPROVEN = auto()
@@ -59,7 +59,7 @@ class Place(msgspec.Struct, gc=False):
     seen: bool
 
     def precedes(self, epoch: int, seq: int, prev: int, prev_sub: int) -> bool:
-        """Whether the frame at (`epoch`, `seq`) is `Verdict.NEXT` in the plainest of all cases.
+        """Whether the frame at (`epoch`, `seq`) is `NEXT` in the plainest of all cases.
 
         It names what is held, with all statuses. Then `link` would answer `prev`, and no break.
         """
@@ -95,13 +95,13 @@ class Chain:
             held.move(*position)
             held.seen = False
 
-    def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:
+    def judge(self, key: StreamKey, raw: RawRecord) -> ChainVerdict:
         """How `raw` stands to what is held. Changes nothing."""
         held = self._places.get(key)
         if held is None or raw.epoch > held.epoch:
-            return Verdict.UNPROVEN
+            return ChainVerdict.UNPROVEN
         if (raw.epoch, raw.seq, raw.sub) <= (held.epoch, held.seq, held.sub):
-            return Verdict.DUPLICATE
+            return ChainVerdict.DUPLICATE
         if raw.kind in UNCHAINED:
             follows = raw.seq == held.seq and raw.sub == held.sub + 1
         elif raw.prev_sub != held.sub and (raw.prev_sub is not None or not held.seen):
@@ -110,7 +110,7 @@ class Chain:
             follows = prev == held.seq
         else:
             follows = key.channel in CONTIGUOUS and raw.seq == held.seq + 1
-        return Verdict.NEXT if follows else Verdict.UNPROVEN
+        return ChainVerdict.NEXT if follows else ChainVerdict.UNPROVEN
 
     def link(self, key: StreamKey, raw: RawRecord) -> Link:
         """Hold `raw`, which is no duplicate; everything of the raw log before it has been fed."""

@@ -1,10 +1,10 @@
-"""The usual raw record's tick, with as few steps as can be. Pure.
+"""The fast path: the most frequent raw record's tick, with as few steps as can be. Pure.
 
 Nearly every raw record is a frame that directly follows the one that is held and whose message is
-of its channel's usual form. `UsualTicks` makes their ticks: the record and the message in it are
-decoded at once, nothing is built that is not written, and what need not be looked into stays the
-venue's bytes. Whatever is not usual it declines, changing nothing, and `Normalizer` has the say;
-a record that is not declined gives the bytes `Normalizer` would give (a property test says so).
+of its channel's most frequent form. `FastPath` makes their ticks: record and message are decoded at
+once, nothing is built that is not written, and what need not be looked into stays the venue's
+bytes. Whatever else there is it declines, changing nothing, and `Normalizer` has the say; a record
+that is not declined gives the bytes `Normalizer` would give (a property test says so).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.common.stream import Message, Position, Record
 from services.common.subjects import StreamKey, key_of, tick_subject
 from services.common.wire import RECORD_VERSION, encode
 from services.normalizer.chain import Chain, Place
-from services.normalizer.venues import Unmappable, Usual, VenueMapper
+from services.normalizer.venues import FastMapping, Unmappable, VenueMapper
 
 
 class _Frame[Body](msgspec.Struct, gc=False):
@@ -67,16 +67,16 @@ class _Stream:
 
     __slots__ = ("decode", "fields", "key", "place", "shard", "subject")
 
-    def __init__(self, key: StreamKey, shard: int, usual: Usual, place: Place) -> None:
+    def __init__(self, key: StreamKey, shard: int, mapping: FastMapping, place: Place) -> None:
         self.key = key
         self.shard = shard
         self.subject = tick_subject(shard, key)
-        self.decode: Callable[[bytes], _Frame[Any]] = _decoder(usual.body)
-        self.fields = usual.fields
+        self.decode: Callable[[bytes], _Frame[Any]] = _decoder(mapping.body)
+        self.fields = mapping.fields
         self.place = place
 
 
-class UsualTicks:
+class FastPath:
     """See the module's docstring.
 
     Args:
@@ -94,7 +94,7 @@ class UsualTicks:
         self.newest_ts_recv = 0
 
     def take(self, message: Message, headers: Mapping[str, str] | None = None) -> Record | None:
-        """The record for the tick log, with `headers`; None if this is not a usual one.
+        """The record for the tick log, with `headers`; None: declined.
 
         `message` is of a subject for which `key_of` gives a stream.
         """
@@ -143,10 +143,10 @@ class UsualTicks:
         key = key_of(subject)
         place = self._chain.place(key)
         venue = self._venues.get(key.venue)
-        usual = None if venue is None else venue.usual.get(key.channel)
-        if place is None or usual is None:
+        mapping = None if venue is None else venue.fast_path.get(key.channel)
+        if place is None or mapping is None:
             return None
-        stream = _Stream(key, shard_of(key.product, self._shard_count), usual, place)
+        stream = _Stream(key, shard_of(key.product, self._shard_count), mapping, place)
         self._streams[subject] = stream
         return stream
 

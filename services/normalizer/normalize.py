@@ -35,8 +35,8 @@ from services.common.wire import (
     decode_record,
     encode,
 )
-from services.normalizer.chain import CONTIGUOUS, RAW_LOG_BREAK, Break, Chain, Link, Verdict
-from services.normalizer.fast_path import UsualTicks
+from services.normalizer.chain import CONTIGUOUS, RAW_LOG_BREAK, Break, Chain, ChainVerdict, Link
+from services.normalizer.fast_path import FastPath
 from services.normalizer.venues import VENUES, Unmappable, VenueMapper
 from services.normalizer.venues.mapping import decode
 
@@ -77,7 +77,7 @@ class Output(NamedTuple):
 class Normalizer:
     """Feed it each stream's raw records in order; see the module's docstring.
 
-    `usual` may be asked first for each record: what it takes needs nothing else.
+    `fast_path` may be asked first for each record: what it takes needs nothing else.
 
     Args:
         shard_count: number of tick logs.
@@ -86,7 +86,7 @@ class Normalizer:
 
     def __init__(self, shard_count: int, venues: Mapping[str, VenueMapper] = VENUES) -> None:
         self.chain = Chain()
-        self.usual = UsualTicks(self.chain, shard_count, venues)
+        self.fast_path = FastPath(self.chain, shard_count, venues)
         self._shard_count = shard_count
         self._venues = venues
 
@@ -138,7 +138,7 @@ class Normalizer:
             if shard in shards
         ]
 
-    def judge(self, key: StreamKey, raw: RawRecord) -> Verdict:
+    def judge(self, key: StreamKey, raw: RawRecord) -> ChainVerdict:
         return self.chain.judge(key, raw)
 
     def take(self, key: StreamKey, raw: RawRecord) -> Output:

@@ -27,10 +27,10 @@ from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
-from services.normalizer.chain import RAW_LOG_BREAK, Verdict
-from services.normalizer.dead_letters import Parking
+from services.normalizer.chain import RAW_LOG_BREAK, ChainVerdict
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import INVALID_MESSAGE, Normalizer, too_large
+from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.venues import Unmappable
 
@@ -87,7 +87,7 @@ class Pipeline:
         self._clock = clock
         self._normalizer = Normalizer(shard_count)
         self._heads = Heads(broker, self._normalizer, clock)
-        self._parking = Parking(broker, metrics)
+        self._refused = RefusedRecords(broker, metrics)
         self._ticket = 0
         # Of what was given to the publisher since the last batch.
         self._subjects: list[str] = []
@@ -138,7 +138,7 @@ class Pipeline:
             self._member = None
             await member.aclose()
             await publisher.aclose()
-            await self._parking.aclose()
+            await self._refused.aclose()
 
     @property
     def joined(self) -> bool:
@@ -162,7 +162,7 @@ class Pipeline:
         while (batch := await finished.get()) is not None:
             await publisher.durable(batch.ticket)
             # What the log refused of it is parked before it counts as done.
-            await self._parking.flush()
+            await self._refused.flush()
             for span in batch.spans:
                 span.end()
             exemplar = exemplar_of(batch.spans[0]) if batch.spans else None
@@ -177,9 +177,9 @@ class Pipeline:
         }
         if unknown:
             await self._heads.refresh(unknown)
-        usual = self._normalizer.usual
-        usual.newest_ts_recv = self.newest_ts_recv
-        take, offer, published = usual.take, publisher.offer, self._subjects
+        fast_path = self._normalizer.fast_path
+        fast_path.newest_ts_recv = self.newest_ts_recv
+        take, offer, published = fast_path.take, publisher.offer, self._subjects
         for message in batch:
             key = streams.get(message.subject)
             if key is None:
@@ -201,8 +201,8 @@ class Pipeline:
                         published.append(record.subject)
                     continue
             await self._work_plainly_on(key, message, publisher)
-        self.newest_ts_recv = usual.newest_ts_recv
-        await self._parking.flush()
+        self.newest_ts_recv = fast_path.newest_ts_recv
+        await self._refused.flush()
         self._count()
 
     def _own_streams(self, batch: Sequence[Message]) -> dict[str, StreamKey]:
@@ -215,7 +215,7 @@ class Pipeline:
                 refusal = Unmappable("bad_subject", str(error))
                 for message in batch:
                     if message.subject == subject:
-                        self._parking.refuse(message, refusal)
+                        self._refused.record(message, refusal)
                 continue
             # A pulse is of products of any shard.
             if key.channel == PULSE or shard_of(key.product, self._shard_count) in self._shards:
@@ -232,10 +232,10 @@ class Pipeline:
             await self._pass_on(key, message, raw, publisher)
             return
         verdict = self._normalizer.judge(key, raw)
-        if verdict is Verdict.UNPROVEN:
+        if verdict is ChainVerdict.UNPROVEN:
             await self._catch_up(key, message, raw, publisher)
             verdict = self._normalizer.judge(key, raw)
-        if verdict is Verdict.DUPLICATE:
+        if verdict is ChainVerdict.DUPLICATE:
             self._metrics.duplicates.inc()
         else:
             await self._take(key, message, raw, publisher)
@@ -247,7 +247,7 @@ class Pipeline:
         try:
             found = self._normalizer.pulses(key, pulse, self._shards)
         except Unmappable as error:
-            self._parking.refuse(message, error)
+            self._refused.record(message, error)
             return
         for out in found:
             record = Record(out.subject, out.payload, out.position)
@@ -258,9 +258,9 @@ class Pipeline:
             raw = self._normalizer.read(message.subject, message.position, message.payload)
         except Unmappable as error:
             # Its place in the stream stays empty; the next record's `prev` brings that to light.
-            self._parking.refuse(message, error)
+            self._refused.record(message, error)
             return None
-        self._normalizer.usual.newest_ts_recv = raw.ts_recv
+        self._normalizer.fast_path.newest_ts_recv = raw.ts_recv
         return raw
 
     async def _take(
@@ -270,9 +270,9 @@ class Pipeline:
         output = self._normalizer.take(key, raw)
         asks = {ask.cause: ask for ask in output.asks}
         for error in output.refused:
-            self._parking.refuse(message, error, asks.pop(INVALID_MESSAGE, None))
+            self._refused.record(message, error, asks.pop(INVALID_MESSAGE, None))
         for ask in asks.values():
-            self._parking.ask(message, ask)
+            self._refused.missed(message, ask)
         if len(output.records) > 1:
             self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
@@ -286,7 +286,7 @@ class Pipeline:
         try:
             ticket = publisher.offer(record)
         except RecordRefused as error:
-            self._parking.unstorable(record, error)
+            self._refused.unstorable(record, error)
             if not isinstance(error, RecordTooLarge):
                 # Nothing can stand at its place; the next record's `prev` brings that to light.
                 return
@@ -297,7 +297,7 @@ class Pipeline:
 
     def _on_refused(self, record: Record, error: RecordRefused) -> Record:
         """The log will never hold a tick that was taken: what stands in its place."""
-        self._parking.unstorable(record, error)
+        self._refused.unstorable(record, error)
         return msgspec.structs.replace(record, payload=too_large(record.payload))
 
     def _traced(
@@ -326,7 +326,7 @@ class Pipeline:
     ) -> None:
         """Feed what the raw log holds between the held position and the current record."""
         await self._heads.refresh((key,))
-        if self._normalizer.judge(key, raw) is not Verdict.UNPROVEN:
+        if self._normalizer.judge(key, raw) is not ChainVerdict.UNPROVEN:
             return
         held = self._normalizer.chain.held(key)
         subject = current.subject
@@ -351,7 +351,7 @@ class Pipeline:
                 except Unmappable:
                     # Parked by whoever the group delivers it to.
                     continue
-                if self._normalizer.judge(key, found) is not Verdict.DUPLICATE:
+                if self._normalizer.judge(key, found) is not ChainVerdict.DUPLICATE:
                     await self._take(key, message, found, publisher)
             if page.at_head:
                 return

@@ -33,7 +33,7 @@ from services.snapshotter.restore import Restorer
 from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
 from services.snapshotter.settings import SnapshotterSettings
 from services.snapshotter.stream import Stream
-from services.snapshotter.write_scheduler import PacedWriter
+from services.snapshotter.write_scheduler import WriteScheduler
 from services.snapshotter.writers import CheckpointWriter, RowWriter
 
 log = structlog.get_logger(__name__)
@@ -145,13 +145,13 @@ class Snapshotter:
         async def on_stored(stream: Stream) -> None:
             await pumps[stream.shard].settle([stream])
 
-        rows = PacedWriter(
+        rows = WriteScheduler(
             settings.snapshot_period_ms / 1000,
             settings.snapshot_writers,
             RowWriter(self._rows, on_stored=on_stored, on_ok=self.health.passed).write,
             self._failed("row", DYNAMODB),
         )
-        books = PacedWriter(
+        books = WriteScheduler(
             settings.checkpoint_period_s,
             _CHECKPOINTS_AT_ONCE,
             CheckpointWriter(

@@ -23,7 +23,7 @@ from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.restore import Restorer
-from services.snapshotter.stream import Stream, Verdict
+from services.snapshotter.stream import DeliveryVerdict, Stream
 
 log = structlog.get_logger(__name__)
 
@@ -261,13 +261,13 @@ class Pump:
             seen = self._read(message.payload)
         except UNREADABLE:
             # Skipped in its place, so that what follows is not mistaken for following directly.
-            if stream.judge(position, None, None) is not Verdict.HELD:
+            if stream.judge(position, None, None) is not DeliveryVerdict.HELD:
                 await self._catch_up(stream, message)
             return False
         verdict = stream.judge(position, seen.prev, seen.prev_sub)
-        if verdict is Verdict.NEXT:
+        if verdict is DeliveryVerdict.NEXT:
             self._take(stream, message, seen, refilled=False)
-        elif verdict is Verdict.UNPROVEN:
+        elif verdict is DeliveryVerdict.UNPROVEN:
             await self._catch_up(stream, message)
         if stream.settled(position):
             return False

@@ -23,7 +23,7 @@ from services.common.subjects import StreamKey
 from services.common.wire import Reset, Tick, encode
 
 
-class Verdict(Enum):
+class DeliveryVerdict(Enum):
     HELD = "held"
     NEXT = "next"
     UNPROVEN = "unproven"
@@ -197,7 +197,7 @@ class Stream:
         # Of the last traced record that was folded and is in no row yet.
         self.trace: Span | None = None
 
-    def judge(self, position: Position, prev: int | None, prev_sub: int | None) -> Verdict:
+    def judge(self, position: Position, prev: int | None, prev_sub: int | None) -> DeliveryVerdict:
         """How a record relates to what was taken; `prev` and `prev_sub` as the record says them.
 
         Another snapshotter of the group may have been given what is between. Without `prev_sub` a
@@ -205,15 +205,17 @@ class Stream:
         """
         held = self.held
         if held is None:
-            return Verdict.UNPROVEN
+            return DeliveryVerdict.UNPROVEN
         if position <= held:
-            return Verdict.HELD
+            return DeliveryVerdict.HELD
         if position.epoch != held.epoch:
-            return Verdict.UNPROVEN
+            return DeliveryVerdict.UNPROVEN
         if position.seq == held.seq:
-            return Verdict.NEXT if position.sub == held.sub + 1 else Verdict.UNPROVEN
+            return (
+                DeliveryVerdict.NEXT if position.sub == held.sub + 1 else DeliveryVerdict.UNPROVEN
+            )
         follows = position.sub == 0 and prev == held.seq and prev_sub == held.sub
-        return Verdict.NEXT if follows else Verdict.UNPROVEN
+        return DeliveryVerdict.NEXT if follows else DeliveryVerdict.UNPROVEN
 
     def advance(self, position: Position, cursor: str) -> None:
         """The record at `position` was taken."""

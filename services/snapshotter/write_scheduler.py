@@ -12,7 +12,7 @@ from services.common.resilience.backoff import Backoff
 from services.snapshotter.pacing import RETRY_S, Concurrency, Pacer
 
 
-class PacedWriter[K: Hashable]:
+class WriteScheduler[K: Hashable]:
     """Calls `work(item)` for changed items as the pacer allows.
 
     Args:

@@ -47,7 +47,7 @@ def _module(path: str, *tests: str) -> Module:
     return Module(f"services/{path}", [f"services/{home}/tests/test_{name}.py" for name in tests])
 
 
-_LANES = ("trades_lane", "ticker_lane", "book_lane", "orders_lane", "sequencer")
+_STREAMS = ("trades_stream", "ticker_stream", "book_stream", "orders_stream", "sequencer")
 MODULES = {
     "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
     "chain": _module("normalizer/chain.py", "chain", "normalize"),
@@ -62,10 +62,10 @@ MODULES = {
     "decimals": _module("common/domain/decimals.py", "decimals"),
     "publish-lanes": _module("common/stream/nats/publishing/lanes.py", "publish_lanes"),
     "publish-window": _module("common/stream/publish_window.py", "publish_window"),
-    "journal": _module("ingestor/streams/raw_writer.py", *_LANES),
-    "trades-lane": _module("ingestor/streams/trades.py", *_LANES),
-    "ticker-lane": _module("ingestor/streams/ticker.py", "ticker_lane", "desk"),
-    "book-lane": _module("ingestor/streams/book.py", "book_lane", "desk"),
+    "raw-writer": _module("ingestor/streams/raw_writer.py", *_STREAMS),
+    "trades-stream": _module("ingestor/streams/trades.py", *_STREAMS),
+    "ticker-stream": _module("ingestor/streams/ticker.py", "ticker_stream", "product_streams"),
+    "book-stream": _module("ingestor/streams/book.py", "book_stream", "product_streams"),
     "silence": _module("ingestor/integrity/silence.py", "silence"),
     "suspicion": _module("ingestor/integrity/suspicion.py", "suspicion"),
     "plausibility": _module("ingestor/integrity/plausibility.py", "plausibility"),

@@ -17,9 +17,9 @@ from pathlib import Path
 from services.common.stream import Record
 from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import RULES, Sequencer
-from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording
@@ -32,7 +32,7 @@ _CHUNK = 256
 
 
 class _Events:
-    """Lanes tell what happens to them; here the records themselves say it."""
+    """Streams tell what happens to them; here the records themselves say it."""
 
     def gap_found(self, key: StreamKey, cause: str) -> None: ...
 
@@ -49,8 +49,8 @@ class CaptureReader:
     def __init__(self, selection: Selection, venue: VenueFeed | None = None) -> None:
         self._selection = selection
         self._venue = venue or CoinbaseFeed()
-        self._desks: dict[str, Desk] = {}
-        self._wants: list[tuple[Desk, Want]] = []
+        self._products: dict[str, ProductStreams] = {}
+        self._wants: list[tuple[ProductStreams, Want]] = []
         self._made: list[Recorded] = []
         self._epoch = 0
         # Frames that came before the first one with a time.
@@ -83,25 +83,25 @@ class CaptureReader:
 
     def reconnected(self) -> None:
         """The recorder lost its connection here, and has a new one."""
-        for desk in self._desks.values():
-            desk.lost("the recorder lost its connection", self.ts)
-            desk.connected(self.ts)
+        for streams in self._products.values():
+            streams.lost("the recorder lost its connection", self.ts)
+            streams.connected(self.ts)
 
     def end(self) -> None:
         """The capture is over: every stream says that nothing follows."""
-        for desk in self._desks.values():
-            desk.lost("end of the recording", self.ts)
+        for streams in self._products.values():
+            streams.lost("end of the recording", self.ts)
 
     def take(self) -> list[Recorded]:
         made, self._made = self._made, []
         return made
 
     def _apply(self, event: Event, body: bytes) -> None:
-        desk = self._desks.get(event.product)
-        if desk is None:
-            desk = self._desks[event.product] = self._desk(event.product)
-            desk.connected(self.ts)
-        desk.feed(event, body, self.ts)
+        streams = self._products.get(event.product)
+        if streams is None:
+            streams = self._products[event.product] = self._streams(event.product)
+            streams.connected(self.ts)
+        streams.feed(event, body, self.ts)
         self._give_up()
 
     def _give_up(self) -> None:
@@ -114,36 +114,40 @@ class CaptureReader:
     def _unreadable(self, error: MalformedFrame, frame: bytes) -> None:
         """What the ingestor does: nobody may go on as if nothing had been said."""
         about = self._venue.damaged(frame)
-        named = self._desks.get(about.product)
-        for desk in (named,) if about.product else tuple(self._desks.values()):
-            if desk is not None:
-                desk.unreadable(about, f"a message cannot be read: {error}"[:200], self.ts)
+        named = self._products.get(about.product)
+        for streams in (named,) if about.product else tuple(self._products.values()):
+            if streams is not None:
+                streams.unreadable(about, f"a message cannot be read: {error}"[:200], self.ts)
         self._give_up()
 
-    def _desk(self, product: str) -> Desk:
+    def _streams(self, product: str) -> ProductStreams:
         self._epoch = self._epoch or self.ts
         events = _Events()
 
         def ask(want: Want) -> None:
-            self._wants.append((desk, want))
+            self._wants.append((streams, want))
 
-        def parts(channel: str) -> tuple[Journal, Condition, Sequencer]:
+        def parts(channel: str) -> tuple[RawStreamWriter, StreamStateTracker, Sequencer]:
             key = StreamKey(self._venue.name, channel, product)
-            journal = Journal(key, _LINE, self._offer, epoch=self._epoch)
-            return journal, Condition(journal, self.ts), Sequencer(RULES[channel])
+            writer = RawStreamWriter(key, _LINE, self._offer, epoch=self._epoch)
+            return writer, StreamStateTracker(writer, self.ts), Sequencer(RULES[channel])
 
         def wanted(channel: str) -> bool:
             return self._selection.wants_stream(StreamKey(self._venue.name, channel, product))
 
         asking: Callable[[Want], Callable[[], None]] = lambda want: partial(ask, want)  # noqa: E731 - a partial of a partial reads worse
-        desk = Desk(
+        streams = ProductStreams(
             product,
-            TradesLane(*parts("trades"), asking(Want.TRADES), events) if wanted("trades") else None,
-            BookLane(*parts("book"), asking(Want.BOOK), events) if wanted("book") else None,
-            TickerLane(*parts("ticker"), asking(Want.TICKER), events) if wanted("ticker") else None,
+            TradesStream(*parts("trades"), asking(Want.TRADES), events)
+            if wanted("trades")
+            else None,
+            BookStream(*parts("book"), asking(Want.BOOK), events) if wanted("book") else None,
+            TickerStream(*parts("ticker"), asking(Want.TICKER), events)
+            if wanted("ticker")
+            else None,
             ask,
         )
-        return desk
+        return streams
 
     def _offer(self, record: Record) -> bool:
         self._made.append(read_line(record.payload))

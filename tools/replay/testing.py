@@ -148,13 +148,13 @@ async def record(
                 on_second(second)
 
             async def healed() -> bool:
-                lanes = [
-                    lane
+                streams = [
+                    stream
                     for feed in ingestor.feeds
-                    for desk in feed.desks.values()
-                    for lane in desk.lanes
+                    for streams in feed.products.values()
+                    for stream in streams.all
                 ]
-                return all(lane.condition.state in ("live", "quiet") for lane in lanes)
+                return all(stream.state.value in ("live", "quiet") for stream in streams)
 
             await until(healed)
         async with normalizing(broker) as pipeline:

@@ -42,7 +42,7 @@ class Unreadable(ValueError):
         super().__init__(f"{code}: {self.detail}")
 
 
-def are_usual_changes(text: bytes | msgspec.Raw) -> bool:
+def are_plain_changes(text: bytes | msgspec.Raw) -> bool:
     """Whether the JSON `text` is a list of changes in the form in which nearly all come."""
     return _are_changes_json(text) is not None
 

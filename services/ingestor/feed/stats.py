@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class StreamStats:
     """A stream at one moment.
 
     Attributes:
-        state: its condition, for `state_age_s` by now.
+        state: its state, for `state_age_s` by now.
         record_age_s: since its newest record was received; None before the first.
     """
 
@@ -57,12 +57,12 @@ class FeedStats:
     open_trades: Mapping[StreamKey, int] = field(default_factory=dict)
 
 
-def stream_stats(journal: Journal, condition: Condition, now: int) -> StreamStats:
+def stream_stats(writer: RawStreamWriter, state: StreamStateTracker, now: int) -> StreamStats:
     """A stream as it is `now` (µs)."""
-    at = journal.advanced_at
+    at = writer.advanced_at
     return StreamStats(
-        journal.key,
-        condition.state,
-        max(0, now - condition.since) / 1e6,
+        writer.key,
+        state.value,
+        max(0, now - state.since) / 1e6,
         max(0, now - at) / 1e6 if at else None,
     )

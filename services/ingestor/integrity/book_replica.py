@@ -1,7 +1,7 @@
-"""The book that was passed on, kept beside its lane so that it can be compared. Pure.
+"""The book that was passed on, kept beside its stream so that it can be compared. Pure.
 
-A level 2 feed has no number, so a lost update leaves a wrong level and no trace. The mirror folds
-what a lane has written and says which levels another image of the book contradicts. Folding costs
+A level 2 feed has no number, so a lost update leaves a wrong level and no trace. The replica folds
+what a stream has written and says which levels another image of the book contradicts. Folding costs
 more than passing on, so updates are only put aside when they come and folded together later.
 """
 
@@ -19,7 +19,7 @@ from services.common.domain.levels import Change, is_row
 from services.common.wire import UNREADABLE
 from services.ingestor.integrity.suspicion import Key, TopCheck, told_by
 
-# Updates put aside before the mirror is given up until the next base.
+# Updates put aside before the replica is given up until the next base.
 _MAX_PENDING = 20_000
 
 
@@ -41,10 +41,10 @@ _decode_whole = msgspec.json.Decoder(_Whole).decode
 Batch = list[tuple[bool, bytes]]
 
 
-class BookMirror:
-    """`base` and `update` are for the lane; the rest is for whoever compares.
+class BookReplica:
+    """`base` and `update` are for the stream; the rest is for whoever compares.
 
-    `take` and `fold` are two calls, so that folding can be done in another thread while the lane
+    `take` and `fold` are two calls, so that folding can be done in another thread while the stream
     goes on; who folds does so one batch after the other.
     """
 
@@ -60,7 +60,7 @@ class BookMirror:
         # Counts bases: a comparison that spans one says nothing.
         self.bases = 0
 
-    # ---- the lane's side
+    # ---- the stream's side
 
     def base(self, body: bytes) -> None:
         """A whole book was passed on: a WebSocket `snapshot`, or REST level 2."""
@@ -101,7 +101,7 @@ class BookMirror:
         return self.bases > 0 and not self._based
 
     def fold(self, batch: Batch) -> None:
-        """Fold a batch; an update that makes no sense ends the mirror until the next base.
+        """Fold a batch; an update that makes no sense ends the replica until the next base.
 
         Rows of a whole book that make no sense are left out, as every reader leaves them out.
         """

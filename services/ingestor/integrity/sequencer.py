@@ -79,7 +79,7 @@ class Restarted:
     held: int
 
 
-Verdict = InOrder | Duplicate | Gap | Suspect | Restarted
+SequenceVerdict = InOrder | Duplicate | Gap | Suspect | Restarted
 
 # Made once: these two are the answer to nearly every message.
 IN_ORDER = InOrder()
@@ -105,7 +105,7 @@ class Sequencer:
         self._witnesses = 0
         self._ahead: int | None = None
 
-    def observe(self, number: int, time: int = 0) -> Verdict:
+    def observe(self, number: int, time: int = 0) -> SequenceVerdict:
         """Judge a message's number; `time` is its event time in µs. Changes nothing held."""
         held = self.held
         if held is None:
@@ -118,14 +118,14 @@ class Sequencer:
             return IN_ORDER if number == held else Suspect("reordered")
         return self._behind(held, time)
 
-    def witness(self, number: int, time: int = 0) -> Verdict:
+    def witness(self, number: int, time: int = 0) -> SequenceVerdict:
         """Judge a number that the venue says it has reached, without the message itself."""
         held = self.held
         if held is None or number == held:
             return IN_ORDER
         return Gap(held + 1, number) if number > held else self._behind(held, time)
 
-    def heartbeat(self, number: int) -> Verdict:
+    def heartbeat(self, number: int) -> SequenceVerdict:
         """Like `witness`, for a mark that may overtake messages still on their way.
 
         A gap is reported when the previous heartbeat's mark has still not been reached.
@@ -156,7 +156,7 @@ class Sequencer:
         self._held_time = time
         self.advance(held)
 
-    def _behind(self, held: int, time: int) -> Verdict:
+    def _behind(self, held: int, time: int) -> SequenceVerdict:
         if not self.outlived(time):
             return DUPLICATE
         self._witnesses += 1

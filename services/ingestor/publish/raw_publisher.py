@@ -18,7 +18,7 @@ from services.common.stream.broker import Publisher, PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.dead_letters import Parking
+from services.ingestor.publish.unreadable_frames import UnreadableFrames
 
 log = structlog.get_logger(__name__)
 
@@ -28,12 +28,12 @@ _RELIEF_S = 0.25
 _TRACED_AT_ONCE = 1000
 
 
-class Outlet:
+class RawPublisher:
     """Offers records to the publisher's bounded window and remembers when it was full.
 
     Args:
         publisher: open; closed by whoever opened it.
-        parking: for records that the log can never hold.
+        unreadable: for records that the log can never hold.
         max_records: the publisher's window, to judge when there is room again.
         max_bytes: the same in bytes.
         breaker: opened by a full window. While it is open records are refused without being
@@ -44,14 +44,14 @@ class Outlet:
         self,
         publisher: Publisher,
         metrics: Metrics,
-        parking: Parking,
+        unreadable: UnreadableFrames,
         *,
         max_records: int,
         max_bytes: int,
         breaker: CircuitBreaker,
     ) -> None:
         self._publisher = publisher
-        self._parking = parking
+        self._unreadable = unreadable
         self._metrics = metrics
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -79,7 +79,7 @@ class Outlet:
             ticket = self._publisher.offer(record)
         except RecordRefused as error:
             self.refused += 1
-            self._parking.park(refusal_of(error), record.payload, time.time_ns() // 1000)
+            self._unreadable.park(refusal_of(error), record.payload, time.time_ns() // 1000)
             log.error("record_refused", subject=error.subject, reason=error.reason)
             raise
         if ticket is None:

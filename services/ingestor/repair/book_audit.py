@@ -17,11 +17,11 @@ import structlog
 
 from services.common.errors import VenueError
 from services.common.wire import UNREADABLE
-from services.ingestor.integrity.book_replica import Batch, BookMirror
+from services.ingestor.integrity.book_replica import Batch, BookReplica
 from services.ingestor.integrity.suspicion import Key
 from services.ingestor.repair.audit_turns import AuditTurns, Suspicions
 from services.ingestor.repair.healer import now_us
-from services.ingestor.streams import BookLane, Desk
+from services.ingestor.streams import BookStream, ProductStreams
 from services.ingestor.venues.base import BookImage, VenueRest
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ _PASSED_S = 10.0
 _LOOK_S = 0.05
 # Audits under way together, at most.
 _TOGETHER = 16
-# A lost mirror is given a new base at most this often.
+# A lost replica is given a new base at most this often.
 _REVIVED_AGAIN_S = 30.0
 
 
@@ -64,7 +64,7 @@ class Auditor:
 
     Args:
         rest: the venue's REST API.
-        desks: the products that are served now.
+        products: the products that are served now.
         period_s: the longest pause from the beginning of one audit to the next one's.
         counted: told each outcome.
         turn_s: within this time each product's book is compared.
@@ -74,14 +74,14 @@ class Auditor:
     def __init__(
         self,
         rest: VenueRest,
-        desks: Callable[[], Iterable[Desk]],
+        products: Callable[[], Iterable[ProductStreams]],
         period_s: float,
         counted: Callable[[str], None],
         turn_s: float = 300.0,
         suspected: Callable[[], None] = lambda: None,
     ) -> None:
         self._rest = rest
-        self._desks = desks
+        self._products = products
         self._fold_s = min(_FOLD_S, period_s)
         self._counted = counted
         self._suspected = suspected
@@ -99,82 +99,82 @@ class Auditor:
 
     async def _take_turns(self, group: asyncio.TaskGroup) -> None:
         while True:
-            await asyncio.sleep(self._turns.pause_s(len(self._lanes())))
+            await asyncio.sleep(self._turns.pause_s(len(self._streams())))
             if len(self._under_way) >= _TOGETHER:
                 continue
-            lanes = self._lanes()
-            messages = {product: lane.messages for product, lane in lanes.items()}
+            streams = self._streams()
+            messages = {product: stream.messages for product, stream in streams.items()}
             chosen = self._turns.next(messages, self._under_way)
             if chosen is not None:
-                self._start(group, chosen, lanes[chosen])
+                self._start(group, chosen, streams[chosen])
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         """Fold, and look at what contradicts the books."""
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self._fold_s)
-            lanes = self._lanes()
-            mirrors = {
-                product: lane.mirror
-                for product, lane in lanes.items()
-                if lane.mirror is not None and lane.mirror.usable
+            streams = self._streams()
+            replicas = {
+                product: stream.replica
+                for product, stream in streams.items()
+                if stream.replica is not None and stream.replica.usable
             }
-            found = await self._judge(mirrors)
-            for product, lane in lanes.items():
-                self._revive(product, lane, clock())
+            found = await self._judge(replicas)
+            for product, stream in streams.items():
+                self._revive(product, stream, clock())
                 reason = found.get(product)
-                if reason is None or lane.suspect:
+                if reason is None or stream.suspect:
                     continue
                 if self._suspicions.raised(product, clock()):
                     self._suspected()
                     log.info("book_suspected", product=product, reason=reason)
             for product in self._suspicions.due(clock()):
-                if product in lanes and len(self._under_way) < _TOGETHER:
-                    self._start(group, product, lanes[product])
+                if product in streams and len(self._under_way) < _TOGETHER:
+                    self._start(group, product, streams[product])
 
-    def _revive(self, product: str, lane: BookLane, now: float) -> None:
+    def _revive(self, product: str, stream: BookStream, now: float) -> None:
         """A book that can be compared no more is as good as unproven: have a new base sent."""
-        mirror = lane.mirror
-        if mirror is None or not mirror.lost or lane.suspect or not lane.based:
+        replica = stream.replica
+        if replica is None or not replica.lost or stream.suspect or not stream.based:
             return
         if now - self._revived_at.get(product, -_REVIVED_AGAIN_S) >= _REVIVED_AGAIN_S:
             self._revived_at[product] = now
-            lane.distrust("audit", "what was passed on could not be followed", now_us())
+            stream.distrust("audit", "what was passed on could not be followed", now_us())
 
-    async def audit(self, product: str, lane: BookLane) -> Outcome:
-        """Compare one product's book now; a mismatch is told to its lane."""
-        mirror = lane.mirror
-        if mirror is None or not mirror.usable or lane.suspect:
+    async def audit(self, product: str, stream: BookStream) -> Outcome:
+        """Compare one product's book now; a mismatch is told to its stream."""
+        replica = stream.replica
+        if replica is None or not replica.usable or stream.suspect:
             return Outcome.INCONCLUSIVE
-        bases, began = mirror.bases, now_us()
+        bases, began = replica.bases, now_us()
         try:
-            await self._fold([mirror])
-            crossed = mirror.crossed
-            mirror.watch()
+            await self._fold([replica])
+            crossed = replica.crossed
+            replica.watch()
             suspects: dict[Key, tuple[str, str]] | None = None
             while True:
-                found = await self._compare(product, lane, mirror, bases)
+                found = await self._compare(product, stream, replica, bases)
                 if isinstance(found, Outcome):
                     return found
-                if crossed and mirror.crossed:
-                    lane.distrust("crossed", "the best bid is not below the best ask", now_us())
+                if crossed and replica.crossed:
+                    stream.distrust("crossed", "the best bid is not below the best ask", now_us())
                     return Outcome.CROSSED
                 if suspects is not None:
                     found = {level: sizes for level, sizes in found.items() if level in suspects}
                 if not found:
-                    lane.audited = began
+                    stream.audited = began
                     return Outcome.PASSED
                 if suspects is not None:
-                    self._mismatch(product, lane, found)
+                    self._mismatch(product, stream, found)
                     return Outcome.MISMATCH
                 suspects = found
         finally:
-            mirror.unwatch()
+            replica.unwatch()
 
     async def _compare(
-        self, product: str, lane: BookLane, mirror: BookMirror, bases: int
+        self, product: str, stream: BookStream, replica: BookReplica, bases: int
     ) -> dict[Key, tuple[str, str]] | Outcome:
-        began = lane.venue_time
+        began = stream.venue_time
         await asyncio.sleep(_CALM_S)
         try:
             image = await self._rest.book(product, background=True)
@@ -184,54 +184,56 @@ class Auditor:
         if image.auction:
             return Outcome.AUCTION
         # An image older than the watch is a cache's.
-        if image.time < began or not await self._passed(lane, image):
+        if image.time < began or not await self._passed(stream, image):
             return Outcome.INCONCLUSIVE
-        await self._fold([mirror])
-        if mirror.bases != bases or not mirror.usable or lane.suspect:
+        await self._fold([replica])
+        if replica.bases != bases or not replica.usable or stream.suspect:
             return Outcome.INCONCLUSIVE
         try:
             async with self._folding:
-                return await asyncio.to_thread(mirror.contradicted, image.body)
+                return await asyncio.to_thread(replica.contradicted, image.body)
         except UNREADABLE as error:
             log.info("book_not_audited", product=product, reason=str(error))
             return Outcome.INCONCLUSIVE
 
     @staticmethod
-    async def _passed(lane: BookLane, image: BookImage) -> bool:
+    async def _passed(stream: BookStream, image: BookImage) -> bool:
         """Wait until everything up to the image has been received, or was lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PASSED_S
-        while lane.update_time <= image.time:
-            if lane.venue_time > image.time + _OVERTAKEN_US:
+        while stream.update_time <= image.time:
+            if stream.venue_time > image.time + _OVERTAKEN_US:
                 return True
-            if lane.suspect or loop.time() > deadline:
+            if stream.suspect or loop.time() > deadline:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
 
     @staticmethod
-    def _mismatch(product: str, lane: BookLane, found: dict[Key, tuple[str, str]]) -> None:
+    def _mismatch(product: str, stream: BookStream, found: dict[Key, tuple[str, str]]) -> None:
         (side, price), (ours, theirs) = min(found.items())
         text = (
             f"{len(found)} levels differ from the venue's book, "
             f"{side} {price:f} is {theirs} there and {ours} here"
         )
         log.warning("book_audit_mismatch", product=product, levels=len(found), first=text)
-        lane.distrust("audit", text, now_us())
+        stream.distrust("audit", text, now_us())
 
-    def _lanes(self) -> dict[str, BookLane]:
+    def _streams(self) -> dict[str, BookStream]:
         return {
-            desk.product: desk.book for desk in self._desks() if isinstance(desk.book, BookLane)
+            streams.product: streams.book
+            for streams in self._products()
+            if isinstance(streams.book, BookStream)
         }
 
-    def _start(self, group: asyncio.TaskGroup, product: str, lane: BookLane) -> None:
+    def _start(self, group: asyncio.TaskGroup, product: str, stream: BookStream) -> None:
         if product not in self._under_way:
             self._under_way.add(product)
-            group.create_task(self._counted_audit(product, lane), name=f"audit:{product}")
+            group.create_task(self._counted_audit(product, stream), name=f"audit:{product}")
 
-    async def _counted_audit(self, product: str, lane: BookLane) -> None:
+    async def _counted_audit(self, product: str, stream: BookStream) -> None:
         try:
-            outcome = await self.audit(product, lane)
+            outcome = await self.audit(product, stream)
         finally:
             self._under_way.discard(product)
         self._counted(outcome.value)
@@ -241,37 +243,37 @@ class Auditor:
         now = asyncio.get_running_loop().time()
         self._suspicions.audited(product, now, right=right, conclusive=conclusive)
 
-    async def _fold(self, mirrors: Iterable[BookMirror]) -> None:
+    async def _fold(self, replicas: Iterable[BookReplica]) -> None:
         """Fold in another thread: a whole book takes tens of milliseconds."""
         async with self._folding:
-            work = [(mirror, mirror.take()) for mirror in mirrors]
-            work = [(mirror, batch) for mirror, batch in work if batch]
+            work = [(replica, replica.take()) for replica in replicas]
+            work = [(replica, batch) for replica, batch in work if batch]
             if work:
                 await asyncio.to_thread(_fold_all, work)
 
-    async def _judge(self, mirrors: Mapping[str, BookMirror]) -> dict[str, str]:
+    async def _judge(self, replicas: Mapping[str, BookReplica]) -> dict[str, str]:
         """Fold them all; what contradicts which book."""
         async with self._folding:
             work = [
-                (product, mirror, mirror.take(), mirror.take_evidence())
-                for product, mirror in mirrors.items()
+                (product, replica, replica.take(), replica.take_evidence())
+                for product, replica in replicas.items()
             ]
             return await asyncio.to_thread(_judge_all, work)
 
 
-def _fold_all(work: Iterable[tuple[BookMirror, Batch]]) -> None:
-    for mirror, batch in work:
-        mirror.fold(batch)
+def _fold_all(work: Iterable[tuple[BookReplica, Batch]]) -> None:
+    for replica, batch in work:
+        replica.fold(batch)
 
 
 def _judge_all(
-    work: Iterable[tuple[str, BookMirror, Batch, list[bytes]]],
+    work: Iterable[tuple[str, BookReplica, Batch, list[bytes]]],
 ) -> dict[str, str]:
     found: dict[str, str] = {}
-    for product, mirror, batch, evidence in work:
-        mirror.fold(batch)
-        reason = mirror.judge(evidence)
-        if mirror.crossed:
+    for product, replica, batch, evidence in work:
+        replica.fold(batch)
+        reason = replica.judge(evidence)
+        if replica.crossed:
             reason = "the best bid is not below the best ask"
         if reason is not None:
             found[product] = reason

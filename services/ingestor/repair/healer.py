@@ -1,4 +1,4 @@
-"""Healing: fetching over REST what the lanes ask for, one task per product and want.
+"""Healing: fetching over REST what the streams ask for, one task per product and want.
 
 A refill has an allowance of time without progress. When it is used up, what is missing is announced
 as an open gap, which `repair/late_trades.py` goes on asking for, and the product goes on. A book
@@ -19,7 +19,14 @@ from services.common.errors import VenueError, VenueRefused
 from services.common.resilience.backoff import Backoff
 from services.ingestor.integrity.open_gaps import denied
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.streams import BookLane, Desk, OrdersLane, TickerLane, TradesLane, Want
+from services.ingestor.streams import (
+    BookStream,
+    OrdersStream,
+    ProductStreams,
+    TickerStream,
+    TradesStream,
+    Want,
+)
 from services.ingestor.venues.base import TradeRow, VenueRest
 
 log = structlog.get_logger(__name__)
@@ -49,7 +56,7 @@ def now_us() -> int:
 
 
 class Healer:
-    """Serves the lanes' wants.
+    """Serves the streams' wants.
 
     Args:
         rest: the venue's REST API.
@@ -79,14 +86,14 @@ class Healer:
         """How many heals run now."""
         return len(self._tasks)
 
-    def want(self, desk: Desk, want: Want, resubscribe: Resubscribe) -> None:
+    def want(self, streams: ProductStreams, want: Want, resubscribe: Resubscribe) -> None:
         """See to `want`; nothing happens when that is already under way."""
-        key = (desk.product, want)
+        key = (streams.product, want)
         running = self._tasks.get(key)
         # A task that has just ended is still listed until its callback runs, and serves no more.
         if running is None or running.done():
             task = self._group.create_task(
-                self._serve(desk, want, resubscribe), name=f"heal:{desk.product}:{want.value}"
+                self._serve(streams, want, resubscribe), name=f"heal:{streams.product}:{want.value}"
             )
             self._tasks[key] = task
             task.add_done_callback(lambda ended: self._ended(key, ended))
@@ -101,39 +108,39 @@ class Healer:
             if held == product:
                 task.cancel()
 
-    async def _serve(self, desk: Desk, want: Want, resubscribe: Resubscribe) -> None:
+    async def _serve(self, streams: ProductStreams, want: Want, resubscribe: Resubscribe) -> None:
         with tracer.start_as_current_span(
-            "ingest.resync", attributes={"product": desk.product, "want": want.value}
+            "ingest.resync", attributes={"product": streams.product, "want": want.value}
         ):
-            if want is Want.TRADES and desk.trades is not None:
-                await self._trades(desk.product, desk.trades)
-            elif want is Want.BOOK and isinstance(desk.book, OrdersLane):
-                await self._orders(desk.product, desk.book)
-            elif want is Want.BOOK and isinstance(desk.book, BookLane):
-                await self._book(desk.product, desk.book, resubscribe)
-            elif want is Want.TICKER and desk.ticker is not None:
-                await self._ticker(desk.product, desk.ticker)
+            if want is Want.TRADES and streams.trades is not None:
+                await self._trades(streams.product, streams.trades)
+            elif want is Want.BOOK and isinstance(streams.book, OrdersStream):
+                await self._orders(streams.product, streams.book)
+            elif want is Want.BOOK and isinstance(streams.book, BookStream):
+                await self._book(streams.product, streams.book, resubscribe)
+            elif want is Want.TICKER and streams.ticker is not None:
+                await self._ticker(streams.product, streams.ticker)
 
-    async def _trades(self, product: str, lane: TradesLane) -> None:
+    async def _trades(self, product: str, stream: TradesStream) -> None:
         await asyncio.sleep(_GRACE_S)
         clock = asyncio.get_running_loop().time
         progress = clock()
         absent: _Absent | None = None
-        while lane.healing:
+        while stream.healing:
             if not self._has_room():
                 # The allowance is for the venue: a broker that is away does not use it up.
                 await asyncio.sleep(_ROOM_S)
                 progress = clock()
                 continue
-            if lane.settle(now_us()):
+            if stream.settle(now_us()):
                 return
-            missing = lane.missing()
+            missing = stream.missing()
             if missing is None:
                 await asyncio.sleep(_ROOM_S)
                 continue
             if missing.count > self._max_trades:
                 self._go_on(
-                    product, lane, "more than is refilled", upto=missing.last - self._max_trades
+                    product, stream, "more than is refilled", upto=missing.last - self._max_trades
                 )
                 continue
             # Every answer that helps renews the allowance, and waiting for our own limiter, which
@@ -146,7 +153,7 @@ class Healer:
                     rows = await self._rest.trades(
                         product, max(1, missing.first - 1), missing.last + 1
                     )
-                    if lane.refill(rows, now_us()) or lane.missing() != missing:
+                    if stream.refill(rows, now_us()) or stream.missing() != missing:
                         progress = clock()
                         absent = None
                         continue
@@ -155,14 +162,14 @@ class Healer:
                         # The same conclusion twice is believed, since the first answer may have
                         # been a cache's.
                         reason = "denied by the venue" if hole.sure else "not told by the venue"
-                        self._go_on(product, lane, reason, upto=hole.last, denied=hole.sure)
+                        self._go_on(product, stream, reason, upto=hole.last, denied=hole.sure)
                         continue
                     absent = hole
                     await asyncio.sleep(_STALE_S)
             except TimeoutError:
-                self._go_on(product, lane, "allowance used up")
+                self._go_on(product, stream, "allowance used up")
             except VenueRefused as error:
-                self._go_on(product, lane, str(error))
+                self._go_on(product, stream, str(error))
             except VenueError as error:
                 log.warning("refill_failed", product=product, reason=str(error))
                 await asyncio.sleep(_STALE_S)
@@ -170,13 +177,13 @@ class Healer:
     @staticmethod
     def _go_on(
         product: str,
-        lane: TradesLane,
+        stream: TradesStream,
         reason: str,
         *,
         upto: int | None = None,
         denied: bool = False,
     ) -> None:
-        missing = lane.missing()
+        missing = stream.missing()
         if missing is not None:
             last = missing.last if upto is None else upto
             told = log.bind(product=product, first=missing.first, last=last, reason=reason)
@@ -184,19 +191,19 @@ class Healer:
                 told.warning("trades_lost")
             else:
                 told.warning("trades_missing")
-        lane.give_up(now_us(), upto=upto, denied=denied)
+        stream.give_up(now_us(), upto=upto, denied=denied)
 
-    async def _book(self, product: str, lane: BookLane, resubscribe: Resubscribe) -> None:
+    async def _book(self, product: str, stream: BookStream, resubscribe: Resubscribe) -> None:
         backoff = Backoff(0.2, 5.0, least=0.0)
         pause = _REBASE_PAUSE_S
-        while lane.suspect:
+        while stream.suspect:
             if not self._has_room():
                 await asyncio.sleep(_ROOM_S)
                 continue
             if not await resubscribe(product):
                 # The next connection begins with a snapshot of its own.
                 return
-            if await self._rebased(lane) or await self._book_over_rest(product, lane):
+            if await self._rebased(stream) or await self._book_over_rest(product, stream):
                 # Whatever makes it suspect again meanwhile is served by the next turn; the oftener
                 # in a row, the later: a whole book for each message is no way to follow a market.
                 await asyncio.sleep(pause)
@@ -206,35 +213,35 @@ class Healer:
                 await asyncio.sleep(backoff.next_delay())
 
     @staticmethod
-    async def _rebased(lane: BookLane) -> bool:
+    async def _rebased(stream: BookStream) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _RESUBSCRIBED_S
-        while lane.suspect and loop.time() < deadline:  # noqa: ASYNC110 - lanes are pure, no Event
+        while stream.suspect and loop.time() < deadline:  # noqa: ASYNC110 - streams are pure, no Event
             await asyncio.sleep(_ROOM_S)
-        return not lane.suspect
+        return not stream.suspect
 
-    async def _book_over_rest(self, product: str, lane: BookLane) -> bool:
-        lane.hold()
+    async def _book_over_rest(self, product: str, stream: BookStream) -> bool:
+        stream.hold()
         try:
             async with asyncio.timeout(self._max_queue_s):
-                while not lane.image(await self._rest.book(product), now_us()):  # noqa: ASYNC110 - CDN
+                while not stream.image(await self._rest.book(product), now_us()):  # noqa: ASYNC110 - CDN
                     # The CDN's copy is older than what was already passed on.
                     await asyncio.sleep(_STALE_S)
         except (TimeoutError, VenueError) as error:
             log.warning("book_fetch_failed", product=product, reason=str(error))
-            lane.release()
-        return not lane.suspect
+            stream.release()
+        return not stream.suspect
 
-    async def _orders(self, product: str, lane: OrdersLane) -> None:
+    async def _orders(self, product: str, stream: OrdersStream) -> None:
         backoff = Backoff(0.2, 5.0, least=0.0)
         # What only came late needs no call.
         await asyncio.sleep(_GRACE_S)
-        while lane.fetchable:
+        while stream.fetchable:
             if not self._has_room():
                 await asyncio.sleep(_ROOM_S)
                 continue
             try:
-                if lane.image(await self._rest.orders(product), now_us()):
+                if stream.image(await self._rest.orders(product), now_us()):
                     await asyncio.sleep(_REBASE_PAUSE_S)
                     backoff.reset()
                 else:
@@ -244,12 +251,12 @@ class Healer:
                 log.warning("orders_fetch_failed", product=product, reason=str(error))
                 await asyncio.sleep(backoff.next_delay())
 
-    async def _ticker(self, product: str, lane: TickerLane) -> None:
+    async def _ticker(self, product: str, stream: TickerStream) -> None:
         backoff = Backoff(0.3, 5.0, least=0.0)
-        while lane.behind:
+        while stream.behind:
             if self._has_room():
                 try:
-                    if lane.refreshed(await self._rest.ticker(product), now_us()):
+                    if stream.refreshed(await self._rest.ticker(product), now_us()):
                         continue
                 except VenueError as error:
                     log.warning("ticker_fetch_failed", product=product, reason=str(error))

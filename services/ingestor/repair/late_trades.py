@@ -14,7 +14,7 @@ from services.common.errors import VenueError
 from services.ingestor.integrity.open_gaps import LateSchedule, denied
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.repair.healer import now_us
-from services.ingestor.streams import Desk, TradesLane
+from services.ingestor.streams import ProductStreams, TradesStream
 from services.ingestor.venues.base import VenueRest
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class LateTrades:
 
     Args:
         rest: the venue's REST API.
-        desks: the products that are served now.
+        products: the products that are served now.
         has_room: whether the broker takes records now.
         max_hours: gaps announced longer ago are given up.
         restate_s: what is open is written again so often, that it does not leave the log.
@@ -37,14 +37,14 @@ class LateTrades:
     def __init__(
         self,
         rest: VenueRest,
-        desks: Callable[[], Iterable[Desk]],
+        products: Callable[[], Iterable[ProductStreams]],
         has_room: Callable[[], bool],
         *,
         max_hours: float,
         restate_s: float,
     ) -> None:
         self._rest = rest
-        self._desks = desks
+        self._products = products
         self._has_room = has_room
         self._max_us = int(max_hours * _HOUR_US)
         self._restate_us = int(restate_s * 1e6)
@@ -57,14 +57,16 @@ class LateTrades:
             await asyncio.sleep(_LOOK_S)
             if not self._has_room():
                 continue
-            lanes = self._lanes()
-            self._keep(lanes)
-            left = {product: lane.open.left for product, lane in lanes.items() if lane.open.gaps}
+            streams = self._streams()
+            self._keep(streams)
+            left = {
+                product: stream.open.left for product, stream in streams.items() if stream.open.gaps
+            }
             ask = self._schedule.next(left, clock())
             if ask is not None:
-                await self._ask(lanes[ask[0]], *ask)
+                await self._ask(streams[ask[0]], *ask)
 
-    async def _ask(self, lane: TradesLane, product: str, asked: Gap) -> None:
+    async def _ask(self, stream: TradesStream, product: str, asked: Gap) -> None:
         clock = asyncio.get_running_loop().time
         try:
             # The neighbours are there, and say whether the answer is whole.
@@ -76,29 +78,29 @@ class LateTrades:
             self._schedule.failed(product, clock())
             return
         ts = now_us()
-        found = lane.open.found(rows, ts)
+        found = stream.open.found(rows, ts)
         absent = denied(asked, [row.trade_id for row in rows])
         sure = self._schedule.answered(product, asked, absent, clock(), helped=found > 0)
-        lost = lane.open.deny(sure, ts)
+        lost = stream.open.deny(sure, ts)
         if found:
-            log.info("late_trades_found", product=product, count=found, left=lane.open.count)
+            log.info("late_trades_found", product=product, count=found, left=stream.open.count)
         if lost:
             log.warning("late_trades_denied", product=product, count=lost, ranges=sure)
 
-    def _keep(self, lanes: dict[str, TradesLane]) -> None:
+    def _keep(self, streams: dict[str, TradesStream]) -> None:
         now = now_us()
-        for product, lane in lanes.items():
-            if not lane.open.gaps:
+        for product, stream in streams.items():
+            if not stream.open.gaps:
                 continue
-            expired = lane.open.expire(now - self._max_us, now)
+            expired = stream.open.expire(now - self._max_us, now)
             if expired:
                 log.warning("late_trades_expired", product=product, count=expired)
-            if now - lane.journal.told_open_at > self._restate_us:
-                lane.open.restate(now)
+            if now - stream.writer.told_open_at > self._restate_us:
+                stream.open.restate(now)
 
-    def _lanes(self) -> dict[str, TradesLane]:
+    def _streams(self) -> dict[str, TradesStream]:
         return {
-            desk.product: desk.trades
-            for desk in self._desks()
-            if desk.trades is not None and desk.refused is None
+            streams.product: streams.trades
+            for streams in self._products()
+            if streams.trades is not None and streams.refused is None
         }

@@ -19,7 +19,7 @@ from services.common.stream.broker import Broker, Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
 from services.common.wire import UNREADABLE, Parked
 from services.ingestor.repair.healer import now_us
-from services.ingestor.streams import Desk
+from services.ingestor.streams import ProductStreams
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +35,15 @@ class Repairs:
 
     Args:
         broker: whose.
-        desks: the products that are served now.
+        products: the products that are served now.
         venue: whose streams they are.
     """
 
-    def __init__(self, broker: Broker, desks: Callable[[], Iterable[Desk]], venue: str) -> None:
+    def __init__(
+        self, broker: Broker, products: Callable[[], Iterable[ProductStreams]], venue: str
+    ) -> None:
         self._broker = broker
-        self._desks = desks
+        self._products = products
         self._venue = venue
 
     async def run(self) -> None:
@@ -76,9 +78,9 @@ class Repairs:
         except (*UNREADABLE, InvalidSubject) as error:
             log.warning("parked_record_unreadable", reason=str(error))
             return
-        for desk in self._desks():
-            if StreamKey(self._venue, key.channel, desk.product) == key:
+        for streams in self._products():
+            if StreamKey(self._venue, key.channel, streams.product) == key:
                 log.warning("readers_go_without", stream=str(key), reason=parked.reason[:_SHOWN])
                 cause, _, _ = parked.reason.partition(":")
                 known = cause if cause in _CAUSES else "invalid_message"
-                desk.missed(key.channel, parked.missed, known, now_us())
+                streams.missed(key.channel, parked.missed, known, now_us())

@@ -1,17 +1,17 @@
-"""The book lane: its messages carry no number, so it lives by suspicion and new bases."""
+"""The book stream: its messages carry no number, so it lives by suspicion and new bases."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.integrity.sequencer import IN_ORDER, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.streams.events import LaneEvents
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.events import StreamEvents
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import BookImage
 
 # Venue times further ahead of our clock than this need a second message that says so too.
@@ -22,41 +22,41 @@ _HEARTBEAT_STEP_US = 1_900_000
 _RECENT = 64
 
 
-class BookLane:
+class BookStream:
     """Passes updates on top of a snapshot; asks for a new snapshot when it is suspect.
 
     Updates that arrive before a connection's snapshot are dropped: they cannot be applied to
     anything (an old and a new socket may overlap).
 
     Args:
-        journal: where records go.
-        condition: the stream's state.
+        writer: where records go.
+        state: the stream's state.
         sequencer: BY_TIME.
         ask: called when a new base is needed.
         events: who counts.
         max_held: how many updates may wait for a book fetched over REST.
-        mirror: told of everything that is passed on, so that it can be audited.
+        replica: told of everything that is passed on, so that it can be audited.
         silence: when a book without updates is suspect.
     """
 
     def __init__(
         self,
-        journal: Journal,
-        condition: Condition,
+        writer: RawStreamWriter,
+        state: StreamStateTracker,
         sequencer: Sequencer,
         ask: Callable[[], None],
-        events: LaneEvents,
+        events: StreamEvents,
         max_held: int = 5_000,
-        mirror: BookMirror | None = None,
+        replica: BookReplica | None = None,
         silence: SilenceRule = SilenceRule(),  # noqa: B008 - a tuple, never changed
     ) -> None:
-        self.journal = journal
-        self.condition = condition
+        self.writer = writer
+        self.state = state
         self._sequencer = sequencer
         self._ask = ask
         self._events = events
         self._max_held = max_held
-        self.mirror = mirror
+        self.replica = replica
         self._cause: str | None = "start"
         self._since = 0
         self._base_time = 0
@@ -120,7 +120,7 @@ class BookLane:
             if len(self._held) < self._max_held:
                 self._held.append((time, body, ts))
                 return
-            self._events.dropped(self.journal.key, "queue_full", len(self._held))
+            self._events.dropped(self.writer.key, "queue_full", len(self._held))
             self._held = None
             self.based = False
         if self.based:
@@ -178,8 +178,8 @@ class BookLane:
         self._cause = cause
         self._since = ts
         self.gaps += 1
-        self._events.gap_found(self.journal.key, cause)
-        self.condition.raise_("resyncing", evidence, ts)
+        self._events.gap_found(self.writer.key, cause)
+        self.state.raise_("resyncing", evidence, ts)
         self._ask()
 
     def unbase(self, cause: str, evidence: str, ts: int) -> None:
@@ -219,7 +219,7 @@ class BookLane:
             self.update(time, body, received)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of lane has."""
+        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "based": self.based,
@@ -231,13 +231,13 @@ class BookLane:
 
     def _rebase(self, time: int, body: bytes, ts: int) -> bool:
         cause = self._cause or "venue"
-        if not self.journal.resync(self._seq(time, ts), cause, body, ts):
+        if not self.writer.resync(self._seq(time, ts), cause, body, ts):
             self._refused(ts)
             return False
         if self._since:
-            self._events.resynced(self.journal.key, "snapshot", max(0, ts - self._since) / 1e6)
-        if self.mirror is not None:
-            self.mirror.base(body)
+            self._events.resynced(self.writer.key, "snapshot", max(0, ts - self._since) / 1e6)
+        if self.replica is not None:
+            self.replica.base(body)
         self.based = True
         self.resyncs += 1
         self._based_at = ts
@@ -248,7 +248,7 @@ class BookLane:
         self._times = JumpGuard(_FUTURE_US)
         self._cause = None
         self._since = 0
-        self.condition.clear("resyncing", f"new snapshot ({cause})", ts)
+        self.state.clear("resyncing", f"new snapshot ({cause})", ts)
         return True
 
     def _pass_on(self, time: int, body: bytes, ts: int) -> None:
@@ -264,14 +264,14 @@ class BookLane:
                 return
             if not in_order:
                 # Sizes are absolute: applying an older update now would bring dead levels back.
-                self._events.dropped(self.journal.key, "reordered", 1)
+                self._events.dropped(self.writer.key, "reordered", 1)
                 self.distrust("reordered", "an update older than the one before it", ts)
                 return
-        if not self.journal.frame(self._seq(time, ts), body, ts):
+        if not self.writer.frame(self._seq(time, ts), body, ts):
             self._refused(ts)
             return
-        if self.mirror is not None:
-            self.mirror.update(body)
+        if self.replica is not None:
+            self.replica.update(body)
         if time:
             self._sequencer.advance(time)
             self._recent.append((time, body))
@@ -288,7 +288,7 @@ class BookLane:
 
     def _refused(self, ts: int) -> None:
         """The broker has no room."""
-        self._events.dropped(self.journal.key, "broker_away", 1)
+        self._events.dropped(self.writer.key, "broker_away", 1)
         self.unbase("broker_away", "updates could not be published", ts)
 
     def _believed(self, time: int, ts: int, kind: str) -> int:
@@ -300,5 +300,5 @@ class BookLane:
 
     def _seq(self, time: int, ts: int) -> int:
         if time <= 0:
-            time = ts if self.journal.seq is None else 0
-        return self.journal.after(time)
+            time = ts if self.writer.seq is None else 0
+        return self.writer.after(time)

@@ -1,4 +1,4 @@
-"""What lanes tell whoever counts."""
+"""What streams tell whoever counts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Protocol
 from services.common.subjects import StreamKey
 
 
-class LaneEvents(Protocol):
-    """Called rarely: lanes count ordinary messages themselves."""
+class StreamEvents(Protocol):
+    """Called rarely: streams count ordinary messages themselves."""
 
     def gap_found(self, key: StreamKey, cause: str, /) -> None:
         """Something is missing, or a book is suspect."""

@@ -1,4 +1,4 @@
-"""Before the lanes: what a single message claims, and nothing else shows, has to wait. Pure."""
+"""Before the streams: what a single message claims, and nothing else shows, has to wait. Pure."""
 
 from __future__ import annotations
 

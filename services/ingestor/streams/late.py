@@ -16,8 +16,8 @@ from services.ingestor.integrity.open_gaps import (
     within,
     without,
 )
-from services.ingestor.streams.events import LaneEvents
-from services.ingestor.streams.raw_writer import Journal, OpenGaps
+from services.ingestor.streams.events import StreamEvents
+from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
 from services.ingestor.venues.base import TradeRow
 
 # Trades in one record: about 100 KB as the normalizer writes them.
@@ -25,20 +25,20 @@ _PER_RECORD = 200
 
 
 class OpenTrades:
-    """The open gaps of one trades stream; they stand in its journal, and so in the raw log.
+    """The open gaps of one trades stream; they stand in its writer, and so in the raw log.
 
     Args:
-        journal: of the stream.
+        writer: of the stream.
         events: who counts.
     """
 
-    def __init__(self, journal: Journal, events: LaneEvents) -> None:
-        self._journal = journal
+    def __init__(self, writer: RawStreamWriter, events: StreamEvents) -> None:
+        self._writer = writer
         self._events = events
 
     @property
     def gaps(self) -> OpenGaps:
-        return self._journal.open_gaps
+        return self._writer.open_gaps
 
     @property
     def left(self) -> list[Range]:
@@ -63,7 +63,7 @@ class OpenTrades:
         for low, high in without([(first, last)], self.left):
             gap = OpenGap(Missed(low, high, high - low + 1), ts)
             body = LateBody(gap.missed, [], [gap.missed], [], "open")
-            self._journal.late(body, self.with_gap(low, high, ts), ts)
+            self._writer.late(body, self.with_gap(low, high, ts), ts)
 
     def found(self, rows: Sequence[TradeRow], ts: int) -> int:
         """Take trades (ascending); how many of them were still missing."""
@@ -101,7 +101,7 @@ class OpenTrades:
             (gap, [part for low, high in kept for part in within(left_of(gap), low, high)])
             for gap in self.gaps
         ]
-        self._journal.open_gaps = tuple(
+        self._writer.open_gaps = tuple(
             msgspec.structs.replace(gap, left=missed(left)) for gap, left in cut if left
         )
 
@@ -136,7 +136,7 @@ class OpenTrades:
         if not self._write(gap, left, rows, lost, reason, ts):
             return False
         count = len(rows) or sum(last - first + 1 for first, last in lost)
-        self._events.late(self._journal.key, reason, count)
+        self._events.late(self._writer.key, reason, count)
         return True
 
     def _write(
@@ -154,4 +154,4 @@ class OpenTrades:
         whole = tuple(
             rest if each is gap else each for each in self.gaps if each is not gap or left
         )
-        return self._journal.late(body, whole, ts)
+        return self._writer.late(body, whole, ts)

@@ -1,4 +1,4 @@
-"""The book lane over the order-level feed: `sequence` is contiguous, so every loss is known."""
+"""The book stream over the order-level feed: `sequence` is contiguous, so every loss is known."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable
 from services.common.wire import encode
 from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
-from services.ingestor.streams.events import LaneEvents
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.events import StreamEvents
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
 # An image may be ahead of what came over the WebSocket by so much; by more, its number is broken.
 _AHEAD = 10_000
 
 
-class OrdersLane:
+class OrdersStream:
     """Folds orders into levels and passes on the messages that change one.
 
     While something is missing, messages wait here by number. If what is missing comes late, they
     follow it; else all resting orders are fetched, and those above the answer's number follow it.
 
     Args:
-        journal: where records go.
-        condition: the stream's state.
+        writer: where records go.
+        state: the stream's state.
         sequencer: CONTIGUOUS, holding nothing yet.
         ask: called when all resting orders have to be fetched.
         events: who counts.
@@ -33,15 +33,15 @@ class OrdersLane:
 
     def __init__(
         self,
-        journal: Journal,
-        condition: Condition,
+        writer: RawStreamWriter,
+        state: StreamStateTracker,
         sequencer: Sequencer,
         ask: Callable[[], None],
-        events: LaneEvents,
+        events: StreamEvents,
         max_held: int = 100_000,
     ) -> None:
-        self.journal = journal
-        self.condition = condition
+        self.writer = writer
+        self.state = state
         self._sequencer = sequencer
         self._ask = ask
         self._events = events
@@ -166,7 +166,7 @@ class OrdersLane:
         return self._rebase(image, ts)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of lane has."""
+        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "based": self.based,
@@ -187,15 +187,15 @@ class OrdersLane:
         self._since = ts
         self._continues = continues
         self.gaps += 1
-        self._events.gap_found(self.journal.key, cause)
-        self.condition.raise_("resyncing", evidence, ts)
+        self._events.gap_found(self.writer.key, cause)
+        self.state.raise_("resyncing", evidence, ts)
         if self._joined:
             self._ask()
 
     def _wait(self, event: OrderEvent, body: bytes, ts: int) -> None:
         if len(self._waiting) >= self._max_held:
             # The next image is then asked for until it is ahead of what follows from here.
-            self._events.dropped(self.journal.key, "queue_full", len(self._waiting))
+            self._events.dropped(self.writer.key, "queue_full", len(self._waiting))
             self._waiting.clear()
             self._continues = False
         held = self._sequencer.held
@@ -221,7 +221,7 @@ class OrdersLane:
             # The broker refused; everything waits for the next base.
             return
         if since:
-            self._events.resynced(self.journal.key, outcome, max(0, ts - since) / 1e6)
+            self._events.resynced(self.writer.key, outcome, max(0, ts - since) / 1e6)
         self._since = 0
         if self._waiting:
             first = min(self._waiting)
@@ -229,7 +229,7 @@ class OrdersLane:
                 "gap", f"orders' messages {number}..{first - 1} missing", ts, continues=True
             )
         else:
-            self.condition.clear("resyncing", f"{outcome}: at {self._sequencer.held}", ts)
+            self.state.clear("resyncing", f"{outcome}: at {self._sequencer.held}", ts)
 
     def _rebase(self, image: OrderImage, ts: int) -> bool:
         self._book.load(image.bids, image.asks)
@@ -238,13 +238,13 @@ class OrdersLane:
             {"bids": bids, "asks": asks, "sequence": image.sequence, "time": image.text or None}
         )
         # In a quiet market the venue may stand where the last record already is.
-        seq = self.journal.after(image.sequence)
-        if not self.journal.resync(seq, self._cause or "venue", body, ts):
+        seq = self.writer.after(image.sequence)
+        if not self.writer.resync(seq, self._cause or "venue", body, ts):
             self._refused(ts)
             return True
         self.resyncs += 1
         self._cause = None
-        self.condition.clear("down", "all resting orders received", ts)
+        self.state.clear("down", "all resting orders received", ts)
         self._sequencer.restart(image.sequence, image.time)
         for number in [number for number in self._waiting if number <= image.sequence]:
             del self._waiting[number]
@@ -253,18 +253,16 @@ class OrdersLane:
 
     def _pass_on(self, event: OrderEvent, body: bytes, ts: int) -> None:
         changes = self._book.apply(event)
-        if changes and not self.journal.frame(
-            self.journal.after(event.sequence), body, ts, changes
-        ):
+        if changes and not self.writer.frame(self.writer.after(event.sequence), body, ts, changes):
             self._refused(ts)
             return
         self._sequencer.advance(event.sequence, event.time)
 
     def _renumbered(self, ts: int) -> None:
-        self.journal.restart(ts)
+        self.writer.restart(ts)
         self._waiting.clear()
 
     def _refused(self, ts: int) -> None:
         """The broker has no room: what it did not take makes the next base necessary."""
-        self._events.dropped(self.journal.key, "broker_away", 1)
+        self._events.dropped(self.writer.key, "broker_away", 1)
         self.unbase("broker_away", "updates could not be published", ts)

@@ -1,4 +1,4 @@
-"""One product's three lanes, fed from one connection. Pure."""
+"""One product's three streams, fed from one connection. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import Enum
 from typing import Any
 
 from services.common.wire import Missed
-from services.ingestor.streams.book import BookLane
+from services.ingestor.streams.book import BookStream
 from services.ingestor.streams.gate import Gate, Park
-from services.ingestor.streams.orders import OrdersLane
-from services.ingestor.streams.ticker import TickerLane
-from services.ingestor.streams.trades import TradesLane
+from services.ingestor.streams.orders import OrdersStream
+from services.ingestor.streams.ticker import TickerStream
+from services.ingestor.streams.trades import TradesStream
 from services.ingestor.venues.base import Event, Kind
 
 # A connection's first snapshot must be there by then.
@@ -23,21 +23,21 @@ _QUIET_US = 30_000_000
 _OF_BOOKS = frozenset({Kind.BOOK_UPDATE, Kind.BOOK_SNAPSHOT, Kind.UNKNOWN})
 _OF_TRADES = frozenset({Kind.TRADE, Kind.UNKNOWN})
 
-Lane = TradesLane | BookLane | OrdersLane | TickerLane
+AnyStream = TradesStream | BookStream | OrdersStream | TickerStream
 
 
 class Want(Enum):
-    """What a lane needs fetched."""
+    """What a stream needs fetched."""
 
     TRADES = "trades"
     BOOK = "book"
     TICKER = "ticker"
 
 
-class Desk:
-    """Spreads a product's events over its lanes, and one lane's loss to the others' suspicion.
+class ProductStreams:
+    """Spreads a product's events over its streams, and one stream's loss to the others' suspicion.
 
-    A lane is None when its channel is not subscribed. Times are µs.
+    A stream is None when its channel is not subscribed. Times are µs.
 
     What names a number far ahead waits for another message that confirms it (`Gate`); `park` is
     told of what none did.
@@ -50,9 +50,9 @@ class Desk:
     def __init__(
         self,
         product: str,
-        trades: TradesLane | None,
-        book: BookLane | OrdersLane | None,
-        ticker: TickerLane | None,
+        trades: TradesStream | None,
+        book: BookStream | OrdersStream | None,
+        ticker: TickerStream | None,
         ask: Callable[[Want], None],
         park: Park = lambda _reason, _body, _ts: None,
     ) -> None:
@@ -65,12 +65,12 @@ class Desk:
         self._ask = ask
         self._connected_at = 0
         self._gaps_seen = 0
-        self._updates = book if isinstance(book, BookLane) else None
-        self._orders = book if isinstance(book, OrdersLane) else None
-        self._mirror = self._updates.mirror if self._updates is not None else None
-        numbered = [lane.journal.seq for lane in (ticker, self._orders) if lane is not None]
+        self._updates = book if isinstance(book, BookStream) else None
+        self._orders = book if isinstance(book, OrdersStream) else None
+        self._replica = self._updates.replica if self._updates is not None else None
+        numbered = [stream.writer.seq for stream in (ticker, self._orders) if stream is not None]
         self._gate = Gate(
-            trades.journal.seq if trades is not None else None,
+            trades.writer.seq if trades is not None else None,
             max((seq for seq in numbered if seq is not None), default=None),
             park,
         )
@@ -78,15 +78,15 @@ class Desk:
         self._spoke: dict[str, tuple[int, int]] = {}
 
     @property
-    def lanes(self) -> list[Lane]:
-        return [lane for lane in (self.trades, self.book, self.ticker) if lane is not None]
+    def all(self) -> list[AnyStream]:
+        return [stream for stream in (self.trades, self.book, self.ticker) if stream is not None]
 
     @property
     def messages(self) -> int:
-        return sum(lane.messages for lane in self.lanes)
+        return sum(stream.messages for stream in self.all)
 
     def feed(self, event: Event, body: bytes, ts: int) -> None:
-        """Take an event of this product; those of a channel without a lane are ignored."""
+        """Take an event of this product; those of a channel without a stream are ignored."""
         if event.kind is Kind.BOOK_UPDATE:
             if self._updates is not None:
                 self._updates.update(event.time, body, ts)
@@ -99,8 +99,8 @@ class Desk:
         if kind is Kind.TRADE:
             if self.trades is not None:
                 self.trades.trade(event.number, event.time, body, ts)
-                if self._mirror is not None:
-                    self._mirror.trade = body
+                if self._replica is not None:
+                    self._replica.trade = body
                 if self.trades.gaps != self._gaps_seen:
                     self._trades_gap(ts)
             if event.order is not None and self._orders is not None:
@@ -111,9 +111,9 @@ class Desk:
         elif kind is Kind.TICKER:
             if self.ticker is not None:
                 self.ticker.ticker(event.number, event.time, event.trade_id, body, ts)
-                if self._mirror is not None:
-                    self._mirror.ticker = body
-                self.ticker.condition.clear("down", "ticker received", ts)
+                if self._replica is not None:
+                    self._replica.ticker = body
+                self.ticker.state.clear("down", "ticker received", ts)
         elif kind is Kind.HEARTBEAT:
             self._heartbeat(event, ts)
         elif kind is Kind.TRADE_SEED:
@@ -121,11 +121,11 @@ class Desk:
                 self.trades.seed(event.number, event.time, ts)
                 # A reconnect's hole says nothing about the book: its snapshot comes anyway.
                 self._gaps_seen = self.trades.gaps
-                self.trades.condition.clear("down", f"joined at trade {event.number}", ts)
+                self.trades.state.clear("down", f"joined at trade {event.number}", ts)
         elif kind is Kind.BOOK_SNAPSHOT and self._updates is not None:
             self._updates.snapshot(event.time, body, ts)
             if self._updates.based:
-                self._updates.condition.clear("down", "snapshot received", ts)
+                self._updates.state.clear("down", "snapshot received", ts)
 
     def unreadable(self, event: Event, evidence: str, ts: int) -> None:
         """A message came that cannot be read; `event` says what it may have been about.
@@ -153,9 +153,9 @@ class Desk:
 
     def log_lost(self, epoch: int, ts: int) -> None:
         """The broker lost the log and made a new one: every stream begins anew in it."""
-        for lane in self.lanes:
-            lane.journal.restart(epoch)
-            lane.condition.repeat(ts)
+        for stream in self.all:
+            stream.writer.restart(epoch)
+            stream.state.repeat(ts)
         if self.book is not None:
             self.book.unbase("log_lost", "the log was lost", ts)
 
@@ -171,8 +171,8 @@ class Desk:
         """The connection is gone."""
         self._connected_at = 0
         self.heard = 0
-        for lane in self.lanes:
-            lane.condition.raise_("down", reason, ts)
+        for stream in self.all:
+            stream.state.raise_("down", reason, ts)
         if self.book is not None:
             self.book.lost(ts)
         if self.ticker is not None:
@@ -183,41 +183,41 @@ class Desk:
         if not self._connected_at or self.refused is not None:
             return
         age = ts - (self.heard or self._connected_at)
-        for lane in self.lanes:
+        for stream in self.all:
             if age > suspect_us:
-                lane.condition.raise_("stale", f"no heartbeat for {age / 1e6:.1f} s", ts)
+                stream.state.raise_("stale", f"no heartbeat for {age / 1e6:.1f} s", ts)
             else:
-                lane.condition.retry(ts)
-            self._judge_quiet(lane, ts)
+                stream.state.retry(ts)
+            self._judge_quiet(stream, ts)
         book = self.book
         if book is not None and not book.based and ts - self._connected_at > _FIRST_SNAPSHOT_US:
             self._ask(Want.BOOK)
 
-    def _judge_quiet(self, lane: Lane, ts: int) -> None:
-        channel = lane.journal.key.channel
+    def _judge_quiet(self, stream: AnyStream, ts: int) -> None:
+        channel = stream.writer.key.channel
         seen, since = self._spoke.get(channel, (-1, ts))
-        if lane.messages != seen:
-            self._spoke[channel] = (lane.messages, ts)
-            lane.condition.clear("quiet", "messages again", ts)
+        if stream.messages != seen:
+            self._spoke[channel] = (stream.messages, ts)
+            stream.state.clear("quiet", "messages again", ts)
         elif ts - since > _QUIET_US:
             text = f"nothing for {_QUIET_US // 1_000_000} s while heartbeats go on"
-            lane.condition.raise_("quiet", text, ts)
+            stream.state.raise_("quiet", text, ts)
 
     def report(self) -> dict[str, Any]:
         """The product's streams, for people."""
         return {
-            lane.journal.key.channel: {
-                "state": lane.condition.state,
-                "since": lane.condition.since,
-                "evidence": lane.condition.evidence,
-                "epoch": lane.journal.epoch,
-                "seq": lane.journal.seq,
-                "messages": lane.messages,
-                "duplicates": lane.duplicates,
-                "gaps": lane.gaps,
-                **lane.extra(),
+            stream.writer.key.channel: {
+                "state": stream.state.value,
+                "since": stream.state.since,
+                "evidence": stream.state.evidence,
+                "epoch": stream.writer.epoch,
+                "seq": stream.writer.seq,
+                "messages": stream.messages,
+                "duplicates": stream.duplicates,
+                "gaps": stream.gaps,
+                **stream.extra(),
             }
-            for lane in self.lanes
+            for stream in self.all
         } | {
             "heard": self.heard or None,
             "refused": self.refused,
@@ -225,17 +225,17 @@ class Desk:
         }
 
     def _heartbeat(self, event: Event, ts: int) -> None:
-        for lane in self.lanes:
-            lane.condition.clear("stale", "heartbeat received", ts)
+        for stream in self.all:
+            stream.state.clear("stale", "heartbeat received", ts)
         self.heard = ts
         if self.trades is not None:
             self.trades.heartbeat(event.trade_id, ts)
             if self.trades.gaps != self._gaps_seen:
                 self._trades_gap(ts)
-            self.trades.condition.clear("down", "heartbeat received", ts)
+            self.trades.state.clear("down", "heartbeat received", ts)
         if self.ticker is not None:
             self.ticker.heartbeat(event.number, event.trade_id, ts)
-            self.ticker.condition.clear("down", "heartbeat received", ts)
+            self.ticker.state.clear("down", "heartbeat received", ts)
         if self.book is not None:
             self.book.heartbeat(event.time, event.number, ts)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from services.common.stream.broker import Position, Record
 from services.common.subjects import pulse_key, raw_subject
 from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
-from services.ingestor.streams import Desk
+from services.ingestor.streams import ProductStreams
 from services.ingestor.streams.raw_writer import Offer
 
 
@@ -38,15 +38,15 @@ class Pulse:
         self._seen: dict[str, int] = {}
         self._seq = 0
 
-    def beat(self, desks: Iterable[Desk], epoch: int, now: int) -> bool:
+    def beat(self, served: Iterable[ProductStreams], epoch: int, now: int) -> bool:
         """Write the products that are heard of; False when there are none, or no room.
 
         Args:
-            desks: of all products.
+            served: all products.
             epoch: of the raw log.
             now: the time, µs.
         """
-        products = [desk.product for desk in desks if self._hears(desk, now)]
+        products = [streams.product for streams in served if self._hears(streams, now)]
         if not products:
             return False
         # Whoever had this name before wrote the time too; a clock that went back is waited for.
@@ -68,9 +68,9 @@ class Pulse:
         position = Position(epoch, self._seq)
         return self._offer(Record(raw_subject(self.key), payload, position))
 
-    def _hears(self, desk: Desk, now: int) -> bool:
-        before = self._seen.get(desk.product)
-        self._seen[desk.product] = messages = desk.messages
-        if desk.heard and now - desk.heard <= self._suspect_us:
+    def _hears(self, streams: ProductStreams, now: int) -> bool:
+        before = self._seen.get(streams.product)
+        self._seen[streams.product] = messages = streams.messages
+        if streams.heard and now - streams.heard <= self._suspect_us:
             return True
         return before is not None and messages != before

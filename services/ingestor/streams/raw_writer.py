@@ -1,8 +1,8 @@
 """Writing one stream's raw records: who came before, and where the next one stands. Pure.
 
-A journal owns its stream's position (epoch, seq, sub). It moves only when the record was taken by
+A writer owns its stream's position (epoch, seq, sub). It moves only when the record was taken by
 the broker's window, so a refused record leaves no trace: whoever wrote it sees False, and the
-sequencer behind the lane then finds by itself what is missing.
+sequencer behind the stream then finds by itself what is missing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Offer = Callable[[Record], bool]
 OpenGaps = tuple[OpenGap, ...]
 
 
-class Journal:
+class RawStreamWriter:
     """See the module.
 
     Args:
@@ -142,7 +142,7 @@ class Journal:
         return True
 
     def status(self, state: StreamState, since: int, evidence: str, ts: int) -> bool:
-        """The stream's condition changed; `seq` stays."""
+        """The stream's state changed; `seq` stays."""
         body = to_raw(StatusBody(state, since, evidence))
         sub = self.sub + 1
         if not self._write("status", self.seq or 0, sub, self.seq, body, ts):
@@ -222,7 +222,7 @@ class Journal:
             taken = self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
         except RecordRefused:
             if kind != "frame" or key.channel != "trades":
-                # As when there is no room: the lane asks for a new state, which is another record.
+                # As when there is no room: a new state is asked for, which is another record.
                 return False
             # No other record can bring this trade, and all behind it would wait.
             return self.gap(RECORD_REFUSED, Missed(seq, seq, 1), ts)

@@ -1,4 +1,4 @@
-"""A stream's condition, written into its log when it changes. Pure.
+"""A stream's state, written into its log when it changes. Pure.
 
 Whoever sees a reason raises it by name (`raise_`) and takes it back (`clear`); the gravest one
 that stands is the stream's state. A status the broker had no room for is offered again by `retry`.
@@ -7,24 +7,24 @@ that stands is the stream's state. A status the broker had no room for is offere
 from __future__ import annotations
 
 from services.common.wire import StreamState
-from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.raw_writer import RawStreamWriter
 
 # Gravest first. `quiet` is no fault: the venue is alive and says nothing on this stream.
 _GRAVITY: tuple[StreamState, ...] = ("down", "stale", "resyncing", "quiet")
 
 
-class Condition:
-    """State of one stream; `since` in µs. Begins `down` until the venue's first sign of life."""
+class StreamStateTracker:
+    """One stream's state (`value`), since when (µs) and why. First `down`."""
 
-    __slots__ = ("_journal", "_reasons", "_said", "_written", "evidence", "since", "state")
+    __slots__ = ("_reasons", "_said", "_writer", "_written", "evidence", "since", "value")
 
-    def __init__(self, journal: Journal, now: int) -> None:
-        self._journal = journal
+    def __init__(self, writer: RawStreamWriter, now: int) -> None:
+        self._writer = writer
         self._reasons: dict[StreamState, str] = {"down": "not connected yet"}
         self._written = True
         # Said only if the first connection fails: the log may still claim that all is well.
         self._said = False
-        self.state: StreamState = "down"
+        self.value: StreamState = "down"
         self.evidence = "not connected yet"
         self.since = now
 
@@ -50,10 +50,10 @@ class Condition:
     def _settle(self, evidence: str, now: int) -> None:
         worst = next((state for state in _GRAVITY if state in self._reasons), None)
         state: StreamState = worst or "live"
-        if state == self.state and self._written and self._said:
+        if state == self.value and self._written and self._said:
             return
-        if state != self.state:
-            self.state = state
+        if state != self.value:
+            self.value = state
             self.since = now
         # The reason that still stands says more than the one that just went.
         self.evidence = self._reasons[state] if worst else evidence
@@ -61,4 +61,4 @@ class Condition:
 
     def _write(self, now: int) -> None:
         self._said = True
-        self._written = self._journal.status(self.state, self.since, self.evidence, now)
+        self._written = self._writer.status(self.value, self.since, self.evidence, now)

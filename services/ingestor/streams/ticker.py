@@ -1,4 +1,4 @@
-"""The ticker lane: the latest wins; loss is judged by trade ids, never by steps of `sequence`."""
+"""The ticker stream: the latest wins; loss is judged by trade ids, never by steps of `sequence`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from services.common.wire import Missed
 from services.ingestor.integrity.sequencer import DUPLICATE, Restarted, Sequencer
-from services.ingestor.streams.events import LaneEvents
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.events import StreamEvents
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import Quote
 
 # An answer may know of so many trades more than the newest heartbeat did; of more, it is broken.
@@ -17,12 +17,12 @@ _AHEAD = 1_000
 _PATIENCE = 2
 
 
-class TickerLane:
+class TickerStream:
     """Passes on what is newer than the last; asks for a refresh when heartbeats run ahead.
 
     Args:
-        journal: where records go.
-        condition: the stream's state.
+        writer: where records go.
+        state: the stream's state.
         sequencer: INCREASING.
         ask: called when a fetched ticker is needed.
         events: who counts.
@@ -30,14 +30,14 @@ class TickerLane:
 
     def __init__(
         self,
-        journal: Journal,
-        condition: Condition,
+        writer: RawStreamWriter,
+        state: StreamStateTracker,
         sequencer: Sequencer,
         ask: Callable[[], None],
-        events: LaneEvents,
+        events: StreamEvents,
     ) -> None:
-        self.journal = journal
-        self.condition = condition
+        self.writer = writer
+        self.state = state
         self._sequencer = sequencer
         self._ask = ask
         self._events = events
@@ -74,13 +74,13 @@ class TickerLane:
             self.duplicates += 1
             return
         if isinstance(verdict, Restarted):
-            self._events.gap_found(self.journal.key, "renumbered")
+            self._events.gap_found(self.writer.key, "renumbered")
             self.gaps += 1
-            self.journal.restart(ts)
+            self.writer.restart(ts)
             self._sequencer.restart(number - 1, time)
             self._trade = 0
             self._waiting = self._unwritten = None
-        if not self.settle(ts) or not self.journal.frame(number, body, ts):
+        if not self.settle(ts) or not self.writer.frame(number, body, ts):
             self._refused(number, time, body)
             return
         self._sequencer.advance(number, time)
@@ -113,13 +113,13 @@ class TickerLane:
             return True
         if not self._trade < quote.trade_id <= self._last_trade + _AHEAD:
             return False
-        seq = self.journal.after(max(self._mark, (self._sequencer.held or 0) + 1))
+        seq = self.writer.after(max(self._mark, (self._sequencer.held or 0) + 1))
         asked = self._asked
-        if self.settle(ts) and self.journal.resync(seq, "gap", quote.body, ts):
+        if self.settle(ts) and self.writer.resync(seq, "gap", quote.body, ts):
             self._sequencer.advance(seq, quote.time)
             self._asked = 0
             self._traded(quote.trade_id, ts)
-            self._events.resynced(self.journal.key, "snapshot", max(0, ts - asked) / 1e6)
+            self._events.resynced(self.writer.key, "snapshot", max(0, ts - asked) / 1e6)
         return True
 
     def settle(self, ts: int) -> bool:
@@ -128,15 +128,15 @@ class TickerLane:
         A ticker tells everything, so the newest is the state to go on from, and names what is
         missing before it.
         """
-        self.condition.retry(ts)
+        self.state.retry(ts)
         if self._waiting is None:
             return True
         number, body = self._waiting
-        if not self.journal.resync(number, "broker_away", body, ts, self._unwritten):
+        if not self.writer.resync(number, "broker_away", body, ts, self._unwritten):
             return False
         outcome = "snapshot" if self._unwritten is None else "lost"
         self._waiting = self._unwritten = None
-        self._events.resynced(self.journal.key, outcome, 0.0)
+        self._events.resynced(self.writer.key, outcome, 0.0)
         return True
 
     def lost(self) -> None:
@@ -145,14 +145,14 @@ class TickerLane:
         self._asked = 0
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of lane has."""
+        """Counters that only this kind of stream has."""
         return {"coalesced": self.coalesced}
 
     def _want(self, cause: str, evidence: str, ts: int) -> None:
         self._asked = ts
         self.gaps += 1
-        self._events.gap_found(self.journal.key, cause)
-        self.condition.raise_("resyncing", evidence, ts)
+        self._events.gap_found(self.writer.key, cause)
+        self.state.raise_("resyncing", evidence, ts)
         self._ask()
 
     def _traded(self, trade_id: int, ts: int) -> None:
@@ -163,18 +163,18 @@ class TickerLane:
         self._behind = 0
         if self._asked:
             # A live ticker was faster than the one that was asked for.
-            self._events.resynced(self.journal.key, "late", max(0, ts - self._asked) / 1e6)
+            self._events.resynced(self.writer.key, "late", max(0, ts - self._asked) / 1e6)
             self._asked = 0
-        self.condition.clear("resyncing", f"ticker of trade {self._trade}", ts)
+        self.state.clear("resyncing", f"ticker of trade {self._trade}", ts)
 
     def _refused(self, number: int, time: int, body: bytes) -> None:
         if self._waiting is None:
-            self._events.gap_found(self.journal.key, "broker_away")
+            self._events.gap_found(self.writer.key, "broker_away")
             self.gaps += 1
         else:
             before = self._waiting[0]
             first = before if self._unwritten is None else self._unwritten.from_
             self._unwritten = Missed(first, before)
-            self._events.dropped(self.journal.key, "broker_away", 1)
+            self._events.dropped(self.writer.key, "broker_away", 1)
         self._waiting = (number, body)
         self._sequencer.advance(number, time)

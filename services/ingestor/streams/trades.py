@@ -1,4 +1,4 @@
-"""The trades lane: ids are contiguous, so every loss is known by name and refilled exactly.
+"""The trades stream: ids are contiguous, so every loss is known by name and refilled exactly.
 
 What cannot be refilled in time becomes an open gap: the stream goes on, and `late` has the rest.
 """
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
-from services.ingestor.streams.events import LaneEvents
+from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.late import OpenTrades
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import TradeRow
 
 
@@ -38,12 +38,12 @@ class _Episode:
         self.opened = 0
 
 
-class TradesLane:
+class TradesStream:
     """While something is missing, newer trades wait here, by id, until all before them are there.
 
     Args:
-        journal: where records go.
-        condition: the stream's state.
+        writer: where records go.
+        state: the stream's state.
         sequencer: with the last trade id that is in the log.
         ask: called when missing trades have to be fetched (again).
         events: who counts.
@@ -52,26 +52,26 @@ class TradesLane:
 
     def __init__(
         self,
-        journal: Journal,
-        condition: Condition,
+        writer: RawStreamWriter,
+        state: StreamStateTracker,
         sequencer: Sequencer,
         ask: Callable[[], None],
-        events: LaneEvents,
+        events: StreamEvents,
         max_held: int = 20_000,
     ) -> None:
-        self.journal = journal
-        self.condition = condition
+        self.writer = writer
+        self.state = state
         self._sequencer = sequencer
         self._ask = ask
         self._events = events
         self._max_held = max_held
         self._held: dict[int, tuple[int, bytes, int]] = {}
         self._episode: _Episode | None = None
-        self.open = OpenTrades(journal, events)
+        self.open = OpenTrades(writer, events)
         # The newest trades that were passed on: the state from which the stream goes on after a
         # gap.
         self._recent: deque[bytes] = deque(maxlen=TRADES_KEPT)
-        journal.state_of = self._state
+        writer.state_of = self._state
         # Why a seed may find a hole: the process was away, later the connection was.
         self._seed_cause = "restart"
         self.messages = 0
@@ -191,7 +191,7 @@ class TradesLane:
 
     def settle(self, ts: int) -> bool:
         """Try again what the broker had no room for; True when nothing is missing any more."""
-        self.condition.retry(ts)
+        self.state.retry(ts)
         self._drain(ts)
         return self._episode is None
 
@@ -210,7 +210,7 @@ class TradesLane:
             count = last - first + 1
             gaps = self.open.with_gap(first, last, ts)
             missed = Missed(first, last, count)
-            if not self.journal.gap(self._episode.cause, missed, ts, gaps):
+            if not self.writer.gap(self._episode.cause, missed, ts, gaps):
                 return
             if denied:
                 self.open.deny([(first, last)], ts)
@@ -223,7 +223,7 @@ class TradesLane:
             self._drain(ts)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of lane has."""
+        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "refilled": self.refilled,
@@ -246,14 +246,14 @@ class TradesLane:
         first = (self._sequencer.held or 0) + 1
         self._episode = _Episode(cause, first, target, ts)
         self._found(cause)
-        self.condition.raise_("resyncing", f"trades {first}..{last} missing ({cause})", ts)
+        self.state.raise_("resyncing", f"trades {first}..{last} missing ({cause})", ts)
         self._ask()
 
     def _found(self, cause: str) -> None:
         self.gaps += 1
         if self._episode is not None:
             self._episode.gaps += 1
-        self._events.gap_found(self.journal.key, cause)
+        self._events.gap_found(self.writer.key, cause)
 
     def _hold(self, number: int, time: int, body: bytes, ts: int) -> None:
         if self._episode is None:
@@ -263,13 +263,13 @@ class TradesLane:
             return
         if len(self._held) >= self._max_held:
             # They exist at the venue and will be fetched, so letting go loses nothing yet.
-            self._events.dropped(self.journal.key, "queue_full", len(self._held))
+            self._events.dropped(self.writer.key, "queue_full", len(self._held))
             self._held.clear()
         self._held[number] = (time, body, ts)
         self._episode.target = max(self._episode.target, number)
 
     def _pass_on(self, number: int, time: int, body: bytes, ts: int) -> bool:
-        if not self.journal.frame(number, body, ts):
+        if not self.writer.frame(number, body, ts):
             return False
         self._recent.append(body)
         self._sequencer.advance(number, time)
@@ -302,8 +302,8 @@ class TradesLane:
         )
         took = max(0, ts - episode.since)
         for _ in range(episode.gaps):
-            self._events.resynced(self.journal.key, outcome, took / 1e6)
-        self.condition.clear(
+            self._events.resynced(self.writer.key, outcome, took / 1e6)
+        self.state.clear(
             "resyncing",
             f"trades from {episode.first} ({episode.cause}): {episode.refilled} refilled, "
             f"{episode.late} late, {episode.lost} lost, {episode.opened} still asked for, "
@@ -319,14 +319,14 @@ class TradesLane:
         """
         self._held.clear()
         self._episode = None
-        self.condition.clear("resyncing", "the venue's trade ids began anew", ts)
+        self.state.clear("resyncing", "the venue's trade ids began anew", ts)
         self._found("renumbered")
-        self._events.resynced(self.journal.key, "renumbered", 0.0)
+        self._events.resynced(self.writer.key, "renumbered", 0.0)
         self.open.renumbered(held, ts)
-        self.journal.restart(ts)
+        self.writer.restart(ts)
         self._recent.clear()
         # Where the new numbering began is unknown: all before this id is missing.
-        self.journal.gap("renumbered", Missed(0, max(0, held)), ts)
+        self.writer.gap("renumbered", Missed(0, max(0, held)), ts)
         self._sequencer.restart(held, time)
 
     def _state(self) -> bytes:

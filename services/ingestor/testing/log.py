@@ -1,4 +1,4 @@
-"""An in-memory end of the line for lanes: what was written, in order, and a switch to refuse."""
+"""An in-memory end of the line for streams: what was written, in order, and a switch to refuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.common.wire import UNCHAINED, RawRecord, decode_raw
 
 
 class RawLog:
-    """Give `offer` to journals. While `away` is set, every record is refused."""
+    """Give `offer` to writers. While `away` is set, every record is refused."""
 
     def __init__(self) -> None:
         self.records: list[RawRecord] = []
@@ -38,7 +38,7 @@ class RawLog:
             here = (record.epoch, record.seq, record.sub)
             assert position is None or here > position, f"{here} after {position}"
             if epoch is None:
-                # A journal that goes on where an earlier one ended names a record before these.
+                # A writer that goes on where an earlier one ended names a record before these.
                 held, epoch = record.prev, record.epoch
             elif record.epoch != epoch:
                 held, epoch = None, record.epoch
@@ -49,7 +49,7 @@ class RawLog:
 
 
 class Counts:
-    """Implements `LaneEvents` by remembering."""
+    """Implements `StreamEvents` by remembering."""
 
     def __init__(self) -> None:
         self.gaps: list[str] = []

@@ -68,15 +68,15 @@ async def raw_records(broker: Broker, channel: str, product: str) -> list[RawRec
 
 
 async def eventually(
-    condition: Callable[[], bool], what: str = "condition", timeout_s: float = 30.0
+    state: Callable[[], bool], what: str = "state", timeout_s: float = 30.0
 ) -> None:
-    """Wait until `condition` holds.
+    """Wait until `state` holds.
 
     Raises:
         AssertionError: it did not in time.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while not condition():
+    while not state():
         assert loop.time() < deadline, f"{what} did not come about within {timeout_s:.0f} s"
         await asyncio.sleep(0.01)

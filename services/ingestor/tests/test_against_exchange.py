@@ -15,7 +15,7 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import Desk
+from services.ingestor.streams import ProductStreams
 from services.ingestor.testing import check_books, eventually, folded, raw_records, running
 from tools.simulator import SimulatedExchange
 
@@ -35,8 +35,8 @@ async def exchange() -> AsyncIterator[SimulatedExchange]:
         yield exchange
 
 
-def desk_of(ingestor: Ingestor, product: str) -> Desk:
-    return next(feed.desks[product] for feed in ingestor.feeds if product in feed.desks)
+def streams_of(ingestor: Ingestor, product: str) -> ProductStreams:
+    return next(feed.products[product] for feed in ingestor.feeds if product in feed.products)
 
 
 def last_trade(exchange: SimulatedExchange, product: str) -> int:
@@ -50,9 +50,9 @@ async def joined(ingestor: Ingestor, *products: str) -> None:
 
     def begun() -> bool:
         return bool(ingestor.feeds) and all(
-            lane.condition.state == "live"
+            stream.state.value == "live"
             for product in products or PRODUCTS
-            for lane in desk_of(ingestor, product).lanes
+            for stream in streams_of(ingestor, product).all
         )
 
     await eventually(begun, "all streams live")
@@ -60,11 +60,13 @@ async def joined(ingestor: Ingestor, *products: str) -> None:
 
 def at_head(ingestor: Ingestor, exchange: SimulatedExchange, product: str) -> bool:
     """The raw log holds the model's last trade, and the book is trusted."""
-    desk = desk_of(ingestor, product)
-    assert desk.trades is not None
-    assert desk.book is not None
-    trades = desk.trades.journal.seq == last_trade(exchange, product) and not desk.trades.healing
-    return trades and not desk.book.suspect
+    streams = streams_of(ingestor, product)
+    assert streams.trades is not None
+    assert streams.book is not None
+    trades = (
+        streams.trades.writer.seq == last_trade(exchange, product) and not streams.trades.healing
+    )
+    return trades and not streams.book.suspect
 
 
 async def caught_up(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
@@ -130,7 +132,9 @@ async def test_trades_are_exactly_the_models_after_drops_repeats_reorders_and_di
         exchange.control(clear=True)
         exchange.advance(3)
         await caught_up(ingestor, exchange)
-        found = [lane.gaps for product in PRODUCTS for lane in desk_of(ingestor, product).lanes]
+        found = [
+            stream.gaps for product in PRODUCTS for stream in streams_of(ingestor, product).all
+        ]
         assert sum(found) > 0
     for product in PRODUCTS:
         await check_trades(broker, exchange, product)
@@ -149,11 +153,11 @@ async def test_a_gap_of_one_product_is_not_noticed_by_the_other(
             rest={"status": 503, "paths": ["/trades"]},
         )
         exchange.advance(5)
-        btc, eth = (desk_of(ingestor, product).trades for product in PRODUCTS)
+        btc, eth = (streams_of(ingestor, product).trades for product in PRODUCTS)
         assert btc is not None
         assert eth is not None
         await eventually(
-            lambda: eth.journal.seq == last_trade(exchange, "ETH-USD") and btc.held > 0,
+            lambda: eth.writer.seq == last_trade(exchange, "ETH-USD") and btc.held > 0,
             "ETH-USD at the head while BTC-USD waits",
         )
         assert btc.healing
@@ -172,7 +176,7 @@ async def test_a_gap_re_bases_the_book_to_the_models(
         exchange.advance(2)
         exchange.control(drop={"count": 6, "types": ["match", "l2update"], "products": ["BTC-USD"]})
         exchange.advance(2)
-        book = desk_of(ingestor, "BTC-USD").book
+        book = streams_of(ingestor, "BTC-USD").book
         assert book is not None
         await eventually(lambda: book.resyncs > 1 and not book.suspect, "a new base")
         exchange.advance(1)
@@ -289,12 +293,12 @@ async def test_a_lost_tail_is_found_by_heartbeats_alone(
         exchange.control(drop={"probability": 1.0, "types": ["match", "ticker"]})
         exchange.advance(4)
         for product in PRODUCTS:
-            desk = desk_of(ingestor, product)
-            trades, ticker = desk.trades, desk.ticker
+            streams = streams_of(ingestor, product)
+            trades, ticker = streams.trades, streams.ticker
             assert trades is not None
             assert ticker is not None
-            await eventually(lambda lane=trades: lane.refilled > 0, "a refill")  # type: ignore[misc]  # mypy cannot infer a lambda's default
-            await eventually(lambda lane=ticker: lane.gaps and not lane.behind, "a refresh")  # type: ignore[misc]  # likewise
+            await eventually(lambda stream=trades: stream.refilled > 0, "a refill")  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            await eventually(lambda stream=ticker: stream.gaps and not stream.behind, "a refresh")  # type: ignore[misc]  # likewise
         exchange.control(clear=True)
         exchange.advance(2)
         await caught_up(ingestor, exchange)
@@ -376,9 +380,9 @@ async def test_a_log_that_was_lost_begins_anew_in_a_greater_epoch(
         before = (await raw_records(broker, "trades", "BTC-USD"))[-1].epoch
         server.wipe()
         await broker.ensure([LogSpec("raw", 3600)])
-        trades = desk_of(ingestor, "BTC-USD").trades
+        trades = streams_of(ingestor, "BTC-USD").trades
         assert trades is not None
-        await eventually(lambda: trades.journal.epoch > before, "a new epoch")
+        await eventually(lambda: trades.writer.epoch > before, "a new epoch")
         exchange.advance(2)
         await caught_up(ingestor, exchange)
         await check_books(broker, exchange, PRODUCTS)
@@ -398,7 +402,7 @@ async def test_a_product_the_venue_does_not_serve_is_left_out(
         broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, "NO-SUCH"
     ) as ingestor:
         await joined(ingestor)
-        assert [set(feed.desks) for feed in ingestor.feeds] == [set(PRODUCTS)]
+        assert [set(feed.products) for feed in ingestor.feeds] == [set(PRODUCTS)]
 
 
 async def test_without_validation_one_bad_product_still_costs_the_others_nothing(
@@ -410,7 +414,7 @@ async def test_without_validation_one_bad_product_still_costs_the_others_nothing
     ) as ingestor:
         await joined(ingestor)
         await eventually(
-            lambda: desk_of(ingestor, "NO-SUCH").refused is not None, "the refusal known"
+            lambda: streams_of(ingestor, "NO-SUCH").refused is not None, "the refusal known"
         )
 
 
@@ -421,7 +425,7 @@ async def test_products_are_spread_over_connections(
         broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, products_per_connection=1
     ) as ingestor:
         await joined(ingestor)
-        assert [set(feed.desks) for feed in ingestor.feeds] == [{"BTC-USD"}, {"ETH-USD"}]
+        assert [set(feed.products) for feed in ingestor.feeds] == [{"BTC-USD"}, {"ETH-USD"}]
 
 
 async def test_a_recording_gives_exactly_its_435_trades_in_order(

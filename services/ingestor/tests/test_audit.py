@@ -12,12 +12,12 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.repair.book_audit import Auditor, Outcome
-from services.ingestor.streams import BookLane
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import BookStream
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog, eventually, raw_records, running
 from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow, VenueRest
 from tools.simulator import SimulatedExchange
@@ -31,9 +31,9 @@ async def broker() -> AsyncIterator[MemoryBroker]:
         yield broker
 
 
-def book_of(ingestor: Ingestor, product: str) -> BookLane:
-    book = ingestor.feeds[0].desks[product].book
-    assert isinstance(book, BookLane)
+def book_of(ingestor: Ingestor, product: str) -> BookStream:
+    book = ingestor.feeds[0].products[product].book
+    assert isinstance(book, BookStream)
     return book
 
 
@@ -106,9 +106,9 @@ async def test_pitfall_26_a_crossed_book_is_an_alarm_outside_an_auction_only(
         await eventually(lambda: bool(ingestor.feeds), "a feed")
         book = book_of(ingestor, "BTC-USD")
         await eventually(lambda: not book.suspect, "a base")
-        assert book.mirror is not None
+        assert book.replica is not None
         # A bid far above every ask that the venue knows nothing of.
-        book.mirror.update(msgspec.json.encode({"changes": [("buy", "999999.00", "1")]}))
+        book.replica.update(msgspec.json.encode({"changes": [("buy", "999999.00", "1")]}))
         await eventually(lambda: audits(ingestor, "crossed") == 1, "the crossing is seen")
         async with asyncio.timeout(20):
             while await causes(broker, "BTC-USD") != ["start", "crossed"]:  # noqa: ASYNC110 - bounded polling
@@ -140,19 +140,19 @@ class _Auction(VenueRest):
 
 async def test_pitfall_26_a_crossed_book_in_an_auction_is_no_alarm() -> None:
     log = RawLog()
-    journal = Journal(StreamKey("coinbase", "book", "BTC-USD"), "test", log.offer, epoch=1)
-    lane = BookLane(
-        journal,
-        Condition(journal, 1),
+    writer = RawStreamWriter(StreamKey("coinbase", "book", "BTC-USD"), "test", log.offer, epoch=1)
+    stream = BookStream(
+        writer,
+        StreamStateTracker(writer, 1),
         Sequencer(RULES["book"]),
         lambda: None,
         Counts(),
-        mirror=BookMirror(),
+        replica=BookReplica(),
     )
-    lane.snapshot(5, b'{"bids":[["12","1"]],"asks":[["11","1"]]}', 5)
+    stream.snapshot(5, b'{"bids":[["12","1"]],"asks":[["11","1"]]}', 5)
     outcomes: list[str] = []
     auditor = Auditor(_Auction(), list, 60.0, outcomes.append)
-    assert await auditor.audit("BTC-USD", lane) is Outcome.AUCTION
-    assert lane.mirror is not None
-    assert lane.mirror.crossed
-    assert not lane.suspect
+    assert await auditor.audit("BTC-USD", stream) is Outcome.AUCTION
+    assert stream.replica is not None
+    assert stream.replica.crossed
+    assert not stream.suspect

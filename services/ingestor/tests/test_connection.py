@@ -16,7 +16,7 @@ from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.wire import Parked
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import BookLane
+from services.ingestor.streams import BookStream
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import free_port
 from tools.simulator import Credentials, SimulatedExchange
@@ -41,10 +41,10 @@ def live(ingestor: Ingestor) -> Callable[[], bool]:
 
     def check() -> bool:
         return bool(ingestor.feeds) and all(
-            feed.connected and lane.condition.state == "live"
+            feed.connected and stream.state.value == "live"
             for feed in ingestor.feeds
-            for desk in feed.desks.values()
-            for lane in desk.lanes
+            for streams in feed.products.values()
+            for stream in streams.all
         )
 
     return check
@@ -208,8 +208,8 @@ async def test_each_channel_can_be_served_alone(
         broker, exchange.ws_url, exchange.rest_url, PRODUCT, coinbase_channels=(channel,)
     ) as ingestor:
         await eventually(live(ingestor), "the stream live")
-        (lane,) = ingestor.feeds[0].desks[PRODUCT].lanes
-        await eventually(lambda: lane.messages > 10, "messages")
+        (stream,) = ingestor.feeds[0].products[PRODUCT].all
+        await eventually(lambda: stream.messages > 10, "messages")
 
 
 async def test_products_are_changed_without_a_reconnect_of_the_others(
@@ -225,7 +225,7 @@ async def test_products_are_changed_without_a_reconnect_of_the_others(
         assert changed == {"added": [], "removed": [PRODUCT], "left_out": []}
         messages = feed.messages
         await eventually(lambda: feed.messages > messages + 50, "messages go on")
-        assert set(feed.desks) == {"ETH-USD"}
+        assert set(feed.products) == {"ETH-USD"}
         assert feed.reconnects == 0
     last = (await raw_records(broker, "trades", PRODUCT))[-1]
     assert b"product removed" in bytes(last.body)
@@ -241,7 +241,7 @@ async def test_more_products_than_a_connection_takes_open_another_one(
         await ingestor.set_products([PRODUCT, "ETH-USD"])
         await eventually(lambda: len(ingestor.feeds) == 2 and live(ingestor)(), "two feeds")
         await ingestor.set_products(["ETH-USD"])
-        assert [set(feed.desks) for feed in ingestor.feeds] == [{"ETH-USD"}]
+        assert [set(feed.products) for feed in ingestor.feeds] == [{"ETH-USD"}]
 
 
 async def test_pitfall_15_a_snapshot_of_more_than_a_mebibyte_is_received(
@@ -277,8 +277,8 @@ async def test_a_publisher_that_broke_ends_the_ingestor_and_the_next_one_loses_n
 
 
 def _newest_trade(ingestor: Ingestor) -> int:
-    trades = ingestor.feeds[0].desks[PRODUCT].trades
-    return trades.journal.seq or 0 if trades is not None else 0
+    trades = ingestor.feeds[0].products[PRODUCT].trades
+    return trades.writer.seq or 0 if trades is not None else 0
 
 
 async def _run_into_a_broken_publisher(broker: PartsBroker, ws_url: str, rest_url: str) -> None:
@@ -297,8 +297,8 @@ async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_get
         running(broker, exchange.ws_url, exchange.rest_url, PRODUCT) as ingestor,
     ):
         await eventually(live(ingestor), "streams live")
-        book = ingestor.feeds[0].desks[PRODUCT].book
-        assert isinstance(book, BookLane)
+        book = ingestor.feeds[0].products[PRODUCT].book
+        assert isinstance(book, BookStream)
         before = book.resyncs
         for _ in range(100):
             if book.resyncs > before:
@@ -309,7 +309,7 @@ async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_get
         assert book.resyncs > before
         await eventually(live(ingestor), "streams live again")
         await ingestor.flushed()
-        await ingestor._parking.flush()
+        await ingestor._dead_letters.flush()
         page = await broker.read(INVALID_SUBJECT)
         reasons = {msgspec.json.decode(m.payload, type=Parked).reason for m in page.messages}
         assert reasons == {"record_too_large"}

@@ -12,7 +12,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import TradesLane
+from services.ingestor.streams import TradesStream
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import NatsServer
 from tools.simulator import SimulatedExchange
@@ -36,16 +36,16 @@ async def exchange() -> AsyncIterator[SimulatedExchange]:
         yield exchange
 
 
-def lane_of(ingestor: Ingestor) -> TradesLane:
-    lane = ingestor.feeds[0].desks[BTC].trades
-    assert lane is not None
-    return lane
+def stream_of(ingestor: Ingestor) -> TradesStream:
+    stream = ingestor.feeds[0].products[BTC].trades
+    assert stream is not None
+    return stream
 
 
 async def lose_some(ingestor: Ingestor, exchange: SimulatedExchange, count: int) -> None:
     """Drop trades on the wire while REST is away for longer than trades wait."""
     await eventually(
-        lambda: bool(ingestor.feeds) and lane_of(ingestor).condition.state == "live", "live"
+        lambda: bool(ingestor.feeds) and stream_of(ingestor).state.value == "live", "live"
     )
     exchange.control(
         drop={"count": count, "types": ["match"], "products": [BTC]},
@@ -53,13 +53,13 @@ async def lose_some(ingestor: Ingestor, exchange: SimulatedExchange, count: int)
     )
     exchange.advance(3)
     await eventually(lambda: at_head(ingestor, exchange), "gone on without them")
-    assert lane_of(ingestor).open.count == count
+    assert stream_of(ingestor).open.count == count
 
 
 def at_head(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:
-    lane = lane_of(ingestor)
+    stream = stream_of(ingestor)
     trade = exchange.state(BTC).last_trade
-    return trade is not None and lane.journal.seq == trade.trade_id and not lane.healing
+    return trade is not None and stream.writer.seq == trade.trade_id and not stream.healing
 
 
 def late_bodies(records: list[RawRecord]) -> list[LateBody]:
@@ -91,7 +91,7 @@ async def test_trades_that_rest_could_not_give_in_time_come_late(
         await lose_some(ingestor, exchange, 6)
         exchange.advance(2)
         exchange.control(clear=True)
-        await eventually(lambda: not lane_of(ingestor).open.gaps, "closed")
+        await eventually(lambda: not stream_of(ingestor).open.gaps, "closed")
     check_complete(await raw_records(broker, "trades", BTC))
 
 
@@ -104,9 +104,9 @@ async def test_a_restart_goes_on_asking(broker: Broker, exchange: SimulatedExcha
     exchange.control(clear=True)
     async with running(broker, exchange.ws_url, exchange.rest_url, BTC) as ingestor:
         await eventually(
-            lambda: bool(ingestor.feeds) and lane_of(ingestor).condition.state == "live", "live"
+            lambda: bool(ingestor.feeds) and stream_of(ingestor).state.value == "live", "live"
         )
-        await eventually(lambda: not lane_of(ingestor).open.gaps, "closed")
+        await eventually(lambda: not stream_of(ingestor).open.gaps, "closed")
     check_complete(await raw_records(broker, "trades", BTC))
 
 
@@ -122,7 +122,7 @@ async def test_gaps_older_than_the_limit_are_given_up_in_writing(
         late_trades_max_hours=0,
     ) as ingestor:
         await eventually(
-            lambda: bool(ingestor.feeds) and lane_of(ingestor).condition.state == "live", "live"
+            lambda: bool(ingestor.feeds) and stream_of(ingestor).state.value == "live", "live"
         )
         exchange.control(
             drop={"count": 2, "types": ["match"], "products": [BTC]},
@@ -130,7 +130,7 @@ async def test_gaps_older_than_the_limit_are_given_up_in_writing(
         )
         exchange.advance(3)
         await eventually(lambda: at_head(ingestor, exchange), "gone on without them")
-        await eventually(lambda: not lane_of(ingestor).open.gaps, "closed")
+        await eventually(lambda: not stream_of(ingestor).open.gaps, "closed")
     (late,) = late_bodies(await raw_records(broker, "trades", BTC))
     assert (late.reason, late.open, late.messages) == ("expired", [], [])
     assert late.lost[0].to - late.lost[0].from_ == 1

@@ -9,9 +9,9 @@ import pytest
 
 from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import RULES, Sequencer
-from services.ingestor.streams import BookLane, Desk, TradesLane
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import BookStream, ProductStreams, TradesStream
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Event, Kind, TradeRow
 from services.ingestor.venues.coinbase import CoinbaseFeed
@@ -21,7 +21,7 @@ NOW = 1_783_465_097_000_000
 
 
 class Product:
-    """A desk whose wants are served at once from what really happened."""
+    """A streams whose wants are served at once from what really happened."""
 
     def __init__(self, product: str, trades: dict[int, bytes]) -> None:
         self.log = RawLog()
@@ -29,16 +29,24 @@ class Product:
         self.truth = trades
         self.found: set[int] = set()
         self.counts = Counts()
-        journal = Journal(StreamKey("coinbase", "trades", product), "t", self.log.offer, epoch=1)
-        book = Journal(StreamKey("coinbase", "book", product), "t", self.book_log.offer, epoch=1)
-        self.trades = TradesLane(
-            journal, Condition(journal, NOW), Sequencer(RULES["trades"]), lambda: None, self.counts
+        writer = RawStreamWriter(
+            StreamKey("coinbase", "trades", product), "t", self.log.offer, epoch=1
         )
-        self.book = BookLane(
-            book, Condition(book, NOW), Sequencer(RULES["book"]), lambda: None, self.counts
+        book = RawStreamWriter(
+            StreamKey("coinbase", "book", product), "t", self.book_log.offer, epoch=1
         )
-        self.desk = Desk(product, self.trades, self.book, None, lambda _want: None)
-        self.desk.connected(NOW)
+        self.trades = TradesStream(
+            writer,
+            StreamStateTracker(writer, NOW),
+            Sequencer(RULES["trades"]),
+            lambda: None,
+            self.counts,
+        )
+        self.book = BookStream(
+            book, StreamStateTracker(book, NOW), Sequencer(RULES["book"]), lambda: None, self.counts
+        )
+        self.streams = ProductStreams(product, self.trades, self.book, None, lambda _want: None)
+        self.streams.connected(NOW)
 
     def heal(self) -> None:
         while (missing := self.trades.missing()) is not None:
@@ -80,7 +88,7 @@ def test_every_lost_trade_is_found_and_nothing_else(
                 continue
             if event.kind is Kind.HEARTBEAT:
                 marks[event.product].append(event.trade_id)
-            product.desk.feed(event, body, NOW)
+            product.streams.feed(event, body, NOW)
             product.heal()
         for name, product in products.items():
             seqs = product.log.seqs("frame")

@@ -22,7 +22,7 @@ from services.ingestor.integrity.open_gaps import (
 )
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.streams.late import OpenTrades
-from services.ingestor.streams.raw_writer import Journal
+from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
 
@@ -143,13 +143,13 @@ class Bench:
     def __init__(self) -> None:
         self.log = RawLog()
         self.counts = Counts()
-        self.journal = Journal(KEY, "test", self.log.offer, epoch=1, seq=10)
-        self.open = OpenTrades(self.journal, self.counts)
+        self.writer = RawStreamWriter(KEY, "test", self.log.offer, epoch=1, seq=10)
+        self.open = OpenTrades(self.writer, self.counts)
 
     def gap(self, first: int, last: int, ts: int = NOW) -> None:
         from_ = self.open.with_gap(first, last, ts)
         missed = from_[-1].missed
-        assert self.journal.gap("gap", missed, ts, from_)
+        assert self.writer.gap("gap", missed, ts, from_)
 
     def bodies(self) -> list[LateBody]:
         return [msgspec.json.decode(r.body, type=LateBody) for r in self.log.of("late")]
@@ -216,10 +216,10 @@ def test_the_number_of_open_gaps_is_bounded_and_the_oldest_is_given_up_in_writin
 def test_what_is_open_is_written_again_for_a_restart_after_retention() -> None:
     bench = Bench()
     bench.gap(11, 12)
-    bench.journal.frame(13, b"{}", NOW)
+    bench.writer.frame(13, b"{}", NOW)
     assert bench.log.records[-1].open_at == (12, 0)
     bench.open.restate(NOW + HOUR)
-    bench.journal.frame(14, b"{}", NOW)
+    bench.writer.frame(14, b"{}", NOW)
     assert bench.bodies()[0].reason == "open"
     assert bench.log.records[-1].open_at == (13, 1)
     assert bench.log.of("late")[0].open_gaps is not None

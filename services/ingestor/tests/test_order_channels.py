@@ -13,7 +13,7 @@ import pytest
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import ResyncBody
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import OrdersLane, TradesLane
+from services.ingestor.streams import OrdersStream, TradesStream
 from services.ingestor.testing import eventually, folded, raw_records, running, true_book
 from tools.simulator import SimulatedExchange
 from tools.simulator.protocol.auth import Credentials
@@ -58,18 +58,18 @@ def by_order(
     )
 
 
-def lanes(ingestor: Ingestor, product: str) -> tuple[TradesLane, OrdersLane]:
-    desk = next(feed.desks[product] for feed in ingestor.feeds if product in feed.desks)
-    assert isinstance(desk.trades, TradesLane)
-    assert isinstance(desk.book, OrdersLane)
-    return desk.trades, desk.book
+def streams(ingestor: Ingestor, product: str) -> tuple[TradesStream, OrdersStream]:
+    streams = next(feed.products[product] for feed in ingestor.feeds if product in feed.products)
+    assert isinstance(streams.trades, TradesStream)
+    assert isinstance(streams.book, OrdersStream)
+    return streams.trades, streams.book
 
 
 async def based(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
     """All books have a base; the market moves on meanwhile, since a base needs its messages."""
     async with asyncio.timeout(30):
         while not ingestor.feeds or not all(
-            lanes(ingestor, product)[1].based for product in PRODUCTS
+            streams(ingestor, product)[1].based for product in PRODUCTS
         ):
             exchange.advance(0.2)
             await asyncio.sleep(0.05)
@@ -77,10 +77,10 @@ async def based(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
 
 def home(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:
     for product in PRODUCTS:
-        trades, book = lanes(ingestor, product)
+        trades, book = streams(ingestor, product)
         state = exchange.state(product)
         assert state.last_trade is not None
-        if trades.journal.seq != state.last_trade.trade_id or trades.healing:
+        if trades.writer.seq != state.last_trade.trade_id or trades.healing:
             return False
         if book.suspect or book.sequence != state.sequence:
             return False
@@ -109,7 +109,7 @@ async def test_the_book_comes_from_a_contiguous_sequence_and_no_trade_is_missing
         exchange.advance(5)
         await eventually(lambda: home(ingestor, exchange), "all home")
         await check(broker, exchange)
-        assert all(lanes(ingestor, product)[1].gaps == 0 for product in PRODUCTS)
+        assert all(streams(ingestor, product)[1].gaps == 0 for product in PRODUCTS)
     book = await raw_records(broker, "book", "BTC-USD")
     frames = [record for record in book if record.kind == "frame"]
     assert all(record.changes for record in frames)
@@ -145,7 +145,7 @@ async def test_lost_messages_of_orders_are_found_by_number_and_the_book_is_the_m
         exchange.advance(3)
         await eventually(lambda: home(ingestor, exchange), "all home")
         await check(broker, exchange)
-        assert sum(lanes(ingestor, product)[1].gaps for product in PRODUCTS) > 0
+        assert sum(streams(ingestor, product)[1].gaps for product in PRODUCTS) > 0
 
 
 @by_source
@@ -162,8 +162,8 @@ async def test_an_image_of_a_cache_is_asked_for_again_until_it_reaches_what_wait
         exchange.advance(2)
         await eventually(lambda: home(ingestor, exchange), "all home")
         await check(broker, exchange)
-        assert lanes(ingestor, "BTC-USD")[1].gaps == 1
-        assert lanes(ingestor, "ETH-USD")[1].gaps == 0
+        assert streams(ingestor, "BTC-USD")[1].gaps == 1
+        assert streams(ingestor, "ETH-USD")[1].gaps == 0
 
 
 async def test_another_numbering_of_the_book_begins_another_epoch(
@@ -179,8 +179,8 @@ async def test_another_numbering_of_the_book_begins_another_epoch(
         async with by_order(broker, exchange, channels) as ingestor:
             async with asyncio.timeout(30):
                 while not ingestor.feeds or not all(
-                    desk.book is not None and not desk.book.suspect
-                    for desk in ingestor.feeds[0].desks.values()
+                    streams.book is not None and not streams.book.suspect
+                    for streams in ingestor.feeds[0].products.values()
                 ):
                     exchange.advance(0.2)
                     await asyncio.sleep(0.05)

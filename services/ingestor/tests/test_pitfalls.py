@@ -88,7 +88,7 @@ PITFALLS: dict[int, tuple[str, tuple[str, ...]]] = {
             "test_times_have_zero_to_nine_digits_and_nonsense_is_zero",
             "test_a_message_without_a_sensible_time_keeps_the_order",
             "test_pitfall_13_a_row_that_makes_no_sense_does_not_cost_the_book_of_orders",
-            "test_pitfall_13_a_size_that_makes_no_sense_ends_the_mirror_until_the_next_base",
+            "test_pitfall_13_a_size_that_makes_no_sense_ends_the_replica_until_the_next_base",
         ),
     ),
     14: (

@@ -11,7 +11,7 @@ from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.streams.gate import IMPLAUSIBLE, Gate
 from services.ingestor.testing import Counts, RawLog
-from services.ingestor.tests.test_desk import NOW, SECOND, Bench
+from services.ingestor.tests.test_product_streams import NOW, SECOND, Bench
 from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, Quote, TradeRow
 
 LIMIT = 100
@@ -204,7 +204,7 @@ def test_a_time_of_another_age_is_none() -> None:
     assert bench.admitted[0].time == 0
 
 
-# ---- the lanes behind it
+# ---- the streams behind it
 
 
 def test_a_wild_trade_makes_no_hole_and_drops_nothing_real() -> None:
@@ -223,7 +223,7 @@ def test_a_hole_that_two_wild_messages_made_costs_nothing_when_the_numbering_goe
     """Two that agree are believed, so what follows seems to be a numbering that began anew."""
     bench = Bench()
     bench.join()
-    trades = bench.desk.trades
+    trades = bench.streams.trades
     assert trades is not None
     bench.feed(Kind.TRADE, 11)
     # A product that rests: nothing real comes between the two.
@@ -274,7 +274,7 @@ def test_a_snapshot_with_a_wild_time_does_not_make_every_update_old() -> None:
     bench = Bench()
     bench.feed(Kind.BOOK_SNAPSHOT, at=0)
     event = Event(Kind.BOOK_SNAPSHOT, "BTC-USD", 0, NOW + 3_600 * SECOND)
-    bench.desk.feed(event, b"{}", NOW + 1)
+    bench.streams.feed(event, b"{}", NOW + 1)
     bench.feed(Kind.BOOK_UPDATE, at=2)
     bench.feed(Kind.BOOK_UPDATE, at=3)
     log: RawLog = bench.logs["book"]
@@ -288,7 +288,7 @@ def test_an_update_with_a_wild_time_is_passed_on_and_those_after_it_too() -> Non
     bench = Bench()
     bench.join()
     event = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, 7_258_118_400_000_000)
-    bench.desk.feed(event, b"{}", NOW + 1)
+    bench.streams.feed(event, b"{}", NOW + 1)
     bench.feed(Kind.BOOK_UPDATE, at=2)
     log: RawLog = bench.logs["book"]
     assert len(log.of("frame")) == 2
@@ -304,7 +304,7 @@ def test_a_clock_of_ours_that_is_slow_costs_one_time_only() -> None:
     bench.join()
     for at in range(1, 6):
         event = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 600 * SECOND + at)
-        bench.desk.feed(event, b"%d" % at, NOW + at)
+        bench.streams.feed(event, b"%d" % at, NOW + at)
     log: RawLog = bench.logs["book"]
     assert len(log.of("frame")) == 5
     assert log.records[-1].seq == NOW + 600 * SECOND + 5
@@ -315,7 +315,7 @@ def test_a_fetched_ticker_with_a_wild_trade_id_is_asked_for_again() -> None:
     bench.join()
     for second in range(2):
         bench.feed(Kind.HEARTBEAT, 101 + second, at=second * SECOND, trade_id=12)
-    ticker = bench.desk.ticker
+    ticker = bench.streams.ticker
     assert ticker is not None
     assert not ticker.refreshed(Quote(10**9, NOW, b"{}"), NOW)
     assert ticker.behind

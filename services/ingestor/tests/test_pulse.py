@@ -8,31 +8,31 @@ from hypothesis import strategies as st
 
 from services.common.subjects import is_pulse, raw_subject
 from services.common.wire import PulseBody
-from services.ingestor.streams import Desk
+from services.ingestor.streams import ProductStreams
 from services.ingestor.streams.pulse import Pulse
 from services.ingestor.testing import RawLog
-from services.ingestor.tests.test_desk import NOW, SECOND, SUSPECT, Bench
+from services.ingestor.tests.test_product_streams import NOW, SECOND, SUSPECT, Bench
 from services.ingestor.venues.base import Kind
 
 
 class Beating:
-    """A pulse of given desks, and what it wrote."""
+    """A pulse of given products, and what it wrote."""
 
-    def __init__(self, *desks: Desk, name: str = "BTC-USD") -> None:
+    def __init__(self, *products: ProductStreams, name: str = "BTC-USD") -> None:
         self.log = RawLog()
-        self.desks = desks
+        self.products = products
         self.pulse = Pulse("coinbase", name, "line-1", self.log.offer, SUSPECT)
 
     def beat(self, at: int, epoch: int = 1) -> list[str]:
         """The products that are named now, by the beat's record."""
-        if not self.pulse.beat(self.desks, epoch, NOW + at):
+        if not self.pulse.beat(self.products, epoch, NOW + at):
             return []
         return msgspec.json.decode(bytes(self.log.records[-1].body), type=PulseBody).products
 
 
 def test_a_product_is_named_while_its_heartbeats_come_however_quiet_its_market_is() -> None:
     bench = Bench()
-    beating = Beating(bench.desk)
+    beating = Beating(bench.streams)
     assert beating.beat(0) == []
     for second in range(40):
         bench.feed(Kind.HEARTBEAT, second, second * SECOND, trade_id=0)
@@ -44,7 +44,7 @@ def test_a_product_is_named_while_its_heartbeats_come_however_quiet_its_market_i
 
 def test_messages_are_a_sign_of_life_where_no_heartbeat_comes() -> None:
     bench = Bench()
-    beating = Beating(bench.desk)
+    beating = Beating(bench.streams)
     beating.beat(0)
     bench.feed(Kind.TICKER, 10, 1, trade_id=3)
     assert beating.beat(2) == ["BTC-USD"]
@@ -53,10 +53,10 @@ def test_messages_are_a_sign_of_life_where_no_heartbeat_comes() -> None:
 
 def test_nothing_is_named_once_the_connection_is_gone() -> None:
     bench = Bench()
-    beating = Beating(bench.desk)
+    beating = Beating(bench.streams)
     bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
     assert beating.beat(1) == ["BTC-USD"]
-    bench.desk.lost("gone", NOW + 2)
+    bench.streams.lost("gone", NOW + 2)
     assert beating.beat(3) == []
 
 
@@ -65,7 +65,7 @@ def test_positions_increase_whatever_the_clock_does_and_the_subject_is_no_stream
     steps: list[int], name: str
 ) -> None:
     bench = Bench()
-    beating = Beating(bench.desk, name=name or "-")
+    beating = Beating(bench.streams, name=name or "-")
     at = 0
     for step in steps:
         at += step
@@ -82,4 +82,4 @@ def test_a_pulse_for_which_there_is_no_room_is_left_out() -> None:
     bench = Bench()
     bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
     pulse = Pulse("coinbase", "BTC-USD", "line-1", lambda _record: False, SUSPECT)
-    assert not pulse.beat([bench.desk], 1, NOW)
+    assert not pulse.beat([bench.streams], 1, NOW)

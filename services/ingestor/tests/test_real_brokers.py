@@ -54,7 +54,7 @@ async def test_a_broker_killed_under_load_costs_no_trade(
 
         def live() -> bool:
             return bool(ingestor.feeds) and all(
-                lane.condition.state == "live" for lane in ingestor.feeds[0].desks[PRODUCT].lanes
+                stream.state.value == "live" for stream in ingestor.feeds[0].products[PRODUCT].all
             )
 
         await eventually(live, "streams live")
@@ -69,10 +69,10 @@ async def test_a_broker_killed_under_load_costs_no_trade(
         exchange.advance(3)
         last = exchange.state(PRODUCT).last_trade
         assert last is not None
-        trades = feed.desks[PRODUCT].trades
+        trades = feed.products[PRODUCT].trades
         assert trades is not None
         await eventually(
-            lambda: trades.journal.seq == last.trade_id and not trades.healing, "caught up"
+            lambda: trades.writer.seq == last.trade_id and not trades.healing, "caught up"
         )
         await eventually(live, "streams live again")
     records = await raw_records(broker, "trades", PRODUCT)

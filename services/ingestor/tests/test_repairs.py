@@ -15,7 +15,7 @@ from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject, tick_subject
 from services.common.wire import LateBody, Missed, Parked, StatusBody
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane
+from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream
 from services.ingestor.testing import eventually, raw_records, running
 from tools.embedded import NatsServer, ValkeyServer
 from tools.simulator import SimulatedExchange
@@ -44,22 +44,22 @@ async def exchange() -> AsyncIterator[SimulatedExchange]:
         yield one
 
 
-def desk_of(ingestor: Ingestor) -> Desk:
-    return ingestor.feeds[0].desks[PRODUCT]
+def streams_of(ingestor: Ingestor) -> ProductStreams:
+    return ingestor.feeds[0].products[PRODUCT]
 
 
-async def joined(ingestor: Ingestor) -> tuple[TradesLane, BookLane, TickerLane]:
+async def joined(ingestor: Ingestor) -> tuple[TradesStream, BookStream, TickerStream]:
     await eventually(
         lambda: (
             bool(ingestor.feeds)
-            and all(lane.condition.state == "live" for lane in desk_of(ingestor).lanes)
+            and all(stream.state.value == "live" for stream in streams_of(ingestor).all)
         )
     )
-    desk = desk_of(ingestor)
-    assert desk.trades is not None
-    assert isinstance(desk.book, BookLane)
-    assert desk.ticker is not None
-    return desk.trades, desk.book, desk.ticker
+    streams = streams_of(ingestor)
+    assert streams.trades is not None
+    assert isinstance(streams.book, BookStream)
+    assert streams.ticker is not None
+    return streams.trades, streams.book, streams.ticker
 
 
 def said(channel: str, reason: str, missed: Missed | None, *, tick: bool = False) -> Parked:
@@ -140,6 +140,6 @@ async def test_what_was_never_passed_on_is_not_asked_for() -> None:
     ):
         trades, _, _ = await joined(ingestor)
         for missed in (Missed(10**9, 10**9), Missed(5, 4), Missed(0, 3)):
-            desk_of(ingestor).missed("trades", missed, "raw_log_break", 1)
-        desk_of(ingestor).missed("candles", Missed(1, 1), "raw_log_break", 1)
+            streams_of(ingestor).missed("trades", missed, "raw_log_break", 1)
+        streams_of(ingestor).missed("candles", Missed(1, 1), "raw_log_break", 1)
         assert trades.open.gaps == ()

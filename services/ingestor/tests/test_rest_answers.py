@@ -181,10 +181,10 @@ async def test_an_ingestor_starts_and_serves_whatever_rest_answers(kind: str) ->
         exchange.control(rest={"answer": kind, "probability": 1.0})
         async with running(broker, exchange.ws_url, exchange.rest_url, "BTC-USD") as ingestor:
             await eventually(lambda: any(feed.connected for feed in ingestor.feeds))
-            desk = ingestor.feeds[0].desks["BTC-USD"]
-            assert desk.trades is not None
-            trades = desk.trades
-            await eventually(lambda: trades.condition.state != "down")
+            streams = ingestor.feeds[0].products["BTC-USD"]
+            assert streams.trades is not None
+            trades = streams.trades
+            await eventually(lambda: trades.state.value != "down")
             exchange.control(drop={"count": 1, "types": ["match"]})
             exchange.advance(3)
             await eventually(lambda: trades.gaps > 0)

@@ -13,7 +13,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
 from services.ingestor.repair.healer import now_us
-from services.ingestor.streams import BookLane
+from services.ingestor.streams import BookStream
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import Credentials, SimulatedExchange
 from tools.simulator.market.products import DEFAULT_PRODUCTS
@@ -61,32 +61,34 @@ async def test_every_trade_survives_drops_repeats_reorders_disconnects_and_a_fai
         await asyncio.sleep(SOAK_S)
         exchange.control(clear=True)
         cleared = now_us()
-        desks = {name: desk for feed in ingestor.feeds for name, desk in feed.desks.items()}
+        served = {
+            name: streams for feed in ingestor.feeds for name, streams in feed.products.items()
+        }
         heads = {}
-        for name in products:
+        for name in served:
             trade = exchange.state(name).last_trade
             heads[name] = trade.trade_id if trade is not None else 0
 
         def home(name: str) -> bool:
-            trades, book = desks[name].trades, desks[name].book
+            trades, book = served[name].trades, served[name].book
             return (
                 trades is not None
-                and isinstance(book, BookLane)
-                and (trades.journal.seq or 0) >= heads[name]
+                and isinstance(book, BookStream)
+                and (trades.writer.seq or 0) >= heads[name]
                 and not book.suspect
                 # An update that was lost without a trace is found by the next audit.
                 and book.audited > cleared
             )
 
-        await eventually(lambda: all(home(name) for name in products), "all home", 100)
+        await eventually(lambda: all(home(name) for name in served), "all home", 100)
         exchange.paused = True
-        await check_books(broker, exchange, products)
+        await check_books(broker, exchange, tuple(served))
         exchange.paused = False
         _print_figures(ingestor, exchange)
-        lanes = [desk.trades for desk in desks.values() if desk.trades is not None]
-        assert sum(lane.refilled for lane in lanes) > 0
-        assert sum(lane.lost for lane in lanes) == 0
-        for name in products:
+        streams = [streams.trades for streams in served.values() if streams.trades is not None]
+        assert sum(stream.refilled for stream in streams) > 0
+        assert sum(stream.lost for stream in streams) == 0
+        for name in served:
             records = await raw_records(broker, "trades", name)
             seqs = [record.seq for record in records if record.kind == "frame"]
             assert seqs == list(range(seqs[0], seqs[-1] + 1)) if seqs else heads[name] == 0
@@ -177,21 +179,23 @@ async def test_every_trade_and_book_survives_the_venue_at_its_oddest(book: str) 
             # The soak itself: nothing is awaited here but its length.
             await asyncio.sleep(SOAK_S / len(REST))
         exchange.control(clear=True)
-        desks = {name: desk for feed in ingestor.feeds for name, desk in feed.desks.items()}
+        served = {
+            name: streams for feed in ingestor.feeds for name, streams in feed.products.items()
+        }
         alive = [name for name in names if name != delisted]
         cleared = now_us()
         heads = {name: _last_trade(exchange, name) for name in alive}
 
         def missing(name: str) -> list[str]:
-            trades, lane = desks[name].trades, desks[name].book
+            trades, stream = served[name].trades, served[name].book
             assert trades is not None
-            assert isinstance(lane, BookLane)
+            assert isinstance(stream, BookStream)
             return [
                 what
                 for what, wrong in (
-                    ("trades", (trades.journal.seq or 0) < heads[name]),
-                    ("book", lane.suspect),
-                    ("audit", lane.audited <= cleared),
+                    ("trades", (trades.writer.seq or 0) < heads[name]),
+                    ("book", stream.suspect),
+                    ("audit", stream.audited <= cleared),
                     ("open gaps", bool(trades.open.left)),
                 )
                 if wrong
@@ -242,9 +246,9 @@ def _check_trades(records: list[RawRecord], exchange: SimulatedExchange, name: s
 
 def _print_figures(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
     """For the documents; shown by `pytest -s` and by `make bench-ingest`."""
-    desks = [desk for feed in ingestor.feeds for desk in feed.desks.values()]
-    trades = [desk.trades for desk in desks if desk.trades is not None]
-    books = [desk.book for desk in desks if desk.book is not None]
+    products = [streams for feed in ingestor.feeds for streams in feed.products.values()]
+    trades = [streams.trades for streams in products if streams.trades is not None]
+    books = [streams.book for streams in products if streams.book is not None]
     totals = exchange.report()["messages"]
     audits = {
         sample.labels["outcome"]: int(sample.value)
@@ -257,11 +261,11 @@ def _print_figures(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
         "messages received": sum(feed.messages for feed in ingestor.feeds),
         "connections lost": sum(feed.reconnects for feed in ingestor.feeds),
         "sent by the venue": {name: dict(counts) for name, counts in totals.items()},
-        "trades gaps found": sum(lane.gaps for lane in trades),
-        "trades refilled": sum(lane.refilled for lane in trades),
-        "trades lost": sum(lane.lost for lane in trades),
-        "duplicates dropped": sum(lane.duplicates for lane in trades),
-        "books re-based": sum(lane.resyncs for lane in books),
+        "trades gaps found": sum(stream.gaps for stream in trades),
+        "trades refilled": sum(stream.refilled for stream in trades),
+        "trades lost": sum(stream.lost for stream in trades),
+        "duplicates dropped": sum(stream.duplicates for stream in trades),
+        "books re-based": sum(stream.resyncs for stream in books),
         "audits": audits,
     }
     for name, value in figures.items():

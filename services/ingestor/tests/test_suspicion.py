@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.domain.book import Book
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.suspicion import told_by
 
 Change = tuple[str, str, str]
@@ -33,25 +33,25 @@ def ticker(book: Book, **more: str) -> bytes:
 
 
 class Bench:
-    """A mirror of `bids` 10, 9, 8 and `asks` 11, 12, 13, two windows after its base."""
+    """A replica of `bids` 10, 9, 8 and `asks` 11, 12, 13, two windows after its base."""
 
     def __init__(self) -> None:
-        self.mirror = BookMirror()
+        self.replica = BookReplica()
         bids = [("10", "1"), ("9", "1"), ("8", "1")]
         asks = [("11", "1"), ("12", "1"), ("13", "1")]
-        self.mirror.base(encoded({"bids": bids, "asks": asks}))
+        self.replica.base(encoded({"bids": bids, "asks": asks}))
         assert self.window() is None
         assert self.window() is None
 
     def window(self, *changes: Change) -> str | None:
         if changes:
-            self.mirror.update(encoded({"changes": changes}))
-        self.mirror.fold(self.mirror.take())
-        return self.mirror.judge(self.mirror.take_evidence())
+            self.replica.update(encoded({"changes": changes}))
+        self.replica.fold(self.replica.take())
+        return self.replica.judge(self.replica.take_evidence())
 
     def tells(self, body: dict[str, str]) -> str | None:
         """What is found when this is told, and nothing happens then."""
-        self.mirror.ticker = encoded({"type": "ticker"} | body)
+        self.replica.ticker = encoded({"type": "ticker"} | body)
         assert self.window() is None, "the window in which it is told is not over"
         return self.window()
 
@@ -84,17 +84,17 @@ def test_nothing_is_said_of_a_level_that_changed_around_the_time_it_was_told(win
     bench = Bench()
     changes = [("sell", "11", "2")]
     bench.window(*changes if window == 0 else [])
-    bench.mirror.ticker = encoded({"type": "ticker", "best_ask": "12"})
+    bench.replica.ticker = encoded({"type": "ticker", "best_ask": "12"})
     bench.window(*changes if window == 1 else [])
     assert bench.window(*changes if window == 2 else []) is None
 
 
 def test_what_was_told_before_a_new_base_is_not_about_it() -> None:
     bench = Bench()
-    bench.mirror.ticker = encoded({"type": "ticker", "best_ask": "12"})
+    bench.replica.ticker = encoded({"type": "ticker", "best_ask": "12"})
     bench.window()
-    bench.mirror.base(encoded({"bids": [], "asks": [("11", "1")]}))
-    bench.mirror.ticker = encoded({"type": "ticker", "best_ask": "12"})
+    bench.replica.base(encoded({"bids": [], "asks": [("11", "1")]}))
+    bench.replica.ticker = encoded({"type": "ticker", "best_ask": "12"})
     assert bench.window() is None
     assert bench.window() is None
 
@@ -110,8 +110,8 @@ def test_channels_that_overtake_each_other_by_less_than_a_window_are_never_an_al
     windows: list[list[tuple[str, int, str]]], seed: int
 ) -> None:
     rng = random.Random(seed)
-    truth, mirror = Book(), BookMirror()
-    mirror.base(encoded({"bids": [], "asks": []}))
+    truth, replica = Book(), BookReplica()
+    replica.base(encoded({"bids": [], "asks": []}))
     # Of each window: what was made in it and has not arrived yet.
     updates: list[list[Change]] = []
     late_ticker: bytes | None = None
@@ -121,7 +121,7 @@ def test_channels_that_overtake_each_other_by_less_than_a_window_are_never_an_al
         arriving = [change for batch in updates for change in batch]
         updates = [made]
         if late_ticker is not None:
-            mirror.ticker = late_ticker
+            replica.ticker = late_ticker
             late_ticker = None
         told_at = rng.randrange(len(window) + 1)
         for at, (side, offset, size) in enumerate([*window, ("", 0, "")]):
@@ -130,7 +130,7 @@ def test_channels_that_overtake_each_other_by_less_than_a_window_are_never_an_al
                 if rng.random() < 0.5:
                     late_ticker = body
                 else:
-                    mirror.ticker = body
+                    replica.ticker = body
             if side:
                 price = str(10 + offset if side == "sell" else 10 - offset)
                 truth.apply([(side, price, size)])
@@ -139,9 +139,9 @@ def test_channels_that_overtake_each_other_by_less_than_a_window_are_never_an_al
         arriving += made[:on_time]
         del made[:on_time]
         for change in arriving:
-            mirror.update(encoded({"changes": [change]}))
-        mirror.fold(mirror.take())
-        assert mirror.judge(mirror.take_evidence()) is None
+            replica.update(encoded({"changes": [change]}))
+        replica.fold(replica.take())
+        assert replica.judge(replica.take_evidence()) is None
 
 
 @given(st.integers(1, 3), st.sampled_from(["buy", "sell"]), st.booleans())
@@ -155,6 +155,6 @@ def test_a_lost_change_of_the_top_is_found_with_the_next_ticker(
     truth.apply([(side, best, "0" if removed else "7")])
     for _ in range(quiet):
         assert bench.window() is None
-    bench.mirror.ticker = ticker(truth)
+    bench.replica.ticker = ticker(truth)
     assert bench.window() is None
     assert bench.window() is not None

@@ -12,7 +12,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, StatusBody
 from services.ingestor.app import Ingestor
-from services.ingestor.streams import BookLane, Desk
+from services.ingestor.streams import BookStream, ProductStreams
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import SimulatedExchange
 
@@ -31,13 +31,13 @@ async def broker() -> AsyncIterator[Broker]:
         yield one
 
 
-def desk_of(ingestor: Ingestor, product: str) -> Desk:
-    return next(feed.desks[product] for feed in ingestor.feeds if product in feed.desks)
+def streams_of(ingestor: Ingestor, product: str) -> ProductStreams:
+    return next(feed.products[product] for feed in ingestor.feeds if product in feed.products)
 
 
-def book_of(ingestor: Ingestor, product: str) -> BookLane:
-    book = desk_of(ingestor, product).book
-    assert isinstance(book, BookLane)
+def book_of(ingestor: Ingestor, product: str) -> BookStream:
+    book = streams_of(ingestor, product).book
+    assert isinstance(book, BookStream)
     return book
 
 
@@ -48,7 +48,9 @@ async def joined(ingestor: Ingestor) -> None:
             and all(
                 book_of(ingestor, product).based
                 and not book_of(ingestor, product).suspect
-                and all(lane.condition.state != "down" for lane in desk_of(ingestor, product).lanes)
+                and all(
+                    stream.state.value != "down" for stream in streams_of(ingestor, product).all
+                )
                 for product in PRODUCTS
             )
         )
@@ -111,7 +113,7 @@ async def test_a_trade_nobody_can_read_is_fetched(
             odd={"bad_size": {"count": 3, "types": ["match"], "products": ["BTC-USD"]}},
         )
         exchange.advance(4)
-        trades = desk_of(ingestor, "BTC-USD").trades
+        trades = streams_of(ingestor, "BTC-USD").trades
         assert trades is not None
         await eventually(lambda: trades.refilled >= 3 and not trades.healing)
         assert trades.lost == 0

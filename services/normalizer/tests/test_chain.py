@@ -8,7 +8,7 @@ import pytest
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import RawKind, RawRecord
-from services.normalizer.chain import Chain, Link, Place, Verdict
+from services.normalizer.chain import Chain, ChainVerdict, Link, Place
 
 KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 TRADES = StreamKey("coinbase", "trades", "BTC-USD")
@@ -37,41 +37,41 @@ def test_the_very_record_that_is_held_is_a_duplicate_and_so_is_all_before_it(
     epoch, seq, sub = held
     for at in ((seq, sub), (seq, 0), (seq - 1, 9), (1, 0)):
         kind: RawKind = "status" if at[1] else "frame"
-        assert chain.judge(KEY, raw(*at, epoch=epoch, kind=kind)) is Verdict.DUPLICATE
-    assert chain.judge(KEY, raw(99, epoch=epoch - 1)) is Verdict.DUPLICATE
+        assert chain.judge(KEY, raw(*at, epoch=epoch, kind=kind)) is ChainVerdict.DUPLICATE
+    assert chain.judge(KEY, raw(99, epoch=epoch - 1)) is ChainVerdict.DUPLICATE
 
 
 def test_a_status_follows_only_the_one_before_it() -> None:
     chain = Chain()
     chain.restore(KEY, Position(1, 10, 2))
-    assert chain.judge(KEY, raw(10, 3, kind="status")) is Verdict.NEXT
-    assert chain.judge(KEY, raw(10, 4, kind="status")) is Verdict.UNPROVEN
-    assert chain.judge(KEY, raw(11, 3, kind="status")) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(10, 3, kind="status")) is ChainVerdict.NEXT
+    assert chain.judge(KEY, raw(10, 4, kind="status")) is ChainVerdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, 3, kind="status")) is ChainVerdict.UNPROVEN
 
 
 def test_a_frame_follows_when_it_names_what_is_held_with_all_its_statuses() -> None:
     chain = Chain()
     chain.restore(KEY, Position(1, 10, 2))
-    assert chain.judge(KEY, raw(11, prev=10, prev_sub=2)) is Verdict.NEXT
-    assert chain.judge(KEY, raw(11, prev=10, prev_sub=1)) is Verdict.UNPROVEN
-    assert chain.judge(KEY, raw(11, prev=10, prev_sub=3)) is Verdict.UNPROVEN
-    assert chain.judge(KEY, raw(11, prev=9, prev_sub=2)) is Verdict.UNPROVEN
-    assert chain.judge(KEY, raw(11, epoch=2, prev=10, prev_sub=2)) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10, prev_sub=2)) is ChainVerdict.NEXT
+    assert chain.judge(KEY, raw(11, prev=10, prev_sub=1)) is ChainVerdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10, prev_sub=3)) is ChainVerdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=9, prev_sub=2)) is ChainVerdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, epoch=2, prev=10, prev_sub=2)) is ChainVerdict.UNPROVEN
     # It does not say; a status may stand between that was not seen here.
-    assert chain.judge(KEY, raw(11, prev=10)) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10)) is ChainVerdict.UNPROVEN
 
 
 def test_reading_the_same_position_back_forgets_nothing_that_was_seen() -> None:
     chain = Chain()
     chain.link(KEY, raw(10))
     # Whatever was seen: a record that names a status which is not held does not follow.
-    assert chain.judge(KEY, raw(11, prev=10, prev_sub=1)) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10, prev_sub=1)) is ChainVerdict.UNPROVEN
     for position in ((1, 10, 0), (1, 9, 0), (0, 99, 0)):
         chain.restore(KEY, Position(*position))
         assert chain.held(KEY) == (1, 10, 0)
-        assert chain.judge(KEY, raw(11, prev=10)) is Verdict.NEXT
+        assert chain.judge(KEY, raw(11, prev=10)) is ChainVerdict.NEXT
     chain.restore(KEY, Position(1, 10, 1))
-    assert chain.judge(KEY, raw(11, prev=10)) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10)) is ChainVerdict.UNPROVEN
 
 
 @pytest.mark.parametrize(
@@ -109,23 +109,23 @@ def test_what_is_held_is_told_with_its_statuses_and_nothing_before_the_first() -
 def test_what_was_worked_on_here_was_seen_with_every_status() -> None:
     chain = Chain()
     chain.restore(KEY, Position(1, 10, 0))
-    assert chain.judge(KEY, raw(11, prev=10)) is Verdict.UNPROVEN
+    assert chain.judge(KEY, raw(11, prev=10)) is ChainVerdict.UNPROVEN
     assert chain.link(KEY, raw(11, prev=10)) == Link(10)
-    assert chain.judge(KEY, raw(12, prev=11)) is Verdict.NEXT
+    assert chain.judge(KEY, raw(12, prev=11)) is ChainVerdict.NEXT
 
 
 @pytest.mark.parametrize(
     ("key", "seq", "verdict"),
     [
-        (TRADES, 11, Verdict.NEXT),
-        (TRADES, 12, Verdict.UNPROVEN),
+        (TRADES, 11, ChainVerdict.NEXT),
+        (TRADES, 12, ChainVerdict.UNPROVEN),
         # Its numbers have holes: the next one proves nothing.
-        (KEY, 11, Verdict.UNPROVEN),
-        (KEY, 12, Verdict.UNPROVEN),
+        (KEY, 11, ChainVerdict.UNPROVEN),
+        (KEY, 12, ChainVerdict.UNPROVEN),
     ],
 )
 def test_a_record_that_names_none_follows_where_numbers_have_no_holes(
-    key: StreamKey, seq: int, verdict: Verdict
+    key: StreamKey, seq: int, verdict: ChainVerdict
 ) -> None:
     chain = Chain()
     chain.link(key, raw(10, key=key))

@@ -337,9 +337,9 @@ class TestBook:
         raw = json.dumps(update, separators=(",", ":")).encode()
         mapped_update = MAPPER.fields(StreamKey("coinbase", "book", BTC), raw, TS_RECV)
         assert mapped_update.fields.changes == [tuple(change) for change in changes]
-        usual = MAPPER.usual["book"]
-        decoded = msgspec.json.decode(raw, type=usual.body)
-        _, _, fields = usual.fields(StreamKey("coinbase", "book", BTC), decoded, TS_RECV)
+        mapping = MAPPER.fast_path["book"]
+        decoded = msgspec.json.decode(raw, type=mapping.body)
+        _, _, fields = mapping.fields(StreamKey("coinbase", "book", BTC), decoded, TS_RECV)
         assert json.loads(msgspec.json.encode(fields)) == {"changes": changes}
 
     def test_a_row_that_makes_no_sense_is_left_out_and_the_book_stands(self) -> None:
@@ -563,9 +563,9 @@ def test_an_optional_field_that_makes_no_sense_is_left_out_and_told(
     assert [one.code for one in mapped.refused] == ["bad_side" if name == "side" else "bad_decimal"]
     assert f"$.{name}" in mapped.refused[0].detail
     # The short way declines, so that it is told.
-    usual = MAPPER.usual["ticker"]
+    mapping = MAPPER.fast_path["ticker"]
     with pytest.raises(Unmappable):
-        usual.fields(key, msgspec.json.decode(body, type=usual.body), TS_RECV)
+        mapping.fields(key, msgspec.json.decode(body, type=mapping.body), TS_RECV)
 
 
 MATCH: dict[str, Any] = {

@@ -26,7 +26,7 @@ from services.common.wire import (
     Tick,
     decode_record,
 )
-from services.normalizer.chain import Verdict
+from services.normalizer.chain import ChainVerdict
 from services.normalizer.normalize import Ask, Normalizer, Out, Output, missed_by, too_large
 from services.normalizer.venues import Unmappable
 
@@ -44,7 +44,7 @@ def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> l
         message = raw_message(record)
         key = StreamKey(record.venue, record.channel, record.product)
         raw = normalizer.read(message.subject, message.position, message.payload)
-        if normalizer.judge(key, raw) is not Verdict.DUPLICATE:
+        if normalizer.judge(key, raw) is not ChainVerdict.DUPLICATE:
             found += normalizer.take(key, raw).records
     return found
 

@@ -1,4 +1,4 @@
-"""Raw log in, tick log out, on real brokers: order, redelivery, several members, parking."""
+"""Raw log in, tick log out, on real brokers: order, redelivery, several members, dead letters."""
 
 from __future__ import annotations
 

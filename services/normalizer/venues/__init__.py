@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.normalizer.venues.coinbase import CoinbaseMapper
-from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, VenueMapper
+from services.normalizer.venues.mapping import (
+    FastMapping,
+    Mapped,
+    MappedState,
+    Unmappable,
+    VenueMapper,
+)
 
 VENUES: Mapping[str, VenueMapper] = {"coinbase": CoinbaseMapper()}
 
-__all__ = ["VENUES", "Mapped", "MappedState", "Unmappable", "Usual", "VenueMapper"]
+__all__ = ["VENUES", "FastMapping", "Mapped", "MappedState", "Unmappable", "VenueMapper"]

@@ -19,14 +19,14 @@ from services.common.domain.decimals import are_decimals, first_bad, is_decimal
 from services.common.domain.levels import (
     Change,
     Unreadable,
-    are_usual_changes,
+    are_plain_changes,
     check_changes,
     is_row,
 )
 from services.common.subjects import StreamKey
 from services.common.times import micros
 from services.common.wire import Fields, Level, Stats24h, Trade, encode
-from services.normalizer.venues.mapping import Mapped, MappedState, Unmappable, Usual, decode
+from services.normalizer.venues.mapping import FastMapping, Mapped, MappedState, Unmappable, decode
 
 _TAKER = {"buy": "sell", "sell": "buy"}
 _ORDER_TYPES = frozenset({"received", "open", "done", "match", "change", "activate"})
@@ -163,13 +163,13 @@ _odd_book = msgspec.json.Decoder(_OddBook)
 class CoinbaseMapper:
     """See `VenueMapper`."""
 
-    usual: Mapping[str, Usual]
+    fast_path: Mapping[str, FastMapping]
 
     def __init__(self) -> None:
-        self.usual = {
-            "book": Usual(_UntouchedL2Update, _untouched_changes),
-            "trades": Usual(_Match, _match_fields),
-            "ticker": Usual(_Ticker, _ticker_fields),
+        self.fast_path = {
+            "book": FastMapping(_UntouchedL2Update, _untouched_changes),
+            "trades": FastMapping(_Match, _match_fields),
+            "ticker": FastMapping(_Ticker, _ticker_fields),
         }
 
     def fields(
@@ -326,8 +326,8 @@ def _untouched_changes(
     key: StreamKey, update: _UntouchedL2Update, ts_recv: int
 ) -> tuple[int, int | None, _UntouchedChanges]:
     _expect(key, "l2update", update.type, update.product_id)
-    if not are_usual_changes(update.changes):
-        raise Unmappable("bad_field", "changes are not of the usual form")
+    if not are_plain_changes(update.changes):
+        raise Unmappable("bad_field", "changes are not of the most frequent form")
     return micros(update.time) or ts_recv, None, _UntouchedChanges(update.changes)
 
 

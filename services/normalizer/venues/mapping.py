@@ -46,7 +46,7 @@ class MappedState(NamedTuple):
     refused: tuple[Unmappable, ...] = ()
 
 
-class Usual(NamedTuple):
+class FastMapping(NamedTuple):
     """A channel's most frequent message, for those who decode a raw record and its body at once.
 
     Attributes:
@@ -64,10 +64,10 @@ class VenueMapper(Protocol):
     """Turns a venue's own messages into the platform's words. Pure: same input, same output.
 
     Attributes:
-        usual: by channel.
+        fast_path: by channel.
     """
 
-    usual: Mapping[str, Usual]
+    fast_path: Mapping[str, FastMapping]
 
     def fields(
         self,

@@ -14,7 +14,7 @@ from services.common.stream import Message, Position
 from services.common.subjects import StreamKey
 from services.common.testing.tick_records import EPOCH, TickStream
 from services.common.wire import Fields, Reset, Tick, decode_record
-from services.snapshotter.stream import Stream, Verdict, View
+from services.snapshotter.stream import DeliveryVerdict, Stream, View
 
 BOOK = StreamKey("coinbase", "book", "BTC-USD")
 TRADES = StreamKey("coinbase", "trades", "BTC-USD")
@@ -50,30 +50,30 @@ def records(key: StreamKey, count: int) -> list[Tick | Reset]:
 @pytest.mark.parametrize(
     ("position", "prev", "prev_sub", "verdict"),
     [
-        (Position(1, 10), 9, 0, Verdict.HELD),
-        (Position(1, 10, 1), None, None, Verdict.HELD),
-        (Position(1, 10, 2), None, None, Verdict.NEXT),
-        (Position(1, 10, 3), None, None, Verdict.UNPROVEN),
-        (Position(1, 14), 10, 1, Verdict.NEXT),
-        (Position(1, 14), 10, 2, Verdict.UNPROVEN),
-        (Position(1, 14), 10, 0, Verdict.UNPROVEN),
-        (Position(1, 14), 10, None, Verdict.UNPROVEN),
-        (Position(1, 14), 12, 1, Verdict.UNPROVEN),
-        (Position(1, 14), None, 1, Verdict.UNPROVEN),
-        (Position(1, 14, 1), None, None, Verdict.UNPROVEN),
-        (Position(2, 14), 10, 1, Verdict.UNPROVEN),
-        (Position(0, 99), 98, 0, Verdict.HELD),
+        (Position(1, 10), 9, 0, DeliveryVerdict.HELD),
+        (Position(1, 10, 1), None, None, DeliveryVerdict.HELD),
+        (Position(1, 10, 2), None, None, DeliveryVerdict.NEXT),
+        (Position(1, 10, 3), None, None, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14), 10, 1, DeliveryVerdict.NEXT),
+        (Position(1, 14), 10, 2, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14), 10, 0, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14), 10, None, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14), 12, 1, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14), None, 1, DeliveryVerdict.UNPROVEN),
+        (Position(1, 14, 1), None, None, DeliveryVerdict.UNPROVEN),
+        (Position(2, 14), 10, 1, DeliveryVerdict.UNPROVEN),
+        (Position(0, 99), 98, 0, DeliveryVerdict.HELD),
     ],
 )
 def test_a_record_is_next_only_when_that_is_proven(
-    position: Position, prev: int | None, prev_sub: int | None, verdict: Verdict
+    position: Position, prev: int | None, prev_sub: int | None, verdict: DeliveryVerdict
 ) -> None:
     assert stream_at(Position(1, 10, 1)).judge(position, prev, prev_sub) is verdict
 
 
 def test_the_first_record_ever_is_unproven() -> None:
     stream = Stream(BOOK, "subject", 0, None, None)
-    assert stream.judge(Position(1, 1), None, None) is Verdict.UNPROVEN
+    assert stream.judge(Position(1, 1), None, None) is DeliveryVerdict.UNPROVEN
 
 
 def test_reading_starts_where_archive_and_state_both_have_everything_before() -> None:

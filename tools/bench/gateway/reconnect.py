@@ -83,7 +83,9 @@ async def _lose(
 
 
 def _written(feed: Feed) -> list[int]:
-    return [lane.journal.advanced_at for desk in feed.desks.values() for lane in desk.lanes]
+    return [
+        stream.writer.advanced_at for streams in feed.products.values() for stream in streams.all
+    ]
 
 
 def _live(ingestor: Ingestor) -> bool:
@@ -92,7 +94,7 @@ def _live(ingestor: Ingestor) -> bool:
 
 def _feed_live(feed: Feed) -> bool:
     return feed.connected and all(
-        lane.condition.state == "live" for desk in feed.desks.values() for lane in desk.lanes
+        stream.state.value == "live" for streams in feed.products.values() for stream in streams.all
     )
 
 

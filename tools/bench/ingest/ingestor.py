@@ -20,7 +20,7 @@ from services.common.stream.specs import log_specs
 from services.ingestor.app import Ingestor
 from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
-from services.ingestor.streams import BookLane
+from services.ingestor.streams import BookStream
 from services.ingestor.testing import eventually
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.bench.ingest.venue_feed import PRODUCTS
@@ -101,11 +101,11 @@ async def _ingested(
             await eventually(lambda: feed.messages >= _GREETINGS + count, "all received", 300)
             await ingestor.flushed()
             # The run may be shorter than the auditor's period: its work belongs to the figure.
-            for desk in feed.desks.values():
-                if isinstance(desk.book, BookLane) and desk.book.mirror is not None:
-                    desk.book.mirror.fold(desk.book.mirror.take())
+            for streams in feed.products.values():
+                if isinstance(streams.book, BookStream) and streams.book.replica is not None:
+                    streams.book.replica.fold(streams.book.replica.take())
         stop.request("done")
-    gaps = sum(lane.gaps for desk in feed.desks.values() for lane in desk.lanes)
+    gaps = sum(stream.gaps for streams in feed.products.values() for stream in streams.all)
     if gaps or ingestor.refused:
         run.note(case, f"{gaps} gaps, {ingestor.refused} refused: not a clean run")
 

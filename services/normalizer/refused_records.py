@@ -1,4 +1,4 @@
-"""What could not be understood, kept for whoever has to find out why."""
+"""Records that are not understood, as dead letters for whoever has to find out why."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import structlog
 
 from services.common.errors import RecordRefused, RecordTooLarge
 from services.common.stream import Broker, Message, Record
+from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, decode_record
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Ask, missed_by
-from services.normalizer.restore import patiently
 from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ class _Received(msgspec.Struct):
 _received = msgspec.json.Decoder(_Received)
 
 
-class Parking:
+class RefusedRecords:
     """Collects refusals while a batch is worked on; `flush` stores them on `market.invalid`.
 
     The same record may be parked again after a crash: (`subject`, `cursor`) tells it is the same.
@@ -39,15 +39,15 @@ class Parking:
     def __init__(self, broker: Broker, metrics: Metrics) -> None:
         self._log = InvalidLog(broker)
         self._metrics = metrics
-        self._waiting: list[Parked] = []
+        self._dead_letters = DeadLetters(self._log)
 
-    def refuse(self, message: Message, error: Unmappable, ask: Ask | None = None) -> None:
+    def record(self, message: Message, error: Unmappable, ask: Ask | None = None) -> None:
         """Keep a record that is not understood, as a whole or in part.
 
         `ask`: what readers go without because of it.
         """
         self._metrics.invalid(error.code)
-        self._waiting.append(
+        self._dead_letters.add(
             Parked(
                 v=RECORD_VERSION,
                 reason=str(error),
@@ -59,9 +59,9 @@ class Parking:
             )
         )
 
-    def ask(self, message: Message, ask: Ask) -> None:
+    def missed(self, message: Message, ask: Ask) -> None:
         """Tell who writes the raw log what readers go without since this record."""
-        self._waiting.append(
+        self._dead_letters.add(
             Parked(
                 v=RECORD_VERSION,
                 reason=ask.cause,
@@ -77,7 +77,7 @@ class Parking:
         """A tick that its log can never hold."""
         code = "record_too_large" if isinstance(error, RecordTooLarge) else "record_refused"
         self._metrics.invalid(code)
-        self._waiting.append(
+        self._dead_letters.add(
             Parked(
                 v=RECORD_VERSION,
                 reason=f"{code}: {error.reason}",
@@ -91,16 +91,14 @@ class Parking:
 
     async def flush(self) -> None:
         """Store what waits; then the records it came from may be acknowledged."""
-        if not self._waiting:
-            return
-        log.warning(
-            "raw_records_refused",
-            count=len(self._waiting),
-            subject=self._waiting[0].subject,
-            reason=self._waiting[0].reason,
-        )
-        waiting, self._waiting = self._waiting, []
-        await patiently(lambda: self._log.write(waiting))
+        if (first := self._dead_letters.first) is not None:
+            log.warning(
+                "raw_records_refused",
+                count=len(self._dead_letters),
+                subject=first.subject,
+                reason=first.reason,
+            )
+        await self._dead_letters.flush()
 
     async def aclose(self) -> None:
         await self._log.aclose()

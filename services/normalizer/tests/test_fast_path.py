@@ -1,4 +1,4 @@
-"""The usual records' short way gives the bytes that the plain way gives, or none."""
+"""The fast path gives the bytes that the slow one gives, or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.common.stream.redis.records import RedisMessage, Source, entry_id
 from services.common.subjects import StreamKey, raw_subject
 from services.common.testing.raw_records import EPOCH, RawStream, raw_message
 from services.common.wire import RawRecord, Tick, encode
-from services.normalizer.chain import Verdict
+from services.normalizer.chain import ChainVerdict
 from services.normalizer.fast_path import _Frame, _Tick
 from services.normalizer.normalize import Normalizer
 from services.normalizer.venues import Unmappable
@@ -37,14 +37,14 @@ def plainly(normalizer: Normalizer, key: StreamKey, message: Message) -> list[An
         raw = normalizer.read(message.subject, message.position, message.payload)
     except Unmappable:
         return None
-    if normalizer.judge(key, raw) is not Verdict.NEXT:
+    if normalizer.judge(key, raw) is not ChainVerdict.NEXT:
         return None
     output = normalizer.take(key, raw)
     return None if output.refused else [tuple(out) for out in output.records]
 
 
 def shortly(normalizer: Normalizer, message: Message) -> list[Any] | None:
-    record = normalizer.usual.take(message)
+    record = normalizer.fast_path.take(message)
     return None if record is None else [(record.subject, record.position, record.payload)]
 
 
@@ -62,7 +62,7 @@ def both(key: StreamKey, message: Message, held: Position = HELD) -> tuple[Any, 
 
 
 def frame(key: StreamKey) -> dict[str, Any]:
-    """A usual frame behind HELD, as JSON."""
+    """A frame of the fast path behind HELD, as JSON."""
     stream = RawStream(key)
     stream.seq = HELD.seq
     if key.channel == "trades":
@@ -84,7 +84,7 @@ def record_of(key: StreamKey, value: dict[str, Any], *, compact: bool = True) ->
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
-def test_usual_frames_are_taken_and_give_what_the_plain_way_gives(key: StreamKey) -> None:
+def test_the_most_frequent_frames_give_what_the_slow_path_gives(key: StreamKey) -> None:
     short, plain = both(key, stored(record_of(key, frame(key))))
     assert short is not None
     assert short == plain

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from services.common.subjects import StreamKey
-from services.ingestor.integrity.book_replica import BookMirror
+from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import Gap, Numbering, Sequencer
-from services.ingestor.streams import BookLane, Desk, TickerLane, TradesLane, Want
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage, Event, Kind, TradeRow
 
@@ -19,42 +19,42 @@ class Bench:
         self.logs = {channel: RawLog() for channel in ("trades", "book", "ticker")}
         self.wants: list[Want] = []
         self.counts = Counts()
-        self.mirror = BookMirror()
-        trades, book, ticker = (self._journal(channel) for channel in self.logs)
-        self.desk = Desk(
+        self.replica = BookReplica()
+        trades, book, ticker = (self._writer(channel) for channel in self.logs)
+        self.streams = ProductStreams(
             "BTC-USD",
-            TradesLane(
+            TradesStream(
                 trades,
-                Condition(trades, NOW),
+                StreamStateTracker(trades, NOW),
                 Sequencer(Numbering.CONTIGUOUS),
                 lambda: self.wants.append(Want.TRADES),
                 self.counts,
             ),
-            BookLane(
+            BookStream(
                 book,
-                Condition(book, NOW),
+                StreamStateTracker(book, NOW),
                 Sequencer(Numbering.BY_TIME),
                 lambda: self.wants.append(Want.BOOK),
                 self.counts,
-                mirror=self.mirror,
+                replica=self.replica,
             ),
-            TickerLane(
+            TickerStream(
                 ticker,
-                Condition(ticker, NOW),
+                StreamStateTracker(ticker, NOW),
                 Sequencer(Numbering.INCREASING),
                 lambda: self.wants.append(Want.TICKER),
                 self.counts,
             ),
             self.wants.append,
         )
-        self.desk.connected(NOW)
+        self.streams.connected(NOW)
 
-    def _journal(self, channel: str) -> Journal:
+    def _writer(self, channel: str) -> RawStreamWriter:
         key = StreamKey("coinbase", channel, "BTC-USD")
-        return Journal(key, "test", self.logs[channel].offer, epoch=1)
+        return RawStreamWriter(key, "test", self.logs[channel].offer, epoch=1)
 
     def feed(self, kind: Kind, number: int = 0, at: int = 0, trade_id: int = 0) -> None:
-        self.desk.feed(Event(kind, "BTC-USD", number, NOW + at, trade_id), b"{}", NOW + at)
+        self.streams.feed(Event(kind, "BTC-USD", number, NOW + at, trade_id), b"{}", NOW + at)
 
     def states(self, channel: str) -> list[str]:
         return [
@@ -80,10 +80,10 @@ def test_the_newest_ticker_and_trade_are_put_beside_the_book() -> None:
     bench = Bench()
     bench.join()
     for number, body in ((11, b"1"), (12, b"2")):
-        bench.desk.feed(Event(Kind.TRADE, "BTC-USD", number, NOW), body, NOW)
-    bench.desk.feed(Event(Kind.TICKER, "BTC-USD", 120, NOW, 12), b"3", NOW)
-    assert bench.mirror.take_evidence() == [b"3", b"2"]
-    assert bench.mirror.take_evidence() == []
+        bench.streams.feed(Event(Kind.TRADE, "BTC-USD", number, NOW), body, NOW)
+    bench.streams.feed(Event(Kind.TICKER, "BTC-USD", 120, NOW, 12), b"3", NOW)
+    assert bench.replica.take_evidence() == [b"3", b"2"]
+    assert bench.replica.take_evidence() == []
 
 
 def test_a_trades_gap_makes_the_book_suspect_and_the_ticker_not() -> None:
@@ -98,8 +98,8 @@ def test_a_trades_gap_makes_the_book_suspect_and_the_ticker_not() -> None:
 def test_a_hole_found_on_joining_says_nothing_of_the_snapshot_that_came_with_it() -> None:
     bench = Bench()
     bench.join()
-    bench.desk.lost("test", NOW)
-    bench.desk.connected(NOW)
+    bench.streams.lost("test", NOW)
+    bench.streams.connected(NOW)
     bench.feed(Kind.BOOK_SNAPSHOT, at=1)
     bench.feed(Kind.TRADE_SEED, 15, at=1)
     assert bench.wants == [Want.TRADES]
@@ -163,9 +163,9 @@ def test_silence_makes_all_streams_stale_and_a_heartbeat_ends_it() -> None:
     bench = Bench()
     bench.join()
     bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
-    bench.desk.watch(SUSPECT, NOW + 3 * SECOND)
+    bench.streams.watch(SUSPECT, NOW + 3 * SECOND)
     assert bench.states("trades")[-1] == "live"
-    bench.desk.watch(SUSPECT, NOW + 5 * SECOND)
+    bench.streams.watch(SUSPECT, NOW + 5 * SECOND)
     for channel in bench.logs:
         assert bench.states(channel)[-1] == "stale"
     bench.feed(Kind.HEARTBEAT, 100, at=6 * SECOND, trade_id=10)
@@ -178,25 +178,25 @@ def test_a_stream_without_messages_is_quiet_while_heartbeats_go_on() -> None:
     bench.join()
     for second in range(1, 34):
         bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
-        bench.desk.watch(SUSPECT, NOW + second * SECOND)
+        bench.streams.watch(SUSPECT, NOW + second * SECOND)
     assert bench.states("trades") == ["live", "quiet"]
     bench.feed(Kind.TRADE, 11, at=34 * SECOND)
-    bench.desk.watch(SUSPECT, NOW + 34 * SECOND)
+    bench.streams.watch(SUSPECT, NOW + 34 * SECOND)
     assert bench.states("trades") == ["live", "quiet", "live"]
 
 
 def test_a_lost_connection_is_said_once_on_every_stream() -> None:
     bench = Bench()
     bench.join()
-    bench.desk.lost("connection lost: reset", NOW)
-    bench.desk.lost("connection lost: connect_refused", NOW)
+    bench.streams.lost("connection lost: reset", NOW)
+    bench.streams.lost("connection lost: connect_refused", NOW)
     for channel in bench.logs:
         assert bench.states(channel) == ["live", "down"]
 
 
 def test_a_first_connection_that_fails_is_said_because_the_log_may_claim_otherwise() -> None:
     bench = Bench()
-    bench.desk.lost("connection lost: connect_refused", NOW)
+    bench.streams.lost("connection lost: connect_refused", NOW)
     for channel in bench.logs:
         assert bench.states(channel) == ["down"]
 
@@ -204,10 +204,10 @@ def test_a_first_connection_that_fails_is_said_because_the_log_may_claim_otherwi
 def test_a_snapshot_that_does_not_come_is_asked_for() -> None:
     bench = Bench()
     bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
-    bench.desk.watch(SUSPECT, NOW + 2 * SECOND)
+    bench.streams.watch(SUSPECT, NOW + 2 * SECOND)
     assert bench.wants == []
     bench.feed(Kind.HEARTBEAT, 100, at=4 * SECOND, trade_id=10)
-    bench.desk.watch(SUSPECT, NOW + 4 * SECOND)
+    bench.streams.watch(SUSPECT, NOW + 4 * SECOND)
     assert Want.BOOK in bench.wants
 
 
@@ -216,19 +216,19 @@ def test_a_status_the_broker_had_no_room_for_is_written_when_there_is_room_again
     bench.join()
     for log in bench.logs.values():
         log.away = True
-    bench.desk.lost("test", NOW)
+    bench.streams.lost("test", NOW)
     for log in bench.logs.values():
         log.away = False
-    bench.desk.connected(NOW)
-    bench.desk.watch(SUSPECT, NOW + SECOND)
+    bench.streams.connected(NOW)
+    bench.streams.watch(SUSPECT, NOW + SECOND)
     assert bench.states("trades") == ["live", "down"]
 
 
 def test_events_of_channels_that_are_not_served_are_ignored() -> None:
-    desk = Desk("BTC-USD", None, None, None, lambda _want: None)
+    streams = ProductStreams("BTC-USD", None, None, None, lambda _want: None)
     for kind in Kind:
-        desk.feed(Event(kind, "BTC-USD", 1, NOW, 1), b"{}", NOW)
-    assert desk.messages == 0
+        streams.feed(Event(kind, "BTC-USD", 1, NOW, 1), b"{}", NOW)
+    assert streams.messages == 0
 
 
 def test_a_book_update_that_cannot_be_read_asks_for_a_new_base_at_once() -> None:
@@ -236,7 +236,7 @@ def test_a_book_update_that_cannot_be_read_asks_for_a_new_base_at_once() -> None
     bench.join()
     bench.feed(Kind.BOOK_UPDATE, at=SECOND)
     damaged = Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 2 * SECOND)
-    bench.desk.unreadable(damaged, "bad_decimal: '0.-10000'", NOW + 2 * SECOND)
+    bench.streams.unreadable(damaged, "bad_decimal: '0.-10000'", NOW + 2 * SECOND)
     assert bench.wants == [Want.BOOK]
     assert bench.states("book")[-1] == "resyncing"
     # What follows is passed on meanwhile: no reader drops its book for one update.
@@ -252,7 +252,7 @@ def test_a_book_update_that_cannot_be_read_asks_for_a_new_base_at_once() -> None
 def test_a_base_that_cannot_be_read_is_asked_for_again() -> None:
     bench = Bench()
     damaged = Event(Kind.BOOK_SNAPSHOT, "BTC-USD", 0, NOW)
-    bench.desk.unreadable(damaged, "bad_field: rows", NOW)
+    bench.streams.unreadable(damaged, "bad_field: rows", NOW)
     assert bench.wants == [Want.BOOK]
     assert bench.states("book") == []
 
@@ -260,11 +260,11 @@ def test_a_base_that_cannot_be_read_is_asked_for_again() -> None:
 def test_a_fetched_book_older_than_what_could_not_be_read_is_not_used() -> None:
     bench = Bench()
     bench.join()
-    book = bench.desk.book
-    assert isinstance(book, BookLane)
+    book = bench.streams.book
+    assert isinstance(book, BookStream)
     book.distrust("gap", "trades are missing", NOW)
     book.hold()
-    bench.desk.unreadable(Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 5), "bad", NOW + 5)
+    bench.streams.unreadable(Event(Kind.BOOK_UPDATE, "BTC-USD", 0, NOW + 5), "bad", NOW + 5)
     assert not book.image(BookImage(NOW + 4, 0, b"{}"), NOW + 9)
     assert book.image(BookImage(NOW + 5, 0, b"{}"), NOW + 9)
 
@@ -272,12 +272,12 @@ def test_a_fetched_book_older_than_what_could_not_be_read_is_not_used() -> None:
 def test_a_trade_that_cannot_be_read_is_fetched_like_one_that_is_missing() -> None:
     bench = Bench()
     bench.join()
-    bench.desk.unreadable(Event(Kind.TRADE, "BTC-USD", 11), "bad_decimal", NOW + SECOND)
+    bench.streams.unreadable(Event(Kind.TRADE, "BTC-USD", 11), "bad_decimal", NOW + SECOND)
     assert bench.wants == [Want.TRADES]
-    assert bench.desk.trades is not None
-    assert bench.desk.trades.missing() == Gap(11, 11)
+    assert bench.streams.trades is not None
+    assert bench.streams.trades.missing() == Gap(11, 11)
     bench.feed(Kind.TRADE, 12, at=SECOND)
-    bench.desk.trades.refill([TradeRow(11, NOW, b"{}")], NOW + SECOND)
+    bench.streams.trades.refill([TradeRow(11, NOW, b"{}")], NOW + SECOND)
     assert bench.logs["trades"].seqs("frame") == [11, 12]
     # Nothing was lost on the way: the book is not suspect.
     assert bench.wants == [Want.TRADES]
@@ -287,20 +287,20 @@ def test_a_number_in_a_message_that_cannot_be_read_proves_nothing() -> None:
     bench = Bench()
     bench.join()
     for number in (0, 5, 10, 12, 10**9):
-        bench.desk.unreadable(Event(Kind.TRADE, "BTC-USD", number), "bad_decimal", NOW)
+        bench.streams.unreadable(Event(Kind.TRADE, "BTC-USD", number), "bad_decimal", NOW)
     assert bench.wants == []
     bench.feed(Kind.TRADE, 12, at=SECOND)
-    assert bench.desk.trades is not None
-    assert bench.desk.trades.missing() == Gap(11, 11)
+    assert bench.streams.trades is not None
+    assert bench.streams.trades.missing() == Gap(11, 11)
 
 
 def test_what_may_have_been_anything_makes_the_book_suspect() -> None:
     bench = Bench()
     bench.join()
-    bench.desk.unreadable(Event(Kind.UNKNOWN, ""), "bad_json", NOW)
+    bench.streams.unreadable(Event(Kind.UNKNOWN, ""), "bad_json", NOW)
     assert bench.wants == [Want.BOOK]
     bench = Bench()
     bench.join()
     for kind in (Kind.HEARTBEAT, Kind.TICKER, Kind.REFUSED):
-        bench.desk.unreadable(Event(kind, ""), "bad_field", NOW)
+        bench.streams.unreadable(Event(kind, ""), "bad_field", NOW)
     assert bench.wants == []

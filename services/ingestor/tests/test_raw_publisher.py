@@ -11,14 +11,15 @@ from prometheus_client import CollectorRegistry
 
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.stream.broker import LogSpec, Position, Publisher, Record
+from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.dead_letters import Parking
-from services.ingestor.publish.raw_publisher import Outlet
-from services.ingestor.streams.raw_writer import Journal, gap_instead
+from services.ingestor.publish.raw_publisher import RawPublisher
+from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.streams.raw_writer import RawStreamWriter, gap_instead
 from services.ingestor.testing import eventually, raw_records
 
 SUBJECT = "market.raw.coinbase.trades.BTC-USD"
@@ -31,13 +32,15 @@ async def broker() -> AsyncIterator[MemoryBroker]:
         yield broker
 
 
-def outlet_on(
+def raw_publisher_on(
     broker: MemoryBroker, publisher: Publisher, breaker: CircuitBreaker
-) -> tuple[Outlet, Parking]:
+) -> tuple[RawPublisher, DeadLetters]:
     metrics = Metrics(CollectorRegistry())
-    parking = Parking(InvalidLog(broker), metrics)
+    dead_letters = DeadLetters(InvalidLog(broker))
     limits = {"max_records": 10, "max_bytes": 1 << 20}
-    return Outlet(publisher, metrics, parking, **limits, breaker=breaker), parking
+    return RawPublisher(
+        publisher, metrics, UnreadableFrames(dead_letters, metrics), **limits, breaker=breaker
+    ), dead_letters
 
 
 def record(seq: int) -> Record:
@@ -48,27 +51,27 @@ async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(
     broker: MemoryBroker,
 ) -> None:
     breaker = CircuitBreaker(threshold=1, recovery_s=0.01)
-    outlet, _ = outlet_on(broker, await broker.publisher(max_records=10), breaker)
+    raw_publisher, _ = raw_publisher_on(broker, await broker.publisher(max_records=10), breaker)
     # Nothing is stored before the event loop gets a turn.
-    taken = [outlet.offer(record(seq)) for seq in range(1, 14)]
+    taken = [raw_publisher.offer(record(seq)) for seq in range(1, 14)]
     assert taken == [True] * 10 + [False] * 3
     assert breaker.state is Circuit.OPEN
-    assert outlet.refused == 3
-    assert not outlet.has_room()
-    await eventually(outlet.has_room, "half of the window is free")
+    assert raw_publisher.refused == 3
+    assert not raw_publisher.has_room()
+    await eventually(raw_publisher.has_room, "half of the window is free")
     assert breaker.state.name == "CLOSED"
-    assert outlet.offer(record(14))
-    assert await outlet.flush(5.0) == 0
+    assert raw_publisher.offer(record(14))
+    assert await raw_publisher.flush(5.0) == 0
 
 
 async def test_relief_waits_for_a_busy_broker_only(broker: MemoryBroker) -> None:
     breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
     publisher = await broker.publisher(max_records=10)
-    outlet, _ = outlet_on(broker, publisher, breaker)
+    raw_publisher, _ = raw_publisher_on(broker, publisher, breaker)
     for seq in range(1, 9):
-        outlet.offer(record(seq))
+        raw_publisher.offer(record(seq))
     async with asyncio.timeout(5):
-        await outlet.relief()
+        await raw_publisher.relief()
     assert publisher.stats().in_flight <= 5
 
 
@@ -78,13 +81,15 @@ async def test_a_trade_that_the_log_cannot_hold_is_parked_and_a_gap_stands_in_it
     await broker.ensure([LogSpec(INVALID_LOG, 600)])
     broker.server.max_payload = 2000
     breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
-    outlet, parking = outlet_on(broker, await broker.publisher(), breaker)
-    journal = Journal(StreamKey("coinbase", "trades", "BTC-USD"), "line", outlet.offer, epoch=1)
-    assert journal.frame(1, b'{"trade_id":1}', 1)
-    assert journal.frame(2, b'{"trade_id":2,"padding":"%b"}' % (b"x" * 3000), 2)
-    assert journal.frame(3, b'{"trade_id":3}', 3)
-    assert await outlet.flush(5.0) == 0
-    await parking.flush()
+    raw_publisher, dead_letters = raw_publisher_on(broker, await broker.publisher(), breaker)
+    writer = RawStreamWriter(
+        StreamKey("coinbase", "trades", "BTC-USD"), "line", raw_publisher.offer, epoch=1
+    )
+    assert writer.frame(1, b'{"trade_id":1}', 1)
+    assert writer.frame(2, b'{"trade_id":2,"padding":"%b"}' % (b"x" * 3000), 2)
+    assert writer.frame(3, b'{"trade_id":3}', 3)
+    assert await raw_publisher.flush(5.0) == 0
+    await dead_letters.flush()
     records = await raw_records(broker, "trades", "BTC-USD")
     assert [(each.kind, each.seq, each.prev) for each in records] == [
         ("frame", 1, None),
@@ -106,12 +111,14 @@ async def test_a_book_that_the_log_cannot_hold_is_parked_and_not_taken(
     await broker.ensure([LogSpec(INVALID_LOG, 600)])
     broker.server.max_payload = 2000
     breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
-    outlet, _ = outlet_on(broker, await broker.publisher(), breaker)
-    journal = Journal(StreamKey("coinbase", "book", "BTC-USD"), "line", outlet.offer, epoch=1)
-    assert journal.frame(5, b'{"changes":[]}', 1)
-    assert not journal.frame(6, b'{"changes":["%b"]}' % (b"x" * 3000), 2)
-    assert journal.seq == 5
-    assert outlet.refused == 1
+    raw_publisher, _ = raw_publisher_on(broker, await broker.publisher(), breaker)
+    writer = RawStreamWriter(
+        StreamKey("coinbase", "book", "BTC-USD"), "line", raw_publisher.offer, epoch=1
+    )
+    assert writer.frame(5, b'{"changes":[]}', 1)
+    assert not writer.frame(6, b'{"changes":["%b"]}' % (b"x" * 3000), 2)
+    assert writer.seq == 5
+    assert raw_publisher.refused == 1
     # The circuit is for a broker that is away.
     assert breaker.state is Circuit.CLOSED
 
@@ -124,8 +131,8 @@ def test_a_gap_stands_in_for_a_trade_only_and_not_where_it_would_have_to_list_op
         return True
 
     for channel in ("trades", "book", "ticker"):
-        journal = Journal(StreamKey("coinbase", channel, "BTC-USD"), "line", offer, epoch=1)
-        assert journal.frame(7, b"{}", 1)
+        writer = RawStreamWriter(StreamKey("coinbase", channel, "BTC-USD"), "line", offer, epoch=1)
+        assert writer.frame(7, b"{}", 1)
     trade, book, ticker = taken
     assert gap_instead(book) is gap_instead(ticker) is None
     gap = gap_instead(trade)

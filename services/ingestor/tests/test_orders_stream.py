@@ -1,4 +1,4 @@
-"""The order-level lane: what was lost is found by number, and healed late or from level 3."""
+"""The order-level stream: what was lost is found by number, and healed late or from level 3."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from services.common.subjects import StreamKey
 from services.common.wire import StatusBody
 from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import ORDERS_RULE, Sequencer
-from services.ingestor.streams import OrdersLane
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import OrdersStream
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog, folded
 from services.ingestor.venues.base import OrderAction, OrderEvent, OrderImage
 from services.ingestor.venues.coinbase import CoinbaseFeed
@@ -95,7 +95,7 @@ in_both_forms = pytest.mark.parametrize("form", FORMS)
 
 
 class Bench:
-    """With a `form`, events reach the lane through the venue's own message and its parser."""
+    """With a `form`, events reach the stream through the venue's own message and its parser."""
 
     def __init__(self, held: int | None = None, form: str | None = None) -> None:
         self._written = FORMS[form] if form is not None else None
@@ -104,9 +104,9 @@ class Bench:
         self.counts = Counts()
         self.market = Market()
         self.asked = 0
-        journal = Journal(KEY, "test", self.log.offer, epoch=1, seq=held)
-        self.lane = OrdersLane(
-            journal, Condition(journal, NOW), Sequencer(ORDERS_RULE), self._ask, self.counts
+        writer = RawStreamWriter(KEY, "test", self.log.offer, epoch=1, seq=held)
+        self.stream = OrdersStream(
+            writer, StreamStateTracker(writer, NOW), Sequencer(ORDERS_RULE), self._ask, self.counts
         )
 
     def _ask(self) -> None:
@@ -120,10 +120,10 @@ class Bench:
                 parsed = self._feed.parse(body).order
                 assert parsed is not None
                 event = parsed
-            self.lane.order(event, body, NOW + number * 1000)
+            self.stream.order(event, body, NOW + number * 1000)
 
     def image(self, sequence: int) -> bool:
-        return self.lane.image(self.market.image(sequence), NOW)
+        return self.stream.image(self.market.image(sequence), NOW)
 
     def written(self) -> list[tuple[str, int]]:
         return [(record.kind, record.seq) for record in self.log.of("frame", "resync", "gap")]
@@ -144,7 +144,7 @@ def test_it_begins_with_an_image_and_replays_what_waited_above_it() -> None:
     bench.say(1005, 1006, 1007)
     assert bench.asked == 1
     assert bench.image(1006)
-    assert not bench.lane.suspect
+    assert not bench.stream.suspect
     # 1006 is in the image; 1007 opened an order.
     assert bench.written() == [("resync", 1006), ("frame", 1007)]
     bench.say(1008, 1009)
@@ -157,7 +157,7 @@ def test_pitfall_6_an_image_ahead_of_the_socket_makes_what_follows_up_to_it_old_
     bench.say(1005)
     assert bench.image(1020)
     bench.say(1006, 1013, 1020)
-    assert bench.lane.duplicates == 3
+    assert bench.stream.duplicates == 3
     bench.say(1021, 1022)
     bench.check(1022)
     assert bench.counts.gaps == []
@@ -167,7 +167,7 @@ def test_an_image_behind_the_first_message_that_waits_is_asked_for_again() -> No
     bench = Bench()
     bench.say(1010)
     assert not bench.image(1008)
-    assert bench.lane.suspect
+    assert bench.stream.suspect
     assert bench.image(1009)
     bench.check(1010)
 
@@ -179,7 +179,7 @@ def test_pitfall_3_a_lost_message_is_found_and_the_book_rebuilt_from_level_3(for
     bench.image(1005)
     bench.say(1006, 1007, 1010, 1011)
     assert bench.states() == ["live", "resyncing"]
-    assert "1008..1009" in bench.lane.condition.evidence
+    assert "1008..1009" in bench.stream.state.evidence
     assert bench.image(1010)
     assert bench.states() == ["live", "resyncing", "live"]
     assert b'"cause":"gap"' in bytes(bench.log.of("resync")[1].body)
@@ -192,7 +192,7 @@ def test_messages_that_only_came_late_complete_the_book_without_a_call() -> None
     bench.say(1005)
     bench.image(1005)
     bench.say(1008, 1007, 1006)
-    assert not bench.lane.suspect
+    assert not bench.stream.suspect
     assert bench.counts.outcomes == ["late"]
     assert len(bench.log.of("resync")) == 1
     bench.check(1008)
@@ -202,9 +202,9 @@ def test_two_heartbeats_find_a_lost_tail() -> None:
     bench = Bench()
     bench.say(1005)
     bench.image(1005)
-    bench.lane.heartbeat(0, 1007, NOW)
+    bench.stream.heartbeat(0, 1007, NOW)
     assert bench.states() == ["live"]
-    bench.lane.heartbeat(0, 1009, NOW)
+    bench.stream.heartbeat(0, 1009, NOW)
     assert bench.states() == ["live", "resyncing"]
     bench.image(1009)
     bench.check(1009)
@@ -214,12 +214,12 @@ def test_a_reconnect_needs_a_new_image_and_one_is_not_taken_while_the_connection
     bench = Bench()
     bench.say(1005)
     bench.image(1005)
-    bench.lane.lost(NOW)
-    assert not bench.lane.fetchable
+    bench.stream.lost(NOW)
+    assert not bench.stream.fetchable
     assert bench.image(1007)
-    assert bench.lane.suspect
-    bench.lane.connected()
-    bench.lane.heartbeat(0, 1008, NOW)
+    assert bench.stream.suspect
+    bench.stream.connected()
+    bench.stream.heartbeat(0, 1008, NOW)
     assert bench.asked == 2
     assert bench.image(1008)
     bench.say(1009)
@@ -231,7 +231,7 @@ def test_in_a_market_that_stands_still_a_new_base_stands_behind_the_old_one() ->
     bench = Bench()
     bench.say(1005)
     bench.image(1005)
-    bench.lane.distrust("operator", "asked for", NOW)
+    bench.stream.distrust("operator", "asked for", NOW)
     assert bench.image(1005)
     assert bench.written() == [("resync", 1005), ("resync", 1006)]
     bench.say(1006, 1007, 1008, 1009, 1010)
@@ -242,7 +242,7 @@ def test_pitfall_25_an_image_of_a_cache_older_than_what_was_passed_on_is_refused
     bench = Bench()
     bench.say(1005)
     bench.image(1010)
-    bench.lane.distrust("operator", "asked for", NOW)
+    bench.stream.distrust("operator", "asked for", NOW)
     assert not bench.image(1009)
     assert bench.image(1010)
 
@@ -251,10 +251,10 @@ def test_a_numbering_that_began_anew_opens_an_epoch() -> None:
     bench = Bench()
     bench.say(1020)
     bench.image(1020)
-    bench.lane.distrust("operator", "asked for", NOW)
+    bench.stream.distrust("operator", "asked for", NOW)
     image = bench.market.image(1004)
     image = OrderImage(4, NOW + 10_000_000, "", image.bids, image.asks)
-    assert bench.lane.image(image, NOW)
+    assert bench.stream.image(image, NOW)
     assert [record.epoch for record in bench.log.of("resync")] == [1, NOW]
     bench.log.check_chain()
 
@@ -265,7 +265,7 @@ def test_what_the_broker_had_no_room_for_makes_a_new_base_necessary() -> None:
     bench.image(1005)
     bench.log.away = True
     bench.say(1006, 1007)
-    assert bench.lane.suspect
+    assert bench.stream.suspect
     bench.log.away = False
     bench.say(1008)
     assert bench.image(1008)
@@ -288,11 +288,11 @@ def test_whatever_is_lost_repeated_or_reordered_the_log_folds_to_the_true_book(
     )
     for number in numbers:
         bench.say(number)
-        if bench.lane.fetchable and data.draw(st.booleans()):
+        if bench.stream.fetchable and data.draw(st.booleans()):
             bench.image(data.draw(st.integers(number, last)))
-    bench.lane.heartbeat(0, last, NOW)
-    bench.lane.heartbeat(0, last, NOW)
-    if bench.lane.fetchable:
+    bench.stream.heartbeat(0, last, NOW)
+    bench.stream.heartbeat(0, last, NOW)
+    if bench.stream.fetchable:
         assert bench.image(last)
-    assert not bench.lane.suspect
+    assert not bench.stream.suspect
     bench.check(last)

@@ -4,9 +4,9 @@ import json
 
 from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
-from services.ingestor.streams import TickerLane
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import TickerStream
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Quote
 
@@ -19,10 +19,10 @@ class Bench:
         self.log = RawLog()
         self.counts = Counts()
         self.asked = 0
-        journal = Journal(KEY, "test", self.log.offer, epoch=1, seq=held)
-        self.lane = TickerLane(
-            journal,
-            Condition(journal, NOW),
+        writer = RawStreamWriter(KEY, "test", self.log.offer, epoch=1, seq=held)
+        self.stream = TickerStream(
+            writer,
+            StreamStateTracker(writer, NOW),
             Sequencer(Numbering.INCREASING, held, NOW if held else 0),
             self._ask,
             self.counts,
@@ -32,7 +32,7 @@ class Bench:
         self.asked += 1
 
     def ticker(self, sequence: int, trade_id: int, late_us: int = 0) -> None:
-        self.lane.ticker(sequence, NOW + late_us, trade_id, b'{"s":%d}' % sequence, NOW)
+        self.stream.ticker(sequence, NOW + late_us, trade_id, b'{"s":%d}' % sequence, NOW)
 
     def written(self) -> list[tuple[str, int]]:
         return [(record.kind, record.seq) for record in self.log.of("frame", "resync", "gap")]
@@ -43,7 +43,7 @@ def test_only_newer_tickers_are_passed_on() -> None:
     for sequence in (100, 348, 348, 120, 900):
         bench.ticker(sequence, 7)
     assert bench.written() == [("frame", 100), ("frame", 348), ("frame", 900)]
-    assert bench.lane.duplicates == 2
+    assert bench.stream.duplicates == 2
 
 
 def test_a_skipped_trade_id_is_a_cascade_and_no_loss() -> None:
@@ -51,21 +51,21 @@ def test_a_skipped_trade_id_is_a_cascade_and_no_loss() -> None:
     bench = Bench()
     bench.ticker(100, 41151855)
     bench.ticker(104, 41151857)
-    assert bench.lane.coalesced == 1
+    assert bench.stream.coalesced == 1
     assert bench.counts.gaps == []
 
 
 def test_two_heartbeats_that_know_of_a_newer_trade_ask_for_a_refresh() -> None:
     bench = Bench()
     bench.ticker(100, 7)
-    bench.lane.heartbeat(150, 8, NOW)
+    bench.stream.heartbeat(150, 8, NOW)
     assert bench.asked == 0
-    bench.lane.heartbeat(180, 8, NOW)
+    bench.stream.heartbeat(180, 8, NOW)
     assert bench.asked == 1
-    assert not bench.lane.refreshed(Quote(7, NOW, b"{}"), NOW), "a CDN's old answer"
-    assert bench.lane.refreshed(Quote(8, NOW, b'{"trade_id":8}'), NOW)
+    assert not bench.stream.refreshed(Quote(7, NOW, b"{}"), NOW), "a CDN's old answer"
+    assert bench.stream.refreshed(Quote(8, NOW, b'{"trade_id":8}'), NOW)
     assert bench.written() == [("frame", 100), ("resync", 180)]
-    assert not bench.lane.behind
+    assert not bench.stream.behind
     bench.ticker(170, 8)
     bench.ticker(200, 9)
     assert bench.written()[2:] == [("frame", 200)]
@@ -75,11 +75,11 @@ def test_two_heartbeats_that_know_of_a_newer_trade_ask_for_a_refresh() -> None:
 def test_a_ticker_that_arrives_meanwhile_makes_the_refresh_needless() -> None:
     bench = Bench()
     bench.ticker(100, 7)
-    bench.lane.heartbeat(150, 8, NOW)
-    bench.lane.heartbeat(180, 8, NOW)
+    bench.stream.heartbeat(150, 8, NOW)
+    bench.stream.heartbeat(180, 8, NOW)
     bench.ticker(140, 8)
-    assert not bench.lane.behind
-    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert not bench.stream.behind
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW)
     assert bench.written() == [("frame", 100), ("frame", 140)]
 
 
@@ -104,7 +104,7 @@ def test_a_quiet_stream_writes_what_waits_at_the_next_heartbeat() -> None:
     bench.log.away = True
     bench.ticker(110, 8)
     bench.log.away = False
-    bench.lane.heartbeat(111, 8, NOW)
+    bench.stream.heartbeat(111, 8, NOW)
     assert bench.written() == [("frame", 100), ("resync", 110)]
     assert json.loads(bytes(bench.log.of("resync")[0].body))["missed"] is None
 
@@ -125,50 +125,50 @@ def behind(trade: int = 8) -> Bench:
     """One that waits for the ticker of a trade that two heartbeats know of."""
     bench = Bench()
     bench.ticker(100, 7)
-    bench.lane.heartbeat(150, trade, NOW)
-    bench.lane.heartbeat(180, trade, NOW)
-    assert bench.lane.behind
+    bench.stream.heartbeat(150, trade, NOW)
+    bench.stream.heartbeat(180, trade, NOW)
+    assert bench.stream.behind
     return bench
 
 
 def test_it_is_asked_for_once_and_only_by_marks_that_follow_each_other() -> None:
     bench = Bench()
-    bench.lane.heartbeat(90, 8, NOW)
-    bench.lane.heartbeat(90, 8, NOW)
+    bench.stream.heartbeat(90, 8, NOW)
+    bench.stream.heartbeat(90, 8, NOW)
     assert bench.asked == 0, "no ticker told of a trade"
     bench.ticker(100, 7)
-    bench.lane.heartbeat(150, 8, NOW)
-    bench.lane.heartbeat(150, 7, NOW)
-    bench.lane.heartbeat(150, 8, NOW)
-    assert (bench.asked, bench.lane.gaps) == (0, 0)
+    bench.stream.heartbeat(150, 8, NOW)
+    bench.stream.heartbeat(150, 7, NOW)
+    bench.stream.heartbeat(150, 8, NOW)
+    assert (bench.asked, bench.stream.gaps) == (0, 0)
     for _ in range(3):
-        bench.lane.heartbeat(150, 8, NOW)
-    assert (bench.asked, bench.lane.gaps, bench.counts.gaps) == (1, 1, ["heartbeat"])
+        bench.stream.heartbeat(150, 8, NOW)
+    assert (bench.asked, bench.stream.gaps, bench.counts.gaps) == (1, 1, ["heartbeat"])
 
 
 def test_a_next_trade_is_in_order_and_one_after_it_is_a_cascade() -> None:
     bench = Bench()
     bench.ticker(100, 7)
     bench.ticker(101, 8)
-    assert bench.lane.coalesced == 0
+    assert bench.stream.coalesced == 0
     bench.ticker(102, 10)
-    assert (bench.lane.coalesced, bench.lane.extra()) == (1, {"coalesced": 1})
-    assert bench.lane.messages == 3
+    assert (bench.stream.coalesced, bench.stream.extra()) == (1, {"coalesced": 1})
+    assert bench.stream.messages == 3
 
 
 def test_a_fetched_ticker_may_be_so_far_ahead_of_the_last_mark() -> None:
     for trade, taken in ((1_008, True), (1_009, False)):
         bench = behind()
-        assert bench.lane.refreshed(Quote(trade, NOW, b"{}"), NOW) is taken
-        assert bench.lane.behind is not taken
+        assert bench.stream.refreshed(Quote(trade, NOW, b"{}"), NOW) is taken
+        assert bench.stream.behind is not taken
 
 
 def test_a_fetched_ticker_stands_at_the_mark_or_behind_the_newest_one() -> None:
     bench = Bench()
     bench.ticker(500, 7)
-    bench.lane.heartbeat(150, 8, NOW)
-    bench.lane.heartbeat(180, 8, NOW)
-    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
+    bench.stream.heartbeat(150, 8, NOW)
+    bench.stream.heartbeat(180, 8, NOW)
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW)
     assert bench.written() == [("frame", 500), ("resync", 501)]
     assert bench.counts.outcomes == ["snapshot"]
     assert b'"cause":"gap"' in bytes(bench.log.of("resync")[0].body)
@@ -177,31 +177,31 @@ def test_a_fetched_ticker_stands_at_the_mark_or_behind_the_newest_one() -> None:
 def test_a_fetched_ticker_that_finds_no_room_is_still_awaited() -> None:
     bench = behind()
     bench.log.away = True
-    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
-    assert bench.lane.behind
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert bench.stream.behind
     bench.log.away = False
-    assert bench.lane.refreshed(Quote(8, NOW, b"{}"), NOW)
-    assert not bench.lane.behind
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW)
+    assert not bench.stream.behind
 
 
 def test_a_lost_connection_ends_the_waiting_and_the_counting() -> None:
     bench = behind()
-    bench.lane.lost()
-    assert not bench.lane.behind
-    bench.lane.heartbeat(190, 8, NOW)
+    bench.stream.lost()
+    assert not bench.stream.behind
+    bench.stream.heartbeat(190, 8, NOW)
     assert bench.asked == 1
-    bench.lane.heartbeat(190, 8, NOW)
+    bench.stream.heartbeat(190, 8, NOW)
     assert bench.asked == 2
 
 
 def test_what_readers_go_without_is_fetched_also_of_the_trade_told_last() -> None:
     bench = Bench()
     bench.ticker(100, 7)
-    bench.lane.heartbeat(100, 7, NOW)
-    bench.lane.distrust("unreadable", "readers have no 100", NOW)
-    bench.lane.distrust("unreadable", "readers have no 100", NOW)
+    bench.stream.heartbeat(100, 7, NOW)
+    bench.stream.distrust("unreadable", "readers have no 100", NOW)
+    bench.stream.distrust("unreadable", "readers have no 100", NOW)
     assert (bench.asked, bench.counts.gaps) == (1, ["unreadable"])
-    assert bench.lane.refreshed(Quote(7, NOW, b"{}"), NOW)
+    assert bench.stream.refreshed(Quote(7, NOW, b"{}"), NOW)
     assert bench.written() == [("frame", 100), ("resync", 101)]
 
 
@@ -210,14 +210,14 @@ def test_of_three_tickers_without_room_the_first_two_are_named() -> None:
     bench.log.away = True
     for sequence in (110, 120, 130):
         bench.ticker(sequence, sequence)
-        assert bench.lane.waiting
-    assert (bench.lane.gaps, bench.counts.gaps) == (1, ["broker_away"])
-    assert not bench.lane.settle(NOW)
+        assert bench.stream.waiting
+    assert (bench.stream.gaps, bench.counts.gaps) == (1, ["broker_away"])
+    assert not bench.stream.settle(NOW)
     bench.log.away = False
-    assert bench.lane.settle(NOW)
-    assert not bench.lane.waiting
+    assert bench.stream.settle(NOW)
+    assert not bench.stream.waiting
     body = json.loads(bytes(bench.log.of("resync")[0].body))
     assert body["missed"] == {"from": 110, "to": 120}
     assert bench.counts.outcomes == ["lost"]
-    assert bench.lane.settle(NOW), "written once"
+    assert bench.stream.settle(NOW), "written once"
     assert bench.written() == [("resync", 130)]

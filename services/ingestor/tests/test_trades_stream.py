@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.common.subjects import StreamKey
 from services.common.wire import LateBody, Missed, OpenGap
 from services.ingestor.integrity.sequencer import Gap, Numbering, Sequencer
-from services.ingestor.streams import TradesLane
-from services.ingestor.streams.raw_writer import Journal
-from services.ingestor.streams.stream_state import Condition
+from services.ingestor.streams import TradesStream
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import TradeRow
 
@@ -21,16 +21,16 @@ NOW = 1_790_000_000_000_000
 
 
 class Bench:
-    """A lane with its log, and the venue's words in short form."""
+    """A stream with its log, and the venue's words in short form."""
 
     def __init__(self, held: int | None = None, *, max_held: int = 20_000) -> None:
         self.log = RawLog()
         self.counts = Counts()
         self.asked = 0
-        journal = Journal(KEY, "test", self.log.offer, epoch=1, seq=held)
-        self.lane = TradesLane(
-            journal,
-            Condition(journal, NOW),
+        writer = RawStreamWriter(KEY, "test", self.log.offer, epoch=1, seq=held)
+        self.stream = TradesStream(
+            writer,
+            StreamStateTracker(writer, NOW),
             Sequencer(Numbering.CONTIGUOUS, held, NOW if held else 0),
             self._ask,
             self.counts,
@@ -43,10 +43,10 @@ class Bench:
     def trade(self, *numbers: int, late_us: int = 0) -> None:
         for number in numbers:
             time = NOW + late_us
-            self.lane.trade(number, time, b'{"type":"match","trade_id":%d}' % number, NOW)
+            self.stream.trade(number, time, b'{"type":"match","trade_id":%d}' % number, NOW)
 
     def refill(self, *numbers: int) -> int:
-        return self.lane.refill([row(number) for number in numbers], NOW)
+        return self.stream.refill([row(number) for number in numbers], NOW)
 
     @property
     def frames(self) -> list[int]:
@@ -59,7 +59,7 @@ def row(number: int) -> TradeRow:
 
 def test_trades_in_order_are_passed_on_as_they_are() -> None:
     bench = Bench()
-    bench.lane.seed(10, NOW, NOW)
+    bench.stream.seed(10, NOW, NOW)
     bench.trade(11, 12)
     assert bench.frames == [11, 12]
     assert bytes(bench.log.of("frame")[0].body) == b'{"type":"match","trade_id":11}'
@@ -69,8 +69,8 @@ def test_trades_in_order_are_passed_on_as_they_are() -> None:
 def test_the_last_trade_before_a_subscription_is_never_written_as_a_trade() -> None:
     """Otherwise a reconnect stores it twice (bbgo #1941)."""
     bench = Bench(held=10)
-    bench.lane.seed(10, NOW, NOW)
-    bench.lane.seed(10, NOW, NOW)
+    bench.stream.seed(10, NOW, NOW)
+    bench.stream.seed(10, NOW, NOW)
     assert bench.log.of("frame", "gap", "resync") == []
 
 
@@ -78,18 +78,18 @@ def test_a_gap_pauses_the_stream_until_exactly_the_missing_trades_are_there() ->
     bench = Bench(held=10)
     bench.trade(11, 14, 15)
     assert bench.frames == [11]
-    assert bench.lane.missing() == Gap(12, 13)
+    assert bench.stream.missing() == Gap(12, 13)
     assert bench.refill(12) == 1
-    assert bench.lane.missing() == Gap(13, 13)
+    assert bench.stream.missing() == Gap(13, 13)
     assert bench.refill(12, 13, 14) == 1
     assert bench.frames == [11, 12, 13, 14, 15]
-    assert not bench.lane.healing
+    assert not bench.stream.healing
     bench.log.check_chain()
 
 
 def test_a_resync_is_announced_and_its_end_says_how_it_was_healed() -> None:
     bench = Bench(held=10)
-    bench.lane.condition.clear("down", "test", NOW)
+    bench.stream.state.clear("down", "test", NOW)
     bench.trade(13)
     bench.refill(11, 12)
     bodies = [bytes(record.body).decode() for record in bench.log.of("status")]
@@ -108,7 +108,7 @@ def test_a_trade_that_only_came_late_heals_the_gap_without_a_call() -> None:
 def test_duplicates_and_stragglers_are_dropped_and_counted() -> None:
     bench = Bench(held=10)
     bench.trade(11, 11, 9, 13, 13)
-    assert bench.lane.duplicates == 3
+    assert bench.stream.duplicates == 3
     bench.refill(12)
     bench.trade(12)
     assert bench.frames == [11, 12, 13]
@@ -116,10 +116,10 @@ def test_duplicates_and_stragglers_are_dropped_and_counted() -> None:
 
 def test_a_lost_last_trade_is_found_by_the_second_heartbeat() -> None:
     bench = Bench(held=10)
-    bench.lane.heartbeat(12, NOW)
-    assert not bench.lane.healing
-    bench.lane.heartbeat(12, NOW)
-    assert bench.lane.missing() == Gap(11, 12)
+    bench.stream.heartbeat(12, NOW)
+    assert not bench.stream.healing
+    bench.stream.heartbeat(12, NOW)
+    assert bench.stream.missing() == Gap(11, 12)
     bench.refill(11, 12)
     assert bench.frames == [11, 12]
     assert bench.counts.gaps == ["tail"]
@@ -128,20 +128,20 @@ def test_a_lost_last_trade_is_found_by_the_second_heartbeat() -> None:
 def test_a_heartbeat_without_a_last_trade_means_nothing() -> None:
     """Sandbox heartbeats have shown 0 (coinbasepro-python #356, go-coinbasepro #89)."""
     bench = Bench(held=10)
-    bench.lane.heartbeat(0, NOW)
-    bench.lane.heartbeat(0, NOW)
-    assert not bench.lane.healing
+    bench.stream.heartbeat(0, NOW)
+    bench.stream.heartbeat(0, NOW)
+    assert not bench.stream.healing
 
 
 def test_what_happened_while_the_process_was_away_is_closed_by_the_seed() -> None:
     bench = Bench(held=10)
-    bench.lane.seed(12, NOW, NOW)
+    bench.stream.seed(12, NOW, NOW)
     bench.trade(13)
-    assert bench.lane.missing() == Gap(11, 12)
+    assert bench.stream.missing() == Gap(11, 12)
     bench.refill(11, 12)
     assert bench.frames == [11, 12, 13]
     assert bench.counts.gaps == ["restart"]
-    bench.lane.seed(15, NOW, NOW)
+    bench.stream.seed(15, NOW, NOW)
     assert bench.counts.gaps == ["restart", "reconnect"]
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_healed_becomes_a_gap_record_and_the_stream_goes_on() -> 
     """Each gap brings the trades before it, so that nobody who loses state is left without."""
     bench = Bench(held=10)
     bench.trade(13, 16)
-    bench.lane.give_up(NOW, denied=True)
+    bench.stream.give_up(NOW, denied=True)
     bench.trade(17)
     gaps = bench.log.of("gap")
     state = b'{"type":"match","trade_id":13}'
@@ -159,7 +159,7 @@ def test_what_cannot_be_healed_becomes_a_gap_record_and_the_stream_goes_on() -> 
     ]
     assert [gap.seq for gap in gaps] == [12, 15]
     assert bench.log.seqs("frame", "gap") == [12, 13, 15, 16, 17]
-    assert bench.lane.lost == 4
+    assert bench.stream.lost == 4
     bench.log.check_chain()
 
 
@@ -167,7 +167,7 @@ def test_a_second_hole_during_a_resync_is_found_and_counted_too() -> None:
     bench = Bench(held=10)
     bench.trade(12, 14)
     assert bench.counts.gaps == ["gap", "gap"]
-    assert bench.lane.missing() == Gap(11, 13)
+    assert bench.stream.missing() == Gap(11, 13)
     bench.refill(11, 13)
     assert bench.frames == [11, 12, 13, 14]
 
@@ -176,9 +176,9 @@ def test_what_the_broker_had_no_room_for_is_written_later_in_order() -> None:
     bench = Bench(held=10)
     bench.log.away = True
     bench.trade(11, 12, 13)
-    assert bench.lane.healing
+    assert bench.stream.healing
     bench.log.away = False
-    assert bench.lane.settle(NOW)
+    assert bench.stream.settle(NOW)
     assert bench.frames == [11, 12, 13]
     assert bench.counts.gaps == ["broker_away"]
 
@@ -187,11 +187,11 @@ def test_a_queue_that_is_full_is_let_go_and_fetched_instead() -> None:
     bench = Bench(held=10, max_held=3)
     bench.log.away = True
     bench.trade(*range(11, 18))
-    assert bench.lane.held <= 3
+    assert bench.stream.held <= 3
     assert bench.counts.drops["queue_full"] == 6
     bench.log.away = False
-    bench.lane.settle(NOW)
-    assert bench.lane.missing() == Gap(11, 16)
+    bench.stream.settle(NOW)
+    assert bench.stream.missing() == Gap(11, 16)
     bench.refill(*range(11, 17))
     assert bench.frames == list(range(11, 18))
 
@@ -226,7 +226,7 @@ class Traffic(RuleBasedStateMachine):
         self.top = 100
         self.bench = Bench(held=100 if known else None, max_held=15)
         self.in_flight: list[int] = []
-        self.bench.lane.seed(100, NOW, NOW)
+        self.bench.stream.seed(100, NOW, NOW)
 
     @rule(count=st.integers(1, 4))
     def trades_happen(self, count: int) -> None:
@@ -261,16 +261,16 @@ class Traffic(RuleBasedStateMachine):
 
     @rule()
     def heartbeat(self) -> None:
-        self.bench.lane.heartbeat(self.top, NOW)
+        self.bench.stream.heartbeat(self.top, NOW)
 
     @rule()
     def reconnect(self) -> None:
         self.in_flight.clear()
-        self.bench.lane.seed(self.top, NOW, NOW)
+        self.bench.stream.seed(self.top, NOW, NOW)
 
     @rule(size=st.integers(1, 10))
     def the_healer_brings_some(self, size: int) -> None:
-        missing = self.bench.lane.missing()
+        missing = self.bench.stream.missing()
         if missing is not None:
             assert missing.last <= self.top
             last = min(missing.last, missing.first + size - 1)
@@ -279,26 +279,26 @@ class Traffic(RuleBasedStateMachine):
     @rule(away=st.booleans())
     def broker(self, away: bool) -> None:
         self.bench.log.away = away
-        self.bench.lane.settle(NOW)
+        self.bench.stream.settle(NOW)
 
     @rule(denied=st.booleans())
     def the_healer_gives_up(self, denied: bool) -> None:
-        self.bench.lane.give_up(NOW, denied=denied)
+        self.bench.stream.give_up(NOW, denied=denied)
 
     @rule(at=st.integers(0, 100), size=st.integers(1, 5))
     def some_are_found_late(self, at: int, size: int) -> None:
         left = [
-            number for low, high in self.bench.lane.open.left for number in range(low, high + 1)
+            number for low, high in self.bench.stream.open.left for number in range(low, high + 1)
         ]
         if left:
             at %= len(left)
             rows = [row(number) for number in left[at : at + size]]
-            taken = self.bench.lane.open.found([*rows, row(self.top + 5)], NOW)
+            taken = self.bench.stream.open.found([*rows, row(self.top + 5)], NOW)
             assert self.bench.log.away or taken == len(rows)
 
     @rule(first=st.integers(101, 150), size=st.integers(1, 5))
     def some_are_denied(self, first: int, size: int) -> None:
-        self.bench.lane.open.deny([(first, first + size)], NOW)
+        self.bench.stream.open.deny([(first, first + size)], NOW)
 
     @invariant()
     def the_log_is_one_chain_without_a_silent_hole(self) -> None:
@@ -332,7 +332,7 @@ class Traffic(RuleBasedStateMachine):
                     if gap.missed == late.missed
                     for part in gap.left or ()
                 ]
-        assert opened == self.bench.lane.open.left
+        assert opened == self.bench.stream.open.left
         told += [number for low, high in opened for number in range(low, high + 1)]
         last = [record.seq for record in self.bench.log.of("frame", "gap")][-1:]
         assert sorted(told) == list(range(101, (last[0] if last else 100) + 1))
@@ -345,7 +345,7 @@ class Traffic(RuleBasedStateMachine):
         newest = self.bench.log.records[-1]
         if newest.kind == "frame" and newest.open_at is not None:
             newest = records[newest.open_at]
-        assert tuple(newest.open_gaps or ()) == self.bench.lane.open.gaps
+        assert tuple(newest.open_gaps or ()) == self.bench.stream.open.gaps
 
     def teardown(self) -> None:
         """Whatever happened, everything known to exist can be brought home."""
@@ -353,9 +353,9 @@ class Traffic(RuleBasedStateMachine):
             return
         bench = self.bench
         bench.log.away = False
-        bench.lane.seed(self.top, NOW, NOW)
-        while not bench.lane.settle(NOW):
-            missing = bench.lane.missing()
+        bench.stream.seed(self.top, NOW, NOW)
+        while not bench.stream.settle(NOW):
+            missing = bench.stream.missing()
             assert missing is not None
             bench.refill(*range(missing.first, missing.last + 1))
         last = [record.seq for record in bench.log.of("frame", "gap")]
