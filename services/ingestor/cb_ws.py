@@ -13,32 +13,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
-from services.common.network.proxies import proxy_for
 from services.common.resilience.backoff import Backoff
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
+from services.ingestor.feed.dial import dial, why_closed
 from services.ingestor.feed.lifecycle import FeedEvent, FeedState, next_state
 from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.options import FeedOptions
-from services.ingestor.feed.stats import FeedStats, stream_stats
+from services.ingestor.feed.stats import FeedStats, feed_stats
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher
 from services.ingestor.publish.unreadable_frames import UnreadableFrames
-from services.ingestor.streams import BookStream, ProductStreams
+from services.ingestor.streams import ProductStreams
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
 log = structlog.get_logger(__name__)
 
-# A BTC-USD book snapshot is 1.1 MB, and has been 1.3 MB.
-MAX_FRAME = 32 * 1024 * 1024
-# Frames read ahead of us before the kernel has to hold them.
-_MAX_QUEUE = 1024
 # After so many messages in a row the rest of the process gets a turn.
 _BREATH = 256
 _WATCH_S = 0.5
-_CLOSE_TIMEOUT_S = 1.0
 # While the circuit is closed pauses stay below a second, so that a venue that comes back within
 # seconds is found at once; afterwards they grow to `max_pause_s` behind the circuit's own.
 _FIRST_PAUSE_S = 0.1
@@ -108,38 +103,16 @@ class Feed:
         return self._breaker.state
 
     def stats(self) -> FeedStats:
-        now = time.time_ns() // 1000
-        age = (now - self._last_message) / 1e6 if self._last_message else None
-        queued = 0
-        for streams in self._products.values():
-            queued += streams.trades.held if streams.trades is not None else 0
-            queued += streams.book.held if streams.book is not None else 0
-        return FeedStats(
+        return feed_stats(
             self.venue.name,
             self.name,
-            self.connected,
-            self.messages,
-            self.ignored,
-            queued,
-            self.reconnects,
-            age,
-            tuple(
-                stream_stats(stream.writer, stream.state, now)
-                for streams in self._products.values()
-                for stream in streams.all
-            ),
-            {
-                streams.book.writer.key: max(0, now - streams.book.verified) / 1e6
-                for streams in self._products.values()
-                if isinstance(streams.book, BookStream)
-                and streams.book.replica is not None
-                and streams.book.verified
-            },
-            {
-                streams.trades.writer.key: streams.trades.open.count
-                for streams in self._products.values()
-                if streams.trades is not None
-            },
+            self._products.values(),
+            time.time_ns() // 1000,
+            connected=self.connected,
+            messages=self.messages,
+            ignored=self.ignored,
+            reconnects=self.reconnects,
+            last_message=self._last_message,
         )
 
     async def resubscribe_book(self, product: str) -> bool:
@@ -226,7 +199,7 @@ class Feed:
         self._flowing_since = 0.0
         self._malformed.clear()
         self._one_by_one.clear()
-        socket = await self._opened(endpoint)
+        socket = await dial(self.name, endpoint, self._options)
         if isinstance(socket, str):
             return socket
         try:
@@ -252,41 +225,6 @@ class Feed:
             self._socket = None
             # Who is cancelled while it says goodbye leaves no socket behind.
             socket.transport.abort()
-
-    async def _opened(self, endpoint: str) -> ClientConnection | str:
-        """A connection, or why there is none."""
-        try:
-            return await connect(
-                endpoint,
-                max_size=MAX_FRAME,
-                max_queue=_MAX_QUEUE,
-                open_timeout=self._options.connect_timeout_s,
-                close_timeout=_CLOSE_TIMEOUT_S,
-                compression="deflate" if self._options.compression else None,
-                proxy=proxy_for(endpoint),
-            )
-        except TimeoutError:
-            return "connect_timeout"
-        except ProxyError:
-            return "proxy_refused"
-        except InvalidHandshake:
-            return "handshake_refused"
-        except InvalidURI:
-            return "bad_address"
-        except ConnectionRefusedError:
-            return "connect_refused"
-        except OSError:
-            return "network"
-        # Resolvers, codecs, proxies and TLS raise from families of their own (a port above 65535,
-        # a label of a name that is too long): an attempt costs itself, and the next one is made.
-        except Exception as error:  # noqa: BLE001 - see above; it is told by its name
-            log.warning(
-                "connect_failed",
-                feed=self.name,
-                endpoint=endpoint,
-                reason=f"{type(error).__name__}: {error}"[:200],
-            )
-            return "connect_failed"
 
     def _why(self, reason: str) -> str:
         """Our own reason for ending the connection explains more than what the socket saw."""
@@ -326,7 +264,7 @@ class Feed:
             try:
                 frame = await socket.recv(decode=False)
             except ConnectionClosed as error:
-                return _reason_of(error)
+                return why_closed(error)
             ts = clock() // 1000
             self.messages += 1
             self._last_message = ts
@@ -439,13 +377,3 @@ class Feed:
             "last_message_age_s": stats.last_message_age_s,
             "products": {streams.product: streams.report() for streams in self._products.values()},
         }
-
-
-def _reason_of(error: ConnectionClosed) -> str:
-    """Metric label for how a connection ended."""
-    if error.rcvd is not None:
-        return f"closed_{error.rcvd.code}"
-    if error.sent is not None:
-        # We closed it: too large a frame (1009), no answer to a ping (1011), ...
-        return f"gave_up_{error.sent.code}"
-    return "reset"

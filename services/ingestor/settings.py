@@ -13,7 +13,6 @@ from services.common.errors import InvalidSubject
 from services.common.network.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
-from services.ingestor.integrity.silence import SilenceRule
 from services.ingestor.venues.base import Credentials
 from services.ingestor.venues.coinbase import CHANNELS, SIGNED
 
@@ -207,11 +206,6 @@ class Settings(CommonSettings):
     def line(self) -> str:
         """Name of this ingestor in its records."""
         return self.ingestor_line or socket.gethostname()
-
-    @property
-    def silence_rule(self) -> SilenceRule:
-        """When a book without updates is suspect."""
-        return SilenceRule(self.book_silent_steps, self.book_silent_grace_ms * 1000)
 
     @property
     def credentials(self) -> Credentials | None:

@@ -1,12 +1,13 @@
-"""What a feed shows of itself to metrics, `/feeds` and the log."""
+"""What a feed shows of itself to metrics, `/feeds` and the log. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
+from services.ingestor.streams import BookStream, ProductStreams
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream_state import StreamStateTracker
 
@@ -65,4 +66,42 @@ def stream_stats(writer: RawStreamWriter, state: StreamStateTracker, now: int) -
         state.value,
         max(0, now - state.since) / 1e6,
         max(0, now - at) / 1e6 if at else None,
+    )
+
+
+def feed_stats(
+    venue: str,
+    name: str,
+    products: Collection[ProductStreams],
+    now: int,
+    *,
+    connected: bool,
+    messages: int,
+    ignored: int,
+    reconnects: int,
+    last_message: int,
+) -> FeedStats:
+    """A feed as it is `now`; `last_message` is when it came, 0 for never (both µs)."""
+    trades = [streams.trades for streams in products if streams.trades is not None]
+    books = [streams.book for streams in products if streams.book is not None]
+    return FeedStats(
+        venue,
+        name,
+        connected,
+        messages,
+        ignored,
+        sum(stream.held for stream in (*trades, *books)),
+        reconnects,
+        (now - last_message) / 1e6 if last_message else None,
+        tuple(
+            stream_stats(stream.writer, stream.state, now)
+            for streams in products
+            for stream in streams.all
+        ),
+        {
+            book.writer.key: max(0, now - book.verified) / 1e6
+            for book in books
+            if isinstance(book, BookStream) and book.replica is not None and book.verified
+        },
+        {stream.writer.key: stream.open.count for stream in trades},
     )

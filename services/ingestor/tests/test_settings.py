@@ -8,6 +8,7 @@ from services.common.errors import SettingsError
 from services.common.settings import load
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.settings import Settings
+from services.ingestor.wiring import silence_rule
 
 
 @pytest.fixture
@@ -122,4 +123,4 @@ def test_bounds_of_silence(
 def test_the_rule_of_silence_is_what_is_set(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("BOOK_SILENT_STEPS", "50")
     environment.setenv("BOOK_SILENT_GRACE_MS", "4000")
-    assert load(Settings).silence_rule == (50, 4_000_000)
+    assert silence_rule(load(Settings)) == (50, 4_000_000)

@@ -1,0 +1,64 @@
+"""Making one WebSocket connection, and the one word for why there is none or why it ended."""
+
+from __future__ import annotations
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
+
+from services.common.network.proxies import proxy_for
+from services.ingestor.feed.options import FeedOptions
+
+log = structlog.get_logger(__name__)
+
+# A BTC-USD book snapshot is 1.1 MB, and has been 1.3 MB.
+_MAX_FRAME = 32 * 1024 * 1024
+# Frames read ahead of us before the kernel has to hold them.
+_MAX_QUEUE = 1024
+_CLOSE_TIMEOUT_S = 1.0
+
+
+async def dial(feed: str, endpoint: str, options: FeedOptions) -> ClientConnection | str:
+    """A connection, or why there is none; `feed` is for the log."""
+    try:
+        return await connect(
+            endpoint,
+            max_size=_MAX_FRAME,
+            max_queue=_MAX_QUEUE,
+            open_timeout=options.connect_timeout_s,
+            close_timeout=_CLOSE_TIMEOUT_S,
+            compression="deflate" if options.compression else None,
+            proxy=proxy_for(endpoint),
+        )
+    except TimeoutError:
+        return "connect_timeout"
+    except ProxyError:
+        return "proxy_refused"
+    except InvalidHandshake:
+        return "handshake_refused"
+    except InvalidURI:
+        return "bad_address"
+    except ConnectionRefusedError:
+        return "connect_refused"
+    except OSError:
+        return "network"
+    # Resolvers, codecs, proxies and TLS raise from families of their own (a port above 65535, a
+    # label of a name that is too long): an attempt costs itself, and the next one is made.
+    except Exception as error:  # noqa: BLE001 - see above; it is told by its name
+        log.warning(
+            "connect_failed",
+            feed=feed,
+            endpoint=endpoint,
+            reason=f"{type(error).__name__}: {error}"[:200],
+        )
+        return "connect_failed"
+
+
+def why_closed(error: ConnectionClosed) -> str:
+    """Metric label for how a connection ended."""
+    if error.rcvd is not None:
+        return f"closed_{error.rcvd.code}"
+    if error.sent is not None:
+        # We closed it: too large a frame (1009), no answer to a ping (1011), ...
+        return f"gave_up_{error.sent.code}"
+    return "reset"

@@ -1,0 +1,125 @@
+"""What runs beside the feeds: readiness, the loss of a log, pulses, and a line of statistics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+
+from services.common.errors import BrokerError
+from services.common.observability.health import Health
+from services.common.stream.broker import Broker
+from services.common.subjects import RAW_LOG
+from services.ingestor.cb_ws import Feed
+from services.ingestor.metrics import Metrics
+from services.ingestor.publish.raw_publisher import RawPublisher
+from services.ingestor.repair.healer import Healer, now_us
+from services.ingestor.settings import Settings
+from services.ingestor.streams import ProductStreams
+from services.ingestor.streams.pulse import Pulse
+
+log = structlog.get_logger(__name__)
+
+_STATISTICS_S = 30.0
+_HEALTH_S = 1.0
+_PING_TIMEOUT_S = 2.0
+
+
+def products_of(feeds: Iterable[Feed]) -> list[ProductStreams]:
+    """The streams of all products that `feeds` serve now."""
+    return [streams for feed in feeds for streams in feed.products.values()]
+
+
+class Monitor:
+    """See the module.
+
+    Args:
+        feeds: those that run; the list may change.
+        epoch: of the raw log, as it was when the publisher was opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        metrics: Metrics,
+        health: Health,
+        feeds: Sequence[Feed],
+        epoch: int,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._metrics = metrics
+        self._health = health
+        self._feeds = feeds
+        self._log_epoch = epoch
+
+    async def run(self, venue: str, raw_publisher: RawPublisher, healer: Healer) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat(venue, raw_publisher), name="pulse")
+            tasks.create_task(self._check_health(), name="health")
+            tasks.create_task(self._statistics(raw_publisher, healer), name="statistics")
+
+    async def _beat(self, venue: str, raw_publisher: RawPublisher) -> None:
+        settings = self._settings
+        suspect_us = settings.heartbeat_suspect_ms * 1000
+        # Not the host's name: with every new pod a broker would keep one subject more. Whoever
+        # runs several lines of the same products names them.
+        name = settings.ingestor_line or settings.coinbase_products[0]
+        pulse = Pulse(venue, name, settings.line, raw_publisher.offer, suspect_us)
+        while True:
+            pulse.beat(products_of(self._feeds), self._log_epoch, now_us())
+            await asyncio.sleep(settings.pulse_period_ms / 1000)
+
+    async def _check_health(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_PING_TIMEOUT_S):
+                    # First what can be asked of a broker that stores nothing.
+                    self._check_log(await self._broker.log_epoch(RAW_LOG))
+                    await self._broker.ping()
+            except (BrokerError, TimeoutError) as error:
+                self._health.failed("broker", str(error) or "no answer")
+            else:
+                self._health.passed("broker")
+            self._health.tell_hazards("broker", self._broker.hazards())
+            self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
+            waiting = [
+                f"{feed.name} is {feed.state.value}" for feed in self._feeds if not feed.connected
+            ]
+            if waiting or not self._feeds:
+                self._health.failed("feed", "; ".join(waiting) or "no feed")
+            else:
+                self._health.passed("feed")
+            await asyncio.sleep(_HEALTH_S)
+
+    def _check_log(self, epoch: int) -> None:
+        before, self._log_epoch = self._log_epoch, epoch
+        if epoch == before:
+            return
+        log.error("log_lost", before=before, now=epoch)
+        now = now_us()
+        for streams in products_of(self._feeds):
+            streams.log_lost(epoch, now)
+
+    async def _statistics(self, raw_publisher: RawPublisher, healer: Healer) -> None:
+        before: Mapping[str, int] = {}
+        while True:
+            await asyncio.sleep(_STATISTICS_S)
+            for feed in self._feeds:
+                stats = feed.stats()
+                new = stats.messages - before.get(feed.name, 0)
+                log.info(
+                    "feed_statistics",
+                    feed=feed.name,
+                    state=feed.state.value,
+                    messages_per_s=round(new / _STATISTICS_S, 1),
+                    queued=stats.queued,
+                    reconnects=stats.reconnects,
+                    last_message_age_s=stats.last_message_age_s,
+                    refused_by_broker=raw_publisher.refused,
+                    heals=healer.under_way,
+                )
+            before = {feed.name: feed.messages for feed in self._feeds}

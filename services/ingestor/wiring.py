@@ -1,0 +1,231 @@
+"""Feeds and the streams of their products put together, each going on where its log ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from services.common.errors import VenueError, VenueRefused
+from services.common.stream.broker import Broker
+from services.common.subjects import RAW_LOG, StreamKey, raw_subject
+from services.common.wire import UNREADABLE, decode_raw
+from services.ingestor.cb_ws import Feed
+from services.ingestor.feed.options import FeedOptions
+from services.ingestor.integrity.book_replica import BookReplica
+from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
+from services.ingestor.integrity.silence import SilenceRule
+from services.ingestor.metrics import Metrics
+from services.ingestor.publish.raw_publisher import RawPublisher
+from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.repair.healer import Resubscribe, now_us
+from services.ingestor.settings import Settings
+from services.ingestor.streams import (
+    BookStream,
+    OrdersStream,
+    ProductStreams,
+    TickerStream,
+    TradesStream,
+    Want,
+)
+from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.restore import open_gaps
+from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.venues.base import VenueRest
+from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, FULL, CoinbaseFeed
+
+log = structlog.get_logger(__name__)
+
+_VALIDATE_TIMEOUT_S = 5.0
+# September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
+_LEAST_TIME_US = 10**15
+
+# What each stream is made of.
+_Parts = tuple[RawStreamWriter, StreamStateTracker, Sequencer]
+
+
+class VenueChoice:
+    """The venue and its channels, as the settings name them.
+
+    Attributes:
+        by_order: whether books are made of single orders.
+        channels: our names of the channels, sorted.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        named = settings.coinbase_channels
+        self.venue = CoinbaseFeed(settings.credentials, orders=FULL in named)
+        self.by_order = not BY_ORDER.isdisjoint(named)
+        self.channels = sorted({ours for name in named for ours in CHANNELS[name]})
+
+
+class FeedFactory:
+    """Makes feeds and product streams.
+
+    Args:
+        raw_publisher: where raw records go.
+        unreadable: where messages go that cannot be used.
+        want: told what a product's streams need fetched, and how its book is subscribed anew.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        metrics: Metrics,
+        choice: VenueChoice,
+        *,
+        raw_publisher: RawPublisher,
+        unreadable: UnreadableFrames,
+        want: Callable[[ProductStreams, Want, Resubscribe], None],
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._metrics = metrics
+        self._choice = choice
+        self._raw_publisher = raw_publisher
+        self._unreadable = unreadable
+        self._want = want
+
+    async def feed(self, name: str, products: Sequence[str]) -> Feed:
+        """A connection, not made yet, that will serve `products`.
+
+        Raises:
+            BrokerUnavailable: where the streams end is unknown.
+        """
+        settings = self._settings
+        options = FeedOptions(
+            settings.endpoints,
+            settings.coinbase_channels,
+            suspect_s=settings.heartbeat_suspect_ms / 1000,
+            dead_s=settings.heartbeat_dead_ms / 1000,
+            connect_timeout_s=settings.connect_timeout_ms / 1000,
+            max_pause_s=settings.reconnect_max_ms / 1000,
+            breaker_failures=settings.ws_breaker_failures,
+            breaker_recovery_s=settings.ws_breaker_recovery_ms / 1000,
+            compression=settings.ws_compression,
+        )
+        feed = Feed(
+            name,
+            self._choice.venue,
+            [],
+            options,
+            self._raw_publisher,
+            self._unreadable,
+            self._metrics,
+        )
+        for product in products:
+            await feed.add(await self.product_streams(product, feed))
+        return feed
+
+    async def product_streams(self, product: str, feed: Feed) -> ProductStreams:
+        """A product's streams for `feed`, each going on where it ends in the log.
+
+        Raises:
+            BrokerUnavailable: where that is, is unknown.
+        """
+
+        def ask(want: Want) -> None:
+            self._want(streams, want, feed.resubscribe_book)
+
+        parts = {channel: await self._parts(channel, product) for channel in self._choice.channels}
+        trades, book, ticker = (parts.get(name) for name in ("trades", "book", "ticker"))
+        metrics = self._metrics
+        streams = ProductStreams(
+            product,
+            trades and TradesStream(*trades, lambda: ask(Want.TRADES), metrics),
+            book and self._book(book, lambda: ask(Want.BOOK)),
+            ticker and TickerStream(*ticker, lambda: ask(Want.TICKER), metrics),
+            ask,
+            self._unreadable.park,
+        )
+        return streams
+
+    def _book(self, parts: _Parts, ask: Callable[[], None]) -> BookStream | OrdersStream:
+        if self._choice.by_order:
+            return OrdersStream(*parts, ask, self._metrics)
+        settings = self._settings
+        return BookStream(
+            *parts,
+            ask,
+            self._metrics,
+            replica=BookReplica() if settings.book_audit_period_ms else None,
+            silence=silence_rule(settings),
+        )
+
+    async def _parts(self, channel: str, product: str) -> _Parts:
+        key = StreamKey(self._choice.venue.name, channel, product)
+        by_order = channel == "book" and self._choice.by_order
+        writer, heard = await self._writer(key)
+        if channel == "book":
+            _continue_book(writer, by_order=by_order)
+        # A book's position is forced to increase and so says nothing of the venue's clock.
+        held = None if channel == "book" else writer.seq
+        sequencer = Sequencer(ORDERS_RULE if by_order else RULES[channel], held, heard)
+        return writer, StreamStateTracker(writer, now_us()), sequencer
+
+    async def _writer(self, key: StreamKey) -> tuple[RawStreamWriter, int]:
+        """The stream's writer, and when its last record was received (µs, 0 if none)."""
+        line, offer = self._settings.line, self._raw_publisher.offer
+        last = await self._broker.last(raw_subject(key))
+        if last is None:
+            epoch = await self._broker.log_epoch(RAW_LOG)
+            return RawStreamWriter(key, line, offer, epoch=epoch), 0
+        epoch, seq, sub = last.position
+        try:
+            record = decode_raw(last.payload)
+        except UNREADABLE as error:
+            # Somebody else's. Where it stands is known, and what it hides shows as a break there.
+            log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
+            return RawStreamWriter(key, line, offer, epoch=epoch, seq=seq or None, sub=sub), 0
+        gaps, told = await open_gaps(self._broker, record)
+        writer = RawStreamWriter(
+            key,
+            line,
+            offer,
+            epoch=epoch,
+            seq=seq or None,
+            sub=sub,
+            open_gaps=gaps,
+            open_at=told,
+        )
+        return writer, record.ts_recv
+
+
+def silence_rule(settings: Settings) -> SilenceRule:
+    """When a book without updates is suspect."""
+    return SilenceRule(settings.book_silent_steps, settings.book_silent_grace_ms * 1000)
+
+
+def _continue_book(writer: RawStreamWriter, *, by_order: bool) -> None:
+    """Begin a new epoch where the book's last record was numbered by the other source.
+
+    A time in µs and a venue sequence cannot be confused: they are a factor of thousands apart.
+    """
+    if writer.seq is not None and (writer.seq < _LEAST_TIME_US) is not by_order:
+        writer.restart(now_us())
+
+
+async def tradable(rest: VenueRest, wanted: Sequence[str]) -> list[str]:
+    """Those of `wanted` that the venue will serve; all of them when it does not answer.
+
+    Raises:
+        VenueRefused: it will serve none.
+    """
+    try:
+        async with asyncio.timeout(_VALIDATE_TIMEOUT_S):
+            known = await rest.tradable()
+    except (TimeoutError, VenueError) as error:
+        log.warning("products_not_validated", reason=str(error) or type(error).__name__)
+        return list(wanted)
+    good = []
+    for product in wanted:
+        problem = known.get(product, "unknown to the venue")
+        if problem is None:
+            good.append(product)
+        else:
+            log.warning("product_left_out", product=product, reason=problem)
+    if not good:
+        raise VenueRefused("products", f"none of {', '.join(wanted)} can be subscribed")
+    return good
