@@ -10,9 +10,11 @@ microseconds since the Unix epoch, UTC; prices and sizes are decimal strings as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
+
+from services.common.subjects import StreamKey
 
 RECORD_VERSION = 1
 
@@ -220,6 +222,38 @@ class Reset(
     missed: Missed | None = None
     state: _OptionalRaw = None
     prev_sub: int = 0
+
+    @classmethod
+    def at(
+        cls,
+        key: StreamKey,
+        shard: int,
+        place: tuple[int, int],
+        prev: int | None,
+        times: tuple[int, int],
+        cause: str,
+        state: msgspec.Raw | None,
+        *,
+        missed: Missed | None = None,
+        prev_sub: int = 0,
+    ) -> Self:
+        """A reset of the stream `key` at `place` (epoch, seq); `times`: of the event, of receipt.
+
+        Without a `state` it says that what was held is lost for good, as only older writers did.
+        """
+        return cls(
+            RECORD_VERSION,
+            *key,
+            shard,
+            *place,
+            prev,
+            *times,
+            cause,
+            "none" if state is None else "snapshot",
+            missed,
+            state,
+            prev_sub,
+        )
 
     def __post_init__(self) -> None:
         if self.state is not None and bytes(self.state) == b"null":

@@ -29,9 +29,10 @@ from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, ChainVerdict
 from services.normalizer.metrics import Metrics
-from services.normalizer.normalize import INVALID_MESSAGE, Normalizer, too_large
+from services.normalizer.normalize import INVALID_MESSAGE, Normalizer
 from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
+from services.normalizer.stand_in import too_large
 from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,8 @@ from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, decode_record
 from services.normalizer.metrics import Metrics
-from services.normalizer.normalize import Ask, missed_by
+from services.normalizer.normalize import Ask
+from services.normalizer.stand_in import missed_by
 from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)

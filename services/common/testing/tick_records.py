@@ -88,20 +88,14 @@ class TickStream:
             self.book.replace(bids, asks)
             state = to_raw({"bids": bids, "asks": asks})
         return self._emit(
-            Reset(
-                v=1,
-                venue=self.key.venue,
-                channel=self.key.channel,
-                product=self.key.product,
-                shard=self.shard,
-                epoch=self.epoch,
-                seq=seq,
-                prev=self._held,
-                ts_event=self._ts,
-                ts_ingest=self._ts,
-                cause="start",
-                repair="snapshot" if state is not None else "none",
-                state=state,
+            Reset.at(
+                self.key,
+                self.shard,
+                (self.epoch, seq),
+                self._held,
+                (self._ts, self._ts),
+                "start",
+                state,
                 prev_sub=prev_sub,
             )
         )

@@ -111,21 +111,18 @@ class Market:
 
     def reset(self, state: Any = None, *, repair: Repair = "snapshot", step: int = 50) -> Record:
         seq = (self.seq or 100) + step
-        payload = encode(
-            Reset(
-                v=1,
-                **self._names(),
-                epoch=self.epoch,
-                seq=seq,
-                prev=self.seq,
-                ts_event=self.clock(),
-                ts_ingest=self.clock(),
-                cause="gap",
-                repair=repair,
-                missed=Missed((self.seq or 0) + 1, seq - 1),
-                state=msgspec.Raw(encode(state)) if state is not None else None,
-            )
+        reset = Reset.at(
+            self.key,
+            self.shard,
+            (self.epoch, seq),
+            self.seq,
+            (self.clock(), self.clock()),
+            "gap",
+            msgspec.Raw(encode(state)) if state is not None else None,
+            missed=Missed((self.seq or 0) + 1, seq - 1),
         )
+        # Older writers also said `refilled`.
+        payload = encode(msgspec.structs.replace(reset, repair=repair))
         return self._record(payload, seq, 0)
 
     def status(self, state: StreamState = "live") -> Record:

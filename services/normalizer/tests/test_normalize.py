@@ -27,7 +27,8 @@ from services.common.wire import (
     decode_record,
 )
 from services.normalizer.chain import ChainVerdict
-from services.normalizer.normalize import Ask, Normalizer, Out, Output, missed_by, too_large
+from services.normalizer.normalize import Ask, Normalizer, Out, Output
+from services.normalizer.stand_in import missed_by, too_large
 from services.normalizer.venues import Unmappable
 
 SHARDS = 8
