@@ -1,0 +1,70 @@
+"""Coinbase Exchange's messages in the platform's words. Pure.
+
+Sides: a `ticker` names the taker's side, a `match` and a REST trade name the maker's, which is the
+other one. Prices and sizes stay the text the venue sent. Where the venue gives no usable time the
+receive time stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.common.subjects import StreamKey
+from services.normalizer.venues.coinbase.book_changes import (
+    map_changes,
+    map_order,
+    untouched_changes,
+)
+from services.normalizer.venues.coinbase.messages import (
+    MatchMessage,
+    TickerMessage,
+    UntouchedL2Update,
+    match_decoder,
+    ticker_decoder,
+)
+from services.normalizer.venues.coinbase.states import book_state, ticker_state, trades_state
+from services.normalizer.venues.coinbase.trades_and_tickers import (
+    match_fields,
+    read_ticker,
+    ticker_fields,
+)
+from services.normalizer.venues.mapping import FastMapping, Mapped, MappedState, Unmappable, decode
+
+
+class CoinbaseMapper:
+    """See `VenueMapper`."""
+
+    fast_path: Mapping[str, FastMapping]
+
+    def __init__(self) -> None:
+        self.fast_path = {
+            "book": FastMapping(UntouchedL2Update, untouched_changes),
+            "trades": FastMapping(MatchMessage, match_fields),
+            "ticker": FastMapping(TickerMessage, ticker_fields),
+        }
+
+    def fields(
+        self,
+        key: StreamKey,
+        body: bytes,
+        ts_recv: int,
+        changes: list[tuple[str, str, str]] | None = None,
+    ) -> Mapped:
+        if key.channel == "book":
+            if changes is not None:
+                return map_order(key, body, ts_recv, changes)
+            return map_changes(key, body, ts_recv)
+        if key.channel == "trades":
+            return Mapped(*match_fields(key, decode(match_decoder, body), ts_recv))
+        if key.channel == "ticker":
+            return read_ticker(key, decode(ticker_decoder, body), ts_recv)
+        raise Unmappable("unknown_channel", key.channel)
+
+    def state(self, key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
+        if key.channel == "book":
+            return book_state(key, body, ts_recv)
+        if key.channel == "trades":
+            return trades_state(body, ts_recv)
+        if key.channel == "ticker":
+            return ticker_state(key, body, ts_recv)
+        raise Unmappable("unknown_channel", key.channel)
