@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
 import structlog
-from opentelemetry.trace import Span, SpanKind
-from prometheus_client import Counter as Metric
+from opentelemetry.trace import Span
 
 from services.common.errors import InvalidSubject, PositionLost, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
-from services.common.observability.tracing import Tracing, exemplar_of, headers_of
+from services.common.observability.tracing import exemplar_of
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, ChainVerdict
-from services.normalizer.metrics import Metrics
+from services.normalizer.metrics import Metrics, TickCounter
 from services.normalizer.normalize import INVALID_MESSAGE, Normalizer
 from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.stand_in import too_large
+from services.normalizer.traces import trace_context, traced
 from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)
@@ -42,7 +41,6 @@ _OUTSTANDING = 8
 # since its next record is proven against the raw log; only a quiet one's last records wait.
 _ACK_WAIT_S = 5.0
 _PAGE = 256
-_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class _Batch(NamedTuple):
@@ -92,8 +90,7 @@ class Pipeline:
         self._ticket = 0
         # Of what was given to the publisher since the last batch.
         self._subjects: list[str] = []
-        # Of `normalized`, by subject: finding one takes longer than counting.
-        self._counters: dict[str, Metric] = {}
+        self._counter = TickCounter(metrics, shard_count)
         self._member: GroupSubscription | None = None
         # Of traced records that were given to the publisher since the last batch.
         self._spans: list[Span] = []
@@ -186,7 +183,7 @@ class Pipeline:
             if key is None:
                 continue
             # Few records have any.
-            headers = _trace_context(message) if message.headers else None
+            headers = trace_context(message) if message.headers else None
             if headers is None or tracing.ACTIVE is None:
                 record = take(message, headers)
                 if record is not None:
@@ -204,7 +201,9 @@ class Pipeline:
             await self._work_plainly_on(key, message, publisher)
         self.newest_ts_recv = fast_path.newest_ts_recv
         await self._refused.flush()
-        self._count()
+        self.published += len(self._subjects)
+        self._counter.count(self._subjects)
+        self._subjects.clear()
 
     def _own_streams(self, batch: Sequence[Message]) -> dict[str, StreamKey]:
         """The batch's streams by subject, without those another shard's normalizer works on."""
@@ -277,9 +276,11 @@ class Pipeline:
         if len(output.records) > 1:
             self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
-        headers = _trace_context(message)
+        headers = trace_context(message)
         if tracing.ACTIVE is not None and headers is not None:
-            headers = self._traced(tracing.ACTIVE, key, raw.seq, headers, began)
+            shard = shard_of(key.product, self._shard_count)
+            headers, span = traced(tracing.ACTIVE, key, shard, raw.seq, headers, began)
+            self._spans.append(span)
         for out in output.records:
             await self._publish(Record(out.subject, out.payload, out.position, headers), publisher)
 
@@ -300,27 +301,6 @@ class Pipeline:
         """The log will never hold a tick that was taken: what stands in its place."""
         self._refused.unstorable(record, error)
         return msgspec.structs.replace(record, payload=too_large(record.payload))
-
-    def _traced(
-        self, active: Tracing, key: StreamKey, seq: int, headers: Mapping[str, str], began: int
-    ) -> dict[str, str]:
-        """Headers that go on with the raw record's trace."""
-        shard = shard_of(key.product, self._shard_count)
-        done = active.begin(
-            "normalize",
-            key,
-            seq,
-            parent=headers,
-            kind=SpanKind.CONSUMER,
-            shard=shard,
-            start_us=began,
-        )
-        span = active.begin(
-            "publish tick", key, seq, parent=done, kind=SpanKind.PRODUCER, shard=shard
-        )
-        done.end()
-        self._spans.append(span)
-        return headers_of(span)
 
     async def _catch_up(
         self, key: StreamKey, current: Message, raw: RawRecord, publisher: Publisher
@@ -363,22 +343,3 @@ class Pipeline:
         if held is None:
             return ""
         return await patiently(lambda: self._broker.seek(subject, held))
-
-    def _count(self) -> None:
-        """Count what was published since the last time."""
-        self.published += len(self._subjects)
-        for subject, count in Counter(self._subjects).items():
-            counter = self._counters.get(subject)
-            if counter is None:
-                key = key_of(subject)
-                shard = shard_of(key.product, self._shard_count)
-                counter = self._metrics.normalized.labels(key.venue, key.channel, shard)
-                self._counters[subject] = counter
-            counter.inc(count)
-        self._subjects.clear()
-
-
-def _trace_context(message: Message) -> dict[str, str] | None:
-    """The headers that carry a trace from hop to hop."""
-    headers = message.headers
-    return {name: headers[name] for name in _TRACE_HEADERS if name in headers} or None

@@ -6,21 +6,22 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
 from services.common.domain.book import BadLevel
-from services.common.errors import BrokerUnavailable, InvalidSubject, PositionLost
+from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT
 from services.common.resilience.backoff import Backoff
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
-from services.common.wire import UNREADABLE, Late, Reset, Status, Tick, decode_record
+from services.common.wire import UNREADABLE, Reset, Tick
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
+from services.snapshotter.delivered import Delivered, read_raw, read_tick, stream_of
+from services.snapshotter.intake_bound import IntakeBound
 from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.restore import Restorer
 from services.snapshotter.stream import DeliveryVerdict, Stream
@@ -30,44 +31,6 @@ log = structlog.get_logger(__name__)
 # Book resets are megabytes each, so few records are asked for at once.
 _BATCH = 256
 _PAGE = 256
-
-
-def _key(subject: str) -> StreamKey | None:
-    """The stream of a subject; None where whoever published on it is none of ours."""
-    try:
-        return key_of(subject)
-    except InvalidSubject:
-        return None
-
-
-class _RawHead(msgspec.Struct):
-    prev: int | None
-    ts_recv: int
-    prev_sub: int | None = None
-
-
-_decode_raw_head = msgspec.json.Decoder(_RawHead).decode
-
-
-class _Seen(msgspec.Struct):
-    """What taking a record needs of it; `record` only where it changes state."""
-
-    prev: int | None
-    prev_sub: int | None
-    ts: int
-    record: Tick | Reset | None
-
-
-def _read_tick(payload: bytes) -> _Seen:
-    record = decode_record(payload)
-    if isinstance(record, Status | Late):
-        return _Seen(None, None, record.ts_ingest, None)
-    return _Seen(record.prev, record.prev_sub, record.ts_ingest, record)
-
-
-def _read_raw(payload: bytes) -> _Seen:
-    head = _decode_raw_head(payload)
-    return _Seen(head.prev, head.prev_sub, head.ts_recv, None)
 
 
 class Pump:
@@ -100,24 +63,17 @@ class Pump:
         archiver.on_archived = self._archived
         self._broker = broker
         self._restorer = restorer
-        self._buffer_bytes = buffer_bytes
         self._on_changed = on_changed
         self._on_broker = on_broker
         self._shard = None if name == RAW_LOG else int(name.removeprefix("tick."))
-        self._read = _read_raw if self._shard is None else _read_tick
+        self._read = read_raw if self._shard is None else read_tick
         self._subscription: GroupSubscription | None = None
         self._heads: Mapping[str, Head] = {}
-        # Whether the bound on held bytes stops the intake now.
-        self.paused = False
         # Records taken, for whoever watches whether there is progress.
         self.taken = 0
-        self._unacked_bytes = 0
-        self._refilled_bytes = 0
         # Deliveries of streams that are being restored, in order.
         self._waiting: dict[StreamKey, deque[Message]] = {}
-        self._waiting_bytes = 0
-        self._room = asyncio.Event()
-        self._gauge = metrics.HELD_BYTES.labels(name)
+        self._bound = IntakeBound(name, buffer_bytes, metrics.HELD_BYTES.labels(name).set)
 
     async def join(self, group: str, *, max_pending: int, ack_wait_s: float) -> None:
         """Become a member of the group; waits for S3 and the broker as long as it takes."""
@@ -145,7 +101,7 @@ class Pump:
         await self._read_what_is_there()
         async with asyncio.TaskGroup() as tasks:
             while True:
-                await self._wait_for_room(lambda: self.held_bytes)
+                await self._bound.wait_for_room()
                 batch = await subscription.next_batch(_BATCH)
                 self.taken += len(batch)
                 if unseen := self._unseen([message.subject for message in batch]):
@@ -156,12 +112,12 @@ class Pump:
                         # It says nothing of the market, and nothing once it is old.
                         done.append(message)
                         continue
-                    if self.held_bytes >= self._buffer_bytes:
+                    if self._bound.full:
                         # A batch may hold many large books, and the bound holds for each record.
                         await self._ack(done)
                         done = []
-                        await self._wait_for_room(lambda: self.held_bytes)
-                    key = _key(message.subject)
+                        await self._bound.wait_for_room()
+                    key = stream_of(message.subject)
                     waiting = None if key is None else self._waiting.get(key)
                     if key is None:
                         # Somebody else's: it belongs to no stream, and is neither kept nor again
@@ -170,11 +126,21 @@ class Pump:
                         done.append(message)
                     elif waiting is not None:
                         waiting.append(message)
-                        self._waiting_bytes += len(message.payload)
+                        self._bound.waiting += len(message.payload)
                     elif not await self._deliver(message):
                         done.append(message)
-                self._gauge.set(self.held_bytes)
+                self._bound.show()
                 await self._ack(done)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the bound on held bytes stops the intake now."""
+        return self._bound.paused
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of records that were taken and are not fully stored yet."""
+        return self._bound.held
 
     @property
     def joined(self) -> bool:
@@ -196,13 +162,13 @@ class Pump:
         done: list[Message] = []
         for stream in streams:
             done.extend(stream.take_settled())
-        self._unacked_bytes -= sum(len(message.payload) for message in done)
-        self._made_room()
+        self._bound.unacked -= sum(len(message.payload) for message in done)
+        self._bound.changed()
         await self._ack(done)
 
     async def _archived(self, heads: Mapping[str, Head], refilled: int) -> None:
         """A batch was written that ends at `heads`."""
-        self._refilled_bytes -= refilled
+        self._bound.refilled -= refilled
         touched = []
         for text, head in heads.items():
             stream = self.streams[StreamKey.parse(text)]
@@ -227,7 +193,7 @@ class Pump:
             key: subject
             for subject in subjects
             if not is_pulse(subject)
-            and (key := _key(subject)) is not None
+            and (key := stream_of(subject)) is not None
             and key not in self.streams
             and key not in self._waiting
         }
@@ -246,11 +212,11 @@ class Pump:
             done: list[Message] = []
             while waiting:
                 message = waiting.popleft()
-                self._waiting_bytes -= len(message.payload)
+                self._bound.waiting -= len(message.payload)
                 if not await self._deliver(message):
                     done.append(message)
             del self._waiting[stream.key]
-            self._made_room()
+            self._bound.changed()
             await self._ack(done)
 
     async def _deliver(self, message: Message) -> bool:
@@ -271,7 +237,7 @@ class Pump:
             await self._catch_up(stream, message)
         if stream.settled(position):
             return False
-        self._unacked_bytes += stream.deliver(message)
+        self._bound.unacked += stream.deliver(message)
         return True
 
     async def _read_what_is_there(self) -> None:
@@ -297,8 +263,7 @@ class Pump:
         backoff = Backoff(*RETRY_S)
         at_head = False
         while not at_head and (through is None or stream.held is None or stream.held < through):
-            # Without what waits: that is delivered through here.
-            await self._wait_for_room(lambda: self._taken_bytes)
+            await self._bound.wait_for_room_to_restore()
             try:
                 page = await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
             except PositionLost as error:
@@ -341,7 +306,7 @@ class Pump:
             return
         self._take(stream, message, seen, refilled=refilled)
 
-    def _take(self, stream: Stream, message: Message, seen: _Seen, *, refilled: bool) -> None:
+    def _take(self, stream: Stream, message: Message, seen: Delivered, *, refilled: bool) -> None:
         self.taken += 1
         position = message.position
         stream.advance(position, message.cursor)
@@ -356,7 +321,7 @@ class Pump:
                 refilled=refilled,
             )
             if refilled:
-                self._refilled_bytes += len(message.payload)
+                self._bound.refilled += len(message.payload)
         if stream.view is None or seen.record is None:
             return
         if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
@@ -389,29 +354,3 @@ class Pump:
             log.info("book_wholeness_changed", stream=str(stream.key), whole=view.whole)
         if changed:
             self._on_changed(stream)
-
-    # ---------------------------------------------------------------- bounds
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of records that were taken and are not fully stored yet."""
-        return self._taken_bytes + self._waiting_bytes
-
-    @property
-    def _taken_bytes(self) -> int:
-        return self._unacked_bytes + self._refilled_bytes
-
-    async def _wait_for_room(self, held: Callable[[], int]) -> None:
-        if held() < self._buffer_bytes:
-            return
-        log.warning("intake_paused", log=self.name, held_bytes=self.held_bytes)
-        self.paused = True
-        while held() >= self._buffer_bytes:
-            self._room.clear()
-            await self._room.wait()
-        self.paused = False
-        log.info("intake_resumed", log=self.name)
-
-    def _made_room(self) -> None:
-        self._gauge.set(self.held_bytes)
-        self._room.set()
