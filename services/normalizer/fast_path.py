@@ -17,13 +17,13 @@ import msgspec
 from services.common.sharding import shard_of
 from services.common.stream import Message, Position, Record
 from services.common.subjects import StreamKey, key_of, tick_subject
-from services.common.wire import RECORD_VERSION, encode
+from services.common.wire import RECORD_VERSION, Tick, encode
 from services.normalizer.chain import Chain, Place
 from services.normalizer.venues import FastMapping, Unmappable, VenueMapper
 
 
-class _Frame[Body](msgspec.Struct, gc=False):
-    """A `RawRecord` of kind `frame` that names its predecessor, and its message."""
+class FrameRecord[Body](msgspec.Struct, gc=False):
+    """A `RawRecord` of kind `frame` that names its predecessor, its message decoded with it."""
 
     v: Literal[1]
     kind: Literal["frame"]
@@ -44,24 +44,6 @@ class _Frame[Body](msgspec.Struct, gc=False):
     open_at: None = None
 
 
-class _Tick(msgspec.Struct, tag_field="type", tag="tick", omit_defaults=True, gc=False):
-    """`Tick`, to be written only: `fields` may be anything that is encoded to the same bytes."""
-
-    v: int
-    venue: str
-    channel: str
-    product: str
-    shard: int
-    epoch: int
-    seq: int
-    prev: int | None
-    venue_seq: int | None
-    ts_event: int
-    ts_ingest: int
-    fields: msgspec.Struct
-    prev_sub: int = 0
-
-
 class _Stream:
     """What is the same for all records of a subject."""
 
@@ -71,7 +53,7 @@ class _Stream:
         self.key = key
         self.shard = shard
         self.subject = tick_subject(shard, key)
-        self.decode: Callable[[bytes], _Frame[Any]] = _decoder(mapping.body)
+        self.decode: Callable[[bytes], FrameRecord[Any]] = _decoder(mapping.body)
         self.fields = mapping.fields
         self.place = place
 
@@ -116,7 +98,7 @@ class FastPath:
         except (Unmappable, ValueError, RecursionError):
             return None
         payload = encode(
-            _Tick(
+            Tick(
                 RECORD_VERSION,
                 key.venue,
                 key.channel,
@@ -128,7 +110,7 @@ class FastPath:
                 venue_seq,
                 ts_event,
                 frame.ts_recv,
-                fields,
+                fields,  # type: ignore[arg-type]  # encoded to the bytes of `Fields`
                 frame.prev_sub,
             )
         )
@@ -151,11 +133,11 @@ class FastPath:
         return stream
 
 
-_decoders: dict[type[msgspec.Struct], Callable[[bytes], _Frame[Any]]] = {}
+_decoders: dict[type[msgspec.Struct], Callable[[bytes], FrameRecord[Any]]] = {}
 
 
-def _decoder(body: type[msgspec.Struct]) -> Callable[[bytes], _Frame[Any]]:
+def _decoder(body: type[msgspec.Struct]) -> Callable[[bytes], FrameRecord[Any]]:
     """One for each kind of message, not for each stream."""
     if body not in _decoders:
-        _decoders[body] = msgspec.json.Decoder(_Frame[body]).decode  # type: ignore[valid-type]
+        _decoders[body] = msgspec.json.Decoder(FrameRecord[body]).decode  # type: ignore[valid-type]
     return _decoders[body]
