@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from botocore.exceptions import ClientError
 
-from services.common.errors import StoreMissing
+from services.common.errors import StoreError, StoreMissing
 from services.common.settings import AwsSettings
 from services.common.stores.aws import OBJECT_WRITER, S3, Limits, error_code, translated
 from services.common.stores.index import (
@@ -151,20 +151,29 @@ class ArchiveLog:
     ) -> int:
         limit = asyncio.Semaphore(_WRITES)
 
-        async def put(sealed: SealedObject, entry: ObjectEntry) -> int:
+        async def put(sealed: SealedObject, entry: ObjectEntry) -> int | StoreError:
             async with limit:
                 content = await asyncio.to_thread(_compressed, sealed.lines)
-                await self._bucket.put(entry.key, content, _JSONL)
+                try:
+                    await self._bucket.put(entry.key, content, _JSONL)
+                except StoreError as error:
+                    # The others are waited for: a write that is broken off may still arrive, and
+                    # then behind whatever is done about this one.
+                    return error
                 return len(content)
 
-        results = await asyncio.gather(
-            *(put(sealed, entry) for sealed, entry in zip(objects, entries, strict=True)),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
+        async with asyncio.TaskGroup() as tasks:
+            writes = [
+                tasks.create_task(put(sealed, entry), name=f"put:{entry.key}")
+                for sealed, entry in zip(objects, entries, strict=True)
+            ]
+        written = 0
+        for write in writes:
+            result = write.result()
+            if isinstance(result, StoreError):
                 raise result
-        return sum(size for size in results if isinstance(size, int))
+            written += result
+        return written
 
     async def _commit(self, commit: Commit) -> bool:
         """Write the numbered commit; False when the number was taken by another process."""
