@@ -22,7 +22,7 @@ def folded(key: StreamKey, records: list[RawRecord]) -> Fold:
     """What the ticks of these raw records fold to, checked as a client checks them."""
     normalizer, fold, held = Normalizer(1), Fold(key), None
     for raw in records:
-        output = normalizer.take(key, raw)
+        output = normalizer.normalize(key, raw)
         assert not output.refused
         for out in output.records:
             record = decode_record(out.payload)

@@ -71,8 +71,8 @@ class Platform:
             assert isinstance(streams.book, BookStream)
             replica = streams.book.replica
             assert replica is not None
-            replica.fold(replica.take())
-            found = replica.judge(replica.take_evidence())
+            replica.fold(replica.pop_updates())
+            found = replica.judge(replica.pop_evidence())
             if found is not None:
                 self.contradictions.append(f"{streams.product}: {found}")
 
@@ -100,7 +100,7 @@ class Platform:
     def _offer(self, record: Record) -> bool:
         key = key_of(record.subject)
         raw = self._normalizer.read(record.subject, Position(*record.position), record.payload)
-        output = self._normalizer.take(key, raw)
+        output = self._normalizer.normalize(key, raw)
         assert output.refused == ()
         fold = self.folds.setdefault(key, Fold(key))
         for out in output.records:
@@ -198,7 +198,7 @@ def test_a_recording_gives_the_books_and_trades_that_its_frames_say(
         book = streams.book
         assert isinstance(book, BookStream)
         assert book.replica is not None
-        book.replica.fold(book.replica.take())
+        book.replica.fold(book.replica.pop_updates())
         levels = independent.books[streams.product]
         image = {
             side: [[str(price), str(size)] for price, size in rows.items()]

@@ -75,7 +75,9 @@ class FastPath:
         # `ts_recv` of the newest record that was not declined.
         self.newest_ts_recv = 0
 
-    def take(self, message: Message, headers: Mapping[str, str] | None = None) -> Record | None:
+    def normalize(
+        self, message: Message, headers: Mapping[str, str] | None = None
+    ) -> Record | None:
         """The record for the tick log, with `headers`; None: declined.
 
         `message` is of a subject for which `key_of` gives a stream.

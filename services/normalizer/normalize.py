@@ -47,7 +47,7 @@ _late = msgspec.json.Decoder(LateBody)
 _pulse = msgspec.json.Decoder(PulseBody)
 
 
-class Out(NamedTuple):
+class TickRecord(NamedTuple):
     """A record for the tick log."""
 
     subject: str
@@ -55,19 +55,19 @@ class Out(NamedTuple):
     payload: bytes
 
 
-class Ask(NamedTuple):
+class RepairRequest(NamedTuple):
     """What readers of a stream go without, and why; the writer of the raw log can make it good."""
 
     cause: str
     missed: Missed
 
 
-class Output(NamedTuple):
+class Normalized(NamedTuple):
     """What one raw record came to: at most a break and itself, what of it was refused or lost."""
 
-    records: tuple[Out, ...]
+    records: tuple[TickRecord, ...]
     refused: tuple[Unmappable, ...] = ()
-    asks: tuple[Ask, ...] = ()
+    asks: tuple[RepairRequest, ...] = ()
 
 
 class Normalizer:
@@ -112,7 +112,7 @@ class Normalizer:
             raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}")
         return raw
 
-    def pulses(self, key: StreamKey, raw: RawRecord, shards: Collection[int]) -> list[Out]:
+    def pulses(self, key: StreamKey, raw: RawRecord, shards: Collection[int]) -> list[TickRecord]:
         """An ingestor's pulse, for the logs of those of `shards` that have products in it.
 
         It is in no chain: one that comes again is written again, or refused by the log.
@@ -125,7 +125,7 @@ class Normalizer:
             products.setdefault(shard_of(product, self._shard_count), []).append(product)
         position = Position(raw.epoch, raw.seq, raw.sub)
         return [
-            Out(
+            TickRecord(
                 tick_subject(shard, key),
                 position,
                 encode(Pulse(RECORD_VERSION, key.venue, raw.line, shard, raw.ts_recv, found)),
@@ -137,7 +137,7 @@ class Normalizer:
     def judge(self, key: StreamKey, raw: RawRecord) -> ChainVerdict:
         return self.chain.judge(key, raw)
 
-    def take(self, key: StreamKey, raw: RawRecord) -> Output:
+    def normalize(self, key: StreamKey, raw: RawRecord) -> Normalized:
         """What `raw`, which is no duplicate, comes to.
 
         What is not understood has something stand in for it at its own position, so that the chain
@@ -146,7 +146,7 @@ class Normalizer:
         link = self.chain.link(key, raw)
         shard = shard_of(key.product, self._shard_count)
         refused: tuple[Unmappable, ...] = ()
-        asks: list[Ask] = []
+        asks: list[RepairRequest] = []
         try:
             record, refused = self._map(key, shard, raw, link)
         except Unmappable as error:
@@ -156,18 +156,20 @@ class Normalizer:
                 record = None
             else:
                 record = instead_of(key, shard, raw, link, INVALID_MESSAGE, itself(raw))
-                asks.append(Ask(INVALID_MESSAGE, itself(raw)))
+                asks.append(RepairRequest(INVALID_MESSAGE, itself(raw)))
         if raw.kind == "gap" and isinstance(record, Tick):
-            asks.append(Ask("gap", itself(raw)))
+            asks.append(RepairRequest("gap", itself(raw)))
         subject = tick_subject(shard, key)
         records = []
         if link.lost is not None:
             lost = of_break(key, shard, raw, link.lost)
-            records.append(Out(subject, Position(lost.epoch, lost.seq), encode(lost)))
-            asks.insert(0, Ask(RAW_LOG_BREAK, link.lost.missed))
+            records.append(TickRecord(subject, Position(lost.epoch, lost.seq), encode(lost)))
+            asks.insert(0, RepairRequest(RAW_LOG_BREAK, link.lost.missed))
         if record is not None:
-            records.append(Out(subject, Position(raw.epoch, raw.seq, raw.sub), encode(record)))
-        return Output(tuple(records), refused, tuple(asks))
+            records.append(
+                TickRecord(subject, Position(raw.epoch, raw.seq, raw.sub), encode(record))
+            )
+        return Normalized(tuple(records), refused, tuple(asks))
 
     def _map(
         self, key: StreamKey, shard: int, raw: RawRecord, link: Link

@@ -177,7 +177,7 @@ class Pipeline:
             await self._heads.refresh(unknown)
         fast_path = self._normalizer.fast_path
         fast_path.newest_ts_recv = self.newest_ts_recv
-        take, offer, published = fast_path.take, publisher.offer, self._subjects
+        take, offer, published = fast_path.normalize, publisher.offer, self._subjects
         for message in batch:
             key = streams.get(message.subject)
             if key is None:
@@ -238,7 +238,7 @@ class Pipeline:
         if verdict is ChainVerdict.DUPLICATE:
             self._metrics.duplicates.inc()
         else:
-            await self._take(key, message, raw, publisher)
+            await self._normalize(key, message, raw, publisher)
 
     async def _pass_on(
         self, key: StreamKey, message: Message, pulse: RawRecord, publisher: Publisher
@@ -263,11 +263,11 @@ class Pipeline:
         self._normalizer.fast_path.newest_ts_recv = raw.ts_recv
         return raw
 
-    async def _take(
+    async def _normalize(
         self, key: StreamKey, message: Message, raw: RawRecord, publisher: Publisher
     ) -> None:
         began = time.time_ns() // 1000
-        output = self._normalizer.take(key, raw)
+        output = self._normalizer.normalize(key, raw)
         asks = {ask.cause: ask for ask in output.asks}
         for error in output.refused:
             self._refused.record(message, error, asks.pop(INVALID_MESSAGE, None))
@@ -333,7 +333,7 @@ class Pipeline:
                     # Parked by whoever the group delivers it to.
                     continue
                 if self._normalizer.judge(key, found) is not ChainVerdict.DUPLICATE:
-                    await self._take(key, message, found, publisher)
+                    await self._normalize(key, message, found, publisher)
             if page.at_head:
                 return
             cursor = page.cursor

@@ -11,7 +11,7 @@ from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, decode_record
 from services.normalizer.metrics import Metrics
-from services.normalizer.normalize import Ask
+from services.normalizer.normalize import RepairRequest
 from services.normalizer.stand_in import missed_by
 from services.normalizer.venues import Unmappable
 
@@ -42,7 +42,7 @@ class RefusedRecords:
         self._metrics = metrics
         self._dead_letters = DeadLetters(self._log)
 
-    def record(self, message: Message, error: Unmappable, ask: Ask | None = None) -> None:
+    def record(self, message: Message, error: Unmappable, ask: RepairRequest | None = None) -> None:
         """Keep a record that is not understood, as a whole or in part.
 
         `ask`: what readers go without because of it.
@@ -60,7 +60,7 @@ class RefusedRecords:
             )
         )
 
-    def missed(self, message: Message, ask: Ask) -> None:
+    def missed(self, message: Message, ask: RepairRequest) -> None:
         """Tell who writes the raw log what readers go without since this record."""
         self._dead_letters.add(
             Parked(

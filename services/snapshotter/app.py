@@ -166,7 +166,7 @@ class Snapshotter:
             if stream.view.dirty:
                 rows.changed(stream)
             if stream.view.checkpoint_behind:
-                books.changed(stream, at_once=stream.view.take_reset())
+                books.changed(stream, at_once=stream.view.pop_reset())
 
         restorer = Restorer(
             self._latest,
@@ -189,7 +189,8 @@ class Snapshotter:
                 ),
             ]
             taking = [
-                tasks.create_task(self._take(pump), name=f"take:{pump.name}") for pump in self.pumps
+                tasks.create_task(self._consume(pump), name=f"consume:{pump.name}")
+                for pump in self.pumps
             ]
             watching = tasks.create_task(self._watch(), name="watch")
             await stop.wait()
@@ -241,7 +242,7 @@ class Snapshotter:
             on_broker=self._broker_unavailable,
         )
 
-    async def _take(self, pump: Pump) -> None:
+    async def _consume(self, pump: Pump) -> None:
         settings = self._settings
         await pump.join(
             settings.group, max_pending=settings.max_pending, ack_wait_s=settings.ack_wait_s

@@ -35,7 +35,7 @@ class Pacer[K: Hashable]:
         if when < self._due.get(item, float("inf")):
             self._push(item, when)
 
-    def take(self, now: float, limit: int) -> list[K]:
+    def start_due(self, now: float, limit: int) -> list[K]:
         """Up to `limit` items that are due; their work is running from now on."""
         taken: list[K] = []
         while self._queue and len(taken) < limit and self._queue[0][0] <= now:
@@ -66,7 +66,7 @@ class Pacer[K: Hashable]:
                 self._push(item, now)
 
     def next_due(self) -> float | None:
-        """When `take` may give something again; None when nothing waits."""
+        """When `start_due` may give something again; None when nothing waits."""
         while self._queue and self._due.get(self._queue[0][2]) != self._queue[0][0]:
             heapq.heappop(self._queue)
         return self._queue[0][0] if self._queue else None

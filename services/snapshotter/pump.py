@@ -105,7 +105,7 @@ class Pump:
                 batch = await subscription.next_batch(_BATCH)
                 self.taken += len(batch)
                 if unseen := self._unseen([message.subject for message in batch]):
-                    tasks.create_task(self._welcome(unseen), name=f"restore:{self.name}")
+                    tasks.create_task(self._restore(unseen), name=f"restore:{self.name}")
                 done: list[Message] = []
                 for message in batch:
                     if is_pulse(message.subject):
@@ -161,7 +161,7 @@ class Pump:
         """Ack what is stored by now."""
         done: list[Message] = []
         for stream in streams:
-            done.extend(stream.take_settled())
+            done.extend(stream.pop_settled())
         self._bound.unacked -= sum(len(message.payload) for message in done)
         self._bound.changed()
         await self._ack(done)
@@ -200,7 +200,7 @@ class Pump:
         self._waiting.update((key, deque()) for key in unseen)
         return unseen
 
-    async def _welcome(self, unseen: Mapping[StreamKey, str]) -> None:
+    async def _restore(self, unseen: Mapping[StreamKey, str]) -> None:
         """Restore these streams, then take what came for them meanwhile.
 
         Runs beside the intake: while a store is away, streams that are known do not wait for those
@@ -232,7 +232,7 @@ class Pump:
             return False
         verdict = stream.judge(position, seen.prev, seen.prev_sub)
         if verdict is DeliveryVerdict.NEXT:
-            self._take(stream, message, seen, refilled=False)
+            self._hold(stream, message, seen, refilled=False)
         elif verdict is DeliveryVerdict.UNPROVEN:
             await self._catch_up(stream, message)
         if stream.settled(position):
@@ -253,7 +253,7 @@ class Pump:
             except BrokerUnavailable as error:
                 self._on_broker(error.reason)
                 await asyncio.sleep(backoff.next_delay())
-        await self._welcome(self._unseen(subjects))
+        await self._restore(self._unseen(subjects))
         for stream in list(self.streams.values()):
             await self._catch_up(stream, None)
 
@@ -280,7 +280,7 @@ class Pump:
                 stream.cursor = page.cursor
             for found in page.messages:
                 if stream.held is None or found.position > stream.held:
-                    self._take_message(stream, found, refilled=found.position != through)
+                    self._read_and_hold(stream, found, refilled=found.position != through)
                 elif page.messages[-1] is found:
                     # All of this page was held: it must not be read again.
                     stream.cursor = page.cursor
@@ -288,10 +288,10 @@ class Pump:
                     break
         if message is not None and (stream.held is None or stream.held < message.position):
             # Retention took it out of the log after it was delivered.
-            self._take_message(stream, message, refilled=False)
+            self._read_and_hold(stream, message, refilled=False)
         metrics.CATCH_UPS.labels("read").inc()
 
-    def _take_message(self, stream: Stream, message: Message, *, refilled: bool) -> None:
+    def _read_and_hold(self, stream: Stream, message: Message, *, refilled: bool) -> None:
         try:
             seen = self._read(message.payload)
         except UNREADABLE as error:
@@ -304,9 +304,9 @@ class Pump:
             metrics.INVALID.labels("undecodable").inc()
             stream.advance(message.position, message.cursor)
             return
-        self._take(stream, message, seen, refilled=refilled)
+        self._hold(stream, message, seen, refilled=refilled)
 
-    def _take(self, stream: Stream, message: Message, seen: Delivered, *, refilled: bool) -> None:
+    def _hold(self, stream: Stream, message: Message, seen: Delivered, *, refilled: bool) -> None:
         self.taken += 1
         position = message.position
         stream.advance(position, message.cursor)

@@ -111,7 +111,7 @@ class View:
             self.whole = False
         return True
 
-    def take_reset(self) -> bool:
+    def pop_reset(self) -> bool:
         """Whether a reset came since this was asked last."""
         was_reset, self._was_reset = self._was_reset, False
         return was_reset
@@ -152,7 +152,7 @@ class View:
             checkpoint=self.checkpoint,
         )
 
-    def take_checkpoint(self, shard: int, now: int) -> BookImage | None:
+    def changed_book(self, shard: int, now: int) -> BookImage | None:
         """The whole book, as it is now; None when the last checkpoint still is it."""
         if not self.checkpoint_behind or self.fold.position is None:
             return None
@@ -238,7 +238,7 @@ class Stream:
             return False
         return self.view is None or self.view.covers(position)
 
-    def take_settled(self) -> list[Message]:
+    def pop_settled(self) -> list[Message]:
         """Deliveries that can be acked now, no longer remembered."""
         done: list[Message] = []
         for position, message in self._unacked.items():

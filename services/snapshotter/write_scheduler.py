@@ -53,7 +53,9 @@ class WriteScheduler[K: Hashable]:
             while not (self._draining and self._pacer.idle):
                 self._wake.clear()
                 now = time.monotonic()
-                for item in self._pacer.take(now, self._concurrency.limit - self._pacer.running):
+                for item in self._pacer.start_due(
+                    now, self._concurrency.limit - self._pacer.running
+                ):
                     group.create_task(self._do(item))
                 await self._sleep(now)
 

@@ -88,7 +88,7 @@ class CheckpointWriter:
             StoreError: it was not written, or the row could not be told of it.
         """
         view = stream.view
-        checkpoint = view.take_checkpoint(stream.shard, _now()) if view is not None else None
+        checkpoint = view.changed_book(stream.shard, _now()) if view is not None else None
         if view is None or checkpoint is None:
             return
         started = time.monotonic()

@@ -44,8 +44,8 @@ Batch = list[tuple[bool, bytes]]
 class BookReplica:
     """`base` and `update` are for the stream; the rest is for whoever compares.
 
-    `take` and `fold` are two calls, so that folding can be done in another thread while the stream
-    goes on; who folds does so one batch after the other.
+    `pop_updates` and `fold` are two calls, so that folding can be done in another thread while the
+    stream goes on; who folds does so one batch after the other.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class BookReplica:
         """Whether there is a book to compare."""
         return self._based
 
-    def take(self) -> Batch:
+    def pop_updates(self) -> Batch:
         """What waits to be folded; hand it to `fold`."""
         batch, self._pending = self._pending, []
         return batch
@@ -127,7 +127,7 @@ class BookReplica:
         except (*UNREADABLE, BadLevel):
             self._based = False
 
-    def take_evidence(self) -> list[bytes]:
+    def pop_evidence(self) -> list[bytes]:
         """What came beside the book since the last time; hand it to `judge`."""
         evidence = [body for body in (self.ticker, self.trade) if body]
         self.ticker = self.trade = b""

@@ -246,7 +246,7 @@ class Auditor:
     async def _fold(self, replicas: Iterable[BookReplica]) -> None:
         """Fold in another thread: a whole book takes tens of milliseconds."""
         async with self._folding:
-            work = [(replica, replica.take()) for replica in replicas]
+            work = [(replica, replica.pop_updates()) for replica in replicas]
             work = [(replica, batch) for replica, batch in work if batch]
             if work:
                 await asyncio.to_thread(_fold_all, work)
@@ -255,7 +255,7 @@ class Auditor:
         """Fold them all; what contradicts which book."""
         async with self._folding:
             work = [
-                (product, replica, replica.take(), replica.take_evidence())
+                (product, replica, replica.pop_updates(), replica.pop_evidence())
                 for product, replica in replicas.items()
             ]
             return await asyncio.to_thread(_judge_all, work)

@@ -61,14 +61,14 @@ class Repairs:
                         batch = await live.next_batch()
                         pauses.reset()
                         for message in batch.messages:
-                            self.take(message)
+                            self.serve(message)
                 finally:
                     await live.aclose()
             except (BrokerUnavailable, BrokerFailed) as error:
                 log.warning("repairs_not_followed", reason=str(error))
                 await asyncio.sleep(pauses.next_delay())
 
-    def take(self, message: Message) -> None:
+    def serve(self, message: Message) -> None:
         """Look at a parked record; what names nothing that is missed is only kept for people."""
         try:
             parked = _decode(message.payload)

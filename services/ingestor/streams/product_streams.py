@@ -92,9 +92,9 @@ class ProductStreams:
                 self._updates.update(event.time, body, ts)
             return
         for arrived in self._gate.admit(event, body, ts):
-            self._spread(*arrived)
+            self._dispatch(*arrived)
 
-    def _spread(self, event: Event, body: bytes, ts: int) -> None:
+    def _dispatch(self, event: Event, body: bytes, ts: int) -> None:
         kind = event.kind
         if kind is Kind.TRADE:
             if self.trades is not None:

@@ -25,7 +25,7 @@ def update(*changes: tuple[str, str, str]) -> bytes:
 def replica_of(bids: Rows, asks: Rows) -> BookReplica:
     replica = BookReplica()
     replica.base(whole(bids, asks))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     replica.watch()
     return replica
 
@@ -48,7 +48,7 @@ def test_a_level_that_was_left_alone_and_differs_is_contradicted() -> None:
 def test_nothing_is_said_about_a_level_that_changed_meanwhile() -> None:
     replica = replica_of([("10", "1"), ("9", "2")], [])
     replica.update(update(("buy", "9.0", "7")))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert replica.contradicted(whole([("10", "1"), ("9", "3")], [])) == {}
 
 
@@ -63,18 +63,18 @@ def test_a_crossed_book_is_seen_once_it_is_folded() -> None:
     replica = replica_of([("10", "1")], [("11", "1")])
     assert not replica.crossed
     replica.update(update(("buy", "11", "1")))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert replica.crossed
 
 
 def test_pitfall_13_a_size_that_makes_no_sense_ends_the_replica_until_the_next_base() -> None:
     replica = replica_of([("10", "1")], [])
     replica.update(update(("buy", "9", "0.-10000")))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert not replica.usable
     assert not replica.crossed
     replica.base(whole([("10", "1")], []))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert replica.usable
 
 
@@ -84,7 +84,7 @@ def test_what_nobody_folds_is_let_go_before_it_fills_the_memory() -> None:
     for _ in range(20_001):
         replica.update(b"{}")
     assert not replica.usable
-    assert replica.take() == []
+    assert replica.pop_updates() == []
     assert replica.bases != before
 
 
@@ -106,7 +106,7 @@ def test_only_a_lost_change_is_ever_contradicted(
     for number, change in enumerate(before):
         if number != lost:
             replica.update(update(change))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     replica.watch()
     taken = data.draw(st.integers(0, len(after)))
     for side, price, size in after[:taken]:
@@ -117,7 +117,7 @@ def test_only_a_lost_change_is_ever_contradicted(
     )
     for change in after:
         replica.update(update(change))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     found = replica.contradicted(image)
     if lost is None or not before:
         assert found == {}
@@ -129,7 +129,7 @@ def test_only_a_lost_change_is_ever_contradicted(
 def test_numbers_with_an_exponent_are_compared_by_value() -> None:
     replica = replica_of([("5.1e-7", "150000")], [("6e-7", "1")])
     replica.update(update(("sell", "6e-7", "2"), ("sell", "0.0000006", "0"), ("sell", "6e-7", "3")))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     replica.watch()
     assert replica.contradicted(whole([("0.00000051", "1.5e5")], [("6.0e-7", "3")])) == {}
     found = replica.contradicted(whole([("0.00000051", "1")], [("6.0e-7", "3")]))
@@ -144,7 +144,7 @@ def test_a_row_that_makes_no_sense_costs_that_row_only_and_the_replica_goes_on()
     replica.watch()
     assert replica.contradicted(whole([("10", "1"), ("9", "NaN"), ("8", "1")], [("11", "1")])) == {}
     replica.base(b'{"bids":null,"asks":[["11","1"],["12"],null,["13",2]]}')
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert replica.usable
     assert replica.contradicted(b'{"bids":[],"asks":[["11","1"]]}') == {}
 
@@ -154,7 +154,7 @@ def test_an_update_that_makes_no_sense_ends_the_replica_until_the_next_base_and_
     assert not replica.lost
     replica = replica_of([("10", "1")], [])
     replica.update(update(("buy", "9", "0.-10000")))
-    replica.fold(replica.take())
+    replica.fold(replica.pop_updates())
     assert (replica.usable, replica.lost) == (False, True)
     replica.base(whole([("10", "1")], []))
     assert (replica.usable, replica.lost) == (True, False)

@@ -82,8 +82,8 @@ def test_the_newest_ticker_and_trade_are_put_beside_the_book() -> None:
     for number, body in ((11, b"1"), (12, b"2")):
         bench.streams.feed(Event(Kind.TRADE, "BTC-USD", number, NOW), body, NOW)
     bench.streams.feed(Event(Kind.TICKER, "BTC-USD", 120, NOW, 12), b"3", NOW)
-    assert bench.replica.take_evidence() == [b"3", b"2"]
-    assert bench.replica.take_evidence() == []
+    assert bench.replica.pop_evidence() == [b"3", b"2"]
+    assert bench.replica.pop_evidence() == []
 
 
 def test_a_trades_gap_makes_the_book_suspect_and_the_ticker_not() -> None:

@@ -46,8 +46,8 @@ class Bench:
     def window(self, *changes: Change) -> str | None:
         if changes:
             self.replica.update(encoded({"changes": changes}))
-        self.replica.fold(self.replica.take())
-        return self.replica.judge(self.replica.take_evidence())
+        self.replica.fold(self.replica.pop_updates())
+        return self.replica.judge(self.replica.pop_evidence())
 
     def tells(self, body: dict[str, str]) -> str | None:
         """What is found when this is told, and nothing happens then."""
@@ -140,8 +140,8 @@ def test_channels_that_overtake_each_other_by_less_than_a_window_are_never_an_al
         del made[:on_time]
         for change in arriving:
             replica.update(encoded({"changes": [change]}))
-        replica.fold(replica.take())
-        assert replica.judge(replica.take_evidence()) is None
+        replica.fold(replica.pop_updates())
+        assert replica.judge(replica.pop_evidence()) is None
 
 
 @given(st.integers(1, 3), st.sampled_from(["buy", "sell"]), st.booleans())

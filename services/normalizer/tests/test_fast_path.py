@@ -39,12 +39,12 @@ def plainly(normalizer: Normalizer, key: StreamKey, message: Message) -> list[An
         return None
     if normalizer.judge(key, raw) is not ChainVerdict.NEXT:
         return None
-    output = normalizer.take(key, raw)
+    output = normalizer.normalize(key, raw)
     return None if output.refused else [tuple(out) for out in output.records]
 
 
 def shortly(normalizer: Normalizer, message: Message) -> list[Any] | None:
-    record = normalizer.fast_path.take(message)
+    record = normalizer.fast_path.normalize(message)
     return None if record is None else [(record.subject, record.position, record.payload)]
 
 
@@ -160,11 +160,13 @@ def test_a_stream_is_taken_from_its_second_record_on_and_mixes_with_the_plain_wa
         message = stored(raw_message(raw))
         ticks = shortly(short, message)
         if ticks is None:
-            ticks = [tuple(out) for out in short.take(key, raw).records]
+            ticks = [tuple(out) for out in short.normalize(key, raw).records]
         else:
             taken += 1
         found += ticks
-    assert found == [tuple(out) for raw in stream.records for out in plain.take(key, raw).records]
+    assert found == [
+        tuple(out) for raw in stream.records for out in plain.normalize(key, raw).records
+    ]
     # All but the first record and the statuses.
     assert taken == 29 - 1 - 3
 

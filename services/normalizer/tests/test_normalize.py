@@ -27,7 +27,7 @@ from services.common.wire import (
     decode_record,
 )
 from services.normalizer.chain import ChainVerdict
-from services.normalizer.normalize import Ask, Normalizer, Out, Output
+from services.normalizer.normalize import Normalized, Normalizer, RepairRequest, TickRecord
 from services.normalizer.stand_in import missed_by, too_large
 from services.normalizer.venues import Unmappable
 
@@ -37,26 +37,26 @@ TICKER = StreamKey("coinbase", "ticker", "BTC-USD")
 BOOK = StreamKey("coinbase", "book", "BTC-USD")
 
 
-def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> list[Out]:
+def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> list[TickRecord]:
     """What a normalizer writes that is fed these records in order."""
     normalizer = normalizer or Normalizer(SHARDS)
-    found: list[Out] = []
+    found: list[TickRecord] = []
     for record in records:
         message = raw_message(record)
         key = StreamKey(record.venue, record.channel, record.product)
         raw = normalizer.read(message.subject, message.position, message.payload)
         if normalizer.judge(key, raw) is not ChainVerdict.DUPLICATE:
-            found += normalizer.take(key, raw).records
+            found += normalizer.normalize(key, raw).records
     return found
 
 
-def take(normalizer: Normalizer, record: RawRecord) -> Output:
+def take(normalizer: Normalizer, record: RawRecord) -> Normalized:
     message = raw_message(record)
     raw = normalizer.read(message.subject, message.position, message.payload)
-    return normalizer.take(StreamKey(record.venue, record.channel, record.product), raw)
+    return normalizer.normalize(StreamKey(record.venue, record.channel, record.product), raw)
 
 
-def decoded(outs: Iterable[Out]) -> list[Any]:
+def decoded(outs: Iterable[TickRecord]) -> list[Any]:
     return [decode_record(out.payload) for out in outs]
 
 
@@ -310,7 +310,7 @@ class TestKnownAnswers:
         normalizer = Normalizer(SHARDS)
         run(stream.records[:1], normalizer)
         raw = normalizer.read(message.subject, message.position, broken)
-        output = normalizer.take(TRADES, raw)
+        output = normalizer.normalize(TRADES, raw)
         (late,) = decoded(output.records)
         assert [tick.seq for tick in late.ticks] == [2]
         assert [error.code for error in output.refused] == ["bad_decimal"]
@@ -438,7 +438,7 @@ class TestKnownAnswers:
         outputs = [take(normalizer, raw) for raw in stream.records]
         assert [output.asks for output in outputs] == [
             (),
-            (Ask("invalid_message", Missed(2, 2)),),
+            (RepairRequest("invalid_message", Missed(2, 2)),),
             (),
         ]
         fold = Fold(BOOK)
@@ -451,7 +451,7 @@ class TestKnownAnswers:
         stream.add("resync", 5, {"cause": "start", "repair": "snapshot", "message": {"bids": 1}})
         add_frame(stream, 6)
         output = take(Normalizer(SHARDS), stream.records[0])
-        assert output.asks == (Ask("invalid_message", Missed(5, 5)),)
+        assert output.asks == (RepairRequest("invalid_message", Missed(5, 5)),)
         first, second = decoded(run(stream.records))
         # Null would say that this is where the book begins.
         assert (first.prev, second.prev) == (0, 5)
@@ -464,7 +464,7 @@ class TestKnownAnswers:
         normalizer = Normalizer(SHARDS)
         take(normalizer, stream.records[0])
         output = take(normalizer, stream.records[-1])
-        assert output.asks == (Ask("raw_log_break", Missed(2, 4)),)
+        assert output.asks == (RepairRequest("raw_log_break", Missed(2, 4)),)
         stand_in, tick = decoded(output.records)
         assert (stand_in.seq, stand_in.prev, stand_in.fields) == (4, 1, Fields(changes=[]))
         assert (tick.seq, tick.prev) == (5, 4)

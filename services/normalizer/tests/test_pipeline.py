@@ -107,7 +107,7 @@ def expected(records: Iterable[RawRecord], shard_count: int = SHARDS) -> dict[st
     found: dict[str, list[bytes]] = {}
     for record in records:
         key = StreamKey(record.venue, record.channel, record.product)
-        for out in normalizer.take(key, record).records:
+        for out in normalizer.normalize(key, record).records:
             found.setdefault(out.subject, []).append(out.payload)
     return found
 

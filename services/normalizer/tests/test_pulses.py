@@ -19,7 +19,7 @@ from services.common.subjects import (
 )
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all, raw_message
 from services.common.wire import Pulse, decode_pulse, encode
-from services.normalizer.normalize import Normalizer, Out
+from services.normalizer.normalize import Normalizer, TickRecord
 from services.normalizer.tests.test_pipeline import (
     SHARDS,
     Connect,
@@ -44,9 +44,9 @@ class Pulses(RawStream):
         self.add("pulse", self.seq + 1_000_000, {"products": products}, prev=None)
 
 
-def passed_on(pulses: Pulses, shards: set[int]) -> list[Out]:
+def passed_on(pulses: Pulses, shards: set[int]) -> list[TickRecord]:
     normalizer = Normalizer(SHARDS)
-    found: list[Out] = []
+    found: list[TickRecord] = []
     for record in pulses.records:
         message = raw_message(record)
         raw = normalizer.read(message.subject, message.position, message.payload)

@@ -146,7 +146,7 @@ def undisturbed(records: list[RawRecord]) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = {}
     for record in records:
         key = StreamKey(record.venue, record.channel, record.product)
-        for out in normalizer.take(key, record).records:
+        for out in normalizer.normalize(key, record).records:
             found.setdefault(out.subject, []).append(out.payload)
     return found
 

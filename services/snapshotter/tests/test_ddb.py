@@ -91,7 +91,7 @@ async def test_a_book_of_40000_levels_a_side_stays_a_small_item_and_its_checkpoi
     item = row_to_item(latest_row)
     assert sum(len(str(value)) for value in item.values()) < 8_000
     assert await rows.put(latest_row)
-    image = view.take_checkpoint(1, 7)
+    image = view.changed_book(1, 7)
     assert image is not None
     checkpoint = image.encoded()
     assert checkpoint.state == view.fold.state()
@@ -118,7 +118,7 @@ async def test_only_the_newest_checkpoints_are_kept(platform: Platform) -> None:
                 store = CheckpointStore(bucket)
             view = View(BTC)
             view.load(Position(1, seq), "c", b'{"bids":[],"asks":[]}')
-            checkpoint = view.take_checkpoint(0, 0)
+            checkpoint = view.changed_book(0, 0)
             assert checkpoint is not None
             key, _ = await store.write(checkpoint)
             await store.prune(BTC, key)

@@ -11,20 +11,20 @@ PERIOD = 10.0
 def test_first_change_is_due_at_once_and_the_next_after_the_period() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     pacer.changed("a", 100.0)
-    assert pacer.take(100.0, 5) == ["a"]
+    assert pacer.start_due(100.0, 5) == ["a"]
     pacer.done("a", 101.0)
     pacer.changed("a", 102.0)
-    assert pacer.take(109.9, 5) == []
+    assert pacer.start_due(109.9, 5) == []
     assert pacer.next_due() == 110.0
-    assert pacer.take(110.0, 5) == ["a"]
+    assert pacer.start_due(110.0, 5) == ["a"]
 
 
 def test_change_while_the_work_runs_makes_it_due_again() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     pacer.changed("a", 0.0)
-    pacer.take(0.0, 1)
+    pacer.start_due(0.0, 1)
     pacer.changed("a", 1.0)
-    assert pacer.take(50.0, 1) == []
+    assert pacer.start_due(50.0, 1) == []
     pacer.done("a", 2.0)
     assert pacer.next_due() == PERIOD
 
@@ -32,35 +32,35 @@ def test_change_while_the_work_runs_makes_it_due_again() -> None:
 def test_urgent_change_does_not_wait_for_the_period() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     pacer.changed("a", 0.0)
-    pacer.take(0.0, 1)
+    pacer.start_due(0.0, 1)
     pacer.done("a", 0.0)
     pacer.changed("a", 1.0)
     pacer.changed("a", 2.0, at_once=True)
-    assert pacer.take(2.0, 1) == ["a"]
+    assert pacer.start_due(2.0, 1) == ["a"]
     assert pacer.next_due() is None
 
 
 def test_failed_work_comes_again_after_its_delay_also_when_draining() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     pacer.changed("a", 0.0)
-    pacer.take(0.0, 1)
+    pacer.start_due(0.0, 1)
     pacer.failed("a", 1.0, 3.0)
     assert not pacer.idle
-    assert pacer.take(3.9, 1) == []
-    assert pacer.take(4.0, 1) == ["a"]
+    assert pacer.start_due(3.9, 1) == []
+    assert pacer.start_due(4.0, 1) == ["a"]
 
 
 def test_draining_makes_what_waits_due_now() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     pacer.changed("a", 0.0)
-    pacer.take(0.0, 1)
+    pacer.start_due(0.0, 1)
     pacer.done("a", 0.0)
     pacer.changed("a", 1.0)
     pacer.drain(2.0)
-    assert pacer.take(2.0, 1) == ["a"]
+    assert pacer.start_due(2.0, 1) == ["a"]
     pacer.changed("a", 2.5)
     pacer.done("a", 3.0)
-    assert pacer.take(3.0, 1) == ["a"]
+    assert pacer.start_due(3.0, 1) == ["a"]
     pacer.done("a", 3.0)
     assert pacer.idle
 
@@ -69,7 +69,7 @@ def test_longest_waiting_items_go_first() -> None:
     pacer: Pacer[str] = Pacer(PERIOD)
     for at, item in enumerate("abc"):
         pacer.changed(item, float(at))
-    assert pacer.take(5.0, 2) == ["a", "b"]
+    assert pacer.start_due(5.0, 2) == ["a", "b"]
     assert pacer.running == 2
 
 
@@ -96,7 +96,7 @@ def test_no_change_is_ever_forgotten_and_work_never_overlaps(
             pacer.changed(item, now, at_once=action == "urgent")
             unwritten.add(item)
         elif action == "take":
-            for taken in pacer.take(now, 2):
+            for taken in pacer.start_due(now, 2):
                 assert taken not in running
                 running.add(taken)
                 unwritten.discard(taken)
@@ -110,7 +110,7 @@ def test_no_change_is_ever_forgotten_and_work_never_overlaps(
     for item in running:
         pacer.done(item, now)
     pacer.drain(now)
-    assert set(pacer.take(now + PERIOD, 10)) == unwritten
+    assert set(pacer.start_due(now + PERIOD, 10)) == unwritten
     for item in unwritten:
         pacer.done(item, now)
     assert pacer.idle

@@ -124,7 +124,7 @@ def test_deliveries_are_acked_only_when_archived_and_written(data: st.DataObject
                     stream.deliver(Delivery(position))
             case _:
                 pass
-        for message in stream.take_settled():
+        for message in stream.pop_settled():
             assert stream.archived is not None
             assert message.position <= stream.archived
             assert view.stored is not None
@@ -134,7 +134,7 @@ def test_deliveries_are_acked_only_when_archived_and_written(data: st.DataObject
     if taken:
         stream.archived = Position(made[taken - 1].epoch, made[taken - 1].seq)
         view.written(stream.archived)
-        acked.extend(message.position for message in stream.take_settled())
+        acked.extend(message.position for message in stream.pop_settled())
     assert sorted(acked) == [Position(record.epoch, record.seq) for record in made[:taken]]
 
 
@@ -175,7 +175,7 @@ def test_a_reset_without_state_leaves_the_last_whole_row_in_place() -> None:
     view.apply(lost, "c")
     assert view.row(0, 0) is None
     assert view.covers(Position(lost.epoch, lost.seq))
-    assert view.take_checkpoint(0, 0) is None
+    assert view.changed_book(0, 0) is None
 
 
 def test_a_malformed_change_makes_the_book_wait_for_its_next_reset() -> None:
@@ -189,13 +189,13 @@ def test_a_malformed_change_makes_the_book_wait_for_its_next_reset() -> None:
     bad = msgspec.structs.replace(second, fields=Fields(changes=[("buy", "x", "1")]))
     with pytest.raises(BadLevel):
         view.apply(bad, "c")
-    assert view.take_checkpoint(0, 0) is None
+    assert view.changed_book(0, 0) is None
     reset = decode_record(made.reset().payload)
     assert isinstance(reset, Reset)
     view.apply(reset, "c")
     assert view.whole
-    assert view.take_reset()
-    assert not view.take_reset()
+    assert view.pop_reset()
+    assert not view.pop_reset()
 
 
 def test_a_ticker_goes_on_over_a_hole() -> None:

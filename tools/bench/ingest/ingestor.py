@@ -103,7 +103,7 @@ async def _ingested(
             # The run may be shorter than the auditor's period: its work belongs to the figure.
             for streams in feed.products.values():
                 if isinstance(streams.book, BookStream) and streams.book.replica is not None:
-                    streams.book.replica.fold(streams.book.replica.take())
+                    streams.book.replica.fold(streams.book.replica.pop_updates())
         stop.request("done")
     gaps = sum(stream.gaps for streams in feed.products.values() for stream in streams.all)
     if gaps or ingestor.refused:

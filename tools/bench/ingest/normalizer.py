@@ -101,11 +101,11 @@ def _map(messages: Iterable[Message]) -> Iterator[Record]:
     """The tick log's records, as the pipeline makes them."""
     normalizer = Normalizer(SHARDS)
     for message in messages:
-        if (record := normalizer.fast_path.take(message)) is not None:
+        if (record := normalizer.fast_path.normalize(message)) is not None:
             yield record
             continue
         raw = decode_raw(message.payload)
-        for out in normalizer.take(key_of(message.subject), raw).records:
+        for out in normalizer.normalize(key_of(message.subject), raw).records:
             yield Record(out.subject, out.payload, out.position)
 
 
