@@ -9,6 +9,7 @@ Only `__main__` modules (and tools) choose one, by `open_broker`; everything els
     nats*.py        JetStream: connection, streams, publisher, group, live
     redis*.py       Redis Streams: client, keys and entries, publisher, tail (live), group
     worker.py       what publishers and subscriptions share: one task, one bell
+    dead_letters.py what nobody can use, on its way to `market.invalid` (invalid_log.py)
 
 The same suite runs on all three: `services/common/testing/conformance/`.
 """
