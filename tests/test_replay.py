@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from market_data_fanout_client.chain import Verdict
 
 from tools.simulator.clock import parse_iso
 from tools.simulator.market.market import MarketModel, ModelSettings
@@ -18,9 +19,8 @@ from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
 from tools.stack.testing import eventually, running_subscriber, stack_process
-from tools.subscriber import Subscriber, Verdict, Want
-from tools.subscriber.book import SubscribedBook, record_of
-from tools.subscriber.wants import Message
+from tools.subscribed_book import SubscribedBook, record_of
+from tools.subscriber import Message, Subscriber, Want
 
 pytestmark = pytest.mark.e2e
 
@@ -75,7 +75,7 @@ class Collected:
         channel, product = record.get("channel"), record.get("product", "")
         if channel == "book":
             self.books[product].take(message, verdict)
-        elif channel == "trades" and message["type"] == "incr" and verdict is Verdict.APPLIED:
+        elif channel == "trades" and message["type"] == "incr" and verdict is Verdict.APPLY:
             trade: dict[str, Any] = record["fields"]["last_trade"]
             self.trades[product].append(
                 (trade["trade_id"], trade["price"], trade["size"], trade["side"])

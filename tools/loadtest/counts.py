@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
-from tools.subscriber import ChainCounts, LatencyHistogram
+from market_data_fanout_client.chain import ChainCounts
+
+from tools.latency import LatencyHistogram
 
 
 @dataclass(slots=True)

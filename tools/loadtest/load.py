@@ -8,9 +8,11 @@ import random
 import time
 from dataclasses import asdict, dataclass
 
+from market_data_fanout_client.chain import Verdict
+
+from tools.latency import LatencyHistogram
 from tools.loadtest.counts import LoadCounts
-from tools.subscriber import LatencyHistogram, Subscriber, Verdict, Want
-from tools.subscriber.wants import Message
+from tools.subscriber import Message, Subscriber, Want
 
 # How long slow clients may take to catch up once they read as fast as they can.
 _CATCH_UP_S = 60.0
@@ -110,7 +112,7 @@ class LoadClient:
     def _take(self, message: Message, verdict: Verdict | None) -> None:
         self._heard.set()
         kind = message["type"]
-        if kind == "snapshot" and verdict is Verdict.REPLACED:
+        if kind == "snapshot" and verdict is Verdict.APPLY:
             record = message["snapshot"]
             stream = f"{record['venue']}:{record['channel']}:{record['product']}"
             if message.get("reason") == "subscribe" and stream in self._awaited:

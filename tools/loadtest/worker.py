@@ -7,9 +7,9 @@ import json
 import sys
 
 import uvloop
+from market_data_fanout_client import Refused
 
 from tools.loadtest.load import Load, LoadRun
-from tools.subscriber.client import Refused
 
 _PROGRESS_S = 1.0
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from market_data_fanout_client import Refused
+from market_data_fanout_client.chain import ChainCounts, Verdict
 from rich.console import Console
 
 from services.common.runtime import flatten
 from tools.embedded import ServerFailed
+from tools.latency import LatencyHistogram
 from tools.stack.gap import GapStory
 from tools.stack.gaps import GapFigures
 from tools.stack.options import SERVICES, StackOptions
@@ -24,10 +27,8 @@ from tools.stack.process import ChildDied, NotReady
 from tools.stack.stack import EXCHANGE, Stack, Started
 from tools.stack.summary import Observation, problems, summary
 from tools.stack.truth import Held, Witness
-from tools.subscriber import ChainCounts, LatencyHistogram, Subscriber, Verdict, Want
-from tools.subscriber.book import record_of
-from tools.subscriber.client import Refused
-from tools.subscriber.wants import Message
+from tools.subscribed_book import record_of
+from tools.subscriber import Message, Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.command import draw
 
@@ -224,7 +225,7 @@ class Demo:
     def _on_message(self, message: Message, verdict: Verdict | None) -> None:
         now = time.time()
         self._held.take(message, verdict)
-        if verdict is Verdict.APPLIED and self._silent:
+        if self._silent and message["type"] == "incr" and verdict is Verdict.APPLY:
             self._silent.discard(record_of(message)["channel"])
             if not self._silent:
                 self._say(f"ticks flow on {', '.join(self._seen.expected)}")

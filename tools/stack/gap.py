@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 import httpx
+from market_data_fanout_client.chain import Verdict
 
 from tools.stack.gaps import GapFigures
-from tools.subscriber import Verdict
-from tools.subscriber.book import record_of
-from tools.subscriber.wants import Message
+from tools.subscribed_book import record_of
+from tools.subscriber import Message
 
 # Time for the board to show what normal looks like.
 _BEFORE_S = 4.0

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from market_data_fanout_client.chain import ChainCounts
+
+from tools.latency import LatencyHistogram
 from tools.stack.gaps import GapFigures
 from tools.stack.truth import Comparison
-from tools.subscriber import ChainCounts, LatencyHistogram
 
 
 @dataclass

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+from market_data_fanout_client.chain import Verdict
 
 from services.common.domain.book import BadLevel, Book
-from tools.subscriber import Verdict
-from tools.subscriber.book import SubscribedBook, record_of
-from tools.subscriber.wants import Message
+from tools.subscribed_book import SubscribedBook, record_of
+from tools.subscriber import Message
 
 # Price, size, side: what makes two trades of one id the same.
 Trade = tuple[Decimal, Decimal, str]

@@ -6,11 +6,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from market_data_fanout_client.chain import Verdict
+
 from services.common.domain.decimals import BadDecimal, to_decimal
-from tools.subscriber.book import SubscribedBook, record_of
-from tools.subscriber.chain import Verdict
-from tools.subscriber.latency import LatencyHistogram
-from tools.subscriber.wants import Message
+from tools.latency import LatencyHistogram
+from tools.subscribed_book import SubscribedBook, record_of
+from tools.subscriber import Message
 
 _RATE_WINDOW_S = 5
 _LOG_LINES = 200
@@ -154,13 +155,13 @@ class Board:
         if book is not None and kind in ("snapshot", "reset", "incr"):
             book.take(message, verdict)
             self._best(row, book)
-        if kind == "incr" and verdict is Verdict.APPLIED:
+        if kind == "incr" and verdict is Verdict.APPLY:
             row.ticks += 1
             row.rate.add(now)
             row.seq = record["seq"]
             row.latency_ms = now * 1000 - record["ts_ingest"] / 1000
             self._fields(row, record["fields"])
-        elif kind == "snapshot" and verdict is Verdict.REPLACED:
+        elif kind == "snapshot" and verdict is Verdict.APPLY:
             row.seq = record["seq"]
             state = record.get("state", {})
             trades = state.get("trades")
@@ -182,7 +183,7 @@ class Board:
             row.breaks += 1
             row.chain = "resyncing"
             self.note(f"{row.channel} {row.product}: chain {verdict.value}, asked to resync", now)
-        elif verdict in (Verdict.APPLIED, Verdict.REPLACED, Verdict.RESET):
+        elif verdict is Verdict.APPLY:
             row.chain = "unbroken" if row.breaks == 0 else f"healed {row.breaks}x"
 
     def _status(self, row: Row, record: dict[str, Any], now: float) -> None:

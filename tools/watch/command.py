@@ -13,13 +13,13 @@ from pathlib import Path
 
 import click
 import msgspec
+from market_data_fanout_client import Refused
+from market_data_fanout_client.chain import Verdict
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 from tools.options import ProductList
-from tools.subscriber import Subscriber, Verdict, Want
-from tools.subscriber.client import Refused
-from tools.subscriber.wants import Message
+from tools.subscriber import Message, Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.render import render
 

@@ -56,6 +56,62 @@ def test_a_head_is_behind_only_after_a_whole_heartbeat() -> None:
     assert chain.head(12, 10.0, 5.0) is Verdict.APPLY
 
 
+def test_what_becomes_of_each_message_is_counted() -> None:
+    chain = Chain()
+    chain.snapshot(1, 10)
+    for seq, prev in ((11, 10), (11, 10), (13, 12), (14, 13)):
+        chain.incr(1, seq, prev)
+    chain.snapshot(1, 14)
+    chain.incr(2, 15, 14)
+    counts = chain.counts
+    assert (counts.applied, counts.duplicates, counts.ignored, counts.snapshots) == (1, 1, 1, 2)
+    # Another numbering explains itself.
+    assert (counts.breaks, counts.epochs, counts.unexplained) == (2, 1, 1)
+
+
+def test_a_reset_is_a_link_of_the_chain_and_a_record_lost_just_before_it_is_a_break() -> None:
+    chain = Chain()
+    chain.incr(1, 10, None)
+    assert chain.reset(1, 15, 10) is Verdict.APPLY
+    assert chain.incr(1, 16, 15) is Verdict.APPLY
+    assert chain.reset(2, 3, 16) is Verdict.APPLY
+    assert chain.counts.breaks == 0
+    assert chain.reset(2, 9, 7) is Verdict.APPLY
+    assert (chain.counts.resets, chain.counts.unexplained) == (3, 1)
+    assert chain.reset(2, 8, 7) is Verdict.IGNORE
+    assert chain.seq == 9
+
+
+def test_a_reset_ends_the_wait_for_a_snapshot() -> None:
+    chain = Chain()
+    chain.incr(1, 10, None)
+    assert chain.incr(1, 12, 11) is Verdict.BREAK
+    assert chain.reset(1, 13, 12) is Verdict.APPLY
+    assert chain.incr(1, 14, 13) is Verdict.APPLY
+    assert chain.counts.breaks == 1
+
+
+def test_a_new_connection_goes_on_from_what_was_held_before_the_break() -> None:
+    chain = Chain()
+    chain.incr(1, 10, None)
+    chain.incr(1, 12, 11)
+    chain.reconnected()
+    assert chain.incr(1, 11, 10) is Verdict.APPLY
+    assert chain.incr(1, 12, 11) is Verdict.APPLY
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=50))
+def test_who_keeps_up_within_a_heartbeat_is_never_behind(steps: list[int]) -> None:
+    chain, head = Chain(), 1
+    chain.incr(1, head, None)
+    for tick, step in enumerate(steps):
+        # Heartbeats come when the newest record is still on its way.
+        assert chain.head(head + step, float(tick), 0.5) is Verdict.APPLY
+        assert chain.incr(1, head + step, head) is Verdict.APPLY
+        head += step
+    assert chain.counts.breaks == 0
+
+
 ROWS = st.lists(
     st.tuples(
         st.sampled_from(["buy", "sell"]),
@@ -125,6 +181,28 @@ def test_a_break_makes_the_book_invalid_until_the_snapshot_that_was_asked_for() 
     assert protocol.take(book_tick(6, 5), 0.0) == []
     protocol.take(book_snapshot(6), 0.0)
     assert (book.valid, book.seq) == (True, 6)
+
+
+def test_a_raw_protocol_judges_and_answers_and_makes_no_events_of_what_a_message_says() -> None:
+    protocol = Protocol(raw=True)
+    protocol.subscribe(["BTC-USD"], ["book"], "coinbase", None, None, {})
+    protocol.opened()
+    (name, stream), *_ = protocol.streams.items()
+    assert stream.book is None
+
+    def judged(message: dict[str, Any]) -> object:
+        assert protocol.take(message, 0.0) == []
+        return protocol.judged
+
+    assert judged(book_snapshot(1, part=1, last=False)) is None
+    assert judged(book_snapshot(1, part=2, last=True)) == (stream, Verdict.APPLY)
+    assert judged(book_tick(2, 1)) == (stream, Verdict.APPLY)
+    assert judged({"type": "status", **NAMES, "state": "live"}) is None
+    (resync,) = protocol.take(book_tick(5, 4), 0.0)
+    assert isinstance(resync, Resync)
+    assert protocol.judged == (stream, Verdict.BREAK)
+    assert (protocol.counts("book").breaks, protocol.counts("ticker").breaks) == (1, 0)
+    assert name == resync.stream
 
 
 def test_after_a_reset_a_lost_connection_asks_the_book_anew_and_not_from_its_position() -> None:

@@ -342,7 +342,10 @@ async def bench(
 
 
 class Client:
-    """A plain client that keeps every message and checks each stream's chain."""
+    """A plain client that keeps every message; a record that comes twice is a break to it too.
+
+    Stricter than a client's rule (`market_data_fanout_client.chain`): it never asks for anything.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url

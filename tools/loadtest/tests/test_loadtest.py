@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from market_data_fanout_client.chain import ChainCounts
+
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench
 from tools.loadtest.counts import LoadCounts
 from tools.loadtest.load import Load
-from tools.subscriber import ChainCounts
 
 ROOT = Path(__file__).resolve().parents[3]
 

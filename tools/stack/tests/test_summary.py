@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from market_data_fanout_client.chain import ChainCounts
+
+from tools.latency import LatencyHistogram
 from tools.stack.gaps import GapFigures
 from tools.stack.summary import Observation, problems, summary
-from tools.subscriber import ChainCounts, LatencyHistogram
 
 METRICS = """\
 # TYPE md_seq_gap_total counter

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from market_data_fanout_client.chain import Verdict
 
 from services.common.domain.book import Book
 from tools.simulator import SimulatedExchange
 from tools.simulator.testing import FeedClient
 from tools.stack.truth import Comparison, Held, Truth, Witness
-from tools.subscriber import Verdict
 
 HEAD = {"venue": "coinbase", "product": "BTC-USD"}
 
@@ -46,7 +46,7 @@ def changed(*changes: tuple[str, str, str]) -> dict[str, Any]:
 def held(*messages: dict[str, Any]) -> Held:
     made = Held()
     for message in messages:
-        made.take(message, Verdict.APPLIED)
+        made.take(message, Verdict.APPLY)
     return made
 
 
@@ -136,7 +136,7 @@ async def test_a_witness_lets_the_exchange_stand_still_and_waits_for_what_is_on_
         rows = [(price, size) for price, size, _ in state.bids]
         everything = held(snapshot(*rows))
         asks = [("sell", price, size) for price, size, _ in state.asks]
-        everything.take(changed(*asks), Verdict.APPLIED)
+        everything.take(changed(*asks), Verdict.APPLY)
         # The venue names the maker's side, subscribers are given the taker's.
         everything.trades["BTC-USD"] = {
             each.trade_id: (

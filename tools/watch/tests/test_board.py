@@ -6,10 +6,10 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from market_data_fanout_client.chain import Verdict
 from rich.console import Console
 
-from tools.subscriber import Verdict
-from tools.subscriber.book import SubscribedBook
+from tools.subscribed_book import SubscribedBook
 from tools.watch.board import Board, Rate
 from tools.watch.render import render
 
@@ -53,7 +53,7 @@ def test_a_ticker_row_shows_price_best_levels_and_the_change_since_the_days_open
             best_ask={"price": "110.01"},
             stats_24h={"open": "100.00"},
         ),
-        Verdict.APPLIED,
+        Verdict.APPLY,
         NOW,
     )
     row = board.rows["ticker", PRODUCT]
@@ -65,8 +65,8 @@ def test_a_ticker_row_shows_price_best_levels_and_the_change_since_the_days_open
 
 def test_without_a_days_opening_the_change_is_since_the_first_price_seen() -> None:
     board = Board((PRODUCT,), ("trades",))
-    board.take(snapshot("trades", 4, {"trades": [trade("200")]}), Verdict.REPLACED, NOW)
-    board.take(incr("trades", 5, last_trade=trade("198")), Verdict.APPLIED, NOW)
+    board.take(snapshot("trades", 4, {"trades": [trade("200")]}), Verdict.APPLY, NOW)
+    board.take(incr("trades", 5, last_trade=trade("198")), Verdict.APPLY, NOW)
     row = board.rows["trades", PRODUCT]
     assert row.change_percent == pytest.approx(-1.0)
     assert row.direction == -1
@@ -83,22 +83,22 @@ def test_a_book_row_shows_the_best_levels_of_snapshot_parts_and_changes() -> Non
     assert not row.bid
     board.take(
         snapshot("book", 4, {"bids": [["98", "1"]], "asks": []}, part=2, last=True),
-        Verdict.REPLACED,
+        Verdict.APPLY,
         NOW,
     )
     assert (row.bid, row.ask) == ("99", "101")
-    board.take(incr("book", 5, changes=[["buy", "99", "0"]]), Verdict.APPLIED, NOW)
+    board.take(incr("book", 5, changes=[["buy", "99", "0"]]), Verdict.APPLY, NOW)
     assert (row.bid, row.ask) == ("98", "101")
 
 
 def test_what_breaks_the_chain_is_logged_and_shown_as_healed_after_the_snapshot() -> None:
     board = Board((PRODUCT,), ("ticker",))
-    board.take(incr("ticker", 5), Verdict.APPLIED, NOW)
+    board.take(incr("ticker", 5), Verdict.APPLY, NOW)
     board.take(incr("ticker", 9), Verdict.BREAK, NOW)
     row = board.rows["ticker", PRODUCT]
     assert (row.chain, row.ticks) == ("resyncing", 1)
     assert "asked to resync" in board.log[-1][1]
-    board.take(snapshot("ticker", 9, {}), Verdict.REPLACED, NOW)
+    board.take(snapshot("ticker", 9, {}), Verdict.APPLY, NOW)
     assert row.chain == "healed 1x"
 
 
@@ -113,7 +113,7 @@ def test_status_changes_and_resets_are_news_and_the_first_live_is_not() -> None:
     board.take(status("resyncing"), None, NOW)
     board.take(
         {"type": "reset", **record("ticker", 6, cause="gap", repair="snapshot")},
-        Verdict.RESET,
+        Verdict.APPLY,
         NOW,
     )
     assert [text.split(": ")[1] for _, text in board.log] == [
@@ -124,7 +124,7 @@ def test_status_changes_and_resets_are_news_and_the_first_live_is_not() -> None:
 
 def test_messages_of_other_streams_and_of_no_stream_are_ignored() -> None:
     board = Board((PRODUCT,), ("ticker",))
-    board.take(incr("trades", 5), Verdict.APPLIED, NOW)
+    board.take(incr("trades", 5), Verdict.APPLY, NOW)
     board.take({"type": "hb", "server_time": 1, "heads": {}}, None, NOW)
     assert board.rows["ticker", PRODUCT].ticks == 0
 
@@ -154,7 +154,7 @@ def picture(board: Board, width: int) -> list[str]:
 
 def test_the_picture_holds_every_row_and_the_news() -> None:
     board = Board((PRODUCT, "ETH-USD"), ("ticker", "trades"))
-    board.take(incr("ticker", 5, last_trade=trade("110.00")), Verdict.APPLIED, NOW)
+    board.take(incr("ticker", 5, last_trade=trade("110.00")), Verdict.APPLY, NOW)
     board.note("something happened", NOW)
     text = "\n".join(picture(board, 120))
     for expected in ("a gateway", "BTC-USD", "ETH-USD", "110.00", "trades", "something happened"):
@@ -171,7 +171,7 @@ def test_a_narrow_terminal_shows_fewer_columns_and_whole_prices() -> None:
             best_bid={"price": "109999.99"},
             best_ask={"price": "110000.01"},
         ),
-        Verdict.APPLIED,
+        Verdict.APPLY,
         NOW,
     )
     wide, narrow = picture(board, 120), picture(board, 60)
@@ -188,11 +188,11 @@ def test_a_reset_that_carries_the_state_makes_the_book_whole_at_once() -> None:
     book = SubscribedBook()
     book.take(
         {"type": "reset", **record("book", 5, state={"bids": [["1", "2"]], "asks": []})},
-        Verdict.RESET,
+        Verdict.APPLY,
     )
     assert book.complete
     assert book.book.bids() == [("1", "2")]
-    book.take({"type": "reset", **record("book", 6)}, Verdict.RESET)
+    book.take({"type": "reset", **record("book", 6)}, Verdict.APPLY)
     assert not book.complete
 
 

@@ -11,12 +11,12 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+from market_data_fanout_client.chain import Verdict
 from rich.console import Console
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench, eventually
-from tools.subscriber import Verdict
-from tools.subscriber.latency import LatencyHistogram
+from tools.latency import LatencyHistogram
 from tools.watch.board import Board
 from tools.watch.render import render
 
@@ -29,7 +29,7 @@ def book_board() -> Board:
     state = {"bids": [["99", "1.5"], ["98", "2"]], "asks": [["101", "7"], ["102", "1"]]}
     names = {"venue": "coinbase", "channel": "book", "product": "BTC-USD"}
     record = {**names, "epoch": 1, "seq": 4, "state": state}
-    board.take({"type": "snapshot", "snapshot": record}, Verdict.REPLACED, 0.0)
+    board.take({"type": "snapshot", "snapshot": record}, Verdict.APPLY, 0.0)
     return board
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from market_data_fanout_client import decode
 from market_data_fanout_client.book import OrderBook
-from market_data_fanout_client.chain import Chain, Verdict
+from market_data_fanout_client.chain import Chain, ChainCounts, Verdict
 from market_data_fanout_client.decode import Json, stream_of
 from market_data_fanout_client.errors import NotSubscribed, Refused
 from market_data_fanout_client.messages import (
@@ -27,6 +27,8 @@ from market_data_fanout_client.messages import (
 SUBPROTOCOL = "md.v1.json"
 # So that a command stays far below the 64 KiB a gateway takes.
 _PRODUCTS_PER_COMMAND = 500
+# In a raw protocol nothing but their own content is left of them.
+_ONLY_EVENTS = frozenset({"late", "status", "mode"})
 _CAUSES: dict[Verdict, Literal["break", "epoch", "behind"]] = {
     Verdict.BREAK: "break",
     Verdict.EPOCH: "epoch",
@@ -77,9 +79,16 @@ class Protocol:
     """What one client wants and holds.
 
     Read `heartbeat_s` (0 before the first `welcome`) and `reconnect_after_s` (set by `drain`).
+
+    Args:
+        raw: judge and answer, and leave the messages as they are: ticks, snapshots and all else
+            that a message says itself are not made into events, and no books are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, raw: bool = False) -> None:
+        self._raw = raw
+        # The stream and the verdict of the message taken in last, where a chain had to judge it.
+        self.judged: tuple[StreamState, Verdict] | None = None
         self.streams: dict[str, StreamState] = {}
         self.connections = 0
         self.heartbeat_s = 0.0
@@ -113,7 +122,7 @@ class Protocol:
                     given,
                     seq,
                     Chain(seq, epoch if seq else None),
-                    OrderBook() if channel == "book" else None,
+                    OrderBook() if channel == "book" and not self._raw else None,
                 )
                 self.streams[f"{venue}:{channel}:{product}"] = stream
                 chosen.append(stream)
@@ -137,6 +146,14 @@ class Protocol:
             self._command(
                 {"type": "unsubscribe", "venue": venue, "channel": channel, "products": names}
             )
+
+    def counts(self, channel: str | None = None) -> ChainCounts:
+        """What happened to all streams, or to one channel's, added up."""
+        total = ChainCounts()
+        for stream in self.streams.values():
+            if channel in (None, stream.channel):
+                total.add(stream.chain.counts)
+        return total
 
     # ------------------------------------------------------------------ connection
 
@@ -171,9 +188,12 @@ class Protocol:
         Raises:
             Refused: the gateway will not let this client in.
         """
+        self.judged = None
         kind = message.get("type")
         if kind == "incr":
             return self._incr(message)
+        if self._raw and kind in _ONLY_EVENTS:
+            return []
         if kind not in ("rate_limit", "error"):
             self._unanswered.pop(message.get("id", 0), None)
         handler = getattr(self, f"_on_{kind}", None)
@@ -188,9 +208,12 @@ class Protocol:
         prev = message["prev"] if "prev" in message else row.get("prev")
         held = stream.chain.seq
         verdict = stream.chain.incr(row["epoch"], row["seq"], prev)
-        if verdict.asks_resync:
+        self.judged = stream, verdict
+        if verdict is not Verdict.APPLY:
+            if verdict is Verdict.IGNORE:
+                return []
             return [self._resync(stream, verdict, held, row["seq"])]
-        if verdict is Verdict.IGNORE:
+        if self._raw:
             return []
         tick = decode.tick(message)
         if stream.book is not None and stream.book.valid:
@@ -216,23 +239,30 @@ class Protocol:
         stream.parts.append(message)
         if not message.get("last", True):
             return []
-        snapshot = decode.snapshot(stream.parts)
+        snapshot = None if self._raw else decode.snapshot(stream.parts)
         stream.parts.clear()
         stream.state_due = False
-        stream.chain.snapshot(snapshot.epoch, snapshot.seq)
+        stream.chain.snapshot(*_place(row))
+        self.judged = stream, Verdict.APPLY
+        if snapshot is None:
+            return []
         if stream.book is not None:
             stream.book.replace(snapshot.epoch, snapshot.seq, snapshot.bids, snapshot.asks)
         return [snapshot]
 
     def _on_reset(self, message: Json, _now: float) -> list[AnyEvent]:
         stream = self.streams.get(stream_of(message))
-        if stream is None or stream.chain.reset(message["epoch"], message["seq"]) is Verdict.IGNORE:
+        if stream is None:
+            return []
+        verdict = stream.chain.reset(message["epoch"], message["seq"], message.get("prev"))
+        self.judged = stream, verdict
+        if verdict is Verdict.IGNORE:
             return []
         stream.parts.clear()
         stream.state_due = True
         if stream.book is not None:
             stream.book.valid = False
-        return [decode.reset(message)]
+        return [] if self._raw else [decode.reset(message)]
 
     def _on_late(self, message: Json, _now: float) -> list[AnyEvent]:
         return [decode.late(message)] if stream_of(message) in self.streams else []
@@ -248,7 +278,7 @@ class Protocol:
         if stream is None:
             return []
         stream.backfilling = message["state"] == "begin"
-        return [decode.backfill(message)]
+        return [] if self._raw else [decode.backfill(message)]
 
     def _on_hb(self, message: Json, now: float) -> list[AnyEvent]:
         events: list[AnyEvent] = []
@@ -267,7 +297,8 @@ class Protocol:
             if stream_of(result) not in self.streams:
                 continue
             if result.get("ok"):
-                events.append(decode.subscribed(result))
+                if not self._raw:
+                    events.append(decode.subscribed(result))
             else:
                 events.append(self._refused(stream_of(result), result.get("error", {}), now))
         return events

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from market_data_fanout_client.chain import Verdict
+
 from services.common.domain.book import Book
-from tools.subscriber.chain import Verdict
 
 
 class SubscribedBook:
@@ -28,12 +29,12 @@ class SubscribedBook:
         kind = message["type"]
         if kind == "snapshot":
             self._part(message)
-        elif kind == "reset" and verdict is Verdict.RESET:
+        elif kind == "reset" and verdict is Verdict.APPLY:
             self.complete = False
             state = record_of(message).get("state")
             if state:
                 self._replace(state["bids"], state["asks"])
-        elif kind == "incr" and verdict is Verdict.APPLIED and self.complete:
+        elif kind == "incr" and verdict is Verdict.APPLY and self.complete:
             self.book.apply(message["tick"]["fields"].get("changes") or ())
 
     def _part(self, message: dict[str, Any]) -> None:
