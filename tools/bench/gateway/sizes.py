@@ -1,7 +1,7 @@
 """What a record takes: in the logs, on the way to a client, in the archive, as a latest row.
 
 Of a capture of the venue (`CAPTURE=file.ndjson`), since sizes are the venue's own, or of a
-simulated market, whose messages are alike. `tools/dev/costs.py` reckons with these figures.
+simulated market, whose messages are alike. `tools/dev/sizing.py` reckons with these figures.
 """
 
 from __future__ import annotations
