@@ -124,11 +124,6 @@ observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, 
 bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
 	@$(PY) -m tools.dev.observability.cost
 
-.PHONY: web-sdk
-web-sdk: ## Copy the JavaScript SDK to where the gateway serves it to the web board
-	@for file in index client protocol chain book decimal reconnect; do \
-	  cp clients/js/src/$$file.js services/gateway/http/web/sdk/; done
-
 .PHONY: bench-web
 bench-web: $(STAMP) ## The web board's main thread at 500 ticks a second, in Chromium (15 s)
 	@BOARD_BENCH_S=10 $(PY) -m pytest -q services/gateway/tests/test_web_board.py -k 500; \

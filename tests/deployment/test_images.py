@@ -14,6 +14,8 @@ from tools.dev.images.environment import Environment, PinNotHere, pins
 from tools.dev.images.image import IMAGES, Image, Made, make
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of the web board: its page, and what lies beyond a link.
+BOARD = (("index.html",), *(("sdk", path.name) for path in ROOT.glob("clients/js/src/*.js")))
 every_image = pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 
 
@@ -61,10 +63,10 @@ def test_an_image_holds_its_own_service_and_nothing_that_is_only_for_development
     else:
         assert holds == {"common", image.name}
         assert {file.parts[0] for file in files} == {"services"}
+    board = [PurePosixPath("services/gateway/http/web", *name) for name in BOARD]
+    assert set(board) <= {*files} or image.name not in ("gateway", "tools")
     assert not [file for file in files if {"tests", "testing", "testing.py"} & {*file.parts}]
     assert {file.suffix for file in files} <= {".py", ".typed", ".html", ".css", ".js", ".svg"}
-    if image.name == "gateway":
-        assert PurePosixPath("services/gateway/http/web/index.html") in files
 
 
 # ---------------------------------------------------------------- the check sees what is wrong

@@ -1,6 +1,6 @@
 """`/`: a page that follows the streams in a browser; no build step, nothing from other hosts.
 
-`web/sdk` is the JavaScript SDK as it stands in clients/js (`make web-sdk` copies it).
+`web/sdk` is a link to the JavaScript SDK, clients/js/src; a wheel holds the files themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ HEADERS = {
 
 def web_routes() -> list[BaseRoute]:
     """The page and its files: those that are there, and no other path."""
-    files = [path for path in _WEB.rglob("*") if path.suffix in _TYPES]
+    # By level: `rglob` does not follow the link to the SDK.
+    files = [path for path in (*_WEB.glob("*"), *_WEB.glob("*/*")) if path.suffix in _TYPES]
     return [
         _route("/", _WEB / "index.html"),
         *(_route(f"/{path.relative_to(_WEB).as_posix()}", path) for path in sorted(files)),

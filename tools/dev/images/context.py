@@ -82,7 +82,9 @@ def files_below(root: Path, source: str, ignore: Ignore) -> Iterator[str]:
         return
     for folder, folders, names in os.walk(root / source):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
-        for name in sorted(names):
+        # A link to a folder is copied as a link, and not what it leads to.
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in sorted([*names, *links]):
             path = (Path(folder) / name).relative_to(root).as_posix()
             if not ignore.excludes(path):
                 yield path
@@ -107,4 +109,4 @@ def assemble(root: Path, dockerfile: Path, target: Path) -> None:
                 else:
                     to = f"{copy.target}/{PurePosixPath(file).relative_to(source)}"
                 (target / to).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / file, target / to)
+                shutil.copyfile(root / file, target / to, follow_symlinks=False)

@@ -59,6 +59,7 @@ def repository(tmp_path: Path) -> Path:
     for name in ("README.md", "LICENSE", "src/a.py", "src/tests/t.py", "src/__pycache__/a.pyc"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
+    (root / "src/linked").symlink_to("../elsewhere", target_is_directory=True)
     (root / ".dockerignore").write_text(RULES.replace("!src", "!src\n!LICENSE"))
     (root / "Dockerfile").write_text(DOCKERFILE)
     return root
@@ -67,6 +68,7 @@ def repository(tmp_path: Path) -> Path:
 def test_files_come_to_where_the_copy_lines_say(repository: Path, tmp_path: Path) -> None:
     target = tmp_path / "work"
     assemble(repository, repository / "Dockerfile", target)
+    assert (target / "src/linked").readlink() == Path("../elsewhere")
     found = {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()}
     assert found == {"README.md", "LICENSE", "src/a.py", "alone/a.py", "renamed.py"}
 

@@ -1,3 +1,0 @@
-export { MarketDataClient } from "./client.js";
-export { OrderBook } from "./book.js";
-export { compareDecimals } from "./decimal.js";
