@@ -118,7 +118,7 @@ async def serve(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> 
                         settings.http_write_timeout_s,
                         settings.http_max_connections_per_address,
                     ),
-                    proxies=gateway.core.proxies,
+                    proxies=gateway.parts.proxies,
                     on_refused=metrics.http_was_refused,
                 ),
                 socket_options=options,

@@ -10,10 +10,10 @@ import structlog
 
 from services.common.errors import PositionLost, StoreUnavailable
 from services.common.stream import Broker, Position
-from services.gateway.chain.stream_record import LAST_SUB, Entry
+from services.gateway.chain.stream_record import LAST_SUB, StreamRecord
 from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.history.archive import Archive
-from services.gateway.history.log_page_cache import Pages
+from services.gateway.history.log_page_cache import LogPageCache
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     EPOCH_CHANGED,
@@ -21,7 +21,7 @@ from services.gateway.protocol import (
     TOO_OLD,
     Problem,
 )
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 from services.gateway.streams.record_reader import RecordReader
 
 log = structlog.get_logger(__name__)
@@ -67,13 +67,13 @@ class Backfill:
     ) -> None:
         self._broker = broker
         self._records = records
-        self._pages = Pages(broker, records)
+        self._pages = LogPageCache(broker, records)
         self._archive = archive
         self._max_age_us = max_age_us
         self.turn = asyncio.Lock()
 
     async def start(
-        self, feed: Feed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
+        self, feed: StreamFeed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
     ) -> Start:
         """Where to begin for a client that holds `from_seq` (0: with the oldest).
 
@@ -96,7 +96,7 @@ class Backfill:
         raise Problem(TOO_OLD, message, oldest_seq=oldest)
 
     async def _start(
-        self, feed: Feed, from_seq: int, epoch: int | None, now_us: int, late: bool
+        self, feed: StreamFeed, from_seq: int, epoch: int | None, now_us: int, late: bool
     ) -> Start:
         head = feed.replica.head
         if epoch is not None and head is not None and epoch != head.epoch:
@@ -128,7 +128,7 @@ class Backfill:
             raise Problem(TOO_OLD, f"the oldest record that can be sent is {seq}", oldest_seq=seq)
         return Start(position, from_seq)
 
-    async def _reached(self, feed: Feed, seq: int) -> bool:
+    async def _reached(self, feed: StreamFeed, seq: int) -> bool:
         """Whether the head is at `seq` or soon will be.
 
         What is live comes to each gateway by itself, and to some before it is stored: a client may
@@ -146,7 +146,9 @@ class Backfill:
             return False
         return stored[0].position.seq >= seq and await _comes(feed, seq, _LAGS_S)
 
-    async def read(self, feed: Feed, position: Position, cursor: str) -> tuple[deque[Entry], str]:
+    async def read(
+        self, feed: StreamFeed, position: Position, cursor: str
+    ) -> tuple[deque[StreamRecord], str]:
         """Records after `position` from the log (none at its head), and the cursor to go on from.
 
         Raises:
@@ -165,8 +167,8 @@ class Backfill:
             page = await self._pages.after(subject, page.cursor)
 
     async def archived(
-        self, feed: Feed, position: Position, now_us: int | None = None
-    ) -> list[Entry]:
+        self, feed: StreamFeed, position: Position, now_us: int | None = None
+    ) -> list[StreamRecord]:
         """A page of records after `position` from the archive.
 
         With `now_us`, none when the first of them is older than a backfill may be.
@@ -179,7 +181,7 @@ class Backfill:
             return []
         return page
 
-    async def _archived_after(self, feed: Feed, position: Position) -> Entry | None:
+    async def _archived_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         try:
             return await self._archive.first_after(feed.key, feed.shard, position)
         except StoreUnavailable as error:
@@ -188,7 +190,7 @@ class Backfill:
                 BROKER_UNAVAILABLE, "the archive does not answer", retry_after_ms=1000
             ) from error
 
-    async def _first_after(self, feed: Feed, position: Position) -> Entry | None:
+    async def _first_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         """The first tick or reset after `position`, from where it will be read on.
 
         Raises:
@@ -206,7 +208,7 @@ class Backfill:
                 return None
             page = await self._pages.after(feed.subject, page.cursor)
 
-    async def _peek_after(self, feed: Feed, position: Position) -> Entry | None:
+    async def _peek_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         """The same, without reading more than it takes to see it."""
         window = feed.replica.window
         if window.covers(position):
@@ -221,14 +223,14 @@ class Backfill:
                 return None
             cursor = page.cursor
 
-    async def _oldest(self, feed: Feed, now_us: int) -> Start:
+    async def _oldest(self, feed: StreamFeed, now_us: int) -> Start:
         oldest = await self._oldest_entry(feed, now_us - self._max_age_us)
         if oldest is None:
             mark = feed.replica.mark or BEGINNING
             return Start(mark, mark.seq)
         return Start(oldest.before, oldest.before.seq, oldest.prev is None)
 
-    async def _oldest_entry(self, feed: Feed, oldest_us: int) -> Entry | None:
+    async def _oldest_entry(self, feed: StreamFeed, oldest_us: int) -> StreamRecord | None:
         """The oldest tick or reset retained that is young enough; None when none is."""
         head = feed.replica.head
         first = await self._peek_after(feed, BEGINNING)
@@ -248,7 +250,7 @@ class Backfill:
             if first is None or first.ts_ingest >= oldest_us:
                 return first
         low, high = first.position.seq, head.seq
-        found: Entry | None = None
+        found: StreamRecord | None = None
         while low < high:
             middle = (low + high) // 2
             entry = await self._peek_after(feed, Position(head.epoch, middle, LAST_SUB))
@@ -260,7 +262,9 @@ class Backfill:
                 low = entry.position.seq
         return found
 
-    async def _oldest_archived(self, feed: Feed, epoch: int, oldest_us: int) -> Entry | None:
+    async def _oldest_archived(
+        self, feed: StreamFeed, epoch: int, oldest_us: int
+    ) -> StreamRecord | None:
         try:
             return await self._archive.oldest_since(feed.key, feed.shard, epoch, oldest_us)
         except StoreUnavailable as error:
@@ -268,7 +272,7 @@ class Backfill:
             return None
 
 
-async def _comes(feed: Feed, seq: int, seconds: float) -> bool:
+async def _comes(feed: StreamFeed, seq: int, seconds: float) -> bool:
     """Whether the head is at `seq`, or comes there in time."""
     try:
         async with asyncio.timeout(seconds):
@@ -279,7 +283,7 @@ async def _comes(feed: Feed, seq: int, seconds: float) -> bool:
     return head is not None
 
 
-def _continues(first: Entry | None, position: Position) -> bool:
+def _continues(first: StreamRecord | None, position: Position) -> bool:
     """Whether nothing stands between `position` and this record, the first after it."""
     if first is None or first.unreadable is not None or first.position.epoch != position.epoch:
         return False

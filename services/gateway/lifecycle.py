@@ -19,18 +19,18 @@ from services.common.stream import Broker, LogSpec
 from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
 from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
-from services.gateway.clients.dependencies import Core
-from services.gateway.clients.session import Home, Session
+from services.gateway.clients.dependencies import GatewayParts
+from services.gateway.clients.session import Session, SessionHost
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.catalog import Catalog
-from services.gateway.streams.feed import Sources
+from services.gateway.streams.feed import FeedSources
 from services.gateway.streams.record_reader import RecordReader
-from services.gateway.streams.registry import Tails
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.registry import StreamRegistry
+from services.gateway.streams.state_store import StateStore
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ _FRESHNESS_CHECK_S = 0.5
 _RECONNECT_MS = (100, 3000)
 
 
-class Gateway(Home):
+class Gateway(SessionHost):
     """Enter `running` for as long as the service lives.
 
     The broker is opened in there, and closed at its end. Until it answers, `open` is False and
@@ -82,9 +82,9 @@ class Gateway(Home):
             settings.flush_window_ms / 1000,
             most=min(128 * 1024, settings.ws_queue_bytes),
         )
-        stores = Stores(latest, checkpoints, self.health, metrics)
+        stores = StateStore(latest, checkpoints, self.health, metrics)
         records = RecordReader(metrics)
-        sources = Sources(
+        sources = FeedSources(
             broker,
             settings.shard_count,
             stores,
@@ -95,7 +95,7 @@ class Gateway(Home):
             settings.snapshots_kept,
             micros=micros,
         )
-        tails = Tails(
+        streams = StreamRegistry(
             sources,
             hub,
             self.health,
@@ -103,12 +103,12 @@ class Gateway(Home):
             linger_s=settings.stream_linger_s,
         )
         max_age_us = int(settings.backfill_max_minutes * 60e6)
-        self.core = Core(
+        self.parts = GatewayParts(
             settings,
             metrics,
             records,
             hub,
-            tails,
+            streams,
             Catalog(
                 broker,
                 stores,
@@ -139,10 +139,10 @@ class Gateway(Home):
                 log.warning("api_keys_not_hashed", count=plain, expected="sha256:<hex>")
         async with asyncio.TaskGroup() as group:
             self._group = group
-            tails = self.core.tails
-            tails.start(group)
+            streams = self.parts.streams
+            streams.start(group)
             tasks = [
-                group.create_task(tails.run(), name="sweep"),
+                group.create_task(streams.run(), name="sweep"),
                 group.create_task(self._beat(), name="heartbeat"),
                 group.create_task(self._watch_freshness(), name="freshness"),
                 group.create_task(self._open_and_watch_broker(), name="broker"),
@@ -154,7 +154,7 @@ class Gateway(Home):
                     session.leave()
                 for task in tasks:
                     task.cancel()
-                tails.stop()
+                streams.stop()
                 await self.broker.aclose()
 
     # ------------------------------------------------------------------ connections
@@ -208,16 +208,16 @@ class Gateway(Home):
         before = 0
         while True:
             await asyncio.sleep(_FRESHNESS_CHECK_S)
-            tails = self.core.tails
-            ages = tails.judge()
-            stale = sum(feed.condition.age.stale for feed in tails.feeds.values())
+            streams = self.parts.streams
+            ages = streams.judge()
+            stale = sum(feed.condition.age.stale for feed in streams.feeds.values())
             self.metrics.freshness(ages, stale)
             if (before == 0) != (stale == 0):
                 oldest_s = max(ages.values(), default=0) / 1e6
                 log.warning("freshness_changed", stale_streams=stale, oldest_s=round(oldest_s, 1))
             before = stale
             if stale:
-                reason = f"{stale} of {len(tails.feeds)} streams are older than they may be"
+                reason = f"{stale} of {len(streams.feeds)} streams are older than they may be"
                 self.health.degraded("freshness", reason)
             else:
                 self.health.restored("freshness")
@@ -261,7 +261,7 @@ class Gateway(Home):
                     "type": "drain",
                     "deadline_ms": deadline_ms,
                     "reconnect_after_ms": _RECONNECT_MS,
-                    "resume": session.interests.resume(),
+                    "resume": session.subscriptions.resume(),
                 },
                 control=True,
             )

@@ -91,7 +91,7 @@ async def test_compressed_messages_are_read_like_others() -> None:
         assert ticks(seen) == market.chain
         (session,) = gateway.gateway.sessions
         plain = text_frame(b"the same again and " * 20)
-        assert len(session.form.encode([plain])) < len(plain), "it was agreed on"
+        assert len(session.encoding.encode([plain])) < len(plain), "it was agreed on"
 
 
 async def test_from_seq_0_gives_everything_retained_and_a_stored_position_goes_on() -> None:

@@ -22,7 +22,7 @@ class Pulses:
     def __init__(self) -> None:
         self._heard: dict[tuple[str, str], int] = {}
 
-    def take(self, venue: str, products: Iterable[str], ts: int, now: int) -> None:
+    def record(self, venue: str, products: Iterable[str], ts: int, now: int) -> None:
         """A pulse came through; one from a clock ahead of ours counts as of now."""
         ts = min(ts, now)
         for product in products:

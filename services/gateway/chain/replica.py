@@ -24,7 +24,7 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE, Reset, Tick, decode_record
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Window
 
 # Records that wait to be folded at once: a snapshot asked for has at most this much to catch up.
@@ -70,21 +70,21 @@ class Replica:
         self.window = window
         self.head: Position | None = None
         self.mark: Position | None = None
-        self.status: Entry | None = None
+        self.status: StreamRecord | None = None
         self.whole = False
         self.generation = 0
         self.last_ingest = 0
         self.phase = Phase.BASE
         self._max_held = max_held
-        self._held: list[Entry] = []
+        self._held: list[StreamRecord] = []
         # Whether a stored state may help with the next hole: not twice without being live between.
         self._may_load = False
         self._cursor = ""
         # While there is no mark: everything up to here is over.
         self._after: Position | None = None
         self._fold = Fold(key)
-        self._unfolded: list[Entry] = []
-        self._proven: list[Entry] = []
+        self._unfolded: list[StreamRecord] = []
+        self._proven: list[StreamRecord] = []
 
     def want(self) -> WantBase | WantPage | None:
         """What has to be fetched for the chain to go on; None while live."""
@@ -94,7 +94,7 @@ class Replica:
             return WantBase()
         return WantPage(self._cursor, self.mark or self._after)
 
-    def take(self) -> list[Entry]:
+    def drain(self) -> list[StreamRecord]:
         """The records proven since the last call, in the log's order."""
         proven, self._proven = self._proven, []
         return proven
@@ -117,7 +117,7 @@ class Replica:
             self.whole = True
             self.window.restart(self.head)
 
-    def on_page(self, entries: Sequence[Entry], cursor: str, *, at_head: bool) -> bool:
+    def on_page(self, entries: Sequence[StreamRecord], cursor: str, *, at_head: bool) -> bool:
         """Take what the log holds after the place that was wanted.
 
         Answers False when this brought nothing and more is still wanted: wait before reading again.
@@ -142,7 +142,7 @@ class Replica:
             self._join()
         return self._in(Phase.LIVE) or self.mark != before
 
-    def on_live(self, entries: Sequence[Entry]) -> None:
+    def on_live(self, entries: Sequence[StreamRecord]) -> None:
         """Take what the live tail brought."""
         for index, entry in enumerate(entries):
             if not self._in(Phase.LIVE):
@@ -178,7 +178,7 @@ class Replica:
         self._may_load = True
         self._start_over()
 
-    def learn_status(self, entry: Entry) -> bool:
+    def learn_status(self, entry: StreamRecord) -> bool:
         """Take an older record as the current status when none is known; whether it was taken."""
         if self.status is not None:
             return False
@@ -204,7 +204,7 @@ class Replica:
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
 
-    def _is_over(self, entry: Entry) -> bool:
+    def _is_over(self, entry: StreamRecord) -> bool:
         """Whether the chain stands behind this record already."""
         held = self.mark or self._after
         return held is not None and entry.position <= held
@@ -221,7 +221,7 @@ class Replica:
         self.phase = Phase.FILLING
         self._cursor = ""
 
-    def _hold(self, entries: Sequence[Entry]) -> None:
+    def _hold(self, entries: Sequence[StreamRecord]) -> None:
         if len(self._held) + len(entries) <= self._max_held:
             self._held.extend(entries)
         else:
@@ -235,7 +235,7 @@ class Replica:
         self._may_load = True
         self.on_live(held)
 
-    def _follows(self, entry: Entry) -> bool:
+    def _follows(self, entry: StreamRecord) -> bool:
         if self.mark is None:
             return False
         if not entry.chained:
@@ -243,7 +243,7 @@ class Replica:
         # A seq of another epoch proves nothing; the log tells what stands between.
         return entry.follows(self.head) and entry.position.epoch == self.mark.epoch
 
-    def _prove(self, entry: Entry) -> None:
+    def _prove(self, entry: StreamRecord) -> None:
         if entry.chained:
             if entry.kind == "reset" or self.head is None:
                 self._judge_whole(entry)
@@ -258,7 +258,7 @@ class Replica:
         self.window.append(entry)
         self._proven.append(entry)
 
-    def _judge_whole(self, entry: Entry) -> None:
+    def _judge_whole(self, entry: StreamRecord) -> None:
         if self.key.channel != "book":
             # Every ticker tick tells all, and trades are whole however few are known.
             self.whole = True

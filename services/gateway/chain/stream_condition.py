@@ -14,7 +14,7 @@ from services.common.subjects import StreamKey
 from services.common.wire import RECORD_VERSION, StreamState, encode
 from services.gateway.chain.freshness import Age
 from services.gateway.chain.replica import Phase, Replica
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 
 _GRAVE = ("stale", "down")
 _NOWHERE = Position(0, 0)
@@ -27,7 +27,7 @@ class _State(msgspec.Struct):
 _state = msgspec.json.Decoder(_State).decode
 
 
-class Word(Entry):
+class GatewayStatus(StreamRecord):
     """The gateway's own status: sent as the log's are, with evidence in a form of its own."""
 
     __slots__ = ()
@@ -49,7 +49,7 @@ class Word(Entry):
         self.ts_ingest = 0
 
 
-class Condition:
+class StreamCondition:
     """One stream's.
 
     Attributes:
@@ -66,7 +66,7 @@ class Condition:
         # Whether the last that subscribers were told is the gateway's `stale`.
         self._overruled = False
 
-    def judge(self, pulse: int | None, now: int) -> Word | None:
+    def judge(self, pulse: int | None, now: int) -> GatewayStatus | None:
         """Look at the age; what subscribers have to be told, if anything.
 
         Args:
@@ -78,7 +78,7 @@ class Condition:
             self.age.prove(pulse, replica.last_ingest, replica.mark, now)
         return self._word(now) if self.age.judge(now) else None
 
-    def passed_on(self, now: int) -> Word | None:
+    def passed_on(self, now: int) -> GatewayStatus | None:
         """A status of the log was passed on; what has to be said over it, if anything."""
         self._overruled = False
         return self._word(now) if self.age.stale else None
@@ -111,13 +111,13 @@ class Condition:
     def _overrules(self) -> bool:
         return self.age.stale and self._logged not in _GRAVE
 
-    def _word(self, now: int) -> Word | None:
+    def _word(self, now: int) -> GatewayStatus | None:
         overrules = self._overrules
         if overrules is self._overruled:
             return None
         self._overruled = overrules
         payload = self._payload("stale" if overrules else self._logged or "live", now)
-        return Word(self._replica.mark or _NOWHERE, payload)
+        return GatewayStatus(self._replica.mark or _NOWHERE, payload)
 
     def _payload(self, state: StreamState, now: int) -> bytes:
         mark = self._replica.mark or _NOWHERE

@@ -1,9 +1,9 @@
 """What the gateway knows of a log record: its place in the chain, and what clients are sent. Pure.
 
-A record is decoded as a whole once, where it comes in: whoever handles an `Entry` later (windows,
-conflation, folding, a reset's messages) finds nothing in it that cannot be read. One that names its
-place and has a type or a body that is not known, as a newer normalizer may write it, is an entry of
-kind `unknown`: nothing follows it, so that its stream is given anew behind it.
+A record is decoded as a whole once, where it comes in: whoever handles a `StreamRecord` later
+(windows, conflation, folding, a reset's messages) finds nothing in it that cannot be read. One that
+names its place and has a type or a body that is not known, as a newer normalizer may write it, is
+of kind `unknown`: nothing follows it, so that its stream is given anew behind it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _decode_reset = msgspec.json.Decoder(Reset).decode
 _decode_book = msgspec.json.Decoder(BookState).decode
 
 
-class Entry:
+class StreamRecord:
     """One record of a stream.
 
     Attributes:
@@ -241,7 +241,7 @@ def _snapshot_message(snapshot: Snapshot, reason: str, more: dict[str, Any]) -> 
     return encode({"type": "snapshot", "reason": reason, **more, "snapshot": snapshot})
 
 
-def chain_of(entries: Sequence[Entry]) -> list[Entry]:
+def chain_of(entries: Sequence[StreamRecord]) -> list[StreamRecord]:
     """Only those that advance `seq`."""
     return [entry for entry in entries if entry.chained]
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from services.common.stream import Position
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.websocket.frames import text_frame
 
 # What an entry costs beside its payload, roughly (object, position, list slot, frame).
@@ -57,7 +57,7 @@ class Run(NamedTuple):
         frames: what a client is sent for all of them, whatever its depth; None: not made yet.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[StreamRecord]
     chained: int
     frames: bytes | None
 
@@ -68,7 +68,7 @@ class _Segment:
     __slots__ = ("chained", "cost", "ends", "entries", "frames", "sealed")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[StreamRecord] = []
         self.chained = 0
         self.cost = 0
         self.sealed = False
@@ -76,7 +76,7 @@ class _Segment:
         # Where each record's frame ends in `frames`.
         self.ends = array("I")
 
-    def append(self, entry: Entry, cost: int) -> None:
+    def append(self, entry: StreamRecord, cost: int) -> None:
         self.entries.append(entry)
         self.chained += entry.chained
         self.cost += cost
@@ -124,7 +124,7 @@ class Window:
     def __len__(self) -> int:
         return sum(len(segment.entries) for segment in self._segments)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[StreamRecord]:
         for segment in self._segments:
             yield from segment.entries
 
@@ -137,7 +137,7 @@ class Window:
         self.restart(None)
         self._budget.leave(self)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: StreamRecord) -> None:
         """Take the record that follows the newest one (or `start`)."""
         if self.start is None:
             self.start = entry.before
@@ -184,7 +184,7 @@ class Window:
         at = bisect_right(segment.entries, position, key=_position)
         return segment.after(at)
 
-    def first_after(self, position: Position) -> Entry | None:
+    def first_after(self, position: Position) -> StreamRecord | None:
         """The first tick or reset after `position`."""
         while (run := self.run_after(position)) is not None:
             for entry in run.entries:
@@ -194,5 +194,5 @@ class Window:
         return None
 
 
-def _position(entry: Entry) -> Position:
+def _position(entry: StreamRecord) -> Position:
     return entry.position

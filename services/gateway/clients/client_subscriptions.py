@@ -15,17 +15,17 @@ from services.common.subjects import StreamKey
 from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.chain.stream_record import stream_fields
-from services.gateway.clients.dependencies import Core
+from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.subscribe_plan import (
-    Plan,
+    SubscribePlan,
     at_stream,
     check_stream,
-    place,
+    plan_start,
     terms_of,
     when_ready,
 )
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up import CatchingUp, CatchUp
+from services.gateway.history.catch_up import CatchUp, CatchUpPort
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,
@@ -39,8 +39,8 @@ from services.gateway.protocol import (
     echo,
     make_cursor,
 )
-from services.gateway.streams.feed import Feed
-from services.gateway.streams.registry import Hold
+from services.gateway.streams.feed import StreamFeed
+from services.gateway.streams.registry import StreamLease
 
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.
 _PART = 200
@@ -48,7 +48,7 @@ _PART = 200
 log = structlog.get_logger(__name__)
 
 
-class Interests:
+class ClientSubscriptions:
     """See the module's docstring.
 
     Args:
@@ -59,25 +59,25 @@ class Interests:
         "_catch_up",
         "_client",
         "_closed",
-        "_core",
         "_grant",
+        "_parts",
+        "by_stream",
         "limit",
-        "subscriptions",
     )
 
-    def __init__(self, core: Core, client: CatchingUp) -> None:
-        self.subscriptions: dict[StreamKey, tuple[Subscription, Hold]] = {}
-        self._core = core
+    def __init__(self, parts: GatewayParts, client: CatchUpPort) -> None:
+        self.by_stream: dict[StreamKey, tuple[Subscription, StreamLease]] = {}
+        self._parts = parts
         self._client = client
-        self._catch_up = CatchUp(client, core.hub, core.backfill, core.metrics)
-        self.limit = core.settings.ws_max_subscriptions
+        self._catch_up = CatchUp(client, parts.hub, parts.backfill, parts.metrics)
+        self.limit = parts.settings.ws_max_subscriptions
         self._grant = EVERYONE
         self._closed = False
 
     def allow(self, grant: Grant) -> None:
         """What the client may have from now on."""
         self._grant = grant
-        most = self._core.settings.ws_max_subscriptions
+        most = self._parts.settings.ws_max_subscriptions
         self.limit = most if grant.subscriptions is None else min(most, grant.subscriptions)
 
     def close(self) -> None:
@@ -86,8 +86,8 @@ class Interests:
         Nothing of this may be used any more. What held each other is freed by that at once, not
         when the collector comes by.
         """
-        while self.subscriptions:
-            _, held = self.subscriptions.popitem()
+        while self.by_stream:
+            _, held = self.by_stream.popitem()
             self._let_go(*held)
         self._closed = True
         self._catch_up.close()
@@ -98,8 +98,8 @@ class Interests:
     def heads(self) -> dict[str, int]:
         """For each stream that is live, the last seq this client was sent."""
         heads: dict[str, int] = {}
-        for key, (subscription, hold) in self.subscriptions.items():
-            head = hold.feed.replica.head
+        for key, (subscription, lease) in self.by_stream.items():
+            head = lease.feed.replica.head
             if not subscription.live or head is None:
                 continue
             conflation = subscription.conflation
@@ -111,14 +111,14 @@ class Interests:
     def resume(self) -> dict[str, Any]:
         """For each stream, where a new connection can go on: what this client was sent last."""
         places: dict[str, Any] = {}
-        for key, (subscription, hold) in self.subscriptions.items():
+        for key, (subscription, lease) in self.by_stream.items():
             catching, conflation = subscription.catching, subscription.conflation
             if catching is not None:
                 epoch, seq = catching.position.epoch, catching.seq
             elif not subscription.live:
                 continue
             else:
-                head = hold.feed.replica.head
+                head = lease.feed.replica.head
                 held = head if conflation is None else conflation.held or head
                 epoch, seq = (held.epoch, held.seq) if held is not None else (0, None)
             if seq is None:
@@ -129,15 +129,15 @@ class Interests:
     # ------------------------------------------------------------------ what the hub says
 
     def fell_behind(self, subscription: Subscription, records: int) -> None:
-        found = self.subscriptions.get(subscription.fan.key)
+        found = self.by_stream.get(subscription.live_stream.key)
         if found is None:
             return
-        self._core.metrics.slow.labels("catch_up").inc()
+        self._parts.metrics.slow.labels("catch_up").inc()
         self._tell_mode(subscription, subscription.terms.mode, "catch_up", "slow", records)
         self._catch_up.go_on(subscription, found[1].feed)
 
     def rebased(self, subscription: Subscription) -> None:
-        found = self.subscriptions.get(subscription.fan.key)
+        found = self.by_stream.get(subscription.live_stream.key)
         if found is not None:
             feed = found[1].feed
             status = feed.status()
@@ -147,16 +147,16 @@ class Interests:
             self._catch_up.go_live(subscription, feed, "catch_up")
 
     def over_quota(self, subscription: Subscription) -> None:
-        rate = self._core.settings.product_max_msgs_per_sec
-        self._core.metrics.rate_limited.labels("product").inc()
+        rate = self._parts.settings.product_max_msgs_per_sec
+        self._parts.metrics.rate_limited.labels("product").inc()
         self._tell_mode(subscription, "full", "latest", "quota", 0)
         self._client.tell(
             {
                 "type": "rate_limit",
                 "scope": "product",
                 "retry_after_ms": int(1000 / rate) + 1,
-                "product": subscription.fan.key.product,
-                "stream": str(subscription.fan.key),
+                "product": subscription.live_stream.key.product,
+                "stream": str(subscription.live_stream.key),
             },
             control=True,
         )
@@ -165,8 +165,8 @@ class Interests:
         self._tell_mode(subscription, "latest", "full", "recovered", 0)
 
     def refuse(self, problem: Problem, subscription: Subscription) -> None:
-        key = subscription.fan.key
-        found = self.subscriptions.pop(key, None)
+        key = subscription.live_stream.key
+        found = self.by_stream.pop(key, None)
         if found is not None:
             self._let_go(*found)
         self._client.tell_problem(at_stream(problem, key))
@@ -174,7 +174,7 @@ class Interests:
     def _tell_mode(
         self, subscription: Subscription, old: str, new: str, reason: str, lag: int
     ) -> None:
-        key = subscription.fan.key
+        key = subscription.live_stream.key
         self._client.tell(
             {
                 "type": "mode",
@@ -188,11 +188,11 @@ class Interests:
             control=True,
         )
 
-    def _let_go(self, subscription: Subscription, hold: Hold) -> None:
-        self._core.hub.end(subscription)
+    def _let_go(self, subscription: Subscription, lease: StreamLease) -> None:
+        self._parts.hub.end(subscription)
         self._catch_up.remove(subscription)
-        hold.release()
-        subscription.fan.metrics.subscriptions.dec()
+        lease.release()
+        subscription.live_stream.metrics.subscriptions.dec()
 
     # ------------------------------------------------------------------ commands
 
@@ -204,7 +204,7 @@ class Interests:
         arrived = time.monotonic()
         products = command.all_products
         allowed = set(filter(self._grant.entitled, products))
-        catalog = self._core.catalog
+        catalog = self._parts.catalog
         unsure: set[str] = set()
         try:
             known = await catalog.knows(command.venue, allowed)
@@ -223,10 +223,10 @@ class Interests:
             await self._client.answered()
 
     def _answer(
-        self, command: Subscribe, more: dict[str, Any], plans: list[Plan], arrived: float
+        self, command: Subscribe, more: dict[str, Any], plans: list[SubscribePlan], arrived: float
     ) -> None:
         for plan in plans:
-            if plan.problem is None and plan.key not in self.subscriptions:
+            if plan.problem is None and plan.key not in self.by_stream:
                 # It was refused, and ended, while the others were being planned.
                 message = "the stream ended while it was being set up"
                 plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
@@ -243,15 +243,15 @@ class Interests:
 
     async def _plan_all(
         self, command: Subscribe, keys: Sequence[StreamKey], known: set[str], unsure: set[str]
-    ) -> list[Plan]:
-        plans = [Plan(key) for key in keys]
-        room = self.limit - len(self.subscriptions)
+    ) -> list[SubscribePlan]:
+        plans = [SubscribePlan(key) for key in keys]
+        room = self.limit - len(self.by_stream)
         for plan in plans:
             try:
                 if not self._grant.entitled(plan.key.product):
                     raise Problem(NOT_ENTITLED, f"this key does not cover {plan.key.product}")
                 check_stream(plan.key, known, unsure)
-                if plan.key not in self.subscriptions:
+                if plan.key not in self.by_stream:
                     if room <= 0:
                         message = f"at most {self.limit} streams a connection"
                         raise Problem(SUBSCRIPTION_LIMIT, message)
@@ -264,24 +264,24 @@ class Interests:
                     group.create_task(self._plan(command, plan), name=f"plan:{plan.key}")
         return plans
 
-    async def _plan(self, command: Subscribe, plan: Plan) -> None:
+    async def _plan(self, command: Subscribe, plan: SubscribePlan) -> None:
         if self._closed:
             # A task that was cancelled before it began may still begin, if those it is a part of
             # have not heard of it.
             return
-        held = self.subscriptions.get(plan.key)
+        held = self.by_stream.get(plan.key)
         if held is None:
-            hold = self._core.tails.acquire(plan.key)
-            subscription = Subscription(self._client, hold.feed.fan)
-            self.subscriptions[plan.key] = (subscription, hold)
-            hold.feed.fan.metrics.subscriptions.inc()
+            lease = self._parts.streams.acquire(plan.key)
+            subscription = Subscription(self._client, lease.feed.live_stream)
+            self.by_stream[plan.key] = (subscription, lease)
+            lease.feed.live_stream.metrics.subscriptions.inc()
         else:
-            subscription, hold = held
-        feed = hold.feed
+            subscription, lease = held
+        feed = lease.feed
         plan.subscription, plan.feed = subscription, feed
         try:
             await when_ready(feed)
-            await place(plan, command, feed, self._core.backfill)
+            await plan_start(plan, command, feed, self._parts.backfill)
         except (BrokerUnavailable, BrokerFailed) as error:
             # Its own words name servers, and are for the log.
             log.warning("subscribe_failed", stream=str(plan.key), reason=str(error))
@@ -289,12 +289,12 @@ class Interests:
             plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
         except Problem as problem:
             plan.problem = problem.kept()
-        mine = self.subscriptions.get(plan.key) == (subscription, hold)
+        mine = self.by_stream.get(plan.key) == (subscription, lease)
         if plan.problem is not None and held is None and mine:
-            del self.subscriptions[plan.key]
-            self._let_go(subscription, hold)
+            del self.by_stream[plan.key]
+            self._let_go(subscription, lease)
 
-    def _begin(self, plan: Plan, command: Subscribe, arrived: float) -> None:
+    def _begin(self, plan: SubscribePlan, command: Subscribe, arrived: float) -> None:
         subscription, feed = plan.subscription, plan.feed
         assert subscription is not None
         assert feed is not None
@@ -304,7 +304,7 @@ class Interests:
         status = feed.status()
         if status is not None:
             self._client.tell(status)
-        self._core.hub.rest(subscription)
+        self._parts.hub.rest(subscription)
         self._catch_up.remove(subscription)
         subscription.configure(terms_of(command))
         if plan.start is not None:
@@ -313,17 +313,17 @@ class Interests:
         self._catch_up.go_live(
             subscription, feed, plan.reason, with_snapshot=plan.kind == "snapshot"
         )
-        feed.fan.metrics.snapshot_seconds.observe(time.monotonic() - arrived)
+        feed.live_stream.metrics.snapshot_seconds.observe(time.monotonic() - arrived)
 
-    def _change(self, subscription: Subscription, feed: Feed, command: Subscribe) -> None:
+    def _change(self, subscription: Subscription, feed: StreamFeed, command: Subscribe) -> None:
         """Go on in another mode or rate, with nothing between lost."""
         old = subscription.terms.mode
-        self._core.hub.change(subscription, terms_of(command), feed.replica.head)
+        self._parts.hub.change(subscription, terms_of(command), feed.replica.head)
         new = subscription.terms.mode
         if new != old:
             self._tell_mode(subscription, old, new, "request", 0)
 
-    def _begin_backfill(self, subscription: Subscription, feed: Feed, start: Start) -> None:
+    def _begin_backfill(self, subscription: Subscription, feed: StreamFeed, start: Start) -> None:
         head = feed.replica.head
         self._client.tell(
             {
@@ -354,7 +354,7 @@ class Interests:
             await self._client.answered()
 
     def _end(self, key: StreamKey) -> dict[str, Any]:
-        held = self.subscriptions.pop(key, None)
+        held = self.by_stream.pop(key, None)
         result: dict[str, Any] = {**stream_fields(key), "stream": str(key)}
         if held is None:
             problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
@@ -367,14 +367,14 @@ class Interests:
         for channel in command.all_channels:
             for product in command.all_products:
                 key = StreamKey(command.venue, channel, product)
-                held = self.subscriptions.get(key)
+                held = self.by_stream.get(key)
                 if held is None:
                     problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
                     self._client.tell_problem(at_stream(problem, key), id)
                     continue
                 subscription, feed = held[0], held[1].feed
                 await when_ready(feed)
-                if self.subscriptions.get(key) != held:
+                if self.by_stream.get(key) != held:
                     # It was refused, and ended, while it was waited for.
                     continue
                 self._catch_up.go_live(subscription, feed, "resync")

@@ -12,16 +12,16 @@ from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.record_reader import RecordReader
-from services.gateway.streams.registry import Tails
+from services.gateway.streams.registry import StreamRegistry
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
+class GatewayParts:
     settings: GatewaySettings
     metrics: Metrics
     records: RecordReader
     hub: Hub
-    tails: Tails
+    streams: StreamRegistry
     catalog: Catalog
     backfill: Backfill
     keys: KeyRing

@@ -16,12 +16,12 @@ import structlog
 from services.common.wire import encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Grant, Seat
-from services.gateway.clients.client_subscriptions import Interests
-from services.gateway.clients.dependencies import Core
-from services.gateway.fanout.encoding import form_of
+from services.gateway.clients.client_subscriptions import ClientSubscriptions
+from services.gateway.clients.dependencies import GatewayParts
+from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
-from services.gateway.history.catch_up import CatchingUp, CatchUp
+from services.gateway.history.catch_up import CatchUp, CatchUpPort
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     COMMANDS,
@@ -77,7 +77,7 @@ _BAD_KEY = "this API key is not known"
 _OTHER_KEY = "this connection has another API key; connect again to change it"
 
 
-class Home(ABC):
+class SessionHost(ABC):
     """Where sessions live: it owns their tasks, and knows who is there."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Home(ABC):
         """This session is over."""
 
 
-class Session(CatchingUp, TransportListener):
+class Session(CatchUpPort, TransportListener):
     """Serves a link whose handshake is done, from `begin` until the link is closed.
 
     It has a task only while it obeys a command, and one while it catches up.
@@ -99,11 +99,11 @@ class Session(CatchingUp, TransportListener):
         "_bucket",
         "_catching",
         "_commands",
-        "_core",
         "_home",
         "_left",
         "_link",
         "_opened",
+        "_parts",
         "_room",
         "_seat",
         "_strikes",
@@ -111,21 +111,23 @@ class Session(CatchingUp, TransportListener):
         "_working",
         "closing",
         "id",
-        "interests",
         "stuck_since",
+        "subscriptions",
     )
 
-    def __init__(self, core: Core, link: ClientTransport, seat: Seat, home: Home) -> None:
-        settings = core.settings
-        form = form_of(arrays=False, deflated=link.deflated)
-        super().__init__(Outbox(settings.ws_queue_bytes), form, link.fd)
+    def __init__(
+        self, parts: GatewayParts, link: ClientTransport, seat: Seat, home: SessionHost
+    ) -> None:
+        settings = parts.settings
+        encoding = encoding_of(arrays=False, deflated=link.deflated)
+        super().__init__(Outbox(settings.ws_queue_bytes), encoding, link.fd)
         self.id = os.urandom(16).hex()
-        self.interests = Interests(core, self)
+        self.subscriptions = ClientSubscriptions(parts, self)
         self.closing = False
         # When the transport began to wait with nothing taken from it, and how much waited then.
         self.stuck_since: float | None = None
         self._unread = 0
-        self._core = core
+        self._parts = parts
         self._link = link
         self._seat = seat
         self._home = home
@@ -155,15 +157,15 @@ class Session(CatchingUp, TransportListener):
             return
         self.closing = True
         self.quick = False
-        self._core.metrics.closed.labels(reason).inc()
+        self._parts.metrics.closed.labels(reason).inc()
         while self.outbox.control:
-            self._link.write(self.form.encode(self.outbox.pieces(0)))
+            self._link.write(self.encoding.encode(self.outbox.drain(0)))
         self._link.close(code, reason)
         self._free_room()
 
     def on_closed(self) -> None:
         if not self.closing:
-            self._core.metrics.closed.labels(self._link.ended).inc()
+            self._parts.metrics.closed.labels(self._link.ended).inc()
         self.leave()
 
     def leave(self) -> None:
@@ -178,7 +180,7 @@ class Session(CatchingUp, TransportListener):
                 task.cancel()
         # A task that was cancelled keeps the error, and with it what its frames held: this too.
         self._catching = self._working = None
-        self.interests.close()
+        self.subscriptions.close()
         self.outbox.clear()
         self._seat.leave()
         self._home.left(self)
@@ -258,7 +260,7 @@ class Session(CatchingUp, TransportListener):
     def flush(self) -> None:
         outbox, link = self.outbox, self._link
         while outbox and not link.paused:
-            if not link.write(self.form.encode(outbox.pieces(_WRITE_BYTES))):
+            if not link.write(self.encoding.encode(outbox.drain(_WRITE_BYTES))):
                 # The connection is ending: nothing will be written any more.
                 outbox.clear()
                 self._free_room()
@@ -279,7 +281,7 @@ class Session(CatchingUp, TransportListener):
         self.stuck_since = None
         # At once: whatever else the transport has to write comes behind it, or with it.
         self.flush()
-        self._core.hub.drained(self)
+        self._parts.hub.drained(self)
 
     async def room(self) -> None:
         while self.outbox.size > self._low_water:
@@ -292,7 +294,7 @@ class Session(CatchingUp, TransportListener):
 
     @property
     def _low_water(self) -> int:
-        return min(64 * 1024, self._core.settings.ws_queue_bytes // 4)
+        return min(64 * 1024, self._parts.settings.ws_queue_bytes // 4)
 
     async def _made_room(self) -> None:
         if self._room is None:
@@ -314,15 +316,15 @@ class Session(CatchingUp, TransportListener):
         if control:
             self.outbox.put_control(frame)
         else:
-            self._core.hub.bring(self)
+            self._parts.hub.bring(self)
             self.outbox.put(frame)
-        self._core.hub.touch(self)
+        self._parts.hub.touch(self)
 
     def tell_problem(
         self, problem: Problem, id: CommandId | None = None, *, control: bool = True
     ) -> None:
         """Send an `error` message, before the data or (`control` False) behind it."""
-        self._core.metrics.errors.labels(str(problem.code.code)).inc()
+        self._parts.metrics.errors.labels(str(problem.code.code)).inc()
         id = problem.id if problem.id is not None else id
         self.tell({"type": "error", **echo(id), **problem.body()}, control=control)
 
@@ -332,16 +334,16 @@ class Session(CatchingUp, TransportListener):
             "session": self.id,
             "protocol": SUBPROTOCOL,
             "server_time": time.time_ns() // 1000,
-            "heartbeat_ms": self._core.settings.ws_heartbeat_ms,
+            "heartbeat_ms": self._parts.settings.ws_heartbeat_ms,
             "auth": "ok" if self._seat.grant is not None else "required",
             "limits": self._limits(),
         }
 
     def _limits(self) -> dict[str, float]:
-        settings = self._core.settings
+        settings = self._parts.settings
         return {
             "max_message_bytes": MAX_MESSAGE_BYTES,
-            "max_subscriptions": self.interests.limit,
+            "max_subscriptions": self.subscriptions.limit,
             "commands_per_second": self._commands_per_s,
             "command_burst": settings.ws_burst,
             "queue_bytes": settings.ws_queue_bytes,
@@ -351,7 +353,7 @@ class Session(CatchingUp, TransportListener):
 
     @property
     def _commands_per_s(self) -> float:
-        most = self._core.settings.ws_max_msgs_per_sec
+        most = self._parts.settings.ws_max_msgs_per_sec
         grant = self._seat.grant
         return most if grant is None or grant.commands is None else min(most, grant.commands)
 
@@ -359,12 +361,12 @@ class Session(CatchingUp, TransportListener):
         grant = self._seat.grant
         if grant is None:
             return
-        self.interests.allow(grant)
+        self.subscriptions.allow(grant)
         self._bucket = None
 
     def _commands_bucket(self, now: float) -> TokenBucket:
         if self._bucket is None:
-            rate, burst = self._commands_per_s, float(self._core.settings.ws_burst)
+            rate, burst = self._commands_per_s, float(self._parts.settings.ws_burst)
             grant = self._seat.grant
             if grant is not None and grant.commands is not None:
                 burst = max(1.0, min(burst, 4 * rate))
@@ -375,18 +377,18 @@ class Session(CatchingUp, TransportListener):
 
     def heartbeat(self, now_us: int) -> None:
         """Send `hb`. Heads are named only when the client was sent everything up to them."""
-        self._core.hub.deliver(self)
-        heads = self.interests.heads() if self.writable else {}
+        self._parts.hub.deliver(self)
+        heads = self.subscriptions.heads() if self.writable else {}
         self.tell({"type": "hb", "server_time": now_us, "heads": heads}, control=True)
 
     def overdue(self, now: float) -> tuple[Problem, str] | None:
         """Why this connection has to be closed now, and the reason's name; None: it has not."""
-        settings = self._core.settings
+        settings = self._parts.settings
         if self.stuck_since is not None and (left := self._link.buffered) < self._unread:
             self.stuck_since, self._unread = now, left
         if self.stuck_since is not None and now - self.stuck_since > settings.ws_slow_close_s:
             text = f"nothing was read for {settings.ws_slow_close_s:.0f} s"
-            return Problem(SLOW_CLOSED, text, resume=self.interests.resume()), "slow_closed"
+            return Problem(SLOW_CLOSED, text, resume=self.subscriptions.resume()), "slow_closed"
         if self._seat.grant is None and now - self._opened > settings.ws_auth_timeout_s:
             return Problem(AUTH_REQUIRED, "no valid key came in time"), "auth_required"
         return None
@@ -394,19 +396,19 @@ class Session(CatchingUp, TransportListener):
     # ------------------------------------------------------------------ what the hub says
 
     def fell_behind(self, subscription: Subscription, records: int) -> None:
-        self.interests.fell_behind(subscription, records)
+        self.subscriptions.fell_behind(subscription, records)
 
     def rebased(self, subscription: Subscription) -> None:
-        self.interests.rebased(subscription)
+        self.subscriptions.rebased(subscription)
 
     def over_quota(self, subscription: Subscription) -> None:
-        self.interests.over_quota(subscription)
+        self.subscriptions.over_quota(subscription)
 
     def within_quota(self, subscription: Subscription) -> None:
-        self.interests.within_quota(subscription)
+        self.subscriptions.within_quota(subscription)
 
     def refuse(self, problem: Problem, subscription: Subscription) -> None:
-        self.interests.refuse(problem, subscription)
+        self.subscriptions.refuse(problem, subscription)
 
     # ------------------------------------------------------------------ commands
 
@@ -427,9 +429,9 @@ class Session(CatchingUp, TransportListener):
                 raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
             streams = streams_named(value)
             bucket.charge(now, (streams - 1) * _STREAM_COMMANDS)
-            if streams > max(self.interests.limit, _STREAMS_ALWAYS):
+            if streams > max(self.subscriptions.limit, _STREAMS_ALWAYS):
                 message = f"{streams} streams in one command; a connection may have"
-                raise Problem(SUBSCRIPTION_LIMIT, f"{message} {self.interests.limit}")
+                raise Problem(SUBSCRIPTION_LIMIT, f"{message} {self.subscriptions.limit}")
             await self._obey(parse_command(value), id)
         except Problem as problem:
             self.tell_problem(problem, id)
@@ -437,7 +439,7 @@ class Session(CatchingUp, TransportListener):
                 self._strike(1.0)
 
     def _limit(self, id: CommandId | None, wait: float) -> None:
-        self._core.metrics.rate_limited.labels("commands").inc()
+        self._parts.metrics.rate_limited.labels("commands").inc()
         retry = int(wait * 1000) + 1
         self.tell(
             {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
@@ -460,18 +462,18 @@ class Session(CatchingUp, TransportListener):
             self._authorize(command.api_key, id)
         elif isinstance(command, Subscribe):
             if command.batch is not None:
-                self.form = form_of(arrays=command.batch, deflated=self._link.deflated)
-            await self.interests.subscribe(command, id)
+                self.encoding = encoding_of(arrays=command.batch, deflated=self._link.deflated)
+            await self.subscriptions.subscribe(command, id)
         elif isinstance(command, Unsubscribe):
-            await self.interests.unsubscribe(command, id)
+            await self.subscriptions.unsubscribe(command, id)
         elif isinstance(command, Resync):
-            await self.interests.resync(command, id)
+            await self.subscriptions.resync(command, id)
 
     def _authorize(self, key: str, id: CommandId | None) -> None:
         try:
-            grant = self._core.grant_of(key, self._seat.address)
+            grant = self._parts.grant_of(key, self._seat.address)
         except Guessing as guessing:
-            self._core.metrics.rate_limited.labels("keys").inc()
+            self._parts.metrics.rate_limited.labels("keys").inc()
             wait_ms = int(guessing.wait_s * 1000) + 1
             limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
             self.tell({**limit, "retry_after_ms": wait_ms}, control=True)

@@ -20,17 +20,17 @@ from services.gateway.protocol import (
     Problem,
     Subscribe,
 )
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 
 _READY_S = 5.0
 
 
 @dataclass
-class Plan:
+class SubscribePlan:
     """What a `subscribe` will do with one stream, or why it will not."""
 
     key: StreamKey
-    feed: Feed | None = None
+    feed: StreamFeed | None = None
     subscription: Subscription | None = None
     start: Start | None = None
     kind: str = "snapshot"
@@ -62,7 +62,9 @@ class Plan:
         }
 
 
-async def place(plan: Plan, command: Subscribe, feed: Feed, backfill: Backfill) -> None:
+async def plan_start(
+    plan: SubscribePlan, command: Subscribe, feed: StreamFeed, backfill: Backfill
+) -> None:
     """Decide what this stream begins with.
 
     Raises:
@@ -128,7 +130,7 @@ def check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
         raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")
 
 
-async def when_ready(feed: Feed) -> None:
+async def when_ready(feed: StreamFeed) -> None:
     """Return when the stream has a position to begin from.
 
     Raises:

@@ -8,7 +8,7 @@ import msgspec
 
 from services.common.stream import Position
 from services.common.wire import Fields, decode_tick, encode
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 
 
 class Conflation:
@@ -25,7 +25,7 @@ class Conflation:
         self.held = held
         # How many messages in a row stood for one tick only.
         self.singles = 0
-        self._pending: list[Entry] = []
+        self._pending: list[StreamRecord] = []
         self._interval = 0.0
         self._due = 0.0
         self.set_rate(max_rate)
@@ -35,11 +35,11 @@ class Conflation:
         self._interval = 1.0 / max_rate if max_rate else 0.0
         self._due += self._interval
 
-    def offer(self, entry: Entry) -> None:
+    def add(self, entry: StreamRecord) -> None:
         """Owe the client this tick too."""
         self._pending.append(entry)
         if len(self._pending) >= 64 and entry.kind == "tick":
-            self._pending = [_Merged(self._pending)]
+            self._pending = [_MergedRecord(self._pending)]
 
     @property
     def owing(self) -> bool:
@@ -47,10 +47,10 @@ class Conflation:
 
     @property
     def due(self) -> float:
-        """When the next message may be sent (the clock of `take`)."""
+        """When the next message may be sent (the clock of `drain`)."""
         return self._due
 
-    def take(self, now: float) -> tuple[bytes, int] | None:
+    def drain(self, now: float) -> tuple[bytes, int] | None:
         """The message that stands for everything owed, and how many ticks it merges."""
         if not self._pending:
             return None
@@ -65,21 +65,21 @@ class Conflation:
         return message, merged
 
 
-class _Merged(Entry):
+class _MergedRecord(StreamRecord):
     """Several ticks folded into one, so that a long wait does not hold them all."""
 
     __slots__ = ("count",)
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: list[StreamRecord]) -> None:
         super().__init__(merge(entries))
         self.count: int = sum(map(_ticks_in, entries))
 
 
-def _ticks_in(entry: Entry) -> int:
-    return entry.count if isinstance(entry, _Merged) else 1
+def _ticks_in(entry: StreamRecord) -> int:
+    return entry.count if isinstance(entry, _MergedRecord) else 1
 
 
-def merge(entries: list[Entry]) -> bytes:
+def merge(entries: list[StreamRecord]) -> bytes:
     """The last tick, with what it does not say itself taken from those before it.
 
     The last tick's own bytes where nothing has to be added.

@@ -15,7 +15,7 @@ from services.gateway.websocket.frames import array_frames, payloads_of
 ARRAY_BYTES = 16 * 1024
 
 
-class Form:
+class FrameEncoding:
     """One of the few of `form_of`; compare by identity."""
 
     __slots__ = ("_arrays", "_deflater")
@@ -36,19 +36,19 @@ class Form:
 
 
 _DEFLATER = Deflater()
-_FORMS = {
-    (arrays, deflated): Form(arrays=arrays, deflater=_DEFLATER if deflated else None)
+_ENCODINGS = {
+    (arrays, deflated): FrameEncoding(arrays=arrays, deflater=_DEFLATER if deflated else None)
     for arrays in (False, True)
     for deflated in (False, True)
 }
-PLAIN = _FORMS[False, False]
+PLAIN = _ENCODINGS[False, False]
 
 
-def form_of(*, arrays: bool, deflated: bool) -> Form:
+def encoding_of(*, arrays: bool, deflated: bool) -> FrameEncoding:
     """The form for these.
 
     Args:
         arrays: the client takes frames that hold an array of messages (`batch`).
         deflated: permessage-deflate was agreed on.
     """
-    return _FORMS[arrays, deflated]
+    return _ENCODINGS[arrays, deflated]

@@ -23,11 +23,11 @@ from opentelemetry.trace import SpanKind
 from services.common.observability import tracing
 from services.common.observability.tracing import exemplar_of
 from services.common.stream import Position
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation
 from services.gateway.fanout.encoding import PLAIN
-from services.gateway.fanout.live_streams import Audience, Client, Fan
-from services.gateway.fanout.push_batch import Push, Turn
+from services.gateway.fanout.live_streams import LiveStream, Subscriber, ViewGroup
+from services.gateway.fanout.push_batch import Push, PushBatch
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket.frames import text_frame, text_frames
@@ -73,8 +73,8 @@ class Hub:
         self._window = window
         self._most = most
         self._write = write
-        self._turn = Turn()
-        self._dirty: list[Client] = []
+        self._batch = PushBatch()
+        self._dirty: list[Subscriber] = []
         self._flushing = False
         # The turn is held back until the window ends, when a timer calls.
         self._held = False
@@ -82,10 +82,12 @@ class Hub:
         self._owing: dict[Subscription, None] = {}
         self._timer: float | None = None
         # What clients are told at the end of the turn, and the state in which it is true.
-        self._notices: list[tuple[Subscription, int, Callable[[Client, Subscription], None]]] = []
+        self._notices: list[
+            tuple[Subscription, int, Callable[[Subscriber, Subscription], None]]
+        ] = []
         # Newest records of streams since the last push: how long ago were they received?
-        self._ingested: list[tuple[Fan, Entry]] = []
-        self._traced: list[tuple[Fan, Entry]] = []
+        self._ingested: list[tuple[LiveStream, StreamRecord]] = []
+        self._traced: list[tuple[LiveStream, StreamRecord]] = []
 
     # ------------------------------------------------------------------ who is live
 
@@ -93,7 +95,7 @@ class Hub:
         """Give it every record from now on; `held` is what its client has by then."""
         if subscription.terms.mode == "latest":
             subscription.merge(held, subscription.terms.max_rate)
-            subscription.fan.conflated[subscription] = None
+            subscription.live_stream.conflated[subscription] = None
         else:
             self._enlist(subscription)
 
@@ -129,9 +131,9 @@ class Hub:
         if live:
             self.attach(subscription, head)
 
-    def rebase(self, fan: Fan) -> None:
+    def rebase(self, live_stream: LiveStream) -> None:
         """The chain could not go on: let everyone rest who is live, and say so."""
-        for subscription in fan.subscriptions():
+        for subscription in live_stream.subscriptions():
             # Of one client one is here; another one's may have fallen behind by that.
             self.rest(subscription)
             self._note(subscription, lambda client, one: client.rebased(one))
@@ -139,25 +141,25 @@ class Hub:
     def _enlist(self, subscription: Subscription) -> None:
         self.bring(subscription.client)
         subscription.go_live()
-        fan, view = subscription.fan, subscription.terms.view
-        audience = fan.full.get(view)
-        if audience is None:
-            audience = fan.full[view] = Audience(fan)
-        audience.members[subscription.client] = subscription
+        live_stream, view = subscription.live_stream, subscription.terms.view
+        group = live_stream.full.get(view)
+        if group is None:
+            group = live_stream.full[view] = ViewGroup(live_stream)
+        group.members[subscription.client] = subscription
         if self._product_rate and subscription.quota is None:
             burst = max(1.0, self._product_rate)
             subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
 
     def _take_off(self, subscription: Subscription) -> None:
-        fan, view = subscription.fan, subscription.terms.view
+        live_stream, view = subscription.live_stream, subscription.terms.view
         if subscription.state is State.MERGED:
-            del fan.conflated[subscription]
+            del live_stream.conflated[subscription]
             self._owing.pop(subscription, None)
         elif subscription.state is State.LIVE:
-            audience = fan.full[view]
-            del audience.members[subscription.client]
-            if not audience.members:
-                del fan.full[view]
+            group = live_stream.full[view]
+            del group.members[subscription.client]
+            if not group.members:
+                del live_stream.full[view]
 
     def _step_down(self, subscription: Subscription, held: Position | None) -> None:
         """Merge a `full` client's messages from now on, unless it falls behind by that."""
@@ -165,7 +167,7 @@ class Hub:
         if subscription.state is State.LIVE:
             self._take_off(subscription)
             subscription.merge(held, self._product_rate)
-            subscription.fan.conflated[subscription] = None
+            subscription.live_stream.conflated[subscription] = None
             self._note(subscription, lambda client, one: client.over_quota(one))
 
     def _step_up(self, subscription: Subscription) -> None:
@@ -180,7 +182,7 @@ class Hub:
         self._note(subscription, lambda client, one: client.fell_behind(one, records))
 
     def _note(
-        self, subscription: Subscription, tell: Callable[[Client, Subscription], None]
+        self, subscription: Subscription, tell: Callable[[Subscriber, Subscription], None]
     ) -> None:
         """Tell its client at the end of the turn, if it is as it is now by then."""
         self._notices.append((subscription, subscription.version, tell))
@@ -197,53 +199,57 @@ class Hub:
                 except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                     self._failed(subscription.client)
 
-    def _failed(self, client: Client) -> None:
+    def _failed(self, client: Subscriber) -> None:
         log.exception("client_failed")
         client.failed()
 
     # ------------------------------------------------------------------ what is pushed
 
-    def publish(self, fan: Fan, entries: Sequence[Entry], before: Position | None) -> None:
+    def publish(
+        self, live_stream: LiveStream, entries: Sequence[StreamRecord], before: Position | None
+    ) -> None:
         """Push records that directly follow `before` to everyone who is live on the stream."""
         before = before or BEGINNING
-        for view, audience in list(fan.full.items()):
+        for view, group in list(live_stream.full.items()):
             messages = [message for entry in entries for message in entry.messages(*view)]
             if not messages:
                 continue
             if self._product_rate:
-                self._charge(audience, len(messages), before)
-                if not audience.members:
+                self._charge(group, len(messages), before)
+                if not group.members:
                     continue
             frames = text_frames(messages)
-            self._turn.add(Push(audience, frames, len(messages), before, len(entries)))
-        if fan.conflated:
-            self._conflate(fan, entries, before)
-        if entries and (fan.full or fan.conflated):
-            self._ingested.append((fan, entries[-1]))
+            self._batch.add(Push(group, frames, len(messages), before, len(entries)))
+        if live_stream.conflated:
+            self._conflate(live_stream, entries, before)
+        if entries and (live_stream.full or live_stream.conflated):
+            self._ingested.append((live_stream, entries[-1]))
             if tracing.ACTIVE is not None:
-                self._traced += [(fan, entry) for entry in entries if entry.trace is not None]
-        if self._turn.size > _TURN_BYTES:
+                self._traced += [
+                    (live_stream, entry) for entry in entries if entry.trace is not None
+                ]
+        if self._batch.size > _TURN_BYTES:
             self._push()
         self._want_push()
 
-    def bring(self, client: Client) -> None:
+    def bring(self, client: Subscriber) -> None:
         """Put what the turn holds for this client into its outbox, as far as there is room.
 
         To be called before anything is put there whose place is behind what was pushed.
         """
-        turn = self._turn
-        count = len(turn.pushes)
+        batch = self._batch
+        count = len(batch.pushes)
         if client.brought == count:
             return
         if not client.brought:
-            turn.individual.append(client)
-        pushes = turn.after(client.brought)
+            batch.individual.append(client)
+        pushes = batch.after(client.brought)
         client.brought = count
         # What the turn holds is no longer what it should get, even if nothing of it was its own.
         client.quick = False
         behind: dict[Subscription, Push] = {}
         for push in pushes:
-            subscription = push.audience.members.get(client)
+            subscription = push.group.members.get(client)
             if subscription is None:
                 continue
             if subscription in behind or not client.outbox.offer(push.frames):
@@ -254,7 +260,7 @@ class Hub:
         for subscription, push in behind.items():
             self._fell_behind(subscription, push.before, push.records)
 
-    def touch(self, client: Client) -> None:
+    def touch(self, client: Subscriber) -> None:
         """Something was put into this client's outbox: write it at the end of the turn."""
         client.quick = False
         if not client.outbox.dirty:
@@ -262,12 +268,12 @@ class Hub:
             self._dirty.append(client)
         self._want_flush()
 
-    def deliver(self, client: Client) -> None:
+    def deliver(self, client: Subscriber) -> None:
         """Write what this client should have by now, as far as its transport takes it."""
         self.bring(client)
         client.flush()
 
-    def drained(self, client: Client) -> None:
+    def drained(self, client: Subscriber) -> None:
         """Its transport takes data again: send what conflation held back."""
         self.touch(client)
 
@@ -294,23 +300,23 @@ class Hub:
         if self._notices or (dirty and self._owing):
             # One of them may be writable only now.
             self._want_flush()
-        if self._turn.pushes:
+        if self._batch.pushes:
             # Somebody who was told something had more to push.
             self._want_push()
 
     def _push(self) -> None:
         """Write the turn: to all who are quick the same bytes, to others through their outbox."""
-        turn = self._turn
-        if turn.pushes:
-            for client in self._write_shared(turn):
+        batch = self._batch
+        if batch.pushes:
+            for client in self._write_shared(batch):
                 try:
                     self.bring(client)
                 except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                     self._failed(client)
-            self._turn = Turn()
-            for push in turn.pushes:
-                push.audience.fan.sent.inc(push.messages * push.receivers)
-            for client in turn.individual:
+            self._batch = PushBatch()
+            for push in batch.pushes:
+                push.group.live_stream.sent.inc(push.messages * push.receivers)
+            for client in batch.individual:
                 client.brought = 0
                 self.touch(client)
             if self._window:
@@ -318,19 +324,19 @@ class Hub:
         if self._ingested:
             self._observe()
 
-    def _write_shared(self, turn: Turn) -> list[Client]:
+    def _write_shared(self, batch: PushBatch) -> list[Subscriber]:
         """Write to those who are quick; the others."""
-        others: list[Client] = []
+        others: list[Subscriber] = []
         write = self._write
-        mine, form, buffer, fits = 0, PLAIN, b"", False
-        for client, bits in turn.receivers():
+        mine, encoding, buffer, fits = 0, PLAIN, b"", False
+        for client, bits in batch.receivers():
             if not client.quick:
                 others.append(client)
                 continue
             try:
-                if bits != mine or client.form is not form:
-                    buffer, size = turn.buffer(bits, client.form)
-                    mine, form, fits = bits, client.form, size <= self._most
+                if bits != mine or client.encoding is not encoding:
+                    buffer, size = batch.buffer(bits, client.encoding)
+                    mine, encoding, fits = bits, client.encoding, size <= self._most
                 if not fits:
                     others.append(client)
                     continue
@@ -348,31 +354,31 @@ class Hub:
     def _observe(self) -> None:
         now = self._micros()
         traces = self._end_traces() if self._traced else {}
-        for fan, entry in self._ingested:
+        for live_stream, entry in self._ingested:
             if entry.ts_ingest:
-                fan.end_to_end.observe(
-                    max(0, now - entry.ts_ingest) / 1e6, traces.get(fan) if traces else None
+                live_stream.end_to_end.observe(
+                    max(0, now - entry.ts_ingest) / 1e6, traces.get(live_stream) if traces else None
                 )
         self._ingested.clear()
 
-    def _end_traces(self) -> dict[Fan, dict[str, str]]:
+    def _end_traces(self) -> dict[LiveStream, dict[str, str]]:
         """Tell of traced records that were written; an exemplar for each of their streams."""
-        exemplars: dict[Fan, dict[str, str]] = {}
-        for fan, entry in self._traced:
+        exemplars: dict[LiveStream, dict[str, str]] = {}
+        for live_stream, entry in self._traced:
             if tracing.ACTIVE is None or entry.trace is None:
                 continue
             came, headers = entry.trace
             span = tracing.ACTIVE.begin(
                 "fan out",
-                fan.key,
+                live_stream.key,
                 entry.position.seq,
                 parent=headers,
                 kind=SpanKind.CONSUMER,
                 start_us=came,
             )
-            span.set_attribute("clients", len(fan.subscriptions()))
+            span.set_attribute("clients", len(live_stream.subscriptions()))
             span.end()
-            exemplars[fan] = exemplar_of(span)
+            exemplars[live_stream] = exemplar_of(span)
         self._traced.clear()
         return exemplars
 
@@ -398,16 +404,18 @@ class Hub:
 
     # ------------------------------------------------------------------ who gets less
 
-    def _charge(self, audience: Audience, messages: int, before: Position) -> None:
+    def _charge(self, group: ViewGroup, messages: int, before: Position) -> None:
         now = self._clock()
-        members = list(audience.members.values())
+        members = list(group.members.values())
         over = [one for one in members if one.quota and one.quota.acquire(now, messages) > 0]
         held = before if before != BEGINNING else None
         for subscription in over:
             self._step_down(subscription, held)
 
-    def _conflate(self, fan: Fan, entries: Sequence[Entry], before: Position) -> None:
-        for subscription in list(fan.conflated):
+    def _conflate(
+        self, live_stream: LiveStream, entries: Sequence[StreamRecord], before: Position
+    ) -> None:
+        for subscription in list(live_stream.conflated):
             try:
                 fits = self._owe(subscription, entries)
             except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
@@ -416,14 +424,14 @@ class Hub:
             if not fits:
                 self._fell_behind(subscription, before, len(entries))
 
-    def _owe(self, subscription: Subscription, entries: Sequence[Entry]) -> bool:
+    def _owe(self, subscription: Subscription, entries: Sequence[StreamRecord]) -> bool:
         """Owe a merged client these records; False when its outbox is full."""
         conflation = subscription.conflation
         if conflation is None:
             return True
         for entry in entries:
             if entry.kind == "tick":
-                conflation.offer(entry)
+                conflation.add(entry)
                 self._owing[subscription] = None
                 continue
             if entry.chained:
@@ -471,11 +479,11 @@ class Hub:
 
     def _send_owed(self, subscription: Subscription) -> None:
         conflation = subscription.conflation
-        owed = conflation.take(self._clock()) if conflation is not None else None
+        owed = conflation.drain(self._clock()) if conflation is not None else None
         if owed is None:
             return
         message, merged = owed
         subscription.outbox.put(text_frame(message))
-        subscription.fan.sent.inc()
-        subscription.fan.metrics.conflated.inc(merged - 1)
+        subscription.live_stream.sent.inc()
+        subscription.live_stream.metrics.conflated.inc(merged - 1)
         self.touch(subscription.client)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from services.common.subjects import StreamKey
-from services.gateway.fanout.encoding import Form
+from services.gateway.fanout.encoding import FrameEncoding
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.stream_metrics import StreamMetrics
 from services.gateway.fanout.subscription import Subscription, View
 
 
-class Client(ABC):
+class Subscriber(ABC):
     """The hub's view of a connection.
 
     Attributes:
@@ -24,17 +24,17 @@ class Client(ABC):
 
     # Side by side in memory: with thousands of clients it is cache misses that a loop over them
     # costs, more than instructions.
-    __slots__ = ("brought", "fd", "form", "outbox", "quick")
+    __slots__ = ("brought", "encoding", "fd", "outbox", "quick")
 
     outbox: Outbox
-    form: Form
+    encoding: FrameEncoding
     fd: int
     quick: bool
     brought: int
 
-    def __init__(self, outbox: Outbox, form: Form, fd: int) -> None:
+    def __init__(self, outbox: Outbox, encoding: FrameEncoding, fd: int) -> None:
         self.quick = False
-        self.form = form
+        self.encoding = encoding
         self.fd = fd
         self.brought = 0
         self.outbox = outbox
@@ -76,24 +76,24 @@ class Client(ABC):
         """Something went wrong here that nobody foresaw, while it was served: end it."""
 
 
-class Audience:
+class ViewGroup:
     """The clients that get the same messages of one stream: all its records, in one view."""
 
-    __slots__ = ("fan", "members")
+    __slots__ = ("live_stream", "members")
 
-    def __init__(self, fan: Fan) -> None:
-        self.fan = fan
-        self.members: dict[Client, Subscription] = {}
+    def __init__(self, live_stream: LiveStream) -> None:
+        self.live_stream = live_stream
+        self.members: dict[Subscriber, Subscription] = {}
 
 
-class Fan:
+class LiveStream:
     """The live clients of one stream: in `full` mode by view, and those that are conflated."""
 
     __slots__ = ("conflated", "end_to_end", "full", "key", "metrics", "sent")
 
     def __init__(self, key: StreamKey, metrics: StreamMetrics) -> None:
         self.key = key
-        self.full: dict[View, Audience] = {}
+        self.full: dict[View, ViewGroup] = {}
         self.conflated: dict[Subscription, None] = {}
         self.metrics = metrics
         # Here too: each push counts, and one look-up less is less.
@@ -102,5 +102,5 @@ class Fan:
 
     def subscriptions(self) -> list[Subscription]:
         """Those that are live now, in any mode."""
-        full = (one for audience in self.full.values() for one in audience.members.values())
+        full = (one for group in self.full.values() for one in group.members.values())
         return [*self.conflated, *full]

@@ -51,11 +51,7 @@ class Outbox:
         self.data.clear()
         self.size = 0
 
-    def take(self, max_bytes: int) -> bytes:
-        """What `pieces` gives, as one."""
-        return b"".join(self.pieces(max_bytes))
-
-    def pieces(self, max_bytes: int) -> list[bytes]:
+    def drain(self, max_bytes: int) -> list[bytes]:
         """All control and about `max_bytes` of data (at least one piece), in writing order."""
         parts, self.control, self.control_size = self.control, [], 0
         if self.size <= max_bytes:

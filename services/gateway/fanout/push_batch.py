@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
 
 from services.common.stream import Position
-from services.gateway.fanout.encoding import PLAIN, Form
-from services.gateway.fanout.live_streams import Audience, Client
+from services.gateway.fanout.encoding import PLAIN, FrameEncoding
+from services.gateway.fanout.live_streams import Subscriber, ViewGroup
 
 # Distinct buffers that are kept; beyond it nearly every client has its own and sharing is over.
 _KEPT = 256
@@ -28,21 +28,21 @@ class Push:
         bit: of its audience in this turn.
     """
 
-    __slots__ = ("audience", "before", "bit", "frames", "messages", "receivers", "records")
+    __slots__ = ("before", "bit", "frames", "group", "messages", "receivers", "records")
 
     def __init__(
-        self, audience: Audience, frames: bytes, messages: int, before: Position, records: int
+        self, group: ViewGroup, frames: bytes, messages: int, before: Position, records: int
     ) -> None:
-        self.audience = audience
+        self.group = group
         self.frames = frames
         self.messages = messages
         self.before = before
         self.records = records
-        self.receivers = len(audience.members)
+        self.receivers = len(group.members)
         self.bit = 0
 
 
-class Turn:
+class PushBatch:
     """Pushes in the order they came.
 
     Attributes:
@@ -55,12 +55,12 @@ class Turn:
     def __init__(self) -> None:
         self.pushes: list[Push] = []
         self.size = 0
-        self.individual: list[Client] = []
-        self._bits: dict[Audience, int] = {}
-        self._buffers: dict[tuple[int, Form], tuple[bytes, int]] = {}
+        self.individual: list[Subscriber] = []
+        self._bits: dict[ViewGroup, int] = {}
+        self._buffers: dict[tuple[int, FrameEncoding], tuple[bytes, int]] = {}
 
     def add(self, push: Push) -> None:
-        push.bit = self._bits.setdefault(push.audience, 1 << len(self._bits))
+        push.bit = self._bits.setdefault(push.group, 1 << len(self._bits))
         self.pushes.append(push)
         self.size += len(push.frames)
 
@@ -68,27 +68,27 @@ class Turn:
         """All but the first `count`."""
         return islice(self.pushes, count, None)
 
-    def receivers(self) -> Iterable[tuple[Client, int]]:
+    def receivers(self) -> Iterable[tuple[Subscriber, int]]:
         """Each client once, and the bits of its audiences in this turn."""
         (first, bit), *others = self._bits.items()
         if not others:
             return zip([*first.members], repeat(bit))
         found = dict.fromkeys(first.members, bit)
-        for audience, bit in others:
-            for client in audience.members:
+        for group, bit in others:
+            for client in group.members:
                 found[client] = found.get(client, 0) | bit
         return found.items()
 
-    def buffer(self, bits: int, form: Form) -> tuple[bytes, int]:
+    def buffer(self, bits: int, encoding: FrameEncoding) -> tuple[bytes, int]:
         """What clients with these audiences are written, and its size in plain frames."""
-        if form is PLAIN and len(self.pushes) == 1:
+        if encoding is PLAIN and len(self.pushes) == 1:
             frames = self.pushes[0].frames
             return frames, len(frames)
-        found = self._buffers.get((bits, form))
+        found = self._buffers.get((bits, encoding))
         if found is None:
             if len(self._buffers) >= _KEPT:
                 self._buffers.clear()
             pieces = [push.frames for push in self.pushes if push.bit & bits]
-            found = form.encode(pieces), sum(map(len, pieces))
-            self._buffers[bits, form] = found
+            found = encoding.encode(pieces), sum(map(len, pieces))
+            self._buffers[bits, encoding] = found
         return found

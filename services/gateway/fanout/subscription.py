@@ -26,13 +26,13 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from services.common.stream import Position
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Run
 from services.gateway.fanout.conflation import Conflation
 from services.gateway.websocket.frames import text_frame
 
 if TYPE_CHECKING:
-    from services.gateway.fanout.live_streams import Client, Fan
+    from services.gateway.fanout.live_streams import LiveStream, Subscriber
     from services.gateway.ratelimit import TokenBucket
 
 Mode = Literal["full", "latest"]
@@ -141,11 +141,11 @@ class Catching:
         self.count = 0
         self.since = since
         self.preface = deque(preface)
-        self.page: deque[Entry] = deque()
+        self.page: deque[StreamRecord] = deque()
         self.cursor = ""
         self.reading = False
 
-    def take_page(self, page: deque[Entry], cursor: str) -> None:
+    def set_page(self, page: deque[StreamRecord], cursor: str) -> None:
         """Records were read that come next; none: the place has to be looked for again."""
         self.page = page
         self.cursor = cursor if page else ""
@@ -153,7 +153,7 @@ class Catching:
     def lost_cursor(self) -> None:
         self.cursor = ""
 
-    def links(self, entry: Entry) -> bool:
+    def links(self, entry: StreamRecord) -> bool:
         """Whether nothing is missing between what the client holds and this record."""
         if entry.unreadable is not None:
             return False
@@ -166,9 +166,9 @@ class Catching:
         first = entry.chained and self.reason == "backfill" and self.count == 0
         return first and (entry.prev or 0) <= held < entry.position.seq
 
-    def linked(self, entries: Iterable[Entry]) -> list[Entry]:
+    def linked(self, entries: Iterable[StreamRecord]) -> list[StreamRecord]:
         """As many of them, from the first on, as go on from here without a hole."""
-        found: list[Entry] = []
+        found: list[StreamRecord] = []
         held: Position | None = None
         for entry in entries:
             if not (self.links(entry) if held is None else _follows(entry, held)):
@@ -178,7 +178,7 @@ class Catching:
             found.append(entry)
         return found
 
-    def give(self, entries: deque[Entry], view: View) -> Piece:
+    def give(self, entries: deque[StreamRecord], view: View) -> Piece:
         """Hand out the first of these records, which are taken off, as far as they link."""
         frames: list[bytes] = []
         size = records = 0
@@ -212,7 +212,7 @@ class Catching:
         return Piece(run.frames, run.chained, True)
 
 
-def _follows(entry: Entry, held: Position) -> bool:
+def _follows(entry: StreamRecord, held: Position) -> bool:
     """Whether nothing is missing between the chain's record at `held` and this one."""
     if entry.unreadable is not None:
         return False
@@ -239,7 +239,7 @@ class Subscription:
         "catching",
         "client",
         "conflation",
-        "fan",
+        "live_stream",
         "outbox",
         "quota",
         "state",
@@ -247,10 +247,12 @@ class Subscription:
         "version",
     )
 
-    def __init__(self, client: Client, fan: Fan, terms: Terms | None = None) -> None:
+    def __init__(
+        self, client: Subscriber, live_stream: LiveStream, terms: Terms | None = None
+    ) -> None:
         self.client = client
         self.outbox = client.outbox
-        self.fan = fan
+        self.live_stream = live_stream
         self.terms = terms if terms is not None else Terms()
         self.state = State.IDLE
         self.version = 0

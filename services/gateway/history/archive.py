@@ -13,7 +13,7 @@ from services.common.stores.ports import ArchiveReader
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.health import GatewayHealth
 
 log = structlog.get_logger(__name__)
@@ -42,9 +42,9 @@ class Archive:
 
     async def page(
         self, key: StreamKey, shard: int, after: Position, max_bytes: int = _PAGE_BYTES
-    ) -> list[Entry]:
+    ) -> list[StreamRecord]:
         """Records after `after`, about `max_bytes` of them, in order; none: there are no more."""
-        found: list[Entry] = []
+        found: list[StreamRecord] = []
         size = 0
         if self._reader is None:
             return found
@@ -52,7 +52,7 @@ class Archive:
         async with self._answering(), aclosing(payloads):
             async for payload in payloads:
                 try:
-                    found.append(Entry(payload))
+                    found.append(StreamRecord(payload))
                 except UNREADABLE as error:
                     # The chain will show whether it mattered.
                     log.error("archived_record_unreadable", stream=str(key), error=str(error))
@@ -62,7 +62,7 @@ class Archive:
                     break
         return found
 
-    async def first_after(self, key: StreamKey, shard: int, after: Position) -> Entry | None:
+    async def first_after(self, key: StreamKey, shard: int, after: Position) -> StreamRecord | None:
         """The first tick or reset after `after`."""
         while page := await self.page(key, shard, after, 1):
             if page[-1].chained:
@@ -72,7 +72,7 @@ class Archive:
 
     async def oldest_since(
         self, key: StreamKey, shard: int, epoch: int, ts_us: int
-    ) -> Entry | None:
+    ) -> StreamRecord | None:
         """The first tick or reset of `epoch` that was received at `ts_us` or later."""
         if self._reader is None:
             return None

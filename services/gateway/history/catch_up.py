@@ -21,13 +21,13 @@ from services.common.errors import BrokerError, PositionLost, StoreUnavailable
 from services.common.resilience.backoff import Backoff
 from services.common.wire import encode
 from services.gateway.backfill import Backfill
-from services.gateway.chain.stream_record import Entry, SnapshotReason, stream_fields
+from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, stream_fields
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Client
+from services.gateway.fanout.live_streams import Subscriber
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ _EMPTY_READS = 5
 _READS = 4
 
 
-class CatchingUp(Client):
+class CatchUpPort(Subscriber):
     """What catching up needs of a connection."""
 
     __slots__ = ()
@@ -84,12 +84,12 @@ class CatchUp:
         "_wake",
     )
 
-    def __init__(self, client: CatchingUp, hub: Hub, backfill: Backfill, metrics: Metrics) -> None:
+    def __init__(self, client: CatchUpPort, hub: Hub, backfill: Backfill, metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
         self._hub = hub
         self._backfill = backfill
-        self._waiting: dict[Subscription, Feed] = {}
+        self._waiting: dict[Subscription, StreamFeed] = {}
         self._running = False
         # Made by `run`: most clients never catch up on anything.
         self._wake: asyncio.Event | None = None
@@ -100,12 +100,12 @@ class CatchUp:
         self._waiting.clear()
         del self._client
 
-    def begin(self, subscription: Subscription, feed: Feed, catching: Catching) -> None:
+    def begin(self, subscription: Subscription, feed: StreamFeed, catching: Catching) -> None:
         """Bring it to the head from where it stands."""
         self._hub.catch_up(subscription, catching)
         self.go_on(subscription, feed)
 
-    def go_on(self, subscription: Subscription, feed: Feed) -> None:
+    def go_on(self, subscription: Subscription, feed: StreamFeed) -> None:
         """Bring to the head what catches up already, by the hub's word."""
         self._waiting[subscription] = feed
         if self._wake is not None:
@@ -165,7 +165,7 @@ class CatchUp:
 
     # ------------------------------------------------------------------ one piece at a time
 
-    async def _step(self, subscription: Subscription, catching: Catching, feed: Feed) -> bool:
+    async def _step(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> bool:
         """Hand out a piece; False when what comes next has to be fetched."""
         async with self._backfill.turn:
             if subscription.catching is not catching:
@@ -177,7 +177,7 @@ class CatchUp:
             await asyncio.sleep(0)
             return True
 
-    def _give_next(self, subscription: Subscription, catching: Catching, feed: Feed) -> bool:
+    def _give_next(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> bool:
         replica = feed.replica
         if catching.preface:
             self._put(catching.preface.popleft())
@@ -205,14 +205,16 @@ class CatchUp:
         return True
 
     def _hand_out(
-        self, subscription: Subscription, catching: Catching, feed: Feed, piece: Piece
+        self, subscription: Subscription, catching: Catching, feed: StreamFeed, piece: Piece
     ) -> None:
         self._put(piece.frames)
-        subscription.fan.metrics.backfill_ticks.inc(piece.records)
+        subscription.live_stream.metrics.backfill_ticks.inc(piece.records)
         if not piece.whole:
             self._lost(subscription, catching, feed)
 
-    async def _fetch(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
+    async def _fetch(
+        self, subscription: Subscription, catching: Catching, feed: StreamFeed
+    ) -> None:
         try:
             if catching.position >= (feed.replica.mark or BEGINNING):
                 await feed.ready.wait()
@@ -223,7 +225,7 @@ class CatchUp:
             if self._wake is not None:
                 self._wake.set()
 
-    async def _read(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
+    async def _read(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> None:
         backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
         empty = 0
         assert self._reads is not None
@@ -239,7 +241,7 @@ class CatchUp:
             else:
                 if subscription.catching is not catching:
                     return
-                catching.take_page(page, cursor)
+                catching.set_page(page, cursor)
                 if page:
                     return
                 # The log's head, though the replica has more: a copy of the log that lags, or the
@@ -250,7 +252,7 @@ class CatchUp:
                 return
             await asyncio.sleep(backoff.next_delay())
 
-    async def _page(self, catching: Catching, feed: Feed) -> tuple[deque[Entry], str]:
+    async def _page(self, catching: Catching, feed: StreamFeed) -> tuple[deque[StreamRecord], str]:
         """What follows in the log, or in the archive where the log begins later."""
         position = catching.position
         page, cursor = await self._backfill.read(feed, position, catching.cursor)
@@ -267,7 +269,7 @@ class CatchUp:
             self._hub.touch(self._client)
 
     def _arrive(
-        self, subscription: Subscription, catching: Catching, feed: Feed, *, anew: bool
+        self, subscription: Subscription, catching: Catching, feed: StreamFeed, *, anew: bool
     ) -> None:
         head = feed.replica.head
         if not anew and head is not None and catching.seq not in (None, head.seq):
@@ -301,8 +303,8 @@ class CatchUp:
         if catching.reason != "backfill":
             return
         seconds = time.monotonic() - catching.since
-        subscription.fan.metrics.backfill_seconds.observe(seconds)
-        key = subscription.fan.key
+        subscription.live_stream.metrics.backfill_seconds.observe(seconds)
+        key = subscription.live_stream.key
         self._client.tell(
             {
                 "type": "backfill",
@@ -316,7 +318,7 @@ class CatchUp:
             }
         )
 
-    def _lost(self, subscription: Subscription, catching: Catching, feed: Feed) -> None:
+    def _lost(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> None:
         """The log does not hold what this client needs next: say what it misses, begin anew."""
         self._end(subscription, catching, complete=False)
         head = feed.replica.head
@@ -335,7 +337,7 @@ class CatchUp:
     def go_live(
         self,
         subscription: Subscription,
-        feed: Feed,
+        feed: StreamFeed,
         reason: SnapshotReason,
         *,
         with_snapshot: bool = True,
@@ -368,7 +370,7 @@ class CatchUp:
 NO_STATE = "the stream's whole state is not known here yet"
 
 
-def _announced_loss(feed: Feed, held: int | None) -> bytes:
+def _announced_loss(feed: StreamFeed, held: int | None) -> bytes:
     head = feed.replica.head
     assert head is not None
     reset: dict[str, Any] = {

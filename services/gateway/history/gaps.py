@@ -83,7 +83,7 @@ def _add_late(gaps: deque[dict[str, Any]], late: dict[str, Any]) -> None:
         gap["state"] = "lost" if gap["lost"] else "refilled"
 
 
-class Gaps:
+class GapHistory:
     """See the module's docstring.
 
     Args:

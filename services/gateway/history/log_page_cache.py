@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.streams.record_reader import RecordReader
 
 _RECORDS = 500
@@ -24,10 +24,10 @@ _MAX_PLACES = 4096
 _OVERHEAD = 250
 
 
-class Fetched(NamedTuple):
+class LogPage(NamedTuple):
     """Records in the log's order, where to go on, and whether the log's head was reached."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[StreamRecord]
     cursor: str
     at_head: bool
 
@@ -37,10 +37,10 @@ class _Reading:
 
     def __init__(self) -> None:
         self.done = asyncio.Event()
-        self.page: Fetched | None = None
+        self.page: LogPage | None = None
 
 
-class Pages:
+class LogPageCache:
     """See the module's docstring.
 
     A page that does not reach the head never changes, and is kept; one that does is shared only
@@ -52,12 +52,12 @@ class Pages:
         self._records = records
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._held: OrderedDict[tuple[str, str], Fetched] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], LogPage] = OrderedDict()
         self._reading: dict[tuple[str, str], _Reading] = {}
         # Cursors of positions whose pages do not reach the head.
         self._places: OrderedDict[tuple[str, Position], str] = OrderedDict()
 
-    async def after(self, subject: str, cursor: str) -> Fetched:
+    async def after(self, subject: str, cursor: str) -> LogPage:
         """The page that follows a cursor.
 
         Raises:
@@ -75,7 +75,7 @@ class Pages:
         self._held.move_to_end(key)
         return held
 
-    async def after_position(self, subject: str, position: Position) -> Fetched:
+    async def after_position(self, subject: str, position: Position) -> LogPage:
         """The page in which the first record after a position stands.
 
         Raises:
@@ -98,13 +98,13 @@ class Pages:
                 self._places.popitem(last=False)
         return page
 
-    async def _read(self, key: tuple[str, str]) -> Fetched:
+    async def _read(self, key: tuple[str, str]) -> LogPage:
         reading = self._reading[key] = _Reading()
         try:
             subject, cursor = key
             page = await self._broker.read(subject, cursor, limit=_RECORDS)
             entries = self._records.read(page.messages)
-            found = reading.page = Fetched(entries, page.cursor, page.at_head)
+            found = reading.page = LogPage(entries, page.cursor, page.at_head)
         finally:
             del self._reading[key]
             reading.done.set()
@@ -112,7 +112,7 @@ class Pages:
             self._keep(key, found)
         return found
 
-    def _keep(self, key: tuple[str, str], page: Fetched) -> None:
+    def _keep(self, key: tuple[str, str], page: LogPage) -> None:
         self._held[key] = page
         self._bytes += _cost(page)
         while self._bytes > self._max_bytes:
@@ -120,5 +120,5 @@ class Pages:
             self._bytes -= _cost(oldest)
 
 
-def _cost(page: Fetched) -> int:
+def _cost(page: LogPage) -> int:
     return sum(entry.size + _OVERHEAD for entry in page.entries)

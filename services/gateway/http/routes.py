@@ -22,7 +22,7 @@ from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subj
 from services.common.wire import Snapshot, encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
-from services.gateway.history.gaps import Gaps
+from services.gateway.history.gaps import GapHistory
 from services.gateway.http.messages import ErrorBody, Status
 from services.gateway.http.ticks import TickPages
 from services.gateway.lifecycle import Gateway
@@ -120,18 +120,18 @@ class StatusReport(BaseModel):
 
 def api_router(gateway: Gateway) -> APIRouter:
     """Routes under `/v1`."""
-    core = gateway.core
+    parts = gateway.parts
 
     async def authorized(request: Request) -> None:
         key = offered_key(request.headers, request.url.query)
-        grant = EVERYONE if core.keys.open else None
+        grant = EVERYONE if parts.keys.open else None
         if key is not None and grant is None:
             peer = request.client.host if request.client else ""
             forwarded = request.headers.getlist("x-forwarded-for")
             try:
-                grant = core.grant_of(key, core.proxies.client(peer, forwarded))
+                grant = parts.grant_of(key, parts.proxies.client(peer, forwarded))
             except Guessing as guessing:
-                core.metrics.http_was_refused("key_guesses")
+                parts.metrics.http_was_refused("key_guesses")
                 headers = {"retry-after": str(int(guessing.wait_s) + 1)}
                 raise HTTPException(429, str(guessing), headers) from guessing
         if grant is None:
@@ -145,7 +145,7 @@ def api_router(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1", dependencies=dependencies, responses=_REFUSED)
 
     def stream_info(key: StreamKey) -> StreamInfo:
-        feed = core.tails.feeds.get(key)
+        feed = parts.streams.feeds.get(key)
         info = StreamInfo(
             stream=str(key),
             venue=key.venue,
@@ -168,7 +168,7 @@ def api_router(gateway: Gateway) -> APIRouter:
     async def known(product: str, channel: str, venue: str) -> StreamKey:
         try:
             key = StreamKey(check_token(venue), channel, check_token(product))
-            if product in await core.catalog.knows(venue, [product]):
+            if product in await parts.catalog.knows(venue, [product]):
                 return key
         except InvalidSubject as error:
             raise HTTPException(404, str(error)) from error
@@ -201,7 +201,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         depth: Annotated[int, Query(ge=0, le=100_000, description="Book levels a side")] = 0,
     ) -> Response:
         key = await known(product, channel, venue)
-        with core.tails.hold(key) as feed:
+        with parts.streams.leased(key) as feed:
             try:
                 async with asyncio.timeout(_READY_S):
                     await feed.ready.wait()
@@ -278,17 +278,17 @@ def api_router(gateway: Gateway) -> APIRouter:
         return Response(answer, media_type="application/json")
 
     encoding = asyncio.Lock()
-    pages = TickPages(gateway.broker, core.records, core.metrics)
+    pages = TickPages(gateway.broker, parts.records, parts.metrics)
     # Of those who read logs; each may hold a page or more meanwhile.
     looking = asyncio.Semaphore(gateway.settings.http_log_readers)
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[None]:
-        with core.metrics.log_reads.track_inprogress():
+        with parts.metrics.log_reads.track_inprogress():
             async with looking:
                 yield
 
-    looked = Gaps(gateway.broker, core.records, gateway.settings.shard_count)
+    looked = GapHistory(gateway.broker, parts.records, gateway.settings.shard_count)
 
     @router.get("/gaps", summary="Where records are broken, and how it was mended")
     async def gaps(
@@ -321,10 +321,10 @@ def api_router(gateway: Gateway) -> APIRouter:
             ready=gateway.health.ready,
             draining=gateway.draining,
             connections=len(sessions),
-            subscriptions=sum(len(session.interests.subscriptions) for session in sessions),
+            subscriptions=sum(len(session.subscriptions.by_stream) for session in sessions),
             queued_bytes=sum(session.queued for session in sessions),
-            stale_streams=sum(feed.condition.age.stale for feed in core.tails.feeds.values()),
-            streams=[stream_info(key) for key in _entitled(request, sorted(core.tails.feeds))],
+            stale_streams=sum(feed.condition.age.stale for feed in parts.streams.feeds.values()),
+            streams=[stream_info(key) for key in _entitled(request, sorted(parts.streams.feeds))],
         )
 
     return router
@@ -366,6 +366,6 @@ def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
 
 async def _streams(gateway: Gateway) -> list[StreamKey]:
     try:
-        return await gateway.core.catalog.streams()
+        return await gateway.parts.catalog.streams()
     except BrokerUnavailable as error:
         raise _away(error) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
-from services.gateway.chain.stream_record import LAST_SUB, Entry
+from services.gateway.chain.stream_record import LAST_SUB, StreamRecord
 from services.gateway.metrics import Metrics
 from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
 from services.gateway.streams.record_reader import RecordReader
@@ -22,7 +22,7 @@ _LOOK_S = 0.05
 class TickPage:
     """Ticks and resets of one epoch, in order (None: the stream holds no record)."""
 
-    entries: list[Entry]
+    entries: list[StreamRecord]
     epoch: int | None
     at_head: bool
 
@@ -83,9 +83,9 @@ class TickPages:
 
     async def _read(
         self, subject: str, after: Position, limit: int, max_bytes: int
-    ) -> tuple[list[Entry], bool]:
+    ) -> tuple[list[StreamRecord], bool]:
         cursor = await self._broker.seek(subject, Position(after.epoch, after.seq))
-        found: list[Entry] = []
+        found: list[StreamRecord] = []
         size = 0
         while True:
             try:

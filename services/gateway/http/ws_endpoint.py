@@ -53,7 +53,7 @@ class Endpoint:
         await receive()
         headers = Headers(scope=scope)
         key = offered_key(headers, _without_key(scope))
-        seat = Seat(gateway.core.places)
+        seat = Seat(gateway.parts.places)
         problem = self._refusal(headers) or self._seated(seat, key, scope, headers)
         if problem is not None:
             code = str(problem[1].code.code)
@@ -67,7 +67,7 @@ class Endpoint:
             transport = scope.get("extensions", {}).get(EXTENSION)
             if not isinstance(transport, UpgradableTransport):
                 transport = AsgiTransport(receive, send)
-            session = Session(gateway.core, transport, seat, gateway)
+            session = Session(gateway.parts, transport, seat, gateway)
             gateway.joined(session)
             begun = True
             session.begin(key_refused=key is not None and seat.grant is None)
@@ -99,23 +99,23 @@ class Endpoint:
         self, seat: Seat, key: str | None, scope: Scope, headers: Headers
     ) -> tuple[int, Problem] | None:
         """Give the connection its place by its address and the key it came with, if that is one."""
-        core, settings = self._gateway.core, self._gateway.settings
+        parts, settings = self._gateway.parts, self._gateway.settings
         # Who asks for no key and limits no address need not know it: it is a system call.
-        counted = not core.keys.open or settings.ws_max_connections_per_address > 0
+        counted = not parts.keys.open or settings.ws_max_connections_per_address > 0
         if counted:
-            seat.address = core.proxies.client(_peer(scope), headers.getlist("x-forwarded-for"))
-        grant = EVERYONE if core.keys.open else None
+            seat.address = parts.proxies.client(_peer(scope), headers.getlist("x-forwarded-for"))
+        grant = EVERYONE if parts.keys.open else None
         if key is not None and grant is None:
             try:
-                grant = core.grant_of(key, seat.address)
+                grant = parts.grant_of(key, seat.address)
             except Guessing as guessing:
-                core.metrics.http_was_refused("key_guesses")
+                parts.metrics.http_was_refused("key_guesses")
                 wait_ms = int(guessing.wait_s * 1000) + 1
                 return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
-            entry = core.door.enter(seat.address, keyless=grant is None)
+            entry = parts.door.enter(seat.address, keyless=grant is None)
             if isinstance(entry, str):
-                core.metrics.http_was_refused(entry)
+                parts.metrics.http_was_refused(entry)
                 message = "no more connections are taken without a key, or from this address"
                 return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
             seat.entry = entry

@@ -13,7 +13,7 @@ from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
 from services.gateway.metrics import Metrics
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.state_store import StateStore
 
 # A command may name many products; the stores are not asked for more than so many of them at once,
 # and not again for a while for one that they did not have.
@@ -34,7 +34,7 @@ class Catalog:
     def __init__(
         self,
         broker: Broker,
-        stores: Stores,
+        stores: StateStore,
         shard_count: int,
         metrics: Metrics,
         refresh_s: float = 1.0,

@@ -28,15 +28,15 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Snapshot, Status, encode
 from services.gateway.chain.freshness import Age, Pulses
 from services.gateway.chain.replica import Phase, Replica, WantBase
-from services.gateway.chain.stream_condition import Condition, Word
-from services.gateway.chain.stream_record import Entry, SnapshotReason, snapshot_messages
+from services.gateway.chain.stream_condition import GatewayStatus, StreamCondition
+from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, snapshot_messages
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Fan
+from services.gateway.fanout.live_streams import LiveStream
 from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.state_store import StateStore
 from services.gateway.websocket.frames import text_frame
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ _STATUS_STEPS = (1 << 6, 1 << 12, 1 << 20, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class FeedSources:
     """Where records and states come from.
 
     Attributes:
@@ -64,7 +64,7 @@ class Sources:
 
     broker: Broker
     shard_count: int
-    stores: Stores
+    stores: StateStore
     records: RecordReader
     metrics: Metrics
     window_bytes: int
@@ -74,7 +74,7 @@ class Sources:
     micros: Callable[[], int] = now_us
 
 
-class Feed:
+class StreamFeed:
     """One stream inside the gateway: its replica, its live clients, its fetching.
 
     Args:
@@ -88,14 +88,14 @@ class Feed:
     """
 
     def __init__(
-        self, key: StreamKey, sources: Sources, hub: Hub, budget: Budget, joined: asyncio.Event
+        self, key: StreamKey, sources: FeedSources, hub: Hub, budget: Budget, joined: asyncio.Event
     ) -> None:
         self.key = key
         self.shard = shard_of(key.product, sources.shard_count)
         self.subject = tick_subject(self.shard, key)
-        self.fan = Fan(key, sources.metrics.of_stream(key))
+        self.live_stream = LiveStream(key, sources.metrics.of_stream(key))
         self.replica = Replica(key, Window(budget, sources.window_bytes))
-        self.condition = Condition(
+        self.condition = StreamCondition(
             key, self.shard, self.replica, Age(sources.stale_after_us, sources.micros())
         )
         self.ready = asyncio.Event()
@@ -109,7 +109,7 @@ class Feed:
         self._published: Position | None = None
         self._generation = 0
         # The newest status of the log that subscribers were told.
-        self._told: Entry | None = None
+        self._told: StreamRecord | None = None
         # Snapshots at `_cached_at`, framed, by reason and depth.
         self._cache: dict[tuple[str, int], list[bytes]] = {}
         self._cached_at: Position | None = None
@@ -154,7 +154,7 @@ class Feed:
 
     # ------------------------------------------------------------------ live records
 
-    def on_live(self, entries: list[Entry]) -> None:
+    def on_live(self, entries: list[StreamRecord]) -> None:
         """The tail brought these."""
         was_live = self.replica.phase is Phase.LIVE
         self.replica.on_live(entries)
@@ -187,7 +187,7 @@ class Feed:
 
     def _publish(self) -> None:
         replica = self.replica
-        proven = replica.take()
+        proven = replica.drain()
         if replica.generation != self._generation:
             # Where nothing that can be read came after the break yet, there is no state to give.
             if replica.phase is Phase.LIVE and replica.head is not None:
@@ -198,8 +198,8 @@ class Feed:
         if proven:
             self.moved.ring()
             before, self._published = self._published, replica.mark
-            if self.fan.full or self.fan.conflated:
-                self._hub.publish(self.fan, proven, before or BEGINNING)
+            if self.live_stream.full or self.live_stream.conflated:
+                self._hub.publish(self.live_stream, proven, before or BEGINNING)
             if replica.status is not self._told:
                 self._told = replica.status
                 self._say(self.condition.passed_on(self._sources.micros()))
@@ -224,14 +224,14 @@ class Feed:
         now = self._sources.micros()
         return self.condition.news(now - int(ago_s * 1e6), now)
 
-    def _say(self, word: Word | None) -> None:
+    def _say(self, word: GatewayStatus | None) -> None:
         if word is not None:
-            self._hub.publish(self.fan, [word], self._published)
+            self._hub.publish(self.live_stream, [word], self._published)
 
     def _rebase(self) -> None:
         self.ready.set()
         log.warning("chain_restarted", stream=str(self.key), head=self.replica.head)
-        self._hub.rebase(self.fan)
+        self._hub.rebase(self.live_stream)
 
     # ------------------------------------------------------------------ fetching
 
@@ -292,7 +292,7 @@ class Feed:
         head = self.replica.head
         if self.replica.status is not None or head is None:
             return
-        seen: list[Entry] = []
+        seen: list[StreamRecord] = []
         with suppress(BrokerError):
             for step in _STATUS_STEPS:
                 after = Position(head.epoch, max(0, head.seq - step))
@@ -308,15 +308,15 @@ class Feed:
         if seen:
             self._learn(self._inferred(seen))
 
-    def _learn(self, status: Entry) -> None:
+    def _learn(self, status: StreamRecord) -> None:
         if self.replica.learn_status(status):
             self._told = status
-            self._hub.publish(self.fan, [status], self._published)
+            self._hub.publish(self.live_stream, [status], self._published)
             self._say(self.condition.passed_on(self._sources.micros()))
 
-    def _inferred(self, seen: list[Entry]) -> Entry:
+    def _inferred(self, seen: list[StreamRecord]) -> StreamRecord:
         newest = seen[-1]
-        return Entry(
+        return StreamRecord(
             encode(
                 Status(
                     v=1,

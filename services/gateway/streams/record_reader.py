@@ -12,7 +12,7 @@ from services.common.observability.metrics import STAGE_TICK
 from services.common.observability.tracing import TRACEPARENT
 from services.common.stream.broker import Message
 from services.common.wire import UNREADABLE
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -24,15 +24,15 @@ class RecordReader:
     def __init__(self, metrics: Metrics) -> None:
         self._invalid = metrics.invalid
 
-    def read(self, messages: Iterable[Message]) -> list[Entry]:
+    def read(self, messages: Iterable[Message]) -> list[StreamRecord]:
         """The records, in order.
 
         One that is not even a record is left out: what comes next will not follow what came before.
         """
-        entries: list[Entry] = []
+        entries: list[StreamRecord] = []
         for message in messages:
             try:
-                entry = Entry(message.payload)
+                entry = StreamRecord(message.payload)
             except UNREADABLE as error:
                 self._invalid.labels("not_a_record", STAGE_TICK).inc()
                 log.error("record_unreadable", subject=message.subject, error=str(error))

@@ -22,7 +22,7 @@ from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
-from services.gateway.streams.feed import Feed, Sources
+from services.gateway.streams.feed import FeedSources, StreamFeed
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +30,12 @@ _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 2.0
 
 
-class Hold:
+class StreamLease:
     """One holder's interest in a stream: it is followed until the last of them is released."""
 
     __slots__ = ("_released", "feed")
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: StreamFeed) -> None:
         self.feed = feed
         self._released = False
         feed.interest += 1
@@ -48,12 +48,12 @@ class Hold:
             self.feed.idle_since = time.monotonic()
 
 
-class Tails:
+class StreamRegistry:
     """All feeds, and the shard readers they need. Enter it for as long as the service runs."""
 
     def __init__(
         self,
-        sources: Sources,
+        sources: FeedSources,
         hub: Hub,
         health: GatewayHealth,
         *,
@@ -66,12 +66,12 @@ class Tails:
         self._budget = Budget(total_bytes)
         self._linger_s = linger_s
         self._group: asyncio.TaskGroup | None = None
-        self._feeds: dict[StreamKey, Feed] = {}
+        self._feeds: dict[StreamKey, StreamFeed] = {}
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
         self._shards: dict[int, _Shard] = {}
 
     @property
-    def feeds(self) -> dict[StreamKey, Feed]:
+    def feeds(self) -> dict[StreamKey, StreamFeed]:
         """What is followed now."""
         return self._feeds
 
@@ -91,28 +91,28 @@ class Tails:
             self._drop(key)
 
     @contextmanager
-    def hold(self, key: StreamKey) -> Iterator[Feed]:
+    def leased(self, key: StreamKey) -> Iterator[StreamFeed]:
         """The stream's feed, kept for as long as the block runs."""
-        hold = self.acquire(key)
+        lease = self.acquire(key)
         try:
-            yield hold.feed
+            yield lease.feed
         finally:
-            hold.release()
+            lease.release()
 
-    def acquire(self, key: StreamKey) -> Hold:
+    def acquire(self, key: StreamKey) -> StreamLease:
         """Keep the stream followed; await its feed's `ready` before using the replica."""
         feed = self._feeds.get(key)
         if feed is None:
-            assert self._group is not None, "tails are used before they are started"
+            assert self._group is not None, "streams are followed before the registry is started"
             number = shard_of(key.product, self._sources.shard_count)
             shard = self._shards.get(number)
             if shard is None:
                 shard = self._shards[number] = _Shard(number, self._sources, self._health)
                 shard.task = self._group.create_task(shard.run(), name=f"tail:{number}")
-            feed = Feed(key, self._sources, self._hub, self._budget, shard.joined)
+            feed = StreamFeed(key, self._sources, self._hub, self._budget, shard.joined)
             self._feeds[key] = shard.feeds[feed.subject] = feed
             self._tasks[key] = self._group.create_task(_follow(feed), name=f"feed:{key}")
-        return Hold(feed)
+        return StreamLease(feed)
 
     def judge(self) -> dict[int, int]:
         """Tell the streams' subscribers what became stale, or no longer is.
@@ -145,7 +145,7 @@ class Tails:
             self._health.forgotten(shard.check)
 
 
-async def _follow(feed: Feed) -> None:
+async def _follow(feed: StreamFeed) -> None:
     backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S)
     while True:
         try:
@@ -164,10 +164,10 @@ class _Shard:
             log's end and what is live.
     """
 
-    def __init__(self, number: int, sources: Sources, health: GatewayHealth) -> None:
+    def __init__(self, number: int, sources: FeedSources, health: GatewayHealth) -> None:
         self.number = number
         self.check = f"shard-{number}"
-        self.feeds: dict[str, Feed] = {}
+        self.feeds: dict[str, StreamFeed] = {}
         self.joined = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self._sources = sources
@@ -230,7 +230,7 @@ class _Shard:
             log.error("record_unreadable", subject=message.subject, error=str(error))
             return
         sources = self._sources
-        sources.pulses.take(pulse.venue, pulse.products, pulse.ts_ingest, sources.micros())
+        sources.pulses.record(pulse.venue, pulse.products, pulse.ts_ingest, sources.micros())
 
     async def _receive(self, subscription: LiveSubscription) -> None:
         feeds, read = self.feeds, self._sources.records.read

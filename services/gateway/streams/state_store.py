@@ -25,7 +25,7 @@ _PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class StoredState:
     """A whole state at a position, and the log's cursor of that position ("" when unknown)."""
 
     position: Position
@@ -33,7 +33,7 @@ class Base:
     state: bytes
 
 
-class Stores:
+class StateStore:
     """Reads latest rows and checkpoints; without readers, or while they fail, it knows nothing."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Stores:
         self._clock = clock
         self._paused_until = 0.0
 
-    async def base(self, key: StreamKey, shard: int) -> Base | None:
+    async def base(self, key: StreamKey, shard: int) -> StoredState | None:
         """The newest whole state of a stream, if there is one and the stores answer.
 
         A book's row holds its best levels only, so a book begins with its checkpoint.
@@ -68,7 +68,7 @@ class Stores:
             return None
         # A cursor belongs to one log; with another number of shards the stream moved to another.
         cursor = found.cursor if found.shard == shard else ""
-        return Base(found.position, cursor, found.state)
+        return StoredState(found.position, cursor, found.state)
 
     async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey] | None:
         """Those of `keys` that have a row; None: the stores do not answer."""

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from services.gateway.clients.session import Home, Session
+from services.gateway.clients.session import Session, SessionHost
 from services.gateway.websocket.deflate import WINDOW_BITS
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
@@ -82,7 +82,7 @@ class MemoryTransport(ClientTransport):
         raise AssertionError
 
 
-class Nowhere(Home):
+class Nowhere(SessionHost):
     """A place for sessions that receive nothing and never leave."""
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

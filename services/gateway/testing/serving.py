@@ -40,7 +40,7 @@ from services.common.wire import (
     encode,
 )
 from services.gateway.app import serve
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
@@ -254,13 +254,13 @@ class Rows(LatestReader, CheckpointReader, ArchiveReader):
         self.asked += 1
         self._answer()
         for payload in self.archived.get(key, []):
-            if Entry(payload).position > after:
+            if StreamRecord(payload).position > after:
                 yield payload
 
     async def reached(self, key: StreamKey, shard: int, ts: int) -> Position | None:
         del shard
         self._answer()
-        found = [Entry(payload) for payload in self.archived.get(key, [])]
+        found = [StreamRecord(payload) for payload in self.archived.get(key, [])]
         older = [entry.position for entry in found if entry.ts_ingest < ts]
         return older[-1] if older else None
 

@@ -165,8 +165,8 @@ async def test_sockets_without_a_key_leave_places_for_those_with_one(keyed: Benc
         await silent.of("auth")
         await stack.enter_async_context(keyed.client(**_from("203.0.113.2")))
     await eventually(lambda: not keyed.gateway.sessions)
-    assert keyed.gateway.core.door.keyless == 0
-    assert not keyed.gateway.core.door.by_address
+    assert keyed.gateway.parts.door.keyless == 0
+    assert not keyed.gateway.parts.door.by_address
 
 
 async def test_one_address_has_so_many_sockets() -> None:

@@ -40,7 +40,7 @@ class Place:
     async def expire(self) -> None:
         """Let the log forget all it holds, and the gateway its memory of it."""
         self.now[0] += 3600
-        await eventually(lambda: not self.gateway.gateway.core.tails.feeds)
+        await eventually(lambda: not self.gateway.gateway.parts.streams.feeds)
 
     async def follow(self, client: Client, from_seq: int, **more: Any) -> dict[str, Any]:
         await client.send(type="subscribe", product="BTC-USD", from_seq=from_seq, **more)
@@ -216,7 +216,7 @@ async def test_a_slow_client_whose_place_expired_goes_on_from_the_archive() -> N
             await client.send(type="subscribe", product="BTC-USD")
             await client.of("snapshot")
             (session,) = place.gateway.gateway.sessions
-            subscription, _feed = session.interests.subscriptions[market.key]
+            subscription, _feed = session.subscriptions.by_stream[market.key]
 
             def far_behind() -> bool:
                 """Whether what it has, and what was read for it, ends far before the head.

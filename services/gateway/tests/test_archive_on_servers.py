@@ -14,7 +14,7 @@ from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.s3 import S3ArchiveReader, S3Store
 from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import tick_log
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.testing import Market, bench
 from tools.embedded import AwsServer, NatsServer
 
@@ -27,7 +27,7 @@ async def archive(store: S3Store, market: Market) -> None:
     commit = None
     for start in range(0, len(market.records), PER_OBJECT):
         lines = market.records[start : start + PER_OBJECT]
-        places = [Entry(line).position for line in lines]
+        places = [StreamRecord(line).position for line in lines]
         span = Span(places[0], Head(places[-1], ""), len(lines))
         entry = ObjectEntry(f"ticks/{start:06d}.jsonl.gz", {str(market.key): span})
         await store.put(entry.key, gzip.compress(b"\n".join(lines) + b"\n"), "application/gzip")

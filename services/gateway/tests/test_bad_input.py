@@ -156,7 +156,7 @@ async def test_many_who_come_and_go_leave_nothing_behind(gateway: Bench) -> None
         async with asyncio.TaskGroup() as group:
             for number in range(40):
                 group.create_task(visit(number))
-    subscriptions = gateway.gateway.core.tails.feeds
+    subscriptions = gateway.gateway.parts.streams.feeds
     await eventually(lambda: all(feed.interest == 0 for feed in subscriptions.values()))
 
 

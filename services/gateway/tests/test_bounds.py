@@ -62,7 +62,7 @@ async def test_so_many_snapshots_are_kept_and_one_more_lets_go_of_the_oldest() -
         async with gateway.client() as client:
             await client.send(type="subscribe", product="BTC-USD", channel="book")
             await client.of("snapshot")
-            feed = gateway.gateway.core.tails.feeds[market.key]
+            feed = gateway.gateway.parts.streams.feeds[market.key]
             feed._cache.clear()
             before = gateway.gateway.metrics.snapshots_let_go._value.get()
             kept = [feed.snapshot_parts("subscribe", depth) for depth in (1, 2, 3)]
@@ -117,8 +117,8 @@ async def test_a_page_ends_behind_the_record_that_goes_beyond_its_bytes() -> Non
         await market.ticks(6)
         sizes = [len(record) for record in market.records]
 
-        core = gateway.gateway.core
-        pages = TickPages(gateway.gateway.broker, core.records, core.metrics)
+        parts = gateway.gateway.parts
+        pages = TickPages(gateway.gateway.broker, parts.records, parts.metrics)
 
         async def page(max_bytes: int) -> TickPage:
             return await pages.after(market.subject, 0, None, 100, max_bytes)

@@ -164,7 +164,7 @@ async def test_a_stream_that_nobody_wants_leaves_nothing_behind() -> None:
     async with bench(MemoryBroker(), stream_linger_s=0.02) as gateway:
         market = gateway.market()
         await market.ticks(50)
-        feeds = gateway.gateway.core.tails.feeds
+        feeds = gateway.gateway.parts.streams.feeds
 
         async def come_and_go() -> None:
             await _live(gateway, market)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.clients.client_subscriptions import Interests
+from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.protocol import Problem, Resync, parse_command, streams_named
 from services.gateway.testing import Bench, bench, eventually
 
@@ -35,7 +35,7 @@ async def test_more_streams_than_a_connection_may_have_are_refused_without_a_loo
         raise AssertionError("it was looked at")
 
     for name in ("subscribe", "unsubscribe", "resync"):
-        monkeypatch.setattr(Interests, name, looked)
+        monkeypatch.setattr(ClientSubscriptions, name, looked)
     channels = [f"channel-{number}" for number in range(16)]
     async with gateway.client() as client:
         await client.send(type=kind, id=1, products=_products(4000), channels=channels)

@@ -99,7 +99,7 @@ async def test_a_client_with_a_smaller_window_than_the_shared_frames_need_gets_p
         await market.ticks(10)
         await client.reach(market)
         (session,) = gateway.gateway.sessions
-        assert session.form.encode([b"x"]) == b"x"
+        assert session.encoding.encode([b"x"]) == b"x"
     assert client.seen[str(market.key)] == market.chain
 
 

@@ -12,30 +12,30 @@ from hypothesis import strategies as st
 from services.common.domain.book import Book
 from services.common.stream import Position
 from services.common.wire import Fields, Level, decode_tick
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation, merge
 from services.gateway.testing import Market
 
 
-def _tick(market: Market, fields: Fields | None = None) -> Entry:
-    return Entry(market.tick(fields).payload)
+def _tick(market: Market, fields: Fields | None = None) -> StreamRecord:
+    return StreamRecord(market.tick(fields).payload)
 
 
 def test_the_first_message_of_who_holds_nothing_names_no_predecessor() -> None:
     market = Market(None)
     first, second = _tick(market), _tick(market)
     conflation = Conflation(None, None)
-    assert (conflation.owing, conflation.take(0.0)) == (False, None)
-    conflation.offer(first)
+    assert (conflation.owing, conflation.drain(0.0)) == (False, None)
+    conflation.add(first)
     assert conflation.owing
-    taken = conflation.take(0.0)
+    taken = conflation.drain(0.0)
     assert taken is not None
     message = msgspec.json.decode(taken[0])
     tick = msgspec.json.decode(first.payload)
     assert message == {"type": "incr", "prev": None, "merged": 1, "tick": tick}
     assert conflation.held == first.position
-    conflation.offer(second)
-    taken = conflation.take(0.0)
+    conflation.add(second)
+    taken = conflation.drain(0.0)
     assert taken is not None
     assert msgspec.json.decode(taken[0])["prev"] == first.position.seq
 
@@ -44,16 +44,16 @@ def test_a_rate_is_an_interval_between_messages_and_none_is_no_interval() -> Non
     market = Market(None)
     conflation = Conflation(None, 4.0)
     assert conflation.due == 0.25
-    conflation.offer(_tick(market))
-    conflation.take(10.0)
+    conflation.add(_tick(market))
+    conflation.drain(10.0)
     assert conflation.due == 10.25
     # Another rate counts from the same message, at once.
     conflation.set_rate(2.0)
     assert conflation.due == 10.5
     conflation.set_rate(None)
     assert conflation.due == 10.0
-    conflation.offer(_tick(market))
-    conflation.take(11.0)
+    conflation.add(_tick(market))
+    conflation.drain(11.0)
     assert conflation.due == 11.0
     assert Conflation(None, None).due == 0.0
 
@@ -68,8 +68,8 @@ def test_messages_that_stood_for_one_tick_only_are_counted_in_a_row(
     conflation = Conflation(Position(1, 1), None)
     for group in groups:
         for _ in range(group):
-            conflation.offer(_tick(market))
-        taken = conflation.take(0.0)
+            conflation.add(_tick(market))
+        taken = conflation.drain(0.0)
         assert taken is not None
         assert taken[1] == group
     assert conflation.singles == singles
@@ -81,13 +81,13 @@ def test_a_long_wait_does_not_hold_every_tick() -> None:
 
     def entries() -> int:
         gc.collect()
-        return sum(isinstance(thing, Entry) for thing in gc.get_objects())
+        return sum(isinstance(thing, StreamRecord) for thing in gc.get_objects())
 
     before = entries()
     for _ in range(500):
-        conflation.offer(_tick(market))
+        conflation.add(_tick(market))
     assert entries() - before < 100
-    taken = conflation.take(0.0)
+    taken = conflation.drain(0.0)
     assert taken is not None
     assert taken[1] == 500
 
@@ -147,14 +147,14 @@ def test_the_newest_size_of_a_price_written_in_two_ways_comes_last() -> None:
 def test_a_conflated_chain_verifies_and_counts_every_tick(groups: list[int]) -> None:
     market = Market(None)
     market.clock = lambda: 1
-    first = Entry(market.tick().payload)
+    first = StreamRecord(market.tick().payload)
     conflation = Conflation(first.position, max_rate=2)
     held, merged, now = market.seq, 0, 0.0
     for group in groups:
         for _ in range(group):
-            conflation.offer(Entry(market.tick().payload))
+            conflation.add(StreamRecord(market.tick().payload))
         now = max(now, conflation.due)
-        taken = conflation.take(now)
+        taken = conflation.drain(now)
         assert taken is not None
         message = msgspec.json.decode(taken[0])
         assert message["prev"] == held

@@ -13,13 +13,13 @@ from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.backfill import Start
 from services.gateway.chain.replica import Phase, Replica
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.clients.session import Session
 from services.gateway.fanout.subscription import State
 from services.gateway.history.catch_up import CatchUp
 from services.gateway.protocol import TOO_OLD, Problem
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 from services.gateway.testing import EPOCH, Market, bench, eventually
 
 
@@ -69,13 +69,13 @@ async def test_one_stream_that_cannot_catch_up_holds_up_no_other_of_its_client()
         stuck, other = gateway.market(), gateway.market("ETH-USD")
         await stuck.ticks(300)
         await other.ticks(300)
-        backfill = gateway.gateway.core.backfill
+        backfill = gateway.gateway.parts.backfill
         read = backfill.read
         comes = False
 
         async def does_not_come(
-            feed: Feed, position: Position, cursor: str
-        ) -> tuple[deque[Entry], str]:
+            feed: StreamFeed, position: Position, cursor: str
+        ) -> tuple[deque[StreamRecord], str]:
             if feed.key == stuck.key and not comes:
                 raise BrokerUnavailable("memory", "this stream's pages do not come")
             return await read(feed, position, cursor)
@@ -106,11 +106,11 @@ async def test_a_stream_that_waits_for_its_feed_holds_up_no_other_of_its_client(
             await client.send(type="subscribe", products=["BTC-USD", "ETH-USD"])
             await client.reach(waits)
             await client.reach(other)
-            feed = gateway.gateway.core.tails.feeds[waits.key]
+            feed = gateway.gateway.parts.streams.feeds[waits.key]
             begin = CatchUp.begin
 
             def not_ready_any_more(self: CatchUp, subscription: Any, *args: Any) -> None:
-                if subscription.fan is feed.fan:
+                if subscription.live_stream is feed.live_stream:
                     feed.ready.clear()
                 begin(self, subscription, *args)
 
@@ -136,12 +136,17 @@ async def test_a_stream_that_was_refused_while_others_were_planned_is_said_to_ha
             await client.send(type="subscribe", products=["BTC-USD"])
             await client.reach(ended)
             (session,) = gateway.gateway.sessions
-            subscription, _ = session.interests.subscriptions[ended.key]
-            backfill = gateway.gateway.core.backfill
+            subscription, _ = session.subscriptions.by_stream[ended.key]
+            backfill = gateway.gateway.parts.backfill
             start = backfill.start
 
             async def ends_the_other(
-                feed: Feed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
+                feed: StreamFeed,
+                from_seq: int,
+                epoch: int | None,
+                now_us: int,
+                *,
+                late: bool = False,
             ) -> Start:
                 if feed.key == planned.key:
                     session.refuse(Problem(TOO_OLD, "it expired meanwhile"), subscription)
@@ -177,16 +182,16 @@ def test_a_seq_of_another_epoch_proves_nothing() -> None:
     market = Market(None)
     replica = Replica(market.key, Window(Budget(10**6), 10**6))
     replica.on_base(None)
-    first = Entry(market.tick().payload)
+    first = StreamRecord(market.tick().payload)
     replica.on_page([first], "1", at_head=True)
     assert _phase(replica) is Phase.LIVE
     market.epoch = EPOCH + 1
-    after = Entry(market.tick().payload)
+    after = StreamRecord(market.tick().payload)
     assert after.prev == first.position.seq
-    replica.take()
+    replica.drain()
     replica.on_live([after])
     assert _phase(replica) is Phase.FILLING
-    assert replica.take() == []
+    assert replica.drain() == []
     # The log says that nothing stands between.
     replica.on_page([after], "2", at_head=True)
-    assert replica.take() == [after]
+    assert replica.drain() == [after]

@@ -129,7 +129,7 @@ async def test_a_connection_that_ended_leaves_nothing_behind() -> None:
         async with gateway.client() as client:
             await client.send(type="subscribe", product="BTC-USD")
             await client.of("snapshot")
-        await eventually(lambda: not gateway.gateway.core.tails.feeds)
+        await eventually(lambda: not gateway.gateway.parts.streams.feeds)
         await market.ticks(3)
         async with gateway.client() as again:
             await again.send(type="subscribe", product="BTC-USD")

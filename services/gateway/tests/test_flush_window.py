@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.chain.stream_record import Entry
-from services.gateway.fanout.encoding import form_of
+from services.gateway.chain.stream_record import StreamRecord
+from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.live_streams import LiveStream, Subscriber
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
@@ -40,27 +40,27 @@ def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:
         write=write,
     )
     market = Market(None)
-    fan = Fan(market.key, Metrics().of_stream(market.key))
+    live_stream = LiveStream(market.key, Metrics().of_stream(market.key))
     client = Reader()
-    hub.attach(Subscription(client, fan), None)
+    hub.attach(Subscription(client, live_stream), None)
     pushed: list[float] = []
     head: Position | None = None
     for gap in gaps:
         clock.until(clock.now + gap)
-        entry = Entry(market.tick().payload)
+        entry = StreamRecord(market.tick().payload)
         pushed.append(clock.now)
-        hub.publish(fan, [entry], head)
+        hub.publish(live_stream, [entry], head)
         head = entry.position
         clock.turn()
     clock.until(clock.now + 1)
     return [w - p for w, p in zip(written, pushed, strict=True)], len(set(written))
 
 
-class Reader(Client):
+class Reader(Subscriber):
     """Always quick."""
 
     def __init__(self) -> None:
-        super().__init__(Outbox(1 << 30), form_of(arrays=False, deflated=False), 1)
+        super().__init__(Outbox(1 << 30), encoding_of(arrays=False, deflated=False), 1)
         self.quick = True
 
     @property
@@ -133,8 +133,8 @@ async def test_a_heartbeat_names_no_head_that_was_not_written_before_it() -> Non
         await client.send(type="subscribe", products=["BTC-USD"])
         await client.of("snapshot")
         (session,) = gateway.gateway.sessions
-        feed = gateway.gateway.core.tails.feeds[market.key]
-        feed.on_live([Entry(market.tick().payload), Entry(market.tick().payload)])
+        feed = gateway.gateway.parts.streams.feeds[market.key]
+        feed.on_live([StreamRecord(market.tick().payload), StreamRecord(market.tick().payload)])
         session.heartbeat(1)
         beat = await client.of("hb")
         assert beat["heads"] == {str(market.key): market.seq}

@@ -18,8 +18,8 @@ from services.common.subjects import StreamKey, pulse_key, tick_subject
 from services.common.wire import Pulse, StreamState, encode
 from services.gateway.chain.freshness import Age, Pulses
 from services.gateway.chain.replica import Replica
-from services.gateway.chain.stream_condition import Condition
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_condition import StreamCondition
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import Bench, Client, Market, Message, bench, eventually
 
@@ -36,7 +36,7 @@ def test_the_newest_pulse_counts_in_whatever_order_they_come_and_none_is_of_the_
 ) -> None:
     pulses = Pulses()
     for product, ts in taken:
-        pulses.take("coinbase", [product], ts, NOW)
+        pulses.record("coinbase", [product], ts, NOW)
     for product in "ab":
         times = [min(ts, NOW) for name, ts in taken if name == product and ts > 0]
         assert pulses.of("coinbase", product) == (max(times) if times else None)
@@ -116,17 +116,17 @@ def replica_of(*states: StreamState) -> Replica:
     replica = Replica(KEY, Window(Budget(10**6), 10**6))
     replica.on_base(None)
     records = [market.tick(), *(market.status(state) for state in states)]
-    replica.on_page([Entry(record.payload) for record in records], "", at_head=True)
+    replica.on_page([StreamRecord(record.payload) for record in records], "", at_head=True)
     return replica
 
 
-def said(entry: Entry | None) -> str | None:
+def said(entry: StreamRecord | None) -> str | None:
     return None if entry is None else entry.payload.decode().split('"state":"')[1].split('"')[0]
 
 
 @pytest.mark.parametrize("logged", ["live", "quiet", "resyncing", "stale", "down"])
 def test_the_gateway_overrules_only_what_claims_to_be_current(logged: StreamState) -> None:
-    condition = Condition(KEY, 0, replica_of(logged), Age(MOST, NOW))
+    condition = StreamCondition(KEY, 0, replica_of(logged), Age(MOST, NOW))
     grave = logged in ("stale", "down")
     assert condition.judge(NOW, NOW) is None
     assert condition.state == logged
@@ -142,7 +142,7 @@ def test_the_gateway_overrules_only_what_claims_to_be_current(logged: StreamStat
 
 def test_a_status_of_a_backlog_does_not_hide_that_it_is_old() -> None:
     replica = replica_of("live")
-    condition = Condition(KEY, 0, replica, Age(MOST, NOW))
+    condition = StreamCondition(KEY, 0, replica, Age(MOST, NOW))
     condition.judge(NOW, NOW)
     old = NOW + MOST + 1
     assert said(condition.judge(NOW, old)) == "stale"
@@ -306,7 +306,7 @@ async def test_what_goes_on_while_a_client_catches_up_is_told_when_it_is_done() 
         market = await ward.market()
         await ward.beat("BTC-USD")
         ward.now += HOUR
-        hold = gateway.gateway.core.tails.acquire(market.key)
+        hold = gateway.gateway.parts.streams.acquire(market.key)
         feed = hold.feed
         await feed.ready.wait()
         feed.judge()

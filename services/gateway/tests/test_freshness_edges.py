@@ -18,12 +18,12 @@ def test_the_time_of_day_is_in_whole_microseconds() -> None:
 def test_a_product_is_heard_of_by_its_newest_pulse() -> None:
     pulses = Pulses()
     assert pulses.of("v", "a") is None
-    pulses.take("v", ["a"], 0, 9)
+    pulses.record("v", ["a"], 0, 9)
     assert pulses.of("v", "a") is None
-    pulses.take("v", ["a", "b"], 1, 9)
+    pulses.record("v", ["a", "b"], 1, 9)
     assert (pulses.of("v", "a"), pulses.of("v", "b"), pulses.of("w", "a")) == (1, 1, None)
-    pulses.take("v", ["a"], 10, 9)
-    pulses.take("v", ["a"], 8, 9)
+    pulses.record("v", ["a"], 10, 9)
+    pulses.record("v", ["a"], 8, 9)
     assert (pulses.of("v", "a"), pulses.of("v", "b")) == (9, 1)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from services.common.stream import Position, Record
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.history.gaps import MOST_GAPS, Gaps
+from services.gateway.history.gaps import MOST_GAPS, GapHistory
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.testing import EPOCH, Bench, Market, bench
@@ -194,7 +194,7 @@ class Looking:
     def __init__(self, gateway: Bench, budget: int) -> None:
         self.market = gateway.market()
         broker, shards = gateway.gateway.broker, gateway.gateway.settings.shard_count
-        self.gaps = Gaps(broker, RecordReader(Metrics()), shards, budget=budget, kept_s=0)
+        self.gaps = GapHistory(broker, RecordReader(Metrics()), shards, budget=budget, kept_s=0)
 
     async def look(self) -> tuple[list[int], bool]:
         found, complete = await self.gaps.of([self.market.key])

@@ -15,7 +15,7 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.backfill import Start
 from services.gateway.protocol import TOO_OLD, Problem
 from services.gateway.streams.catalog import Catalog
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 from services.gateway.testing import Bench, Market, bench, eventually
 
 
@@ -28,7 +28,7 @@ class Clock:
 
 async def _expired_place(gateway: Bench, market: Market, clock: Clock) -> int:
     """A seq whose place the gateway remembers, and whose records the log has dropped since."""
-    pages = gateway.gateway.core.backfill._pages
+    pages = gateway.gateway.parts.backfill._pages
     pages._max_bytes = 1  # what was read is not kept
     async with gateway.client() as client:
         await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[10])
@@ -113,11 +113,16 @@ async def test_a_plan_that_fails_in_a_way_nobody_foresaw_costs_its_client_only()
         async with gateway.client() as good, gateway.client() as bad:
             await good.send(type="subscribe", products=["ETH-USD"])
             await good.reach(other)
-            feed = gateway.gateway.core.tails.feeds[other.key]
+            feed = gateway.gateway.parts.streams.feeds[other.key]
             asked: list[str] = []
 
             async def start(
-                feed: Feed, from_seq: int, epoch: int | None, now_us: int, *, late: bool = False
+                feed: StreamFeed,
+                from_seq: int,
+                epoch: int | None,
+                now_us: int,
+                *,
+                late: bool = False,
             ) -> Start:
                 del from_seq, epoch, now_us, late
                 asked.append(feed.key.product)
@@ -127,7 +132,7 @@ async def test_a_plan_that_fails_in_a_way_nobody_foresaw_costs_its_client_only()
                 await eventually(lambda: len(gateway.gateway.sessions) == 1)
                 raise Problem(TOO_OLD, "too old")
 
-            gateway.gateway.core.backfill.start = start  # type: ignore[method-assign]  # the fault
+            gateway.gateway.parts.backfill.start = start  # type: ignore[method-assign]  # the fault
             await bad.send(
                 type="subscribe",
                 products=["ETH-USD", "BTC-USD"],
@@ -137,7 +142,7 @@ async def test_a_plan_that_fails_in_a_way_nobody_foresaw_costs_its_client_only()
             assert await bad.closed() == 1011
             await eventually(lambda: len(gateway.gateway.sessions) == 1)
             assert asked == ["ETH-USD", "BTC-USD"]
-            await eventually(lambda: market.key not in gateway.gateway.core.tails.feeds)
+            await eventually(lambda: market.key not in gateway.gateway.parts.streams.feeds)
             assert feed.interest == 1
             await other.ticks(5)
             await good.reach(other)
@@ -146,8 +151,8 @@ async def test_a_plan_that_fails_in_a_way_nobody_foresaw_costs_its_client_only()
 async def test_a_hold_on_a_stream_is_released_once_however_often_it_is_said() -> None:
     async with bench(MemoryBroker()) as gateway:
         market = gateway.market()
-        tails = gateway.gateway.core.tails
-        first, second = tails.acquire(market.key), tails.acquire(market.key)
+        streams = gateway.gateway.parts.streams
+        first, second = streams.acquire(market.key), streams.acquire(market.key)
         for _ in range(3):
             first.release()
         assert first.feed is second.feed
@@ -171,7 +176,7 @@ async def test_logs_that_do_not_answer_are_all_waited_for() -> None:
 
     broker.subjects = subjects  # type: ignore[method-assign]  # the fault
     async with bench(MemoryBroker()) as gateway:
-        stores = gateway.gateway.core.catalog._stores
+        stores = gateway.gateway.parts.catalog._stores
         catalog = Catalog(broker, stores, 4, gateway.gateway.metrics)
         with pytest.raises(BrokerUnavailable):
             await catalog.streams()

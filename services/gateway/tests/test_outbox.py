@@ -11,7 +11,7 @@ def test_it_begins_empty_and_nobody_has_to_know_of_it() -> None:
     outbox = Outbox(10)
     assert (outbox.limit, outbox.size, outbox.control_size, outbox.dirty) == (10, 0, 0, False)
     assert not outbox
-    assert outbox.pieces(100) == []
+    assert outbox.drain(100) == []
 
 
 def test_data_fits_up_to_the_very_limit() -> None:
@@ -23,7 +23,7 @@ def test_data_fits_up_to_the_very_limit() -> None:
     assert not outbox.offer(b"1")
     outbox.put(b"beyond")
     assert outbox.size == 16
-    assert outbox.take(100) == b"1234512345beyond"
+    assert b"".join(outbox.drain(100)) == b"1234512345beyond"
 
 
 def test_control_goes_first_however_little_data_is_taken_and_is_counted_on_its_own() -> None:
@@ -34,7 +34,7 @@ def test_control_goes_first_however_little_data_is_taken_and_is_counted_on_its_o
     assert (outbox.size, outbox.control_size) == (4, 9)
     assert outbox
     # At least one piece of data goes out.
-    assert outbox.pieces(1) == [b"pong", b"error", b"data"]
+    assert outbox.drain(1) == [b"pong", b"error", b"data"]
     assert (outbox.size, outbox.control_size) == (0, 0)
     assert not outbox
     outbox.put_control(b"pong")
@@ -60,9 +60,9 @@ def test_as_much_data_is_taken_as_was_asked_for_in_whole_pieces(
     every = [b"aaaa", b"bbbb", b"cccc"]
     for piece in every:
         outbox.put(piece)
-    assert outbox.pieces(most) == pieces
+    assert outbox.drain(most) == pieces
     assert outbox.size == 12 - 4 * len(pieces)
-    assert outbox.pieces(100) == every[len(pieces) :]
+    assert outbox.drain(100) == every[len(pieces) :]
     assert outbox.size == 0
 
 
@@ -74,4 +74,4 @@ def test_clearing_forgets_everything_and_makes_room() -> None:
     assert not outbox
     assert (outbox.size, outbox.control_size) == (0, 0)
     assert outbox.offer(b"1234567890")
-    assert outbox.pieces(100) == [b"1234567890"]
+    assert outbox.drain(100) == [b"1234567890"]

@@ -11,7 +11,7 @@ from services.common.errors import PositionLost
 from services.common.stream import Page, Position
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
-from services.gateway.history.log_page_cache import Pages
+from services.gateway.history.log_page_cache import LogPageCache
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.testing import Market, bench, eventually, small_settings
@@ -59,7 +59,7 @@ RECORDS = RecordReader(Metrics())
 
 async def test_a_page_before_the_head_is_read_once_whoever_asks_and_when(broker: Counting) -> None:
     market = await filled(broker, 1200)
-    pages, after = Pages(broker, RECORDS), Position(market.epoch, market.chain[9])
+    pages, after = LogPageCache(broker, RECORDS), Position(market.epoch, market.chain[9])
     broker.gate.clear()
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(pages.after_position(market.subject, after)) for _ in range(20)]
@@ -79,7 +79,7 @@ async def test_a_page_before_the_head_is_read_once_whoever_asks_and_when(broker:
 
 async def test_a_page_at_the_head_is_read_anew_since_it_grows(broker: Counting) -> None:
     market = await filled(broker, 30)
-    pages, after = Pages(broker, RECORDS), Position(market.epoch, market.chain[9])
+    pages, after = LogPageCache(broker, RECORDS), Position(market.epoch, market.chain[9])
     assert len((await pages.after_position(market.subject, after)).entries) == 20
     publisher = await broker.publisher()
     more = Market(publisher)
@@ -90,7 +90,7 @@ async def test_a_page_at_the_head_is_read_anew_since_it_grows(broker: Counting) 
 
 async def test_whoever_waits_goes_on_when_the_one_who_reads_is_gone(broker: Counting) -> None:
     market = await filled(broker, 1200)
-    pages, after = Pages(broker, RECORDS), Position(market.epoch, market.chain[9])
+    pages, after = LogPageCache(broker, RECORDS), Position(market.epoch, market.chain[9])
     broker.gate.clear()
     async with asyncio.TaskGroup() as group:
         reader = group.create_task(pages.after_position(market.subject, after))
@@ -104,7 +104,7 @@ async def test_whoever_waits_goes_on_when_the_one_who_reads_is_gone(broker: Coun
 
 async def test_what_is_held_is_bounded_and_the_oldest_goes_first(broker: Counting) -> None:
     market = await filled(broker, 3000)
-    pages = Pages(broker, RECORDS, max_bytes=3 * 500 * 700)
+    pages = LogPageCache(broker, RECORDS, max_bytes=3 * 500 * 700)
     cursor = ""
     cursors = []
     for _ in range(5):
@@ -120,7 +120,7 @@ async def test_what_is_held_is_bounded_and_the_oldest_goes_first(broker: Countin
 async def test_a_place_that_expired_is_looked_for_again(broker: Counting) -> None:
     market = await filled(broker, 1200)
     pages, after = (
-        Pages(broker, RECORDS, max_bytes=0),
+        LogPageCache(broker, RECORDS, max_bytes=0),
         Position(market.epoch, market.chain[9]),
     )
     await pages.after_position(market.subject, after)

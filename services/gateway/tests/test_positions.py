@@ -141,7 +141,7 @@ async def test_a_position_that_this_gateway_has_yet_to_see_is_waited_for(gateway
     async with gateway.client() as early, gateway.client() as client:
         await early.send(type="subscribe", products=["BTC-USD"])
         await early.of("snapshot")
-        feed = gateway.gateway.core.tails.feeds[market.key]
+        feed = gateway.gateway.parts.streams.feeds[market.key]
         # What another gateway has sent already, and this one is about to see.
         records = [market.tick(), market.tick()]
         await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[3])
@@ -160,7 +160,7 @@ async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None
         first, *clients = [await stack.enter_async_context(gateway.client()) for _ in range(5)]
         await first.send(type="subscribe", products=["BTC-USD"])
         await first.of("snapshot")
-        feed = gateway.gateway.core.tails.feeds[market.key]
+        feed = gateway.gateway.parts.streams.feeds[market.key]
         largest, position = 0, Position(0, 0)
         while (piece := feed.replica.window.run_after(position)) is not None:
             largest, position = max(largest, len(piece.entries)), piece.entries[-1].position
@@ -254,7 +254,7 @@ async def test_a_stored_row_is_the_base_and_the_log_goes_on_from_it() -> None:
             await client.send(type="subscribe", products=["BTC-USD"])
             snapshot = await client.of("snapshot")
             assert snapshot["snapshot"]["seq"] == market.seq
-            feed = gateway.gateway.core.tails.feeds[market.key]
+            feed = gateway.gateway.parts.streams.feeds[market.key]
             assert feed.replica.window.start == Position(market.epoch, market.chain[6])
             await client.send(type="subscribe", products=["BTC-USD"], from_seq=market.chain[1])
             await client.of("backfill")

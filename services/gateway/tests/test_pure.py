@@ -16,7 +16,7 @@ from websockets.streams import StreamReader
 from services.common.stream import Position
 from services.common.wire import Fields
 from services.gateway.admission.auth import KeyRing, offered_key
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.health import GatewayHealth
@@ -31,7 +31,7 @@ from services.gateway.protocol import (
     parse_json,
 )
 from services.gateway.settings import GatewaySettings
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.state_store import StateStore
 from services.gateway.testing import Market, Rows, small_settings
 from services.gateway.websocket.frames import array_frames, payloads_of, text_frame, text_frames
 
@@ -98,8 +98,8 @@ def test_a_window_is_contiguous_and_within_its_bounds_and_gives_what_came(
         else:
             record = market.reset(repair="none")
         if index % 3:
-            mine.append((record.payload, Entry(record.payload).messages()))
-        (window if index % 3 else other).append(Entry(record.payload))
+            mine.append((record.payload, StreamRecord(record.payload).messages()))
+        (window if index % 3 else other).append(StreamRecord(record.payload))
     held = list(window)
     # Whether it has its own bytes or its place in the joined frames, a record is what it was.
     assert [(e.payload, e.messages()) for e in held] == mine[len(mine) - len(held) :]
@@ -150,7 +150,7 @@ def test_an_outbox_keeps_order_and_its_bound_and_control_goes_first(
             outbox.put_control(b"c%d;" % number)
         else:
             control = b"".join(outbox.control)
-            taken = outbox.take(size)
+            taken = b"".join(outbox.drain(size))
             assert taken.startswith(control)
             written += taken.removeprefix(control)
             assert outbox.control_size == 0
@@ -217,7 +217,7 @@ async def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
     now = [0.0]
     rows, health = Rows(), GatewayHealth()
     rows.away = True
-    stores = Stores(rows, rows, health, Metrics(), clock=lambda: now[0])
+    stores = StateStore(rows, rows, health, Metrics(), clock=lambda: now[0])
     key = Market(None).key
     assert await stores.base(key, 0) is None
     assert "stores" in health.report()["degraded"]

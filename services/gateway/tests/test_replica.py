@@ -12,7 +12,7 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position
 from services.common.wire import Reset, Tick, decode_record
 from services.gateway.chain.replica import Replica, WantBase, WantPage
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import EPOCH, Market
 
@@ -56,7 +56,7 @@ class World:
             record = self.market.reset(_state(self.channel), step=1)
             # The numbering began anew, in the same log: the reset names the seq before it.
             body = msgspec.json.decode(record.payload)
-            before = [r for r in map(Entry, self.log) if r.chained]
+            before = [r for r in map(StreamRecord, self.log) if r.chained]
             body["prev"] = before[-1].position.seq if before else None
             record = type(record)(record.subject, msgspec.json.encode(body), record.position)
         self.log.append(record.payload)
@@ -64,17 +64,17 @@ class World:
 
     def deliver(self, count: int) -> None:
         some, self.tail = self.tail[:count], self.tail[count:]
-        self.replica.on_live([Entry(payload) for payload in some])
+        self.replica.on_live([StreamRecord(payload) for payload in some])
         self.collect()
 
     def duplicate(self, count: int) -> None:
         delivered = self.log[: len(self.log) - len(self.tail)]
-        self.replica.on_live([Entry(payload) for payload in delivered[-count:]])
+        self.replica.on_live([StreamRecord(payload) for payload in delivered[-count:]])
         self.collect()
 
     def vanish(self, _count: int) -> None:
         """The tail loses a record and does not say so."""
-        if self.tail and Entry(self.tail[0]).chained:
+        if self.tail and StreamRecord(self.tail[0]).chained:
             del self.tail[0]
 
     def lose(self, count: int) -> None:
@@ -90,7 +90,7 @@ class World:
             start = int(want.cursor) if want.cursor else self.seek(want.after)
             page = self.log[start : start + limit]
             end = start + len(page)
-            entries = [Entry(payload) for payload in page]
+            entries = [StreamRecord(payload) for payload in page]
             self.replica.on_page(entries, str(end), at_head=end == len(self.log))
         self.collect()
 
@@ -111,7 +111,7 @@ class World:
         if after is None:
             return 0
         for index, payload in enumerate(self.log):
-            if Entry(payload).position > after:
+            if StreamRecord(payload).position > after:
                 return index
         return len(self.log)
 
@@ -119,7 +119,7 @@ class World:
         fold = Fold(self.market.key)
         cut = 0
         for index, payload in enumerate(self.log[:count]):
-            if Entry(payload).unreadable is not None:
+            if StreamRecord(payload).unreadable is not None:
                 continue
             record = decode_record(payload)
             if isinstance(record, Tick | Reset):
@@ -128,7 +128,7 @@ class World:
         return fold, cut
 
     def collect(self) -> None:
-        self.emitted += [entry.payload for entry in self.replica.take()]
+        self.emitted += [entry.payload for entry in self.replica.drain()]
 
     def settle(self) -> None:
         self.deliver(len(self.tail))
@@ -271,8 +271,8 @@ def test_a_seq_of_another_epoch_proves_nothing_though_the_numbers_fit() -> None:
     assert head is not None
     # The tail skipped what began the new numbering, in which there was a record of the same seq.
     world.market.epoch += 1
-    fits = Entry(world.market.tick().payload)
+    fits = StreamRecord(world.market.tick().payload)
     assert fits.prev == head.seq
     world.replica.on_live([fits])
-    assert world.replica.take() == []
+    assert world.replica.drain() == []
     assert world.replica.want() == WantPage("", head)

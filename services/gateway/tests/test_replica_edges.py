@@ -11,7 +11,7 @@ from services.common.domain.fold import Fold
 from services.common.stream import Position, Record
 from services.common.wire import Fields, Reset, Tick, decode_record
 from services.gateway.chain.replica import Phase, Replica, WantBase, WantPage
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.testing import EPOCH, Market
 
@@ -24,35 +24,35 @@ class Stream:
         self.market.clock = lambda: 7
         self.replica = Replica(self.market.key, Window(Budget(10**9), 10**9), max_held=max_held)
 
-    def ticks(self, count: int) -> list[Entry]:
+    def ticks(self, count: int) -> list[StreamRecord]:
         return [entry(self.market.tick()) for _ in range(count)]
 
-    def status(self) -> Entry:
+    def status(self) -> StreamRecord:
         return entry(self.market.status())
 
-    def live(self, entries: Sequence[Entry] = ()) -> None:
+    def live(self, entries: Sequence[StreamRecord] = ()) -> None:
         """Begin with the log's oldest, which is `entries`, and go live."""
         self.replica.on_base(None)
         assert self.replica.on_page(entries, "", at_head=True)
-        self.replica.take()
+        self.replica.drain()
         assert self.replica.want() is None
 
 
-def entry(record: Record) -> Entry:
-    return Entry(record.payload)
+def entry(record: Record) -> StreamRecord:
+    return StreamRecord(record.payload)
 
 
-def unreadable(record: Record) -> Entry:
+def unreadable(record: Record) -> StreamRecord:
     body = {**msgspec.json.decode(record.payload), "type": "unknown"}
-    return Entry(msgspec.json.encode(body))
+    return StreamRecord(msgspec.json.encode(body))
 
 
-def known(stream: Stream) -> tuple[Position | None, Position | None, Entry | None]:
+def known(stream: Stream) -> tuple[Position | None, Position | None, StreamRecord | None]:
     replica = stream.replica
     return replica.head, replica.mark, replica.status
 
 
-def folded(stream: Stream, entries: Sequence[Entry]) -> bytes:
+def folded(stream: Stream, entries: Sequence[StreamRecord]) -> bytes:
     fold = Fold(stream.market.key)
     for each in entries:
         record = decode_record(each.payload)
@@ -69,7 +69,7 @@ def test_it_begins_with_nothing_and_wants_a_state() -> None:
     assert replica.want() == WantBase()
     assert (replica.head, replica.mark, replica.status) == (None, None, None)
     assert (replica.whole, replica.generation, replica.last_ingest) == (False, 0, 0)
-    assert replica.take() == []
+    assert replica.drain() == []
     assert not replica.stateful
     assert replica.state() is None
 
@@ -95,7 +95,7 @@ def test_with_a_state_the_log_is_read_behind_it() -> None:
     assert stream.replica.window.covers(held)
     more = stream.ticks(1)
     assert stream.replica.on_page([*first, *more], "", at_head=True)
-    assert stream.replica.take() == more
+    assert stream.replica.drain() == more
     assert stream.replica.state() == (more[0].position, folded(stream, [*first, *more]))
     assert list(stream.replica.window) == more
 
@@ -125,8 +125,8 @@ def test_a_page_that_brings_nothing_says_so_unless_it_reaches_the_head() -> None
     assert not stream.replica.on_page([one], "c", at_head=False)
     assert stream.replica.on_page([one, two], "d", at_head=False)
     assert stream.replica.on_page([], "e", at_head=True)
-    assert stream.replica.take() == [one, two]
-    assert stream.replica.take() == []
+    assert stream.replica.drain() == [one, two]
+    assert stream.replica.drain() == []
 
 
 def test_a_page_that_was_not_wanted_is_left_aside() -> None:
@@ -136,7 +136,7 @@ def test_a_page_that_was_not_wanted_is_left_aside() -> None:
     assert stream.replica.want() == WantBase()
     stream.live(entries[:1])
     assert stream.replica.on_page(entries, "a", at_head=True)
-    assert stream.replica.take() == []
+    assert stream.replica.drain() == []
 
 
 def test_a_hole_in_a_page_begins_behind_it_where_no_state_helps() -> None:
@@ -145,7 +145,7 @@ def test_a_hole_in_a_page_begins_behind_it_where_no_state_helps() -> None:
     one, two, _, four, five = stream.ticks(5)
     assert stream.replica.on_page([one, two, four, five], "c", at_head=False)
     assert stream.replica.generation == 1
-    assert stream.replica.take() == [four, five]
+    assert stream.replica.drain() == [four, five]
     assert stream.replica.want() == WantPage("c", five.position)
     assert stream.replica.state() == (five.position, folded(stream, [four, five]))
     assert list(stream.replica.window) == [four, five]
@@ -158,14 +158,14 @@ def test_a_hole_in_a_page_has_a_state_looked_for_where_it_was_live_before() -> N
     stream.replica.on_interrupted()
     assert stream.replica.on_page([three, four], "c", at_head=True)
     assert stream.replica.want() == WantBase()
-    assert (stream.replica.generation, stream.replica.take()) == (1, [])
+    assert (stream.replica.generation, stream.replica.drain()) == (1, [])
     # It does not help: the next hole is taken as it is.
     stream.replica.on_base(None)
     assert stream.replica.mark is None
     six = stream.ticks(2)[1]
     stream.replica.on_page([three, six], "", at_head=True)
     assert stream.replica.generation == 2
-    assert stream.replica.take() == [six]
+    assert stream.replica.drain() == [six]
 
 
 def test_behind_a_record_that_cannot_be_read_the_chain_begins_anew() -> None:
@@ -182,7 +182,7 @@ def test_behind_a_record_that_cannot_be_read_the_chain_begins_anew() -> None:
     assert not stream.replica.whole
     assert stream.replica.want() == WantPage("", broken.position)
     assert stream.replica.on_page([one, broken, three], "", at_head=True)
-    assert (stream.replica.generation, stream.replica.take()) == (1, [three])
+    assert (stream.replica.generation, stream.replica.drain()) == (1, [three])
     assert stream.replica.state() is None, "a book from its middle"
 
 
@@ -195,11 +195,11 @@ def test_what_came_live_meanwhile_follows_the_page_that_reaches_the_head() -> No
     stream.replica.on_live([one])
     stream.replica.on_base(None)
     stream.replica.on_live([two, three])
-    assert stream.replica.take() == []
+    assert stream.replica.drain() == []
     assert stream.replica.on_page([one], "c", at_head=True)
-    assert stream.replica.take() == [one, two, three]
+    assert stream.replica.drain() == [one, two, three]
     stream.replica.on_live([two, three, four])
-    assert stream.replica.take() == [four]
+    assert stream.replica.drain() == [four]
     assert stream.replica.head == stream.replica.mark == four.position
     assert stream.replica.last_ingest == 7
 
@@ -209,10 +209,10 @@ def test_a_live_record_that_does_not_follow_waits_until_the_log_was_read() -> No
     one, two, three, four, five = stream.ticks(5)
     stream.live([one])
     stream.replica.on_live([two, four, five])
-    assert stream.replica.take() == [two]
+    assert stream.replica.drain() == [two]
     assert stream.replica.want() == WantPage("", two.position)
     assert stream.replica.on_page([three], "", at_head=True)
-    assert stream.replica.take() == [three, four, five]
+    assert stream.replica.drain() == [three, four, five]
     assert stream.replica.generation == 0
 
 
@@ -221,10 +221,10 @@ def test_the_first_record_of_an_empty_log_is_read_from_it() -> None:
     stream.live()
     one = stream.ticks(1)
     stream.replica.on_live(one)
-    assert stream.replica.take() == []
+    assert stream.replica.drain() == []
     assert stream.replica.want() == WantPage("", None)
     assert stream.replica.on_page(one, "", at_head=True)
-    assert stream.replica.take() == one
+    assert stream.replica.drain() == one
 
 
 @pytest.mark.parametrize(("held", "kept"), [(3, True), (4, False)])
@@ -235,7 +235,7 @@ def test_so_many_live_records_wait_and_of_more_none(held: int, kept: bool) -> No
     stream.replica.on_live(rest[:2])
     stream.replica.on_live(rest[2:])
     stream.replica.on_page([one], "", at_head=True)
-    assert stream.replica.take() == ([one, *rest] if kept else [one])
+    assert stream.replica.drain() == ([one, *rest] if kept else [one])
 
 
 def test_statuses_follow_the_record_before_them() -> None:
@@ -244,7 +244,7 @@ def test_statuses_follow_the_record_before_them() -> None:
     first, lost, third = stream.status(), stream.status(), stream.status()
     stream.live(one)
     stream.replica.on_live([first])
-    assert stream.replica.take() == [first]
+    assert stream.replica.drain() == [first]
     assert (stream.replica.head, stream.replica.mark) == (one[0].position, first.position)
     assert stream.replica.status is first
     stream.replica.on_live([third])
@@ -281,7 +281,7 @@ def test_a_lost_cursor_is_looked_for_by_position_once() -> None:
     stream.replica.on_page([one], "cursor", at_head=False)
     stream.replica.on_lost()
     assert stream.replica.want() == WantPage("", one.position)
-    assert (stream.replica.generation, stream.replica.take()) == (0, [one])
+    assert (stream.replica.generation, stream.replica.drain()) == (0, [one])
     stream.replica.on_lost()
     assert stream.replica.generation == 1
     assert stream.replica.want() == WantPage("", None)
@@ -311,13 +311,13 @@ def test_after_a_failure_nothing_that_was_held_is_used() -> None:
     stream.replica.on_page([one], "", at_head=False)
     stream.replica.on_failure()
     assert (stream.replica.generation, stream.replica.want()) == (1, WantBase())
-    assert stream.replica.take() == []
+    assert stream.replica.drain() == []
     stream.replica.on_base(None)
     stream.replica.on_page([one], "", at_head=True)
-    assert stream.replica.take() == [one], "the one that waited is gone"
+    assert stream.replica.drain() == [one], "the one that waited is gone"
     assert stream.replica.state() == (one.position, folded(stream, [one]))
     stream.replica.on_live([two, three])
-    assert stream.replica.take() == [two, three]
+    assert stream.replica.drain() == [two, three]
 
 
 def test_an_older_status_is_learned_where_none_is_known() -> None:
@@ -374,7 +374,7 @@ def test_a_level_that_cannot_be_applied_costs_the_state_and_not_the_chain() -> N
     bad = entry(stream.market.tick(Fields(changes=[("buy", "x", "1")])))
     stream.live(first)
     stream.replica.on_live([bad])
-    assert stream.replica.take() == [bad]
+    assert stream.replica.drain() == [bad]
     assert not stream.replica.stateful
     assert stream.replica.state() is None
     assert not stream.replica.whole

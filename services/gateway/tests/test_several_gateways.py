@@ -83,7 +83,7 @@ async def test_only_shards_that_somebody_wants_are_followed() -> None:
             assert broker.followed == [tick_log(wanted.shard)]
             await wanted.ticks(2)
             await client.reach(wanted)
-        await eventually(lambda: not gateway.gateway.core.tails.feeds)
+        await eventually(lambda: not gateway.gateway.parts.streams.feeds)
         async with gateway.client() as client:
             await client.send(type="subscribe", product="ETH-USD")
             await client.of("snapshot")

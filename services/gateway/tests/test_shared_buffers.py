@@ -15,12 +15,12 @@ from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import Places, Seat
-from services.gateway.chain.stream_record import Entry
-from services.gateway.clients.dependencies import Core
+from services.gateway.chain.stream_record import StreamRecord
+from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session
-from services.gateway.fanout.encoding import form_of
+from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Fan
+from services.gateway.fanout.live_streams import LiveStream
 from services.gateway.fanout.subscription import Mode, State, Subscription
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
@@ -37,8 +37,8 @@ _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 class Subject(Session):
     """A session that goes live on streams without commands."""
 
-    def __init__(self, core: Core, link: MemoryTransport) -> None:
-        super().__init__(core, link, Seat(Places()), Nowhere())
+    def __init__(self, parts: GatewayParts, link: MemoryTransport) -> None:
+        super().__init__(parts, link, Seat(Places()), Nowhere())
         link.listener = self
         self.link = link
         self.live: dict[int, Subscription] = {}
@@ -72,7 +72,7 @@ class Subject(Session):
 
 
 class World:
-    def __init__(self, core: Core, window: float = 0.0, product_rate: float = 0.0) -> None:
+    def __init__(self, parts: GatewayParts, window: float = 0.0, product_rate: float = 0.0) -> None:
         self.clock = Clock()
         self.hub = Hub(
             self.clock.soon.append,
@@ -84,31 +84,33 @@ class World:
             most=_LIMIT,
             write=lambda fd, frames: self.clients[fd].link.send(frames),
         )
-        core = replace(core, hub=self.hub)
+        parts = replace(parts, hub=self.hub)
         self.markets = [Market(None, product, padding=200) for product in _PRODUCTS]
-        self.fans = [Fan(market.key, core.metrics.of_stream(market.key)) for market in self.markets]
+        self.live_streams = [
+            LiveStream(market.key, parts.metrics.of_stream(market.key)) for market in self.markets
+        ]
         self.heads: list[Position | None] = [None] * _STREAMS
         self.clients = [
             Subject(
-                core, MemoryTransport(number if number else -1, deflated=number >= _CLIENTS // 2)
+                parts, MemoryTransport(number if number else -1, deflated=number >= _CLIENTS // 2)
             )
             for number in range(_CLIENTS)
         ]
         self.numbers = iter(range(10**6))
 
     def publish(self, stream: int) -> None:
-        entry = Entry(self.markets[stream].tick().payload)
+        entry = StreamRecord(self.markets[stream].tick().payload)
         for client in self.clients:
             if (subscription := client.live.get(stream)) is not None and subscription.live:
                 (message,) = entry.messages()
                 client.expected.append((message, subscription, entry.position))
-        self.hub.publish(self.fans[stream], [entry], self.heads[stream])
+        self.hub.publish(self.live_streams[stream], [entry], self.heads[stream])
         self.heads[stream] = entry.position
 
     def attach(self, number: int, stream: int) -> None:
         client = self.clients[number]
         if stream not in client.live or client.live[stream].catching is not None:
-            subscription = client.live[stream] = Subscription(client, self.fans[stream])
+            subscription = client.live[stream] = Subscription(client, self.live_streams[stream])
             self.hub.attach(subscription, None)
 
     def change(self, number: int, stream: int) -> None:
@@ -144,9 +146,9 @@ class World:
 
 
 @pytest.fixture
-async def core() -> Core:
+async def parts() -> GatewayParts:
     chosen = small_settings(ws_queue_bytes=_LIMIT)
-    return Gateway(chosen, MemoryBroker(), log_specs(chosen), Metrics()).core
+    return Gateway(chosen, MemoryBroker(), log_specs(chosen), Metrics()).parts
 
 
 _number = st.integers(0, _CLIENTS - 1)
@@ -190,7 +192,7 @@ def _play(world: World, steps: list[tuple[str, int, int]]) -> None:
         elif name == "heartbeat":
             client.heartbeat(1)
         elif name in ("batch", "plain"):
-            client.form = form_of(arrays=name == "batch", deflated=client.link.deflated)
+            client.encoding = encoding_of(arrays=name == "batch", deflated=client.link.deflated)
             client.takes_arrays |= name == "batch"
         elif name == "turn":
             world.clock.turn()
@@ -204,11 +206,11 @@ def _play(world: World, steps: list[tuple[str, int, int]]) -> None:
 )
 @given(steps=_steps, window=st.sampled_from([0.0, 0.003]))
 async def test_every_client_gets_exactly_its_messages_in_order_whatever_happens_in_a_turn(
-    core: Core, steps: list[tuple[str, int, int]], window: float
+    parts: GatewayParts, steps: list[tuple[str, int, int]], window: float
 ) -> None:
     # Breaks when a pushed turn is written to one who has a part of it already, or when what is
     # put into an outbox overtakes what was pushed before.
-    world = World(core, window)
+    world = World(parts, window)
     for number, client in enumerate(world.clients):
         world.hub.touch(client)
         for stream in range(_STREAMS - number % 2):
@@ -248,11 +250,11 @@ _merging = st.lists(
     steps=_merging, window=st.sampled_from([0.0, 0.003]), product_rate=st.sampled_from([0.0, 2.0])
 )
 async def test_chains_verify_for_merged_clients_beside_full_ones_whoever_changes_when(
-    core: Core, steps: list[tuple[str, int, int]], window: float, product_rate: float
+    parts: GatewayParts, steps: list[tuple[str, int, int]], window: float, product_rate: float
 ) -> None:
     # Breaks when what is merged begins before, or behind, what was pushed to all in that turn.
     chosen = small_settings(product_max_msgs_per_sec=product_rate)
-    world = World(replace(core, settings=chosen), window, product_rate)
+    world = World(replace(parts, settings=chosen), window, product_rate)
     for number, client in enumerate(world.clients):
         world.hub.touch(client)
         for stream in range(_STREAMS):
@@ -280,10 +282,10 @@ async def test_chains_verify_for_merged_clients_beside_full_ones_whoever_changes
 
 
 def test_clients_of_the_same_streams_are_written_the_same_buffer_whatever_their_number(
-    core: Core,
+    parts: GatewayParts,
 ) -> None:
     # Breaks when a turn is joined, or compressed, for each client.
-    world = World(core)
+    world = World(parts)
     for number, client in enumerate(world.clients):
         world.hub.touch(client)
         client.link.unstick()

@@ -18,7 +18,7 @@ SLOW: dict[str, Any] = {"max_queue": 1, "close_timeout": 0.5}
 async def stall(gateway: Bench, client: Client, market: Any) -> None:
     """Publish until the gateway has taken this client, which does not read, off the live push."""
     (session,) = gateway.gateway.sessions
-    subscription, _feed = session.interests.subscriptions[market.key]
+    subscription, _feed = session.subscriptions.by_stream[market.key]
     for _ in range(200):
         if not subscription.live:
             return

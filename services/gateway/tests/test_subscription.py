@@ -18,8 +18,8 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
-from services.gateway.clients.dependencies import Core
-from services.gateway.clients.session import Home, Session
+from services.gateway.clients.dependencies import GatewayParts
+from services.gateway.clients.session import Session, SessionHost
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import (
     State,
@@ -29,10 +29,10 @@ from services.gateway.history.archive import Archive
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
-from services.gateway.streams.feed import Sources
+from services.gateway.streams.feed import FeedSources
 from services.gateway.streams.record_reader import RecordReader
-from services.gateway.streams.registry import Tails
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.registry import StreamRegistry
+from services.gateway.streams.state_store import StateStore
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryTransport, payloads_read
 
@@ -56,7 +56,7 @@ class _Link(MemoryTransport):
     def resume_reading(self) -> None: ...
 
 
-class _Home(Home):
+class _Home(SessionHost):
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
 
@@ -70,9 +70,14 @@ class _World:
     """Real feeds, hub, catching up and a session; the clock and the client's socket are ours."""
 
     def __init__(
-        self, core: Core, home: Home, clock: Clock, publisher: Publisher | None, hub: Hub
+        self,
+        parts: GatewayParts,
+        home: SessionHost,
+        clock: Clock,
+        publisher: Publisher | None,
+        hub: Hub,
     ) -> None:
-        self.core = core
+        self.parts = parts
         self.clock = clock
         self.hub = hub
         self.markets = [
@@ -94,36 +99,36 @@ class _World:
         await broker.ensure(log_specs(chosen))
         clock, loop, health = Clock(), asyncio.get_running_loop(), GatewayHealth()
         hub = Hub(loop.call_soon, clock.at, lambda: clock.now, lambda: 0, product_rate)
-        stores = Stores(None, None, health, metrics)
-        tails = Tails(
-            Sources(broker, chosen.shard_count, stores, records, metrics, window_bytes=6000),
+        stores = StateStore(None, None, health, metrics)
+        streams = StreamRegistry(
+            FeedSources(broker, chosen.shard_count, stores, records, metrics, window_bytes=6000),
             hub,
             health,
             total_bytes=1 << 20,
             linger_s=60,
         )
-        core = replace(
-            Gateway(chosen, broker, log_specs(chosen), metrics).core,
+        parts = replace(
+            Gateway(chosen, broker, log_specs(chosen), metrics).parts,
             hub=hub,
-            tails=tails,
+            streams=streams,
             catalog=Catalog(broker, stores, chosen.shard_count, metrics),
             backfill=Backfill(broker, records, Archive(None, health), 10**15),
         )
         publisher = await broker.publisher()
         async with asyncio.TaskGroup() as group:
-            tails.start(group)
-            world = _World(core, _Home(group), clock, publisher, hub)
+            streams.start(group)
+            world = _World(parts, _Home(group), clock, publisher, hub)
             try:
                 yield world
             finally:
                 world.session.leave()
-                tails.stop()
+                streams.stop()
 
     def connect(self) -> None:
-        seat = Seat(self.core.places)
+        seat = Seat(self.parts.places)
         seat.take(EVERYONE)
         self.link = _Link()
-        self.session = Session(self.core, self.link, seat, self._home)
+        self.session = Session(self.parts, self.link, seat, self._home)
         self.link.listener = self.session
         self.session.begin(key_refused=False)
 
@@ -138,15 +143,15 @@ class _World:
 
     def check(self) -> None:
         """Each subscription is where its state says, and nowhere else."""
-        feeds = self.core.tails.feeds.values()
+        feeds = self.parts.streams.feeds.values()
         full = {
             one
             for feed in feeds
-            for audience in feed.fan.full.values()
-            for one in audience.members.values()
+            for group in feed.live_stream.full.values()
+            for one in group.members.values()
         }
-        merged = {one for feed in feeds for one in feed.fan.conflated}
-        mine = {one for one, _ in self.session.interests.subscriptions.values()}
+        merged = {one for feed in feeds for one in feed.live_stream.conflated}
+        mine = {one for one, _ in self.session.subscriptions.by_stream.values()}
         assert full == {one for one in mine if one.state is State.LIVE}
         assert merged == {one for one in mine if one.state is State.MERGED}
         for one in mine:
@@ -187,7 +192,7 @@ class _World:
         for _ in range(400):
             await self.turns(5)
             self.clock.until(self.clock.now + 1)
-            found = self.session.interests.subscriptions
+            found = self.session.subscriptions.by_stream
             wanted = {str(market.key): market.seq or 0 for market in self.markets}
             wanted = {stream: seq for stream, seq in wanted.items() if stream in map(str, found)}
             idle = self.session._working is None
@@ -242,10 +247,10 @@ async def _do(world: _World, name: str, market: Market, count: int) -> None:
             chain = market.chain
             world.command("subscribe", market, from_seq=chain[min(count, len(chain) - 1)])
         case "resync":
-            if market.key in world.session.interests.subscriptions:
+            if market.key in world.session.subscriptions.by_stream:
                 world.command("resync", market)
         case "unsubscribe":
-            if market.key in world.session.interests.subscriptions:
+            if market.key in world.session.subscriptions.by_stream:
                 world.command("unsubscribe", market)
         case "stick":
             world.link.stuck = True
@@ -254,8 +259,8 @@ async def _do(world: _World, name: str, market: Market, count: int) -> None:
         case "hb":
             world.session.heartbeat(1)
         case "rebase":
-            if market.key in world.core.tails.feeds:
-                world.hub.rebase(world.core.tails.feeds[market.key].fan)
+            if market.key in world.parts.streams.feeds:
+                world.hub.rebase(world.parts.streams.feeds[market.key].live_stream)
         case "wait":
             world.clock.until(world.clock.now + count / 4)
         case "close":

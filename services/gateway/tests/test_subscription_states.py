@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from services.common.stream import Position
 from services.common.wire import Fields, Missed
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Run
-from services.gateway.fanout.encoding import form_of
-from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.encoding import encoding_of
+from services.gateway.fanout.live_streams import LiveStream, Subscriber
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import (
     BEGINNING,
@@ -84,13 +84,13 @@ _WAY: dict[State, list[str]] = {
 _METRICS = Metrics()
 
 
-class _Client(Client):
+class _Client(Subscriber):
     """The states change nothing about it."""
 
     writable = True
 
     def __init__(self) -> None:
-        super().__init__(Outbox(1), form_of(arrays=False, deflated=False), -1)
+        super().__init__(Outbox(1), encoding_of(arrays=False, deflated=False), -1)
 
     def unsent(self, frames: bytes, sent: int) -> None: ...
 
@@ -107,14 +107,14 @@ class _Client(Client):
     def failed(self) -> None: ...
 
 
-def _fan() -> Fan:
+def _live_stream() -> LiveStream:
     key = Market(None).key
-    return Fan(key, _METRICS.of_stream(key))
+    return LiveStream(key, _METRICS.of_stream(key))
 
 
 @pytest.fixture
 def subscription() -> Subscription:
-    return Subscription(_Client(), _fan())
+    return Subscription(_Client(), _live_stream())
 
 
 @pytest.mark.parametrize("state", State)
@@ -145,11 +145,11 @@ def test_who_is_merged_falls_behind_from_what_it_was_sent_and_not_from_what_it_i
     subscription: Subscription,
 ) -> None:
     market = Market(None)
-    entries = [Entry(market.tick().payload) for _ in range(4)]
+    entries = [StreamRecord(market.tick().payload) for _ in range(4)]
     subscription.merge(entries[0].position, None)
     assert subscription.conflation is not None
     for entry in entries[1:]:
-        subscription.conflation.offer(entry)
+        subscription.conflation.add(entry)
     catching = subscription.fall_behind(entries[-1].position, 5.0)
     assert (catching.position, catching.seq) == (entries[0].position, entries[0].position.seq)
     subscription.rest()
@@ -160,10 +160,10 @@ def test_who_is_merged_falls_behind_from_what_it_was_sent_and_not_from_what_it_i
 
 def test_a_status_links_to_what_it_was_written_after_and_to_nothing_before() -> None:
     market = Market(None)
-    first = Entry(market.tick().payload)
-    early = Entry(market.status().payload)
-    second = Entry(market.tick().payload)
-    late = Entry(market.status().payload)
+    first = StreamRecord(market.tick().payload)
+    early = StreamRecord(market.status().payload)
+    second = StreamRecord(market.tick().payload)
+    late = StreamRecord(market.status().payload)
     catching = Catching("slow", first.position, first.position.seq)
     assert catching.links(early)
     # Between what is held and this one a tick is missing.
@@ -171,7 +171,7 @@ def test_a_status_links_to_what_it_was_written_after_and_to_nothing_before() -> 
     assert catching.linked([early, late]) == [early]
     assert catching.linked([early, second, late]) == [early, second, late]
     market.epoch += 1
-    assert catching.links(Entry(market.status().payload))
+    assert catching.links(StreamRecord(market.status().payload))
 
 
 def test_how_a_stream_is_sent_is_what_was_asked_for_or_all_of_it(
@@ -181,12 +181,12 @@ def test_how_a_stream_is_sent_is_what_was_asked_for_or_all_of_it(
     assert subscription.quota is None
     subscription.configure(Terms("latest", 5.0))
     assert subscription.terms == Terms("latest", 5.0)
-    fan = _fan()
-    own = Subscription(subscription.client, fan, Terms("latest"))
+    live_stream = _live_stream()
+    own = Subscription(subscription.client, live_stream, Terms("latest"))
     assert own.terms == Terms("latest")
     assert own.client is subscription.client
     assert own.outbox is subscription.client.outbox
-    assert own.fan is fan
+    assert own.live_stream is live_stream
 
 
 def test_what_is_merged_obeys_the_rate_and_begins_behind_what_is_held(
@@ -229,11 +229,11 @@ def test_who_falls_behind_begins_where_it_was_left_at_that_time(
 ALL = View()
 
 
-def _ticks(market: Market, count: int, size: int = 1) -> list[Entry]:
-    return [Entry(market.tick(Fields(volume_30d="1" * size)).payload) for _ in range(count)]
+def _ticks(market: Market, count: int, size: int = 1) -> list[StreamRecord]:
+    return [StreamRecord(market.tick(Fields(volume_30d="1" * size)).payload) for _ in range(count)]
 
 
-def _sent(entries: Sequence[Entry], view: View = ALL) -> list[bytes]:
+def _sent(entries: Sequence[StreamRecord], view: View = ALL) -> list[bytes]:
     return [message for entry in entries for message in entry.messages(*view)]
 
 
@@ -250,12 +250,12 @@ def test_it_begins_with_nothing_read_and_nothing_handed_out() -> None:
 def test_a_page_that_brought_nothing_has_its_place_looked_for_again() -> None:
     catching = Catching("slow", _HELD, 107)
     page = deque(_ticks(Market(None), 2))
-    catching.take_page(page, "here")
+    catching.set_page(page, "here")
     assert (catching.page, catching.cursor) == (page, "here")
     catching.lost_cursor()
     assert (catching.page, catching.cursor) == (page, "")
-    catching.take_page(page, "here")
-    catching.take_page(deque(), "there")
+    catching.set_page(page, "here")
+    catching.set_page(deque(), "there")
     assert (len(catching.page), catching.cursor) == (0, "")
 
 
@@ -274,7 +274,7 @@ def test_a_tick_links_to_the_very_record_before_it() -> None:
 def test_no_record_that_cannot_be_read_links() -> None:
     market = Market(None)
     (first,) = _ticks(market, 1)
-    odd = Entry(market.tick().payload.replace(b'"tick"', b'"novel"'))
+    odd = StreamRecord(market.tick().payload.replace(b'"tick"', b'"novel"'))
     assert odd.unreadable
     assert not Catching("slow", first.position, first.position.seq).links(odd)
     assert not Catching("slow", BEGINNING, None).links(odd)
@@ -306,7 +306,7 @@ def test_what_links_is_what_goes_on_without_a_hole_from_the_first_on(
 ) -> None:
     market = Market(None)
     (first,) = _ticks(market, 1)
-    entries: list[Entry] = []
+    entries: list[StreamRecord] = []
     # An independent model: everything up to the first hole or unreadable record, of which it is
     # known that it comes behind something.
     good = 0
@@ -327,7 +327,7 @@ def test_what_links_is_what_goes_on_without_a_hole_from_the_first_on(
         else:
             payload = market.tick().payload
         anchored = anchored or kind == "tick"
-        entries.append(Entry(payload))
+        entries.append(StreamRecord(payload))
         good += not broken
     catching = (
         Catching("slow", first.position, first.position.seq)
@@ -363,8 +363,8 @@ def test_records_are_handed_out_in_pieces_of_a_bounded_size(size: int) -> None:
 def test_what_is_not_in_the_chain_is_handed_out_and_moves_the_place_only() -> None:
     market = Market(None)
     first, second = _ticks(market, 2)
-    status = Entry(market.status().payload)
-    late = Entry(market.late(Missed(1, 2, 1)).payload)
+    status = StreamRecord(market.status().payload)
+    late = StreamRecord(market.late(Missed(1, 2, 1)).payload)
     for view in (View(), View(late=True)):
         catching = Catching("slow", first.position, first.position.seq)
         piece = catching.give(deque([second, status, late]), view)
@@ -403,7 +403,7 @@ def test_handing_out_stops_before_a_hole() -> None:
 def test_a_run_of_a_window_is_handed_out_whole(sealed: bool) -> None:
     market = Market(None)
     first, *entries = _ticks(market, 3)
-    entries.append(Entry(market.status().payload))
+    entries.append(StreamRecord(market.status().payload))
     frames = text_frames(_sent(entries)) if sealed else None
     catching = Catching("slow", first.position, first.position.seq)
     catching.cursor = "a place in the log"
@@ -422,7 +422,7 @@ def test_a_run_of_a_window_is_handed_out_whole(sealed: bool) -> None:
 def test_a_run_of_statuses_only_does_not_move_the_chain() -> None:
     market = Market(None)
     (first,) = _ticks(market, 1)
-    status = Entry(market.status().payload)
+    status = StreamRecord(market.status().payload)
     catching = Catching("slow", first.position, first.position.seq)
     piece = catching.give_run(Run([status], 0, text_frames(_sent([status]))), View())
     assert (piece.records, piece.whole) == (0, True)

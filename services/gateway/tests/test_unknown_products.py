@@ -11,7 +11,7 @@ from services.common.subjects import StreamKey
 from services.gateway.health import GatewayHealth
 from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
-from services.gateway.streams.state_store import Stores
+from services.gateway.streams.state_store import StateStore
 from services.gateway.testing import Rows, bench, small_settings
 
 
@@ -32,7 +32,7 @@ async def catalog(rows: Counted, asked_per_s: float = 0.001) -> Catalog:
     await broker.open()
     await broker.ensure(log_specs(small_settings(shard_count=1)))
     metrics = Metrics()
-    stores = Stores(rows, rows, GatewayHealth(), metrics)
+    stores = StateStore(rows, rows, GatewayHealth(), metrics)
     return Catalog(broker, stores, 1, metrics, asked_per_s=asked_per_s)
 
 
@@ -72,7 +72,7 @@ async def test_snapshots_are_kept_for_a_few_depths_only() -> None:
         async with gateway.client() as client:
             await client.send(type="subscribe", product="BTC-USD", channel="book")
             await client.of("snapshot")
-            feed = gateway.gateway.core.tails.feeds[market.key]
+            feed = gateway.gateway.parts.streams.feeds[market.key]
             for depth in range(1, 90):
                 parts = feed.snapshot_parts("subscribe", depth)
                 assert parts is feed.snapshot_parts("subscribe", depth)

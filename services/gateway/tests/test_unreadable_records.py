@@ -11,7 +11,7 @@ import pytest
 
 from services.common.stream import Record
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.testing import Bench, Market, bench, eventually
 
 ODD: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ async def test_in_a_quiet_market_the_state_comes_with_the_next_record() -> None:
             await client.send(type="subscribe", products=["BTC-USD"])
             await client.reach(market)
             await market.publish(odd(market, ODD["a type that is not known"]))
-            (feed,) = gateway.gateway.core.tails.feeds.values()
+            (feed,) = gateway.gateway.parts.streams.feeds.values()
             await eventually(lambda: feed.replica.head is None)
             async with gateway.client() as late:
                 await late.send(type="subscribe", products=["BTC-USD"])
@@ -170,7 +170,7 @@ async def test_late_records_pass_by_without_harm(mode: str) -> None:
 def test_fields_that_a_newer_writer_adds_are_ignored() -> None:
     market = Market(None)
     body = {**msgspec.json.decode(market.tick().payload), "venue_time": "now", "x": {"y": [1]}}
-    entry = Entry(msgspec.json.encode(body))
+    entry = StreamRecord(msgspec.json.encode(body))
     assert (entry.kind, entry.chained) == ("tick", True)
 
 
@@ -183,7 +183,7 @@ async def test_other_streams_go_on_when_a_stream_fails_in_a_way_nobody_foresaw()
             await client.send(type="subscribe", products=["BTC-USD", "ETH-USD"])
             await client.reach(market)
             await client.reach(other)
-            feed = gateway.gateway.core.tails.feeds[market.key]
+            feed = gateway.gateway.parts.streams.feeds[market.key]
             on_live = feed.replica.on_live
             failed = asyncio.Event()
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.stream import Position
 from services.common.wire import Fields
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Run, Window
 from services.gateway.testing import EPOCH, Market
 from services.gateway.websocket.frames import text_frame
@@ -17,21 +17,23 @@ from services.gateway.websocket.frames import text_frame
 MUCH = 10**6
 
 
-def _ticks(market: Market, count: int, size: int = 1) -> list[Entry]:
+def _ticks(market: Market, count: int, size: int = 1) -> list[StreamRecord]:
     # Of one length each, whatever their seq.
     market.clock = lambda: 1
     market.seq = market.seq or 1_000_000
-    return [Entry(market.tick(Fields(volume_30d="1" * size)).payload) for _ in range(count)]
+    return [StreamRecord(market.tick(Fields(volume_30d="1" * size)).payload) for _ in range(count)]
 
 
-def _window(entries: Sequence[Entry], most: int = MUCH, budget: Budget | None = None) -> Window:
+def _window(
+    entries: Sequence[StreamRecord], most: int = MUCH, budget: Budget | None = None
+) -> Window:
     window = Window(budget or Budget(MUCH), most)
     for entry in entries:
         window.append(entry)
     return window
 
 
-def _frames(entries: Sequence[Entry]) -> bytes:
+def _frames(entries: Sequence[StreamRecord]) -> bytes:
     return b"".join(text_frame(message) for entry in entries for message in entry.messages())
 
 
@@ -112,7 +114,7 @@ def test_a_full_window_drops_no_more_than_a_sixteenth_at_once() -> None:
 def test_a_record_that_is_not_one_message_stands_alone_and_is_never_framed_for_all() -> None:
     market = Market(None)
     before = _ticks(market, 2)
-    reset = Entry(market.reset({"volume_30d": "1"}).payload)
+    reset = StreamRecord(market.reset({"volume_30d": "1"}).payload)
     after = _ticks(market, 2)
     window = _window([*before, reset, *after])
     assert window.run_after(before[0].before) == Run(before, 2, _frames(before))
@@ -144,10 +146,10 @@ def test_frames_are_joined_once_they_are_worth_it(count: int, *, framed: bool) -
 def test_a_run_from_the_middle_says_what_stands_there() -> None:
     market = Market(None)
     first, second = _ticks(market, 2)
-    status = Entry(market.status().payload)
+    status = StreamRecord(market.status().payload)
     third, fourth = _ticks(market, 2)
     entries = [first, second, status, third, fourth]
-    reset = Entry(market.reset(repair="none").payload)
+    reset = StreamRecord(market.reset(repair="none").payload)
     for window in (_window(entries), _window([*entries, reset])):
         for at, held in enumerate([first.before, *(entry.position for entry in entries[:-1])]):
             run = window.run_after(held)
@@ -156,7 +158,7 @@ def test_a_run_from_the_middle_says_what_stands_there() -> None:
             assert run.chained == sum(entry.chained for entry in entries[at:])
             assert run.frames in (None, _frames(entries[at:]))
     plain = [*_ticks(market, 4)]
-    closed = _window([*plain, Entry(market.reset(repair="none").payload)])
+    closed = _window([*plain, StreamRecord(market.reset(repair="none").payload)])
     run = closed.run_after(plain[1].position)
     assert run == Run(plain[2:], 2, _frames(plain[2:]))
     assert _window(entries).first_after(second.position) is third
@@ -166,8 +168,8 @@ def test_one_large_record_takes_the_place_of_as_many_as_it_needs() -> None:
     market = Market(None)
     cost = _window(_ticks(market, 1)).size
 
-    def large(times: int) -> Entry:
-        return Entry(market.tick(Fields(volume_30d="1" * times * cost)).payload)
+    def large(times: int) -> StreamRecord:
+        return StreamRecord(market.tick(Fields(volume_30d="1" * times * cost)).payload)
 
     # A segment for each record.
     window = _window(_ticks(market, 16), 16 * cost)
@@ -186,7 +188,7 @@ def test_one_large_record_takes_the_place_of_as_many_as_it_needs() -> None:
 def test_the_first_record_of_the_chain_is_found_behind_any_number_of_others() -> None:
     market = Market(None)
     (first,) = _ticks(market, 1)
-    statuses = [Entry(market.status().payload) for _ in range(20)]
+    statuses = [StreamRecord(market.status().payload) for _ in range(20)]
     (second,) = _ticks(market, 1)
     # Segments of three statuses.
     window = _window([first, *statuses, second], 16 * 3 * (statuses[0].size + 250))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation
 from services.gateway.testing import Market
 from tools.bench.registry import Run, bench
@@ -15,18 +15,18 @@ _MERGED = 10
 async def latest(run: Run) -> None:
     """A thousand clients that take one message for ten ticks; without sockets."""
     market = Market(None, padding=40)
-    first = Entry(market.tick().payload)
+    first = StreamRecord(market.tick().payload)
     clients = [Conflation(first.position, 1.0) for _ in range(_CLIENTS)]
     for number in range(run.rounds):
-        ticks = [Entry(market.tick().payload) for _ in range(_MERGED)]
+        ticks = [StreamRecord(market.tick().payload) for _ in range(_MERGED)]
         with run.measure("a tick owed to a client", unit="tick") as sample:
             sample.count = _CLIENTS * _MERGED
             for tick in ticks:
                 for client in clients:
-                    client.offer(tick)
+                    client.add(tick)
         with run.measure(
             f"{_MERGED} ticks merged into a client's message", unit="message"
         ) as sample:
             sample.count = _CLIENTS
             for client in clients:
-                client.take(10.0 * (number + 1))
+                client.drain(10.0 * (number + 1))

@@ -16,10 +16,10 @@ from services.common.runtime import tune_collector
 from services.common.stream import Record
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import Fields, Trade
-from services.gateway.chain.stream_record import Entry
+from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.clients.session import Session
 from services.gateway.fanout.subscription import View
-from services.gateway.streams.feed import Feed
+from services.gateway.streams.feed import StreamFeed
 from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench
 from services.gateway.websocket.frames import text_frames
@@ -46,7 +46,7 @@ class _Case:
         self._batch = batch
         self._deflate = deflate
         self.sessions: list[Session] = []
-        self.feeds: list[tuple[Market, Feed]] = []
+        self.feeds: list[tuple[Market, StreamFeed]] = []
 
     def clients(self, count: int) -> list[tuple[str, str]]:
         """What each says and offers."""
@@ -59,16 +59,16 @@ class _Case:
             found.append((msgspec.json.encode(command).decode(), extension))
         return found
 
-    def turns(self, ticks: int) -> list[list[tuple[Feed, Entry]]]:
+    def turns(self, ticks: int) -> list[list[tuple[StreamFeed, StreamRecord]]]:
         """Records as they come, over all streams in turn."""
-        found: list[list[tuple[Feed, Entry]]] = []
+        found: list[list[tuple[StreamFeed, StreamRecord]]] = []
         at = 0
         for _ in range(_TURNS):
-            turn: list[tuple[Feed, Entry]] = []
+            turn: list[tuple[StreamFeed, StreamRecord]] = []
             for _ in range(ticks):
                 market, feed = self.feeds[at % len(self.feeds)]
                 at += 1
-                turn.append((feed, Entry(_tick(market, at).payload)))
+                turn.append((feed, StreamRecord(_tick(market, at).payload)))
             found.append(turn)
         return found
 
@@ -109,8 +109,8 @@ async def _measure(run: Run, case: _Case, ticks: int) -> None:
         # What was pushed in this turn is written at its end.
         await asyncio.sleep(0)
         sample.client_s += time.thread_time() - began
-        audiences = [feed.fan.full[View()].members for feed, _ in turn]
-        sample.count += sum(map(len, audiences))
+        groups = [feed.live_stream.full[View()].members for feed, _ in turn]
+        sample.count += sum(map(len, groups))
         await asyncio.sleep(_PAUSE_S)
     for market, feed in case.feeds:
         if feed.replica.head is None or feed.replica.head.seq != market.seq:
@@ -122,7 +122,7 @@ async def _measure(run: Run, case: _Case, ticks: int) -> None:
 async def _measure_limit(run: Run, case: _Case, ticks: int) -> None:
     # Nobody reads what they say.
     market = Market(None, case.products[0])
-    entries = [Entry(_tick(market, number).payload) for number in range(ticks)]
+    entries = [StreamRecord(_tick(market, number).payload) for number in range(ticks)]
     buffer = text_frames(message for entry in entries for message in entry.messages())
     fds = [session.fd for session in case.sessions]
     sample = run.sample(f"{_LIMIT}, {ticks} a turn", unit="frame")
@@ -175,7 +175,7 @@ async def _connected(gateway: Bench, case: _Case, clients: int) -> AsyncIterator
         await eventually(lambda: _live(gateway, case.markets) == live)
         case.sessions = [one for one in gateway.gateway.sessions if one not in before]
         await eventually(lambda: all(one.quick for one in case.sessions))
-        feeds = gateway.gateway.core.tails.feeds
+        feeds = gateway.gateway.parts.streams.feeds
         case.feeds = [(market, feeds[market.key]) for market in case.markets]
         yield
     finally:
@@ -184,5 +184,7 @@ async def _connected(gateway: Bench, case: _Case, clients: int) -> AsyncIterator
 
 
 def _live(gateway: Bench, markets: Sequence[Market]) -> int:
-    feeds = gateway.gateway.core.tails.feeds
-    return sum(len(feeds[one.key].fan.subscriptions()) for one in markets if one.key in feeds)
+    feeds = gateway.gateway.parts.streams.feeds
+    return sum(
+        len(feeds[one.key].live_stream.subscriptions()) for one in markets if one.key in feeds
+    )

@@ -25,7 +25,7 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Tick, Trade, encode
 from services.gateway.fanout.encoding import PLAIN
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Client, Fan
+from services.gateway.fanout.live_streams import LiveStream, Subscriber
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
@@ -74,7 +74,7 @@ class _Exporter(SpanExporter):
         pass
 
 
-class _Client(Client):
+class _Client(Subscriber):
     def __init__(self) -> None:
         super().__init__(Outbox(1 << 30), PLAIN, 0)
         self.quick = True
@@ -144,12 +144,12 @@ class Variant:
         )
         counted = Metrics()
         self._records = RecordReader(counted)
-        self._fan = Fan(_KEY, counted.of_stream(_KEY))
+        self._live_stream = LiveStream(_KEY, counted.of_stream(_KEY))
         if not metrics:
-            self._fan.sent = cast("Counter", _Nothing())
-            self._fan.end_to_end = cast("Histogram", _Nothing())
+            self._live_stream.sent = cast("Counter", _Nothing())
+            self._live_stream.end_to_end = cast("Histogram", _Nothing())
         for _ in range(clients):
-            self._hub.attach(Subscription(_Client(), self._fan), None)
+            self._hub.attach(Subscription(_Client(), self._live_stream), None)
         self._tracing: tracing.Tracing | None = None
         if traced_of is not None:
             provider = TracerProvider(shutdown_on_exit=False)
@@ -174,7 +174,7 @@ class Variant:
         tracing.install(self._tracing)
         began = time.process_time()
         for message in messages:
-            self._hub.publish(self._fan, self._records.read([message]), Position(1, 1))
+            self._hub.publish(self._live_stream, self._records.read([message]), Position(1, 1))
             self._flush.pop()()
         self.per_record.append((time.process_time() - began) / count * 1e6)
         tracing.install(None)
