@@ -18,24 +18,21 @@ import os
 from collections.abc import Callable, Sequence
 
 import structlog
-from opentelemetry.trace import SpanKind
 
-from services.common.observability import tracing
-from services.common.observability.tracing import exemplar_of
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.fanout.conflation import Conflation
-from services.gateway.fanout.encoding import PLAIN
+from services.gateway.fanout.delivery_times import DeliveryTimes
+from services.gateway.fanout.flush_schedule import FlushSchedule
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, ViewGroup
+from services.gateway.fanout.merged_sending import MergedSending
 from services.gateway.fanout.push_batch import Push, PushBatch
+from services.gateway.fanout.shared_write import SharedWriter
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.websocket.frames import text_frame, text_frames
+from services.gateway.websocket.frames import text_frames
 
 log = structlog.get_logger(__name__)
 
-# Messages in a row that merged nothing, after which a quota no longer needs conflation.
-_CALM = 10
 # Of pushes that wait to be written; beyond it they are written within the turn.
 _TURN_BYTES = 256 * 1024
 
@@ -65,29 +62,18 @@ class Hub:
         most: int = 128 * 1024,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
-        self._schedule = schedule
-        self._schedule_at = schedule_at
         self._clock = clock
-        self._micros = micros
         self._product_rate = product_rate
-        self._window = window
-        self._most = most
-        self._write = write
         self._batch = PushBatch()
         self._dirty: list[Subscriber] = []
-        self._flushing = False
-        # The turn is held back until the window ends, when a timer calls.
-        self._held = False
-        self._pushed_at = -window
-        self._owing: dict[Subscription, None] = {}
-        self._timer: float | None = None
+        self._when = FlushSchedule(schedule, schedule_at, clock, window, self.flush)
+        self._shared = SharedWriter(most, write, self._failed)
+        self._merged = MergedSending(clock, schedule_at, self.flush, self.touch, self._failed)
+        self._times = DeliveryTimes(micros)
         # What clients are told at the end of the turn, and the state in which it is true.
         self._notices: list[
             tuple[Subscription, int, Callable[[Subscriber, Subscription], None]]
         ] = []
-        # Newest records of streams since the last push: how long ago were they received?
-        self._ingested: list[tuple[LiveStream, StreamRecord]] = []
-        self._traced: list[tuple[LiveStream, StreamRecord]] = []
 
     # ------------------------------------------------------------------ who is live
 
@@ -124,7 +110,7 @@ class Hub:
         self.bring(subscription.client)
         live = subscription.live
         if live:
-            self._send_owed(subscription)
+            self._merged.send_owed(subscription)
             self._take_off(subscription)
             subscription.rest()
         subscription.configure(terms._replace(view=subscription.terms.view))
@@ -154,7 +140,7 @@ class Hub:
         live_stream, view = subscription.live_stream, subscription.terms.view
         if subscription.state is State.MERGED:
             del live_stream.conflated[subscription]
-            self._owing.pop(subscription, None)
+            self._merged.forget(subscription)
         elif subscription.state is State.LIVE:
             group = live_stream.full[view]
             del group.members[subscription.client]
@@ -186,7 +172,7 @@ class Hub:
     ) -> None:
         """Tell its client at the end of the turn, if it is as it is now by then."""
         self._notices.append((subscription, subscription.version, tell))
-        self._want_flush()
+        self._when.want_flush()
 
     def _tell_noticed(self) -> None:
         while self._notices:
@@ -223,14 +209,10 @@ class Hub:
         if live_stream.conflated:
             self._conflate(live_stream, entries, before)
         if entries and (live_stream.full or live_stream.conflated):
-            self._ingested.append((live_stream, entries[-1]))
-            if tracing.ACTIVE is not None:
-                self._traced += [
-                    (live_stream, entry) for entry in entries if entry.trace is not None
-                ]
+            self._times.published(live_stream, entries)
         if self._batch.size > _TURN_BYTES:
             self._push()
-        self._want_push()
+        self._when.want_push()
 
     def bring(self, client: Subscriber) -> None:
         """Put what the turn holds for this client into its outbox, as far as there is room.
@@ -266,7 +248,7 @@ class Hub:
         if not client.outbox.dirty:
             client.outbox.dirty = True
             self._dirty.append(client)
-        self._want_flush()
+        self._when.want_flush()
 
     def deliver(self, client: Subscriber) -> None:
         """Write what this client should have by now, as far as its transport takes it."""
@@ -281,15 +263,16 @@ class Hub:
 
     def flush(self) -> None:
         """Write everything that is due; called by `schedule` and `schedule_at`."""
-        self._flushing = True
+        when = self._when
+        when.flushing = True
         try:
-            if self._owing:
+            if self._merged:
                 self._settle()
-            if not self._held:
+            if not when.held:
                 self._push()
             self._tell_noticed()
         finally:
-            self._flushing = False
+            when.flushing = False
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             client.outbox.dirty = False
@@ -297,18 +280,18 @@ class Hub:
                 client.flush()
             except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                 self._failed(client)
-        if self._notices or (dirty and self._owing):
+        if self._notices or (dirty and self._merged):
             # One of them may be writable only now.
-            self._want_flush()
+            self._when.want_flush()
         if self._batch.pushes:
             # Somebody who was told something had more to push.
-            self._want_push()
+            self._when.want_push()
 
     def _push(self) -> None:
         """Write the turn: to all who are quick the same bytes, to others through their outbox."""
         batch = self._batch
         if batch.pushes:
-            for client in self._write_shared(batch):
+            for client in self._shared.write(batch):
                 try:
                     self.bring(client)
                 except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
@@ -319,88 +302,8 @@ class Hub:
             for client in batch.individual:
                 client.brought = 0
                 self.touch(client)
-            if self._window:
-                self._pushed_at = self._clock()
-        if self._ingested:
-            self._observe()
-
-    def _write_shared(self, batch: PushBatch) -> list[Subscriber]:
-        """Write to those who are quick; the others."""
-        others: list[Subscriber] = []
-        write = self._write
-        mine, encoding, buffer, fits = 0, PLAIN, b"", False
-        for client, bits in batch.receivers():
-            if not client.quick:
-                others.append(client)
-                continue
-            try:
-                if bits != mine or client.encoding is not encoding:
-                    buffer, size = batch.buffer(bits, client.encoding)
-                    mine, encoding, fits = bits, client.encoding, size <= self._most
-                if not fits:
-                    others.append(client)
-                    continue
-                try:
-                    sent = write(client.fd, buffer) if client.fd >= 0 else 0
-                except OSError:
-                    # It is full, or ending; its transport finds out which.
-                    sent = 0
-                if sent != len(buffer):
-                    client.unsent(buffer, sent)
-            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
-                self._failed(client)
-        return others
-
-    def _observe(self) -> None:
-        now = self._micros()
-        traces = self._end_traces() if self._traced else {}
-        for live_stream, entry in self._ingested:
-            if entry.ts_ingest:
-                live_stream.end_to_end.observe(
-                    max(0, now - entry.ts_ingest) / 1e6, traces.get(live_stream) if traces else None
-                )
-        self._ingested.clear()
-
-    def _end_traces(self) -> dict[LiveStream, dict[str, str]]:
-        """Tell of traced records that were written; an exemplar for each of their streams."""
-        exemplars: dict[LiveStream, dict[str, str]] = {}
-        for live_stream, entry in self._traced:
-            if tracing.ACTIVE is None or entry.trace is None:
-                continue
-            came, headers = entry.trace
-            span = tracing.ACTIVE.begin(
-                "fan out",
-                live_stream.key,
-                entry.position.seq,
-                parent=headers,
-                kind=SpanKind.CONSUMER,
-                start_us=came,
-            )
-            span.set_attribute("clients", len(live_stream.subscriptions()))
-            span.end()
-            exemplars[live_stream] = exemplar_of(span)
-        self._traced.clear()
-        return exemplars
-
-    def _want_flush(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._schedule(self.flush)
-
-    def _want_push(self) -> None:
-        if not self._window:
-            self._want_flush()
-        elif not self._held:
-            end = self._pushed_at + self._window
-            if self._clock() < end:
-                self._held = True
-                self._schedule_at(end, self._on_window)
-            else:
-                self._want_flush()
-
-    def _on_window(self) -> None:
-        self._held = False
-        self.flush()
+            self._when.pushed()
+        self._times.written()
 
     # ------------------------------------------------------------------ who gets less
 
@@ -417,73 +320,17 @@ class Hub:
     ) -> None:
         for subscription in list(live_stream.conflated):
             try:
-                fits = self._owe(subscription, entries)
+                fits = self._merged.owe(subscription, entries)
             except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                 self._failed(subscription.client)
                 continue
             if not fits:
                 self._fell_behind(subscription, before, len(entries))
 
-    def _owe(self, subscription: Subscription, entries: Sequence[StreamRecord]) -> bool:
-        """Owe a merged client these records; False when its outbox is full."""
-        conflation = subscription.conflation
-        if conflation is None:
-            return True
-        for entry in entries:
-            if entry.kind == "tick":
-                conflation.add(entry)
-                self._owing[subscription] = None
-                continue
-            if entry.chained:
-                # The reset's own link has to hold: what is owed goes out before it.
-                self._send_owed(subscription)
-            messages = entry.messages(*subscription.terms.view)
-            if messages and not subscription.outbox.offer(text_frames(messages)):
-                return False
-            if entry.chained:
-                conflation.held = entry.position
-            self.touch(subscription.client)
-        return True
-
     def _settle(self) -> None:
-        """Send what conflated clients are owed, where it is due and the client takes it."""
-        now = self._clock()
-        next_due: float | None = None
-        for subscription in list(self._owing):
-            conflation = subscription.conflation
-            if conflation is None or not conflation.owing:
-                self._owing.pop(subscription, None)
-            elif conflation.due > now:
-                next_due = conflation.due if next_due is None else min(next_due, conflation.due)
-            else:
-                try:
-                    self._settle_one(subscription, conflation)
-                except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
-                    self._failed(subscription.client)
-        if next_due is not None and (self._timer is None or next_due < self._timer):
-            self._timer = next_due
-            self._schedule_at(next_due, self._on_timer)
-
-    def _settle_one(self, subscription: Subscription, conflation: Conflation) -> None:
-        if not subscription.client.writable:
-            return
-        del self._owing[subscription]
-        self._send_owed(subscription)
-        if subscription.terms.mode == "full" and conflation.singles >= _CALM:
-            # It was stepped down for its rate, which is within the quota again.
-            self._step_up(subscription)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self.flush()
-
-    def _send_owed(self, subscription: Subscription) -> None:
-        conflation = subscription.conflation
-        owed = conflation.drain(self._clock()) if conflation is not None else None
-        if owed is None:
-            return
-        message, merged = owed
-        subscription.outbox.put(text_frame(message))
-        subscription.live_stream.sent.inc()
-        subscription.live_stream.metrics.conflated.inc(merged - 1)
-        self.touch(subscription.client)
+        for subscription in self._merged.settle():
+            try:
+                # It was stepped down for its rate, which is within the quota again.
+                self._step_up(subscription)
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(subscription.client)
