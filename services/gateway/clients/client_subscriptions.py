@@ -16,6 +16,7 @@ from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.chain.stream_record import stream_fields
 from services.gateway.clients.dependencies import GatewayParts
+from services.gateway.clients.limits import max_subscriptions
 from services.gateway.clients.subscribe_plan import (
     SubscribePlan,
     at_stream,
@@ -25,7 +26,7 @@ from services.gateway.clients.subscribe_plan import (
     when_ready,
 )
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up import CatchUp, CatchUpPort
+from services.gateway.history.catch_up import CatchUp, CatchUpListener, CatchUpPort
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,
@@ -48,7 +49,7 @@ _PART = 200
 log = structlog.get_logger(__name__)
 
 
-class ClientSubscriptions:
+class ClientSubscriptions(CatchUpListener):
     """See the module's docstring.
 
     Args:
@@ -70,15 +71,14 @@ class ClientSubscriptions:
         self._parts = parts
         self._client = client
         self._catch_up = CatchUp(client, parts.hub, parts.backfill, parts.metrics)
-        self.limit = parts.settings.ws_max_subscriptions
+        self.limit = max_subscriptions(parts.settings, None)
         self._grant = EVERYONE
         self._closed = False
 
     def allow(self, grant: Grant) -> None:
         """What the client may have from now on."""
         self._grant = grant
-        most = self._parts.settings.ws_max_subscriptions
-        self.limit = most if grant.subscriptions is None else min(most, grant.subscriptions)
+        self.limit = max_subscriptions(self._parts.settings, grant)
 
     def close(self) -> None:
         """Give everything back, and let go of the client, which is gone.
@@ -164,7 +164,7 @@ class ClientSubscriptions:
     def within_quota(self, subscription: Subscription) -> None:
         self._tell_mode(subscription, "latest", "full", "recovered", 0)
 
-    def refuse(self, problem: Problem, subscription: Subscription) -> None:
+    def end_with(self, problem: Problem, subscription: Subscription) -> None:
         key = subscription.live_stream.key
         found = self.by_stream.pop(key, None)
         if found is not None:

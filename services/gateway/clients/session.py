@@ -7,50 +7,30 @@ import os
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
 from services.common.wire import encode
-from services.gateway.admission.addresses import Guessing
-from services.gateway.admission.auth import Grant, Seat
+from services.gateway.admission.auth import Seat
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
+from services.gateway.clients.command_queue import BAD_KEY, CommandQueue
 from services.gateway.clients.dependencies import GatewayParts
+from services.gateway.clients.limits import limits_message
 from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.outbox import Outbox
-from services.gateway.fanout.subscription import Subscription
 from services.gateway.history.catch_up import CatchUp, CatchUpPort
 from services.gateway.protocol import (
     AUTH_REQUIRED,
-    COMMANDS,
-    CONNECTION_QUOTA,
     INTERNAL,
     KEY_INVALID,
-    KEYLESS,
-    MAX_MESSAGE_BYTES,
     SLOW_CLOSED,
     SUBPROTOCOL,
-    SUBSCRIPTION_LIMIT,
-    TOO_LARGE,
-    Auth,
-    Command,
     CommandId,
-    Ping,
     Problem,
-    Resync,
-    Subscribe,
-    Unsubscribe,
-    check_size,
     echo,
-    id_in,
-    id_of,
-    parse_command,
-    parse_json,
-    streams_named,
 )
-from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
@@ -58,23 +38,6 @@ log = structlog.get_logger(__name__)
 
 # Written to the transport at once; more waits in the outbox until the transport has drained.
 _WRITE_BYTES = 128 * 1024
-# A client that sends commands and reads no answers is not read from above this.
-_CONTROL_BYTES = 64 * 1024
-# Commands that wait while one is obeyed; a client that sends more is not read from meanwhile.
-_WAITING = 16
-# Abuse is counted in strikes: a refused frame is one, a command beyond the rate a fraction of it.
-_STRIKES = 20.0
-_STRIKES_PER_S = 1.0
-_RATE_STRIKE = 0.02
-# What a command costs of its sender's rate beside the one that each costs: for each stream that it
-# names, and for so many bytes that have to be read.
-_STREAM_COMMANDS = 0.2
-_COMMAND_BYTES = 4096
-# A command may always name so many streams, if only to be told stream by stream that there is no
-# room for them.
-_STREAMS_ALWAYS = 256
-_BAD_KEY = "this API key is not known"
-_OTHER_KEY = "this connection has another API key; connect again to change it"
 
 
 class SessionHost(ABC):
@@ -95,8 +58,9 @@ class Session(CatchUpPort, TransportListener):
     It has a task only while it obeys a command, and one while it catches up.
     """
 
+    subscriptions: ClientSubscriptions
+
     __slots__ = (
-        "_bucket",
         "_catching",
         "_commands",
         "_home",
@@ -106,13 +70,10 @@ class Session(CatchUpPort, TransportListener):
         "_parts",
         "_room",
         "_seat",
-        "_strikes",
         "_unread",
-        "_working",
         "closing",
         "id",
         "stuck_since",
-        "subscriptions",
     )
 
     def __init__(
@@ -135,12 +96,10 @@ class Session(CatchUpPort, TransportListener):
         self._left = False
         self._catching: asyncio.Task[None] | None = None
         # What most connections never need is made when it is needed: most are idle.
-        self._working: asyncio.Task[None] | None = None
-        self._commands: deque[str | None] | None = None
+        self._commands: CommandQueue | None = None
         self._room: asyncio.Event | None = None
-        self._bucket: TokenBucket | None = None
-        self._strikes: TokenBucket | None = None
-        self._apply_grant()
+        if seat.grant is not None:
+            self.subscriptions.allow(seat.grant)
 
     # ------------------------------------------------------------------ life
 
@@ -149,7 +108,7 @@ class Session(CatchUpPort, TransportListener):
         # Written at once, it goes out together with the answer to the handshake.
         self._link.write(text_frame(encode(self._welcome())))
         if key_refused:
-            self.tell_problem(Problem(KEY_INVALID, _BAD_KEY))
+            self.tell_problem(Problem(KEY_INVALID, BAD_KEY))
 
     def close(self, code: int, reason: str) -> None:
         """Write what can be written now, then close; a client that takes nothing is dropped."""
@@ -174,12 +133,13 @@ class Session(CatchUpPort, TransportListener):
             return
         self.closing = self._left = True
         self.quick = False
-        for task in (self._catching, self._working):
-            # The task that is running now ends by itself.
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+        # The task that is running now ends by itself.
+        if self._catching is not None and self._catching is not asyncio.current_task():
+            self._catching.cancel()
+        if self._commands is not None:
+            self._commands.cancel()
         # A task that was cancelled keeps the error, and with it what its frames held: this too.
-        self._catching = self._working = None
+        self._catching = self._commands = None
         self.subscriptions.close()
         self.outbox.clear()
         self._seat.leave()
@@ -188,7 +148,7 @@ class Session(CatchUpPort, TransportListener):
 
     def start_catching_up(self, work: CatchUp) -> None:
         if not self.closing:
-            self._catching = self._home.spawn(self._guarded(work.run), "catch-up")
+            self._catching = self.spawn(work.run, "catch-up")
 
     def failed(self) -> None:
         try:
@@ -197,6 +157,9 @@ class Session(CatchUpPort, TransportListener):
         except Exception:  # not even that: nothing of it may stay
             log.exception("session_failed", session=self.id)
             self.leave()
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        return self._home.spawn(self._guarded(work), name)
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -213,43 +176,23 @@ class Session(CatchUpPort, TransportListener):
     # ------------------------------------------------------------------ what the client says
 
     def on_text(self, text: str) -> None:
-        self._on_command(text)
+        self._command(text)
 
     def on_binary(self, _data: bytes) -> None:
-        self._on_command(None)
+        self._command(None)
 
-    def _on_command(self, text: str | None) -> None:
+    def _command(self, text: str | None) -> None:
         if self.closing:
             return
         if self._commands is None:
-            self._commands = deque()
-        self._commands.append(text)
-        if len(self._commands) > _WAITING:
-            self._link.pause_reading()
-        if self._working is None:
-            self._working = self._home.spawn(self._guarded(self._work), "commands")
+            self._commands = CommandQueue(self, self._parts, self._seat)
+        self._commands.add(text)
 
-    async def _work(self) -> None:
-        """Obey what came, one after the other."""
-        try:
-            while self._commands and not self.closing:
-                text = self._commands.popleft()
-                if text is not None:
-                    await self._on_text(text)
-                else:
-                    self.tell_problem(Problem(TOO_LARGE, "binary frames are not taken"))
-                    self._strike(1.0)
-                while self.outbox.control_size > _CONTROL_BYTES and not self.closing:
-                    # It talks and does not listen: answers wait for it, and so do its commands.
-                    self._link.pause_reading()
-                    await self._made_room()
-                if self._commands:
-                    # Many that wait are obeyed in a turn each: others have theirs between.
-                    await asyncio.sleep(0)
-        finally:
-            self._working = self._commands = None
-        if not self.closing:
-            self._link.resume_reading()
+    def pause_reading(self) -> None:
+        self._link.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._link.resume_reading()
 
     # ------------------------------------------------------------------ writing
 
@@ -269,6 +212,9 @@ class Session(CatchUpPort, TransportListener):
             self._free_room()
         self.quick = link.ready and not (self.brought or self.closing or outbox)
 
+    def send_arrays(self, arrays: bool) -> None:
+        self.encoding = encoding_of(arrays=arrays, deflated=self._link.deflated)
+
     def unsent(self, frames: bytes, sent: int) -> None:
         self._link.write(memoryview(frames)[sent:])
 
@@ -285,18 +231,18 @@ class Session(CatchUpPort, TransportListener):
 
     async def room(self) -> None:
         while self.outbox.size > self._low_water:
-            await self._made_room()
+            await self.made_room()
 
     async def answered(self) -> None:
         # Not `room`'s mark: a catch-up of the same client fills it up to that again and again.
         while self.outbox.size > max(self._low_water, self.outbox.limit // 2):
-            await self._made_room()
+            await self.made_room()
 
     @property
     def _low_water(self) -> int:
         return min(64 * 1024, self._parts.settings.ws_queue_bytes // 4)
 
-    async def _made_room(self) -> None:
+    async def made_room(self) -> None:
         if self._room is None:
             self._room = asyncio.Event()
         self._room.clear()
@@ -336,42 +282,8 @@ class Session(CatchUpPort, TransportListener):
             "server_time": time.time_ns() // 1000,
             "heartbeat_ms": self._parts.settings.ws_heartbeat_ms,
             "auth": "ok" if self._seat.grant is not None else "required",
-            "limits": self._limits(),
+            "limits": limits_message(self._parts.settings, self._seat.grant),
         }
-
-    def _limits(self) -> dict[str, float]:
-        settings = self._parts.settings
-        return {
-            "max_message_bytes": MAX_MESSAGE_BYTES,
-            "max_subscriptions": self.subscriptions.limit,
-            "commands_per_second": self._commands_per_s,
-            "command_burst": settings.ws_burst,
-            "queue_bytes": settings.ws_queue_bytes,
-            "backfill_minutes": settings.backfill_max_minutes,
-            "product_messages_per_second": settings.product_max_msgs_per_sec,
-        }
-
-    @property
-    def _commands_per_s(self) -> float:
-        most = self._parts.settings.ws_max_msgs_per_sec
-        grant = self._seat.grant
-        return most if grant is None or grant.commands is None else min(most, grant.commands)
-
-    def _apply_grant(self) -> None:
-        grant = self._seat.grant
-        if grant is None:
-            return
-        self.subscriptions.allow(grant)
-        self._bucket = None
-
-    def _commands_bucket(self, now: float) -> TokenBucket:
-        if self._bucket is None:
-            rate, burst = self._commands_per_s, float(self._parts.settings.ws_burst)
-            grant = self._seat.grant
-            if grant is not None and grant.commands is not None:
-                burst = max(1.0, min(burst, 4 * rate))
-            self._bucket = TokenBucket(rate, burst, now)
-        return self._bucket
 
     # ------------------------------------------------------------------ what the clock says
 
@@ -392,110 +304,3 @@ class Session(CatchUpPort, TransportListener):
         if self._seat.grant is None and now - self._opened > settings.ws_auth_timeout_s:
             return Problem(AUTH_REQUIRED, "no valid key came in time"), "auth_required"
         return None
-
-    # ------------------------------------------------------------------ what the hub says
-
-    def fell_behind(self, subscription: Subscription, records: int) -> None:
-        self.subscriptions.fell_behind(subscription, records)
-
-    def rebased(self, subscription: Subscription) -> None:
-        self.subscriptions.rebased(subscription)
-
-    def over_quota(self, subscription: Subscription) -> None:
-        self.subscriptions.over_quota(subscription)
-
-    def within_quota(self, subscription: Subscription) -> None:
-        self.subscriptions.within_quota(subscription)
-
-    def refuse(self, problem: Problem, subscription: Subscription) -> None:
-        self.subscriptions.refuse(problem, subscription)
-
-    # ------------------------------------------------------------------ commands
-
-    async def _on_text(self, text: str) -> None:
-        id: CommandId | None = None
-        try:
-            check_size(text)
-            # Whatever it is, reading it costs: it is paid for before.
-            now = time.monotonic()
-            bucket = self._commands_bucket(now)
-            if (wait := bucket.acquire(now)) > 0:
-                self._limit(id_in(text), wait)
-                return
-            bucket.charge(now, len(text) // _COMMAND_BYTES)
-            value = parse_json(text)
-            id = id_of(value)
-            if self._seat.grant is None and value.get("type") in COMMANDS.keys() - KEYLESS:
-                raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
-            streams = streams_named(value)
-            bucket.charge(now, (streams - 1) * _STREAM_COMMANDS)
-            if streams > max(self.subscriptions.limit, _STREAMS_ALWAYS):
-                message = f"{streams} streams in one command; a connection may have"
-                raise Problem(SUBSCRIPTION_LIMIT, f"{message} {self.subscriptions.limit}")
-            await self._obey(parse_command(value), id)
-        except Problem as problem:
-            self.tell_problem(problem, id)
-            if problem.code is TOO_LARGE:
-                self._strike(1.0)
-
-    def _limit(self, id: CommandId | None, wait: float) -> None:
-        self._parts.metrics.rate_limited.labels("commands").inc()
-        retry = int(wait * 1000) + 1
-        self.tell(
-            {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
-            control=True,
-        )
-        self._strike(_RATE_STRIKE)
-
-    def _strike(self, weight: float) -> None:
-        now = time.monotonic()
-        if self._strikes is None:
-            self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, now)
-        if self._strikes.acquire(now, weight) > 0:
-            self.close(1008, "abuse")
-
-    async def _obey(self, command: Command, id: CommandId | None) -> None:
-        if isinstance(command, Ping):
-            pong: dict[str, Any] = {"type": "pong", **echo(id), "ts": command.ts}
-            self.tell({**pong, "server_time": time.time_ns() // 1000}, control=True)
-        elif isinstance(command, Auth):
-            self._authorize(command.api_key, id)
-        elif isinstance(command, Subscribe):
-            if command.batch is not None:
-                self.encoding = encoding_of(arrays=command.batch, deflated=self._link.deflated)
-            await self.subscriptions.subscribe(command, id)
-        elif isinstance(command, Unsubscribe):
-            await self.subscriptions.unsubscribe(command, id)
-        elif isinstance(command, Resync):
-            await self.subscriptions.resync(command, id)
-
-    def _authorize(self, key: str, id: CommandId | None) -> None:
-        try:
-            grant = self._parts.grant_of(key, self._seat.address)
-        except Guessing as guessing:
-            self._parts.metrics.rate_limited.labels("keys").inc()
-            wait_ms = int(guessing.wait_s * 1000) + 1
-            limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
-            self.tell({**limit, "retry_after_ms": wait_ms}, control=True)
-            self._strike(1.0)
-            return
-        if grant is None:
-            self.tell_problem(Problem(KEY_INVALID, _BAD_KEY), id)
-            self._strike(1.0)
-            return
-        if self._seat.grant is None:
-            if not self._seat.take(grant):
-                raise connections_taken(grant)
-            self._apply_grant()
-        elif self._seat.grant != grant:
-            # What was subscribed under one key must not go on under another.
-            self.tell_problem(Problem(KEY_INVALID, _OTHER_KEY), id)
-            self._strike(1.0)
-            return
-        self.tell({"type": "auth", **echo(id), "ok": True, "limits": self._limits()}, control=True)
-
-
-def connections_taken(grant: Grant) -> Problem:
-    """What is said when a key has no connection left."""
-    message = f"{grant.connections} connections of this key are open, it may have no more"
-    return Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)

@@ -23,7 +23,12 @@ from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.delivery_times import DeliveryTimes
 from services.gateway.fanout.flush_schedule import FlushSchedule
-from services.gateway.fanout.live_streams import LiveStream, Subscriber, ViewGroup
+from services.gateway.fanout.live_streams import (
+    LiveStream,
+    Subscriber,
+    SubscriptionListener,
+    ViewGroup,
+)
 from services.gateway.fanout.merged_sending import MergedSending
 from services.gateway.fanout.push_batch import Push, PushBatch
 from services.gateway.fanout.shared_write import SharedWriter
@@ -72,7 +77,7 @@ class Hub:
         self._times = DeliveryTimes(micros)
         # What clients are told at the end of the turn, and the state in which it is true.
         self._notices: list[
-            tuple[Subscription, int, Callable[[Subscriber, Subscription], None]]
+            tuple[Subscription, int, Callable[[SubscriptionListener, Subscription], None]]
         ] = []
 
     # ------------------------------------------------------------------ who is live
@@ -122,7 +127,7 @@ class Hub:
         for subscription in live_stream.subscriptions():
             # Of one client one is here; another one's may have fallen behind by that.
             self.rest(subscription)
-            self._note(subscription, lambda client, one: client.rebased(one))
+            self._note(subscription, lambda to, one: to.rebased(one))
 
     def _enlist(self, subscription: Subscription) -> None:
         self.bring(subscription.client)
@@ -154,21 +159,21 @@ class Hub:
             self._take_off(subscription)
             subscription.merge(held, self._product_rate)
             subscription.live_stream.conflated[subscription] = None
-            self._note(subscription, lambda client, one: client.over_quota(one))
+            self._note(subscription, lambda to, one: to.over_quota(one))
 
     def _step_up(self, subscription: Subscription) -> None:
         """Give a client every record again, which holds all up to now."""
         self._take_off(subscription)
         self._enlist(subscription)
-        self._note(subscription, lambda client, one: client.within_quota(one))
+        self._note(subscription, lambda to, one: to.within_quota(one))
 
     def _fell_behind(self, subscription: Subscription, before: Position, records: int) -> None:
         self._take_off(subscription)
         subscription.fall_behind(before, self._clock())
-        self._note(subscription, lambda client, one: client.fell_behind(one, records))
+        self._note(subscription, lambda to, one: to.fell_behind(one, records))
 
     def _note(
-        self, subscription: Subscription, tell: Callable[[Subscriber, Subscription], None]
+        self, subscription: Subscription, tell: Callable[[SubscriptionListener, Subscription], None]
     ) -> None:
         """Tell its client at the end of the turn, if it is as it is now by then."""
         self._notices.append((subscription, subscription.version, tell))
@@ -181,7 +186,7 @@ class Hub:
                 if subscription.version != version:
                     continue
                 try:
-                    tell(subscription.client, subscription)
+                    tell(subscription.client.subscriptions, subscription)
                 except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                     self._failed(subscription.client)
 

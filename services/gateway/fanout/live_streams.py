@@ -11,6 +11,32 @@ from services.gateway.fanout.stream_metrics import StreamMetrics
 from services.gateway.fanout.subscription import Subscription, View
 
 
+class SubscriptionListener(ABC):
+    """What is told of a client's subscriptions when the hub changed their state by itself.
+
+    It is told at the end of the turn, when everything is in its final state, and not at all where
+    that has changed since.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fell_behind(self, subscription: Subscription, records: int) -> None:
+        """It catches up from now on, its outbox having been full; `records` are the first."""
+
+    @abstractmethod
+    def rebased(self, subscription: Subscription) -> None:
+        """The stream's chain could not go on from before: it rests, and needs the state anew."""
+
+    @abstractmethod
+    def over_quota(self, subscription: Subscription) -> None:
+        """It gets more than its share of messages; it is merged from now on."""
+
+    @abstractmethod
+    def within_quota(self, subscription: Subscription) -> None:
+        """It gets every record again."""
+
+
 class Subscriber(ABC):
     """The hub's view of a connection.
 
@@ -20,17 +46,19 @@ class Subscriber(ABC):
         fd: descriptor that may be written to while it is `quick`; negative: `unsent` has to be
             called instead. What the kernel does not take has to be given to `unsent` then.
         brought: how many of the turn's pushes it was given on its own. The hub's.
+        subscriptions: told what became of them; the owner sets it.
     """
 
     # Side by side in memory: with thousands of clients it is cache misses that a loop over them
     # costs, more than instructions.
-    __slots__ = ("brought", "encoding", "fd", "outbox", "quick")
+    __slots__ = ("brought", "encoding", "fd", "outbox", "quick", "subscriptions")
 
     outbox: Outbox
     encoding: FrameEncoding
     fd: int
     quick: bool
     brought: int
+    subscriptions: SubscriptionListener
 
     def __init__(self, outbox: Outbox, encoding: FrameEncoding, fd: int) -> None:
         self.quick = False
@@ -51,25 +79,6 @@ class Subscriber(ABC):
     @abstractmethod
     def writable(self) -> bool:
         """Whether what is written now goes to the kernel rather than waiting here."""
-
-    # What the hub found out about its subscriptions is told at the end of the turn, when everything
-    # is in its final state, and not at all where that has changed since.
-
-    @abstractmethod
-    def fell_behind(self, subscription: Subscription, records: int) -> None:
-        """It catches up from now on, its outbox having been full; `records` are the first."""
-
-    @abstractmethod
-    def rebased(self, subscription: Subscription) -> None:
-        """The stream's chain could not go on from before: it rests, and needs the state anew."""
-
-    @abstractmethod
-    def over_quota(self, subscription: Subscription) -> None:
-        """It gets more than its share of messages; it is merged from now on."""
-
-    @abstractmethod
-    def within_quota(self, subscription: Subscription) -> None:
-        """It gets every record again."""
 
     @abstractmethod
     def failed(self) -> None:

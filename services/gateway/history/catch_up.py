@@ -23,7 +23,7 @@ from services.common.wire import encode
 from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, stream_fields
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Subscriber
+from services.gateway.fanout.live_streams import Subscriber, SubscriptionListener
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
@@ -38,10 +38,22 @@ _EMPTY_READS = 5
 _READS = 4
 
 
+class CatchUpListener(SubscriptionListener):
+    """Is told, beside what the hub finds out, of what cannot be brought to the head."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def end_with(self, problem: Problem, subscription: Subscription) -> None:
+        """End the subscription, and tell its client why."""
+
+
 class CatchUpPort(Subscriber):
     """What catching up needs of a connection."""
 
     __slots__ = ()
+
+    subscriptions: CatchUpListener
 
     @abstractmethod
     def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
@@ -52,10 +64,6 @@ class CatchUpPort(Subscriber):
         self, problem: Problem, id: CommandId | None = None, *, control: bool = True
     ) -> None:
         """Send an `error` message, before the data or (`control` False) behind it."""
-
-    @abstractmethod
-    def refuse(self, problem: Problem, subscription: Subscription) -> None:
-        """Tell that the subscription ended with this error, and end it."""
 
     @abstractmethod
     async def room(self) -> None:
@@ -325,7 +333,9 @@ class CatchUp:
         if catching.reason == "backfill" and subscription.terms.on_unrecoverable == "error":
             message = "what follows the last record sent expired before it could be read"
             oldest = head.seq if head is not None else None
-            self._client.refuse(Problem(TOO_OLD, message, oldest_seq=oldest), subscription)
+            self._client.subscriptions.end_with(
+                Problem(TOO_OLD, message, oldest_seq=oldest), subscription
+            )
             return
         if head is not None:
             self._client.tell(_announced_loss(feed, catching.seq))
@@ -353,7 +363,7 @@ class CatchUp:
         parts = feed.snapshot_parts(reason, subscription.terms.view.depth)
         if parts is None:
             problem = Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
-            self._client.refuse(problem, subscription)
+            self._client.subscriptions.end_with(problem, subscription)
             return
         outbox = self._client.outbox
         size = sum(map(len, parts))

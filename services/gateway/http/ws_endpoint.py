@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Seat, offered_key
-from services.gateway.clients.session import Session, connections_taken
+from services.gateway.clients.limits import connections_taken
+from services.gateway.clients.session import Session
 from services.gateway.lifecycle import Gateway
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,

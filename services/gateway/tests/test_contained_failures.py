@@ -15,6 +15,7 @@ from services.gateway.backfill import Start
 from services.gateway.chain.replica import Phase, Replica
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
+from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.session import Session
 from services.gateway.fanout.subscription import State
 from services.gateway.history.catch_up import CatchUp
@@ -38,14 +39,16 @@ async def test_a_fault_while_one_client_is_served_ends_that_client_only(
                 await client.send(type="subscribe", products=["BTC-USD"])
                 await client.reach(market)
             _, session = gateway.gateway.sessions
-            real = getattr(Session, where)
+            told = where in ("fell_behind", "over_quota")
+            kind, one = (ClientSubscriptions, session.subscriptions) if told else (Session, session)
+            real = getattr(kind, where)
 
-            def fails(self: Session, *args: Any) -> Any:
-                if self is session:
+            def fails(self: Any, *args: Any) -> Any:
+                if self is one:
                     raise KeyError("nobody foresaw this")
                 return real(self, *args)
 
-            monkeypatch.setattr(Session, where, fails)
+            monkeypatch.setattr(kind, where, fails)
             if where == "unsent":
                 # The kernel takes nothing of what is written for it.
                 session.fd = -1
@@ -149,7 +152,9 @@ async def test_a_stream_that_was_refused_while_others_were_planned_is_said_to_ha
                 late: bool = False,
             ) -> Start:
                 if feed.key == planned.key:
-                    session.refuse(Problem(TOO_OLD, "it expired meanwhile"), subscription)
+                    session.subscriptions.end_with(
+                        Problem(TOO_OLD, "it expired meanwhile"), subscription
+                    )
                 return await start(feed, from_seq, epoch, now_us, late=late)
 
             backfill.start = ends_the_other  # type: ignore[method-assign]  # the moment

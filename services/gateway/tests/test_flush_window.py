@@ -14,7 +14,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import LiveStream, Subscriber
+from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
@@ -56,11 +56,12 @@ def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:
     return [w - p for w, p in zip(written, pushed, strict=True)], len(set(written))
 
 
-class Reader(Subscriber):
+class Reader(Subscriber, SubscriptionListener):
     """Always quick."""
 
     def __init__(self) -> None:
         super().__init__(Outbox(1 << 30), encoding_of(arrays=False, deflated=False), 1)
+        self.subscriptions = self
         self.quick = True
 
     @property

@@ -16,6 +16,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.gateway.admission.auth import Places, Seat
 from services.gateway.chain.stream_record import StreamRecord
+from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session
 from services.gateway.fanout.encoding import encoding_of
@@ -34,23 +35,33 @@ _LIMIT = 4096
 _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 
 
+class Told(ClientSubscriptions):
+    """Those of a subject, which does not catch up."""
+
+    def __init__(self, parts: GatewayParts, subject: Subject) -> None:
+        super().__init__(parts, subject)
+        self.subject = subject
+
+    def fell_behind(self, subscription: Subscription, records: int) -> None:
+        assert records == 1
+        assert subscription.state is State.CATCHING_UP
+        live = self.subject.live
+        self.subject.live = {at: one for at, one in live.items() if one is not subscription}
+
+
 class Subject(Session):
     """A session that goes live on streams without commands."""
 
     def __init__(self, parts: GatewayParts, link: MemoryTransport) -> None:
         super().__init__(parts, link, Seat(Places()), Nowhere())
         link.listener = self
+        self.subscriptions = Told(parts, self)
         self.link = link
         self.live: dict[int, Subscription] = {}
         self.takes_arrays = False
         # What it has to get, each with its subscription and position, where it has those.
         self.expected: list[tuple[bytes, Subscription | None, Position]] = []
         self.control: list[bytes] = []
-
-    def fell_behind(self, subscription: Subscription, records: int) -> None:
-        assert records == 1
-        assert subscription.state is State.CATCHING_UP
-        self.live = {at: one for at, one in self.live.items() if one is not subscription}
 
     def has_to_get(self) -> list[bytes]:
         """What is pushed to it while it is live, and all that it is told."""

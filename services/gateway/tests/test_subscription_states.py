@@ -14,7 +14,7 @@ from services.common.wire import Fields, Missed
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Run
 from services.gateway.fanout.encoding import encoding_of
-from services.gateway.fanout.live_streams import LiveStream, Subscriber
+from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import (
     BEGINNING,
@@ -84,13 +84,14 @@ _WAY: dict[State, list[str]] = {
 _METRICS = Metrics()
 
 
-class _Client(Subscriber):
+class _Client(Subscriber, SubscriptionListener):
     """The states change nothing about it."""
 
     writable = True
 
     def __init__(self) -> None:
         super().__init__(Outbox(1), encoding_of(arrays=False, deflated=False), -1)
+        self.subscriptions = self
 
     def unsent(self, frames: bytes, sent: int) -> None: ...
 

@@ -25,7 +25,7 @@ from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Tick, Trade, encode
 from services.gateway.fanout.encoding import PLAIN
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import LiveStream, Subscriber
+from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
@@ -74,9 +74,10 @@ class _Exporter(SpanExporter):
         pass
 
 
-class _Client(Subscriber):
+class _Client(Subscriber, SubscriptionListener):
     def __init__(self) -> None:
         super().__init__(Outbox(1 << 30), PLAIN, 0)
+        self.subscriptions = self
         self.quick = True
 
     def flush(self) -> None:
