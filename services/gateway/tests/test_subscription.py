@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.stream import Publisher
@@ -272,7 +272,8 @@ async def _do(world: _World, name: str, market: Market, count: int) -> None:
             await world.turns(count)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# At night many more of them are tried (`HYPOTHESIS_PROFILE=nightly`).
+@settings(max_examples=max(150, settings().max_examples))
 @given(steps=_steps, product_rate=st.sampled_from([0.0, 3.0]))
 async def test_whatever_comes_in_whatever_order_each_chain_is_whole_in_the_end(
     steps: list[tuple[str, int, int]], product_rate: float
