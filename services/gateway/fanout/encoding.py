@@ -1,6 +1,6 @@
 """How frames are written for one connection, and made once for all that are written alike. Pure.
 
-Everything is framed plainly, one text frame a message. A connection's form turns that into what
+Everything is framed plainly, one text frame a message. A connection's encoding turns that into what
 its client takes: arrays of messages in one frame, compressed frames, or both.
 """
 
@@ -16,7 +16,7 @@ ARRAY_BYTES = 16 * 1024
 
 
 class FrameEncoding:
-    """One of the few of `form_of`; compare by identity."""
+    """One of the few of `encoding_of`; compare by identity."""
 
     __slots__ = ("_arrays", "_deflater")
 
@@ -45,7 +45,7 @@ PLAIN = _ENCODINGS[False, False]
 
 
 def encoding_of(*, arrays: bool, deflated: bool) -> FrameEncoding:
-    """The form for these.
+    """The encoding for these.
 
     Args:
         arrays: the client takes frames that hold an array of messages (`batch`).

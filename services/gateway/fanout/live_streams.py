@@ -42,7 +42,7 @@ class Subscriber(ABC):
 
     Attributes:
         quick: nothing waits for it and its transport takes data: it gets what all get, at once.
-        form: how frames are written for it.
+        encoding: how frames are written for it.
         fd: descriptor that may be written to while it is `quick`; negative: `unsent` has to be
             called instead. What the kernel does not take has to be given to `unsent` then.
         brought: how many of the turn's pushes it was given on its own. The hub's.

@@ -15,7 +15,7 @@
     end                        ENDED        ENDED        ENDED        ENDED        ENDED
 
 Where the table says nothing, the event is refused (`WrongState`). Nobody else writes the state. The
-hub alone calls these, as a fan's lists of who is live have to follow.
+hub alone calls these, as a stream's lists of who is live have to follow.
 """
 
 from __future__ import annotations
