@@ -109,9 +109,8 @@ def secure_all(report: Report, rendered: dict[str, list[Object]]) -> None:
 
 def render_all(report: Report, workspace: Workspace) -> dict[str, list[Object]]:
     """Every chart alone, and the umbrella with the values of each profile."""
-    jobs: dict[str, tuple[str, tuple[Path, ...]]] = {chart: (chart, ()) for chart in CHARTS} | {
-        name: (UMBRELLA, workspace.profile(name)) for name in PROFILES
-    }
+    jobs: dict[str, tuple[str, tuple[Path | str, ...]]] = {chart: (chart, ()) for chart in CHARTS}
+    jobs |= {name: (UMBRELLA, workspace.profile(name)) for name in PROFILES}
     rendered: dict[str, list[Object]] = {}
     with ThreadPoolExecutor() as pool:
         lints = {n: pool.submit(workspace.lint, c, *files) for n, (c, files) in jobs.items()}

@@ -18,21 +18,30 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 CHARTS = (*SERVICES, "nats")
 UMBRELLA = "market-data-fanout"
-# The values a release can be made of, by name: files of the umbrella, each over the one before. Its
-# values.yaml lies under all of them.
+# What goes on top of a file by `--set`, as helm/README.md says it.
+_KEDA = (
+    "gateway.autoscaling.enabled=true",
+    "gateway.autoscaling.kind=keda",
+    "gateway.autoscaling.targetConnections=5000",
+    "gateway.metrics.serviceMonitor.enabled=true",
+)
+_ROLLOUTS = ("gateway.canary.enabled=true", "gateway.metrics.serviceMonitor.enabled=true")
+_EXTERNAL_NATS = (
+    "nats.enabled=false",
+    "global.natsCredsSecret=market-data-nats-creds",
+    r"global.settings.NATS_URLS=nats://nats-0.nats.example.com:4222\,nats://nats-1.nats.example.com:4222",
+)
+# The values a release can be made of, by name: files of the umbrella and `--set` pairs, each over
+# the one before. Its values.yaml lies under all of them.
 PROFILES: dict[str, tuple[str, ...]] = {
     "values": (),
     "dev": ("values-dev.yaml",),
     "staging": ("values-staging.yaml",),
     "production": ("values-production.yaml",),
-    "production-keda": ("values-production.yaml", "values-keda.yaml"),
-    "production-rollouts": ("values-production.yaml", "values-rollouts.yaml"),
-    "production-keda-rollouts": (
-        "values-production.yaml",
-        "values-keda.yaml",
-        "values-rollouts.yaml",
-    ),
-    "external-nats": ("values-external-nats.yaml",),
+    "production-keda": ("values-production.yaml", *_KEDA),
+    "production-rollouts": ("values-production.yaml", *_ROLLOUTS),
+    "production-keda-rollouts": ("values-production.yaml", *_KEDA, *_ROLLOUTS),
+    "external-nats": _EXTERNAL_NATS,
     "redis": ("values-redis.yaml",),
 }
 
@@ -69,14 +78,14 @@ class Workspace:
     def _build(self, name: str) -> None:
         self.helm.run("dependency", "build", str(self.chart(name)))
 
-    def lint(self, name: str, *values: Path) -> None:
+    def lint(self, name: str, *values: Path | str) -> None:
         """Raise HelmFailed unless the chart is without fault and warning."""
         self.helm.run("lint", "--strict", "--quiet", str(self.chart(name)), *_files(values))
 
     def render(
         self,
         name: str,
-        *values: Path,
+        *values: Path | str,
         settings: Mapping[str, str] | None = None,
         release: str = "market-data",
         namespace: str = "market-data",
@@ -84,7 +93,7 @@ class Workspace:
     ) -> list[Object]:
         """The objects of a release, in the order helm would apply them.
 
-        `settings` are `--set` pairs: {"gateway.replicas": "3"}.
+        `values` are files and `--set` pairs; `settings` more of these: {"gateway.replicas": "3"}.
 
         Raises:
             HelmFailed: a template, the schema or a guard refuses.
@@ -98,10 +107,14 @@ class Workspace:
         )
         return [document for document in yaml.safe_load_all(text) if document]
 
-    def profile(self, name: str) -> tuple[Path, ...]:
-        """The values files of one of `PROFILES`."""
-        return tuple(self.chart(UMBRELLA) / file for file in PROFILES[name])
+    def profile(self, name: str) -> tuple[Path | str, ...]:
+        """The values files and `--set` pairs of one of `PROFILES`."""
+        return tuple(one if "=" in one else self.chart(UMBRELLA) / one for one in PROFILES[name])
 
 
-def _files(values: Iterable[Path]) -> list[str]:
-    return [part for file in values for part in ("--values", str(file))]
+def _files(values: Iterable[Path | str]) -> list[str]:
+    return [
+        part
+        for one in values
+        for part in ("--values" if isinstance(one, Path) else "--set", str(one))
+    ]

@@ -39,7 +39,7 @@ def readable(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def notes_of(
-    workspace: Workspace, chart: str, *files: Path, **settings: str
+    workspace: Workspace, chart: str, *files: Path | str, **settings: str
 ) -> tuple[str, set[str]]:
     """The notes, and every object as kubectl names it."""
     objects = workspace.render(chart, *files, settings=settings, release="md", namespace="feeds")
