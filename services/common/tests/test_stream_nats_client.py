@@ -82,6 +82,27 @@ def test_a_header_cannot_smuggle_another() -> None:
             header_block({name: "1"})
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"MSG a 1 -1",
+        # As long as the line itself and both line ends: the next look would begin where this one did.
+        b"MSG a 1 -15",
+        b"MSG a 1 -9",
+        b"HMSG a 1 -1 4",
+        b"HMSG a 1 4 -1",
+        b"HMSG a 1 5 4",
+    ],
+)
+def test_a_message_of_impossible_size_is_not_the_protocol(line: bytes) -> None:
+    frames = Frames()
+    seen: list[bytes] = []
+    frames.handlers["1"] = lambda _subject, _reply, _headers, payload: seen.append(payload)
+    with pytest.raises(ValueError, match="impossible size"):
+        frames.feed(b"MSG a 1 2\r\nhi\r\n" + line + b"\r\nMSG a 1 2\r\nhi\r\n")
+    assert seen == [b"hi"]
+
+
 def test_a_publish_counts_its_bytes() -> None:
     assert publish_frame("a.b", "r", b"xyz") == b"PUB a.b r 3\r\nxyz\r\n"
 

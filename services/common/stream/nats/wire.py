@@ -64,10 +64,12 @@ class Frames:
                 # Others' subjects may be any bytes.
                 args = line.decode(errors="replace").split(" ")
                 end = begin + int(args[-1])
+                body = begin + int(args[-2])
+                if not begin <= body <= end:
+                    raise ValueError(f"a message of impossible size: {line[:200]!r}")
                 if end + 2 > size:
                     self._needed = end + 2 - at
                     break
-                body = begin + int(args[-2])
                 handler = handlers.get(args[2])
                 if handler is not None:
                     reply = args[3] if len(args) == 6 else ""
@@ -79,6 +81,9 @@ class Frames:
             elif line.startswith(b"MSG "):
                 args = line.decode(errors="replace").split(" ")
                 end = begin + int(args[-1])
+                if end < begin:
+                    # The next look would begin before this line, and find it again for ever.
+                    raise ValueError(f"a message of impossible size: {line[:200]!r}")
                 if end + 2 > size:
                     self._needed = end + 2 - at
                     break
