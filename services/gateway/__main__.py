@@ -21,7 +21,8 @@ from services.common.observability.metrics import HealthCollector, Together
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import create_app, info_of, serve

@@ -29,7 +29,8 @@ from services.common.stores.layout import (
     pack_checkpoint,
     pending_key,
 )
-from services.common.stores.s3 import ArchiveIndex, S3Store
+from services.common.stores.s3 import S3Store
+from services.common.stores.s3_archive import ArchiveIndex
 from services.common.subjects import StreamKey
 from services.snapshotter.batch import SealedBatch, SealedObject
 from services.snapshotter.stream import BookImage

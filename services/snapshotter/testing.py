@@ -12,7 +12,8 @@ from services.common.runtime import Stop
 from services.common.settings import AwsSettings
 from services.common.stores.aws import Limits
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream import Broker, LogSpec, Publisher
 from services.common.subjects import RAW_LOG, tick_log
 from services.common.testing.proxy import Proxy

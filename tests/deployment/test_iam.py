@@ -33,7 +33,8 @@ from services.common.stores.index import Head, ObjectEntry, Span, next_commit, p
 from services.common.stores.layout import pending_key
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stores.rows import KEY
-from services.common.stores.s3 import S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream import Position, Publisher
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import StreamKey

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
-from services.common.stores.prefetch import ahead
+from services.common.stores.prefetch import prefetch
 from services.common.stores.s3 import S3Store
 from tools.replay.records import BadSource, Recorded, Selection, read_line
 from tools.replay.source import Source
@@ -124,7 +124,7 @@ class ArchiveSource(Source):
         return self._lanes
 
     async def _lane(self, names: Sequence[ArchiveName]) -> AsyncGenerator[Recorded]:
-        async with contextlib.aclosing(ahead(_each(names), self._load, 1)) as loaded:
+        async with contextlib.aclosing(prefetch(_each(names), self._load, 1)) as loaded:
             async for records in loaded:
                 for recorded in records:
                     yield recorded
@@ -149,7 +149,7 @@ class ArchiveSource(Source):
         return records
 
 
-async def _each[T](items: Iterable[T]) -> AsyncIterator[T]:
+async def _each[T](items: Iterable[T]) -> AsyncGenerator[T]:
     for item in items:
         yield item
 

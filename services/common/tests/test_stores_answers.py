@@ -14,7 +14,8 @@ from services.common.errors import StoreError, StoreUnavailable
 from services.common.settings import AwsSettings
 from services.common.stores.aws import Limits, open_client, translated
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import ArchiveIndex, S3ArchiveReader, S3Store
+from services.common.stores.s3 import S3Store
+from services.common.stores.s3_archive import ArchiveIndex, S3ArchiveReader
 from services.common.subjects import StreamKey
 
 ONCE = Limits(connect_s=2.0, read_s=2.0, attempts=1, connections=1)

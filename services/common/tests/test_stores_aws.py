@@ -17,7 +17,8 @@ from services.common.stores.index import Commit, Head, ObjectEntry, Span, next_c
 from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.ports import LatestRow
 from services.common.stores.rows import KEY, row_to_item
-from services.common.stores.s3 import ArchiveIndex, S3ArchiveReader, S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3_archive import ArchiveIndex, S3ArchiveReader
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey
 from services.common.testing.tick_records import TickStream

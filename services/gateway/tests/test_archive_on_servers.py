@@ -11,7 +11,8 @@ import pytest
 from services.common.settings import AwsSettings
 from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
 from services.common.stores.layout import commit_key, pending_key
-from services.common.stores.s3 import S3ArchiveReader, S3Store
+from services.common.stores.s3 import S3Store
+from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import tick_log
 from services.gateway.chain.stream_record import StreamRecord
