@@ -1,14 +1,15 @@
-"""What publishers, subscriptions and connections of the real brokers have in common.
+"""What publishers, subscriptions and connections of all brokers have in common.
 
-Each owns one background task. It ends with `aclose`: then callers get `BrokerClosed`. Should it
-end by an error nobody foresaw, callers get `BrokerFailed`, which names it, instead of waiting for
-ever: whoever opened it has to open another, or to end.
+Each is the parent of at most one background task. It ends with `aclose`: then callers get
+`BrokerClosed`. Should it end by an error nobody foresaw, callers get `BrokerFailed`, which names
+it, instead of waiting for ever: whoever opened it has to open another, or to end. Its owner, the
+broker (`broker_base.py`), is told of every end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -21,6 +22,16 @@ log = structlog.get_logger(__name__)
 def worth_saying(attempt: int) -> bool:
     """Whether a failed try is worth a warning: the first, and then now and then."""
     return attempt == 0 or attempt % 15 == 0
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait until the event is set; False when that took longer than `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class Bell:
@@ -49,28 +60,52 @@ class Bell:
 
 
 class Worker:
-    """Owner of one background task; `changed` rings whenever a caller should look again.
+    """Parent of one background task; `changed` rings whenever a caller should look again.
+
+    One whose work is done by others' calls starts no task.
+
+    Args:
+        what: its name in errors and logs.
+        changed: to be rung; a bell of its own without.
 
     Attributes:
         ended: it works no more, as it was closed or failed.
+        closed: it was closed, whether it had failed before or not.
         failed: it ended by an error, whether it was closed since or not.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, changed: Bell | None = None) -> None:
         self.what = what
         self.ended = False
-        self.changed = Bell()
+        self.changed = changed or Bell()
         self._closed = False
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tell_owner: Callable[[Worker], None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin; once. No block can span this task's life, so `_on_done` learns how it ends."""
         self._task = asyncio.get_running_loop().create_task(work, name=self.what)
         self._task.add_done_callback(self._on_done)
+
+    def when_ended(self, tell_owner: Callable[[Worker], None]) -> None:
+        """Have the owner told when it fails, and when it is closed (now, where it has ended)."""
+        self._tell_owner = tell_owner
+        if self.ended:
+            tell_owner(self)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     @property
     def failed(self) -> bool:
         return self._failure is not None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error that ended it; CancelledError where somebody else cancelled its task."""
+        return self._failure
 
     def fail(self, error: BaseException) -> None:
         """End by an error, which may have been met outside of the task; the first one counts."""
@@ -103,9 +138,11 @@ class Worker:
             self.fail(error)
 
     def _end(self) -> None:
-        """It works no more: tell everyone who waits."""
+        """It works no more: tell everyone who waits, and the owner."""
         self.ended = True
         self.changed.ring()
+        if self._tell_owner is not None:
+            self._tell_owner(self)
 
     def why_ended(self) -> BrokerError:
         """What callers get: it was closed, or failed and nobody has closed it since."""
@@ -122,8 +159,8 @@ class Worker:
             raise self.why_ended()
 
     async def aclose(self) -> None:
-        self._closed = True
-        if not self.ended:
+        if not self._closed:
+            self._closed = True
             self._end()
         if self._task is not None and not self._task.done():
             self._task.cancel()

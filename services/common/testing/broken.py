@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from services.common.stream import GroupSubscription, LiveSubscription, OnRefused, Publisher
-from services.common.stream.memory.broker import MemoryBroker, MemoryPart, MemoryPublisher
+from services.common.stream.memory.broker import MemoryBroker
+from services.common.stream.memory.publisher import MemoryPublisher
+from services.common.stream.worker import Worker
 
 
 class Unforeseen(Exception):
@@ -15,7 +17,7 @@ def break_part(part: Publisher | GroupSubscription | LiveSubscription) -> None:
 
     A publisher ends when it has something to store, and what it took is not stored.
     """
-    assert isinstance(part, MemoryPart)
+    assert isinstance(part, Worker)
     unforeseen = Unforeseen("nobody thought of this")
     if not isinstance(part, Publisher):
         part.fail(unforeseen)

@@ -12,7 +12,7 @@ import pytest
 from services.common.errors import BrokerUnavailable
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.nats.connection import Link, NatsOptions
+from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.redis.client import RedisClient
 from services.common.testing.conformance import BTC, LOG, PATIENCE_S, follow, seqs, take, until
@@ -120,7 +120,13 @@ async def _more(broker: NatsBroker, requests: int) -> bool:
     return broker.requests >= requests
 
 
-@pytest.mark.parametrize("line", [b"INFO {", b"INFO 7", b'INFO {"connect_urls": ["["]}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"INFO {", b"INFO 7", b'INFO {"connect_urls": ["["]}'),
+        *(b"MSG a 1 -15", b"HMSG a 1 -20 -9", b"HMSG a 1 9 2"),
+    ],
+)
 async def test_a_line_that_nats_py_cannot_take_ends_the_connection_at_once(line: bytes) -> None:
     async with ScriptedNats(replicas=1, batches=False, verdicts=[]) as server:
         link = Link(NatsOptions((server.url,)), "test")

@@ -25,8 +25,8 @@ from services.common.stream import (
     storing,
 )
 from services.common.stream.broker import PublisherStats
+from services.common.stream.nats import publisher as nats_publisher
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.nats.publishing import publisher as nats_publisher
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.storing import NOT_STORING_S, Storing

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from services.common.stream.broker import Position
-from services.common.stream.nats.connection import Connection, Link, NatsOptions
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.records import message_id
+from services.common.stream.nats.streams import Streams
 from services.common.subjects import StreamKey, raw_subject
 from tools.embedded import NatsServer
 
@@ -20,33 +22,35 @@ def publication(seq: int) -> bytes:
     return f"HPUB {SUBJECT} {size} {size + 1}\r\n".encode() + headers + b"x\r\n"
 
 
-async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interruption() -> None:
-    gate = asyncio.Event()
-    asked = asyncio.Queue[Connection]()
-    calls = 0
+class _GatedStreams(Streams):
+    """Answers for a log that is not there; the fourth time only when the gate opens.
 
-    async def prepare(connection: Connection, _log: str) -> int:
-        # Each connection asks for the log's epoch, subscribes, and asks again to be sure of it.
-        nonlocal calls
-        calls += 1
-        asked.put_nowait(connection)
-        if calls == 4:
-            await gate.wait()
+    Each connection asks for the log's epoch, subscribes, and asks again to be sure of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("MARKET", 1)
+        self.gate = asyncio.Event()
+        self.asked = asyncio.Queue[Connection]()
+        self._calls = 0
+
+    async def epoch(self, connection: Connection, log: str) -> int:
+        self._calls += 1
+        self.asked.put_nowait(connection)
+        if self._calls == 4:
+            await self.gate.wait()
         return 1
 
-    async def nothing(_connection: Connection, _log: str) -> None:
+    async def newest(self, connection: Connection, log: str) -> None:
         return None
 
+
+async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interruption() -> None:
+    streams = _GatedStreams()
+    asked = streams.asked
     async with NatsServer() as server:
         link = Link(NatsOptions((server.url,)), "live")
-        live = NatsLive(
-            link,
-            prepare=prepare,
-            newest=nothing,
-            log_name="raw",
-            pattern="market.raw.>",
-            check_s=3600,
-        )
+        live = NatsLive(link, streams, log_name="raw", check_s=3600)
         try:
             async with asyncio.timeout(30):
                 await live.joined.wait()
@@ -67,7 +71,7 @@ async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interrupti
                 waiting = asyncio.ensure_future(live.next_batch())
                 await second.client.flush()
                 assert not waiting.done()
-                gate.set()
+                streams.gate.set()
                 batch = await waiting
                 assert batch.interrupted
                 assert [message.position.seq for message in batch.messages] == [3]

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.nats.connection import Answer, Link, NatsOptions
+from services.common.stream.nats.connection import Answer
+from services.common.stream.nats.link import Link, NatsOptions
 from tools.embedded import NatsServer
 
 PIECES = 6

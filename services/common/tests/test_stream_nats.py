@@ -18,7 +18,7 @@ from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.group import NatsGroup
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.places import Place
-from services.common.stream.nats.publishing.publisher import NatsPublisher
+from services.common.stream.nats.publisher import NatsPublisher
 from services.common.testing.conformance import (
     BTC,
     ETH,
@@ -62,12 +62,12 @@ class _Nats(Backend):
         """The server does it by itself."""
 
     async def break_part(self, part: Part) -> None:
-        if isinstance(part, NatsLive):
+        if isinstance(part, NatsLive | NatsGroup):
             let_raise(part, "_serve")
             part._link.current().lose()
         else:
-            assert isinstance(part, NatsGroup | NatsPublisher)
-            let_raise(part, "_send_unsent" if isinstance(part, NatsPublisher) else "_wait")
+            assert isinstance(part, NatsPublisher)
+            let_raise(part, "_send_unsent")
             part._wake.set()
 
     async def delete_group(self, broker: Broker, group: str) -> None:

@@ -86,7 +86,7 @@ def test_a_header_cannot_smuggle_another() -> None:
     "line",
     [
         b"MSG a 1 -1",
-        # As long as the line itself and both line ends: the next look would begin where this one did.
+        # As long as the line with its end: the next look would begin where this one did.
         b"MSG a 1 -15",
         b"MSG a 1 -9",
         b"HMSG a 1 -1 4",

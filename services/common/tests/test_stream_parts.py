@@ -13,7 +13,7 @@ from services.common.stream import LogSpec, Position, Record
 from services.common.stream.broker import Held
 from services.common.stream.factory import open_broker
 from services.common.stream.memory.broker import MemoryBroker
-from services.common.stream.memory.log import MemoryGroup, MemoryLog
+from services.common.stream.memory.log import GroupState, MemoryLog
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.records import (
     message_id,
@@ -115,7 +115,7 @@ def test_a_group_delivers_every_record_in_order_and_again_until_acked(
     steps: list[tuple[str, int]],
 ) -> None:
     log = MemoryLog(LogSpec("raw", 10_000.0), epoch=1)
-    group = MemoryGroup(log, max_pending=6, ack_wait_s=10.0)
+    group = GroupState(log, max_pending=6, ack_wait_s=10.0)
     now, newest = 0.0, 0
     held: dict[int, float] = {}
     acked: set[int] = set()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.common.errors import RecordRefused, RecordTooLarge
-from services.common.stream import Broker, Position, Publisher, Record
+from services.common.stream import Broker, LiveBatch, Position, Publisher, Record
+from services.common.stream.redis import tail
 from services.common.stream.redis.broker import RedisBroker
 from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
+    PATIENCE_S,
     Backend,
     BrokerConformance,
     Part,
@@ -166,7 +170,7 @@ class TestRedisBroker(BrokerConformance):
     ) -> None:
         await publish(broker, [record(n) for n in (1, 2, 4)])
         assert isinstance(broker, RedisBroker)
-        names = broker._names
+        names = broker._logs.names
         key = names.stream(BTC, 1)
         await broker._calls().call("XTRIM", key, "MINID", "4")
         await broker._calls().call("HSET", names.trimmed(LOG), key, "2-0")
@@ -216,3 +220,56 @@ class TestRedisBroker(BrokerConformance):
         assert {2} <= {message.position.seq for message in await follow(live, 2)}
         await publisher.durable(await publisher.send(record(3)))
         assert 3 in seqs(await take(member, 1))
+
+    async def test_a_key_of_another_type_leaves_out_its_stream_and_no_other(
+        self, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Told once by each reader; and read again where the key is put right."""
+        monkeypatch.setattr(tail, "_LOOK_S", 0.05)
+        assert isinstance(broker, RedisBroker)
+        call = broker._calls().call
+        sol, key = BTC.replace("BTC", "SOL"), broker._logs.names.stream(ETH, 1)
+        member, live = await broker.group(LOG, "readers"), await broker.live(LOG)
+        publisher = await broker.publisher(on_refused=lambda record, _error: None)
+
+        async def send(n: int, *subjects: str) -> None:
+            for subject in subjects:
+                await publisher.send(record(n, subject))
+            await publisher.flush()
+
+        async def given(n: int, *subjects: str) -> None:
+            wanted = {(subject, n) for subject in subjects}
+            for following in (member, live):
+                found: set[tuple[str, int]] = set()
+                while not wanted <= found:
+                    batch = await following.next_batch()
+                    messages = batch.messages if isinstance(batch, LiveBatch) else batch
+                    found |= {(each.subject, each.position.seq) for each in messages}
+                    if following is member:
+                        await member.ack(messages)
+
+        with capture_logs() as logs:
+            async with asyncio.timeout(PATIENCE_S):
+                await send(1, BTC, ETH, sol)
+                await given(1, BTC, ETH, sol)
+                # While it is read.
+                await call("DEL", key)
+                await call("SET", key, "somebody else's")
+                for n in (2, 3):
+                    await send(n, BTC, sol)
+                    await given(n, BTC, sol)
+                # And where somebody joins.
+                other, fresh = await broker.group(LOG, "others"), await broker.live(LOG)
+                await send(4, BTC, sol)
+                await given(4, BTC, sol)
+                assert {4} <= {each.position.seq for each in await take(other, 8)}
+                assert seqs(await follow(fresh, 2), sol) == [4]
+                assert await broker.subjects(LOG) == sorted((BTC, sol))
+                assert await member.lag() == 0
+                await call("DEL", key)
+                await send(5, ETH)
+                await given(5, ETH)
+        told = [entry for entry in logs if entry["event"] == "stream_left_out"]
+        assert {entry["key"] for entry in told} == {key}
+        names = [f"group {name} on raw" for name in ("others", "readers")]
+        assert sorted(entry["what"] for entry in told) == [*names, "live on raw", "live on raw"]

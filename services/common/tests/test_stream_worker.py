@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from services.common.errors import BrokerClosed, BrokerFailed
+from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.wire import Frames
-from services.common.stream.worker import Worker
+from services.common.stream.worker import Worker, wait_for
 
 
 async def forever() -> None:
@@ -78,6 +79,97 @@ async def test_a_part_of_what_was_closed_is_closed_too() -> None:
     await worker.changed.wait()
     with pytest.raises(BrokerClosed):
         worker.check_open()
+
+
+async def test_its_owner_is_told_how_it_ended() -> None:
+    told: list[tuple[str, bool, bool]] = []
+
+    def tell(worker: Worker) -> None:
+        told.append((worker.what, worker.closed, worker.failed))
+
+    closed, broken, late = Worker("closed"), Worker("broken"), Worker("late")
+    closed.start(forever())
+    broken.start(raising(ValueError("odd")))
+    late.fail(ValueError("odd"))
+    for worker in (closed, broken, late):
+        worker.when_ended(tell)
+    assert told == [("late", False, True)]
+    await broken.changed.wait()
+    for worker in (closed, broken, closed):
+        await worker.aclose()
+    assert told[1:] == [
+        ("broken", False, True),
+        ("closed", True, False),
+        ("broken", True, True),
+    ]
+
+
+class _Part(Worker):
+    """One that something befalls while it is closed."""
+
+    def __init__(self, what: str, closings: list[str]) -> None:
+        super().__init__(what)
+        self._closings = closings
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self._closings.append(self.what)
+        raise OSError(self.what)
+
+
+class _Owner(MemoryBroker):
+    def add(self, worker: Worker) -> None:
+        self._own(worker)
+
+    async def join(self, worker: Worker, joined: asyncio.Event) -> None:
+        await self._joined(worker, joined)
+
+    def owned(self) -> list[str]:
+        return [worker.what for worker in self._workers]
+
+
+async def test_a_broker_closes_all_that_it_owns_the_newest_first() -> None:
+    closings: list[str] = []
+    broker = _Owner()
+    for what in ("link", "publisher", "group"):
+        broker.add(_Part(what, closings))
+    with pytest.raises(OSError, match="link"):
+        await broker.aclose()
+    assert closings == ["group", "publisher", "link"]
+
+
+async def test_a_broker_owns_what_failed_until_it_is_closed_and_nothing_closed() -> None:
+    broker = _Owner()
+    closed, broken = Worker("closed"), Worker("broken")
+    broker.add(closed)
+    broker.add(broken)
+    await closed.aclose()
+    broken.fail(ValueError("odd"))
+    assert broker.owned() == ["broken"]
+    await broken.aclose()
+    assert broker.owned() == []
+
+
+async def test_a_subscription_that_nobody_waits_for_any_more_is_closed() -> None:
+    broker = _Owner()
+    worker = Worker("group")
+    worker.start(forever())
+    joining = asyncio.ensure_future(broker.join(worker, asyncio.Event()))
+    await asyncio.sleep(0)
+    assert broker.owned() == ["group"]
+    joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert worker.closed
+    assert broker.owned() == []
+
+
+async def test_what_is_waited_for_came_or_did_not_in_time() -> None:
+    event = asyncio.Event()
+    assert not await wait_for(event, 0.001)
+    event.set()
+    assert await wait_for(event, None)
+    assert await wait_for(event, 0.001)
 
 
 def test_a_handler_that_raises_ends_its_subscription_and_no_other() -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.common.stream import Message, Position, Record
-from services.common.stream.memory.log import StoredRecord
+from services.common.stream.memory.records import StoredRecord
 from services.common.stream.nats.records import NatsMessage, message_id
 from services.common.stream.redis.records import RedisMessage, Source, entry_id
 from services.common.subjects import StreamKey, raw_subject

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from services.common.stream import Publisher
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.nats.connection import Connection, Link, NatsOptions
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.specs import log_specs
 from services.common.subjects import log_subjects, tick_log
 from services.gateway.testing import Market, small_settings

@@ -1,39 +1,14 @@
-"""The memory broker's storage: one log and its groups. Fed records and the time, then asked."""
+"""The memory broker's storage: one log and its groups. Pure: fed records and the time, asked."""
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import LogSpec, Message, Position, Record
-
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
-
-class StoredRecord(Message):
-    """A record in a memory log. `seq` counts the log's records from 1; `at` is seconds."""
-
-    __slots__ = ("_headers", "_position", "at", "cursor", "payload", "seq", "subject")
-
-    def __init__(self, record: Record, seq: int, cursor: str, at: float) -> None:
-        self.subject = record.subject
-        self.payload = record.payload
-        self.cursor = cursor
-        self.seq = seq
-        self.at = at
-        self._position = record.position
-        self._headers = record.headers or _NO_HEADERS
-
-    @property
-    def position(self) -> Position:
-        return self._position
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._headers
+from services.common.stream.broker import LogSpec, Position, Record
+from services.common.stream.memory.records import StoredRecord
 
 
 class _Subject:
@@ -54,7 +29,7 @@ class MemoryLog:
         self.spec = spec
         self.epoch = epoch
         self.last_seq = 0
-        self.groups: dict[str, MemoryGroup] = {}
+        self.groups: dict[str, GroupState] = {}
         # Up to which sequence each group has acked everything; outlives `groups`.
         self.acked: dict[str, int] = {}
         self._records: list[StoredRecord] = []
@@ -152,7 +127,7 @@ class MemoryLog:
         return seq
 
 
-class MemoryGroup:
+class GroupState:
     """Which records of a log were delivered and not acked, and what has to be delivered (again)."""
 
     def __init__(self, log: MemoryLog, max_pending: int, ack_wait_s: float, after: int = 0) -> None:

@@ -12,7 +12,6 @@ last record, so that a reader who comes back within the retention is never refus
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from pydantic import SecretStr
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.broker import (
-    Broker,
     Capabilities,
     GroupSubscription,
     Held,
@@ -33,21 +31,21 @@ from services.common.stream.broker import (
     Position,
     Publisher,
 )
-from services.common.stream.nats.connection import Connection, Link, NatsOptions
+from services.common.stream.broker_base import BrokerBase
+from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.group import NatsGroup
+from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.places import Places
-from services.common.stream.nats.publishing.publisher import NatsPublisher
+from services.common.stream.nats.publisher import NatsPublisher
 from services.common.stream.nats.records import NatsMessage, parse_cursor, sequence_cursor
 from services.common.stream.nats.streams import LogState, Streams
-from services.common.stream.storing import Storing, storing
-from services.common.stream.worker import Worker
-from services.common.subjects import log_of, log_subjects
+from services.common.subjects import log_of
 
 _DEFAULT_LIMIT = 1024 * 1024
 
 
-class NatsBroker(Broker):
+class NatsBroker(BrokerBase):
     """See `Broker`.
 
     Args:
@@ -74,53 +72,38 @@ class NatsBroker(Broker):
         replicas: int = 1,
         live_check_s: float = 10.0,
     ) -> None:
+        super().__init__()
         self._options = NatsOptions(tuple(servers), creds_file, user, password, tls)
         self._streams = Streams(prefix, replicas)
         self._places = Places(prefix, replicas)
         self._live_check_s = live_check_s
         self._link: Link | None = None
-        self._workers: list[Worker] = []
-        self._closed = False
         self._limit = _DEFAULT_LIMIT
 
     # ------------------------------------------------------------------ life
 
     async def open(self) -> None:
         if self._link is None:
-            self._link = Link(self._options, "shared")
+            self._link = self._own(Link(self._options, "shared"))
         self._limit = (await self._link.connected()).max_payload
 
-    async def aclose(self) -> None:
-        self._closed = True
-        for worker in self._workers:
-            await worker.aclose()
-        self._workers.clear()
-        if self._link is not None:
-            await self._link.aclose()
+    async def _disconnect(self) -> None:
+        """The shared link is a worker, and closed as such."""
 
     def _shared(self) -> Link:
         if self._closed or self._link is None:
             raise BrokerClosed
         if self._link.failed:
             # Whoever worked with it was told; what is opened from now on has another.
-            self._link = Link(self._options, "shared")
+            self._link = self._own(Link(self._options, "shared"))
         return self._link
 
     def _current(self) -> Connection:
         return self._shared().current()
 
-    def _own[W: Worker](self, worker: W) -> W:
-        self._workers = [held for held in self._workers if not held.ended]
-        self._workers.append(worker)
-        return worker
-
     async def ping(self) -> None:
         await self._current().api("INFO")
         self.check_storing()
-
-    def storing(self) -> Storing:
-        held = (worker for worker in self._workers if not worker.ended)
-        return storing(worker.stats() for worker in held if isinstance(worker, Publisher))
 
     @property
     def requests(self) -> int:
@@ -142,10 +125,6 @@ class NatsBroker(Broker):
         for spec in specs:
             await self._streams.ensure(connection, spec)
 
-    async def _prepare(self, connection: Connection, log: str) -> int:
-        """Make sure that the log exists and answers; its epoch."""
-        return (await self._streams.state(connection, log)).epoch
-
     async def held(self, log: str) -> Held | None:
         connection = self._current()
         state = await self._streams.state(connection, log)
@@ -153,11 +132,11 @@ class NatsBroker(Broker):
             return state.held
 
     async def log_epoch(self, log: str) -> int:
-        return await self._prepare(self._current(), log)
+        return await self._streams.epoch(self._current(), log)
 
     async def subjects(self, log: str) -> Sequence[str]:
         connection = self._current()
-        await self._prepare(connection, log)
+        await self._streams.epoch(connection, log)
         return await self._streams.subjects(connection, log)
 
     # ------------------------------------------------------------------ publish and follow
@@ -170,7 +149,6 @@ class NatsBroker(Broker):
         on_refused: OnRefused | None = None,
     ) -> Publisher:
         self._shared()
-
         return self._own(
             NatsPublisher(
                 Link(self._options, "publisher"),
@@ -185,36 +163,22 @@ class NatsBroker(Broker):
     async def group(
         self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
     ) -> GroupSubscription:
-        await self._prepare(self._current(), log)
-        member = self._own(
-            NatsGroup(
-                self._shared(),
-                state=self._streams.state,
-                places=self._places,
-                stream=self._streams.name(log),
-                log_name=log,
-                group=group,
-                max_pending=max_pending,
-                ack_wait_s=ack_wait_s,
-            )
+        await self._streams.epoch(self._current(), log)
+        member = NatsGroup(
+            self._shared(),
+            self._streams,
+            self._places,
+            log_name=log,
+            group=group,
+            max_pending=max_pending,
+            ack_wait_s=ack_wait_s,
         )
-        await _joined(member, member.joined)
-        return member
+        return await self._joined(member, member.joined)
 
     async def live(self, log: str) -> LiveSubscription:
-        await self._prepare(self._current(), log)
-        live = self._own(
-            NatsLive(
-                self._shared(),
-                prepare=self._prepare,
-                newest=self._streams.newest,
-                log_name=log,
-                pattern=log_subjects(log),
-                check_s=self._live_check_s,
-            )
-        )
-        await _joined(live, live.joined)
-        return live
+        await self._streams.epoch(self._current(), log)
+        live = NatsLive(self._shared(), self._streams, log_name=log, check_s=self._live_check_s)
+        return await self._joined(live, live.joined)
 
     # ------------------------------------------------------------------ read
 
@@ -250,13 +214,13 @@ class NatsBroker(Broker):
     async def first(self, subject: str) -> Message | None:
         connection = self._current()
         log = log_of(subject)
-        epoch = await self._prepare(connection, log)
+        epoch = await self._streams.epoch(connection, log)
         return await self._streams.next(connection, log, subject, 1, epoch)
 
     async def last(self, subject: str) -> Message | None:
         connection = self._current()
         return await self._streams.last(
-            connection, subject, await self._prepare(connection, log_of(subject))
+            connection, subject, await self._streams.epoch(connection, log_of(subject))
         )
 
     async def seek(self, subject: str, after: Position) -> str:
@@ -321,10 +285,3 @@ class NatsBroker(Broker):
         if found.position != position:
             raise PositionLost(subject, cursor, sequence_cursor(state.epoch, state.first - 1))
         return found.seq
-
-
-async def _joined(worker: Worker, event: asyncio.Event) -> None:
-    """Wait until a subscription is active."""
-    while not event.is_set():
-        worker.check_open()
-        await worker.changed.wait()

@@ -5,14 +5,14 @@ meantime; a member that lost its connection, or died, would leave a hole in fron
 member that begins (or begins again) sets the consumer back to what the group has acked, by the
 server's consumer reset where it has one (2.14 and later), else by making the consumer anew. Order
 is worth more than sparing a repetition. A consumer that is gone is made again at the place that was
-kept outside of it (see `nats_places`).
+kept outside of it (see `places.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import structlog
@@ -20,17 +20,18 @@ import structlog
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import GroupSubscription, Message
-from services.common.stream.nats.connection import ApiError, Connection, Link
+from services.common.stream.nats.connection import ApiError, Connection
+from services.common.stream.nats.link import Link
 from services.common.stream.nats.places import Place, Places, time_of
 from services.common.stream.nats.records import NatsMessage
-from services.common.stream.nats.streams import NANOSECONDS, LogState
+from services.common.stream.nats.streams import NANOSECONDS, LogState, Streams
 from services.common.stream.nats.wire import (
     description_of,
     header_of,
     publish_frame,
     status_of,
 )
-from services.common.stream.worker import Worker
+from services.common.stream.worker import Worker, wait_for
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +51,8 @@ class NatsGroup(Worker, GroupSubscription):
 
     Args:
         link: the broker's shared connection.
-        state: makes sure that the log exists; returns its state.
+        streams: the logs.
         places: where groups' places are kept.
-        stream: JetStream's name of the log.
         log_name: the log.
         group: name of the durable consumer.
         max_pending: B6.
@@ -62,10 +62,9 @@ class NatsGroup(Worker, GroupSubscription):
     def __init__(
         self,
         link: Link,
-        *,
-        state: Callable[[Connection, str], Awaitable[LogState]],
+        streams: Streams,
         places: Places,
-        stream: str,
+        *,
         log_name: str,
         group: str,
         max_pending: int,
@@ -73,9 +72,9 @@ class NatsGroup(Worker, GroupSubscription):
     ) -> None:
         super().__init__(f"group {group} on {log_name}")
         self._link = link
-        self._state = state
+        self._streams = streams
         self._places = places
-        self._stream = stream
+        self._stream = streams.name(log_name)
         self._log_name = log_name
         self._group = group
         self._max_pending = max_pending
@@ -164,7 +163,7 @@ class NatsGroup(Worker, GroupSubscription):
             attempt += 1
 
     async def _join(self, connection: Connection) -> None:
-        state = await self._state(connection, self._log_name)
+        state = await self._streams.state(connection, self._log_name)
         unacked, floor = _acked(connection, await self._make(connection, state))
         if unacked:
             try:
@@ -293,7 +292,7 @@ class NatsGroup(Worker, GroupSubscription):
                 if self._wanted():
                     number += 1
                     self._pull(connection, f"{inbox}.{number}")
-                await self._wait(_HEARTBEAT_S)
+                await wait_for(self._wake, _HEARTBEAT_S)
         finally:
             connection.wake_when_lost.discard(self._wake)
             connection.unsubscribe(subscription)
@@ -309,13 +308,6 @@ class NatsGroup(Worker, GroupSubscription):
         connection.write(
             publish_frame(f"$JS.API.{self._verb('MSG.NEXT')}", reply, request.encode())
         )
-
-    async def _wait(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     def _on_status(self, headers: bytes) -> None:
         status = status_of(headers)

@@ -16,7 +16,7 @@ checks `prev` may pass it on all the same:
   by `interrupted` or shows in the next record's `prev`, and is read from the log. If the log does
   not have it yet, the reader asks again. What was lost between two servers, or on the way to a leaf
   node, nobody is told of; a quiet stream's last record would be missing until the next one. So
-  every `check_s` what was seen is compared with what the log stored (`nats_tally`).
+  every `check_s` what was seen is compared with what the log stored (`loss_check.py`).
 - Only where the raw log itself lost its end, and its writer is gone too, was something seen that
   will never be stored. The next record then names another predecessor, the log leads nowhere from
   the one to the other, and readers start over from a state: clients get a snapshot.
@@ -30,17 +30,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 
 import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import LiveBatch, LiveSubscription, Position
-from services.common.stream.nats.connection import Connection, Link
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.link import Link
 from services.common.stream.nats.loss_check import Tally
 from services.common.stream.nats.records import NatsMessage
-from services.common.stream.worker import Worker
+from services.common.stream.nats.streams import Streams
+from services.common.stream.worker import Worker, wait_for
+from services.common.subjects import log_subjects
 
 log = structlog.get_logger(__name__)
 
@@ -55,31 +57,19 @@ class NatsLive(Worker, LiveSubscription):
     """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so.
 
     Args:
-        link: the connection.
-        prepare: makes sure that a log exists; returns its epoch.
-        newest: a log's newest record.
+        link: the broker's shared connection.
+        streams: the logs.
         log_name: the log.
-        pattern: of its subjects.
         check_s: how often to look whether everything was seen.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        prepare: Callable[[Connection, str], Awaitable[int]],
-        newest: Callable[[Connection, str], Awaitable[NatsMessage | None]],
-        log_name: str,
-        pattern: str,
-        check_s: float,
-    ) -> None:
+    def __init__(self, link: Link, streams: Streams, *, log_name: str, check_s: float) -> None:
         super().__init__(f"live on {log_name}")
         self._link = link
-        self._prepare = prepare
-        self._last = newest
+        self._streams = streams
         self._check_s = check_s
         self._log_name = log_name
-        self._pattern = pattern
+        self._pattern = log_subjects(log_name)
         self._buffer: deque[NatsMessage] = deque()
         self._bytes = 0
         self._interrupted = False
@@ -114,7 +104,7 @@ class NatsLive(Worker, LiveSubscription):
             await asyncio.sleep(delay_s(attempt))
 
     async def _serve(self, connection: Connection) -> None:
-        epoch = await self._prepare(connection, self._log_name)
+        epoch = await self._streams.epoch(connection, self._log_name)
         if epoch != self._epoch:
             # In a new log positions may be used again.
             self._newest.clear()
@@ -128,7 +118,7 @@ class NatsLive(Worker, LiveSubscription):
         try:
             try:
                 # An answer proves that the server took the subscription that was sent before.
-                await self._prepare(connection, self._log_name)
+                await self._streams.epoch(connection, self._log_name)
             finally:
                 # What comes on a new subscription is handed out with the news that something may
                 # have been missed before it, never earlier.
@@ -147,7 +137,7 @@ class NatsLive(Worker, LiveSubscription):
         since: int | None = None
         while not connection.lost.is_set():
             try:
-                newest = await self._last(connection, self._log_name)
+                newest = await self._streams.newest(connection, self._log_name)
                 seq = 0 if newest is None else newest.seq
                 if since is None or seq < since:
                     # What was stored before is not this subscription's.
@@ -162,7 +152,7 @@ class NatsLive(Worker, LiveSubscription):
             except BrokerUnavailable as error:
                 # The log does not answer; what is published is seen all the same.
                 log.debug("live_not_checked", log=self._log_name, reason=error.reason)
-            await _wait(connection.lost, self._check_s)
+            await wait_for(connection.lost, self._check_s)
 
     def _looked_up(self, newest: NatsMessage) -> bool | None:
         return self._tally.missed(newest.subject, newest.position, newest.seq)
@@ -170,7 +160,7 @@ class NatsLive(Worker, LiveSubscription):
     async def _missed(self, connection: Connection, newest: NatsMessage) -> bool:
         subject, position = newest.subject, newest.position
         if self._newest.get(subject, _NEVER) < position:
-            await _wait(connection.lost, _ON_ITS_WAY_S)
+            await wait_for(connection.lost, _ON_ITS_WAY_S)
             if self._newest.get(subject, _NEVER) < position:
                 return not connection.lost.is_set()
         return self._looked_up(newest) or False
@@ -192,11 +182,3 @@ class NatsLive(Worker, LiveSubscription):
         self._buffer.append(message)
         self._bytes += size
         self.changed.ring()
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -135,6 +135,10 @@ class Streams:
             self._replicated.discard(log)
         return state
 
+    async def epoch(self, connection: Connection, log: str) -> int:
+        """Make sure that the log exists and answers; its epoch."""
+        return (await self.state(connection, log)).epoch
+
     @staticmethod
     async def _ask_state(connection: Connection, name: str) -> LogState:
         info = await connection.api(f"STREAM.INFO.{name}")

@@ -17,10 +17,11 @@ import structlog
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker import GroupSubscription, Message
 from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, refusal
+from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack
-from services.common.stream.redis.records import Names, RedisMessage, Source, id_before, parse_id
+from services.common.stream.redis.records import RedisMessage, Source, id_before, parse_id
 from services.common.stream.redis.sources import Sources
-from services.common.stream.redis.tail import Prepare, Tail
+from services.common.stream.redis.tail import Tail
 
 log = structlog.get_logger(__name__)
 
@@ -35,18 +36,15 @@ class RedisGroup(Tail, GroupSubscription):
     def __init__(
         self,
         client: RedisClient,
-        names: Names,
+        logs: Logs,
         *,
-        prepare: Prepare,
         log_name: str,
         group: str,
         max_pending: int,
         ack_wait_s: float,
         acks: RedisClient,
     ) -> None:
-        super().__init__(
-            f"group {group} on {log_name}", client, names, prepare=prepare, log_name=log_name
-        )
+        super().__init__(f"group {group} on {log_name}", client, logs, log_name=log_name)
         self._group = group
         self._max_pending = max_pending
         self._ack_wait_s = ack_wait_s
@@ -67,7 +65,7 @@ class RedisGroup(Tail, GroupSubscription):
             self.check_open()
             await self.changed.wait()
         self.check_open()
-        batch = self._take(max_records)
+        batch = self._drain(max_records)
         for source, identities in _by_source(batch).items():
             self._held.setdefault(source, set()).update(identities)
         return batch
@@ -109,7 +107,7 @@ class RedisGroup(Tail, GroupSubscription):
     async def _counts(self) -> list[tuple[int, int]]:
         """Of each stream, what the group has not read, and what it has not acked of the rest."""
         self.check_open()
-        _, held = await self._prepare(self._acks, self._log_name)
+        _, held = await self._logs.prepare(self._acks, self._log_name)
         sources = sorted(held)
         commands: list[Command] = []
         for source in sources:
@@ -136,7 +134,7 @@ class RedisGroup(Tail, GroupSubscription):
             await super()._run()
 
     async def _join(self) -> None:
-        self._epoch, held = await self._prepare(self._client, self._log_name)
+        self._epoch, held = await self._logs.prepare(self._client, self._log_name)
         await self._find_places()
         self._buffer.clear()
         self._bytes = 0
@@ -144,7 +142,7 @@ class RedisGroup(Tail, GroupSubscription):
         self._sources, self._by_key = Sources(), {}
         await self._create(self._registry, "0")
         await self._add(sorted(held))
-        for source in sorted(held):
+        for source in self._sources.readable_ones():
             await self._take_over(source)
         self._claimed_at = asyncio.get_running_loop().time()
 
@@ -262,7 +260,7 @@ class RedisGroup(Tail, GroupSubscription):
             return
         self._claimed_at = now
         await self._add(sorted(await self._known_epoch()))
-        sources = self._sources.all()
+        sources = self._sources.readable_ones()
         idle = int(self._ack_wait_s * 1000)
         answers = await self._client.batch(
             [

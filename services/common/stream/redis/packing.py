@@ -2,7 +2,7 @@
 
 redis-py looks at each argument several times, 4 µs for each stored record; what a publisher and a
 group send by the thousand is put together here in a tenth of that. Connecting, sending and answers
-stay redis-py's: it is handed a `Packed` in place of arguments (see `redis_client`).
+stay redis-py's: it is handed a `Packed` in place of arguments (see `client.py`).
 """
 
 from __future__ import annotations

@@ -1,57 +1,57 @@
-"""Following a log's streams: the live subscription, and what it shares with groups."""
+"""Following a log's streams in order: what the live subscription and groups share.
+
+A stream whose key somebody else holds with something that is no stream is left out, and the log's
+other streams are read; where that is mended, it is read from where it was read to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import LiveBatch, LiveSubscription
-from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
-from services.common.stream.redis.records import (
-    Names,
-    RedisMessage,
-    Source,
-    announced,
-    parse_id,
-    trimmed_id,
-)
+from services.common.stream.redis.client import RedisClient, refusal
+from services.common.stream.redis.logs import Logs
+from services.common.stream.redis.records import RedisMessage, Source, announced
 from services.common.stream.redis.sources import Sources
 from services.common.stream.worker import Worker
 
 log = structlog.get_logger(__name__)
 
-Prepare = Callable[[RedisClient, str], Awaitable[tuple[int, set[Source]]]]
-
-_BUFFER = 4096
-_BUFFER_BYTES = 32 * 1024 * 1024
+MAX_BUFFERED = 4096
+_MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 _MOST_PER_STREAM = 512
+# How often streams that are left out are looked at again.
+_LOOK_S = 5.0
+# What Redis calls the kinds of key that can be read as a stream, now or once something is written.
+_READABLE = (b"stream", b"none")
 
 
 class Tail(Worker, ABC):
     """Reads a log's streams in order into a bounded buffer, finding new streams at once."""
 
-    def __init__(
-        self, what: str, client: RedisClient, names: Names, *, prepare: Prepare, log_name: str
-    ) -> None:
+    def __init__(self, what: str, client: RedisClient, logs: Logs, *, log_name: str) -> None:
         super().__init__(what)
         self._client = client
-        self._names = names
-        self._prepare = prepare
+        self._logs = logs
+        self._names = logs.names
         self._log_name = log_name
-        self._registry = names.registry(log_name)
+        self._registry = logs.names.registry(log_name)
         self._epoch = 0
         self._sources = Sources()
         self._by_key: dict[bytes, Source] = {}
         self._buffer: deque[RedisMessage] = deque()
         self._bytes = 0
         self._room = asyncio.Event()
+        # Of which it was told that they are left out; kept over outages, so that it is told once.
+        self._told: set[Source] = set()
+        self._looked_at = 0.0
         self.joined = asyncio.Event()
 
     @abstractmethod
@@ -64,12 +64,12 @@ class Tail(Worker, ABC):
 
     def _capacity(self) -> int:
         """How many more records may be buffered."""
-        if self._bytes >= _BUFFER_BYTES:
+        if self._bytes >= _MAX_BUFFERED_BYTES:
             return 0
-        return _BUFFER - len(self._buffer)
+        return MAX_BUFFERED - len(self._buffer)
 
     async def _found(self, fresh: Sequence[Source]) -> None:
-        """New streams were announced."""
+        """New streams were announced, or left out ones can be read again."""
 
     async def _run(self) -> None:
         attempt = 0
@@ -90,10 +90,47 @@ class Tail(Worker, ABC):
         fresh = [source for source in sources if self._sources.add(source)]
         for source in fresh:
             self._by_key[self._names.stream(*source).encode()] = source
-        if fresh:
-            await self._found(fresh)
+        readable = await self._sort_out(fresh)
+        if readable:
+            await self._found(readable)
+
+    async def _sort_out(self, sources: Sequence[Source]) -> list[Source]:
+        """Leave out what is no stream; answers the others."""
+        kinds = await self._client.batch(
+            [("TYPE", self._names.stream(*source)) for source in sources]
+        )
+        readable: list[Source] = []
+        for source, kind in zip(sources, kinds, strict=True):
+            key = self._names.stream(*source)
+            if text := refusal(kind):
+                raise BrokerUnavailable(self._client.target, text)
+            if kind in _READABLE:
+                self._sources.take_back(source)
+                readable.append(source)
+                if source in self._told:
+                    self._told.discard(source)
+                    log.info("stream_readable_again", what=self.what, key=key)
+                continue
+            self._sources.leave_out(source)
+            if source not in self._told:
+                self._told.add(source)
+                kind = kind.decode(errors="replace")
+                action = "find out who wrote it, and delete the key"
+                log.error("stream_left_out", what=self.what, key=key, holds=kind, action=action)
+        return readable
+
+    async def _look_at_left_out(self) -> None:
+        """Read those again that are streams by now."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        if mended := await self._sort_out(self._sources.left_out()):
+            await self._found(mended)
 
     async def _cycle(self) -> None:
+        if self._sources.left_out():
+            await self._look_at_left_out()
         sources, behind = self._sources.readable()
         # COUNT is for each stream; one is asked at least, so the buffer may pass its bound by
         # one record a stream.
@@ -135,7 +172,7 @@ class Tail(Worker, ABC):
         Raises:
             BrokerUnavailable: the log was replaced while the connection stood; begin again.
         """
-        epoch, held = await self._prepare(self._client, self._log_name)
+        epoch, held = await self._logs.prepare(self._client, self._log_name)
         if epoch != self._epoch:
             raise BrokerUnavailable(self._client.target, f"log {self._log_name} was replaced")
         return held
@@ -149,7 +186,7 @@ class Tail(Worker, ABC):
     def _advance(self, source: Source, identity: bytes) -> None:
         """A stream was read up to here."""
 
-    def _take(self, limit: int) -> list[RedisMessage]:
+    def _drain(self, limit: int) -> list[RedisMessage]:
         batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
         self._bytes -= sum(len(message.payload) for message in batch)
         self._room.set()
@@ -158,94 +195,3 @@ class Tail(Worker, ABC):
     async def aclose(self) -> None:
         await super().aclose()
         await self._client.aclose()
-
-
-class RedisLive(Tail, LiveSubscription):
-    """See `LiveSubscription`. Holds places in the streams, so it misses nothing over an outage.
-
-    It is interrupted only when a stream was trimmed in front of it, or the log was lost.
-    """
-
-    def __init__(
-        self, client: RedisClient, names: Names, *, prepare: Prepare, log_name: str
-    ) -> None:
-        super().__init__(f"live on {log_name}", client, names, prepare=prepare, log_name=log_name)
-        self._places: dict[Source, str] = {}
-        self._announced_to = "0-0"
-        self._interrupted = False
-        self.start(self._run())
-
-    async def next_batch(self) -> LiveBatch:
-        while not self._buffer and not self._interrupted:
-            self.check_open()
-            await self.changed.wait()
-        self.check_open()
-        interrupted, self._interrupted = self._interrupted, False
-        return LiveBatch(self._take(_BUFFER), interrupted)
-
-    async def _join(self) -> None:
-        epoch, held = await self._prepare(self._client, self._log_name)
-        if not self.joined.is_set():
-            await self._begin(epoch, held)
-        elif epoch != self._epoch:
-            # Another log: everything in it is new.
-            self._epoch = epoch
-            self._sources, self._places, self._by_key = Sources(), {}, {}
-            self._announced_to = "0-0"
-            self._interrupted = True
-            self.changed.ring()
-        else:
-            await self._check_trimmed()
-
-    async def _begin(self, epoch: int, held: set[Source]) -> None:
-        self._epoch = epoch
-        ordered = sorted(held)
-        answers = await self._client.transact(
-            [
-                ("XREVRANGE", self._registry, "+", "-", "COUNT", 1),
-                *(
-                    ("XREVRANGE", self._names.stream(*source), "+", "-", "COUNT", 1)
-                    for source in ordered
-                ),
-            ]
-        )
-        if text := next(filter(None, map(refusal, answers)), None):
-            raise BrokerUnavailable(self._client.target, text)
-        newest = answers[0]
-        self._announced_to = newest[0][0].decode() if newest else "0-0"
-        for source, entries in zip(ordered, answers[1:], strict=True):
-            self._places[source] = entries[0][0].decode() if entries else "0-0"
-        await self._add(ordered)
-        # A stream announced between the two looks begins in the one and is known in the other.
-        _, now = await self._prepare(self._client, self._log_name)
-        await self._add(sorted(now))
-
-    async def _resumed(self) -> None:
-        await self._check_trimmed()
-
-    async def _check_trimmed(self) -> None:
-        trimmed = await self._client.call("HGETALL", self._names.trimmed(self._log_name))
-        for source, place in self._places.items():
-            newest = trimmed.get(self._names.stream(*source).encode())
-            if trimmed_id(newest) > parse_id(place):
-                self._interrupted = True
-                self.changed.ring()
-
-    async def _read(self, sources: Sequence[Source], count: int, block: bool) -> Any:
-        return await self._client.call(
-            "XREAD",
-            *("COUNT", count),
-            *(("BLOCK", BLOCK_MS) if block else ()),
-            "STREAMS",
-            self._registry,
-            *(self._names.stream(*source) for source in sources),
-            self._announced_to,
-            *(self._places.get(source, "0-0") for source in sources),
-        )
-
-    async def _announcements(self, identities: Sequence[bytes]) -> None:
-        await self._known_epoch()
-        self._announced_to = identities[-1].decode()
-
-    def _advance(self, source: Source, identity: bytes) -> None:
-        self._places[source] = identity.decode()

@@ -1,0 +1,174 @@
+"""What a publisher's logs hold of what it sent, looked up at the beginning of each session.
+
+Nothing is concluded from the newest position alone: a log may hold a newer record of a subject and
+not an older one (a change of leader lost a batch of which the next was stored), and it may have
+lost its end, which it had acknowledged. So every record that nobody acknowledged is looked for at
+its own position; and where the newest acknowledged one is gone, so is every one acknowledged of
+late, and what is missing of those is written again before anything newer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from services.common.stream.broker import Position, Record
+from services.common.stream.nats.connection import Connection
+from services.common.stream.nats.publishing.encoding import InFlight, in_flight
+from services.common.stream.nats.publishing.readback import Fate, ReadBack, read_back
+from services.common.stream.nats.publishing.session import Confirmed, Session
+from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.publish_window import PublishWindow
+from services.common.stream.publisher_base import retention_s
+from services.common.stream.unsynced_records import History
+from services.common.subjects import log_of
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Knows the newest record that each log acknowledged, and finds out what became of the rest.
+
+    Args:
+        streams: the logs.
+        window: the publisher's; records in it are marked as stored or lost.
+        history: what was acknowledged of late.
+    """
+
+    def __init__(self, streams: Streams, window: PublishWindow[InFlight], history: History) -> None:
+        self._streams = streams
+        self._window = window
+        self._history = history
+        self._confirmed: dict[str, Confirmed] = {}
+        # Logs of which acknowledged records may be gone, until they are written again.
+        self._incomplete: set[str] = set()
+        # The ticket given last to a record that is written again.
+        self._again = 0
+
+    async def look_up(self, connection: Connection, session: Session) -> None:
+        """Find out what the logs have of what was sent to them before, and put it into the window.
+
+        What they lost of what they had acknowledged comes first, with tickets below 0.
+
+        Raises:
+            BrokerUnavailable: a log does not answer.
+        """
+        window = self._window
+        # Those that were being written again are in the history still, and are found there.
+        self._incomplete |= {log_of(i.record.subject) for i in window.items if i.ticket < 0}
+        window.items = deque(item for item in window.items if item.ticket > 0)
+        sent: dict[str, list[InFlight]] = {name: [] for name in self._history.logs()}
+        for item in window.items:
+            if item.sent and not item.lost:
+                sent.setdefault(log_of(item.record.subject), []).append(item)
+        again: list[Record] = []
+        for name, items in sent.items():
+            state = await session.state(name)
+            kept: list[Record] = []
+            if not await self._is_whole(connection, name, state):
+                self._incomplete.add(name)
+            if name in self._incomplete:
+                retention = retention_s(self._streams.specs, name)
+                kept = self._history.of(name, state.epoch, retention, time.monotonic())
+            elif all(item.stored for item in items):
+                continue
+            else:
+                items = [item for item in items if not item.stored]
+            found = await self._read_back(connection, state, [*kept, *(i.record for i in items)])
+            again += self._judge_kept(name, kept, found)
+            self._judge_sent(name, items, state, found)
+        # From here on what is missing of them is in the window.
+        self._incomplete.clear()
+        if again:
+            log.warning("log_tail_written_again", records=len(again))
+        for record in reversed(again):
+            self._again -= 1
+            item = in_flight(record)
+            item.ticket, item.taken_at = self._again, time.monotonic()
+            # Not one of those that the window's bound counts.
+            item.size = 0
+            window.items.appendleft(item)
+
+    async def _is_whole(self, connection: Connection, name: str, state: LogState) -> bool:
+        """Whether the log has all that it acknowledged here.
+
+        Logs lose their end and nothing else, so the newest such record stands for all.
+        """
+        held = self._confirmed.get(name)
+        if held is None or held.epoch != state.epoch:
+            return held is None
+        if state.first > held.seq:
+            # Gone by age or size, and everything before it.
+            return state.last >= held.seq
+        there = await self._streams.next(connection, name, held.subject, held.seq, state.epoch)
+        return there is not None and (there.seq, there.position) == (held.seq, held.position)
+
+    async def _read_back(
+        self, connection: Connection, state: LogState, records: Sequence[Record]
+    ) -> dict[str, ReadBack]:
+        wanted: dict[str, list[Position]] = {}
+        for record in records:
+            wanted.setdefault(record.subject, []).append(record.position)
+        return {
+            subject: await read_back(self._streams, connection, state, subject, sorted(positions))
+            for subject, positions in wanted.items()
+        }
+
+    def _judge_kept(
+        self, name: str, kept: Sequence[Record], found: Mapping[str, ReadBack]
+    ) -> list[Record]:
+        """Which of the acknowledged records have to be written again."""
+        fates = [found[record.subject].fate(record.position) for record in kept]
+        gone = [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.LOST]
+        if gone:
+            self._history.forget(gone)
+            self._window.say_lost(name, gone)
+        return [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.MISSING]
+
+    def _judge_sent(
+        self, name: str, items: Sequence[InFlight], state: LogState, found: Mapping[str, ReadBack]
+    ) -> None:
+        """Mark which of the window's records are stored."""
+        window = self._window
+        gone: list[Record] = []
+        for item in items:
+            record = item.record
+            back = found[record.subject]
+            fate = back.fate(record.position)
+            if fate is Fate.MISSING:
+                if item.stored:
+                    # Acknowledged out of turn, and lost since.
+                    item.stored = False
+                    self._window.stored -= 1
+                continue
+            if fate is Fate.LOST:
+                gone.append(record)
+                item.lost = item.stored = True
+                continue
+            item.epoch = state.epoch
+            if fate is Fate.STORED:
+                seq = back.found[record.position]
+                self.confirm(name, Confirmed(state.epoch, seq, record.subject, record.position))
+            if not item.stored:
+                mark_stored(window, item, duplicate=item.refused)
+        if gone:
+            self._window.say_lost(name, gone)
+
+    def confirm(self, name: str, confirmed: Confirmed) -> None:
+        """The log acknowledged this, or it was read back."""
+        held = self._confirmed.get(name)
+        if held is None or confirmed[:2] >= held[:2]:
+            self._confirmed[name] = confirmed
+
+
+def mark_stored(window: PublishWindow[InFlight], item: InFlight, *, duplicate: bool) -> None:
+    """It is in the log: since now, or (`duplicate`) since it was sent before."""
+    item.stored = True
+    if item.ticket > 0:
+        if duplicate:
+            window.duplicates += 1
+        else:
+            window.stored += 1

@@ -1,0 +1,64 @@
+"""What the server says when it does not store something. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from services.common.stream.nats.wire import description_of, status_of
+
+# Of a record that does not follow the log's newest.
+_WRONG_LAST = re.compile(rb"wrong last msg ID: ([^\"]*)")
+# Of a batch with a record that it has; and of one that was cut short, as by a change of leader.
+# Other errors of batches are for good.
+_STORED_ALREADY = b'"err_code":10201,'
+_OF_BATCHES = re.compile(rb"(?:atomic|batch) publish (.*)")
+_CUT_SHORT = (b"incomplete", b"inflight")
+# What it will say of this record however often it is sent: its payload, or its headers, are larger
+# than the stream or the server allows.
+_FOR_GOOD = re.compile(rb'"err_code": ?(?:10054|10097),')
+
+
+class Refusal(NamedTuple):
+    """An answer that something is not stored.
+
+    Attributes:
+        reason: in the server's words.
+        for_good: it will say so however often this is sent.
+        has_some: it is a batch of which the server has a record; so none of it was stored now.
+        of_batch: it is about a batch as such; its records may be stored one by one.
+        cut_short: it is about a batch of which not all came in time; that may pass.
+        newest: the id of the log's newest record, where it is not the one it should be.
+    """
+
+    reason: str
+    for_good: bool
+    has_some: bool
+    of_batch: bool
+    cut_short: bool
+    newest: str | None
+
+
+def read_refusal(headers: bytes, data: bytes) -> Refusal:
+    """What an answer's header block and payload say."""
+    last = _WRONG_LAST.search(data)
+    batch = _OF_BATCHES.search(data)
+    return Refusal(
+        _reason(headers, data),
+        for_good=_FOR_GOOD.search(data) is not None,
+        has_some=_STORED_ALREADY in data,
+        of_batch=batch is not None,
+        cut_short=batch is not None and any(words in batch[1] for words in _CUT_SHORT),
+        newest=None if last is None else last[1].decode(errors="replace"),
+    )
+
+
+def _reason(headers: bytes, data: bytes) -> str:
+    if not data:
+        return f"{status_of(headers)} {description_of(headers) or 'nobody stores it'}".strip()
+    try:
+        error = json.loads(data)["error"]
+        return f"{error['description']} (JetStream error {error['err_code']})"
+    except (ValueError, LookupError, TypeError):
+        return data.decode(errors="replace")[:300]
