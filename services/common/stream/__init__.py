@@ -3,13 +3,38 @@
 Only `__main__` modules (and tools) choose one, by `open_broker`; everything else is handed a
 `Broker`. This package imports no driver itself, so that naming the interface costs nothing.
 
-    broker.py       the contract, clauses B1 to B10; begin here
-    factory.py      `open_broker`; specs.py: which logs there are
-    memory*.py      one process: the log (pure) and the broker around it
-    nats*.py        JetStream: connection, streams, publisher, group, live
-    redis*.py       Redis Streams: client, keys and entries, publisher, tail (live), group
-    worker.py       what publishers and subscriptions share: one task, one bell
-    dead_letters.py what nobody can use, on its way to `market.invalid` (invalid_log.py)
+    broker.py             the contract, clauses B1 to B10; begin here
+    records.py            what is published, stored and read; how a log is kept
+    storing.py            what publishers count, and whether a broker stores what it is given
+    factory.py            `open_broker`; specs.py: which logs there are
+
+What the backends share:
+
+    broker_base.py        owner of what was opened on a broker
+    publisher_base.py     what callers of a publisher meet; publish_window.py: what it holds
+    unsynced_records.py   what was acknowledged of late, should the log lose its end
+    record_bounds.py      which records can be stored at all
+    worker.py             parent of one background task; bell, backoff, waiting with a limit
+
+What uses a broker:
+
+    invalid_log.py        parked messages, on the one subject that several services write
+    retention.py          tells when a log is cut before its time
+
+A backend is a package. In each of them, in this order of reading:
+
+    broker.py             the `Broker`
+    client.py             its connection, or what stands for the server
+    records.py            how records look there: ids, cursors, delivered messages
+    publisher.py, group.py, live.py
+
+    memory/   also log.py (the storage, pure)
+    redis/    also logs.py (keys, epochs), tail.py and sources.py (which streams a group and a live
+              subscription read), store_script.py, packing.py, trimmer.py, eviction.py
+    nats/     also link.py and connection.py (above client.py), wire.py (the protocol), streams.py
+              (logs), places.py (where groups stand), loss_check.py (of live), and publishing/: the
+              publisher's session, lanes, encoding, acks, refusals, and its looking up of what is
+              stored (reconcile.py, readback.py)
 
 The same suite runs on all three: `services/common/testing/conformance/`.
 """
@@ -18,17 +43,19 @@ from services.common.stream.broker import (
     Broker,
     Capabilities,
     GroupSubscription,
-    LiveBatch,
     LiveSubscription,
+    OnRefused,
+    Publisher,
+)
+from services.common.stream.records import (
+    LiveBatch,
     LogSpec,
     Message,
-    OnRefused,
     Page,
     Position,
-    Publisher,
-    PublisherStats,
     Record,
 )
+from services.common.stream.storing import PublisherStats
 
 __all__ = [
     "Broker",

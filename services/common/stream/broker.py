@@ -46,86 +46,13 @@ B10 Outages. A server that goes away and comes back with its log is survived by 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
-
-import msgspec
+from typing import Self
 
 from services.common.errors import BrokerUnavailable, RecordRefused
-from services.common.stream.storing import Storing
-
-
-class Position(NamedTuple):
-    """Where a record stands in its subject. Compares as a tuple.
-
-    Each number is 0 to 2^63 - 1; seq and sub are not both 0.
-    """
-
-    epoch: int
-    seq: int
-    sub: int = 0
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record to publish. `headers` carry trace context and are not part of its identity.
-
-    A struct, as one is made for every message: a frozen dataclass takes five times as long.
-    """
-
-    subject: str
-    payload: bytes
-    position: Position
-    headers: Mapping[str, str] | None = None
-
-
-class Message(ABC):
-    """A stored record as it is delivered."""
-
-    __slots__ = ()
-
-    subject: str
-    payload: bytes
-    cursor: str
-
-    @property
-    @abstractmethod
-    def position(self) -> Position: ...
-
-    def is_at(self, epoch: int, seq: int, sub: int) -> bool:
-        """Whether `position` is this one; cheaper, as nothing has to be read out of the record."""
-        return self.position == (epoch, seq, sub)
-
-    @property
-    @abstractmethod
-    def headers(self) -> Mapping[str, str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LogSpec:
-    """How a log is to be kept.
-
-    Attributes:
-        log: its name, `raw`, `tick.<shard>` or `invalid`.
-        retention_s: records older than this may be dropped by the broker.
-        duplicate_window_s: how long B3 is promised.
-        max_bytes: in each replica; the oldest records go when it is reached, before their time.
-            0 is no bound. Where a broker keeps by age alone it is not used (Redis, memory).
-    """
-
-    log: str
-    retention_s: float
-    duplicate_window_s: float = 120.0
-    max_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a log holds: its bytes, the bound of them (0 for none), its oldest record's age."""
-
-    size: int
-    max_bytes: int
-    oldest_s: float
+from services.common.stream.records import Held, LiveBatch, LogSpec, Message, Page, Position, Record
+from services.common.stream.storing import PublisherStats, Storing
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,57 +71,9 @@ class Capabilities:
     duplicate_window: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PublisherStats:
-    """Counters since the publisher was opened; `in_flight` and what follows are now.
-
-    Attributes:
-        sent: records taken.
-        stored: of these, stored by this publisher.
-        duplicates: of these, found stored already.
-        refused: of these, refused for good by the server (`OnRefused`); also replaced ones.
-        lost: of these, and of what was acknowledged of late, found missing beneath a newer record
-            of their subject, where they can no longer be stored in order.
-        retried: sent once more.
-        in_flight: not known to be stored.
-        bytes_in_flight: the same in bytes.
-        stalled_s: how long the oldest of these has been waited for: since it was taken, or since
-            the one before it was stored. 0 when there is none.
-        trouble: what is in the way of storing, as the server or the connection said it.
-    """
-
-    sent: int
-    stored: int
-    duplicates: int
-    retried: int
-    in_flight: int
-    bytes_in_flight: int
-    stalled_s: float = 0.0
-    trouble: str | None = None
-    lost: int = 0
-    refused: int = 0
-
-
 # Told of a record that was taken and that the server will never store. What it answers is stored in
 # its place (the same subject and position); None leaves the place empty. Must not wait.
 OnRefused = Callable[[Record, RecordRefused], Record | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What `read` found: records in order, where to go on, and whether the head was reached."""
-
-    messages: Sequence[Message]
-    cursor: str
-    at_head: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LiveBatch:
-    """Records that arrived together. `interrupted`: before these, some may have been missed."""
-
-    messages: Sequence[Message]
-    interrupted: bool = False
 
 
 class Publisher(ABC):

@@ -9,7 +9,8 @@ import msgspec
 import structlog
 
 from services.common.errors import BrokerFailed, PositionLost, RecordRefused
-from services.common.stream.broker import Broker, Position, Publisher, Record
+from services.common.stream.broker import Broker, Publisher
+from services.common.stream.records import Position, Record
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, encode
 

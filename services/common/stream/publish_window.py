@@ -17,7 +17,9 @@ from typing import Protocol
 import structlog
 
 from services.common.errors import RecordRefused
-from services.common.stream.broker import OnRefused, PublisherStats, Record
+from services.common.stream.broker import OnRefused
+from services.common.stream.records import Record
+from services.common.stream.storing import PublisherStats
 
 log = structlog.get_logger(__name__)
 

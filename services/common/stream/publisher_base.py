@@ -7,8 +7,10 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-from services.common.stream.broker import LogSpec, OnRefused, Publisher, PublisherStats, Record
+from services.common.stream.broker import OnRefused, Publisher
 from services.common.stream.publish_window import Held, PublishWindow
+from services.common.stream.records import LogSpec, Record
+from services.common.stream.storing import PublisherStats
 from services.common.stream.unsynced_records import History
 from services.common.stream.worker import Worker
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.common.errors import InvalidSubject, RecordRefused
-from services.common.stream.broker import Position, Record
+from services.common.stream.records import Position, Record
 from services.common.subjects import INVALID_SUBJECT, key_of
 
 # Both halves of a Redis entry id are unsigned 64 bits; what is archived has to fit signed ones.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import Broker, Held, LogSpec
+from services.common.stream.broker import Broker
+from services.common.stream.records import Held, LogSpec
 
 if TYPE_CHECKING:
     from prometheus_client import Gauge

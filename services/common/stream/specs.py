@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.common.settings import CommonSettings
-from services.common.stream.broker import LogSpec
+from services.common.stream.records import LogSpec
 from services.common.subjects import INVALID_LOG, RAW_LOG, tick_log
 
 

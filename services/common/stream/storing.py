@@ -1,4 +1,4 @@
-"""Whether a broker stores what its publishers were given. Pure.
+"""What publishers count, and whether a broker stores what they were given. Pure.
 
 A server may answer every question and store nothing: its disk or its memory is full, a stream
 stopped at a write error, a replica lost its leader. So what is judged is what it was given: how
@@ -8,13 +8,42 @@ long the oldest record has been waited for, of those that nobody confirmed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from services.common.stream.broker import PublisherStats
+from dataclasses import dataclass
+from typing import NamedTuple
 
 # Above what an election or a quick restart takes; below what subscribers may be shown as current.
 NOT_STORING_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """Counters since the publisher was opened; `in_flight` and what follows are now.
+
+    Attributes:
+        sent: records taken.
+        stored: of these, stored by this publisher.
+        duplicates: of these, found stored already.
+        refused: of these, refused for good by the server (`OnRefused`); also replaced ones.
+        lost: of these, and of what was acknowledged of late, found missing beneath a newer record
+            of their subject, where they can no longer be stored in order.
+        retried: sent once more.
+        in_flight: not known to be stored.
+        bytes_in_flight: the same in bytes.
+        stalled_s: how long the oldest of these has been waited for: since it was taken, or since
+            the one before it was stored. 0 when there is none.
+        trouble: what is in the way of storing, as the server or the connection said it.
+    """
+
+    sent: int
+    stored: int
+    duplicates: int
+    retried: int
+    in_flight: int
+    bytes_in_flight: int
+    stalled_s: float = 0.0
+    trouble: str | None = None
+    lost: int = 0
+    refused: int = 0
 
 
 class Storing(NamedTuple):

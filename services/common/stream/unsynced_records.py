@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from services.common.stream.broker import Record
+from services.common.stream.records import Record
 from services.common.subjects import log_of
 
 # JetStream's default `sync_interval` and some grace.

@@ -24,12 +24,11 @@ from services.common.stream import (
     Record,
     storing,
 )
-from services.common.stream.broker import PublisherStats
 from services.common.stream.nats import publisher as nats_publisher
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.retention import RetentionWatch
-from services.common.stream.storing import NOT_STORING_S, Storing
+from services.common.stream.storing import NOT_STORING_S, PublisherStats, Storing
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, read_all, seqs, until
 from tools.embedded import NatsServer, ValkeyServer
 

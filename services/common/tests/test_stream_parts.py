@@ -10,7 +10,6 @@ from redis.asyncio.connection import Connection
 from services.common.errors import PositionLost
 from services.common.settings import CommonSettings
 from services.common.stream import LogSpec, Position, Record
-from services.common.stream.broker import Held
 from services.common.stream.factory import open_broker
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.memory.log import GroupState, MemoryLog
@@ -23,6 +22,7 @@ from services.common.stream.nats.records import (
     sequence_cursor,
     sequence_of_reply,
 )
+from services.common.stream.records import Held
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.redis.packing import Packed, pack, pack_record
 from services.common.stream.redis.records import Source

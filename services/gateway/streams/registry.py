@@ -16,7 +16,8 @@ import structlog
 from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
-from services.common.stream.broker import LiveSubscription, Message
+from services.common.stream.broker import LiveSubscription
+from services.common.stream.records import Message
 from services.common.subjects import StreamKey, is_pulse, tick_log
 from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget

@@ -14,7 +14,9 @@ from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, Re
 from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
-from services.common.stream.broker import Publisher, PublisherStats, Record
+from services.common.stream.broker import Publisher
+from services.common.stream.records import Record
+from services.common.stream.storing import PublisherStats
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
 from services.ingestor.metrics import Metrics

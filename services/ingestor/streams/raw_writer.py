@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from services.common.errors import RecordRefused
-from services.common.stream.broker import Position, Record
+from services.common.stream.records import Position, Record
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import (
     RECORD_VERSION,

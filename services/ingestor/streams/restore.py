@@ -5,7 +5,8 @@ from __future__ import annotations
 import structlog
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import Broker, Position
+from services.common.stream.broker import Broker
+from services.common.stream.records import Position
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import UNREADABLE, RawRecord, decode_raw
 from services.ingestor.streams.raw_writer import OpenGaps

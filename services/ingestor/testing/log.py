@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from services.common.stream.broker import Record
+from services.common.stream.records import Record
 from services.common.subjects import StreamKey
 from services.common.wire import UNCHAINED, RawRecord, decode_raw
 

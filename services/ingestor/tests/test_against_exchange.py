@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from services.common.domain.book import Book
-from services.common.stream.broker import LogSpec
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
+from services.common.stream.records import LogSpec
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from services.common.settings import child_environment
-from services.common.stream.broker import Broker, LogSpec
+from services.common.stream.broker import Broker
 from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.records import LogSpec
 from services.common.testing.full_nats import fill, make_room
 from services.ingestor.testing import raw_records
 from tools.embedded import NatsServer, free_port

@@ -10,10 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
-from services.common.stream.broker import LogSpec, Position, Publisher, Record
+from services.common.stream.broker import Publisher
 from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
+from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics

@@ -8,11 +8,7 @@ from services.common.stream.broker import (
     Capabilities,
     GroupSubscription,
     LiveSubscription,
-    LogSpec,
-    Message,
     OnRefused,
-    Page,
-    Position,
     Publisher,
 )
 from services.common.stream.broker_base import BrokerBase
@@ -21,6 +17,7 @@ from services.common.stream.memory.group import MemoryGroup
 from services.common.stream.memory.live import MemoryLive
 from services.common.stream.memory.log import MemoryLog
 from services.common.stream.memory.publisher import MemoryPublisher
+from services.common.stream.records import LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 
 __all__ = ["MemoryBroker", "MemoryServer"]

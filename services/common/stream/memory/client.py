@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import LogSpec
 from services.common.stream.memory.log import MemoryLog
+from services.common.stream.records import LogSpec
 from services.common.stream.worker import Bell
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.broker import GroupSubscription
 from services.common.stream.memory.client import MemoryClient
 from services.common.stream.memory.log import GroupState
 from services.common.stream.memory.records import StoredRecord
+from services.common.stream.records import Message
 from services.common.stream.worker import Worker
 
 

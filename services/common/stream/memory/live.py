@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from services.common.stream.broker import LiveBatch, LiveSubscription
+from services.common.stream.broker import LiveSubscription
 from services.common.stream.memory.client import MemoryClient
+from services.common.stream.records import LiveBatch
 from services.common.stream.worker import Worker
 
 _LIVE_BATCH = 1024

@@ -7,8 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import LogSpec, Position, Record
 from services.common.stream.memory.records import StoredRecord
+from services.common.stream.records import LogSpec, Position, Record
 
 
 class _Subject:

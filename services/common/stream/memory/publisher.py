@@ -7,10 +7,11 @@ import asyncio
 import msgspec
 
 from services.common.errors import BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import OnRefused, Record
+from services.common.stream.broker import OnRefused
 from services.common.stream.memory.client import MemoryClient
 from services.common.stream.publisher_base import PublisherBase
 from services.common.stream.record_bounds import check_record
+from services.common.stream.records import Record
 from services.common.subjects import log_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from services.common.stream.broker import Message, Position, Record
+from services.common.stream.records import Message, Position, Record
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

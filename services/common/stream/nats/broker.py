@@ -22,13 +22,8 @@ from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.stream.broker import (
     Capabilities,
     GroupSubscription,
-    Held,
     LiveSubscription,
-    LogSpec,
-    Message,
     OnRefused,
-    Page,
-    Position,
     Publisher,
 )
 from services.common.stream.broker_base import BrokerBase
@@ -40,6 +35,7 @@ from services.common.stream.nats.places import Places
 from services.common.stream.nats.publisher import NatsPublisher
 from services.common.stream.nats.records import NatsMessage, parse_cursor, sequence_cursor
 from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.records import Held, LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 
 _DEFAULT_LIMIT = 1024 * 1024

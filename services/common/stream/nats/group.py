@@ -19,7 +19,7 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.broker import GroupSubscription
 from services.common.stream.nats.connection import ApiError, Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.places import Place, Places, time_of
@@ -31,6 +31,7 @@ from services.common.stream.nats.wire import (
     publish_frame,
     status_of,
 )
+from services.common.stream.records import Message
 from services.common.stream.worker import Worker, wait_for
 
 log = structlog.get_logger(__name__)

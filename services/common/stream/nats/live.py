@@ -35,12 +35,13 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import LiveBatch, LiveSubscription, Position
+from services.common.stream.broker import LiveSubscription
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.loss_check import Tally
 from services.common.stream.nats.records import NatsMessage
 from services.common.stream.nats.streams import Streams
+from services.common.stream.records import LiveBatch, Position
 from services.common.stream.worker import Worker, wait_for
 from services.common.subjects import log_subjects
 

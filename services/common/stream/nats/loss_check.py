@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from services.common.stream.broker import Position
+from services.common.stream.records import Position
 
 # As many as may come while the newest record is looked up.
 _REMEMBERED = 4096

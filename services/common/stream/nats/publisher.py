@@ -26,7 +26,7 @@ import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import OnRefused, Record
+from services.common.stream.broker import OnRefused
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.publishing.acks import Acks
@@ -38,6 +38,7 @@ from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
 from services.common.stream.publisher_base import PublisherBase
 from services.common.stream.record_bounds import check_record
+from services.common.stream.records import Record
 from services.common.stream.worker import wait_for, worth_saying
 from services.common.subjects import log_of
 

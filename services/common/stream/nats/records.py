@@ -12,8 +12,8 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from services.common.errors import InvalidSubject, PositionLost
-from services.common.stream.broker import Message, Position
 from services.common.stream.nats.wire import header_of, headers_of
+from services.common.stream.records import Message, Position
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
 _BEHIND_VERSION = len("NATS/1.0")

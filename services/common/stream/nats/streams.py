@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import Held, LogSpec
 from services.common.stream.nats.connection import Answer, ApiError, Connection
 from services.common.stream.nats.records import NO_POSITION, NatsMessage
 from services.common.stream.nats.wire import description_of, header_of, status_of
+from services.common.stream.records import Held, LogSpec
 from services.common.subjects import jetstream_name, log_of, log_subjects
 from services.common.times import micros
 

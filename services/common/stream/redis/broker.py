@@ -22,14 +22,11 @@ from services.common.stream.broker import (
     Capabilities,
     GroupSubscription,
     LiveSubscription,
-    LogSpec,
-    Message,
     OnRefused,
-    Page,
-    Position,
     Publisher,
 )
 from services.common.stream.broker_base import BrokerBase
+from services.common.stream.records import LogSpec, Message, Page, Position
 from services.common.stream.redis.client import RedisClient, Refused
 from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
 from services.common.stream.redis.group import RedisGroup

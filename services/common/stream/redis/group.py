@@ -15,7 +15,8 @@ from typing import Any, cast
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import GroupSubscription, Message
+from services.common.stream.broker import GroupSubscription
+from services.common.stream.records import Message
 from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import LiveBatch, LiveSubscription
+from services.common.stream.broker import LiveSubscription
+from services.common.stream.records import LiveBatch
 from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import Source, parse_id, trimmed_id

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import LogSpec
+from services.common.stream.records import LogSpec
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.records import ZERO, Names, Source, announced, trimmed_id
 

@@ -23,9 +23,10 @@ import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import OnRefused, Record
+from services.common.stream.broker import OnRefused
 from services.common.stream.publisher_base import PublisherBase, retention_s
 from services.common.stream.record_bounds import check_record
+from services.common.stream.records import Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import Source

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.common.errors import PositionLost
-from services.common.stream.broker import Message, Position
 from services.common.stream.record_bounds import MAX_NUMBER
+from services.common.stream.records import Message, Position
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)

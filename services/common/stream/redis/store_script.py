@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import Record
 from services.common.stream.publisher_base import retention_s
+from services.common.stream.records import Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack, pack_record

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from services.common.stream.broker import Record
 from services.common.stream.nats.records import message_id
 from services.common.stream.nats.wire import HEADER_LINE, header_block
+from services.common.stream.records import Record
 
 _VERSION = HEADER_LINE.decode() + "\r\n"
 # Of a message's size, what is not its payload, id and own headers: at most two ids, and names.

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from services.common.stream.broker import Position
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.records import Position
 from services.common.subjects import log_of
 
 # How far behind a subject's newest record the look begins, in records of the log.

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from services.common.stream.broker import Position, Record
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.publishing.encoding import InFlight, in_flight
 from services.common.stream.nats.publishing.readback import Fate, ReadBack, read_back
@@ -23,6 +22,7 @@ from services.common.stream.nats.publishing.session import Confirmed, Session
 from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.publisher_base import retention_s
+from services.common.stream.records import Position, Record
 from services.common.stream.unsynced_records import History
 from services.common.subjects import log_of
 

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import Position
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.publishing.encoding import InFlight, append_batch, append_message
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
 from services.common.stream.nats.streams import LogState
+from services.common.stream.records import Position
 from services.common.subjects import log_of
 
 # What is written at a time.
