@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from services.common.wire import UNREADABLE
+
 _TIME = re.compile(
     r"(?P<number>\d{9,19}(?:\.\d+)?)"
     r"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)(?P<zone>Z|[+-]\d\d:?\d\d)?"
@@ -66,7 +68,7 @@ def read_line(raw: bytes) -> Line | None:
     received = _time_in(before) if before else None
     try:
         message = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return LeftOut("bad_json")
     return _framed(message, body, received)
 
@@ -122,7 +124,7 @@ def _unwrapped(inner: object, received: int | None) -> Line:
         body = inner.encode()
         try:
             inner = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return LeftOut("bad_json")
     else:
         body = msgspec.json.encode(inner)

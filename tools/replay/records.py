@@ -9,6 +9,7 @@ import msgspec
 
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, raw_subject
+from services.common.wire import UNREADABLE
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -56,7 +57,7 @@ def read_line(line: bytes) -> Recorded:
     """
     try:
         head = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadSource(f"not a raw record: {error}") from error
     return Recorded(
         head.ts_recv,

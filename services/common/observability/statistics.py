@@ -1,6 +1,6 @@
 """The line of figures that every service logs now and then, read from its own metrics.
 
-Pure but for `report`: `Statistics` is fed with samples and answers what the line says.
+`Statistics` is fed with samples and answers what the line says; `report` alone waits and asks.
 """
 
 from __future__ import annotations

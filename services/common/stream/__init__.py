@@ -32,9 +32,9 @@ A backend is a package. In each of them, in this order of reading:
     redis/    also logs.py (keys, epochs), tail.py and sources.py (which streams a group and a live
               subscription read), store_script.py, packing.py, trimmer.py, eviction.py
     nats/     also link.py and connection.py (above client.py), wire.py (the protocol), streams.py
-              (logs), places.py (where groups stand), loss_check.py (of live), and publishing/: the
-              publisher's session, lanes, encoding, acks, refusals, and its looking up of what is
-              stored (reconcile.py, readback.py)
+              (logs), places.py (where groups stand), loss_check.py (of live), and publishing/:
+              session.py, lanes.py, encoding.py, acks.py, refusals.py, and how it is looked up what
+              is stored: reconcile.py, readback.py
 
 The same suite runs on all three: `services/common/testing/conformance/`.
 """

@@ -2,8 +2,8 @@
 
 Every publisher's window obeys the same rules, so they stand here once. Tickets are 1, 2, 3, ... in
 the order taken. Records leave in that order, so the horizon says of every ticket whether it is
-done. The window is bounded in records and bytes, and takes one larger record alone. Pure but for
-the futures that callers wait on.
+done. The window is bounded in records and bytes, and takes one larger record alone. It waits
+for nothing itself; callers wait on its futures.
 """
 
 from __future__ import annotations

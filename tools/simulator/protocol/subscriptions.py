@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from services.common.wire import UNREADABLE
 from tools.simulator.protocol.auth import AuthFailed, Credentials
 from tools.simulator.protocol.messages import (
     FULL,
@@ -79,7 +80,7 @@ class ClientSubscriptions:
         """Carry out one message of the client."""
         try:
             message = msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return Answer(Error("Malformed JSON"))
         try:
             if not isinstance(message, dict):

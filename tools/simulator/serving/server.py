@@ -19,6 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.resilience.token_bucket import TokenBucket
+from services.common.wire import UNREADABLE
 from tools.simulator.faults.feed_faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
 from tools.simulator.protocol.auth import Credentials
 from tools.simulator.protocol.feed import EXTENSION, FeedProtocol
@@ -227,7 +228,7 @@ class Surface:
     async def _post_flow(self, request: Request) -> Response:
         try:
             wanted = msgspec.json.decode(await request.body(), type=FlowRequest)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             return JSONResponse({"message": str(error)}, status_code=400)
         self._flow(wanted.running)
         return JSONResponse({"running": wanted.running})

@@ -1,4 +1,4 @@
-"""How records look on JetStream: message ids, cursors, delivered messages.
+"""How records look on JetStream: message ids, cursors, delivered messages. Pure.
 
 The `Nats-Msg-Id` header is `venue:channel:product:epoch:seq[:sub]` (`invalid:0:seq` for parked
 input). It makes the server drop what it already has, and it is where a stored record's position is

@@ -1,4 +1,4 @@
-"""How records look on Redis Streams: keys, entries, cursors.
+"""How records look on Redis Streams: keys, entries, cursors. Pure.
 
 One stream a subject and epoch; an entry's id is `<seq>-<sub>`, so that the server itself refuses
 what it has and what comes out of order. An entry's fields: `p` payload, `h` headers as JSON where
