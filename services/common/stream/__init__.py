@@ -19,6 +19,7 @@ What the backends share:
 What uses a broker:
 
     invalid_log.py        parked messages, on the one subject that several services write
+    dead_letters.py       a queue in front of it
     retention.py          tells when a log is cut before its time
 
 A backend is a package. In each of them, in this order of reading:
