@@ -354,7 +354,9 @@ class Client:
         self.breaks: list[str] = []
         self.seen: dict[str, list[int]] = {}
         self._claimed: set[str] = set()
-        self._options = {"compression": None, "max_size": None, **options}
+        # Neither a handshake nor a pong is late because the machine is busy.
+        bounds = {"open_timeout": WAIT_S, "ping_interval": None}
+        self._options = {"compression": None, "max_size": None, **bounds, **options}
         self._read = 0
         self.socket: ClientConnection
 

@@ -102,22 +102,22 @@ async def _no_collector() -> AsyncIterator[None]:
         gc.enable()
 
 
-async def _gone(gateway: Bench) -> None:
+async def _gone(gateway: Bench, tasks: set[asyncio.Task[None]]) -> None:
+    """Wait until no connection is left, and of the tasks those only that were there before."""
     await eventually(lambda: not gateway.gateway.sessions)
-    for _ in range(50):
-        # Tasks that were cancelled end.
-        await asyncio.sleep(0)
+    await eventually(lambda: asyncio.all_tasks() <= tasks)
 
 
 async def _left_behind(gateway: Bench, do: Callable[[], Awaitable[None]]) -> Counter[str]:
     """What only the collector would have found after doing it a number of times."""
+    tasks = asyncio.all_tasks()
     for _ in range(3):
         await do()
-    await _gone(gateway)
+    await _gone(gateway, tasks)
     async with _no_collector():
         for _ in range(_TIMES):
             await do()
-        await _gone(gateway)
+        await _gone(gateway, tasks)
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         kinds = (f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)

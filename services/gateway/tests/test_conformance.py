@@ -21,7 +21,7 @@ from services.common.runtime import serve_http
 from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE
-from services.gateway.testing import WAIT_S
+from services.gateway.testing import WAIT_S, eventually
 from services.gateway.testing.wire import (
     BINARY,
     CLOSE,
@@ -102,12 +102,6 @@ async def echo_by_asgi_link(scope: Any, receive: Any, send: Any) -> None:
             group.create_task(send({"type": "websocket.send", "bytes": data}))
 
         await link.run(Echo(link, send_binary))
-
-
-async def late_echo(scope: Any, receive: Any, send: Any) -> None:
-    """One that thinks before it accepts."""
-    await asyncio.sleep(0.05)
-    await echo(scope, receive, send)
 
 
 async def refusal(scope: Any, receive: Any, send: Any) -> None:
@@ -663,16 +657,25 @@ async def test_frames_that_come_with_the_handshake_are_not_lost(port: int, kind:
 
 
 async def test_an_application_may_think_before_it_accepts() -> None:
+    decide = asyncio.Event()
+    thinking: asyncio.Future[WebSocketConnection] = asyncio.get_running_loop().create_future()
+
+    async def late_echo(scope: Any, receive: Any, send: Any) -> None:
+        thinking.set_result(scope["extensions"][EXTENSION])
+        await decide.wait()
+        await echo(scope, receive, send)
+
     async with (
         serve_http(late_echo, "127.0.0.1", 0, lifespan="off", **ours()) as port,
         await RawClient.open(port) as client,
     ):
         await client.write(HANDSHAKE)
-        # Sent before the answer, in segments of their own.
-        await asyncio.sleep(0.01)
+        connection = await thinking
+        # Sent before the answer: one is read, and nothing more; the other waits in the socket.
         await client.write(frame(TEXT, b"one"))
-        await asyncio.sleep(0.01)
+        await eventually(lambda: not connection.transport.is_reading())
         await client.write(frame(TEXT, b"two"))
+        decide.set()
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")
         assert await client.frame() == (TEXT, b"one")
         assert await client.frame() == (TEXT, b"two")

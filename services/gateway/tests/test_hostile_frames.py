@@ -6,6 +6,7 @@ import asyncio
 import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -181,9 +182,9 @@ class Calls:
     def call_soon(self, call: Callable[[], None]) -> None:
         self.soon.append(call)
 
-    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
-        self.later.append((self.now + seconds, call))
-        return asyncio.TimerHandle(0, call, (), cast("asyncio.AbstractEventLoop", self))
+    def call_later(self, seconds: float, call: Callable[..., None], *args: Any) -> Any:
+        self.later.append((self.now + seconds, partial(call, *args)))
+        return asyncio.TimerHandle(0, call, args, cast("asyncio.AbstractEventLoop", self))
 
     def get_debug(self) -> bool:
         return False

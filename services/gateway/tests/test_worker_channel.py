@@ -6,12 +6,16 @@ import asyncio
 import socket
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
 
+from services.gateway.testing import WAIT_S
 from services.gateway.workers.channel import ChannelDown, WorkerChannel
+from services.gateway.workers.health_http import routes
 from services.gateway.workers.worker_metrics import (
     MergedMetrics,
     exported_families,
@@ -30,7 +34,7 @@ def registry(value: float) -> CollectorRegistry:
 
 
 def wire(told: Any) -> Any:
-    """As it comes out of the other end of a line."""
+    """As it comes out of the other end of a channel."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(told))
 
 
@@ -88,21 +92,39 @@ async def test_both_ends_of_a_line_ask_and_answer_and_notice_the_end() -> None:
             except ChannelDown:
                 # Not running yet.
                 await asyncio.sleep(0)
-        answers = await asyncio.gather(*(left.ask(n) for n in range(50)), right.ask("b" * 300_000))
-        assert answers == [*range(0, 100, 2), "B" * 300_000]
+        async with asyncio.TaskGroup() as asking:
+            asked = [asking.create_task(left.ask(n)) for n in range(50)]
+            shouted = asking.create_task(right.ask("b" * 300_000))
+        assert [one.result() for one in asked] == [*range(0, 100, 2)]
+        assert shouted.result() == "B" * 300_000
         # The other process dies in the middle of an answer.
         right._answer = never
-        asked = group.create_task(_failed(left))
+        failing = group.create_task(_failed(left))
         await asyncio.sleep(0)
         theirs.shutdown(socket.SHUT_RDWR)
-        assert "gone" in await asked
-        await asyncio.wait(ends, timeout=10)
-        assert all(end.done() for end in ends)
+        assert "gone" in await failing
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.wait(ends)
         with pytest.raises(ChannelDown):
             await left.ask("again")
 
 
-async def _failed(line: WorkerChannel) -> str:
+async def _failed(channel: WorkerChannel) -> str:
     with pytest.raises(ChannelDown) as down:
-        await line.ask("anybody?")
+        await channel.ask("anybody?")
     return str(down.value)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/startupz"])
+async def test_a_process_that_gets_no_answer_reports_it_in_the_form_of_a_report(path: str) -> None:
+    async def nobody(_asked: Any) -> Any:
+        raise ChannelDown("no answer within 3 s")
+
+    app = httpx.ASGITransport(Starlette(routes=routes(nobody, dict)))
+    async with httpx.AsyncClient(transport=app, base_url="http://gateway") as http:
+        answer = await http.get(path)
+    assert answer.status_code == 503
+    report = answer.json()
+    assert (report["ready"], report["started"], report["pending"]) == (False, False, ["supervisor"])
+    check = report["checks"]["supervisor"]
+    assert (check["ok"], check["reason"]) == (False, "no answer within 3 s")

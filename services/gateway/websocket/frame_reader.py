@@ -26,13 +26,11 @@ class FrameReader:
         "_context",
         "_control",
         "_inbound",
-        "_messages",
         "_paused",
         "_receiver",
         "_timed",
         "_timer",
         "_transport",
-        "_wanted",
     )
 
     def __init__(
@@ -51,15 +49,14 @@ class FrameReader:
         self._inbound = Inbound(
             limits.max_bytes, deflate=deflate, max_fragments=limits.max_fragments
         )
-        # Whether the receiver wants to be told more; whether the transport's reading is paused.
-        self._wanted = True
+        # Whether the transport's reading is paused; `Inbound.stopped` is whether the receiver wants
+        # to be told nothing for now.
         self._paused = False
         # Made by the first control frame that is not an answer: most clients send none.
         self._control: TokenBucket | None = None
-        # While a message is incomplete: when it is too late, and how many were whole before it.
+        # Runs while a message is incomplete.
         self._timed = True
         self._timer: asyncio.TimerHandle | None = None
-        self._messages = 0
 
     def feed(self, data: bytes) -> None:
         """Read what came in, as far as one turn's bound allows; the rest follows by itself."""
@@ -73,7 +70,7 @@ class FrameReader:
     def _after_reading(self, done: bool) -> None:
         self._time_message()
         if done:
-            if self._wanted:
+            if not self._inbound.stopped:
                 self.resume_transport()
         else:
             self.pause_transport()
@@ -89,15 +86,13 @@ class FrameReader:
 
     def pause(self) -> None:
         """Tell the receiver nothing for now."""
-        if self._wanted:
-            self._wanted = False
+        if not self._inbound.stopped:
             self._inbound.stopped = True
             self.pause_transport()
 
     def resume(self) -> None:
         """Tell the receiver more, beginning with what came in meanwhile."""
-        if not self._wanted and not self._transport.is_closing():
-            self._wanted = True
+        if self._inbound.stopped and not self._transport.is_closing():
             self._inbound.stopped = False
             if self._inbound.incomplete:
                 # Perhaps only half a frame; reading on finds out.
@@ -133,16 +128,17 @@ class FrameReader:
 
     def _time_message(self) -> None:
         if self._timed and self._timer is None and self._inbound.incomplete:
-            self._messages = self._inbound.messages
             self._timer = self._context.loop.call_later(
-                self._context.reading.message_s, self._message_overdue
+                self._context.reading.message_s, self._message_overdue, self._inbound.messages
             )
 
-    def _message_overdue(self) -> None:
+    def _message_overdue(self, before: int) -> None:
+        """`before` messages were whole when the timer began."""
         self._timer = None
         if not self._timed or not self._inbound.incomplete or self._receiver is None:
             return
-        if self._inbound.messages == self._messages and self._wanted and not self._paused:
+        inbound = self._inbound
+        if inbound.messages == before and not inbound.stopped and not self._paused:
             self._receiver.on_violation(POLICY, "a message that did not end in time")
         else:
             # Another message by now; or it is not the client's fault, who is not read from.

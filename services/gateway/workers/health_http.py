@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from services.common.observability.health import package_version
+from services.common.observability.health import Health, package_version
 from services.gateway.workers.channel import ChannelDown
 
 METRICS_PATH = "/metrics"
@@ -47,6 +47,14 @@ async def all_ready(ask: Ask) -> bool:
         return False
 
 
+def _unanswered(reason: str) -> Response:
+    """In the form of a report, as whoever asks for readiness reads one."""
+    health = Health("gateway")
+    health.failed("supervisor", reason)
+    body = {**health.report(), "started": False, "pending": ["supervisor"]}
+    return JSONResponse(body, status_code=503)
+
+
 def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
     """The routes every service has; what is about all processes is asked for."""
 
@@ -57,7 +65,7 @@ def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
         try:
             answer = await ask((request.url.path, request.headers.get("accept", "")))
         except ChannelDown as error:
-            return JSONResponse({"ready": False, "reason": str(error)}, status_code=503)
+            return _unanswered(str(error))
         reply = Reply(*answer)
         return Response(reply.body, reply.status, media_type=reply.content_type)
 
