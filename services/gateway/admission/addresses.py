@@ -77,7 +77,7 @@ def _parsed(text: str) -> _Address | None:
 
 
 class Pass:
-    """A connection's places, from its handshake until `leave`."""
+    """A connection's places, from its handshake until `release`."""
 
     __slots__ = ("_address", "_door", "_keyless", "_left")
 
@@ -94,7 +94,7 @@ class Pass:
             self._door.keyless -= 1
             _less(self._door.keyless_by, self._address)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give everything back."""
         if not self._left:
             self._left = True
@@ -119,7 +119,7 @@ class Door:
         self._keyless = keyless
         self._keyless_most = keyless_most
 
-    def enter(self, address: str, *, keyless: bool) -> Pass | str:
+    def acquire(self, address: str, *, keyless: bool) -> Pass | str:
         """Let one in; or why not: `address` or `keyless`."""
         if self._most and self.by_address[address] >= self._most:
             return "address"

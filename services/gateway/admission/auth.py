@@ -82,21 +82,21 @@ class Places:
     def __init__(self) -> None:
         self._taken: Counter[Grant] = Counter()
 
-    def take(self, grant: Grant) -> bool:
+    def acquire(self, grant: Grant) -> bool:
         """Take a place; False: all that the key allows are taken."""
         if grant.connections is not None and self._taken[grant] >= grant.connections:
             return False
         self._taken[grant] += 1
         return True
 
-    def give_back(self, grant: Grant) -> None:
+    def release(self, grant: Grant) -> None:
         self._taken[grant] -= 1
         if not self._taken[grant]:
             del self._taken[grant]
 
 
 class Seat:
-    """One connection's place, from the moment its key is known until `leave`.
+    """One connection's place, from the moment its key is known until `release`.
 
     Attributes:
         grant: what it may do; None while no valid key came.
@@ -110,21 +110,21 @@ class Seat:
         self.entry: Pass | None = None
         self._places = places
 
-    def take(self, grant: Grant) -> bool:
+    def acquire(self, grant: Grant) -> bool:
         """Take a place under this grant, once; False: the key has no place left."""
         assert self.grant is None
-        if not self._places.take(grant):
+        if not self._places.acquire(grant):
             return False
         self.grant = grant
         if self.entry is not None:
             self.entry.keyed()
         return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         if self.entry is not None:
-            self.entry.leave()
+            self.entry.release()
         if self.grant is not None:
-            self._places.give_back(self.grant)
+            self._places.release(self.grant)
             self.grant = None
 
 

@@ -38,7 +38,7 @@ class HttpLimits:
         # Who waits, in the order in which they began to.
         self._held: dict[Hashable, _Held] = {}
 
-    def enter(self, address: str = "") -> str:
+    def acquire(self, address: str = "") -> str:
         """Take a place; or why there is none, and none was taken: `connections` or `address`.
 
         An empty address is nobody's: it may have all.
@@ -52,7 +52,7 @@ class HttpLimits:
             self.by_address[address] += 1
         return ""
 
-    def leave(self, address: str = "") -> None:
+    def release(self, address: str = "") -> None:
         """Give the place back."""
         self.open -= 1
         if address:
@@ -64,13 +64,13 @@ class HttpLimits:
         """How long `size` bytes of an answer may wait for their reader."""
         return self._write_s + size / SLOWEST_BYTES_PER_S
 
-    def wait(self, one: Hashable, address: str, size: int) -> list[Hashable]:
+    def hold(self, one: Hashable, address: str, size: int) -> list[Hashable]:
         """`size` bytes wait for this reader; who has to go for it.
 
         Those who go are forgotten. They are of the address that holds the most, oldest first: one
         who asks much and reads nothing pays for it, not whoever asks next.
         """
-        self.took(one)
+        self.drained(one)
         self._held[one] = _Held(address, size)
         self.held_bytes += size
         gone: list[Hashable] = []
@@ -80,11 +80,11 @@ class HttpLimits:
                 by_address[held.address] += held.size
             worst = by_address.most_common(1)[0][0]
             victim = next(key for key, held in self._held.items() if held.address == worst)
-            self.took(victim)
+            self.drained(victim)
             gone.append(victim)
         return gone
 
-    def took(self, one: Hashable) -> None:
+    def drained(self, one: Hashable) -> None:
         """Nothing waits for it any more, or it is gone."""
         held = self._held.pop(one, None)
         if held is not None:

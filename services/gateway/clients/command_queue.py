@@ -229,7 +229,7 @@ class CommandQueue:
             self._strike(1.0)
             return
         if self._seat.grant is None:
-            if not self._seat.take(grant):
+            if not self._seat.acquire(grant):
                 raise connections_taken(grant)
             self._client.subscriptions.allow(grant)
             self._bucket = None

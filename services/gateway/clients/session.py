@@ -142,7 +142,7 @@ class Session(CatchUpPort, TransportListener):
         self._catching = self._commands = None
         self.subscriptions.close()
         self.outbox.clear()
-        self._seat.leave()
+        self._seat.release()
         self._home.left(self)
         self._free_room()
 

@@ -59,7 +59,7 @@ class Endpoint:
         if problem is not None:
             code = str(problem[1].code.code)
             gateway.metrics.errors.labels(code).inc()
-            await _reject(scope, send, *problem)
+            await _refuse(scope, send, *problem)
             return
         begun = False
         try:
@@ -78,7 +78,7 @@ class Endpoint:
                 transport.hand_over(session)
         finally:
             if not begun:
-                seat.leave()
+                seat.release()
 
     def _refusal(self, headers: Headers) -> tuple[int, Problem] | None:
         """Why a handshake is answered by an HTTP error instead of an upgrade."""
@@ -114,15 +114,15 @@ class Endpoint:
                 wait_ms = int(guessing.wait_s * 1000) + 1
                 return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
-            entry = parts.door.enter(seat.address, keyless=grant is None)
+            entry = parts.door.acquire(seat.address, keyless=grant is None)
             if isinstance(entry, str):
                 parts.metrics.http_was_refused(entry)
                 message = "no more connections are taken without a key, or from this address"
                 return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
             seat.entry = entry
-        if grant is None or seat.take(grant):
+        if grant is None or seat.acquire(grant):
             return None
-        seat.leave()
+        seat.release()
         return 503, connections_taken(grant)
 
 
@@ -144,7 +144,7 @@ def _without_key(scope: Scope) -> str:
     return text
 
 
-async def _reject(scope: Scope, send: Send, status: int, problem: Problem) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, problem: Problem) -> None:
     if "websocket.http.response" in scope.get("extensions", {}):
         body = json.dumps({"type": "error", **problem.body()}).encode()
         headers = [(b"content-type", b"application/json")]

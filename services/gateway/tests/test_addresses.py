@@ -72,7 +72,7 @@ def test_places_are_never_more_than_allowed_and_all_come_back(
     for step, number in done:
         address = str(number)
         if step == "enter":
-            entry = door.enter(address, keyless=number % 2 == 0)
+            entry = door.acquire(address, keyless=number % 2 == 0)
             if isinstance(entry, Pass):
                 open_.append((address, entry, number % 2 == 0))
         elif open_:
@@ -82,8 +82,8 @@ def test_places_are_never_more_than_allowed_and_all_come_back(
                 entry.keyed()
                 open_[index] = (address, entry, False)
             else:
-                entry.leave()
-                entry.leave()
+                entry.release()
+                entry.release()
                 del open_[index]
         by_address = Counter(address for address, _, _ in open_)
         waiting = Counter(address for address, _, without in open_ if without)
@@ -122,10 +122,10 @@ def test_addresses_that_come_and_go_are_forgotten() -> None:
 
 def test_one_address_does_not_take_all_places_of_http() -> None:
     limits = HttpLimits(4, 1000, 20, per_address=2)
-    assert [limits.enter("a") for _ in range(3)] == ["", "", "address"]
-    assert [limits.enter(""), limits.enter("b"), limits.enter("c")] == ["", "", "connections"]
-    limits.leave("a")
-    assert limits.enter("a") == ""
+    assert [limits.acquire("a") for _ in range(3)] == ["", "", "address"]
+    assert [limits.acquire(""), limits.acquire("b"), limits.acquire("c")] == ["", "", "connections"]
+    limits.release("a")
+    assert limits.acquire("a") == ""
     assert limits.open == 4
 
 

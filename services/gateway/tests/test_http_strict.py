@@ -254,7 +254,7 @@ def test_what_waits_is_bounded_and_who_holds_most_pays(asked: list[tuple[int, in
     waiting: dict[int, tuple[str, int]] = {}
     for number, (address, size) in enumerate(asked):
         waiting[number] = (str(address), size)
-        for gone in limits.wait(number, str(address), size):
+        for gone in limits.hold(number, str(address), size):
             totals: dict[str, int] = {}
             for where, held in waiting.values():
                 totals[where] = totals.get(where, 0) + held
@@ -263,7 +263,7 @@ def test_what_waits_is_bounded_and_who_holds_most_pays(asked: list[tuple[int, in
             assert totals[where] == max(totals.values())
         assert limits.held_bytes == sum(held for _, held in waiting.values()) <= 1000
     for number in waiting:
-        limits.took(number)
+        limits.drained(number)
     assert limits.held_bytes == 0
 
 

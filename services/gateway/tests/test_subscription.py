@@ -126,7 +126,7 @@ class _World:
 
     def connect(self) -> None:
         seat = Seat(self.parts.places)
-        seat.take(EVERYONE)
+        seat.acquire(EVERYONE)
         self.link = _Link()
         self.session = Session(self.parts, self.link, seat, self._home)
         self.link.listener = self.session

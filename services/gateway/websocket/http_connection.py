@@ -98,7 +98,7 @@ class HttpConnection(HttpToolsProtocol):
         self._head = 0
         self._in_head = False
         self._incomplete = True
-        self._refused: tuple[str, int, str] | None = None
+        self._failure: tuple[str, int, str] | None = None
         self._over = False
         # What came in behind a request that is not answered yet.
         self._unread = bytearray()
@@ -167,12 +167,12 @@ class HttpConnection(HttpToolsProtocol):
             self._upgrade(data[upgrade.args[0] :] + bytes(self._unread))
             return
         except httptools.HttpParserError as error:
-            self._refuse(*(self._refused or ("malformed", 400, str(error))))
+            self._fail(*(self._failure or ("malformed", 400, str(error))))
             return
         if self._in_head:
             self._head += len(data)
             if self._head > MAX_HEAD:
-                self._refuse("too_large", 431, "head")
+                self._fail("too_large", 431, "head")
                 return
         if self._incomplete:
             self._begin()
@@ -191,20 +191,20 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._head + len(self.url) > MAX_HEAD:
-            self._reject("too_large", 431, "head")
+            self._fail_in_parser("too_large", 431, "head")
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            self._reject("malformed", 505, "version")
+            self._fail_in_parser("malformed", 505, "version")
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (version == "1.1" and not hosts):
             # RFC 9112, 3.2.
-            self._reject("malformed", 400, "one Host is needed")
+            self._fail_in_parser("malformed", 400, "one Host is needed")
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings and version == "1.0":
             # RFC 9112, 6.1: its framing is to be treated as faulty.
-            self._reject("malformed", 400, "Transfer-Encoding in HTTP/1.0")
+            self._fail_in_parser("malformed", 400, "Transfer-Encoding in HTTP/1.0")
         if codings not in ([], [b"chunked"]):
-            self._reject("malformed", 501, "a transfer coding other than chunked")
+            self._fail_in_parser("malformed", 501, "a transfer coding other than chunked")
         before = self._cycle
         super().on_headers_complete()
         if self._cycle is not None and self._cycle is not before:
@@ -214,12 +214,12 @@ class HttpConnection(HttpToolsProtocol):
         self._incomplete = False
         super().on_message_complete()
 
-    def _reject(self, reason: str, status: int, detail: str) -> None:
-        self._refused = reason, status, detail
+    def _fail_in_parser(self, reason: str, status: int, detail: str) -> None:
+        self._failure = reason, status, detail
         # The parser ends by it, and tells whoever fed it.
         raise ValueError(detail)
 
-    def _refuse(self, reason: str, status: int, detail: str) -> None:
+    def _fail(self, reason: str, status: int, detail: str) -> None:
         """This cannot be read, nor anything after it."""
         self._over = True
         self._end()
@@ -259,7 +259,7 @@ class HttpConnection(HttpToolsProtocol):
                 self._cycle.keep_alive = False
             return
         if self._cycle is not None and not self._cycle.response_complete:
-            self._refuse("malformed", 400, "a handshake behind an unanswered request")
+            self._fail("malformed", 400, "a handshake behind an unanswered request")
             return
         path, _, query = self.url.partition(b"?")
         text = path.decode("latin-1")
@@ -320,7 +320,7 @@ class HttpConnection(HttpToolsProtocol):
         super().pause_writing()
         size = self.transport.get_write_buffer_size()
         limits = self._context.limits
-        victims = limits.wait(self, self._address, size)
+        victims = limits.hold(self, self._address, size)
         if self not in victims and self._write_deadline is None:
             self._write_deadline = self.loop.call_later(
                 limits.seconds(size), self.give_up, "slow_reader"
@@ -334,7 +334,7 @@ class HttpConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def _taken(self) -> None:
-        self._context.limits.took(self)
+        self._context.limits.drained(self)
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
@@ -362,4 +362,4 @@ class HttpConnection(HttpToolsProtocol):
         self._taken()
         if self in self.connections:
             self.connections.discard(self)
-            self._context.limits.leave(self._place)
+            self._context.limits.release(self._place)

@@ -148,7 +148,7 @@ class ProtocolDetector(asyncio.Protocol):
             protocol.upgrade(head.request(self.transport, self._context.config), b"")
             return
         peer = self._context.proxies.place(peer_of(self.transport))
-        if reason := self._context.limits.enter(peer):
+        if reason := self._context.limits.acquire(peer):
             self._context.refusals.count(reason, peer)
             busy = refusal(503, [(b"retry-after", b"1")], b"")
             LingeringClose(self._context, self.transport, busy)
