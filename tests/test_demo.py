@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.stack.testing import eventually, stack_process
+from services.common.testing.waiting import eventually
+from tools.stack.testing import stack_process
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from services.common.testing.waiting import eventually
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES, BrokerKind
-from tools.stack.testing import eventually, running_subscriber
+from tools.stack.testing import running_subscriber
 from tools.subscriber import Subscriber, Want
 
 pytestmark = pytest.mark.e2e
@@ -44,7 +45,7 @@ async def ticks_flow(clients: list[Subscriber], more: int = 5) -> None:
         for client in clients
         for chain in client.chains.values()
     ]
-    await eventually(lambda: all(chain.counts.applied >= goal for chain, goal in targets), 60)
+    await eventually(lambda: all(chain.counts.applied >= goal for chain, goal in targets))
 
 
 def assert_unbroken(clients: list[Subscriber]) -> None:

@@ -13,12 +13,13 @@ import pytest
 import zstandard
 from market_data_fanout_client.chain import Verdict
 
+from services.common.testing.waiting import eventually
 from tools.simulator.clock import parse_iso
 from tools.simulator.market.market import MarketModel, ModelSettings
 from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
-from tools.stack.testing import eventually, running_subscriber, stack_process
+from tools.stack.testing import running_subscriber, stack_process
 from tools.subscribed_book import SubscribedBook, record_of
 from tools.subscriber import Message, Subscriber, Want
 
@@ -120,7 +121,7 @@ async def test_a_subscriber_gets_exactly_the_recorded_trades_and_books(
             )
 
         async with running_subscriber(subscriber):
-            await eventually(everything_came, 90)
+            await eventually(everything_came, seconds=90)
         assert collected.trades == recording.trades
         for product, book in collected.books.items():
             assert levels(book) == recording.books[product]

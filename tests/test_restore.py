@@ -20,9 +20,10 @@ from services.common.stream import Broker, Position
 from services.common.stream.factory import open_broker
 from services.common.subjects import CHANNELS, StreamKey, raw_subject
 from services.common.testing.proxy import Proxy
+from services.common.testing.waiting import eventually
 from services.common.wire import decode_raw
 from services.ingestor.testing import running
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.snapshotter.testing import SHARDS, Platform
 from tools.embedded import AwsServer, NatsServer
 from tools.replay.testing import normalized, raw_log, record
 from tools.simulator import SimulatedExchange
@@ -114,9 +115,9 @@ async def goes_on(platform: Platform, exchange: SimulatedExchange) -> None:
             # The exchange knows older ones than it ever sent.
             return all(held[p] == made[p][-len(held[p]) :] for p in PRODUCTS)
 
-        await until(connected)
+        await eventually(connected)
         exchange.advance(1)
-        await until(every_trade_is_there)
+        await eventually(every_trade_is_there)
         for payloads in (await raw_log(broker)).values():
             assert len({decode_raw(payload).epoch for payload in payloads}) == 1
 
@@ -157,7 +158,7 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
             # The table alone: the logs have what it takes.
             await drop_table(platform)
             async with platform.snapshotter():
-                await until(rebuilt)
+                await eventually(rebuilt)
             # The archive alone, likewise.
             await empty_bucket(platform)
 
@@ -165,7 +166,7 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
                 return await archived(platform) == in_archive
 
             async with platform.snapshotter():
-                await until(archived_again)
+                await eventually(archived_again)
         # Then the table, and the broker with its files.
         await drop_table(platform)
 
@@ -177,7 +178,7 @@ async def test_rows_come_back_from_the_logs_and_both_from_the_archive_alone(
             async with platform.snapshotter(), platform.new_broker() as broker:
                 assert await normalized(broker) == ticks
                 assert await raw_log(broker) == raw
-                await until(rebuilt)
+                await eventually(rebuilt)
             # Nothing was archived a second time.
             assert await archived(platform) == in_archive
             await goes_on(platform, exchange)

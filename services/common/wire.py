@@ -377,7 +377,6 @@ decode_head = msgspec.json.Decoder(Head).decode
 decode_record = msgspec.json.Decoder(LogRecord).decode
 decode_pulse = msgspec.json.Decoder(Pulse).decode
 decode_tick = msgspec.json.Decoder(Tick).decode
-decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 
 
 def to_raw(value: Any) -> msgspec.Raw:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from services.common.runtime import Stop
@@ -17,6 +17,7 @@ from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream import Broker, LogSpec, Publisher
 from services.common.subjects import RAW_LOG, tick_log
 from services.common.testing.proxy import Proxy
+from services.common.testing.waiting import eventually
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.settings import SnapshotterSettings
 
@@ -73,7 +74,7 @@ class Platform:
             group.create_task(service.run(stop))
             try:
                 if wait:
-                    await until(lambda: _ready(service))
+                    await eventually(lambda: _ready(service))
                 yield service
             finally:
                 stop.request("test")
@@ -112,15 +113,6 @@ class Platform:
     @contextlib.asynccontextmanager
     async def objects(self) -> AsyncIterator[tuple[S3Store, S3ArchiveReader, S3CheckpointReader]]:
         yield self._store, S3ArchiveReader(self._store), S3CheckpointReader(self._store)
-
-
-async def until(
-    condition: Callable[[], Awaitable[bool]], timeout: float = 30.0, *, every: float = 0.02
-) -> None:
-    """Ask until the condition holds."""
-    async with asyncio.timeout(timeout):
-        while not await condition():  # noqa: ASYNC110 - stores cannot set an event here
-            await asyncio.sleep(every)
 
 
 async def _ready(service: Snapshotter) -> bool:

@@ -41,10 +41,11 @@ from services.common.subjects import StreamKey
 from services.common.testing.proxy import Proxy
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import START, TickStream
+from services.common.testing.waiting import eventually
 from services.ingestor.settings import Settings as IngestorSettings
 from services.normalizer.settings import NormalizerSettings
 from services.snapshotter.s3 import ArchiveLog, Bucket
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.snapshotter.testing import SHARDS, Platform
 from tools.doctor.checks import check_bucket, check_table
 from tools.embedded import AwsServer
 from tools.replay.archive import ArchiveSource, S3Objects
@@ -236,7 +237,7 @@ async def snapshotter_at_work(platform: Platform, calls: Calls) -> None:
             )
 
         async with snapshotter():
-            await until(checkpoints_are_removed)
+            await eventually(checkpoints_are_removed)
         async with snapshotter():
             await feed.publish()
     async with Bucket(platform.aws) as bucket:

@@ -7,10 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.common.testing.waiting import eventually
 from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
-from tools.stack.testing import eventually, running_subscriber
+from tools.stack.testing import running_subscriber
 from tools.subscriber import Subscriber, Want
 
 pytestmark = pytest.mark.e2e
@@ -54,7 +55,7 @@ async def test_one_tick_is_followed_from_the_venue_to_the_client_and_the_row(
         async with Stack(options) as stack:
             subscriber = Subscriber(stack.gateway_url, [Want("ticker", stack.products)])
             async with running_subscriber(subscriber):
-                await eventually(lambda: whole(collector.traces()) is not None, 60)
+                await eventually(lambda: whole(collector.traces()) is not None)
             async with httpx.AsyncClient(trust_env=False) as client:
                 metrics = await client.get(
                     stack.url("gateway") + "/metrics",

@@ -12,11 +12,12 @@ from services.common.runtime import Stop
 from services.common.stream import Broker
 from services.common.subjects import RAW_LOG, is_pulse, tick_log
 from services.common.testing.raw_records import log_bytes
+from services.common.testing.waiting import eventually
 from services.ingestor.testing import running
 from services.normalizer.metrics import Metrics
 from services.normalizer.pipeline import Pipeline
 from services.snapshotter.app import Snapshotter
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.snapshotter.testing import SHARDS, Platform
 from tools.simulator import SimulatedExchange
 
 TickLogs = dict[str, list[bytes]]
@@ -47,7 +48,7 @@ async def nothing_waits(pipeline: Pipeline) -> None:
     async def done() -> bool:
         return pipeline.joined and await pipeline.lag() == 0
 
-    await until(done, timeout=600)
+    await eventually(done, seconds=600)
 
 
 async def tick_logs(broker: Broker) -> TickLogs:
@@ -85,7 +86,7 @@ async def everything_archived(service: Snapshotter, broker: Broker) -> None:
                     return False
         return True
 
-    await until(archived, timeout=600)
+    await eventually(archived, seconds=600)
 
 
 def _sent(exchange: SimulatedExchange) -> int:
@@ -133,7 +134,7 @@ async def record(
                 exchange.advance(0.5)
                 return bool(ingestor.feeds) and all(feed.connected for feed in ingestor.feeds)
 
-            await until(connected)
+            await eventually(connected)
 
             async def keeping_up() -> bool:
                 # The logs' readers are not left far behind: retention is by time.
@@ -144,7 +145,7 @@ async def record(
                 if second % 10 == 5:
                     exchange.control(drop={"count": 3, "types": ["match"]})
                 exchange.advance(1)
-                await until(keeping_up, timeout=120, every=0.001)
+                await eventually(keeping_up, seconds=120, every=0.001)
                 on_second(second)
 
             async def healed() -> bool:
@@ -156,7 +157,7 @@ async def record(
                 ]
                 return all(stream.state.value in ("live", "quiet") for stream in streams)
 
-            await until(healed)
+            await eventually(healed)
         async with normalizing(broker) as pipeline:
             await nothing_waits(pipeline)
         await everything_archived(service, broker)

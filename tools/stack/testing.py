@@ -19,18 +19,6 @@ _MARK = "MDF_TEST_MARK"
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Return once `condition` holds.
-
-    Raises:
-        TimeoutError: it does not hold in time.
-    """
-    async with asyncio.timeout(seconds):
-        # The conditions are over other processes' effects: no event tells of them.
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.02)
-
-
 @contextlib.asynccontextmanager
 async def running_subscriber(*subscribers: Subscriber) -> AsyncIterator[None]:
     """Run subscribers while the block runs; all are subscribed inside it."""

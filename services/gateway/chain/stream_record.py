@@ -8,7 +8,7 @@ of kind `unknown`: nothing follows it, so that its stream is given anew behind i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -239,11 +239,6 @@ def snapshot_messages(snapshot: Snapshot, reason: SnapshotReason, depth: int = 0
 
 def _snapshot_message(snapshot: Snapshot, reason: str, more: dict[str, Any]) -> bytes:
     return encode({"type": "snapshot", "reason": reason, **more, "snapshot": snapshot})
-
-
-def chain_of(entries: Sequence[StreamRecord]) -> list[StreamRecord]:
-    """Only those that advance `seq`."""
-    return [entry for entry in entries if entry.chained]
 
 
 def stream_fields(key: StreamKey) -> dict[str, str]:

@@ -25,6 +25,7 @@ from services.common.stores.ports import (
 from services.common.stream import Broker, Position, Publisher, Record
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_subject
+from services.common.testing.waiting import WAIT_S
 from services.common.wire import (
     UNCHAINED,
     Fields,
@@ -47,16 +48,6 @@ from services.gateway.settings import GatewaySettings
 
 Message = dict[str, Any]
 EPOCH = 1_700_000_000_000_000
-# For whatever a test waits for: a busy machine may need most of it, a working one never all.
-WAIT_S = 60.0
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; fail after a minute."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - the condition belongs to another part's state
-            await asyncio.sleep(0.005)
-
 
 _FIRST_TRADE = Missed(1, 1, 1)
 

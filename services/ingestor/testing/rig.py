@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -65,18 +65,3 @@ async def raw_records(broker: Broker, channel: str, product: str) -> list[RawRec
         cursor = page.cursor
         if page.at_head:
             return records
-
-
-async def eventually(
-    state: Callable[[], bool], what: str = "state", timeout_s: float = 30.0
-) -> None:
-    """Wait until `state` holds.
-
-    Raises:
-        AssertionError: it did not in time.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while not state():
-        assert loop.time() < deadline, f"{what} did not come about within {timeout_s:.0f} s"
-        await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from services.common.subjects import StreamKey, tick_log, tick_subject
 from services.common.testing.full_nats import fill, make_room
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all
+from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord
 from services.normalizer.normalize import Normalizer
 from services.normalizer.restore import patiently
@@ -108,12 +109,6 @@ async def opened(environment: Environment) -> AsyncIterator[Broker]:
         yield found
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - it must be asked
-            await asyncio.sleep(0.02)
-
-
 def session(steps: int) -> list[RawRecord]:
     streams = [
         RawStream(StreamKey("coinbase", channel, product))
@@ -165,8 +160,8 @@ async def test_it_gets_ready_works_and_stops_with_everything_acknowledged(
     whole = undisturbed(records)
     await publish_all(broker, records)
     async with service(nats_server) as running:
-        await until(running.is_ready)
-        await until(lambda: holds(broker, whole))
+        await eventually(running.is_ready)
+        await eventually(lambda: holds(broker, whole))
         info = (await running.get("/info")).json()
         assert (info["shards"], info["group"]) == ([0, 1, 2], "normalizer-all")
         await running.stop()
@@ -221,10 +216,10 @@ async def killed_again_and_again(environment: Environment, broker: Broker) -> No
                 async def reached(target: int = target) -> bool:
                     return await position() >= min(target, newest)
 
-                await until(reached)
+                await eventually(reached)
                 await running.kill()
     async with service(environment):
-        await until(lambda: holds(broker, whole), 60)
+        await eventually(lambda: holds(broker, whole))
     assert await ticks(broker) == whole
 
 
@@ -235,20 +230,20 @@ async def test_it_is_not_ready_while_the_broker_is_away_and_goes_on_when_it_is_b
     whole = undisturbed(records)
     async with service(nats_server) as running:
         await publish_all(broker, records[:200])
-        await until(running.is_ready)
+        await eventually(running.is_ready)
         await nats_server.kill()
 
         async def not_ready() -> bool:
             return not await running.is_ready()
 
-        await until(not_ready)
+        await eventually(not_ready)
         report = (await running.get("/readyz")).json()
         assert report["checks"]["broker"]["reason"]
         assert (await running.get("/healthz")).status_code == 200
         await nats_server.start()
         await publish_all(broker, records[200:])
-        await until(lambda: holds(broker, whole))
-        await until(running.is_ready)
+        await eventually(lambda: holds(broker, whole))
+        await eventually(running.is_ready)
         text = (await running.get("/metrics")).text
         assert 'md_normalized_total{channel="trades"' in text
         assert "md_shard_lag_messages" in text
@@ -272,7 +267,7 @@ async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing() -> 
                 said.append(str(report["checks"]["broker"]["reason"]))
                 return "nothing stored" in said[-1]
 
-            await until(told)
+            await eventually(told)
             assert "insufficient resources" in said[-1]
             # What others do with that server still works.
             await broker.ping()
@@ -280,8 +275,8 @@ async def test_it_is_not_ready_while_the_broker_answers_and_stores_nothing() -> 
             found = (await running.get("/metrics")).text.partition(gauge)[2].partition("\n")[0]
             assert float(found) > 0
             await make_room(broker)
-            await until(running.is_ready)
-            await until(lambda: holds(broker, whole))
+            await eventually(running.is_ready)
+            await eventually(lambda: holds(broker, whole))
         assert await ticks(broker) == whole
 
 

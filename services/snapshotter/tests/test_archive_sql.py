@@ -13,8 +13,9 @@ import pytest
 
 from services.common.subjects import StreamKey
 from services.common.testing.tick_records import TickStream
+from services.common.testing.waiting import eventually
 from services.common.wire import Tick, decode_record
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.snapshotter.testing import SHARDS, Platform
 
 ROOT = Path(__file__).resolve().parents[3]
 _DUCKDB = (ROOT / "docs" / "archive.md").read_text().split("## Athena")[0]
@@ -39,7 +40,7 @@ async def streams(platform: Platform, tmp_path: Path) -> list[TickStream]:
                 for record in [*stream.many(60), stream.reset(), stream.status(), stream.tick()]:
                     await publisher.send(record)
             await publisher.flush()
-            await until(archived)
+            await eventually(archived)
     async with platform.objects() as (store, _, _):
         async for key in store.walk("ticks/"):
             (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,11 @@ from services.common.subjects import (
 from services.common.testing.broken import PartsBroker, break_part
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
+from services.common.testing.waiting import eventually
 from services.common.wire import Pulse, Reset, Tick, decode_record, encode
 from services.snapshotter import app, metrics
 from services.snapshotter.app import Snapshotter
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.snapshotter.testing import SHARDS, Platform
 from tools.embedded import NatsServer
 
 KEYS = [
@@ -140,7 +141,7 @@ async def test_rows_equal_an_independent_fold_and_every_record_is_archived_once_
     streams = new_streams()
     async with platform.snapshotter(), platform.publisher() as (_, publisher):
         await publish_some(publisher, streams, rounds=12)
-        await until(lambda: rows_are_current(platform, streams))
+        await eventually(lambda: rows_are_current(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -168,8 +169,8 @@ async def test_restart_in_the_middle_loses_nothing_and_never_goes_backwards(
                 await publish_some(publisher, streams, rounds=3)
             await publish_some(publisher, streams, rounds=2)
         async with platform.snapshotter():
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -182,17 +183,17 @@ async def test_on_a_real_broker_crash_and_restart_lose_nothing(
     async with platform.publisher() as (_, publisher):
         service = asyncio.create_task(platform.crashing_snapshotter())  # cancelled below
         await publish_some(publisher, streams, rounds=3)
-        await until(lambda: rows_are_current(platform, streams[:2]))
+        await eventually(lambda: rows_are_current(platform, streams[:2]))
         await publish_some(publisher, streams, rounds=1)
         service.cancel()
         await asyncio.wait([service])
         async with platform.snapshotter():
             await publish_some(publisher, streams, rounds=2)
-            await until(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
         await publish_some(publisher, streams, rounds=1)
         async with platform.snapshotter():
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -202,7 +203,7 @@ async def test_everything_is_acked_in_the_end(platform: Platform) -> None:
     async with platform.publisher() as (broker, publisher):
         async with platform.snapshotter():
             await publish_some(publisher, streams, rounds=4)
-            await until(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
         for shard in range(SHARDS):
             group = await broker.group(f"tick.{shard}", "snapshotter")
             assert await group.lag() == 0
@@ -226,8 +227,8 @@ async def test_pulses_are_acked_and_leave_nothing_behind(platform: Platform) -> 
             await publish_some(publisher, streams, rounds=1)
             await beat(publisher, 2)
             await publish_some(publisher, streams, rounds=1)
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
             seen = {stream.key for pump in service.pumps for stream in pump.streams.values()}
         for log in ("tick.0", "raw"):
             group = await broker.group(log, "snapshotter")
@@ -251,8 +252,8 @@ async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
             service.cancel()
             await asyncio.wait([service])
         async with platform.snapshotter():
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -319,7 +320,7 @@ async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_n
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                await until(partial(acked_more_than, before), timeout=120)
+                await eventually(partial(acked_more_than, before), seconds=120)
                 await asyncio.sleep(dice.uniform(0, 1))  # the kill comes at any moment
             finally:
                 process.kill()
@@ -333,8 +334,8 @@ async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_n
         await asyncio.wait([loading])
         await publisher.flush()
         async with platform.snapshotter():
-            await until(lambda: rows_are_current(platform, streams), timeout=120)
-            await until(lambda: archive_is_complete(platform, streams), timeout=120)
+            await eventually(lambda: rows_are_current(platform, streams), seconds=120)
+            await eventually(lambda: archive_is_complete(platform, streams), seconds=120)
     await client.close()
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
@@ -357,8 +358,8 @@ async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
         async with platform.snapshotter():
             await publish_ticks(publisher, 10)
         await publish_ticks(publisher, 3)
-        await until(lambda: rows_are_current(platform, streams))
-        await until(lambda: archive_is_complete(platform, streams))
+        await eventually(lambda: rows_are_current(platform, streams))
+        await eventually(lambda: archive_is_complete(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
     # Also who reads the folder without the index finds every record once.
@@ -375,7 +376,7 @@ async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
     streams = new_streams()
     async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
         await publish_some(publisher, streams, rounds=2)
-        await until(lambda: rows_are_current(platform, streams))
+        await eventually(lambda: rows_are_current(platform, streams))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as http:
 
             async def failing() -> set[str]:
@@ -392,14 +393,14 @@ async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
             platform.proxy.cut(blackhole=blackhole)
             away_until = time.monotonic() + AWAY_S
             await publish_some(publisher, streams, rounds=6)
-            await until(stores_fail, timeout=60)
+            await eventually(stores_fail, seconds=60)
             while time.monotonic() < away_until:
                 await publish_some(publisher, streams, rounds=1)
                 await asyncio.sleep(0.1)  # the load goes on
             assert sum(pump.held_bytes for pump in service.pumps) <= 256_000_000
             platform.proxy.mend()
-            await until(all_well, timeout=60)
-        await until(lambda: rows_are_current(platform, streams))
+            await eventually(all_well, seconds=60)
+        await eventually(lambda: rows_are_current(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -413,7 +414,7 @@ async def test_a_stream_never_seen_before_waits_alone_while_the_stores_are_away(
     )
     async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
         await publish(publisher, known.many(5))
-        await until(lambda: rows_are_current(platform, [known]))
+        await eventually(lambda: rows_are_current(platform, [known]))
         platform.proxy.cut()
         await publish(publisher, unseen.many(5))
         await publish(publisher, known.many(300))
@@ -422,11 +423,11 @@ async def test_a_stream_never_seen_before_waits_alone_while_the_stores_are_away(
         async def all_taken() -> bool:
             return pump.streams[known.key].held == known.records[-1].position
 
-        await until(all_taken)
+        await eventually(all_taken)
         assert unseen.key not in pump.streams
         await publish(publisher, unseen.many(5))
         platform.proxy.mend()
-        await until(lambda: rows_are_current(platform, [known, unseen]))
+        await eventually(lambda: rows_are_current(platform, [known, unseen]))
     await assert_rows_equal_an_independent_fold(platform, [known, unseen])
     await assert_archive_has_every_record_once(platform, [known, unseen])
 
@@ -439,7 +440,7 @@ async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Pl
         platform.publisher() as (_, publisher),
     ):
         await publish(publisher, [stream.reset()])
-        await until(lambda: rows_are_current(platform, [stream]))
+        await eventually(lambda: rows_are_current(platform, [stream]))
         platform.proxy.cut()
         # 24 resets of 0.5 MB each: twice the third of the bound that one of three logs may use.
         for _ in range(24):
@@ -448,13 +449,13 @@ async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Pl
         async def paused() -> bool:
             return any(pump.paused for pump in service.pumps)
 
-        await until(paused)
+        await eventually(paused)
         held = max(pump.held_bytes for pump in service.pumps)
         largest = max(len(record.payload) for record in stream.records)
         assert held <= bound / 3 + largest
         assert held < sum(len(record.payload) for record in stream.records)
         platform.proxy.mend()
-        await until(lambda: rows_are_current(platform, [stream]), timeout=60)
+        await eventually(lambda: rows_are_current(platform, [stream]), seconds=60)
     await assert_archive_has_every_record_once(platform, [stream])
 
 
@@ -464,7 +465,7 @@ async def test_undecodable_records_are_skipped_and_a_book_waits_for_its_next_res
     book = TickStream(StreamKey("coinbase", "book", "BTC-USD"), shard_count=SHARDS)
     async with platform.snapshotter(), platform.publisher() as (_, publisher):
         await publish(publisher, [book.tick(), book.tick()])
-        await until(lambda: rows_are_current(platform, [book]))
+        await eventually(lambda: rows_are_current(platform, [book]))
         broken = book.tick()
         book.records.remove(broken)
         await publish(publisher, [Record(broken.subject, b"{not json", broken.position)])
@@ -472,13 +473,13 @@ async def test_undecodable_records_are_skipped_and_a_book_waits_for_its_next_res
         await publish(publisher, [book.tick(), book.tick()])
         marker = TickStream(StreamKey("coinbase", "ticker", "BTC-USD"), shard_count=SHARDS)
         await publish(publisher, [marker.tick()])
-        await until(lambda: rows_are_current(platform, [marker]))
+        await eventually(lambda: rows_are_current(platform, [marker]))
         async with platform.latest() as latest:
             row = await latest.get(book.key)
         assert row is not None
         assert row.position == whole_at
         await publish(publisher, [book.reset(), book.tick()])
-        await until(lambda: rows_are_current(platform, [book]))
+        await eventually(lambda: rows_are_current(platform, [book]))
     await assert_rows_equal_an_independent_fold(platform, [book])
     await assert_archive_has_every_record_once(platform, [book])
 
@@ -498,7 +499,7 @@ async def test_raw_records_are_archived_once_over_a_restart(platform: Platform) 
 
             async with platform.snapshotter():
                 await publish(publisher, records[start:end])
-                await until(archived_so_far)
+                await eventually(archived_so_far)
 
 
 async def test_production_refuses_a_missing_table(platform: Platform) -> None:
@@ -537,7 +538,7 @@ async def test_a_group_that_broke_ends_the_snapshotter_and_the_next_one_loses_no
     assert ended.group_contains(BrokerFailed)
     async with platform.snapshotter(), platform.publisher() as (_, publisher):
         await publish_some(publisher, streams, rounds=2)
-        await until(lambda: rows_are_current(platform, streams))
+        await eventually(lambda: rows_are_current(platform, streams))
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
 
@@ -547,7 +548,7 @@ async def _run_into_a_broken_group(
 ) -> None:
     async with platform.snapshotter(), platform.publisher() as (_, publisher):
         await publish_some(publisher, streams, rounds=2)
-        await until(lambda: _joined(opened[0], SHARDS))
+        await eventually(lambda: _joined(opened[0], SHARDS))
         break_part(opened[0].groups[0])
         await asyncio.Event().wait()
 
@@ -573,9 +574,9 @@ async def test_what_others_put_on_subjects_of_no_stream_is_left_out_and_ends_nob
             await publish_some(publisher, streams, rounds=1)
             append("market.tick.0.coinbase.ticker.BTC USD")
             await publish_some(publisher, streams, rounds=1)
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
-            await until(lambda: _acked(service))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: _acked(service))
     await assert_archive_has_every_record_once(platform, streams)
 
 
@@ -604,9 +605,9 @@ async def test_bytes_that_nobody_can_read_are_counted_and_cost_no_other_record(
             await publish_some(publisher, streams, rounds=1)
             await odd(publisher)
             await publish_some(publisher, streams, rounds=1)
-            await until(lambda: rows_are_current(platform, streams))
-            await until(lambda: archive_is_complete(platform, streams))
-            await until(lambda: _acked(service))
+            await eventually(lambda: rows_are_current(platform, streams))
+            await eventually(lambda: archive_is_complete(platform, streams))
+            await eventually(lambda: _acked(service))
     assert _undecodable() - before >= 6
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
@@ -639,11 +640,11 @@ async def test_readiness_tells_of_a_log_that_is_not_taken_though_the_broker_answ
 
         monkeypatch.setattr(pump._bound, "_wait", stuck)
         await publish_some(publisher, streams, rounds=2)
-        await until(lambda: _check_is(service, "consuming", ok=False))
+        await eventually(lambda: _check_is(service, "consuming", ok=False))
         assert (await _report(service))["checks"]["broker"]["ok"]
         going_on.set()
-        await until(lambda: _check_is(service, "consuming", ok=True))
-        await until(lambda: rows_are_current(platform, streams))
+        await eventually(lambda: _check_is(service, "consuming", ok=True))
+        await eventually(lambda: rows_are_current(platform, streams))
 
 
 async def _report(service: Snapshotter) -> dict[str, Any]:

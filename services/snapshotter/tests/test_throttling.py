@@ -17,7 +17,8 @@ from services.common.runtime import serve_http
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.subjects import StreamKey
 from services.common.testing.tick_records import TickStream, state_json
-from services.snapshotter.testing import SHARDS, Platform, until
+from services.common.testing.waiting import eventually
+from services.snapshotter.testing import SHARDS, Platform
 from tools.embedded import AwsServer
 
 # `make soak-snapshotter` makes them 1500.
@@ -96,7 +97,7 @@ async def test_throttled_rows_are_retried_until_they_are_written(
             for stream in streams:
                 await publisher.send(stream.tick())
             await publisher.flush()
-        await until(current, timeout=120)
+        await eventually(current, seconds=120)
     assert throttle.refused > 0
     async with platform.latest() as latest, platform.objects() as (_, archive, _):
         for stream in streams:

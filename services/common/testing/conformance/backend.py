@@ -19,6 +19,7 @@ from services.common.stream import (
     Record,
 )
 from services.common.testing.broken import Unforeseen
+from services.common.testing.waiting import eventually
 
 LOG = "raw"
 BTC = "market.raw.coinbase.ticker.BTC-USD"
@@ -140,15 +141,8 @@ async def follow(live: LiveSubscription, count: int) -> list[Message]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
-    """Poll until the condition holds; an unavailable broker counts as no."""
-    async with asyncio.timeout(patience_s):
-        while True:
-            try:
-                if await condition():
-                    return
-            except BrokerUnavailable:
-                pass
-            await asyncio.sleep(0.02)
+    """Wait until the condition holds; an unavailable broker counts as no."""
+    await eventually(condition, seconds=patience_s, despite=BrokerUnavailable)
 
 
 async def trips(broker: Broker, count: int = 20) -> None:
