@@ -38,6 +38,26 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+async def terminate(process: asyncio.subprocess.Process | None, patience_s: float) -> None:
+    """SIGTERM, then SIGKILL after `patience_s`. Nothing happens when it does not run."""
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(patience_s):
+            await process.wait()
+    except TimeoutError:
+        await kill(process)
+
+
+async def kill(process: asyncio.subprocess.Process | None) -> None:
+    """SIGKILL, as a crash would. Nothing happens when it does not run."""
+    if process is None or process.returncode is not None:
+        return
+    process.kill()
+    await process.wait()
+
+
 class EmbeddedServer(ABC):
     """Base of the embedded servers.
 
@@ -148,21 +168,11 @@ class EmbeddedServer(ABC):
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after 10 s. Nothing happens when it does not run."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_TIMEOUT):
-                await self._process.wait()
-        except TimeoutError:
-            await self.kill()
+        await terminate(self._process, _STOP_TIMEOUT)
 
     async def kill(self) -> None:
         """SIGKILL, as a crash would."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.kill()
-        await self._process.wait()
+        await kill(self._process)
 
     async def close(self) -> None:
         await self.stop()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import httpx
 
-from tools.embedded.process import die_with_parent
+from tools.embedded.process import die_with_parent, kill, terminate
 
 _READY_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
@@ -167,18 +167,8 @@ class Process:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after 30 s. Nothing happens when it does not run."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_TIMEOUT):
-                await self._process.wait()
-        except TimeoutError:
-            await self.kill()
+        await terminate(self._process, _STOP_TIMEOUT)
 
     async def kill(self) -> None:
         """SIGKILL, as a crash would."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.kill()
-        await self._process.wait()
+        await kill(self._process)

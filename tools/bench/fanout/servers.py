@@ -19,6 +19,7 @@ from services.common.stream.specs import log_specs
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import program
 from tools.bench.fanout.ticks import FIRST, message, record
+from tools.bench.gateway_process import gateway_process
 from tools.embedded import NatsServer, free_port
 from tools.embedded.process import die_with_parent
 
@@ -167,47 +168,17 @@ async def _gateway_on_nats(
         await publisher.send(record(FIRST - 1, settings.shard_count))
         await publisher.flush()
         port = free_port()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.gateway"),
-            env=child_environment(
-                {
-                    "BROKER_KIND": "nats",
-                    "NATS_URLS": nats.url,
-                    "HTTP_HOST": "127.0.0.1",
-                    "HTTP_PORT": str(port),
-                    # Nothing answers there; the stream then begins with the log.
-                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
-                    **_QUIET,
-                    **variables,
-                }
-            ),
-            preexec_fn=die_with_parent,
-        )
+        gateway = gateway_process(nats.url, port, {"BROKER_KIND": "nats", **_QUIET, **variables})
+        pid = await stack.enter_async_context(gateway)
+        os.sched_setaffinity(pid, server_core())
+        seqs = count(FIRST)
+
+        def flush() -> None:
+            for _ in range(ticks):
+                publisher.offer(record(next(seqs), settings.shard_count))
+
+        on_credits(pipe, flush, lambda: None)
         try:
-            os.sched_setaffinity(process.pid, server_core())
-            async with asyncio.timeout(_START_S):
-                while not await _ready(port):  # noqa: ASYNC110 - another process's state
-                    await asyncio.sleep(0.05)
-            seqs = count(FIRST)
-
-            def flush() -> None:
-                for _ in range(ticks):
-                    publisher.offer(record(next(seqs), settings.shard_count))
-
-            on_credits(pipe, flush, lambda: None)
-            yield process.pid, port
+            yield pid, port
         finally:
             asyncio.get_running_loop().remove_reader(pipe)
-            process.kill()
-            await process.wait()
-
-
-async def _ready(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
-    line = await reader.readline()
-    writer.close()
-    return b" 200 " in line

@@ -7,20 +7,19 @@ import base64
 import os
 import re
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
 import msgspec
 
-from services.common.settings import child_environment
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market, small_settings
+from tools.bench.gateway_process import gateway_process
 from tools.bench.registry import Run, bench, process_cpu_s
 from tools.embedded import NatsServer, free_port
 
@@ -125,44 +124,16 @@ class Place:
         return [value for reader in self._quick for value in reader.latencies]
 
 
-@asynccontextmanager
-async def _gateway(nats_url: str, port: int) -> AsyncIterator[int]:
+def _gateway(nats_url: str, port: int) -> AbstractAsyncContextManager[int]:
     variables = {
-        "NATS_URLS": nats_url,
         "SHARD_COUNT": "2",
-        "HTTP_HOST": "127.0.0.1",
-        "HTTP_PORT": str(port),
         "LOG_LEVEL": "ERROR",
         "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
         # The readers here answer no pings.
         "WS_PING_INTERVAL_S": "3600",
         "WS_SLOW_CLOSE_S": "3600",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
-        "AWS_ACCESS_KEY_ID": "none",
-        "AWS_SECRET_ACCESS_KEY": "none",
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
-    )
-    try:
-        async with asyncio.timeout(30):
-            while not await _ready(port):  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.05)
-        yield process.pid
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _ready(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
-    line = await reader.readline()
-    writer.close()
-    return b" 200 " in line
+    return gateway_process(nats_url, port, variables)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market, small_settings
 from tools.bench.documents import markdown, table
+from tools.bench.gateway_process import gateway_process
 from tools.bench.hostile.kinds import KINDS, frame, handshake
 from tools.bench.registry import Run, bench
 from tools.embedded import NatsServer, free_port
@@ -79,42 +80,14 @@ class Subscriber(asyncio.Protocol):
         self.lost = True
 
 
-@asynccontextmanager
-async def _gateway(nats_url: str, port: int) -> AsyncIterator[int]:
+def _gateway(nats_url: str, port: int) -> AbstractAsyncContextManager[int]:
     variables = {
-        "NATS_URLS": nats_url,
         "SHARD_COUNT": "2",
-        "HTTP_HOST": "127.0.0.1",
-        "HTTP_PORT": str(port),
         "LOG_LEVEL": "ERROR",
         "AUTH_API_KEYS": f"{_KEY},{_OTHER_KEY}",
         "WS_PING_INTERVAL_S": "3600",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
-        "AWS_ACCESS_KEY_ID": "none",
-        "AWS_SECRET_ACCESS_KEY": "none",
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
-    )
-    try:
-        async with asyncio.timeout(120):
-            while not await _ready(port):  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.05)
-        yield process.pid
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _ready(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
-    line = await reader.readline()
-    writer.close()
-    return b" 200 " in line
+    return gateway_process(nats_url, port, variables)
 
 
 @asynccontextmanager
