@@ -77,7 +77,7 @@ class PublishWindow[T: Held]:
             len(items) < self._max_records and self._bytes + size <= self._max_bytes
         )
 
-    def take(self, item: T) -> int:
+    def add(self, item: T) -> int:
         """Hold a record; answers its ticket."""
         self.taken = item.ticket = self.taken + 1
         item.taken_at = self._clock()
@@ -85,8 +85,8 @@ class PublishWindow[T: Held]:
         self._bytes += item.size
         return item.ticket
 
-    def let_go(self) -> T:
-        """The oldest record is done. Call `release` when all that are done were let go of."""
+    def pop_oldest(self) -> T:
+        """The oldest record is done. Call `wake_done` when all that are done were let go of."""
         item = self.items.popleft()
         self._bytes -= item.size
         self._moved = True
@@ -94,7 +94,7 @@ class PublishWindow[T: Held]:
             self.horizon = item.ticket
         return item
 
-    def release(self) -> None:
+    def wake_done(self) -> None:
         """Wake who waits for what is done."""
         if not self._moved:
             return

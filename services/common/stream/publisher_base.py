@@ -11,7 +11,7 @@ from services.common.stream.broker import OnRefused, Publisher
 from services.common.stream.publish_window import Held, PublishWindow
 from services.common.stream.records import LogSpec, Record
 from services.common.stream.storing import PublisherStats
-from services.common.stream.unsynced_records import History
+from services.common.stream.unsynced_records import UnsyncedRecords
 from services.common.stream.worker import Worker
 
 # Windows of acknowledged records that are kept.
@@ -47,7 +47,7 @@ class PublisherBase[T: Held](Worker, Publisher):
         super().__init__("publisher")
         self._on_refused = on_refused
         self._window = PublishWindow[T](max_records, max_bytes, clock)
-        self._history = History(_KEPT_WINDOWS * max_records, max_bytes)
+        self._unsynced = UnsyncedRecords(_KEPT_WINDOWS * max_records, max_bytes)
         # Set when there is something to do.
         self._wake = asyncio.Event()
 

@@ -31,7 +31,7 @@ class _Kept(msgspec.Struct, frozen=True, gc=False):
         return log_of(self.record.subject)
 
 
-class History:
+class UnsyncedRecords:
     """Acknowledged records, oldest first."""
 
     def __init__(self, max_records: int, max_bytes: int) -> None:

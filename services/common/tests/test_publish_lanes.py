@@ -14,7 +14,7 @@ def _idle(lane: Lane[str] | BatchLane[int]) -> bool:
 def _alone(*identities: str) -> Lane[str]:
     lane = Lane[str](shared=False)
     for identity in identities:
-        lane.put("s", identity, identity.upper(), 1)
+        lane.enqueue("s", identity, identity.upper(), 1)
     return lane
 
 
@@ -32,7 +32,7 @@ def test_alone_each_record_names_the_one_sent_before_it_and_the_first_is_waited_
     lane.stored("s", "b")
     lane.stored("s", "c")
     assert lane.newest == "c"
-    lane.put("s", "d", "D", 1)
+    lane.enqueue("s", "d", "D", 1)
     assert lane.next() == ("D", "c")
 
 
@@ -57,7 +57,7 @@ def test_shared_a_subjects_next_record_goes_out_when_the_one_before_it_is_stored
     assert lane.shared
     assert _idle(lane)
     for subject, identity in (("s", "s1"), ("s", "s2"), ("t", "t1"), ("s", "s3")):
-        lane.put(subject, identity, identity.upper(), 1)
+        lane.enqueue(subject, identity, identity.upper(), 1)
     assert not _idle(lane)
     assert [lane.next(), lane.next(), lane.next()] == [("S1", ""), ("T1", ""), None]
     assert not _idle(lane)
@@ -73,7 +73,7 @@ def test_shared_a_subjects_next_record_goes_out_when_the_one_before_it_is_stored
     # What the lane has not given out changes nothing.
     lane.stored("u", "u1")
     assert _idle(lane)
-    lane.put("s", "s4", "S4", 1)
+    lane.enqueue("s", "s4", "S4", 1)
     assert not _idle(lane)
     assert lane.next() == ("S4", "")
     lane.stored("s", "s4")
@@ -85,7 +85,7 @@ def test_shared_a_subjects_next_record_goes_out_when_the_one_before_it_is_stored
 def _batches(*sizes: int) -> BatchLane[int]:
     lane = BatchLane[int]()
     for number, size in enumerate(sizes):
-        lane.put("s", str(number), number, size)
+        lane.enqueue("s", str(number), number, size)
     return lane
 
 

@@ -44,7 +44,7 @@ def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
     log = _Log()
     identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
     for subject, identity in zip(subjects, identities, strict=True):
-        lane.put(subject, identity, identity, 0)
+        lane.enqueue(subject, identity, identity, 0)
     on_the_way: deque[tuple[int, str, str]] = deque()
     sent = 0
     while True:
@@ -76,7 +76,7 @@ def test_a_lane_of_batches_sends_all_in_order_and_nothing_behind_a_lost_batch(
     identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
     log: list[str] = []
     for subject, identity in zip(subjects, identities, strict=True):
-        lane.put(subject, identity, identity, 1)
+        lane.enqueue(subject, identity, identity, 1)
     number = 0
     while batch := lane.next(most, 1000):
         assert len(batch) <= most
@@ -92,7 +92,7 @@ def test_a_lane_of_batches_sends_all_in_order_and_nothing_behind_a_lost_batch(
 def test_a_batch_is_bounded_in_bytes_and_takes_one_larger_record_alone() -> None:
     lane = BatchLane[int]()
     for number, size in enumerate((60, 30, 200, 50, 50, 1)):
-        lane.put("a", str(number), number, size)
+        lane.enqueue("a", str(number), number, size)
     found = []
     while batch := lane.next(10, 100):
         found.append(batch)
@@ -113,11 +113,11 @@ def test_a_log_seen_shared_again_and_again_counts_as_shared_for_longer() -> None
 def test_a_batch_that_is_refused_is_followed_by_none_whoever_asks() -> None:
     lane = BatchLane[str]()
     for item in "abcd":
-        lane.put(item, item, item, 1)
+        lane.enqueue(item, item, item, 1)
     assert lane.next(2, 100) == ["a", "b"]
     assert lane.refuse("b") == ["a", "b"]
     assert lane.next(2, 100) == []
-    lane.put("e", "e", "e", 1)
+    lane.enqueue("e", "e", "e", 1)
     assert lane.next(2, 100) == []
     assert not lane.idle
 
@@ -125,7 +125,7 @@ def test_a_batch_that_is_refused_is_followed_by_none_whoever_asks() -> None:
 def test_an_answer_to_an_earlier_batch_says_nothing_of_the_one_on_its_way() -> None:
     lane = BatchLane[str]()
     for item in "abcd":
-        lane.put(item, item, item, 1)
+        lane.enqueue(item, item, item, 1)
     lane.next(2, 100)
     assert lane.stored("b") == ["a", "b"]
     assert lane.next(2, 100) == ["c", "d"]
@@ -141,7 +141,7 @@ def test_a_lane_that_had_a_record_refused_gives_out_none_whatever_else_is_acknow
 ) -> None:
     lane = Lane[str](shared=shared)
     for item in ("a1", "b1", "c1", "a2", "b2", "c2"):
-        lane.put(item[0], item, item, 1)
+        lane.enqueue(item[0], item, item, 1)
     assert lane.next() == ("a1", "")
     lane.stored("a", "a1")
     assert lane.next() == ("b1", "" if shared else "a1")
@@ -149,7 +149,7 @@ def test_a_lane_that_had_a_record_refused_gives_out_none_whatever_else_is_acknow
     lane.refuse()
     lane.stored("c", "c1")
     assert lane.next() is None
-    lane.put("d", "d1", "d1", 1)
+    lane.enqueue("d", "d1", "d1", 1)
     assert lane.next() is None
     assert not lane.idle
 

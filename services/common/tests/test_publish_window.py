@@ -44,9 +44,9 @@ def test_a_window_keeps_its_bounds_and_lets_go_in_the_order_taken(
             if window.has_room(step):
                 taken += 1
                 held.append(_Item(step))
-                assert window.take(held[-1]) == taken
+                assert window.add(held[-1]) == taken
         elif held:
-            assert window.let_go() is held.pop(0)
+            assert window.pop_oldest() is held.pop(0)
         stats = window.stats()
         assert (stats.sent, stats.in_flight) == (taken, len(held))
         assert stats.bytes_in_flight == sum(item.size for item in held)
@@ -58,12 +58,12 @@ async def test_who_waits_is_woken_when_all_before_is_done_and_told_when_nothing_
 ):
     window = PublishWindow[_Item](9, 99, _Clock())
     for _ in range(3):
-        window.take(_Item(1))
+        window.add(_Item(1))
     waits = [asyncio.ensure_future(window.done(ticket)) for ticket in (3, 1, 2)]
     await asyncio.sleep(0)
-    window.let_go()
-    window.let_go()
-    window.release()
+    window.pop_oldest()
+    window.pop_oldest()
+    window.wake_done()
     await asyncio.sleep(0)
     assert [wait.done() for wait in waits] == [False, True, True]
     await window.done(2)
@@ -76,32 +76,32 @@ def test_the_oldest_is_waited_for_since_it_was_taken_or_the_one_before_it_was_do
     clock = _Clock()
     window = PublishWindow[_Item](9, 99, clock)
     assert window.stalled_s() == 0.0
-    window.take(_Item(1))
-    window.take(_Item(1))
+    window.add(_Item(1))
+    window.add(_Item(1))
     clock.now = 107.0
     assert window.stalled_s() == 7.0
-    window.let_go()
-    window.release()
+    window.pop_oldest()
+    window.wake_done()
     assert window.stalled_s() == 0.0
     clock.now = 109.0
     # Nothing was let go of.
-    window.release()
+    window.wake_done()
     assert window.stalled_s() == 2.0
-    window.let_go()
-    window.release()
+    window.pop_oldest()
+    window.wake_done()
     clock.now = 200.0
     assert window.stalled_s() == 0.0
-    window.take(_Item(1))
+    window.add(_Item(1))
     clock.now = 201.0
     assert window.stalled_s() == 1.0
 
 
 def test_what_is_in_the_way_is_told_until_something_is_stored_again() -> None:
     window = PublishWindow[_Item](9, 99, _Clock())
-    window.take(_Item(1))
+    window.add(_Item(1))
     window.trouble = "no space left on device"
-    window.release()
+    window.wake_done()
     assert window.stats().trouble == "no space left on device"
-    window.let_go()
-    window.release()
+    window.pop_oldest()
+    window.wake_done()
     assert window.stats().trouble is None

@@ -29,7 +29,7 @@ from services.common.stream.redis.records import Source
 from services.common.stream.redis.sources import Sources
 from services.common.stream.retention import is_cut
 from services.common.stream.specs import log_specs
-from services.common.stream.unsynced_records import History
+from services.common.stream.unsynced_records import UnsyncedRecords
 from services.common.subjects import INVALID_SUBJECT
 
 BTC = "market.raw.coinbase.ticker.BTC-USD"
@@ -81,22 +81,22 @@ def test_a_newer_epoch_is_read_only_when_the_older_one_is_drained() -> None:
 
 
 def test_a_history_keeps_the_newest_records_within_its_bounds() -> None:
-    history = History(max_records=3, max_bytes=100)
+    unsynced = UnsyncedRecords(max_records=3, max_bytes=100)
     for n in range(1, 6):
-        history.add(Record(BTC, b"", Position(1, n)), 10, epoch=1, now=float(n))
-    assert [r.position.seq for r in history.of("raw", 1, 3600.0, 5.0)] == [3, 4, 5]
-    history.add(Record(BTC, b"", Position(1, 6)), 95, epoch=1, now=6.0)
-    assert [r.position.seq for r in history.of("raw", 1, 3600.0, 6.0)] == [6]
-    assert history.of("raw", 1, 3600.0, 400.0) == []
+        unsynced.add(Record(BTC, b"", Position(1, n)), 10, epoch=1, now=float(n))
+    assert [r.position.seq for r in unsynced.of("raw", 1, 3600.0, 5.0)] == [3, 4, 5]
+    unsynced.add(Record(BTC, b"", Position(1, 6)), 95, epoch=1, now=6.0)
+    assert [r.position.seq for r in unsynced.of("raw", 1, 3600.0, 6.0)] == [6]
+    assert unsynced.of("raw", 1, 3600.0, 400.0) == []
 
 
 def test_a_history_writes_nothing_of_a_lost_log_into_its_successor() -> None:
-    history = History(max_records=9, max_bytes=100)
-    history.add(Record(BTC, b"", Position(1, 1)), 10, epoch=1, now=0.0)
-    history.add(Record("market.tick.0.a.b.c", b"", Position(1, 1)), 10, epoch=5, now=0.0)
-    assert history.logs() == ["raw", "tick.0"]
-    assert history.of("raw", 2, 3600.0, 1.0) == []
-    assert history.logs() == ["tick.0"]
+    unsynced = UnsyncedRecords(max_records=9, max_bytes=100)
+    unsynced.add(Record(BTC, b"", Position(1, 1)), 10, epoch=1, now=0.0)
+    unsynced.add(Record("market.tick.0.a.b.c", b"", Position(1, 1)), 10, epoch=5, now=0.0)
+    assert unsynced.logs() == ["raw", "tick.0"]
+    assert unsynced.of("raw", 2, 3600.0, 1.0) == []
+    assert unsynced.logs() == ["tick.0"]
 
 
 @given(
@@ -122,7 +122,7 @@ def test_a_group_delivers_every_record_in_order_and_again_until_acked(
     first_seen: list[int] = []
 
     def deliver(limit: int) -> None:
-        for stored in group.take(limit, now):
+        for stored in group.deliver(limit, now):
             assert stored.seq not in acked
             assert stored.seq not in held or held[stored.seq] <= now
             held[stored.seq] = now + 10.0

@@ -40,7 +40,7 @@ class MemoryGroup(Worker, GroupSubscription):
             if server.running:
                 state = self._state()
                 now = server.clock()
-                if taken := state.take(max_records, now):
+                if taken := state.deliver(max_records, now):
                     return taken
                 deadline = state.next_deadline()
                 timeout = None if deadline is None else max(0.001, deadline - now)

@@ -141,7 +141,7 @@ class GroupState:
         self._returned: set[int] = set()
         self._order: list[int] = []
 
-    def take(self, limit: int, now: float) -> list[StoredRecord]:
+    def deliver(self, limit: int, now: float) -> list[StoredRecord]:
         """What a member gets now, at most `limit`: returned records first, then new ones."""
         self._expire(now)
         limit = min(limit, self.max_pending - len(self._pending))

@@ -52,7 +52,7 @@ class MemoryPublisher(PublisherBase[InFlight]):
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._store)
-        return self._window.take(InFlight(record, size))
+        return self._window.add(InFlight(record, size))
 
     def _store(self) -> None:
         if self.ended:
@@ -65,9 +65,9 @@ class MemoryPublisher(PublisherBase[InFlight]):
             self._window.trouble = error.reason
             self.server.when_changed(self._store)
         except Exception as error:  # noqa: BLE001 - whoever waits is told, as by a task
-            self._window.release()
+            self._window.wake_done()
             self.fail(error)
-        self._window.release()
+        self._window.wake_done()
         self.changed.ring()
         self.server.bell.ring()
 
@@ -84,10 +84,10 @@ class MemoryPublisher(PublisherBase[InFlight]):
                 error = RecordTooLarge(record.subject, len(record.payload), limit)
                 record = window.say_refused(record, error, self._on_refused)
                 if record is None or len(record.payload) > limit:
-                    window.let_go()
+                    window.pop_oldest()
                     continue
             stored = log.append(record, now)
-            window.let_go()
+            window.pop_oldest()
             if stored:
                 window.stored += 1
             elif log.had(record):

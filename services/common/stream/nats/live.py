@@ -38,7 +38,7 @@ from services.common.resilience.backoff import delay_s
 from services.common.stream.broker import LiveSubscription
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
-from services.common.stream.nats.loss_check import Tally
+from services.common.stream.nats.loss_check import LossCheck
 from services.common.stream.nats.records import NatsMessage
 from services.common.stream.nats.streams import Streams
 from services.common.stream.records import LiveBatch, Position
@@ -76,7 +76,7 @@ class NatsLive(Worker, LiveSubscription):
         self._interrupted = False
         self._joining = False
         self._newest: dict[str, Position] = {}
-        self._tally = Tally()
+        self._loss_check = LossCheck()
         self._epoch = 0
         self.joined = asyncio.Event()
         self.start(self._run())
@@ -134,7 +134,7 @@ class NatsLive(Worker, LiveSubscription):
 
     async def _check(self, connection: Connection) -> None:
         """Look now and then whether everything stored was seen; returns when the connection is."""
-        self._tally = Tally()
+        self._loss_check = LossCheck()
         since: int | None = None
         while not connection.lost.is_set():
             try:
@@ -144,7 +144,7 @@ class NatsLive(Worker, LiveSubscription):
                     # What was stored before is not this subscription's.
                     since = seq
                     if newest is None or self._looked_up(newest) is None:
-                        self._tally.start(seq)
+                        self._loss_check.start(seq)
                 elif newest is not None and seq > since and await self._missed(connection, newest):
                     log.warning("live_missed", log=self._log_name, newest=seq)
                     since = seq
@@ -156,7 +156,7 @@ class NatsLive(Worker, LiveSubscription):
             await wait_for(connection.lost, self._check_s)
 
     def _looked_up(self, newest: NatsMessage) -> bool | None:
-        return self._tally.missed(newest.subject, newest.position, newest.seq)
+        return self._loss_check.missed(newest.subject, newest.position, newest.seq)
 
     async def _missed(self, connection: Connection, newest: NatsMessage) -> bool:
         subject, position = newest.subject, newest.position
@@ -173,7 +173,7 @@ class NatsLive(Worker, LiveSubscription):
         if newest is not None and position <= newest:
             return
         self._newest[subject] = position
-        self._tally.saw(subject, position)
+        self._loss_check.saw(subject, position)
         size = len(message.payload)
         if len(self._buffer) >= _MAX_RECORDS or self._bytes + size > _MAX_BYTES:
             log.warning("live_overflow", log=self._log_name, dropped=len(self._buffer))

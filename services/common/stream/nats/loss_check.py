@@ -17,7 +17,7 @@ from services.common.stream.records import Position
 _REMEMBERED = 4096
 
 
-class Tally:
+class LossCheck:
     """Counts records that are new to a subscriber."""
 
     def __init__(self, remembered: int = _REMEMBERED) -> None:

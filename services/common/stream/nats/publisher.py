@@ -82,7 +82,7 @@ class NatsPublisher(PublisherBase[InFlight]):
         self._link = link
         self._streams = streams
         self._limit = known_limit
-        self._reconciler = Reconciler(streams, self._window, self._history)
+        self._reconciler = Reconciler(streams, self._window, self._unsynced)
         self._by_ticket: dict[int, InFlight] = {}
         self._unsent: deque[InFlight] = deque()
         self._contended = Contended()
@@ -103,7 +103,7 @@ class NatsPublisher(PublisherBase[InFlight]):
         window = self._window
         if not window.has_room(size):
             return None
-        ticket = window.take(item)
+        ticket = window.add(item)
         self._by_ticket[ticket] = item
         self._unsent.append(item)
         self._wake.set()
@@ -197,7 +197,7 @@ class NatsPublisher(PublisherBase[InFlight]):
 
     async def _send_unsent(self, connection: Connection, session: Session) -> None:
         while True:
-            await session.take(self._unsent)
+            await session.enqueue(self._unsent)
             frames = session.frames()
             if not frames:
                 return
@@ -271,7 +271,7 @@ class NatsPublisher(PublisherBase[InFlight]):
         instead: Record | None = None
         if item.ticket < 0:
             # Acknowledged once, and lost since.
-            self._history.forget([item.record])
+            self._unsynced.forget([item.record])
             self._window.say_lost(log_of(item.record.subject), [item.record])
         elif not item.replaced:
             try:
@@ -308,11 +308,11 @@ class NatsPublisher(PublisherBase[InFlight]):
         items = window.items
         now = time.monotonic()
         while items and items[0].stored:
-            gone = window.let_go()
+            gone = window.pop_oldest()
             del by_ticket[gone.ticket]
             if gone.ticket > 0 and not gone.lost:
-                self._history.add(gone.record, gone.size, gone.epoch, now)
-        window.release()
+                self._unsynced.add(gone.record, gone.size, gone.epoch, now)
+        window.wake_done()
         self.changed.ring()
         # What waited for one of these may go out.
         self._wake.set()

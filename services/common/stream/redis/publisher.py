@@ -86,7 +86,7 @@ class RedisPublisher(PublisherBase[InFlight]):
         if source is None or source.epoch != epoch:
             source = self._sources[record.subject] = Source(record.subject, epoch)
         self._wake.set()
-        return self._window.take(InFlight(record, source, size))
+        return self._window.add(InFlight(record, source, size))
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -145,17 +145,17 @@ class RedisPublisher(PublisherBase[InFlight]):
                 self._give_up(item, error)
 
     async def _idle(self) -> None:
-        if not await wait_for(self._wake, _LOOK_S if self._history else None):
+        if not await wait_for(self._wake, _LOOK_S if self._unsynced else None):
             await self._client.call("PING")
 
     async def _restore(self) -> None:
         """Write again what the log has lost of what it had acknowledged."""
         await self._client.renew()
         script = self._script
-        for name in self._history.logs():
+        for name in self._unsynced.logs():
             await script.prepare(self._client, name)
             kept_s = retention_s(self._logs.specs, name)
-            records = self._history.of(name, script.epochs[name], kept_s, time.monotonic())
+            records = self._unsynced.of(name, script.epochs[name], kept_s, time.monotonic())
             restored = len(records)
             for start in range(0, len(records), _BATCH):
                 items = [
@@ -168,12 +168,12 @@ class RedisPublisher(PublisherBase[InFlight]):
                     known, gone = read_answer(self._client.target, name, items, answer)
                 except Refusal as refused:
                     record = refused.item.record
-                    self._history.forget([record])
+                    self._unsynced.forget([record])
                     self._window.say_lost(name, [record])
                     raise BrokerUnavailable(self._client.target, refused.text) from refused
                 restored -= known + len(gone)
                 script.announced.update(fresh)
-                self._history.forget([item.record for item in gone])
+                self._unsynced.forget([item.record for item in gone])
                 self._say_lost(name, gone)
             if restored:
                 log.warning("log_tail_written_again", log=name, records=restored)
@@ -248,9 +248,9 @@ class RedisPublisher(PublisherBase[InFlight]):
         """The server has these but for the lost ones; they are the oldest of the window."""
         now = time.monotonic()
         for item in items:
-            self._window.let_go()
+            self._window.pop_oldest()
             if item.ticket not in lost:
                 epoch = self._script.epochs[log_of(item.record.subject)]
-                self._history.add(item.record, item.size, epoch, now)
-        self._window.release()
+                self._unsynced.add(item.record, item.size, epoch, now)
+        self._window.wake_done()
         self.changed.ring()

@@ -46,7 +46,7 @@ class Lane[T]:
         """Whether a shared lane has nothing to send and nothing on its way."""
         return not self.refused and not self._ready and not self._behind
 
-    def put(self, subject: str, identity: str, item: T, _size: int) -> None:
+    def enqueue(self, subject: str, identity: str, item: T, _size: int) -> None:
         """Take the next record of the log."""
         if self.shared:
             behind = self._behind.get(subject)
@@ -110,7 +110,7 @@ class BatchLane[T]:
         """Whether it has nothing to send and nothing on its way."""
         return not self.refused and not self._ready and not self._sent
 
-    def put(self, _subject: str, _identity: str, item: T, size: int) -> None:
+    def enqueue(self, _subject: str, _identity: str, item: T, size: int) -> None:
         """Take the next record of the log."""
         self._ready.append((item, size))
 

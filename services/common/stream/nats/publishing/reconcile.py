@@ -23,7 +23,7 @@ from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.publisher_base import retention_s
 from services.common.stream.records import Position, Record
-from services.common.stream.unsynced_records import History
+from services.common.stream.unsynced_records import UnsyncedRecords
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -35,13 +35,15 @@ class Reconciler:
     Args:
         streams: the logs.
         window: the publisher's; records in it are marked as stored or lost.
-        history: what was acknowledged of late.
+        unsynced: what was acknowledged of late.
     """
 
-    def __init__(self, streams: Streams, window: PublishWindow[InFlight], history: History) -> None:
+    def __init__(
+        self, streams: Streams, window: PublishWindow[InFlight], unsynced: UnsyncedRecords
+    ) -> None:
         self._streams = streams
         self._window = window
-        self._history = history
+        self._unsynced = unsynced
         self._confirmed: dict[str, Confirmed] = {}
         # Logs of which acknowledged records may be gone, until they are written again.
         self._incomplete: set[str] = set()
@@ -57,10 +59,10 @@ class Reconciler:
             BrokerUnavailable: a log does not answer.
         """
         window = self._window
-        # Those that were being written again are in the history still, and are found there.
+        # Those that were being written again are among the unsynced still, and are found there.
         self._incomplete |= {log_of(i.record.subject) for i in window.items if i.ticket < 0}
         window.items = deque(item for item in window.items if item.ticket > 0)
-        sent: dict[str, list[InFlight]] = {name: [] for name in self._history.logs()}
+        sent: dict[str, list[InFlight]] = {name: [] for name in self._unsynced.logs()}
         for item in window.items:
             if item.sent and not item.lost:
                 sent.setdefault(log_of(item.record.subject), []).append(item)
@@ -72,7 +74,7 @@ class Reconciler:
                 self._incomplete.add(name)
             if name in self._incomplete:
                 retention = retention_s(self._streams.specs, name)
-                kept = self._history.of(name, state.epoch, retention, time.monotonic())
+                kept = self._unsynced.of(name, state.epoch, retention, time.monotonic())
             elif all(item.stored for item in items):
                 continue
             else:
@@ -124,7 +126,7 @@ class Reconciler:
         fates = [found[record.subject].fate(record.position) for record in kept]
         gone = [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.LOST]
         if gone:
-            self._history.forget(gone)
+            self._unsynced.forget(gone)
             self._window.say_lost(name, gone)
         return [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.MISSING]
 

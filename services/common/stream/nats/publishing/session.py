@@ -93,7 +93,7 @@ class Session:
             self._marks[log] = _Mark(state.last)
         return state
 
-    async def take(self, unsent: deque[InFlight]) -> None:
+    async def enqueue(self, unsent: deque[InFlight]) -> None:
         """Hand each record to its log's lane.
 
         Raises:
@@ -112,7 +112,7 @@ class Session:
             unsent.popleft()
             item.lane = lane
             item.epoch = self._logs[log].epoch
-            lane.put(subject, item.identity, item, len(item.record.payload))
+            lane.enqueue(subject, item.identity, item, len(item.record.payload))
 
     def _lane(self, log: str) -> Lane[InFlight] | BatchLane[InFlight]:
         state = self._logs[log]
