@@ -101,5 +101,8 @@ class MemoryClient:
             BrokerUnavailable: the server is stopped, or nobody made this log.
         """
         self.check_answers()
-        self.check_known(name)
-        return self.server.log(name) or self.server.ensure(self._specs[name])
+        found = self.server.log(name)
+        if found is None:
+            self.check_known(name)
+            found = self.server.ensure(self._specs[name])
+        return found
