@@ -38,15 +38,6 @@ def test_a_workflow_has_no_right_that_a_job_does_not_ask_for(file: Path) -> None
         assert job["timeout-minutes"] <= 60, name
 
 
-@every_workflow
-def test_actions_are_pinned_by_commit_and_leave_no_token_behind(file: Path) -> None:
-    for step in steps(file):
-        if "uses" in step:
-            assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", step["uses"])
-        if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"]["persist-credentials"] is False
-
-
 def test_each_pin_says_its_version_and_is_the_same_everywhere() -> None:
     pins: dict[str, set[str]] = {}
     for file in WORKFLOWS:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.dev.charts.workspace import ROOT, SERVICES
-from tools.dev.images.context import assemble
+from tools.dev.images.context import NotUnderstood, assemble
 from tools.dev.images.environment import Environment, build_wheel
 
 
@@ -22,8 +23,20 @@ class Image:
 
     name: str
     dockerfile: Path
-    entry: str
     packages: tuple[str, ...]
+
+    @property
+    def entry(self) -> str:
+        """The module that its ENTRYPOINT starts, as process 1.
+
+        Raises:
+            NotUnderstood: it starts something else.
+        """
+        text = self.dockerfile.read_text()
+        found = re.search(r'^ENTRYPOINT \["python", "-m", "([\w.]+)"\]$', text, re.M)
+        if found is None:
+            raise NotUnderstood(f"{self.dockerfile}: its ENTRYPOINT starts no module")
+        return found[1]
 
     @property
     def requirements(self) -> Path:
@@ -35,12 +48,11 @@ IMAGES = (
         Image(
             name,
             ROOT / "services" / name / "Dockerfile",
-            f"services.{name}",
             (f"services.{name}", "services.common.stream"),
         )
         for name in SERVICES
     ),
-    Image("tools", ROOT / "tools" / "Dockerfile", "tools.simulator", ("tools",)),
+    Image("tools", ROOT / "tools" / "Dockerfile", ("tools",)),
 )
 
 

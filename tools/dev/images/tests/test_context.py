@@ -101,6 +101,9 @@ def test_nothing_that_serves_tests_alone_is_in_an_image() -> None:
     # Named by what it is, or by what it says of itself in its first line.
     root = Path(__file__).parents[4]
     ignore = Ignore((root / ".dockerignore").read_text())
+    # What nobody named stays out of a build.
+    assert ignore.excludes(".env")
+    assert ignore.excludes("clients/js/node_modules/x/index.js")
     shipped = [*files_below(root, "services", ignore), *files_below(root, "tools", ignore)]
     assert "services/gateway/__main__.py" in shipped
     python = [path for path in shipped if path.endswith(".py")]
