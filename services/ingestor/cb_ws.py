@@ -32,7 +32,7 @@ from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 log = structlog.get_logger(__name__)
 
 # After so many messages in a row the rest of the process gets a turn.
-_BREATH = 256
+_YIELD_EVERY = 256
 _WATCH_S = 0.5
 # While the circuit is closed pauses stay below a second, so that a venue that comes back within
 # seconds is found at once; afterwards they grow to `max_pause_s` behind the circuit's own.
@@ -268,10 +268,10 @@ class Feed:
             ts = clock() // 1000
             self.messages += 1
             self._last_message = ts
-            if not self.messages % _BREATH:
+            if not self.messages % _YIELD_EVERY:
                 # `recv` does not yield while frames are queued; publishing needs turns, too.
                 await asyncio.sleep(0)
-                await self._raw_publisher.relief()
+                await self._raw_publisher.backpressure()
             try:
                 event = parse(frame)
             except MalformedFrame as error:

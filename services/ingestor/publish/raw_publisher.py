@@ -112,7 +112,7 @@ class RawPublisher:
             stats.in_flight * 2 > self._max_records or stats.bytes_in_flight * 2 > self._max_bytes
         )
 
-    async def relief(self) -> None:
+    async def backpressure(self) -> None:
         """Wait a moment when more than half of the window is used and the broker still takes more.
 
         Reading slower for a moment is better than dropping: the socket's buffers hold what comes.

@@ -65,14 +65,14 @@ async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(
     assert await raw_publisher.flush(5.0) == 0
 
 
-async def test_relief_waits_for_a_busy_broker_only(broker: MemoryBroker) -> None:
+async def test_backpressure_waits_for_a_busy_broker_only(broker: MemoryBroker) -> None:
     breaker = CircuitBreaker(threshold=1, recovery_s=60.0)
     publisher = await broker.publisher(max_records=10)
     raw_publisher, _ = raw_publisher_on(broker, publisher, breaker)
     for seq in range(1, 9):
         raw_publisher.offer(record(seq))
     async with asyncio.timeout(5):
-        await raw_publisher.relief()
+        await raw_publisher.backpressure()
     assert publisher.stats().in_flight <= 5
 
 
