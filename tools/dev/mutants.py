@@ -50,7 +50,7 @@ def _module(path: str, *tests: str) -> Module:
 _STREAMS = ("trades_stream", "ticker_stream", "book_stream", "orders_stream", "sequencer")
 MODULES = {
     "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
-    "chain": _module("normalizer/chain.py", "chain", "normalize"),
+    "chain": _module("normalizer/chain.py", "chain", "normalize", "known_answers"),
     "subscription": _module("gateway/fanout/subscription.py", "subscription_states"),
     "conflation": _module("gateway/fanout/conflation.py", "conflation"),
     "outbox": _module("gateway/fanout/outbox.py", "outbox"),

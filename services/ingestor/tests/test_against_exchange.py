@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 
 import msgspec
-import pytest
 
-from services.common.domain.book import Book
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.records import LogSpec
 from services.common.subjects import INVALID_SUBJECT
 from services.common.wire import Parked, RawRecord, ResyncBody
 from services.ingestor.app import Ingestor
 from services.ingestor.streams import ProductStreams
-from services.ingestor.testing import check_books, eventually, folded, raw_records, running
+from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import SimulatedExchange
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
-
-
-@pytest.fixture
-async def broker() -> AsyncIterator[MemoryBroker]:
-    async with MemoryBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-async def exchange() -> AsyncIterator[SimulatedExchange]:
-    """A market that moves only when told to."""
-    async with SimulatedExchange(products=PRODUCTS, paced=False) as exchange:
-        yield exchange
 
 
 def streams_of(ingestor: Ingestor, product: str) -> ProductStreams:
@@ -392,70 +375,3 @@ async def test_a_log_that_was_lost_begins_anew_in_a_greater_epoch(
                 first, *rest = (record for record in records if record.epoch > before)
                 assert (first.kind, first.seq, first.prev) == ("status", 0, None)
                 check_chain([first, *rest])
-
-
-async def test_a_product_the_venue_does_not_serve_is_left_out(
-    broker: MemoryBroker, exchange: SimulatedExchange
-) -> None:
-    """One invalid or delisted product kills the whole subscribe (coinbase-pro-node #174)."""
-    async with running(
-        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, "NO-SUCH"
-    ) as ingestor:
-        await joined(ingestor)
-        assert [set(feed.products) for feed in ingestor.feeds] == [set(PRODUCTS)]
-
-
-async def test_without_validation_one_bad_product_still_costs_the_others_nothing(
-    broker: MemoryBroker, exchange: SimulatedExchange
-) -> None:
-    exchange.control(rest={"status": 500, "paths": ["/products"]})
-    async with running(
-        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, "NO-SUCH"
-    ) as ingestor:
-        await joined(ingestor)
-        await eventually(
-            lambda: streams_of(ingestor, "NO-SUCH").refused is not None, "the refusal known"
-        )
-
-
-async def test_products_are_spread_over_connections(
-    broker: MemoryBroker, exchange: SimulatedExchange
-) -> None:
-    async with running(
-        broker, exchange.ws_url, exchange.rest_url, *PRODUCTS, products_per_connection=1
-    ) as ingestor:
-        await joined(ingestor)
-        assert [set(feed.products) for feed in ingestor.feeds] == [{"BTC-USD"}, {"ETH-USD"}]
-
-
-async def test_a_recording_gives_exactly_its_435_trades_in_order(
-    broker: MemoryBroker, captures: Path
-) -> None:
-    recording = captures / "coinbase" / "live-btc-eth.ndjson"
-    async with SimulatedExchange(capture=recording, speed=0) as exchange:
-        replay = exchange.replay
-        assert replay is not None
-        async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
-            await eventually(lambda: replay.finished, "the end of the recording", 60)
-            await caught_up(ingestor, exchange)
-    expected: dict[str, list[int]] = {product: [] for product in PRODUCTS}
-    books = {product: Book() for product in PRODUCTS}
-    with recording.open("rb") as lines:
-        for line in lines:
-            message = msgspec.json.decode(line)
-            match message["type"]:
-                case "match":
-                    expected[message["product_id"]].append(message["trade_id"])
-                case "snapshot":
-                    books[message["product_id"]].replace(message["bids"], message["asks"])
-                case "l2update":
-                    books[message["product_id"]].apply(message["changes"])
-    total = 0
-    for product in PRODUCTS:
-        trades = await raw_records(broker, "trades", product)
-        check_chain(trades)
-        seqs = [record.seq for record in trades if record.kind == "frame"]
-        assert seqs == expected[product]
-        total += len(seqs)
-        assert folded(await raw_records(broker, "book", product)) == books[product]
-    assert total == 435

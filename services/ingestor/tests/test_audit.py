@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
-import pytest
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import StreamKey
@@ -23,12 +22,6 @@ from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow
 from tools.simulator import SimulatedExchange
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
-
-
-@pytest.fixture
-async def broker() -> AsyncIterator[MemoryBroker]:
-    async with MemoryBroker() as broker:
-        yield broker
 
 
 def book_of(ingestor: Ingestor, product: str) -> BookStream:

@@ -25,12 +25,6 @@ PRODUCT = "BTC-USD"
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[MemoryBroker]:
-    async with MemoryBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
 async def exchange() -> AsyncIterator[SimulatedExchange]:
     async with SimulatedExchange(products=(PRODUCT, "ETH-USD"), rate=100) as exchange:
         yield exchange

@@ -29,12 +29,6 @@ by_source = pytest.mark.parametrize("source", SOURCES)
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[MemoryBroker]:
-    async with MemoryBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
 async def exchange() -> AsyncIterator[SimulatedExchange]:
     async with SimulatedExchange(products=PRODUCTS, paced=False) as exchange:
         yield exchange

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import sys
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import httpx
-import nats
 import pytest
-from nats.aio.client import Client
 
 from services.common.domain.fold import Fold
 from services.common.errors import BrokerFailed, StoreMissing
 from services.common.runtime import flatten
-from services.common.settings import CommonSettings, child_environment
 from services.common.stores.rows import BOOK_DEPTH
 from services.common.stream import Broker, Position, Publisher, Record
-from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.memory.broker import MemoryServer
 from services.common.subjects import (
     StreamKey,
-    key_of,
     pulse_key,
     raw_subject,
-    tick_log,
     tick_subject,
 )
 from services.common.testing.broken import PartsBroker, break_part
@@ -39,10 +28,9 @@ from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import TickStream, state_json
 from services.common.testing.waiting import eventually
 from services.common.wire import Pulse, Reset, Tick, decode_record, encode
-from services.snapshotter import app, metrics
+from services.snapshotter import app
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.testing import SHARDS, Platform
-from tools.embedded import NatsServer
 
 KEYS = [
     StreamKey("coinbase", channel, product)
@@ -238,227 +226,6 @@ async def test_pulses_are_acked_and_leave_nothing_behind(platform: Platform) -> 
     await assert_archive_has_every_record_once(platform, streams)
 
 
-async def test_crashes_at_any_moment_lose_nothing_and_archive_nothing_twice(
-    platform: Platform,
-) -> None:
-    streams = new_streams()
-    dice = random.Random(5)
-    async with platform.publisher() as (_, publisher):
-        for _ in range(8):
-            service = asyncio.create_task(platform.crashing_snapshotter())  # cancelled below
-            for _ in range(dice.randint(1, 6)):
-                await publish_some(publisher, streams, rounds=1)
-                await asyncio.sleep(dice.uniform(0, 0.2))  # the crash comes at any moment
-            service.cancel()
-            await asyncio.wait([service])
-        async with platform.snapshotter():
-            await eventually(lambda: rows_are_current(platform, streams))
-            await eventually(lambda: archive_is_complete(platform, streams))
-    await assert_rows_equal_an_independent_fold(platform, streams)
-    await assert_archive_has_every_record_once(platform, streams)
-
-
-async def ack_floors(client: Client) -> list[int]:
-    """Of each shard: the log's sequence up to which the group has acked everything."""
-    floors = []
-    for shard in range(SHARDS):
-        verb = f"$JS.API.CONSUMER.INFO.MARKET_TICK_{shard}.snapshotter"
-        # Its own default is half a second, in which a busy machine may not come to answer.
-        answer = json.loads((await client.request(verb, b"", timeout=60)).data)
-        floors.append(answer["ack_floor"]["stream_seq"] if "ack_floor" in answer else 0)
-    return floors
-
-
-async def acked_positions(client: Client, broker: Broker) -> dict[StreamKey, Position]:
-    """The last tick or reset of each stream that the group has acked, with all before it."""
-    found: dict[StreamKey, Position] = {}
-    for shard, floor in enumerate(await ack_floors(client)):
-        for subject in await broker.subjects(tick_log(shard)):
-            page = await broker.read(subject, limit=100_000)
-            for message in page.messages:
-                if int(message.cursor.rpartition("@")[2]) <= floor and not message.position.sub:
-                    found[key_of(subject)] = message.position
-    return found
-
-
-@pytest.mark.timeout(300 + 30 * KILLS)
-async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_nothing_twice(
-    platform: Platform, nats_server: NatsServer
-) -> None:
-    dice = random.Random(11)
-    environment = {
-        "NATS_URLS": nats_server.url,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{platform.proxy.port}",
-        "S3_BUCKET": platform.aws.s3_bucket,
-        "DDB_TABLE": platform.aws.ddb_table,
-        "SHARD_COUNT": str(SHARDS),
-        "SNAPSHOT_PERIOD_MS": "20",
-        "ARCHIVE_PERIOD_S": "0.2",
-        "CHECKPOINT_PERIOD_S": "0.2",
-        "HTTP_PORT": "0",
-    }
-    settings = CommonSettings.model_validate({"nats_urls": nats_server.url})
-    platform.new_broker = lambda: NatsBroker(settings.nats_urls)
-    streams = new_streams()
-
-    async def load(publisher: Publisher) -> None:
-        while True:
-            await publish_some(publisher, streams, rounds=1)
-            await asyncio.sleep(0.1)  # some 450 records a second
-
-    async def acked_more_than(before: list[int]) -> bool:
-        return all(now > then for now, then in zip(await ack_floors(client), before, strict=True))
-
-    client = await nats.connect(nats_server.url)
-    async with platform.publisher() as (broker, publisher):
-        loading = asyncio.create_task(load(publisher))  # cancelled below
-        for _ in range(KILLS):
-            before = await ack_floors(client)
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.snapshotter"),
-                env=child_environment(environment),
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            try:
-                await eventually(partial(acked_more_than, before), seconds=120)
-                await asyncio.sleep(dice.uniform(0, 1))  # the kill comes at any moment
-            finally:
-                process.kill()
-                await process.wait()
-            acked = await acked_positions(client, broker)
-            async with platform.latest() as latest:
-                rows = await latest.get_many([stream.key for stream in streams])
-            assert {key for key in acked if rows[key].position < acked[key]} == set()
-            assert acked
-        loading.cancel()
-        await asyncio.wait([loading])
-        await publisher.flush()
-        async with platform.snapshotter():
-            await eventually(lambda: rows_are_current(platform, streams), seconds=120)
-            await eventually(lambda: archive_is_complete(platform, streams), seconds=120)
-    await client.close()
-    await assert_rows_equal_an_independent_fold(platform, streams)
-    await assert_archive_has_every_record_once(platform, streams)
-    assert len(await platform.tick_lines()) == sum(len(stream.records) for stream in streams)
-
-
-async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
-    platform: Platform,
-) -> None:
-    streams = new_streams()
-
-    # Ticks with statuses between them, which only the record behind them can prove.
-    async def publish_ticks(publisher: Publisher, rounds: int) -> None:
-        for _ in range(rounds):
-            await publish(publisher, [each for stream in streams for each in stream.many(5)])
-            await asyncio.sleep(0.1)  # so that both come to write batches
-
-    async with platform.publisher() as (_, publisher), platform.snapshotter():
-        await publish_ticks(publisher, 3)
-        async with platform.snapshotter():
-            await publish_ticks(publisher, 10)
-        await publish_ticks(publisher, 3)
-        await eventually(lambda: rows_are_current(platform, streams))
-        await eventually(lambda: archive_is_complete(platform, streams))
-    await assert_rows_equal_an_independent_fold(platform, streams)
-    await assert_archive_has_every_record_once(platform, streams)
-    # Also who reads the folder without the index finds every record once.
-    assert sorted(await platform.tick_lines()) == sorted(
-        record.payload for stream in streams for record in stream.records
-    )
-
-
-@pytest.mark.timeout(300 + 2 * AWAY_S)
-@pytest.mark.parametrize("blackhole", [False, True], ids=["refusing", "swallowing"])
-async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
-    platform: Platform, blackhole: bool
-) -> None:
-    streams = new_streams()
-    async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
-        await publish_some(publisher, streams, rounds=2)
-        await eventually(lambda: rows_are_current(platform, streams))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as http:
-
-            async def failing() -> set[str]:
-                report = (await http.get("/readyz")).json()
-                return {name for name, check in report["checks"].items() if not check["ok"]}
-
-            async def stores_fail() -> bool:
-                return await failing() == {"dynamodb", "s3"}
-
-            async def all_well() -> bool:
-                return not await failing()
-
-            assert await all_well()
-            platform.proxy.cut(blackhole=blackhole)
-            away_until = time.monotonic() + AWAY_S
-            await publish_some(publisher, streams, rounds=6)
-            await eventually(stores_fail, seconds=60)
-            while time.monotonic() < away_until:
-                await publish_some(publisher, streams, rounds=1)
-                await asyncio.sleep(0.1)  # the load goes on
-            assert sum(pump.held_bytes for pump in service.pumps) <= 256_000_000
-            platform.proxy.mend()
-            await eventually(all_well, seconds=60)
-        await eventually(lambda: rows_are_current(platform, streams))
-    await assert_rows_equal_an_independent_fold(platform, streams)
-    await assert_archive_has_every_record_once(platform, streams)
-
-
-async def test_a_stream_never_seen_before_waits_alone_while_the_stores_are_away(
-    platform: Platform,
-) -> None:
-    known, unseen = (
-        TickStream(StreamKey("coinbase", channel, "BTC-USD"), shard_count=SHARDS)
-        for channel in ("ticker", "trades")
-    )
-    async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
-        await publish(publisher, known.many(5))
-        await eventually(lambda: rows_are_current(platform, [known]))
-        platform.proxy.cut()
-        await publish(publisher, unseen.many(5))
-        await publish(publisher, known.many(300))
-        pump = service.pumps[known.shard]
-
-        async def all_taken() -> bool:
-            return pump.streams[known.key].held == known.records[-1].position
-
-        await eventually(all_taken)
-        assert unseen.key not in pump.streams
-        await publish(publisher, unseen.many(5))
-        platform.proxy.mend()
-        await eventually(lambda: rows_are_current(platform, [known, unseen]))
-    await assert_rows_equal_an_independent_fold(platform, [known, unseen])
-    await assert_archive_has_every_record_once(platform, [known, unseen])
-
-
-async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Platform) -> None:
-    stream = TickStream(StreamKey("coinbase", "book", "BTC-USD"), shard_count=SHARDS)
-    bound = 16_000_000
-    async with (
-        platform.snapshotter(buffer_max_bytes=bound, archive_period_s=3600) as service,
-        platform.publisher() as (_, publisher),
-    ):
-        await publish(publisher, [stream.reset()])
-        await eventually(lambda: rows_are_current(platform, [stream]))
-        platform.proxy.cut()
-        # 24 resets of 0.5 MB each: twice the third of the bound that one of three logs may use.
-        for _ in range(24):
-            await publish(publisher, [stream.reset(levels=12_000)])
-
-        async def paused() -> bool:
-            return any(pump.paused for pump in service.pumps)
-
-        await eventually(paused)
-        held = max(pump.held_bytes for pump in service.pumps)
-        largest = max(len(record.payload) for record in stream.records)
-        assert held <= bound / 3 + largest
-        assert held < sum(len(record.payload) for record in stream.records)
-        platform.proxy.mend()
-        await eventually(lambda: rows_are_current(platform, [stream]), seconds=60)
-    await assert_archive_has_every_record_once(platform, [stream])
-
-
 async def test_undecodable_records_are_skipped_and_a_book_waits_for_its_next_reset(
     platform: Platform,
 ) -> None:
@@ -555,72 +322,6 @@ async def _run_into_a_broken_group(
 
 async def _joined(broker: PartsBroker, groups: int) -> bool:
     return len(broker.groups) >= groups
-
-
-async def test_what_others_put_on_subjects_of_no_stream_is_left_out_and_ends_nobody(
-    platform: Platform,
-) -> None:
-    streams = new_streams()
-    async with platform.publisher() as (broker, publisher):
-        assert isinstance(broker, MemoryBroker)
-
-        def append(subject: str) -> None:
-            # A publisher of ours would refuse it.
-            log = broker.log(tick_log(0))
-            assert log.append(Record(subject, b"odd", Position(0, 1)), broker.server.clock())
-
-        append("market.tick.0.strange")
-        async with platform.snapshotter() as service:
-            await publish_some(publisher, streams, rounds=1)
-            append("market.tick.0.coinbase.ticker.BTC USD")
-            await publish_some(publisher, streams, rounds=1)
-            await eventually(lambda: rows_are_current(platform, streams))
-            await eventually(lambda: archive_is_complete(platform, streams))
-            await eventually(lambda: _acked(service))
-    await assert_archive_has_every_record_once(platform, streams)
-
-
-NO_TEXT = b'{"type":"tick","venue":"\xff","kind":"\xff","line":"\xff"}'
-TOO_DEEP = b'{"x":' * 5000 + b"1" + b"}" * 5000
-
-
-async def test_bytes_that_nobody_can_read_are_counted_and_cost_no_other_record(
-    broker_platform: Platform,
-) -> None:
-    platform, streams = broker_platform, new_streams()
-    before = _undecodable()
-
-    async def odd(publisher: Publisher) -> None:
-        for stream in streams[:3]:
-            for n, payload in enumerate((NO_TEXT, TOO_DEEP)):
-                position = Position(stream.epoch, stream.seq, stream.sub + 500 + n)
-                await publisher.send(Record(stream.subject, payload, position))
-                raw = Record(raw_subject(stream.key), payload, position)
-                await publisher.send(raw)
-
-    async with platform.publisher() as (_, publisher):
-        await publish_some(publisher, streams, rounds=1)
-        await odd(publisher)
-        async with platform.snapshotter() as service:
-            await publish_some(publisher, streams, rounds=1)
-            await odd(publisher)
-            await publish_some(publisher, streams, rounds=1)
-            await eventually(lambda: rows_are_current(platform, streams))
-            await eventually(lambda: archive_is_complete(platform, streams))
-            await eventually(lambda: _acked(service))
-    assert _undecodable() - before >= 6
-    await assert_rows_equal_an_independent_fold(platform, streams)
-    await assert_archive_has_every_record_once(platform, streams)
-
-
-def _undecodable() -> float:
-    return float(metrics.INVALID.labels("undecodable")._value.get())
-
-
-async def _acked(service: Snapshotter) -> bool:
-    return all(
-        [await pump._subscription.lag() == 0 for pump in service.pumps if pump._subscription]
-    )
 
 
 async def test_readiness_tells_of_a_log_that_is_not_taken_though_the_broker_answers(
