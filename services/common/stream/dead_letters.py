@@ -57,6 +57,9 @@ class DeadLetters:
             BrokerClosed: the broker was closed.
             BrokerFailed: the publisher broke.
         """
+        if not self._waiting and not self._writing.locked():
+            self._some.clear()
+            return
         backoff = Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S)
         # Whoever else writes them now has not finished yet.
         async with self._writing:

@@ -76,3 +76,20 @@ async def test_what_could_not_be_written_is_written_when_the_broker_is_back() ->
     await letters.flush()
     assert invalid.stored == ["a"]
     assert letters.first is None
+
+
+async def test_whoever_writes_them_for_ever_waits_when_none_is_left() -> None:
+    invalid = _HeldLog()
+    letters = DeadLetters(invalid)
+    letters.add(_letter("a"))
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(letters.run())
+        await invalid.began.wait()
+        letters.add(_letter("b"))
+        invalid.let.set()
+        # A task that never waits would not let this one go on.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert invalid.stored == ["a", "b"]
+        assert not writing.done()
+        writing.cancel()
