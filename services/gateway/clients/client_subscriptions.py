@@ -26,7 +26,8 @@ from services.gateway.clients.subscribe_plan import (
     when_ready,
 )
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up import CatchUp, CatchUpListener, CatchUpPort
+from services.gateway.history.catch_up import CatchUp
+from services.gateway.history.catch_up_port import CatchUpListener, CatchUpPort
 from services.gateway.protocol import (
     BROKER_UNAVAILABLE,
     NOT_ENTITLED,

@@ -20,7 +20,7 @@ from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.limits import limits_message
 from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.outbox import Outbox
-from services.gateway.history.catch_up import CatchUp, CatchUpPort
+from services.gateway.history.catch_up_port import CatchUpPort
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     INTERNAL,
@@ -146,9 +146,9 @@ class Session(CatchUpPort, TransportListener):
         self._home.left(self)
         self._free_room()
 
-    def start_catching_up(self, work: CatchUp) -> None:
+    def start_catching_up(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self.closing:
-            self._catching = self.spawn(work.run, "catch-up")
+            self._catching = self.spawn(run, "catch-up")
 
     def failed(self) -> None:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import abstractmethod
 from collections import deque
 from typing import Any
 
@@ -23,10 +22,10 @@ from services.common.wire import encode
 from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, stream_fields
 from services.gateway.fanout.hub import Hub
-from services.gateway.fanout.live_streams import Subscriber, SubscriptionListener
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
+from services.gateway.history.catch_up_port import CatchUpPort
 from services.gateway.metrics import Metrics
-from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, CommandId, Problem
+from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, Problem
 from services.gateway.streams.feed import StreamFeed
 
 log = structlog.get_logger(__name__)
@@ -36,46 +35,6 @@ _RETRY_MOST_S = 2.0
 _EMPTY_READS = 5
 # Pages that are read for one client at a time.
 _READS = 4
-
-
-class CatchUpListener(SubscriptionListener):
-    """Is told, beside what the hub finds out, of what cannot be brought to the head."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def end_with(self, problem: Problem, subscription: Subscription) -> None:
-        """End the subscription, and tell its client why."""
-
-
-class CatchUpPort(Subscriber):
-    """What catching up needs of a connection."""
-
-    __slots__ = ()
-
-    subscriptions: CatchUpListener
-
-    @abstractmethod
-    def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
-        """Put a message into the outbox, behind the data or (`control`) before it."""
-
-    @abstractmethod
-    def tell_problem(
-        self, problem: Problem, id: CommandId | None = None, *, control: bool = True
-    ) -> None:
-        """Send an `error` message, before the data or (`control` False) behind it."""
-
-    @abstractmethod
-    async def room(self) -> None:
-        """Return when little waits for this client."""
-
-    @abstractmethod
-    async def answered(self) -> None:
-        """Return when there is room for another piece of an answer."""
-
-    @abstractmethod
-    def start_catching_up(self, work: CatchUp) -> None:
-        """Run it in a task of the connection."""
 
 
 class CatchUp:
@@ -120,7 +79,7 @@ class CatchUp:
             self._wake.set()
         if not self._running:
             self._running = True
-            self._client.start_catching_up(self)
+            self._client.start_catching_up(self.run)
 
     def remove(self, subscription: Subscription) -> None:
         """It catches up no more."""

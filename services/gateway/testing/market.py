@@ -1,0 +1,193 @@
+"""For tests: a market that publishes chained records, as the normalizer does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from services.common.sharding import shard_of
+from services.common.stream import Position, Publisher, Record
+from services.common.subjects import StreamKey, tick_subject
+from services.common.wire import (
+    UNCHAINED,
+    Fields,
+    Late,
+    Level,
+    Missed,
+    Repair,
+    Reset,
+    Status,
+    StreamState,
+    Tick,
+    Trade,
+    encode,
+)
+
+EPOCH = 1_700_000_000_000_000
+
+
+_FIRST_TRADE = Missed(1, 1, 1)
+
+
+class Market:
+    """Publishes one stream's records the way the normalizer does."""
+
+    def __init__(
+        self,
+        publisher: Publisher | None,
+        product: str = "BTC-USD",
+        channel: str = "ticker",
+        *,
+        shards: int = 2,
+        epoch: int = EPOCH,
+        padding: int = 0,
+    ) -> None:
+        self.key = StreamKey("coinbase", channel, product)
+        self.shard = shard_of(product, shards)
+        self.subject = tick_subject(self.shard, self.key)
+        self.epoch = epoch
+        self.seq: int | None = None
+        self.sub = 0
+        self.records: list[bytes] = []
+        self.clock: Callable[[], int] = lambda: time.time_ns() // 1000
+        self._publisher = publisher
+        self._padding = "0" * padding
+
+    @property
+    def chain(self) -> list[int]:
+        """Every `seq` that a client with the whole stream has seen."""
+        found = [msgspec.json.decode(record) for record in self.records]
+        return [record["seq"] for record in found if record["type"] not in UNCHAINED]
+
+    def tick(self, fields: Fields | None = None, *, step: int = 7) -> Record:
+        """The next tick, not published."""
+        seq = (self.seq or 100) + step
+        payload = encode(
+            Tick(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=seq,
+                prev=self.seq,
+                venue_seq=seq,
+                ts_event=self.clock(),
+                ts_ingest=self.clock(),
+                fields=fields or self._fields(seq),
+            )
+        )
+        return self._record(payload, seq, 0)
+
+    def reset(self, state: Any = None, *, repair: Repair = "snapshot", step: int = 50) -> Record:
+        seq = (self.seq or 100) + step
+        reset = Reset.at(
+            self.key,
+            self.shard,
+            (self.epoch, seq),
+            self.seq,
+            (self.clock(), self.clock()),
+            "gap",
+            msgspec.Raw(encode(state)) if state is not None else None,
+            missed=Missed((self.seq or 0) + 1, seq - 1),
+        )
+        # Older writers also said `refilled`.
+        payload = encode(msgspec.structs.replace(reset, repair=repair))
+        return self._record(payload, seq, 0)
+
+    def status(self, state: StreamState = "live") -> Record:
+        seq = self.seq or 0
+        payload = encode(
+            Status(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=seq,
+                sub=self.sub + 1,
+                state=state,
+                since=self.clock(),
+                evidence="test",
+                ts_ingest=self.clock(),
+            )
+        )
+        return self._record(payload, seq, self.sub + 1)
+
+    def late(
+        self,
+        missed: Missed = _FIRST_TRADE,
+        *,
+        trades: Sequence[int] = (),
+        open: Sequence[Missed] = (),
+        lost: Sequence[Missed] = (),
+    ) -> Record:
+        """What became known of a gap that was announced before, whenever that was."""
+        seq = self.seq or 0
+        ticks = [
+            Tick(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=trade,
+                prev=trade - 1,
+                venue_seq=None,
+                ts_event=self.clock(),
+                ts_ingest=self.clock(),
+                fields=self._fields(trade),
+            )
+            for trade in trades
+        ]
+        payload = encode(
+            Late(
+                v=1,
+                **self._names(),
+                epoch=self.epoch,
+                seq=seq,
+                sub=self.sub + 1,
+                missed=missed,
+                ticks=ticks,
+                open=list(open),
+                lost=list(lost),
+                reason="found" if trades else "denied" if lost else "open",
+                ts_ingest=self.clock(),
+            )
+        )
+        return self._record(payload, seq, self.sub + 1)
+
+    async def publish(self, *records: Record) -> None:
+        """Store them in the log."""
+        assert self._publisher is not None
+        for record in records:
+            await self._publisher.send(record)
+        await self._publisher.flush()
+
+    async def ticks(self, count: int) -> None:
+        """Publish `count` ticks."""
+        assert self._publisher is not None
+        for _ in range(count):
+            await self._publisher.send(self.tick())
+        await self._publisher.flush()
+
+    def _names(self) -> dict[str, Any]:
+        return {
+            "venue": self.key.venue,
+            "channel": self.key.channel,
+            "product": self.key.product,
+            "shard": self.shard,
+        }
+
+    def _record(self, payload: bytes, seq: int, sub: int) -> Record:
+        self.sub = sub
+        if sub == 0:
+            self.seq = seq
+        self.records.append(payload)
+        return Record(self.subject, payload, Position(self.epoch, seq, sub))
+
+    def _fields(self, seq: int) -> Fields:
+        if self.key.channel == "book":
+            return Fields(changes=[("buy", str(seq % 100 + 1), "1"), ("sell", "500", str(seq))])
+        trade = Trade(f"{seq}.5", "0.1", "buy", seq, self.clock())
+        if self.key.channel == "trades":
+            return Fields(last_trade=trade)
+        best = Level(f"{seq}.4" + self._padding, "1"), Level(f"{seq}.6", "1")
+        return Fields(last_trade=trade, best_bid=best[0], best_ask=best[1], volume_30d="1")
