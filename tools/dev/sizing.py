@@ -55,7 +55,11 @@ def needs(f: dict[str, float]) -> dict[str, float]:
     memory_kib = (f["gateway_mib"] - f["process_mib"] - f["window_mib"]) * 1024
     by_memory = int(memory_kib / (f["connection_kib"] + (f["streams"] - 1) * f["stream_kib"]))
     holds, zones = min(by_cpu, by_memory), f["zones"]
-    needed = math.ceil(f["clients"] / holds) if holds else math.inf
+    if not holds:
+        sys.exit(
+            "taking that many ticks leaves a gateway no core for clients: by groups of products"
+        )
+    needed = math.ceil(f["clients"] / holds)
     gateways = max(zones, math.ceil(needed * zones / (zones - 1)))
     sent = f["messages_s"] * (f["deflated_bytes"] if f["compressed"] else f["message_bytes"]) * 1.1
     tail_mbit = f["ticks_s"] * (f["tick_bytes"] + f["header_bytes"]) * 8 / 1e6

@@ -73,3 +73,8 @@ def test_rows_cost_what_the_snapshotters_readme_says() -> None:
 def test_an_unknown_figure_is_refused() -> None:
     with pytest.raises(SystemExit, match="there is no figure 'deliverie'"):
         main(["deliverie=1"])
+
+
+def test_a_load_that_no_gateway_takes_is_said() -> None:
+    with pytest.raises(SystemExit, match="no core for clients"):
+        main(["ticks_s=200000"])

@@ -59,6 +59,7 @@ def repository(tmp_path: Path) -> Path:
     for name in ("README.md", "LICENSE", "src/a.py", "src/tests/t.py", "src/__pycache__/a.pyc"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
+    (root / "elsewhere").mkdir()
     (root / "src/linked").symlink_to("../elsewhere", target_is_directory=True)
     (root / ".dockerignore").write_text(RULES.replace("!src", "!src\n!LICENSE"))
     (root / "Dockerfile").write_text(DOCKERFILE)
