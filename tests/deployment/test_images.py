@@ -107,7 +107,7 @@ def test_a_service_that_reaches_into_another_one_is_found(
     services = environment.packages / "services"
     shutil.copytree(made(image).environment.packages / "services", services)
     (services / "normalizer" / "borrowed.py").write_text(
-        "import services.gateway.websocket.frames\n"
+        "import services.gateway.websocket.rfc6455.frames\n"
     )
     failed = environment.import_all(*image.packages).failed
     assert failed == {"services.normalizer.borrowed": "No module named 'services.gateway'"}

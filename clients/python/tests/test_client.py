@@ -28,7 +28,7 @@ from market_data_fanout_client import (
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.wire import Missed
 from services.gateway.testing import Bench, Market, bench
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 from tools.embedded import free_port
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 
 # What an entry costs beside its payload, roughly (object, position, list slot, frame).
 _OVERHEAD = 250

@@ -31,7 +31,7 @@ from services.gateway.protocol import (
     Problem,
     echo,
 )
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 log = structlog.get_logger(__name__)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.gateway.websocket.deflate import Deflater
-from services.gateway.websocket.frames import array_frames, payloads_of
+from services.gateway.websocket.rfc6455.deflate import Deflater
+from services.gateway.websocket.rfc6455.frames import array_frames, payloads_of
 
 # Of messages in one frame for a client with `batch`.
 ARRAY_BYTES = 16 * 1024

@@ -34,7 +34,7 @@ from services.gateway.fanout.push_batch import Push, PushBatch
 from services.gateway.fanout.shared_write import SharedWriter
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.websocket.frames import text_frames
+from services.gateway.websocket.rfc6455.frames import text_frames
 
 log = structlog.get_logger(__name__)
 

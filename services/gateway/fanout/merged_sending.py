@@ -8,7 +8,7 @@ from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation
 from services.gateway.fanout.live_streams import Subscriber
 from services.gateway.fanout.subscription import State, Subscription
-from services.gateway.websocket.frames import text_frame, text_frames
+from services.gateway.websocket.rfc6455.frames import text_frame, text_frames
 
 # Messages in a row that merged nothing, after which a quota no longer needs conflation.
 _CALM = 10

@@ -29,7 +29,7 @@ from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Run
 from services.gateway.fanout.conflation import Conflation
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 
 if TYPE_CHECKING:
     from services.gateway.fanout.live_streams import LiveStream, Subscriber

@@ -37,7 +37,7 @@ from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.state_store import StateStore
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 
 log = structlog.get_logger(__name__)
 

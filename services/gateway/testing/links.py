@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from services.gateway.clients.session import Session, SessionHost
-from services.gateway.websocket.deflate import WINDOW_BITS
+from services.gateway.websocket.rfc6455.deflate import WINDOW_BITS
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 

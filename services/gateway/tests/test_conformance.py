@@ -36,9 +36,9 @@ from services.gateway.testing.wire import (
 )
 from services.gateway.websocket.asgi_transport import AsgiTransport
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.frames import text_frame
 from services.gateway.websocket.http_front import ProtocolFactory
 from services.gateway.websocket.opening import EXTENSION
+from services.gateway.websocket.rfc6455.frames import text_frame
 from services.gateway.websocket.server_context import ReadLimits
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 

@@ -18,7 +18,7 @@ from services.gateway.testing import Bench, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient, frame
 from services.gateway.tests.test_inbound import MAX_BYTES, Told, ours, streams
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.inbound import FRAME_COST, Inbound
+from services.gateway.websocket.rfc6455.inbound import FRAME_COST, Inbound
 from services.gateway.websocket.server_context import ReadLimits, ServerContext
 from services.gateway.websocket.transport import TransportListener
 

@@ -15,7 +15,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.gateway.testing.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
-from services.gateway.websocket.inbound import Inbound, Receiver
+from services.gateway.websocket.rfc6455.inbound import Inbound, Receiver
 
 MAX_BYTES = 400
 

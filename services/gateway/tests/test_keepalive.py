@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.websocket.keepalive import Keepalive, Pinged
+from services.gateway.websocket.rfc6455.keepalive import Keepalive, Pinged
 
 INTERVAL, TIMEOUT = 20.0, 60.0
 

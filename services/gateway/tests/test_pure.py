@@ -33,7 +33,12 @@ from services.gateway.protocol import (
 from services.gateway.settings import GatewaySettings
 from services.gateway.streams.state_store import StateStore
 from services.gateway.testing import Market, Rows, small_settings
-from services.gateway.websocket.frames import array_frames, payloads_of, text_frame, text_frames
+from services.gateway.websocket.rfc6455.frames import (
+    array_frames,
+    payloads_of,
+    text_frame,
+    text_frames,
+)
 
 
 @given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=6))

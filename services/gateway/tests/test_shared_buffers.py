@@ -27,8 +27,8 @@ from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
 from services.gateway.testing import Market, small_settings
 from services.gateway.testing.links import Clock, MemoryTransport, Nowhere, payloads_read
-from services.gateway.websocket.deflate import Deflater
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.deflate import Deflater
+from services.gateway.websocket.rfc6455.frames import text_frame
 
 _CLIENTS, _STREAMS = 4, 3
 _LIMIT = 4096

@@ -28,7 +28,7 @@ from services.gateway.fanout.subscription import (
 )
 from services.gateway.metrics import Metrics
 from services.gateway.testing import EPOCH, Market
-from services.gateway.websocket.frames import payloads_of, text_frames
+from services.gateway.websocket.rfc6455.frames import payloads_of, text_frames
 
 # ---------------------------------------------------------------------- each event in each state
 

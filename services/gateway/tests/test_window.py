@@ -12,7 +12,7 @@ from services.common.wire import Fields
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Run, Window
 from services.gateway.testing import EPOCH, Market
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 
 MUCH = 10**6
 

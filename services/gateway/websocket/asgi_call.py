@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from services.gateway.websocket.frames import text_frame
-from services.gateway.websocket.handshake import Header
+from services.gateway.websocket.rfc6455.frames import text_frame
+from services.gateway.websocket.rfc6455.handshake import Header
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 Message = MutableMapping[str, Any]

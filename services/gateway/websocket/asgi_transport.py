@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from services.gateway.websocket.asgi_call import Message, Receive, Send
-from services.gateway.websocket.frames import payloads_of
+from services.gateway.websocket.rfc6455.frames import payloads_of
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 # Bytes in this process above which the server is given no more.

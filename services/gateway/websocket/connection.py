@@ -12,12 +12,13 @@ import asyncio
 import struct
 from typing import Any
 
-from services.gateway.websocket import extensions, handshake
 from services.gateway.websocket.asgi_call import AsgiCall, UpgradableTransport
 from services.gateway.websocket.closing import CLOSE_S, LINGER_S, Closing
 from services.gateway.websocket.frame_reader import FrameReader
 from services.gateway.websocket.frame_writer import FrameWriter
-from services.gateway.websocket.frames import (
+from services.gateway.websocket.opening import Opening, websocket_scope
+from services.gateway.websocket.rfc6455 import extensions, handshake
+from services.gateway.websocket.rfc6455.frames import (
     BINARY,
     CLOSE,
     PING,
@@ -26,10 +27,9 @@ from services.gateway.websocket.frames import (
     frame,
     text_frame,
 )
-from services.gateway.websocket.handshake import Header, Refused
-from services.gateway.websocket.inbound import POLICY, TOO_BIG, Receiver
-from services.gateway.websocket.keepalive import Pinged
-from services.gateway.websocket.opening import Opening, websocket_scope
+from services.gateway.websocket.rfc6455.handshake import Header, Refused
+from services.gateway.websocket.rfc6455.inbound import POLICY, TOO_BIG, Receiver
+from services.gateway.websocket.rfc6455.keepalive import Pinged
 from services.gateway.websocket.server_context import ServerContext
 from services.gateway.websocket.socket_options import peer_of
 from services.gateway.websocket.transport import TransportListener

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.gateway.ratelimit import TokenBucket
-from services.gateway.websocket.inbound import POLICY, Inbound, Receiver
+from services.gateway.websocket.rfc6455.inbound import POLICY, Inbound, Receiver
 from services.gateway.websocket.server_context import ServerContext
 
 # What is read of one connection in one turn of the event loop, in bytes as `Inbound` counts them:

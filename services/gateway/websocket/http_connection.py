@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from services.gateway.websocket.closing import LINGER_S
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.handshake import refusal
+from services.gateway.websocket.rfc6455.handshake import refusal
 from services.gateway.websocket.server_context import ServerContext
 
 # Of a request's first line and headers together.

@@ -20,10 +20,10 @@ from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.handshake import Header, refusal
 from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.http_connection import MAX_HEAD, HttpConnection, LingeringClose
-from services.gateway.websocket.keepalive import Keepalive
+from services.gateway.websocket.rfc6455.handshake import Header, refusal
+from services.gateway.websocket.rfc6455.keepalive import Keepalive
 from services.gateway.websocket.server_context import (
     ReadLimits,
     ServerContext,

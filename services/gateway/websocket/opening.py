@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.gateway.websocket.handshake import Header, subprotocols
+from services.gateway.websocket.rfc6455.handshake import Header, subprotocols
 from services.gateway.websocket.server_context import ServerContext
 
 # Under this name the connection itself is in the scope's `extensions`.

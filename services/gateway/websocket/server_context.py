@@ -13,8 +13,8 @@ from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.handshake_tasks import HandshakeTasks
-from services.gateway.websocket.inbound import MAX_FRAGMENTS
-from services.gateway.websocket.keepalive import Keepalive
+from services.gateway.websocket.rfc6455.inbound import MAX_FRAGMENTS
+from services.gateway.websocket.rfc6455.keepalive import Keepalive
 from services.gateway.websocket.turn_queue import TurnQueue
 
 # Messages up to this size are read, so that the application can answer those that it refuses;

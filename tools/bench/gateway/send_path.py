@@ -22,7 +22,7 @@ from services.gateway.fanout.subscription import View
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench
-from services.gateway.websocket.frames import text_frames
+from services.gateway.websocket.rfc6455.frames import text_frames
 from tools.bench.registry import Run, bench
 
 _DEFLATE = "permessage-deflate; client_max_window_bits"

@@ -21,8 +21,8 @@ from services.common.stores.s3 import S3Store
 from services.common.stream.factory import open_broker
 from services.common.subjects import CHANNELS, RAW_LOG, key_of, tick_log
 from services.common.testing.proxy import Proxy
-from services.gateway.websocket.deflate import Deflater
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.deflate import Deflater
+from services.gateway.websocket.rfc6455.frames import text_frame
 from services.snapshotter.testing import SHARDS, SPECS, Platform
 from tools.bench.registry import Run, bench
 from tools.embedded import AwsServer, NatsServer

@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from services.gateway.websocket.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import text_frame
 from tools.bench.fanout.cases import fanout
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import NoCompiler, program

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 
-from services.gateway.websocket.frames import compressed_frame, payloads_of, text_frame
+from services.gateway.websocket.rfc6455.frames import compressed_frame, payloads_of, text_frame
 
 # How far back a message may refer, as a power of two. Small: it is held twice for each client that
 # reads, and messages are short.

@@ -8,8 +8,8 @@ from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import build_extension, parse_extension
 
-from services.gateway.websocket.deflate import WINDOW_BITS
-from services.gateway.websocket.handshake import Header
+from services.gateway.websocket.rfc6455.deflate import WINDOW_BITS
+from services.gateway.websocket.rfc6455.handshake import Header
 
 # No context in either direction: frames are shared by all clients, and none costs memory.
 _FACTORY = ServerPerMessageDeflateFactory(

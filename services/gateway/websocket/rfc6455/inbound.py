@@ -15,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from services.gateway.websocket.frames import BINARY, CLOSE, CONT, NO_CODE, PING, PONG, TEXT
+from services.gateway.websocket.rfc6455.frames import BINARY, CLOSE, CONT, NO_CODE, PING, PONG, TEXT
 
 try:
     from websockets.speedups import apply_mask
