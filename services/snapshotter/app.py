@@ -28,7 +28,7 @@ from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.batch import Batch
 from services.snapshotter.ddb import RowStore
-from services.snapshotter.pump import Pump
+from services.snapshotter.intake.pump import Pump
 from services.snapshotter.restore import Restorer
 from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
 from services.snapshotter.settings import SnapshotterSettings

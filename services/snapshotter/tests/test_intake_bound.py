@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.snapshotter.intake_bound import IntakeBound
+from services.snapshotter.intake.bound import IntakeBound
 
 
 async def test_the_intake_waits_until_less_than_the_limit_is_held() -> None:

@@ -20,8 +20,8 @@ from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.wire import UNREADABLE, Reset, Tick
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
-from services.snapshotter.delivered import Delivered, read_raw, read_tick, stream_of
-from services.snapshotter.intake_bound import IntakeBound
+from services.snapshotter.intake.bound import IntakeBound
+from services.snapshotter.intake.delivered import Delivered, read_raw, read_tick, stream_of
 from services.snapshotter.pacing import RETRY_S
 from services.snapshotter.restore import Restorer
 from services.snapshotter.stream import DeliveryVerdict, Stream
