@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from importlib import import_module
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -207,6 +208,9 @@ def _store_endpoint(service: str, stores: AwsSettings) -> Endpoint:
     return Endpoint(service, f"https://{service}.{stores.aws_region}.amazonaws.com", "AWS_REGION")
 
 
+_Check = Coroutine[Any, Any, Finding | list[Finding]]
+
+
 async def examine() -> list[Finding]:
     """Everything, as configured by this environment, in the order of the data flow."""
     findings: list[Finding] = []
@@ -216,7 +220,7 @@ async def examine() -> list[Finding]:
         findings.append(finding)
         if settings is not None:
             loaded[service] = settings
-    checks: list[Awaitable[Finding | list[Finding]]] = [check_networks(endpoints(loaded))]
+    checks: list[_Check] = [check_networks(endpoints(loaded))]
     ingestor = loaded.get("ingestor")
     if ingestor is not None:
         urls: Mapping[str, object] = ingestor.model_dump()
@@ -226,10 +230,20 @@ async def examine() -> list[Finding]:
     if common is not None:
         checks.append(check_broker(common))
         checks.append(check_server(common))
+    findings += await _together(checks)
     stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
     if stores is not None:
-        checks.append(check_table(stores))
-        checks.append(check_bucket(stores))
-    for result in await asyncio.gather(*checks):
-        findings += result if isinstance(result, list) else [result]
+        # Making a client of AWS keeps this process busy for seconds on a slow machine: whoever
+        # waits for an answer meanwhile would be said not to have given one.
+        findings += await _together([check_table(stores), check_bucket(stores)])
     return findings
+
+
+async def _together(checks: Iterable[_Check]) -> list[Finding]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(check) for check in checks]
+    found: list[Finding] = []
+    for task in tasks:
+        result = task.result()
+        found += result if isinstance(result, list) else [result]
+    return found

@@ -6,9 +6,11 @@ import asyncio
 import datetime
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from services.common.settings import CommonSettings
+from services.common.stores.aws import open_client
 from tools.doctor.brokers import check_server
 from tools.doctor.checks import check_venue_rest, check_venue_ws, endpoints, settings_class
 from tools.doctor.command import doctor
@@ -219,6 +222,23 @@ async def test_it_is_well_when_everything_is_up_and_says_what_is_down(
     assert found["network: broker"]["level"] == "error"
     assert "NATS_URLS" in found["network: broker"]["advice"]
     assert found["dynamodb"]["level"] != "error"
+
+
+async def test_making_clients_of_the_stores_makes_no_one_else_late(
+    nats_server: NatsServer, aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any) -> Any:
+        # As loading the descriptions of AWS does on a slow machine: it keeps the loop busy.
+        time.sleep(2.5)
+        return open_client(*arguments)
+
+    monkeypatch.setattr("tools.doctor.checks.open_client", slowly)
+    for name, value in {**aws_server.environment, "NATS_URLS": nats_server.url}.items():
+        monkeypatch.setenv(name, value)
+    _, found = await run_doctor()
+    levels = {name: found[name]["level"] for name in ("JetStream", "broker (nats)", "dynamodb")}
+    assert levels["JetStream"] == levels["broker (nats)"] == "ok", found
+    assert levels["dynamodb"] != "error", found
 
 
 @pytest.mark.parametrize(
