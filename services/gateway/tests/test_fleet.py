@@ -219,7 +219,8 @@ async def test_a_killed_worker_is_started_again_and_costs_its_own_clients_a_reco
 
         def one_is_down(answer: httpx.Response) -> bool:
             checks = answer.json()["checks"]
-            return answer.status_code == 503 and not checks.get("worker-0", {"ok": True})["ok"]
+            ok = {name: checks.get(name, {}).get("ok") for name in ("worker-0", "worker-1")}
+            return answer.status_code == 503 and ok == {"worker-0": False, "worker-1": True}
 
         # Ready is what all of them are, and whoever is asked says so.
         await place.until("/readyz", one_is_down)
