@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from market_data_conformance.npm import Unavailable, node_modules
 
+from services.common.testing.process_state import left_as_found
 from tools.embedded import AwsServer, NatsServer, ValkeyServer
 from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
@@ -60,6 +61,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that the services run on; asyncio's own would prove another program."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_found() -> Iterator[None]:
+    """The next file in this process, whichever it is, finds what this one found."""
+    with left_as_found():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,9 @@ def configure_logging(service: str, level: str, log_format: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        # A logger that was used once would keep this set-up for good, whatever is set up later.
+        # Lines are rare, so nothing is gained by it.
+        cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(service=service)
 
