@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +78,12 @@ class Outcome(NamedTuple):
     alive: list[str]
 
 
+def missing(names: Iterable[str]) -> list[str]:
+    """The files that these modules name and the tree does not hold."""
+    named = {path for name in names for path in (MODULES[name].path, *MODULES[name].tests)}
+    return sorted(path for path in named if not (ROOT / path).is_file())
+
+
 def run(module: Module, home: Path, processes: int) -> Outcome:
     """Change `module` in every way mutmut knows, in a copy of the tree at `home`.
 
@@ -91,10 +97,9 @@ def run(module: Module, home: Path, processes: int) -> Outcome:
             shutil.copytree(source, home / name, ignore=ignored)
         else:
             shutil.copy(source, home / name)
-    tests = [test for test in module.tests if (ROOT / test).is_file()]
     with (home / "pyproject.toml").open("a") as settings:
         paths = json.dumps([module.path])
-        settings.write(SETTINGS.format(paths=paths, tests=json.dumps(tests)))
+        settings.write(SETTINGS.format(paths=paths, tests=json.dumps(module.tests)))
     done = subprocess.run(
         [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)],
         cwd=home,
@@ -131,9 +136,12 @@ def changes(module: Module, names: list[str], home: Path) -> Iterator[str]:
 def main(names: tuple[str, ...], processes: int) -> None:
     if unknown := set(names) - set(MODULES):
         raise click.UsageError(f"{', '.join(sorted(unknown))}: one of {', '.join(MODULES)}")
+    names = names or tuple(MODULES)
+    if absent := missing(names):
+        raise click.ClickException(f"no such file: {', '.join(absent)}")
     rows: list[tuple[str, int, int]] = []
     os.nice(5)
-    for name in names or MODULES:
+    for name in names:
         with tempfile.TemporaryDirectory(prefix="mutants-") as made:
             home = Path(made)
             outcome = run(MODULES[name], home, processes)
