@@ -11,7 +11,7 @@ class BreakingProxy:
     """Listens on `port` of 127.0.0.1 and passes bytes on to `target`.
 
     Each connection is cut, without a goodbye and anywhere in a frame, after a random time or a
-    random number of the target's bytes, until `cuts` reaches `limit`; later ones are left alone.
+    random number of the target's bytes; `cuts` counts them.
 
     Args:
         mean_s: how long a connection lasts on average; without it time cuts none.
@@ -24,25 +24,18 @@ class BreakingProxy:
         self,
         target: int,
         *,
-        limit: int | None = None,
         mean_s: float | None = None,
         mean_bytes: float | None = None,
         seed: int = 1,
     ) -> None:
         self.cuts = 0
-        self.connections = 0
         self.port = 0
         self._target = target
-        self._limit = limit
         self._mean_s = mean_s
         self._mean_bytes = mean_bytes
         self._random = random.Random(seed)
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
-
-    @property
-    def done(self) -> bool:
-        return self._limit is not None and self.cuts >= self._limit
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -56,7 +49,6 @@ class BreakingProxy:
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         self._writers.add(writer)
         try:
             await self._connected(reader, writer)
@@ -81,11 +73,10 @@ class BreakingProxy:
         finally:
             writer.transport.abort()
             onward[1].transport.abort()
-            if cut and not self.done:
-                self.cuts += 1
+            self.cuts += cut
 
     def _draw(self, mean: float | None) -> float | None:
-        return None if mean is None or self.done else self._random.expovariate(1 / mean)
+        return None if mean is None else self._random.expovariate(1 / mean)
 
 
 async def _pass(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -16,7 +15,7 @@ from market_data_conformance.documents import examples, run_example
 from market_data_conformance.node import WITHOUT_NODE, find_node
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.testing import Bench, bench
+from services.gateway.testing import Bench, bench, under_load
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "clients.md"
@@ -34,17 +33,8 @@ async def busy_gateway() -> AsyncIterator[Bench]:
         ]
         for market in markets:
             await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
-
-        async def load() -> None:
-            while True:
-                for market in markets:
-                    await market.ticks(1)
-                await asyncio.sleep(0.02)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(*markets, every_s=0.02):
             yield gateway
-            loading.cancel()
 
 
 @pytest.fixture(scope="module")

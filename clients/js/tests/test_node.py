@@ -13,7 +13,7 @@ from market_data_conformance.node import WITHOUT_NODE, find_node
 from market_data_conformance.proxy import BreakingProxy
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.testing import bench
+from services.gateway.testing import bench, under_load
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = find_node()
@@ -37,17 +37,10 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
         book = gateway.market(channel="book")
         for market in (book, solanas):
             await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
-
-        async def load() -> None:
-            while True:
-                for market in (bitcoin, ether, book):
-                    await market.ticks(2)
-                for market in (solana, solanas):
-                    await market.ticks(1)
-                await asyncio.sleep(0.004)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with (
+            under_load(bitcoin, ether, book, every_s=0.004, ticks=2),
+            under_load(solana, solanas, every_s=0.004),
+        ):
             process = await asyncio.create_subprocess_exec(
                 *NODE,
                 "--test",
@@ -71,7 +64,6 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-            loading.cancel()
         output = raw.decode()
         assert process.returncode == 0, output
         assert re.search(r"^# skipped 0$", output, re.MULTILINE), output

@@ -12,7 +12,7 @@ from market_data_conformance.node import WITHOUT_NODE, find_node
 from market_data_conformance.npm import lay_out
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.testing import bench
+from services.gateway.testing import bench, under_load
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "market-data-fanout-client"
@@ -94,21 +94,12 @@ async def test_the_hook_on_react_mounts_resubscribes_and_leaves_nothing_open(pro
         markets = [gateway.market(product) for product in ("BTC-USD", "ETH-USD", "SOL-USD")]
         book = gateway.market(channel="book")
         await book.publish(book.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
-
-        async def load() -> None:
-            while True:
-                for market in (*markets, book):
-                    await market.ticks(1)
-                await asyncio.sleep(0.01)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(*markets, book, every_s=0.01):
             status, output = await run(
                 project,
                 *("--test", "--test-reporter=tap", "hook.test.js"),
                 GATEWAY_URL=f"ws://127.0.0.1:{gateway.port}/ws",
             )
-            loading.cancel()
         assert status == 0, output
         # React complains on standard error, for example of updates that loop.
         assert "Warning" not in output, output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from market_data_conformance.documents import examples, run_example
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.testing import bench
+from services.gateway.testing import bench, under_load
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = examples(ROOT / "README.md", "python")
@@ -26,15 +25,7 @@ async def test_the_example_runs_as_written(code: str) -> None:
         ]
         for market in markets:
             await market.publish(market.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
-
-        async def load() -> None:
-            while True:
-                for market in markets:
-                    await market.ticks(1)
-                await asyncio.sleep(0.02)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(*markets, every_s=0.02):
             status, output = await run_example(
                 code,
                 (sys.executable, "-W", "error"),
@@ -42,6 +33,5 @@ async def test_the_example_runs_as_written(code: str) -> None:
                 gateway.port,
                 environment={"PYTHONPATH": str(ROOT / "src")},
             )
-            loading.cancel()
         assert status == 0, output
         assert output

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import asyncio
 import time
 
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.common.observability.event_loop import LoopMetrics, Watchdog, watched_loop
+from services.common.testing.waiting import eventually
 
 
 def test_a_hang_is_told_once_and_again_only_after_the_loop_turned() -> None:
@@ -27,13 +27,11 @@ def hang_here(registry: CollectorRegistry) -> None:
     """Keep the loop from turning until the watchdog has seen it."""
     deadline = time.monotonic() + 10
     while not stuck(registry) and time.monotonic() < deadline:
-        time.sleep(0.005)
+        time.sleep(0.005)  # blocks the loop: that is the hang
 
 
 async def until_over(registry: CollectorRegistry, name: str, value: float) -> None:
-    async with asyncio.timeout(10):
-        while (registry.get_sample_value(name) or 0) <= value:  # noqa: ASYNC110 - metrics have no Event
-            await asyncio.sleep(0.01)
+    await eventually(lambda: (registry.get_sample_value(name) or 0) > value, f"{name} > {value}")
 
 
 async def test_a_loop_that_hangs_is_named_by_a_thread_with_the_line_it_hangs_in() -> None:

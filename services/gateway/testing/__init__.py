@@ -2,7 +2,7 @@
 
 from services.common.testing.waiting import WAIT_S, eventually
 from services.gateway.testing.client import Client, Message
-from services.gateway.testing.market import EPOCH, Market
+from services.gateway.testing.market import EPOCH, Market, under_load
 from services.gateway.testing.serving import Bench, Rows, bench, small_settings
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "bench",
     "eventually",
     "small_settings",
+    "under_load",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -191,3 +193,21 @@ class Market:
             return Fields(last_trade=trade)
         best = Level(f"{seq}.4" + self._padding, "1"), Level(f"{seq}.6", "1")
         return Fields(last_trade=trade, best_bid=best[0], best_ask=best[1], volume_30d="1")
+
+
+@asynccontextmanager
+async def under_load(*markets: Market, every_s: float, ticks: int = 1) -> AsyncIterator[None]:
+    """Meanwhile each of `markets` publishes `ticks` ticks, then rests for `every_s`, and again."""
+
+    async def load() -> None:
+        while True:
+            for market in markets:
+                await market.ticks(ticks)
+            await asyncio.sleep(every_s)  # the load's own pace: nothing is waited for
+
+    async with asyncio.TaskGroup() as group:
+        loading = group.create_task(load(), name="load")
+        try:
+            yield
+        finally:
+            loading.cancel()

@@ -11,7 +11,7 @@ from typing import Any
 from market_data_fanout_client.chain import ChainCounts
 
 from services.common.stream.memory.broker import MemoryBroker
-from services.gateway.testing import bench
+from services.gateway.testing import bench, under_load
 from tools.loadtest.counts import LoadCounts
 from tools.loadtest.load import Load
 
@@ -37,20 +37,12 @@ async def test_two_processes_with_churn_slow_readers_and_resumers_find_every_cha
     async with bench(MemoryBroker()) as gateway:
         market = gateway.market(padding=200)
         await market.ticks(50)
-
-        async def load() -> None:
-            while True:
-                await market.ticks(3)
-                await asyncio.sleep(0.03)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(market, every_s=0.03, ticks=3):
             status, result, said = await loadtest(
                 gateway.port,
                 *("--clients", "21", "--processes", "2", "--duration", "4", "--churn", "10"),
                 *("--slow", "0.1", "--resumers", "0.3"),
             )
-            loading.cancel()
     assert status == 0, said
     assert result["clients"] == 21
     assert result["clients_without_ticks"] == 0
@@ -67,19 +59,11 @@ async def test_slow_readers_fall_behind_and_are_reported_caught_up() -> None:
     async with bench(MemoryBroker(), ws_queue_bytes=16_384) as gateway:
         market = gateway.market(padding=10_000)
         await market.ticks(1)
-
-        async def load() -> None:
-            while True:
-                await market.ticks(2)
-                await asyncio.sleep(0.02)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(market, every_s=0.02, ticks=2):
             status, result, said = await loadtest(
                 gateway.port,
                 *("--clients", "8", "--duration", "3", "--slow", "0.5", "--slow-rate", "3"),
             )
-            loading.cancel()
     assert status == 0, said
     # Each was taken off the live push and told, and held in the end what everyone held.
     assert result["slow_clients"] == 4
@@ -92,19 +76,11 @@ async def test_latest_mode_counts_what_was_conflated() -> None:
     async with bench(MemoryBroker()) as gateway:
         market = gateway.market()
         await market.ticks(1)
-
-        async def load() -> None:
-            while True:
-                await market.ticks(5)
-                await asyncio.sleep(0.02)
-
-        async with asyncio.TaskGroup() as group:
-            loading = group.create_task(load())
+        async with under_load(market, every_s=0.02, ticks=5):
             status, result, said = await loadtest(
                 gateway.port,
                 *("--clients", "2", "--duration", "2", "--mode", "latest", "--max-rate", "5"),
             )
-            loading.cancel()
     assert status == 0, said
     assert result["conflated"] > result["ticks"]
 
