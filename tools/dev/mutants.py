@@ -51,7 +51,7 @@ _STREAMS = ("trades_stream", "ticker_stream", "book_stream", "orders_stream", "s
 MODULES = {
     "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
     "chain": _module("normalizer/chain.py", "chain", "normalize", "known_answers"),
-    "subscription": _module("gateway/fanout/subscription.py", "subscription_states"),
+    "subscription": _module("gateway/fanout/subscription.py", "subscription_states", "catching"),
     "conflation": _module("gateway/fanout/conflation.py", "conflation"),
     "outbox": _module("gateway/fanout/outbox.py", "outbox"),
     "window": _module("gateway/chain/window.py", "window"),

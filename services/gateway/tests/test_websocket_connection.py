@@ -1,4 +1,4 @@
-"""The protocol class under the gateway; the standard itself is in test_conformance.py."""
+"""The protocol class under the gateway; the standard itself is in conformance."""
 
 from __future__ import annotations
 
