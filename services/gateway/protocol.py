@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from services.common.wire import UNREADABLE
+
 SUBPROTOCOL = "md.v1.json"
 MAX_MESSAGE_BYTES = 64 * 1024
 # A message up to this size is looked into for its id although its sender is over the rate.
@@ -216,9 +218,6 @@ def parse_cursor(cursor: str) -> tuple[int, int]:
     return int(seq), int(epoch)
 
 
-_decode = msgspec.json.Decoder().decode
-
-
 def check_size(text: str) -> None:
     """Check what can be told of a message without reading it.
 
@@ -237,8 +236,9 @@ def parse_json(text: str) -> dict[str, Any]:
     """
     check_size(text)
     try:
-        value = _decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        # As bytes: half a surrogate pair in a text is then no JSON like any other.
+        value = msgspec.json.decode(text.encode(errors="surrogatepass"))
+    except UNREADABLE as error:
         raise Problem(BAD_JSON, f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise Problem(BAD_JSON, "expected one JSON object in a frame")

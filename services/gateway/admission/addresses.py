@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
-from services.gateway.ratelimit import TokenBucket
+from services.common.resilience.token_bucket import TokenBucket
 
 # Addresses remembered at a time; the least recently seen are forgotten.
 _REMEMBERED = 10_000

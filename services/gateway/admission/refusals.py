@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from services.gateway.ratelimit import TokenBucket
+from services.common.resilience.token_bucket import TokenBucket
 
 log = structlog.get_logger(__name__)
 

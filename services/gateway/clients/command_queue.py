@@ -12,7 +12,7 @@ from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Seat
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.dependencies import GatewayParts
-from services.gateway.clients.limits import command_bucket, connections_taken, limits_message
+from services.gateway.clients.limits import command_rate, connections_taken, limits_message
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
@@ -37,20 +37,12 @@ from services.gateway.protocol import (
     parse_json,
     streams_named,
 )
-from services.gateway.ratelimit import TokenBucket
+from services.gateway.ratelimit import OVER_THE_RATE, REFUSED_FRAME, CommandRate, Strikes
 
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
 # Commands that wait while one is obeyed; a client that sends more is not read from meanwhile.
 _WAITING = 16
-# Abuse is counted in strikes: a refused frame is one, a command beyond the rate a fraction of it.
-_STRIKES = 20.0
-_STRIKES_PER_S = 1.0
-_RATE_STRIKE = 0.02
-# What a command costs of its sender's rate beside the one that each costs: for each stream that it
-# names, and for so many bytes that have to be read.
-_STREAM_COMMANDS = 0.2
-_COMMAND_BYTES = 4096
 # A command may always name so many streams, if only to be told stream by stream that there is no
 # room for them.
 _STREAMS_ALWAYS = 256
@@ -98,7 +90,7 @@ class CommandQueue:
     It has a task only while there is something to obey.
     """
 
-    __slots__ = ("_bucket", "_client", "_parts", "_seat", "_strikes", "_waiting", "_working")
+    __slots__ = ("_client", "_parts", "_rate", "_seat", "_strikes", "_waiting", "_working")
 
     def __init__(self, client: CommandingClient, parts: GatewayParts, seat: Seat) -> None:
         self._client = client
@@ -106,8 +98,8 @@ class CommandQueue:
         self._seat = seat
         self._working: asyncio.Task[None] | None = None
         self._waiting: deque[str | None] | None = None
-        self._bucket: TokenBucket | None = None
-        self._strikes: TokenBucket | None = None
+        self._rate: CommandRate | None = None
+        self._strikes: Strikes | None = None
 
     @property
     def idle(self) -> bool:
@@ -140,7 +132,7 @@ class CommandQueue:
                     await self._on_text(text)
                 else:
                     self._client.tell_problem(Problem(TOO_LARGE, "binary frames are not taken"))
-                    self._strike(1.0)
+                    self._strike(REFUSED_FRAME)
                 while (
                     self._client.outbox.control_size > _CONTROL_BYTES and not self._client.closing
                 ):
@@ -163,17 +155,19 @@ class CommandQueue:
             check_size(text)
             # Whatever it is, reading it costs: it is paid for before.
             now = time.monotonic()
-            bucket = self._bucket_at(now)
-            if (wait := bucket.acquire(now)) > 0:
+            if self._rate is None:
+                self._rate = command_rate(self._parts.settings, self._seat.grant, now)
+            rate = self._rate
+            if (wait := rate.acquire(now)) > 0:
                 self._limit(id_in(text), wait)
                 return
-            bucket.charge(now, len(text) // _COMMAND_BYTES)
+            rate.charge_reading(now, text)
             value = parse_json(text)
             id = id_of(value)
             if self._seat.grant is None and value.get("type") in COMMANDS.keys() - KEYLESS:
                 raise Problem(AUTH_REQUIRED, "send `auth` with a valid key first")
             streams = streams_named(value)
-            bucket.charge(now, (streams - 1) * _STREAM_COMMANDS)
+            rate.charge_streams(now, streams)
             if streams > max(self._client.subscriptions.limit, _STREAMS_ALWAYS):
                 message = f"{streams} streams in one command; a connection may have"
                 raise Problem(SUBSCRIPTION_LIMIT, f"{message} {self._client.subscriptions.limit}")
@@ -181,7 +175,7 @@ class CommandQueue:
         except Problem as problem:
             self._client.tell_problem(problem, id)
             if problem.code is TOO_LARGE:
-                self._strike(1.0)
+                self._strike(REFUSED_FRAME)
 
     def _limit(self, id: CommandId | None, wait: float) -> None:
         self._parts.metrics.rate_limited.labels("commands").inc()
@@ -190,13 +184,13 @@ class CommandQueue:
             {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
             control=True,
         )
-        self._strike(_RATE_STRIKE)
+        self._strike(OVER_THE_RATE)
 
     def _strike(self, weight: float) -> None:
         now = time.monotonic()
         if self._strikes is None:
-            self._strikes = TokenBucket(_STRIKES_PER_S, _STRIKES, now)
-        if self._strikes.acquire(now, weight) > 0:
+            self._strikes = Strikes(now)
+        if self._strikes.too_many(now, weight):
             self._client.close(1008, "abuse")
 
     async def _obey(self, command: Command, id: CommandId | None) -> None:
@@ -222,21 +216,21 @@ class CommandQueue:
             wait_ms = int(guessing.wait_s * 1000) + 1
             limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
             self._client.tell({**limit, "retry_after_ms": wait_ms}, control=True)
-            self._strike(1.0)
+            self._strike(REFUSED_FRAME)
             return
         if grant is None:
             self._client.tell_problem(Problem(KEY_INVALID, BAD_KEY), id)
-            self._strike(1.0)
+            self._strike(REFUSED_FRAME)
             return
         if self._seat.grant is None:
             if not self._seat.acquire(grant):
                 raise connections_taken(grant)
             self._client.subscriptions.allow(grant)
-            self._bucket = None
+            self._rate = None
         elif self._seat.grant != grant:
             # What was subscribed under one key must not go on under another.
             self._client.tell_problem(Problem(KEY_INVALID, _OTHER_KEY), id)
-            self._strike(1.0)
+            self._strike(REFUSED_FRAME)
             return
         self._client.tell(
             {
@@ -247,8 +241,3 @@ class CommandQueue:
             },
             control=True,
         )
-
-    def _bucket_at(self, now: float) -> TokenBucket:
-        if self._bucket is None:
-            self._bucket = command_bucket(self._parts.settings, self._seat.grant, now)
-        return self._bucket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.gateway.admission.auth import Grant
 from services.gateway.protocol import CONNECTION_QUOTA, MAX_MESSAGE_BYTES, Problem
-from services.gateway.ratelimit import TokenBucket
+from services.gateway.ratelimit import CommandRate
 from services.gateway.settings import GatewaySettings
 
 
@@ -18,12 +18,11 @@ def commands_per_s(settings: GatewaySettings, grant: Grant | None) -> float:
     return most if grant is None or grant.commands is None else min(most, grant.commands)
 
 
-def command_bucket(settings: GatewaySettings, grant: Grant | None, now: float) -> TokenBucket:
-    """A full one; commands are paid from it."""
+def command_rate(settings: GatewaySettings, grant: Grant | None, now: float) -> CommandRate:
     rate, burst = commands_per_s(settings, grant), float(settings.ws_burst)
     if grant is not None and grant.commands is not None:
         burst = max(1.0, min(burst, 4 * rate))
-    return TokenBucket(rate, burst, now)
+    return CommandRate(rate, burst, now)
 
 
 def limits_message(settings: GatewaySettings, grant: Grant | None) -> dict[str, float]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from services.common.resilience.token_bucket import TokenBucket
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.delivery_times import DeliveryTimes
@@ -33,7 +34,6 @@ from services.gateway.fanout.merged_sending import MergedSending
 from services.gateway.fanout.push_batch import Push, PushBatch
 from services.gateway.fanout.shared_write import SharedWriter
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
-from services.gateway.ratelimit import TokenBucket
 from services.gateway.websocket.rfc6455.frames import text_frames
 
 log = structlog.get_logger(__name__)

@@ -32,8 +32,8 @@ from services.gateway.fanout.conflation import Conflation
 from services.gateway.websocket.rfc6455.frames import text_frame
 
 if TYPE_CHECKING:
+    from services.common.resilience.token_bucket import TokenBucket
     from services.gateway.fanout.live_streams import LiveStream, Subscriber
-    from services.gateway.ratelimit import TokenBucket
 
 Mode = Literal["full", "latest"]
 Reason = Literal["backfill", "slow", "snapshot"]

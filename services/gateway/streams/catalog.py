@@ -8,11 +8,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
+from services.common.resilience.token_bucket import TokenBucket
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
 from services.gateway.metrics import Metrics
-from services.gateway.ratelimit import TokenBucket
 from services.gateway.streams.state_store import StateStore
 
 # A command may name many products; the stores are not asked for more than so many of them at once,

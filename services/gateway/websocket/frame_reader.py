@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.gateway.ratelimit import TokenBucket
+from services.common.resilience.token_bucket import TokenBucket
 from services.gateway.websocket.rfc6455.inbound import POLICY, Inbound, Receiver
 from services.gateway.websocket.server_context import ServerContext
 
