@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -81,6 +80,11 @@ def configure_tracing(
     """
     if endpoint is None:
         return None
+    # Its protocol buffers cost every process a fifth of its start; most export nothing.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+        OTLPSpanExporter,
+    )
+
     resource = Resource.create({"service.name": service, "service.namespace": NAMESPACE})
     # Chance is thrown where a trace begins, before a span is made; here everything is kept.
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
