@@ -15,7 +15,6 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from services.common.observability import tracing
@@ -81,16 +80,12 @@ def configure_tracing(
     if endpoint is None:
         return None
     # Its protocol buffers cost every process a fifth of its start; most export nothing.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter,
-    )
+    from services.common.observability.span_export import batches_to
 
     resource = Resource.create({"service.name": service, "service.namespace": NAMESPACE})
     # Chance is thrown where a trace begins, before a span is made; here everything is kept.
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
-    )
+    provider.add_span_processor(batches_to(endpoint))
     trace.set_tracer_provider(provider)
     tracing.install(tracing.Tracing(provider.get_tracer(NAMESPACE), ratio))
     return provider
