@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from fastapi import FastAPI, WebSocket
 
-from services.common.runtime import serve_http
+from services.common.runtime import serve_http, tune_collector
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.ticks import FIRST, message
 
@@ -63,4 +63,5 @@ async def _send_from(queue: asyncio.Queue[str], client: WebSocket) -> None:
 
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    tune_collector()
     uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -9,6 +9,7 @@ from itertools import count
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
+from services.common.runtime import tune_collector
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.ticks import FIRST, message
 
@@ -36,4 +37,5 @@ async def main(pipe: int, ticks: int) -> None:
 
 
 if __name__ == "__main__":
+    tune_collector()
     uvloop.run(main(int(sys.argv[1]), int(sys.argv[2])))
