@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.domain.decimals import PATTERN as DECIMAL_PATTERN
+from services.common.wire import RawKind, Repair, StreamState
 
 Decimalish = Annotated[
     str,
@@ -23,9 +24,6 @@ Decimalish = Annotated[
 Micros = Annotated[int, Field(description="Microseconds since the Unix epoch, UTC.")]
 Seq = Annotated[int, Field(ge=0, description="Position inside the epoch; strictly increasing.")]
 Epoch = Annotated[int, Field(ge=0, description="Identity of the stream's numbering.")]
-RawKind = Literal["frame", "resync", "gap", "status", "late", "pulse"]
-Repair = Literal["refilled", "snapshot", "none"]
-StreamState = Literal["live", "quiet", "stale", "resyncing", "down"]
 
 
 class Record(BaseModel):

@@ -176,11 +176,8 @@ class Fields(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     changes: list[tuple[str, str, str]] | None = None
 
 
-class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick", omit_defaults=True):
-    """One event of a stream, chained: `prev` is the `seq` of the record before it.
-
-    `prev_sub` is there when statuses stand between the two: the `sub` of the last of them.
-    """
+class Positioned(msgspec.Struct, frozen=True, gc=False):
+    """What every record and state of a stream begins with: which stream, and where in it."""
 
     v: int
     venue: str
@@ -189,6 +186,14 @@ class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick", 
     shard: int
     epoch: int
     seq: int
+
+
+class Tick(Positioned, frozen=True, tag_field="type", tag="tick", omit_defaults=True):
+    """One event of a stream, chained: `prev` is the `seq` of the record before it.
+
+    `prev_sub` is there when statuses stand between the two: the `sub` of the last of them.
+    """
+
     prev: int | None
     venue_seq: int | None
     ts_event: int
@@ -197,9 +202,7 @@ class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick", 
     prev_sub: int = 0
 
 
-class Reset(
-    msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="reset", omit_defaults=True
-):
+class Reset(Positioned, frozen=True, tag_field="type", tag="reset", omit_defaults=True):
     """The stream starts over here: what was held before is not to be trusted.
 
     `repair`: `snapshot` - `state` holds the whole new state (shape as in `Snapshot.state`), and is
@@ -207,13 +210,6 @@ class Reset(
     `none` - `missed` is lost for good.
     """
 
-    v: int
-    venue: str
-    channel: str
-    product: str
-    shard: int
-    epoch: int
-    seq: int
     prev: int | None
     ts_event: int
     ts_ingest: int
@@ -241,35 +237,18 @@ class Reset(
 
         Without a `state` it says that what was held is lost for good, as only older writers did.
         """
-        return cls(
-            RECORD_VERSION,
-            *key,
-            shard,
-            *place,
-            prev,
-            *times,
-            cause,
-            "none" if state is None else "snapshot",
-            missed,
-            state,
-            prev_sub,
-        )
+        repair: Repair = "none" if state is None else "snapshot"
+        begin = (RECORD_VERSION, *key, shard, *place)
+        return cls(*begin, prev, *times, cause, repair, missed, state, prev_sub)
 
     def __post_init__(self) -> None:
         if self.state is not None and bytes(self.state) == b"null":
             msgspec.structs.force_setattr(self, "state", None)
 
 
-class Status(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="status"):
+class Status(Positioned, frozen=True, tag_field="type", tag="status"):
     """Whether silence means a quiet market or a broken feed. Does not advance `seq`."""
 
-    v: int
-    venue: str
-    channel: str
-    product: str
-    shard: int
-    epoch: int
-    seq: int
     sub: int
     state: StreamState
     since: int
@@ -277,7 +256,7 @@ class Status(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="statu
     ts_ingest: int
 
 
-class Late(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="late"):
+class Late(Positioned, frozen=True, tag_field="type", tag="late"):
     """Trades of a gap that were found after it was announced. Does not advance `seq`.
 
     `missed` is the range that was announced. Each of `ticks`, ascending, stands at its own place:
@@ -287,13 +266,6 @@ class Late(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="late"):
     that the gap is still open.
     """
 
-    v: int
-    venue: str
-    channel: str
-    product: str
-    shard: int
-    epoch: int
-    seq: int
     sub: int
     missed: Missed
     ticks: list[Tick]
@@ -318,20 +290,13 @@ class Pulse(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="pulse"
     products: list[str]
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
+class Snapshot(Positioned, frozen=True, tag_field="type", tag="snapshot"):
     """The state of a stream after the record at (`epoch`, `seq`).
 
     `state` for `ticker`: the `Fields` merged; for `trades`: `{"trades": [Trade, ...]}`, oldest
     first; for `book`: `{"bids": [[price, size], ...], "asks": [...]}`, best first.
     """
 
-    v: int
-    venue: str
-    channel: str
-    product: str
-    shard: int
-    epoch: int
-    seq: int
     ts_snapshot: int
     state: msgspec.Raw
 

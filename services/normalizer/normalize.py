@@ -10,49 +10,34 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from services.common.sharding import shard_of
-from services.common.stream import Position
+from services.common.stream import Position, Record
 from services.common.subjects import PULSE, StreamKey, key_of, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
     UNCHAINED,
     GapBody,
+    Late,
     LateBody,
     LogRecord,
     Missed,
     Pulse,
     PulseBody,
     RawRecord,
+    Reset,
     ResyncBody,
+    Status,
     StatusBody,
     Tick,
     encode,
 )
-from services.normalizer.chain import RAW_LOG_BREAK, Chain, ChainVerdict, Link
+from services.normalizer.chain import RAW_LOG_BREAK, Chain, Link
 from services.normalizer.fast_path import FastPath
 from services.normalizer.stand_in import instead_of, itself, of_break
-from services.normalizer.tick_records import late_of, reset_of, status_of
 from services.normalizer.venues import VENUES, Unmappable, VenueMapper
 from services.normalizer.venues.mapping import decode
 
 INVALID_MESSAGE = "invalid_message"
-
-_raw = msgspec.json.Decoder(RawRecord)
-_resync = msgspec.json.Decoder(ResyncBody)
-_gap = msgspec.json.Decoder(GapBody)
-_status = msgspec.json.Decoder(StatusBody)
-_late = msgspec.json.Decoder(LateBody)
-_pulse = msgspec.json.Decoder(PulseBody)
-
-
-class TickRecord(NamedTuple):
-    """A record for the tick log."""
-
-    subject: str
-    position: Position
-    payload: bytes
 
 
 class RepairRequest(NamedTuple):
@@ -65,7 +50,7 @@ class RepairRequest(NamedTuple):
 class Normalized(NamedTuple):
     """What one raw record came to: at most a break and itself, what of it was refused or lost."""
 
-    records: tuple[TickRecord, ...]
+    records: tuple[Record, ...]
     refused: tuple[Unmappable, ...] = ()
     asks: tuple[RepairRequest, ...] = ()
 
@@ -96,7 +81,7 @@ class Normalizer:
         Raises:
             Unmappable: it is not a raw record, or it contradicts its subject or position.
         """
-        raw = decode(_raw, payload)
+        raw = decode(RawRecord, payload)
         if raw.v != RECORD_VERSION:
             raise Unmappable("unknown_version", str(raw.v))
         if (raw.venue, raw.channel, raw.product) != key_of(subject):
@@ -112,7 +97,7 @@ class Normalizer:
             raise Unmappable("bad_position", f"seq {raw.seq}, sub {raw.sub}")
         return raw
 
-    def pulses(self, key: StreamKey, raw: RawRecord, shards: Collection[int]) -> list[TickRecord]:
+    def pulses(self, key: StreamKey, raw: RawRecord, shards: Collection[int]) -> list[Record]:
         """An ingestor's pulse, for the logs of those of `shards` that have products in it.
 
         It is in no chain: one that comes again is written again, or refused by the log.
@@ -121,21 +106,18 @@ class Normalizer:
             Unmappable: its body is none.
         """
         products: dict[int, list[str]] = {}
-        for product in decode(_pulse, bytes(raw.body)).products:
+        for product in decode(PulseBody, raw.body).products:
             products.setdefault(shard_of(product, self._shard_count), []).append(product)
         position = Position(raw.epoch, raw.seq, raw.sub)
         return [
-            TickRecord(
+            Record(
                 tick_subject(shard, key),
-                position,
                 encode(Pulse(RECORD_VERSION, key.venue, raw.line, shard, raw.ts_recv, found)),
+                position,
             )
             for shard, found in sorted(products.items())
             if shard in shards
         ]
-
-    def judge(self, key: StreamKey, raw: RawRecord) -> ChainVerdict:
-        return self.chain.judge(key, raw)
 
     def normalize(self, key: StreamKey, raw: RawRecord) -> Normalized:
         """What `raw`, which is no duplicate, comes to.
@@ -163,12 +145,11 @@ class Normalizer:
         records = []
         if link.lost is not None:
             lost = of_break(key, shard, raw, link.lost)
-            records.append(TickRecord(subject, Position(lost.epoch, lost.seq), encode(lost)))
+            records.append(Record(subject, encode(lost), Position(lost.epoch, lost.seq)))
             asks.insert(0, RepairRequest(RAW_LOG_BREAK, link.lost.missed))
         if record is not None:
-            records.append(
-                TickRecord(subject, Position(raw.epoch, raw.seq, raw.sub), encode(record))
-            )
+            position = Position(raw.epoch, raw.seq, raw.sub)
+            records.append(Record(subject, encode(record), position))
         return Normalized(tuple(records), refused, tuple(asks))
 
     def _map(
@@ -178,59 +159,63 @@ class Normalizer:
         if venue is None:
             raise Unmappable("unknown_venue", key.venue)
         body = bytes(raw.body)
+        begin = (RECORD_VERSION, *key, shard, raw.epoch, raw.seq)
+        received = raw.ts_recv
         if raw.kind == "frame":
-            ts_event, venue_seq, fields, refused = venue.fields(key, body, raw.ts_recv, raw.changes)
-            return (
-                Tick(
-                    RECORD_VERSION,
-                    key.venue,
-                    key.channel,
-                    key.product,
-                    shard,
-                    raw.epoch,
-                    raw.seq,
-                    link.prev,
-                    venue_seq,
-                    ts_event,
-                    raw.ts_recv,
-                    fields,
-                    raw.prev_sub or 0,
-                ),
-                refused,
-            )
+            ts_event, venue_seq, fields, refused = venue.fields(key, body, received, raw.changes)
+            prev_sub = raw.prev_sub or 0
+            tick = Tick(*begin, link.prev, venue_seq, ts_event, received, fields, prev_sub)
+            return tick, refused
         if raw.kind == "status":
-            status = decode(_status, body)
-            return status_of(key, shard, raw, status), ()
+            told = decode(StatusBody, body)
+            return Status(*begin, raw.sub, told.state, told.since, told.evidence, received), ()
         if raw.kind == "late":
-            return late_of(key, shard, raw, decode(_late, body), venue)
+            return _late(key, shard, raw, decode(LateBody, body), venue)
+        # There is no reset without the state that follows it.
+        missed: Missed | None
         if raw.kind == "gap":
-            gap = decode(_gap, body)
+            gap = decode(GapBody, body)
             if gap.message is None:
                 return instead_of(key, shard, raw, link, gap.cause, gap.missed), ()
-            ts_event, state, refused = venue.state(key, bytes(gap.message), raw.ts_recv)
-            reset = reset_of(
-                key,
-                shard,
-                raw,
-                link,
-                gap.cause,
-                missed=gap.missed,
-                state=state,
-                ts_event=ts_event,
-            )
-            return reset, refused
-        resync = decode(_resync, body)
-        if resync.repair != "snapshot":
-            raise Unmappable("bad_field", f"a resync with repair {resync.repair!r}")
-        ts_event, state, refused = venue.state(key, bytes(resync.message), raw.ts_recv)
-        reset = reset_of(
+            cause, missed, message = gap.cause, gap.missed, gap.message
+        else:
+            resync = decode(ResyncBody, body)
+            if resync.repair != "snapshot":
+                raise Unmappable("bad_field", f"a resync with repair {resync.repair!r}")
+            cause, missed, message = resync.cause, resync.missed, resync.message
+        ts_event, state, refused = venue.state(key, bytes(message), received)
+        reset = Reset.at(
             key,
             shard,
-            raw,
-            link,
-            resync.cause,
-            missed=resync.missed,
-            state=state,
-            ts_event=ts_event,
+            (raw.epoch, raw.seq),
+            link.prev,
+            (ts_event, received),
+            cause,
+            state,
+            missed=missed,
+            prev_sub=raw.prev_sub or 0,
         )
         return reset, refused
+
+
+def _late(
+    key: StreamKey, shard: int, raw: RawRecord, late: LateBody, venue: VenueMapper
+) -> tuple[Late, tuple[Unmappable, ...]]:
+    """A trade that cannot be read is left out, and told by what then is missing in the record."""
+    begin = (RECORD_VERSION, *key, shard, raw.epoch)
+    received = raw.ts_recv
+    ticks: list[Tick] = []
+    refused: list[Unmappable] = []
+    for message in late.messages:
+        try:
+            ts_event, venue_seq, fields, _ = venue.fields(key, bytes(message), received)
+        except Unmappable as error:
+            refused.append(error)
+            continue
+        if fields.last_trade is None:
+            refused.append(Unmappable("bad_field", "late, and no trade"))
+            continue
+        seq = fields.last_trade.trade_id
+        ticks.append(Tick(*begin, seq, seq - 1, venue_seq, ts_event, received, fields))
+    told = (late.missed, ticks, late.open, late.lost, late.reason)
+    return Late(*begin, raw.seq, raw.sub, *told, received), tuple(refused)

@@ -231,10 +231,10 @@ class Pipeline:
         if raw.kind == "pulse":
             await self._pass_on(key, message, raw, publisher)
             return
-        verdict = self._normalizer.judge(key, raw)
+        verdict = self._normalizer.chain.judge(key, raw)
         if verdict is ChainVerdict.UNPROVEN:
             await self._catch_up(key, message, raw, publisher)
-            verdict = self._normalizer.judge(key, raw)
+            verdict = self._normalizer.chain.judge(key, raw)
         if verdict is ChainVerdict.DUPLICATE:
             self._metrics.duplicates.inc()
         else:
@@ -249,8 +249,7 @@ class Pipeline:
         except Unmappable as error:
             self._refused.record(message, error)
             return
-        for out in found:
-            record = Record(out.subject, out.payload, out.position)
+        for record in found:
             self._ticket = await publisher.send(record)
 
     def _read(self, message: Message) -> RawRecord | None:
@@ -281,8 +280,8 @@ class Pipeline:
             shard = shard_of(key.product, self._shard_count)
             headers, span = traced(tracing.ACTIVE, key, shard, raw.seq, headers, began)
             self._spans.append(span)
-        for out in output.records:
-            await self._publish(Record(out.subject, out.payload, out.position, headers), publisher)
+        for record in output.records:
+            await self._publish(msgspec.structs.replace(record, headers=headers), publisher)
 
     async def _publish(self, record: Record, publisher: Publisher) -> None:
         try:
@@ -307,7 +306,7 @@ class Pipeline:
     ) -> None:
         """Feed what the raw log holds between the held position and the current record."""
         await self._heads.refresh((key,))
-        if self._normalizer.judge(key, raw) is not ChainVerdict.UNPROVEN:
+        if self._normalizer.chain.judge(key, raw) is not ChainVerdict.UNPROVEN:
             return
         held = self._normalizer.chain.held(key)
         subject = current.subject
@@ -332,7 +331,7 @@ class Pipeline:
                 except Unmappable:
                     # Parked by whoever the group delivers it to.
                     continue
-                if self._normalizer.judge(key, found) is not ChainVerdict.DUPLICATE:
+                if self._normalizer.chain.judge(key, found) is not ChainVerdict.DUPLICATE:
                     await self._normalize(key, message, found, publisher)
             if page.at_head:
                 return

@@ -17,7 +17,6 @@ from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)
 
-
 _MAX_TS = 2**63 - 1
 
 
@@ -48,46 +47,27 @@ class RefusedRecords:
         `ask`: what readers go without because of it.
         """
         self._metrics.invalid(error.code)
-        self._dead_letters.add(
-            Parked(
-                v=RECORD_VERSION,
-                reason=str(error),
-                subject=message.subject,
-                cursor=message.cursor,
-                ts_recv=_ts_of(message.payload, "ts_recv"),
-                original=message.payload.decode(errors="replace"),
-                missed=None if ask is None else ask.missed,
-            )
-        )
+        missed = None if ask is None else ask.missed
+        original = message.payload.decode(errors="replace")
+        self._keep(str(error), message, message.cursor, original, missed)
 
     def missed(self, message: Message, ask: RepairRequest) -> None:
         """Tell who writes the raw log what readers go without since this record."""
-        self._dead_letters.add(
-            Parked(
-                v=RECORD_VERSION,
-                reason=ask.cause,
-                subject=message.subject,
-                cursor=message.cursor,
-                ts_recv=_ts_of(message.payload, "ts_recv"),
-                original="",
-                missed=ask.missed,
-            )
-        )
+        self._keep(ask.cause, message, message.cursor, "", ask.missed)
 
     def unstorable(self, record: Record, error: RecordRefused) -> None:
         """A tick that its log can never hold."""
         code = "record_too_large" if isinstance(error, RecordTooLarge) else "record_refused"
         self._metrics.invalid(code)
+        original = record.payload.decode(errors="replace")
+        self._keep(f"{code}: {error.reason}", record, "", original, _missed_by(record.payload))
+
+    def _keep(
+        self, reason: str, of: Message | Record, cursor: str, original: str, missed: Missed | None
+    ) -> None:
+        ts = _ts_of(of.payload)
         self._dead_letters.add(
-            Parked(
-                v=RECORD_VERSION,
-                reason=f"{code}: {error.reason}",
-                subject=record.subject,
-                cursor="",
-                ts_recv=_ts_of(record.payload, "ts_ingest"),
-                original=record.payload.decode(errors="replace"),
-                missed=_missed_by(record.payload),
-            )
+            Parked(RECORD_VERSION, reason, of.subject, cursor, ts, original, missed)
         )
 
     async def flush(self) -> None:
@@ -110,11 +90,12 @@ def _missed_by(payload: bytes) -> Missed | None:
     return missed_by(record) if isinstance(record, Tick | Reset) else None
 
 
-def _ts_of(payload: bytes, name: str) -> int:
+def _ts_of(payload: bytes) -> int:
     try:
-        ts = int(getattr(_received.decode(payload), name))
-        # What no reader can hold says nothing either; the original keeps it.
-        return ts if 0 <= ts <= _MAX_TS else 0
+        found = _received.decode(payload)
     except (ValueError, RecursionError):
         # Not even this much of it can be read.
         return 0
+    ts = found.ts_recv or found.ts_ingest
+    # What no reader can hold says nothing either; the original keeps it.
+    return ts if 0 <= ts <= _MAX_TS else 0

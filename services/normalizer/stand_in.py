@@ -48,6 +48,11 @@ def missed_by(record: Tick | Reset) -> Missed:
     """What whoever does not get the record goes without."""
     if isinstance(record, Reset) and record.missed is not None:
         return record.missed
+    return itself(record)
+
+
+def itself(record: RawRecord | Tick | Reset) -> Missed:
+    """The record alone, as what is missing."""
     return Missed(record.seq, record.seq, 1 if record.channel in CONTIGUOUS else None)
 
 
@@ -68,35 +73,17 @@ def stand_in(
     something is missing is told to the writer of the raw log, who sends the whole state at once.
     """
     if key.channel == "trades":
+        place, times = (at.epoch, at.seq), (ts, ts)
         return Reset.at(
-            key,
-            shard,
-            (at.epoch, at.seq),
-            prev,
-            (ts, ts),
-            cause,
-            _NO_TRADES,
-            missed=missed,
-            prev_sub=prev_sub,
+            key, shard, place, prev, times, cause, _NO_TRADES, missed=missed, prev_sub=prev_sub
         )
     book = key.channel == "book"
-    return Tick(
-        v=RECORD_VERSION,
-        venue=key.venue,
-        channel=key.channel,
-        product=key.product,
-        shard=shard,
-        epoch=at.epoch,
-        seq=at.seq,
-        # A book's very first record is its base. One that is not there is no empty book: 0 says
-        # that something stands before, as in every book that is joined in the middle.
-        prev=0 if book and prev is None else prev,
-        venue_seq=None,
-        ts_event=ts,
-        ts_ingest=ts,
-        fields=Fields(changes=[]) if book else Fields(),
-        prev_sub=prev_sub,
-    )
+    # A book's very first record is its base. One that is not there is no empty book: 0 says that
+    # something stands before, as in every book that is joined in the middle.
+    before = 0 if book and prev is None else prev
+    fields = Fields(changes=[]) if book else Fields()
+    begin = (RECORD_VERSION, *key, shard, at.epoch, at.seq)
+    return Tick(*begin, before, None, ts, ts, fields, prev_sub)
 
 
 _NO_TRADES = msgspec.Raw(b'{"trades":[]}')
@@ -113,7 +100,3 @@ def of_break(key: StreamKey, shard: int, raw: RawRecord, lost: Break) -> Tick | 
     """Its times are those of the record that brought the break to light."""
     at = Position(lost.epoch, lost.seq)
     return stand_in(key, shard, at, lost.prev, raw.ts_recv, RAW_LOG_BREAK, lost.missed)
-
-
-def itself(raw: RawRecord) -> Missed:
-    return Missed(raw.seq, raw.seq, 1 if raw.channel in CONTIGUOUS else None)

@@ -31,21 +31,21 @@ def stored(record: Record) -> Message:
     return StoredRecord(record, 1, "1", 0.0)
 
 
-def plainly(normalizer: Normalizer, key: StreamKey, message: Message) -> list[Any] | None:
-    """What the plain way writes, (subject, position, payload); None where it refuses anything."""
+def plainly(normalizer: Normalizer, key: StreamKey, message: Message) -> list[Record] | None:
+    """What the plain way writes; None where it refuses anything."""
     try:
         raw = normalizer.read(message.subject, message.position, message.payload)
     except Unmappable:
         return None
-    if normalizer.judge(key, raw) is not ChainVerdict.NEXT:
+    if normalizer.chain.judge(key, raw) is not ChainVerdict.NEXT:
         return None
     output = normalizer.normalize(key, raw)
-    return None if output.refused else [tuple(out) for out in output.records]
+    return None if output.refused else list(output.records)
 
 
-def shortly(normalizer: Normalizer, message: Message) -> list[Any] | None:
+def shortly(normalizer: Normalizer, message: Message) -> list[Record] | None:
     record = normalizer.fast_path.normalize(message)
-    return None if record is None else [(record.subject, record.position, record.payload)]
+    return None if record is None else [record]
 
 
 def both(key: StreamKey, message: Message, held: Position = HELD) -> tuple[Any, Any]:
@@ -155,18 +155,17 @@ def test_a_stream_is_taken_from_its_second_record_on_and_mixes_with_the_plain_wa
         else:
             stream.changes(step * 10, [("buy", "1", "2")])
     short, plain = Normalizer(SHARDS), Normalizer(SHARDS)
-    found, taken = [], 0
+    found: list[Record] = []
+    taken = 0
     for raw in stream.records:
         message = stored(raw_message(raw))
         ticks = shortly(short, message)
         if ticks is None:
-            ticks = [tuple(out) for out in short.normalize(key, raw).records]
+            ticks = list(short.normalize(key, raw).records)
         else:
             taken += 1
         found += ticks
-    assert found == [
-        tuple(out) for raw in stream.records for out in plain.normalize(key, raw).records
-    ]
+    assert found == [out for raw in stream.records for out in plain.normalize(key, raw).records]
     # All but the first record and the statuses.
     assert taken == 29 - 1 - 3
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.domain.fold import Fold
-from services.common.stream import Position
+from services.common.stream import Position, Record
 from services.common.subjects import StreamKey
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.wire import (
@@ -24,7 +24,7 @@ from services.common.wire import (
     decode_record,
 )
 from services.normalizer.chain import ChainVerdict
-from services.normalizer.normalize import Normalized, Normalizer, TickRecord
+from services.normalizer.normalize import Normalized, Normalizer
 from services.normalizer.stand_in import too_large
 from services.normalizer.venues import Unmappable
 
@@ -34,15 +34,15 @@ TICKER = StreamKey("coinbase", "ticker", "BTC-USD")
 BOOK = StreamKey("coinbase", "book", "BTC-USD")
 
 
-def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> list[TickRecord]:
+def run(records: Iterable[RawRecord], normalizer: Normalizer | None = None) -> list[Record]:
     """What a normalizer writes that is fed these records in order."""
     normalizer = normalizer or Normalizer(SHARDS)
-    found: list[TickRecord] = []
+    found: list[Record] = []
     for record in records:
         message = raw_message(record)
         key = StreamKey(record.venue, record.channel, record.product)
         raw = normalizer.read(message.subject, message.position, message.payload)
-        if normalizer.judge(key, raw) is not ChainVerdict.DUPLICATE:
+        if normalizer.chain.judge(key, raw) is not ChainVerdict.DUPLICATE:
             found += normalizer.normalize(key, raw).records
     return found
 
@@ -53,7 +53,7 @@ def take(normalizer: Normalizer, record: RawRecord) -> Normalized:
     return normalizer.normalize(StreamKey(record.venue, record.channel, record.product), raw)
 
 
-def decoded(outs: Iterable[TickRecord]) -> list[Any]:
+def decoded(outs: Iterable[Record]) -> list[Any]:
     return [decode_record(out.payload) for out in outs]
 
 

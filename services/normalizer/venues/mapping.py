@@ -92,12 +92,19 @@ class VenueMapper(Protocol):
         ...
 
 
-def decode[T](decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+# By type: making one takes much longer than decoding with it.
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def decode[T](kind: type[T], body: bytes | msgspec.Raw) -> T:
     """Decode strictly; unknown fields are ignored.
 
     Raises:
         Unmappable: it is not JSON, or a field has not the type it must have.
     """
+    decoder: msgspec.json.Decoder[T] | None = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

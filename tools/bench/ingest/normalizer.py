@@ -105,8 +105,7 @@ def _map(messages: Iterable[Message]) -> Iterator[Record]:
             yield record
             continue
         raw = decode_raw(message.payload)
-        for out in normalizer.normalize(key_of(message.subject), raw).records:
-            yield Record(out.subject, out.payload, out.position)
+        yield from normalizer.normalize(key_of(message.subject), raw).records
 
 
 def _ticks(raw: Sequence[Record]) -> list[Record]:

@@ -10,11 +10,10 @@ from services.common.times import micros
 from services.common.wire import Fields
 from services.normalizer.venues.coinbase.messages import (
     MAX_ID,
+    L2Update,
+    OrderMessage,
     UntouchedChanges,
     UntouchedL2Update,
-    cells_decoder,
-    l2update_decoder,
-    order_decoder,
 )
 from services.normalizer.venues.coinbase.trades_and_tickers import expect
 from services.normalizer.venues.mapping import Mapped, Unmappable, decode
@@ -27,7 +26,7 @@ _is_number = re.compile(r"\d{1,19}", re.ASCII).fullmatch
 
 def map_changes(key: StreamKey, body: bytes, ts_recv: int) -> Mapped:
     """What an `l2update` says. Raises Unmappable when a single row is none."""
-    update = decode(l2update_decoder, body)
+    update = decode(L2Update, body)
     expect(key, "l2update", update.type, update.product_id)
     changes = update.changes or []
     _check_changes(changes)
@@ -50,7 +49,7 @@ def map_order(
     """A message about one order. The ingestor, which holds the orders, says what it changed."""
     if body[:1] == b"[":
         return _map_order_row(key, body, ts_recv, changes)
-    order = decode(order_decoder, body)
+    order = decode(OrderMessage, body)
     if order.type not in _ORDER_TYPES:
         raise Unmappable("unexpected_type", f"expected an order's message, got {order.type!r}")
     expect(key, order.type, order.type, order.product_id)
@@ -62,7 +61,7 @@ def _map_order_row(
     key: StreamKey, body: bytes, ts_recv: int, changes: list[tuple[str, str, str]]
 ) -> Mapped:
     """The same as a row of `level3`."""
-    cells = decode(cells_decoder, body)
+    cells = decode(list[str | int | None], body)
     type_, product, sequence = (*cells[:3], None, None, None)[:3]
     time_at = _ROW_TIME.get(type_) if isinstance(type_, str) else None
     if time_at is None:

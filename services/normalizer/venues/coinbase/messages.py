@@ -99,21 +99,14 @@ class BookRow(msgspec.Struct, array_like=True, gc=False):
     size: str
 
 
-class BookMessage(msgspec.Struct, gc=False):
-    """A WebSocket `snapshot`, or `GET /products/{id}/book?level=2`, which has no `type`."""
+class BookMessage[Row](msgspec.Struct, gc=False):
+    """A WebSocket `snapshot`, or `GET /products/{id}/book?level=2`, which has no `type`.
 
-    bids: list[BookRow] | None
-    asks: list[BookRow] | None
-    type: str | None = None
-    product_id: str | None = None
-    time: Any = None
+    Its rows are `BookRow`; or of any kind, where some cannot be read.
+    """
 
-
-class OddBook(msgspec.Struct, gc=False):
-    """A `BookMessage` some of whose rows are no rows."""
-
-    bids: list[Any] | None
-    asks: list[Any] | None
+    bids: list[Row] | None
+    asks: list[Row] | None
     type: str | None = None
     product_id: str | None = None
     time: Any = None
@@ -121,15 +114,3 @@ class OddBook(msgspec.Struct, gc=False):
 
 class TypedMessage(msgspec.Struct, gc=False):
     type: str | None = None
-
-
-typed_decoder = msgspec.json.Decoder(TypedMessage)
-ticker_decoder = msgspec.json.Decoder(TickerMessage)
-rest_ticker_decoder = msgspec.json.Decoder(RestTicker)
-match_decoder = msgspec.json.Decoder(MatchMessage)
-raws_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-order_decoder = msgspec.json.Decoder(OrderMessage)
-cells_decoder = msgspec.json.Decoder(list[str | int | None])
-l2update_decoder = msgspec.json.Decoder(L2Update)
-book_decoder = msgspec.json.Decoder(BookMessage)
-odd_book_decoder = msgspec.json.Decoder(OddBook)

@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from services.common.domain.decimals import are_decimals, is_decimal
-from services.common.domain.levels import (
-    is_row,
-)
+from services.common.domain.levels import is_row
 from services.common.subjects import StreamKey
 from services.common.times import micros
 from services.common.wire import Fields, Stats24h, Trade, encode
 from services.normalizer.venues.coinbase.messages import (
     BookMessage,
     BookRow,
-    OddBook,
-    book_decoder,
-    match_decoder,
-    odd_book_decoder,
-    raws_decoder,
-    rest_ticker_decoder,
-    ticker_decoder,
-    typed_decoder,
+    MatchMessage,
+    RestTicker,
+    TickerMessage,
+    TypedMessage,
 )
 from services.normalizer.venues.coinbase.trades_and_tickers import (
     OptionalFields,
@@ -41,11 +36,11 @@ from services.normalizer.venues.mapping import MappedState, Unmappable, decode
 
 def ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     """The state that a ticker of the WebSocket or of REST gives."""
-    if decode(typed_decoder, body).type is not None:
-        mapped = read_ticker(key, decode(ticker_decoder, body), ts_recv)
+    if decode(TypedMessage, body).type is not None:
+        mapped = read_ticker(key, decode(TickerMessage, body), ts_recv)
         state = msgspec.Raw(encode(mapped.fields))
         return MappedState(mapped.ts_event, state, mapped.refused)
-    ticker = decode(rest_ticker_decoder, body)
+    ticker = decode(RestTicker, body)
     check_decimals(ticker.price)
     optional = OptionalFields(ticker)
     size, volume = optional.decimal("size"), optional.decimal("volume")
@@ -67,19 +62,15 @@ def trades_state(body: bytes, ts_recv: int) -> MappedState:
     """The state that a page of REST's trades gives, oldest first."""
     refused: list[Unmappable] = []
     trades: list[Trade] = []
-    for row in decode(raws_decoder, body):
+    for row in decode(list[msgspec.Raw], body):
         # One that makes no sense must not cost those beside it.
         try:
-            trades.append(taker_trade(decode(match_decoder, bytes(row)), ts_recv))
+            trades.append(taker_trade(decode(MatchMessage, bytes(row)), ts_recv))
         except Unmappable as error:
             refused.append(error)
-    trades.sort(key=_trade_id)
+    trades.sort(key=attrgetter("trade_id"))
     time = trades[-1].time if trades else ts_recv
     return MappedState(time, msgspec.Raw(encode({"trades": trades})), tuple(refused))
-
-
-def _trade_id(trade: Trade) -> int:
-    return trade.trade_id
 
 
 def book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
@@ -99,12 +90,12 @@ def book_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     )
 
 
-def _decode_book(body: bytes) -> BookMessage | OddBook:
+def _decode_book(body: bytes) -> BookMessage[Any]:
     try:
-        return decode(book_decoder, body)
+        return decode(BookMessage[BookRow], body)
     except Unmappable:
         # Perhaps some rows are none; that costs them only.
-        return decode(odd_book_decoder, body)
+        return decode(BookMessage[Any], body)
 
 
 def _best_first(
