@@ -8,7 +8,13 @@ from typing import NamedTuple, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.observability.event_loop import LoopMetrics
-from services.common.observability.metrics import FAST_SECONDS, STAGE_TICK, new_registry, prepare
+from services.common.observability.metrics import (
+    FAST_SECONDS,
+    STAGE_TICK,
+    makers,
+    new_registry,
+    prepare,
+)
 from services.common.observability.statistics import Figure
 from services.common.subjects import StreamKey
 from services.gateway.chain.stream_record import Unreadable
@@ -69,138 +75,102 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
         self.loop = LoopMetrics(registry)
-        self.connections = Gauge("md_ws_connections", "Open WebSockets.", registry=registry)
-        self.subscriptions = Gauge(
-            "md_ws_subscriptions", "Subscriptions of all clients.", _STREAM, registry=registry
+        counter, gauge, histogram = makers(registry)
+        self.connections = gauge("md_ws_connections", "Open WebSockets.")
+        self.subscriptions = gauge("md_ws_subscriptions", "Subscriptions of all clients.", _STREAM)
+        self.sent = counter("md_ws_sent_total", "Messages put on their way to clients.", _STREAM)
+        self.conflated = counter(
+            "md_ws_conflated_total", "Ticks that a later one stood for.", _STREAM
         )
-        self.sent = Counter(
-            "md_ws_sent_total", "Messages put on their way to clients.", _STREAM, registry=registry
-        )
-        self.conflated = Counter(
-            "md_ws_conflated_total",
-            "Ticks that a later one stood for.",
-            _STREAM,
-            registry=registry,
-        )
-        self.slow = Counter(
-            "md_ws_slow_total", "Steps taken with slow clients.", ("action",), registry=registry
-        )
-        self.closed = Counter(
-            "md_ws_closed_total", "WebSockets that ended.", ("reason",), registry=registry
-        )
+        self.slow = counter("md_ws_slow_total", "Steps taken with slow clients.", ("action",))
+        self.closed = counter("md_ws_closed_total", "WebSockets that ended.", ("reason",))
         prepare(self.slow, ("catch_up", "recovered", "lost", "closed"))
         prepare(self.closed, _CLOSED)
-        self.queue_bytes = Gauge(
-            "md_ws_queue_bytes", "Bytes waiting for all clients.", registry=registry
-        )
-        self.snapshot_seconds = Histogram(
+        self.queue_bytes = gauge("md_ws_queue_bytes", "Bytes waiting for all clients.")
+        self.snapshot_seconds = histogram(
             "md_ws_snapshot_seconds",
             "From a subscription's arrival to its snapshot being on its way.",
             _STREAM,
             buckets=FAST_SECONDS,
-            registry=registry,
         )
-        self.backfill_seconds = Histogram(
+        self.backfill_seconds = histogram(
             "md_ws_backfill_seconds",
             "From a backfill's begin to its end.",
             _STREAM,
             buckets=FAST_SECONDS,
-            registry=registry,
         )
-        self.backfill_ticks = Counter(
-            "md_ws_backfill_ticks_total",
-            "Records sent to clients that catch up.",
-            _STREAM,
-            registry=registry,
+        self.backfill_ticks = counter(
+            "md_ws_backfill_ticks_total", "Records sent to clients that catch up.", _STREAM
         )
-        self.rate_limited = Counter(
-            "md_ws_rate_limited_total", "Commands or messages held.", ("scope",), registry=registry
+        self.rate_limited = counter(
+            "md_ws_rate_limited_total", "Commands or messages held.", ("scope",)
         )
-        self.errors = Counter(
-            "md_ws_errors_total", "Errors told to clients.", ("code",), registry=registry
-        )
+        self.errors = counter("md_ws_errors_total", "Errors told to clients.", ("code",))
         prepare(self.rate_limited, ("commands", "product", "keys"))
         prepare(self.errors, _FAILURES)
-        self.unknown_products = Counter(
+        self.unknown_products = counter(
             "md_ws_unknown_products_total",
             "Products asked for that no log holds: read from the stores, known to be absent, or "
             "not read because too many were.",
             ("answer",),
-            registry=registry,
         )
         prepare(self.unknown_products, ("asked", "remembered", "limited"))
-        self.http_refused = Counter(
+        self.http_refused = counter(
             "md_http_refused_total",
             "Requests and HTTP connections that were refused or dropped.",
             ("reason",),
-            registry=registry,
         )
         prepare(self.http_refused, _HTTP_REFUSED)
-        self.end_to_end = Histogram(
+        self.end_to_end = histogram(
             "md_end_to_end_seconds",
             "From the ingestor's receipt to the socket write.",
             _STREAM,
             buckets=FAST_SECONDS,
-            registry=registry,
         )
-        self.circuit = Gauge(
-            "md_circuit_state",
-            "0 closed, 1 half open, 2 open: not asked for a while.",
-            ("target",),
-            registry=registry,
+        self.circuit = gauge(
+            "md_circuit_state", "0 closed, 1 half open, 2 open: not asked for a while.", ("target",)
         )
-        self.invalid = Counter(
+        self.invalid = counter(
             "md_invalid_total",
             "Records of the tick log that could not be understood, each time one is read.",
             ("reason", "stage"),
-            registry=registry,
         )
         prepare(self.invalid, get_args(Unreadable), (STAGE_TICK,))
-        self.reader_breaks = Counter(
+        self.reader_breaks = counter(
             "md_live_reader_breaks_total",
             "Times the live reader of a shard's log broke, and another one was opened.",
             ("shard",),
-            registry=registry,
         )
-        self.snapshots_let_go = Counter(
+        self.snapshots_let_go = counter(
             "md_snapshots_let_go_total",
             "Framed snapshots let go for another depth (`SNAPSHOTS_KEPT`) before their stream went "
             "on.",
-            registry=registry,
         )
-        self.log_reads = Gauge(
+        self.log_reads = gauge(
             "md_http_log_reads",
             "HTTP requests that read logs, or wait for one of `HTTP_LOG_READERS` places.",
-            registry=registry,
         )
-        self.pages_cut = Counter(
-            "md_http_pages_cut_total",
-            "Answers of `/v1/ticks` that ended at `HTTP_PAGE_BYTES`.",
-            registry=registry,
+        self.pages_cut = counter(
+            "md_http_pages_cut_total", "Answers of `/v1/ticks` that ended at `HTTP_PAGE_BYTES`."
         )
-        self.stream_failures = Counter(
+        self.stream_failures = counter(
             "md_stream_failures_total",
             "Streams that began anew because something in the gateway failed.",
-            registry=registry,
         )
-        self._age = Gauge(
+        self._age = gauge(
             "md_ws_data_age_seconds",
             "Age of what is served, by the receive time of the newest that came through; the "
             "oldest stream of each shard that is followed.",
             ("shard",),
-            registry=registry,
         )
         self._ages: set[int] = set()
-        self._stale = Gauge(
-            "md_ws_stale_streams",
-            "Streams that are followed and older than `STALE_AFTER_MS`.",
-            registry=registry,
+        self._stale = gauge(
+            "md_ws_stale_streams", "Streams that are followed and older than `STALE_AFTER_MS`."
         )
-        self._gaps = Counter(
+        self._gaps = counter(
             "md_seq_gap_total",
             "Breaks of a stream's chain seen on the live tail and healed from the log.",
             ("venue", "channel", "product", "cause", "stage"),
-            registry=registry,
         )
 
     def of_stream(self, key: StreamKey) -> BoundMetrics:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,6 +20,7 @@ from services.common.observability.metrics import (
     STAGE_VENUE,
     STORE_SECONDS,
     Bounded,
+    makers,
     new_registry,
     prepare,
     retention_gauge,
@@ -69,72 +70,52 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
         self.loop = LoopMetrics(registry)
+        counter, gauge, histogram = makers(registry)
         self._reason = Bounded(_REASONS)
-        self._gaps = Counter(
-            "md_seq_gap",
-            "Holes found in what the venue sent.",
-            (*_STREAM, "cause", "stage"),
-            registry=registry,
+        self._gaps = counter(
+            "md_seq_gap", "Holes found in what the venue sent.", (*_STREAM, "cause", "stage")
         )
-        self._resyncs = Counter(
-            "md_resync", "Resyncs that ended.", (*_STREAM, "outcome"), registry=registry
-        )
-        self._resync_seconds = Histogram(
+        self._resyncs = counter("md_resync", "Resyncs that ended.", (*_STREAM, "outcome"))
+        self._resync_seconds = histogram(
             "md_resync_seconds",
             "From the first sign of loss to a proven stream.",
             ("venue", "channel"),
             buckets=STORE_SECONDS,
-            registry=registry,
         )
-        self._late = Counter(
+        self._late = counter(
             "md_late_trades",
             "Trades of announced gaps that were found later, or given up, by outcome.",
             (*_STREAM, "outcome"),
-            registry=registry,
         )
-        self._dropped = Counter(
+        self._dropped = counter(
             "md_messages_dropped",
             "New messages that were not passed on.",
             ("venue", "channel", "reason"),
-            registry=registry,
         )
-        self._invalid = Counter(
-            "md_invalid",
-            "Messages parked because of their form.",
-            ("reason", "stage"),
-            registry=registry,
+        self._invalid = counter(
+            "md_invalid", "Messages parked because of their form.", ("reason", "stage")
         )
         prepare(self._invalid, (*_MALFORMED, *_REFUSED), (STAGE_VENUE,))
-        self._reconnects = Counter(
-            "md_ingest_reconnect",
-            "Connections lost, by reason.",
-            ("venue", "reason"),
-            registry=registry,
+        self._reconnects = counter(
+            "md_ingest_reconnect", "Connections lost, by reason.", ("venue", "reason")
         )
-        self._audits = Counter(
-            "md_book_audit",
-            "Books compared with the venue's REST book, by outcome.",
-            ("outcome",),
-            registry=registry,
+        self._audits = counter(
+            "md_book_audit", "Books compared with the venue's REST book, by outcome.", ("outcome",)
         )
-        self._suspicions = Counter(
-            "md_book_suspicion",
-            "Books that a ticker, a trade or their own two sides contradicted.",
-            registry=registry,
+        self._suspicions = counter(
+            "md_book_suspicion", "Books that a ticker, a trade or their own two sides contradicted."
         )
-        publish_seconds = Histogram(
+        publish_seconds = histogram(
             "md_broker_publish_seconds",
             "From offering a record to its durability (sampled).",
             ("stage",),
             buckets=FAST_SECONDS,
-            registry=registry,
         )
         self.publish_seconds = publish_seconds.labels(STAGE_RAW)
-        unconfirmed = Gauge(
+        unconfirmed = gauge(
             "md_broker_unconfirmed_seconds",
             "How long the oldest record given to the broker has waited to be stored; 0 for none.",
             ("stage",),
-            registry=registry,
         )
         self.unconfirmed_seconds = unconfirmed.labels(STAGE_RAW)
         self.retention_cut = retention_gauge(registry)

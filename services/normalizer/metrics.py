@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from services.common.observability.event_loop import LoopMetrics
 from services.common.observability.metrics import (
     FAST_SECONDS,
     STAGE_RAW,
     STAGE_TICK,
+    makers,
     new_registry,
     prepare,
     retention_gauge,
@@ -44,60 +45,48 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
         self.loop = LoopMetrics(registry)
-        self.normalized = Counter(
-            "md_normalized_total",
-            "Records given to the tick log.",
-            ["venue", "channel", "shard"],
-            registry=registry,
+        counter, gauge, histogram = makers(registry)
+        self.normalized = counter(
+            "md_normalized_total", "Records given to the tick log.", ["venue", "channel", "shard"]
         )
-        self._invalid = Counter(
+        self._invalid = counter(
             "md_invalid_total",
             "Raw records, or rows of a snapshot, that were refused and parked.",
             ["reason", "stage"],
-            registry=registry,
         )
         prepare(self._invalid, _REFUSALS, (STAGE_RAW,))
-        self.duplicates = Counter(
+        self.duplicates = counter(
             "md_normalizer_duplicates_total",
             "Raw records at or before the position already held; redeliveries and the like.",
-            registry=registry,
         )
-        self._gaps = Counter(
+        self._gaps = counter(
             "md_seq_gap_total",
             "Breaks of a stream's chain in the raw log, which nothing can heal.",
             ["venue", "channel", "product", "cause", "stage"],
-            registry=registry,
         )
-        self.catch_ups = Counter(
+        self.catch_ups = counter(
             "md_normalizer_catch_ups_total",
             "Times a stream was read from the raw log, because what was delivered did not follow.",
-            registry=registry,
         )
-        self.lag_messages = Gauge(
-            "md_shard_lag_messages",
-            "Raw records this group has not acknowledged yet.",
-            ["shard"],
-            registry=registry,
+        self.lag_messages = gauge(
+            "md_shard_lag_messages", "Raw records this group has not acknowledged yet.", ["shard"]
         )
-        self.lag_seconds = Gauge(
+        self.lag_seconds = gauge(
             "md_shard_lag_seconds",
             "Age of the newest raw record worked on while there is a lag, else 0.",
             ["shard"],
-            registry=registry,
         )
-        publish_seconds = Histogram(
+        publish_seconds = histogram(
             "md_broker_publish_seconds",
             "From a batch's first record taken to all its ticks durable.",
             ["stage"],
             buckets=FAST_SECONDS,
-            registry=registry,
         )
         self.publish_seconds = publish_seconds.labels(STAGE_TICK)
-        unconfirmed = Gauge(
+        unconfirmed = gauge(
             "md_broker_unconfirmed_seconds",
             "How long the oldest record given to the broker has waited to be stored; 0 for none.",
             ["stage"],
-            registry=registry,
         )
         self.unconfirmed_seconds = unconfirmed.labels(STAGE_TICK)
         self.retention_cut = retention_gauge(registry)

@@ -17,7 +17,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+
+from services.common.observability.metrics import makers
 
 log = structlog.get_logger(__name__)
 
@@ -33,21 +35,17 @@ class LoopMetrics:
     """What is exported of the loop; made once for a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.lag = Histogram(
+        counter, gauge, histogram = makers(registry)
+        self.lag = histogram(
             "md_event_loop_lag_seconds",
             "How much later than due a timer of the event loop fired.",
             buckets=_BUCKETS,
-            registry=registry,
         )
-        self.worst = Gauge(
-            "md_event_loop_lag_max_seconds",
-            "The worst lag of about the last minute.",
-            registry=registry,
+        self.worst = gauge(
+            "md_event_loop_lag_max_seconds", "The worst lag of about the last minute."
         )
-        self.stuck = Counter(
-            "md_event_loop_stuck_total",
-            f"Times the event loop did not turn for {STUCK_S:.0f} s.",
-            registry=registry,
+        self.stuck = counter(
+            "md_event_loop_stuck_total", f"Times the event loop did not turn for {STUCK_S:.0f} s."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
@@ -50,6 +52,17 @@ def new_registry() -> CollectorRegistry:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
+
+
+def makers(
+    registry: CollectorRegistry,
+) -> tuple[partial[Counter], partial[Gauge], partial[Histogram]]:
+    """`Counter`, `Gauge` and `Histogram`, each making its metrics on `registry`."""
+    return (
+        partial(Counter, registry=registry),
+        partial(Gauge, registry=registry),
+        partial(Histogram, registry=registry),
+    )
 
 
 def retention_gauge(registry: CollectorRegistry) -> Gauge:
