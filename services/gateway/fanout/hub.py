@@ -125,9 +125,12 @@ class Hub:
     def rebase(self, live_stream: LiveStream) -> None:
         """The chain could not go on: let everyone rest who is live, and say so."""
         for subscription in live_stream.subscriptions():
-            # Of one client one is here; another one's may have fallen behind by that.
-            self.rest(subscription)
-            self._note(subscription, lambda to, one: to.rebased(one))
+            try:
+                # Of one client one is here; another one's may have fallen behind by that.
+                self.rest(subscription)
+                self._note(subscription, lambda to, one: to.rebased(one))
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(subscription.client)
 
     def _enlist(self, subscription: Subscription) -> None:
         self.bring(subscription.client)
@@ -142,13 +145,13 @@ class Hub:
             subscription.quota = TokenBucket(self._product_rate, burst, self._clock())
 
     def _take_off(self, subscription: Subscription) -> None:
+        # One that failed between two states is on no list any more.
         live_stream, view = subscription.live_stream, subscription.terms.view
         if subscription.state is State.MERGED:
-            del live_stream.conflated[subscription]
+            live_stream.conflated.pop(subscription, None)
             self._merged.forget(subscription)
-        elif subscription.state is State.LIVE:
-            group = live_stream.full[view]
-            del group.members[subscription.client]
+        elif subscription.state is State.LIVE and (group := live_stream.full.get(view)):
+            group.members.pop(subscription.client, None)
             if not group.members:
                 del live_stream.full[view]
 
@@ -318,19 +321,20 @@ class Hub:
         over = [one for one in members if one.quota and one.quota.acquire(now, messages) > 0]
         held = before if before != BEGINNING else None
         for subscription in over:
-            self._step_down(subscription, held)
+            try:
+                self._step_down(subscription, held)
+            except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
+                self._failed(subscription.client)
 
     def _conflate(
         self, live_stream: LiveStream, entries: Sequence[StreamRecord], before: Position
     ) -> None:
         for subscription in list(live_stream.conflated):
             try:
-                fits = self._merged.owe(subscription, entries)
+                if not self._merged.owe(subscription, entries):
+                    self._fell_behind(subscription, before, len(entries))
             except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                 self._failed(subscription.client)
-                continue
-            if not fits:
-                self._fell_behind(subscription, before, len(entries))
 
     def _settle(self) -> None:
         for subscription in self._merged.settle():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -58,6 +59,20 @@ async def test_each_stream_of_a_command_is_charged() -> None:
         assert limit["retry_after_ms"] > 15_000
 
 
+async def test_what_has_to_be_read_of_a_command_is_charged() -> None:
+    async with (
+        bench(MemoryBroker(), ws_burst=10, ws_max_msgs_per_sec=1) as gateway,
+        gateway.client() as client,
+    ):
+        # Fifteen times 4 KiB, where ten commands may come at once.
+        await client.socket.send('{"type":"ping","id":1}' + " " * (60 * 1024))
+        await client.of("pong")
+        await client.send(type="ping", id=2)
+        limit = await client.of("rate_limit", "pong")
+        assert (limit["type"], limit["id"]) == ("rate_limit", 2)
+        assert limit["retry_after_ms"] > 2000
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "", '{"type":', "null", "\udc80" * 0 + "{" * 900])
 async def test_what_is_no_command_is_limited_too(text: str) -> None:
     async with (
@@ -79,6 +94,12 @@ async def test_nothing_but_auth_and_ping_is_read_before_a_key() -> None:
         assert (await client.of("error"))["code"] == 2000
 
 
+async def _turns() -> None:
+    """Many of the event loop's, in which the answers of all commands that wait would be added."""
+    for _ in range(300):
+        await asyncio.sleep(0)
+
+
 async def test_the_outcomes_of_many_streams_come_in_parts_that_wait_for_the_reader() -> None:
     async with bench(MemoryBroker(), ws_queue_bytes=64 * 1024, ws_burst=1000) as gateway:
         market = gateway.market()
@@ -94,6 +115,7 @@ async def test_the_outcomes_of_many_streams_come_in_parts_that_wait_for_the_read
             for _ in range(20):
                 await client.send(type="subscribe", id=1, products=["BTC-USD", *_products(900)])
             await eventually(lambda: session.outbox.size > 32 * 1024)
+            await _turns()
             assert session.outbox.size < 200 * 1024
             transport.resume_reading()
             parts: list[dict[str, Any]] = []
@@ -104,6 +126,32 @@ async def test_the_outcomes_of_many_streams_come_in_parts_that_wait_for_the_read
     assert {one["id"] for one in parts} == {1}
     assert [len(one["results"]) for one in parts] == [200, 200, 200, 200, 101]
     assert parts[0]["results"][0]["ok"]
+
+
+async def test_the_ends_of_many_streams_are_told_in_parts_that_wait_for_the_reader() -> None:
+    async with (
+        bench(MemoryBroker(), ws_queue_bytes=64 * 1024, ws_burst=10_000) as gateway,
+        gateway.client(max_queue=1) as client,
+    ):
+        await client.of("welcome")
+        (session,) = gateway.gateway.sessions
+        with socket.fromfd(session.fd, socket.AF_INET, socket.SOCK_STREAM) as sends:
+            # Else the kernel takes what it likes for a client that does not read.
+            sends.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport = client.socket.transport
+        transport.pause_reading()
+        # Each is answered by some 200 KB.
+        for _ in range(20):
+            await client.send(type="unsubscribe", id=1, products=_products(901))
+        await eventually(lambda: session.outbox.size > 32 * 1024)
+        await _turns()
+        assert session.outbox.size < 200 * 1024
+        transport.resume_reading()
+        parts: list[dict[str, Any]] = []
+        while not parts or not parts[-1]["last"]:
+            parts.append(await client.of("unsubscribed"))
+    assert [one["part"] for one in parts] == [1, 2, 3, 4, 5]
+    assert [len(one["results"]) for one in parts] == [200, 200, 200, 200, 101]
 
 
 names = st.lists(st.text(min_size=1, max_size=5), max_size=8)

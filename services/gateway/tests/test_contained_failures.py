@@ -67,6 +67,41 @@ async def test_a_fault_while_one_client_is_served_ends_that_client_only(
         assert good.breaks == []
 
 
+async def test_a_client_that_cannot_even_be_told_why_it_ends_leaves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench(MemoryBroker()) as gateway:
+        market = gateway.market()
+        await market.ticks(3)
+        async with gateway.client() as good, gateway.client() as bad:
+            for client in (good, bad):
+                await client.send(type="subscribe", products=["BTC-USD"])
+                await client.reach(market)
+            _, session = gateway.gateway.sessions
+
+            def break_for_it(name: str) -> None:
+                real = getattr(Session, name)
+
+                def fails(self: Session, *args: Any, **more: Any) -> Any:
+                    if self is session:
+                        raise KeyError("nobody foresaw this")
+                    return real(self, *args, **more)
+
+                monkeypatch.setattr(Session, name, fails)
+
+            break_for_it("flush")
+            break_for_it("tell_problem")
+            session.quick = False
+            await market.ticks(3)
+            await good.reach(market)
+            await eventually(lambda: session not in gateway.gateway.sessions)
+            feed = gateway.gateway.parts.streams.feeds[market.key]
+            assert len(feed.live_stream.subscriptions()) == 1
+            await market.ticks(3)
+            await good.reach(market)
+        assert good.breaks == []
+
+
 async def test_one_stream_that_cannot_catch_up_holds_up_no_other_of_its_client() -> None:
     async with bench(MemoryBroker(), window_bytes=2048) as gateway:
         stuck, other = gateway.market(), gateway.market("ETH-USD")

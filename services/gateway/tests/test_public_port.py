@@ -107,6 +107,24 @@ async def test_no_answer_and_no_message_has_a_word_of_a_backend() -> None:
             assert secret not in text
 
 
+async def test_a_subscriber_whose_place_the_log_has_is_told_no_word_of_it_either() -> None:
+    broker = LeakyBroker()
+    # Nothing is kept in memory, so that the log has to be asked for any place.
+    async with bench(broker, window_bytes=0) as gateway, gateway.client() as client:
+        market = gateway.market()
+        await market.ticks(5)
+        await client.send(type="subscribe", product="BTC-USD")
+        await client.reach(market)
+        broker.away = True
+        place = {"from_seq": market.chain[0], "on_unrecoverable": "error"}
+        await client.send(type="subscribe", product="BTC-USD", **place)
+        answer = await client.until(
+            lambda m: m["type"] == "subscribed" and not m["results"][0]["ok"]
+        )
+    error = answer["results"][0]["error"]
+    assert (error["code"], error["message"]) == (6001, "the log does not answer")
+
+
 PATHS = (
     *("/readyz", "/healthz", "/v1/products", "/v1/streams", "/v1/status", "/v1/gaps"),
     *("/v1/gaps?product=BTC-USD", "/v1/ticks/BTC-USD", "/v1/ticks/NO-SUCH"),

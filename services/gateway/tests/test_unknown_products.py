@@ -27,11 +27,13 @@ class Counted(Rows):
         return await super().get_many(keys)
 
 
-async def catalog(rows: Counted, asked_per_s: float = 0.001) -> Catalog:
+async def catalog(
+    rows: Counted, asked_per_s: float = 0.001, metrics: Metrics | None = None
+) -> Catalog:
     broker = MemoryBroker()
     await broker.open()
     await broker.ensure(log_specs(small_settings(shard_count=1)))
-    metrics = Metrics()
+    metrics = Metrics() if metrics is None else metrics
     stores = StateStore(rows, rows, GatewayHealth(), metrics)
     return Catalog(broker, stores, 1, metrics, asked_per_s=asked_per_s)
 
@@ -54,6 +56,30 @@ async def test_ever_new_names_are_asked_for_at_a_bounded_rate() -> None:
     for number in range(1000):
         await found.knows("coinbase", [f"P{number}"])
     assert rows.looked_for <= 100 * per_product
+
+
+async def test_what_became_of_unknown_names_is_counted() -> None:
+    metrics = Metrics()
+    found = await catalog(Counted(), metrics=metrics)
+    await found.knows("coinbase", ["FIRST"])
+    await found.knows("coinbase", ["FIRST"])
+    await found.knows("coinbase", [f"P{number}" for number in range(150)])
+    counted = {
+        outcome: metrics.unknown_products.labels(outcome)._value.get()
+        for outcome in ("asked", "remembered", "limited")
+    }
+    # A hundred may come at once; the first took one of them.
+    assert counted == {"asked": 100, "remembered": 1, "limited": 51}
+
+
+async def test_so_many_unknown_names_a_second_as_are_set_are_asked_for() -> None:
+    rows = Counted()
+    async with bench(MemoryBroker(), rows=rows, unknown_products_per_sec=0.001) as gateway:
+        known = gateway.gateway.parts.catalog.knows
+        await known("coinbase", [f"P{number}" for number in range(100)])
+        looked_for = rows.looked_for
+        await known("coinbase", ["ONE-MORE"])
+        assert rows.looked_for == looked_for > 0
 
 
 async def test_what_a_store_that_is_away_did_not_say_is_not_remembered() -> None:

@@ -14,7 +14,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.records import Record
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
-from services.common.wire import Parked
+from services.common.wire import Parked, decode_raw
 from services.ingestor.app import Ingestor
 from services.ingestor.streams import BookStream
 from services.ingestor.testing import eventually, raw_records, running
@@ -305,8 +305,10 @@ async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_get
         await ingestor.flushed()
         await ingestor._dead_letters.flush()
         page = await broker.read(INVALID_SUBJECT)
-        reasons = {msgspec.json.decode(m.payload, type=Parked).reason for m in page.messages}
-        assert reasons == {"record_too_large"}
+        parked = [msgspec.json.decode(m.payload, type=Parked) for m in page.messages]
+        assert {letter.reason for letter in parked} == {"record_too_large"}
+        # Not only what was written about it meanwhile, which is too large then as well.
+        assert any(decode_raw(letter.original.encode()).kind == "frame" for letter in parked)
 
 
 async def test_a_stream_whose_newest_record_cannot_be_read_is_gone_on_with(

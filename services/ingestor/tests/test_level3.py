@@ -71,6 +71,8 @@ def test_a_number_instead_of_its_text_and_cells_behind_the_known_ones_do_no_harm
         (b'["noop","BTC-USD","-7","x"]', "bad_field"),
         (b'["noop","BTC-USD","1_0","x"]', "bad_field"),
         (b'["noop","BTC-USD","99999999999999999999","x"]', "bad_field"),
+        # Above what a log takes everywhere, though it is a number like any other.
+        (b'["noop","BTC-USD","9007199254740992","x"]', "bad_field"),
         (b'["done","BTC-USD","7","","x"]', "missing_field"),
         (b'["open","BTC-USD","7","a","ask","1","1","x"]', "bad_field"),
         (b'["open","BTC-USD","7","a","buy","1e300","1","x"]', "bad_decimal"),
