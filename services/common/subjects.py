@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 from services.common.errors import InvalidSubject
 
@@ -23,7 +23,8 @@ RAW_LOG = "raw"
 INVALID_LOG = "invalid"
 # One subject for all: what is parked cannot always be attributed to a stream.
 INVALID_SUBJECT = f"{ROOT}.{INVALID_LOG}"
-CHANNELS = ("ticker", "trades", "book")
+Channel = Literal["ticker", "trades", "book"]
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 PULSE = "pulse"
 
 # NATS gives '.', '*', '>' and white space a meaning inside subjects; ':' and '@' separate our keys.

@@ -31,6 +31,7 @@ from services.gateway.streams.feed import FeedSources
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.registry import StreamRegistry
 from services.gateway.streams.state_store import StateStore
+from services.gateway.websocket.rfc6455.frames import CloseCode
 
 log = structlog.get_logger(__name__)
 
@@ -202,7 +203,7 @@ class Gateway(SessionHost):
             if reason == "slow_closed":
                 self.metrics.slow.labels("closed").inc()
             session.tell_problem(problem)
-            session.close(1008, reason)
+            session.close(CloseCode.POLICY, reason)
 
     async def _watch_freshness(self) -> None:
         before = 0
@@ -274,7 +275,7 @@ class Gateway(SessionHost):
             due = begun + grace + (seconds - grace) * 0.75 * index / max(1, len(sessions))
             await self._until_gone(due)
             if session in self.sessions:
-                session.close(1012, "service_restart")
+                session.close(CloseCode.RESTART, "service_restart")
         await self._until_gone(begun + seconds)
 
     async def _until_gone(self, deadline: float) -> None:

@@ -23,6 +23,7 @@ import pytest
 import yaml
 from botocore import xform_name
 
+from services.common.stores.layout import RAW, TICKS
 from tools.cli import main as mdf
 from tools.dev.charts.helm import Helm
 from tools.dev.charts.kubernetes import validate
@@ -228,7 +229,7 @@ def test_what_expires_is_never_the_index_or_a_checkpoint() -> None:
         for rule in lifecycle["Rules"]
         if rule.get("Expiration", {}).get("Days")
     }
-    assert expires == {"ticks/", "raw/"}
+    assert expires == {f"{TICKS}/", f"{RAW}/"}
     assert any("AbortIncompleteMultipartUpload" in rule for rule in lifecycle["Rules"])
 
 

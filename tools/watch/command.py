@@ -18,12 +18,12 @@ from market_data_fanout_client.chain import Verdict
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from services.common.subjects import CHANNELS
 from tools.options import ProductList
 from tools.subscriber import Message, Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.render import render
 
-_CHANNELS = ("ticker", "trades", "book")
 _FRAMES_A_SECOND = 5
 Keep = Callable[[Message], object]
 
@@ -100,9 +100,9 @@ def watch(
     """Show a running gateway's ticks on a board, or as JSON lines."""
     channels = tuple(part.strip() for part in channel.split(",") if part.strip())
     for name in channels:
-        if name not in _CHANNELS:
+        if name not in CHANNELS:
             raise click.BadParameter(
-                f"{name!r} is none of {', '.join(_CHANNELS)}", param_hint="--channel"
+                f"{name!r} is none of {', '.join(CHANNELS)}", param_hint="--channel"
             )
     wants = [
         Want(name, products, from_seq=from_seq, mode=mode, max_rate=max_rate) for name in channels

@@ -27,6 +27,8 @@ export interface TickEvent extends StreamNames {
   ts_event: number | null;
   ts_ingest: number;
   fields: Fields;
+  /** The venue's own number, where it has one. */
+  venue_seq: number | null;
   /** How many ticks it stands for; more than 1 only in mode `latest`. */
   merged: number;
 }

@@ -7,8 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from services.common.settings import CommonSettings
 
 ROOT = Path(__file__).parents[3]
 COMMON = ROOT / "services" / "common"
@@ -125,6 +128,16 @@ def test_every_module_that_calls_itself_pure_stands_in_the_pure_contract() -> No
         if re.search(r"\bPure\b", said) and not parents & listed:
             missing.append(name)
     assert missing == []
+
+
+def test_every_broker_is_built_and_tested_like_the_others() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [anatomy] = [each for each in contracts["contracts"] if each["id"] == "backend-anatomy"]
+    kinds = get_args(CommonSettings.model_fields["broker_kind"].annotation)
+    assert sorted(anatomy["containers"]) == sorted(f"services.common.stream.{k}" for k in kinds)
+    for kind in kinds:
+        suite = (COMMON / "tests" / f"test_stream_{kind}.py").read_text()
+        assert "(BrokerConformance)" in suite, kind
 
 
 def test_the_map_of_the_log_names_every_module() -> None:

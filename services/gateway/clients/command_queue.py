@@ -38,6 +38,7 @@ from services.gateway.protocol import (
     streams_named,
 )
 from services.gateway.ratelimit import OVER_THE_RATE, REFUSED_FRAME, CommandRate, Strikes
+from services.gateway.websocket.rfc6455.frames import CloseCode
 
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
@@ -65,7 +66,7 @@ class CommandingClient(Protocol):
     ) -> None:
         """Send an `error` message."""
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: CloseCode, reason: str) -> None:
         """Write what can be written now, then close."""
 
     def send_arrays(self, arrays: bool) -> None:
@@ -191,7 +192,7 @@ class CommandQueue:
         if self._strikes is None:
             self._strikes = Strikes(now)
         if self._strikes.too_many(now, weight):
-            self._client.close(1008, "abuse")
+            self._client.close(CloseCode.POLICY, "abuse")
 
     async def _obey(self, command: Command, id: CommandId | None) -> None:
         if isinstance(command, Ping):

@@ -31,7 +31,7 @@ from services.gateway.protocol import (
     Problem,
     echo,
 )
-from services.gateway.websocket.rfc6455.frames import text_frame
+from services.gateway.websocket.rfc6455.frames import CloseCode, text_frame
 from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 log = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ class Session(CatchUpPort, TransportListener):
         if key_refused:
             self.tell_problem(Problem(KEY_INVALID, BAD_KEY))
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: CloseCode, reason: str) -> None:
         """Write what can be written now, then close; a client that takes nothing is dropped."""
         if self.closing:
             return
@@ -153,7 +153,7 @@ class Session(CatchUpPort, TransportListener):
     def failed(self) -> None:
         try:
             self.tell_problem(Problem(INTERNAL, "the gateway failed; connect again"))
-            self.close(1011, "internal")
+            self.close(CloseCode.INTERNAL, "internal")
         except Exception:  # not even that: nothing of it may stay
             log.exception("session_failed", session=self.id)
             self.leave()

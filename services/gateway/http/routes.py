@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.common.errors import BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
-from services.common.subjects import CHANNELS, StreamKey, check_token, tick_subject
+from services.common.subjects import CHANNELS, Channel, StreamKey, check_token, tick_subject
 from services.common.wire import Snapshot, encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import EVERYONE, Grant, offered_key
@@ -35,7 +35,6 @@ from services.gateway.protocol import TOO_OLD, Problem
 
 log = structlog.get_logger(__name__)
 
-Channel = Literal["ticker", "trades", "book"]
 InPath = Annotated[str, Path(description="A product id", examples=["BTC-USD"])]
 _READY_S = 5.0
 _RECEIVED = "Receive time, microseconds since the Unix epoch; `to` is not included"

@@ -13,6 +13,7 @@ from services.gateway.http.asyncapi import asyncapi_document, asyncapi_text
 from services.gateway.http.messages import SERVER_MESSAGES
 from services.gateway.protocol import COMMANDS, ERROR_CODES
 from services.gateway.testing import bench, eventually
+from services.gateway.websocket.rfc6455.frames import CloseCode
 
 PROTOCOL = Path(__file__).resolve().parents[3] / "docs" / "protocol.md"
 
@@ -104,6 +105,11 @@ def test_the_page_has_every_error_code_with_its_name_and_what_to_do_and_no_other
         code, name = re.findall(r"\w+", cell)
         told[int(code)] = name, told[int(code)][1]
     assert told == {row.code: (row.name, row.retry) for row in ERROR_CODES}
+
+
+def test_the_page_says_why_a_connection_is_closed_by_every_code_and_no_other() -> None:
+    cells = rows(PROTOCOL.read_text(), "| close code | why |")
+    assert {int(code) for cell in cells for code in cell.split(", ")} == set(CloseCode)
 
 
 def test_the_copy_in_the_documentation_is_what_is_served() -> None:

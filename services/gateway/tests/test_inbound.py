@@ -15,6 +15,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.gateway.testing.wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
+from services.gateway.websocket.rfc6455.frames import CloseCode
 from services.gateway.websocket.rfc6455.inbound import Inbound, Receiver
 
 MAX_BYTES = 400
@@ -41,7 +42,7 @@ class Told(Receiver):
     def on_close(self, code: int, payload: bytes) -> None:
         self.events.append(("close", code, payload))
 
-    def on_violation(self, code: int, reason: str) -> None:
+    def on_violation(self, code: CloseCode, reason: str) -> None:
         assert reason
         self.events.append(("violation", code))
 

@@ -17,6 +17,7 @@ from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
 from services.gateway.websocket.asgi_call import AsgiCall
+from services.gateway.websocket.rfc6455.frames import CloseCode
 from services.gateway.websocket.socket_options import SOCKET_OPTIONS
 
 
@@ -91,7 +92,7 @@ async def test_no_frame_follows_a_close_frame(gateway: Bench) -> None:
     (session,) = gateway.gateway.sessions
     async with asyncio.TaskGroup() as group:
         group.create_task(market.ticks(300))
-        session.close(1012, "test")
+        session.close(CloseCode.RESTART, "test")
     assert await raw.close_code() == 1012
     raw.send(CLOSE, struct.pack("!H", 1012))
     assert await raw.reader.read() == b""

@@ -23,12 +23,13 @@ from services.gateway.websocket.rfc6455.frames import (
     CLOSE,
     PING,
     PONG,
+    CloseCode,
     close_frame,
     frame,
     text_frame,
 )
 from services.gateway.websocket.rfc6455.handshake import Header, Refused
-from services.gateway.websocket.rfc6455.inbound import POLICY, TOO_BIG, Receiver
+from services.gateway.websocket.rfc6455.inbound import Receiver
 from services.gateway.websocket.rfc6455.keepalive import Pinged
 from services.gateway.websocket.server_context import ServerContext
 from services.gateway.websocket.socket_options import peer_of
@@ -241,7 +242,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         """Count one that was not asked for; False: it was one too many, and the connection ends."""
         if self._reader.allows_control_frame():
             return True
-        self.on_violation(POLICY, "too many control frames")
+        self.on_violation(CloseCode.POLICY, "too many control frames")
         return False
 
     def send_ping(self, payload: bytes) -> None:
@@ -253,7 +254,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
             # the session has its own measure.
             return False
         self._ended = "ping_timeout"
-        self.close(1011, "no pong in time")
+        self.close(CloseCode.INTERNAL, "no pong in time")
         return True
 
     # ------------------------------------------------------------------ the end
@@ -275,19 +276,19 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
             self._writer.write(frame(CLOSE, payload))
         self._linger("client")
 
-    def on_violation(self, code: int, reason: str) -> None:
+    def on_violation(self, code: CloseCode, reason: str) -> None:
         if self._state == _OPEN:
-            if code == TOO_BIG and self._context.reading.too_large:
+            if code is CloseCode.TOO_BIG and self._context.reading.too_large:
                 self._writer.write(text_frame(self._context.reading.too_large))
             self._writer.write(close_frame(code, reason))
-        self._linger("abuse" if code == POLICY else "violation")
+        self._linger("abuse" if code is CloseCode.POLICY else "violation")
 
     def shutdown(self) -> None:
         """The server goes away; by then everyone was told."""
         if self._state == _UPGRADING:
             self.refuse(503, [], b"")
         elif self._state == _OPEN:
-            self._writer.write(close_frame(1012, ""))
+            self._writer.write(close_frame(CloseCode.RESTART, ""))
             self._state = _CLOSING
             self._gone("service_restart")
         self.transport.close()

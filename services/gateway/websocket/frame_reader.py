@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from services.common.resilience.token_bucket import TokenBucket
-from services.gateway.websocket.rfc6455.inbound import POLICY, Inbound, Receiver
+from services.gateway.websocket.rfc6455.frames import CloseCode
+from services.gateway.websocket.rfc6455.inbound import Inbound, Receiver
 from services.gateway.websocket.server_context import ServerContext
 
 # What is read of one connection in one turn of the event loop, in bytes as `Inbound` counts them:
@@ -139,7 +140,7 @@ class FrameReader:
             return
         inbound = self._inbound
         if inbound.messages == before and not inbound.stopped and not self._paused:
-            self._receiver.on_violation(POLICY, "a message that did not end in time")
+            self._receiver.on_violation(CloseCode.POLICY, "a message that did not end in time")
         else:
             # Another message by now; or it is not the client's fault, who is not read from.
             self._time_message()

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from services.common.observability.health import Health
 from services.common.observability.metrics import HealthCollector
+from services.common.subjects import CHANNELS
 from services.gateway.metrics import FleetMetrics
 from services.gateway.metrics import Metrics as GatewayMetrics
 from services.ingestor.metrics import FeedCollector
@@ -22,7 +23,7 @@ FILE = "docs/metrics.md"
 # What each label's values come from; nothing else may be a label.
 BOUNDS = {
     "venue": "configuration: the venues of the ingestors (one: `coinbase`)",
-    "channel": "`ticker`, `trades`, `book`",
+    "channel": ", ".join(f"`{channel}`" for channel in CHANNELS),
     "product": "configuration: `COINBASE_PRODUCTS`",
     "feed": "configuration: products / `PRODUCTS_PER_CONNECTION`",
     "shard": "configuration: `SHARD_COUNT`, or the ranges of the normalizers",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import get_args
 
 import httpx
 import msgspec
@@ -12,9 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tools.simulator import Limits, SimulatedExchange
 from tools.simulator.faults.feed_faults import FaultRequest, MessageFaults
+from tools.simulator.faults.oddities import OddKind
 from tools.simulator.protocol.messages import Heartbeat, Outgoing
 from tools.simulator.testing import FeedClient
 
+README = Path(__file__).parents[1] / "README.md"
 PRODUCTS = ("BTC-USD", "ETH-USD")
 
 
@@ -254,6 +259,15 @@ async def test_the_control_endpoint_tells_the_truth_about_a_product(
     ]
     assert truth["book"]["bids"] == [list(row[:2]) for row in state.bids]
     assert (await rest.get("/_control/model/NO-PE")).status_code == 404
+
+
+def test_the_readme_names_every_fault_and_every_oddity_and_no_other() -> None:
+    def named(header: str) -> set[str]:
+        rows = README.read_text().partition(f"{header}\n")[2].partition("\n\n")[0].splitlines()[1:]
+        return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+    assert named("| name | value | does |") == FaultRequest.model_fields.keys() - {"clear"}
+    assert named("| kind of `odd` | does |") == set(get_args(OddKind))
 
 
 async def test_a_misspelt_fault_is_refused(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from enum import IntEnum
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 # What stands for a close frame without a code.
@@ -15,6 +16,17 @@ _FIN = 0x80
 _FIN_TEXT = _FIN | TEXT
 # RSV1: the payload is compressed (RFC 7692).
 _COMPRESSED = 0x40
+
+
+class CloseCode(IntEnum):
+    """Every code with which a gateway closes; docs/protocol.md tells clients why."""
+
+    PROTOCOL_ERROR = 1002
+    INVALID_DATA = 1007
+    POLICY = 1008
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    RESTART = 1012
 
 
 def text_frame(payload: bytes) -> bytes:

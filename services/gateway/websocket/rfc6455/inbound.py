@@ -15,14 +15,22 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from services.gateway.websocket.rfc6455.frames import BINARY, CLOSE, CONT, NO_CODE, PING, PONG, TEXT
+from services.gateway.websocket.rfc6455.frames import (
+    BINARY,
+    CLOSE,
+    CONT,
+    NO_CODE,
+    PING,
+    PONG,
+    TEXT,
+    CloseCode,
+)
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # where it was installed without its C extension
     from websockets.utils import apply_mask
 
-PROTOCOL_ERROR, INVALID_DATA, POLICY, TOO_BIG = 1002, 1007, 1008, 1009
 # What reading a frame costs beside its payload, as so many bytes of payload.
 FRAME_COST = 256
 # Fragments of one message. Beyond it the smallest message would cost as much as the largest.
@@ -55,12 +63,12 @@ class Receiver(ABC):
         """The peer closes; `payload` is what has to be echoed, `code` 1005 when there was none."""
 
     @abstractmethod
-    def on_violation(self, code: int, reason: str) -> None:
+    def on_violation(self, code: CloseCode, reason: str) -> None:
         """The peer broke the standard: it has to be told with this code. Nothing comes after."""
 
 
 class _Violation(Exception):
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
@@ -178,7 +186,7 @@ class Inbound:
                 head += width
             held = 0 if self._parts is None else len(self._parts)
             if size > self._max - held and not first & 0x08:
-                raise _Violation(TOO_BIG, f"at most {self._max} bytes in a message")
+                raise _Violation(CloseCode.TOO_BIG, f"at most {self._max} bytes in a message")
             body = head + 4
             self._need = body - at + size
             if end - at < self._need:
@@ -194,20 +202,20 @@ class Inbound:
         """Everything that the first two bytes can be wrong in."""
         opcode = first & 0x0F
         if opcode not in _OPCODES:
-            raise _Violation(PROTOCOL_ERROR, "reserved opcode")
+            raise _Violation(CloseCode.PROTOCOL_ERROR, "reserved opcode")
         if not second & 0x80:
-            raise _Violation(PROTOCOL_ERROR, "a client masks its frames")
+            raise _Violation(CloseCode.PROTOCOL_ERROR, "a client masks its frames")
         compressed = self._deflate and opcode in (TEXT, BINARY)
         if first & (0x30 if compressed else 0x70):
-            raise _Violation(PROTOCOL_ERROR, "reserved bits")
+            raise _Violation(CloseCode.PROTOCOL_ERROR, "reserved bits")
         if opcode & 0x08:
             if not first & 0x80:
-                raise _Violation(PROTOCOL_ERROR, "a control frame in pieces")
+                raise _Violation(CloseCode.PROTOCOL_ERROR, "a control frame in pieces")
             if second & 0x7F > 125:
-                raise _Violation(PROTOCOL_ERROR, "a control frame has at most 125 bytes")
+                raise _Violation(CloseCode.PROTOCOL_ERROR, "a control frame has at most 125 bytes")
         elif (opcode == CONT) != (self._opcode != CONT):
             word = "nothing to continue" if opcode == CONT else "the message before has no end"
-            raise _Violation(PROTOCOL_ERROR, word)
+            raise _Violation(CloseCode.PROTOCOL_ERROR, word)
 
     def _dispatch(self, first: int, payload: bytes, to: Receiver) -> None:
         opcode = first & 0x0F
@@ -238,7 +246,7 @@ class Inbound:
         assert self._parts is not None
         self._fragments += 1
         if self._fragments > self._max_fragments:
-            raise _Violation(POLICY, f"at most {self._max_fragments} frames in a message")
+            raise _Violation(CloseCode.POLICY, f"at most {self._max_fragments} frames in a message")
         final = bool(first & 0x80)
         if self._decoder is not None:
             # Text is looked at piece by piece: what is broken ends here, not after a megabyte.
@@ -265,9 +273,9 @@ class Inbound:
             # One byte more than is allowed tells a bomb from a message of just this size.
             whole = inflater.decompress(data + _DEFLATE_END, self._max + 1)
         except zlib.error as error:
-            raise _Violation(INVALID_DATA, "not deflated") from error
+            raise _Violation(CloseCode.INVALID_DATA, "not deflated") from error
         if len(whole) > self._max:
-            raise _Violation(TOO_BIG, f"at most {self._max} bytes in a message")
+            raise _Violation(CloseCode.TOO_BIG, f"at most {self._max} bytes in a message")
         return whole
 
     def end(self) -> None:
@@ -280,16 +288,16 @@ def _text(decode: Callable[[], str]) -> str:
     try:
         return decode()
     except UnicodeDecodeError as error:
-        raise _Violation(INVALID_DATA, "text is UTF-8") from error
+        raise _Violation(CloseCode.INVALID_DATA, "text is UTF-8") from error
 
 
 def _close_code(payload: bytes) -> int:
     if not payload:
         return NO_CODE
     if len(payload) == 1:
-        raise _Violation(PROTOCOL_ERROR, "half a close code")
+        raise _Violation(CloseCode.PROTOCOL_ERROR, "half a close code")
     (code,) = struct.unpack_from("!H", payload)
     _text(payload[2:].decode)
     if code not in _CODES and not 3000 <= code < 5000:
-        raise _Violation(PROTOCOL_ERROR, "not a close code")
+        raise _Violation(CloseCode.PROTOCOL_ERROR, "not a close code")
     return int(code)
