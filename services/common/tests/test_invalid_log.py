@@ -15,7 +15,7 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT
-from services.common.testing.broken import PartsBroker, break_part
+from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.wire import Parked
 from tools.embedded import NatsServer, ValkeyServer
 
@@ -111,6 +111,21 @@ async def test_a_publisher_that_broke_is_replaced() -> None:
         await invalid.write([parked("after")])
         assert await reasons(broker) == ["before", "after"]
         await invalid.aclose()
+
+
+async def test_what_the_log_refuses_once_it_was_taken_costs_itself_only() -> None:
+    async with PartsBroker() as broker:
+        await broker.ensure([LogSpec(INVALID_LOG, 600)])
+        log = InvalidLog(broker)
+        await log.write([parked("first")])
+        (publisher,) = broker.publishers
+        refuse_once(publisher, 200)
+        await log.write([parked("second"), parked("x" * 300), parked("third")])
+        await log.write([parked("fourth")])
+        assert await reasons(broker) == ["first", "second", "third", "fourth"]
+        # The same one: it did not break.
+        assert broker.publishers == [publisher]
+        await log.aclose()
 
 
 async def test_what_is_too_large_for_the_broker_is_parked_as_far_as_it_takes_it() -> None:

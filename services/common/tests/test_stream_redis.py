@@ -152,6 +152,27 @@ class TestRedisBroker(BrokerConformance):
         assert seqs(await read_all(broker)) == [5, 11]
         assert seqs(await follow(live, 2)) == [5, 11]
 
+    async def test_a_place_that_was_acked_in_the_log_before_is_none_in_this_one(
+        self, backend: Backend, broker: Broker
+    ) -> None:
+        assert isinstance(broker, RedisBroker)
+        await publish(broker, [record(n) for n in range(1, 101)])
+        member = await broker.group(LOG, "readers")
+        await take(member, 100)
+
+        async def kept() -> bool:
+            return await backend.kept(broker, "readers") == 100
+
+        await until(kept)
+        await member.aclose()
+        call = broker._calls().call
+        for key in await call("KEYS", "market:*"):
+            if not key.startswith(b"market:places:"):
+                await call("DEL", key)
+        await publish(broker, [record(n) for n in range(1, 11)])
+        successor = await broker.group(LOG, "readers")
+        assert seqs(await take(successor, 10)) == list(range(1, 11))
+
     async def test_a_record_that_somebody_went_past_is_told_as_lost_and_not_counted_as_there(
         self, broker: Broker
     ) -> None:

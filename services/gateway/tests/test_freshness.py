@@ -153,6 +153,19 @@ def test_a_status_of_a_backlog_does_not_hide_that_it_is_old() -> None:
     assert said(condition.judge(old, old)) == "live"
 
 
+def test_a_chain_that_waits_for_what_is_missing_is_old_though_pulses_come() -> None:
+    replica = replica_of("live")
+    condition = StreamCondition(KEY, 0, replica, Age(MOST, NOW))
+    assert condition.judge(NOW, NOW) is None
+    # What came last does not follow: the log is asked, and has not answered yet.
+    market = Market(None)
+    market.tick()
+    market.tick()
+    replica.on_live([StreamRecord(market.tick().payload)])
+    later = NOW + MOST + 1
+    assert said(condition.judge(later, later)) == "stale"
+
+
 # ---------------------------------------------------------------------- in the gateway
 
 

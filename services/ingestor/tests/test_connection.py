@@ -12,9 +12,9 @@ import pytest
 from services.common.errors import BrokerFailed
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.records import Record
-from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
+from services.common.subjects import INVALID_SUBJECT, StreamKey, is_pulse, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
-from services.common.wire import Parked, decode_raw
+from services.common.wire import Parked, PulseBody, decode_raw
 from services.ingestor.app import Ingestor
 from services.ingestor.streams import BookStream
 from services.ingestor.testing import eventually, raw_records, running
@@ -281,6 +281,26 @@ async def _run_into_a_broken_publisher(broker: PartsBroker, ws_url: str, rest_ur
         await eventually(lambda: _newest_trade(ingestor) > 0, "a trade")
         break_part(broker.publishers[0])
         await asyncio.Event().wait()
+
+
+async def test_it_says_which_products_it_hears_of_as_long_as_it_runs(
+    exchange: SimulatedExchange, broker: MemoryBroker
+) -> None:
+    urls = exchange.ws_url, exchange.rest_url
+    async with running(broker, *urls, PRODUCT, pulse_period_ms=100) as ingestor:
+        await eventually(live(ingestor), "streams live")
+
+        async def said_again() -> bool:
+            pulses = [
+                decode_raw(message.payload)
+                for subject in await broker.subjects("raw")
+                if is_pulse(subject)
+                for message in (await broker.read(subject)).messages
+            ]
+            named = [msgspec.json.decode(pulse.body, type=PulseBody).products for pulse in pulses]
+            return named.count([PRODUCT]) >= 3
+
+        await eventually(said_again, "pulses")
 
 
 async def test_what_the_log_refuses_once_it_was_taken_is_parked_and_the_book_gets_a_new_base(

@@ -132,6 +132,17 @@ async def test_another_document_is_an_answer_of_no_call(
             await call(rest)  # type: ignore[misc]  # any of its coroutines
 
 
+async def test_what_the_client_library_cannot_read_of_the_proxy_variables_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # httpx fails on any of these where it reads the environment itself.
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.corp:3128")
+    monkeypatch.setenv("NO_PROXY", "::1,fd00::/8,10.0.0.0/8,127.0.0.1")
+    async with socket_that_says(iter([GOOD])) as url, client(url) as rest:
+        trades = await rest.trades("BTC-USD", 7, 7)
+    assert [trade.trade_id for trade in trades] == [7]
+
+
 async def test_only_the_venues_own_words_are_a_refusal() -> None:
     refusal = answer(b'{"message":"NotFound"}', status="404 Not Found")
     async with socket_that_says(iter([refusal])) as url, client(url) as rest:
