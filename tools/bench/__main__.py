@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.runtime import tune_collector
-from tools.bench.documents import DOCUMENT, own_tables, write
-from tools.bench.registry import Benchmark, Case, Run, benchmarks, usual
+from tools.bench.documents import CASE_TITLES, DOCUMENT, case_rows, own_tables, write
+from tools.bench.registry import Case, Run, benchmarks, usual
 
 RESULTS = Path("bench-results")
 
@@ -58,7 +58,7 @@ def main(
     if unknown:
         raise click.UsageError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     cases: list[Case] = []
@@ -72,7 +72,7 @@ def main(
         # As every service does at its start.
         tune_collector()
         try:
-            uvloop.run(_measure(known[name], run))
+            uvloop.run(known[name](run))
         except Exception:  # noqa: BLE001 - whatever it was, the others are still to be measured
             traceback.print_exc()
             failed.append(name)
@@ -111,10 +111,6 @@ def _write_docs(path: Path) -> None:
         print(f"{DOCUMENT.name}: {name}")
 
 
-async def _measure(benchmark: Benchmark, run: Run) -> None:
-    await benchmark(run)
-
-
 def _machine() -> dict[str, object]:
     return {
         "python": platform.python_version(),
@@ -136,28 +132,11 @@ def _processor() -> str:
 
 def _table(cases: list[Case]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("case", "units", "client µs/unit", "server µs/unit", "wall ms", "note"):
+    for title in CASE_TITLES:
         table.add_column(title, justify="left" if title in ("case", "note") else "right")
-    for case in cases:
-        if not case.samples:
-            table.add_row(case.name, "", "", "", "", case.note)
-            continue
-        server = case.server_us()
-        table.add_row(
-            case.name,
-            f"{case.samples[0].count:,} {case.unit}s",
-            _text(case.client_us()),
-            "" if server is None else _text(server),
-            _text(case.wall_ms()),
-            case.note,
-        )
+    for row in case_rows([case.as_json() for case in cases]):
+        table.add_row(*row)
     return table
-
-
-def _text(spread: tuple[float, float, float]) -> str:
-    middle, least, most = spread
-    digits = 2 if middle < 10 else 1
-    return f"{middle:.{digits}f} ({least:.{digits}f}-{most:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.bench.figures import Spread
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 REST = "rest"
+CASE_TITLES = ("case", "units", "client CPU us/unit", "server CPU us/unit", "wall ms", "note")
 _BLOCK = re.compile(r"<!-- bench (?P<name>\S+) -->\n(?P<body>.*?)<!-- end bench -->\n", re.DOTALL)
 
 Parts = dict[str, list[dict[str, Any]]]
@@ -67,7 +70,11 @@ def fill(text: str, results: dict[str, Any]) -> str:
     def made(name: str) -> list[str]:
         bench = name.partition(":")[0]
         run = benches[bench]
-        lines = _tables[name](run["results"]) if name != bench else _cases(results["cases"], bench)
+        if name == bench:
+            cases = [case for case in results["cases"] if case["bench"] == bench]
+            lines = markdown(CASE_TITLES, case_rows(cases))
+        else:
+            lines = _tables[name](run["results"])
         return [*lines, "", _circumstances(results, run)]
 
     def write(found: re.Match[str]) -> str:
@@ -89,29 +96,20 @@ def fill(text: str, results: dict[str, Any]) -> str:
     return _BLOCK.sub(write, text)
 
 
-def _cases(cases: Sequence[dict[str, Any]], bench: str) -> list[str]:
-    rows = [
+def case_rows(cases: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row of texts for each case (`Case.as_json`), as `CASE_TITLES` says."""
+    return [
         [
             case["case"],
             f"{case['count']:,} {case['unit']}s",
-            _spread(case["client_us"]),
-            _spread(case["server_us"]),
-            _spread(case["wall_ms"]),
+            *(
+                "" if case[figure] is None else Spread(*case[figure]).text()
+                for figure in ("client_us", "server_us", "wall_ms")
+            ),
             case["note"],
         ]
         for case in cases
-        if case["bench"] == bench
     ]
-    titles = ["case", "units", "client CPU us/unit", "server CPU us/unit", "wall ms", "note"]
-    return markdown(titles, rows)
-
-
-def _spread(found: Sequence[float] | None) -> str:
-    if found is None:
-        return ""
-    middle, least, most = found
-    digits = 2 if middle < 10 else 1
-    return f"{middle:,.{digits}f} ({least:,.{digits}f}-{most:,.{digits}f})"
 
 
 def _circumstances(results: dict[str, Any], run: dict[str, Any]) -> str:

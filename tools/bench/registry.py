@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import tools.bench
+from tools.bench.figures import Spread, process_cpu_s, spread
 from tools.embedded.process import EmbeddedServer
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -46,22 +42,22 @@ class Case:
     note: str = ""
     samples: list[Sample] = field(default_factory=list)
 
-    def client_us(self) -> tuple[float, float, float]:
+    def client_us(self) -> Spread:
         """CPU of this process for each unit, microseconds: median, least, most."""
-        return _spread([1e6 * sample.client_s / sample.count for sample in self.samples])
+        return spread([1e6 * sample.client_s / sample.count for sample in self.samples])
 
-    def server_us(self) -> tuple[float, float, float] | None:
+    def server_us(self) -> Spread | None:
         """CPU of the server for each unit, microseconds."""
         found = [
             1e6 * sample.server_s / sample.count
             for sample in self.samples
             if sample.server_s is not None
         ]
-        return _spread(found) if found else None
+        return spread(found) if found else None
 
-    def wall_ms(self) -> tuple[float, float, float]:
+    def wall_ms(self) -> Spread:
         """Wall time of a whole sample, milliseconds."""
-        return _spread([1e3 * sample.wall_s for sample in self.samples])
+        return spread([1e3 * sample.wall_s for sample in self.samples])
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -107,12 +103,12 @@ class Run:
         """Measure the block as one sample of `case`; the block sets `count`."""
         sample = Sample()
         pid = None if server is None else server.pid
-        server_before = None if pid is None else process_cpu_s(pid)
+        server_before = process_cpu_s(pid or 0)
         wall, cpu = time.perf_counter(), time.process_time()
         yield sample
         sample.client_s = time.process_time() - cpu
         sample.wall_s = time.perf_counter() - wall
-        if pid is not None and server_before is not None:
+        if pid is not None:
             sample.server_s = process_cpu_s(pid) - server_before
         self.case(case, unit=unit).samples.append(sample)
 
@@ -133,7 +129,7 @@ class Run:
         self.case(case).note = text
 
 
-Benchmark = Callable[[Run], Awaitable[None]]
+Benchmark = Callable[[Run], Coroutine[Any, Any, None]]
 _found: dict[str, Benchmark] = {}
 _on_request: set[str] = set()
 
@@ -164,17 +160,3 @@ def benchmarks() -> dict[str, Benchmark]:
 def usual() -> list[str]:
     """The names of those that are run when none is named."""
     return [name for name in benchmarks() if name not in _on_request]
-
-
-def process_cpu_s(pid: int) -> float:
-    """User and system time that a process has used, seconds, in steps of 10 ms (Linux; else 0)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def _spread(values: list[float]) -> tuple[float, float, float]:
-    return median(values), min(values), max(values)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import msgspec
-
 from tools.bench.fanout.native import NoCompiler, program
 from tools.bench.fanout.servers import SERVERS, running
 from tools.bench.fanout.sink import Found, sink
@@ -37,16 +35,13 @@ async def fanout(run: Run) -> None:
     await _many(run)
 
 
-def _keep(run: Run, part: str, **sample: Any) -> None:
-    run.results.setdefault(part, []).append(sample)
-
-
-def _note(run: Run, part: str, server: str, found: Found, text: str) -> None:
-    sample = run.sample(f"{part}: {server}", unit="frame")
-    sample.count = found.deliveries
-    sample.wall_s = found.wall_s
-    sample.server_s = found.cpu_s
-    run.note(f"{part}: {server}", text)
+def _keep(
+    run: Run, part: str, case: str, server: str, number: int, found: Found, **figures: Any
+) -> None:
+    """What a round gave, for the table of `part` and for that of all cases."""
+    run.results.setdefault(part, []).append({"server": server, "round": number, **figures})
+    sample = run.sample(f"{case}: {server}", unit="frame")
+    sample.count, sample.wall_s, sample.server_s = found.deliveries, found.wall_s, found.cpu_s
 
 
 async def _load(run: Run) -> None:
@@ -66,17 +61,13 @@ async def _load(run: Run) -> None:
                         server, [clients], flushes=flushes + warmup, ticks=ticks, warmup=warmup
                     )
                 _keep(
-                    run,
-                    "load",
-                    server=name,
+                    *(run, "load", f"{ticks} a flush", name, number, found),
                     clients=clients,
                     ticks=ticks,
-                    round=number,
                     cpu_us=found.cpu_us,
                     frame_bytes=found.bytes / found.deliveries,
                     others=found.others,
                 )
-                _note(run, f"{ticks} a flush", name, found, f"{clients} clients")
 
 
 async def _paced(run: Run) -> None:
@@ -93,18 +84,16 @@ async def _paced(run: Run) -> None:
                     ticks=1,
                     rate=_PACED_PER_S,
                 )
+            assert found.delay_us is not None
             _keep(
-                run,
-                "paced",
-                server=name,
+                *(run, "paced", f"{_PACED_PER_S} ticks/s", name, number, found),
                 clients=clients,
                 per_s=_PACED_PER_S,
-                round=number,
                 cpu_us=found.cpu_us,
                 cpu_share=found.cpu_s / found.wall_s,
-                delay_us=msgspec.to_builtins(found.delay_us),
+                p50_ms=found.delay_us.p50 / 1000,
+                p99_ms=found.delay_us.p99 / 1000,
             )
-            _note(run, f"{_PACED_PER_S} ticks/s", name, found, f"{clients} clients")
 
 
 async def _many(run: Run) -> None:
@@ -117,5 +106,22 @@ async def _many(run: Run) -> None:
                 continue
             async with running(name, 1) as server:
                 found = await sink(server, stages, flushes=45, warmup=5, ticks=1)
-            _keep(run, "many", server=name, round=number, found=msgspec.to_builtins(found))
-            _note(run, f"{stages[-1]} clients", name, found, "1 tick per flush")
+            case = f"{stages[-1]} clients"
+            _keep(run, "many", case, name, number, found, stages=stages, **_connections(found))
+
+
+def _connections(found: Found) -> dict[str, float]:
+    """What one connection costs, and how far apart the first and the last served are."""
+    first, (before, last) = found.stages[0], found.stages[-2:]
+    added, delays = last.clients - before.clients, found.delay_us
+    assert delays is not None
+    return {
+        "handshakes_per_s": added / last.handshake_s,
+        "handshake_us": 1e6 * last.handshake_cpu_s / added,
+        "subscribe_us": 1e6 * last.subscribe_cpu_s / added,
+        # By the first stage: what later ones are given may have been another's before.
+        "idle_kib": (first.rss_kib - found.rss_kib) / first.clients,
+        "subscribed_kib": (last.subscribed_rss_kib - before.subscribed_rss_kib) / added,
+        "latest_to_median": delays.max / delays.p50,
+        "slowest_to_median": delays.client_slowest / delays.client_median,
+    }

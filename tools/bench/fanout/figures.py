@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 Sample = dict[str, Any]
-
-
-class Spread(NamedTuple):
-    """Of several rounds."""
-
-    median: float
-    least: float
-    most: float
-
-    def text(self, digits: int) -> str:
-        return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.most:,.{digits}f})"
 
 
 class Ratio(NamedTuple):
@@ -34,16 +23,10 @@ class Ratio(NamedTuple):
         return f"{self.best:.2f} ({self.pairs:.2f})"
 
 
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(median(values), min(values), max(values))
-
-
-def of_server(
-    samples: Sequence[Sample], server: str, value: Callable[[Sample], float]
-) -> list[float]:
+def of_server(samples: Sequence[Sample], server: str, figure: str) -> list[float]:
     """A figure of one server, by rounds."""
     found = [sample for sample in samples if sample["server"] == server]
-    return [value(sample) for sample in sorted(found, key=lambda sample: sample["round"])]
+    return [float(sample[figure]) for sample in sorted(found, key=lambda sample: sample["round"])]
 
 
 def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
@@ -54,18 +37,6 @@ def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
 
 def load_of(samples: Sequence[Sample], ticks: int) -> list[Sample]:
     return [sample for sample in samples if sample["ticks"] == ticks]
-
-
-def cpu_us(sample: Sample) -> float:
-    return float(sample["cpu_us"])
-
-
-def p99_ms(sample: Sample) -> float:
-    return float(sample["delay_us"]["p99"]) / 1000
-
-
-def p50_ms(sample: Sample) -> float:
-    return float(sample["delay_us"]["p50"]) / 1000
 
 
 class Bound(NamedTuple):
@@ -91,22 +62,22 @@ def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
     found: list[Bound] = []
     for ticks, most in ((1, 1.35), (10, 2.0)):
         samples = load_of(load, ticks)
-        mine = of_server(samples, "gateway", cpu_us)
-        limit = of_server(samples, "limit", cpu_us)
+        mine = of_server(samples, "gateway", "cpu_us")
+        limit = of_server(samples, "limit", "cpu_us")
         name = "1 tick" if ticks == 1 else f"{ticks} ticks"
         found.append(Bound(f"CPU, {name} per flush, to C", most, ratio(mine, limit)))
     one = load_of(load, 1)
-    mine = of_server(one, "gateway", cpu_us)
+    mine = of_server(one, "gateway", "cpu_us")
     for server, title, fewer in (
         ("fastapi-queues", "FastAPI `send_text` by queues", 2.5),
         ("fastapi", "FastAPI `send_text` in turn", 2.5),
         ("websockets", "`websockets.broadcast`", 1.3),
     ):
-        others = of_server(one, server, cpu_us)
-        by_c = ratio(of_server(one, "limit", cpu_us), others).best
+        others = of_server(one, server, "cpu_us")
+        by_c = ratio(of_server(one, "limit", "cpu_us"), others).best
         name = f"CPU, 1 tick per flush, to {title}"
         found.append(Bound(name, 1 / fewer, ratio(mine, others), by_c))
-    delays = of_server(paced, "gateway", p99_ms), of_server(paced, "limit", p99_ms)
+    delays = of_server(paced, "gateway", "p99_ms"), of_server(paced, "limit", "p99_ms")
     name = "p99 of delays at 50 ticks/s, to C (by pairs)"
     found.append(Bound(name, 1.3, ratio(*delays), by_pairs=True))
     return found

@@ -13,13 +13,11 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from services.common.settings import CommonSettings, child_environment
-from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.specs import log_specs
+from services.common.settings import child_environment
 from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import program
 from tools.bench.fanout.ticks import FIRST, message, record
-from tools.bench.gateway_process import gateway_process
+from tools.bench.servers import SHARDS, gateway_process, publisher_on
 from tools.embedded import NatsServer, free_port
 from tools.embedded.process import die_with_parent
 
@@ -126,7 +124,14 @@ async def _child(
     arguments: list[str], pipe: int, variables: dict[str, str]
 ) -> AsyncIterator[tuple[int, int]]:
     """A server that prints its port; its pid and that port."""
-    settings = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": "0", "BROKER_KIND": "memory", **_QUIET}
+    settings = {
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": "0",
+        "BROKER_KIND": "memory",
+        "LOG_LEVEL": "ERROR",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+    }
     process = await asyncio.create_subprocess_exec(
         *arguments,
         stdout=asyncio.subprocess.PIPE,
@@ -147,9 +152,6 @@ async def _child(
         await process.wait()
 
 
-_QUIET = {"LOG_LEVEL": "ERROR", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
-
-
 @asynccontextmanager
 async def _gateway_on_nats(
     pipe: int, ticks: int, variables: dict[str, str]
@@ -159,23 +161,18 @@ async def _gateway_on_nats(
         nats = await stack.enter_async_context(NatsServer())
         if nats.pid is not None:
             os.sched_setaffinity(nats.pid, other_core())
-        settings = CommonSettings(nats_urls=nats.url)
-        broker = NatsBroker((nats.url,), prefix=settings.js_stream_name)
-        await stack.enter_async_context(broker)
-        await broker.ensure(log_specs(settings))
-        publisher = await broker.publisher()
-        stack.push_async_callback(publisher.aclose)
-        await publisher.send(record(FIRST - 1, settings.shard_count))
+        publisher = await stack.enter_async_context(publisher_on(nats, shards=SHARDS))
+        await publisher.send(record(FIRST - 1, SHARDS))
         await publisher.flush()
         port = free_port()
-        gateway = gateway_process(nats.url, port, {"BROKER_KIND": "nats", **_QUIET, **variables})
-        pid = await stack.enter_async_context(gateway)
+        settings = {"SHARD_COUNT": str(SHARDS), **variables}
+        pid = await stack.enter_async_context(gateway_process(nats.url, port, settings))
         os.sched_setaffinity(pid, server_core())
         seqs = count(FIRST)
 
         def flush() -> None:
             for _ in range(ticks):
-                publisher.offer(record(next(seqs), settings.shard_count))
+                publisher.offer(record(next(seqs), SHARDS))
 
         on_credits(pipe, flush, lambda: None)
         try:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import multiprocessing
-import os
 import socket
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import msgspec
 
-from services.common.settings import child_environment
 from services.common.stream import Broker, Position
-from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.specs import log_specs
-from services.gateway.testing import Market, small_settings
+from services.gateway.testing import Market
+from tools.bench.figures import process_cpu_s
 from tools.bench.registry import Run, Sample, bench
+from tools.bench.servers import broker, gateway_process
+from tools.bench.websocket import command, handshake
 from tools.embedded import NatsServer, free_port
-from tools.stack.process import Process
 
 _TICKS = 10_000
 # Ticks before those, so that no two backfills from the log need the same pages.
@@ -53,32 +48,40 @@ async def backfill(run: Run) -> None:
     """10,000 ticks by `from_seq`, until the client has the last byte, beside bare ones in turn."""
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(NatsServer())
-        broker = await stack.enter_async_context(NatsBroker((nats.url,)))
-        market = await _filled(broker)
+        log = await stack.enter_async_context(broker("nats", nats, shards=1))
+        market = await _filled(log)
         sources: dict[str, _Source] = {}
         for case, window_bytes in ((_LOG, 0), (_WINDOW, _BUFFER_BYTES)):
-            gateway = await stack.enter_async_context(_gateway(nats.url, window_bytes))
+            port = free_port()
+            variables = {
+                "SHARD_COUNT": "1",
+                "WINDOW_BYTES": str(window_bytes),
+                # Nothing but what is measured is to be sent.
+                "WS_HEARTBEAT_MS": "3600000",
+                "WS_PING_INTERVAL_S": "3600",
+            }
+            pid = await stack.enter_async_context(gateway_process(nats.url, port, variables))
             # Somebody else follows the stream already, and goes on.
-            await asyncio.to_thread(stack.enter_context, closing(_follower(gateway.port)))
-            connect = partial(_subscriber, gateway.port)
-            sources[case] = _Source(connect, partial(_ask, market), gateway.pid or 0)
+            await asyncio.to_thread(stack.enter_context, closing(_follower(port)))
+            connect = partial(_subscriber, port)
+            sources[case] = _Source(connect, partial(_ask, market), pid)
         _, same = await _collected(sources[_WINDOW], _BEFORE)
         _verify(same, market, _BEFORE)
         sources[_WINDOW_BARE] = stack.enter_context(_bare_writer(same))
         repeats = 1 if run.quick else _REPEATS
         for held in range(_BEFORE - run.rounds * repeats, _BEFORE):
             with run.measure(_LOG_BARE, nats, unit="tick") as sample:
-                sample.count = await _read(broker, market, held)
+                sample.count = await _read(log, market, held)
             for case, source, position in (
                 (_LOG, sources[_LOG], held),
                 (_LOG_AGAIN, sources[_LOG], held),
                 (_WINDOW_BARE, sources[_WINDOW_BARE], _BEFORE),
                 (_WINDOW, sources[_WINDOW], _BEFORE),
             ):
-                before = _cpu_s(source.pid)
+                before = process_cpu_s(source.pid)
                 sample, received = await _collected(source, position)
                 sample.count = _verify(received, market, position)
-                sample.server_s = _cpu_s(source.pid) - before
+                sample.server_s = process_cpu_s(source.pid) - before
                 run.case(case, unit="tick").samples.append(sample)
     _compare(run, _LOG, _LOG_BARE, 3.0)
     run.note(_LOG_AGAIN, "its pages are held")
@@ -98,9 +101,8 @@ def _walls(run: Run, case: str) -> list[float]:
 # ---------------------------------------------------------------------- what is read
 
 
-async def _filled(broker: Broker) -> Market:
-    await broker.ensure(log_specs(small_settings(shard_count=1)))
-    publisher = await broker.publisher()
+async def _filled(log: Broker) -> Market:
+    publisher = await log.publisher()
     market = Market(publisher, shards=1, padding=_PADDING)
     others = [Market(publisher, product, shards=1, padding=_PADDING) for product in _OTHERS]
     await market.ticks(_BEFORE + 1)
@@ -120,12 +122,12 @@ def _ask(market: Market, held: int) -> bytes:
     return _subscribe(_seq(market, held))
 
 
-async def _read(broker: Broker, market: Market, held: int) -> int:
+async def _read(log: Broker, market: Market, held: int) -> int:
     """Find the place and read to the head."""
-    cursor = await broker.seek(market.subject, Position(market.epoch, _seq(market, held)))
+    cursor = await log.seek(market.subject, Position(market.epoch, _seq(market, held)))
     count = 0
     while True:
-        page = await broker.read(market.subject, cursor, limit=_PAGE)
+        page = await log.read(market.subject, cursor, limit=_PAGE)
         count += len(page.messages)
         cursor = page.cursor
         if page.at_head:
@@ -161,37 +163,6 @@ class _Source:
     pid: int
 
 
-@asynccontextmanager
-async def _gateway(nats_url: str, window_bytes: int) -> AsyncIterator[Process]:
-    variables = {
-        "NATS_URLS": nats_url,
-        "SHARD_COUNT": "1",
-        "HTTP_HOST": "127.0.0.1",
-        "LOG_LEVEL": "ERROR",
-        "WINDOW_BYTES": str(window_bytes),
-        # Nothing but what is measured is to be sent.
-        "WS_HEARTBEAT_MS": "3600000",
-        "WS_PING_INTERVAL_S": "3600",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
-        "AWS_ACCESS_KEY_ID": "none",
-        "AWS_SECRET_ACCESS_KEY": "none",
-    }
-    with tempfile.TemporaryDirectory(prefix="mdf-bench-") as folder:
-        process = Process(
-            "gateway",
-            "services.gateway",
-            port=free_port(),
-            log_dir=Path(folder),
-            ready_path="/readyz",
-            environment=lambda port: child_environment({**variables, "HTTP_PORT": str(port)}),
-        )
-        try:
-            await process.start()
-            yield process
-        finally:
-            await process.stop()
-
-
 @contextmanager
 def _bare_writer(same: bytes) -> Iterator[_Source]:
     """A process that answers any byte with `same`, in one write."""
@@ -223,12 +194,6 @@ def _write_when_asked(listener: socket.socket, same: bytes) -> None:
                 connection.recv(1)
 
 
-def _cpu_s(pid: int) -> float:
-    """On-CPU time of a process's threads, to the nanosecond (Linux): a backfill takes few ms."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-
 # ---------------------------------------------------------------------- the client
 
 
@@ -256,11 +221,7 @@ def _collect(source: _Source, held: int) -> tuple[Sample, bytes]:
 def _subscriber(port: int) -> socket.socket:
     """Connected and welcomed."""
     sock = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S)
-    key = base64.b64encode(os.urandom(16)).decode()
-    sock.sendall(
-        f"GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-    )
+    sock.sendall(handshake())
     received = b""
     while b'"type":"welcome"' not in received:
         received += sock.recv(4096)
@@ -278,7 +239,5 @@ def _follower(port: int) -> socket.socket:
 
 
 def _subscribe(from_seq: int | None) -> bytes:
-    """The command in a frame, masked with zeros, which leaves it as it is."""
-    command = {"type": "subscribe", "product": "BTC-USD"}
-    text = msgspec.json.encode(command | ({} if from_seq is None else {"from_seq": from_seq}))
-    return bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text
+    place = {} if from_seq is None else {"from_seq": from_seq}
+    return command(type="subscribe", product="BTC-USD", **place)

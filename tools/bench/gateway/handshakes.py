@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import socket
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from tools.bench.documents import markdown, table
 from tools.bench.fanout.servers import Running, running
+from tools.bench.figures import process_cpu_s, spread
 from tools.bench.registry import Run, bench
+from tools.bench.websocket import TEXT, frame, handshake
 
 _SERVERS = ("limit", "gateway", "websockets", "fastapi")
 _TITLES = {
@@ -22,6 +21,13 @@ _TITLES = {
     "fastapi": "FastAPI, `@app.websocket`",
 }
 _AT_ONCE = 100
+# What browsers send besides, roughly.
+_BROWSERS = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0",
+    "Origin: http://127.0.0.1:8080",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-US,en;q=0.9",
+)
 
 
 @bench("handshakes")
@@ -43,32 +49,33 @@ async def handshakes(run: Run) -> None:
 
 
 async def _measure(run: Run, server: Running, clients: int) -> dict[str, Any]:
-    memory, cpu = _private_kib(server.pid), _cpu_us(server.pid)
+    memory, cpu = _private_kib(server.pid), process_cpu_s(server.pid)
     kernel = _kernel_kib()
     open_ = await _open(server, clients)
-    opened_us = (_cpu_us(server.pid) - cpu) / clients
+    opened_s = process_cpu_s(server.pid) - cpu
     idle_kib = (_private_kib(server.pid) - memory) / clients
     kernel_kib = (_kernel_kib() - kernel) / clients
     result: dict[str, Any] = {
         "server": server.name,
         "clients": clients,
-        "handshake_us": opened_us,
+        "handshake_us": 1e6 * opened_s / clients,
         "idle_kib": idle_kib,
         "kernel_kib": kernel_kib,
     }
     sample = run.sample(_TITLES[server.name], unit="handshake")
-    sample.count, sample.server_s = clients, opened_us * clients / 1e6
+    sample.count, sample.server_s = clients, opened_s
     if server.subscribe:
-        cpu = _cpu_us(server.pid)
+        cpu = process_cpu_s(server.pid)
         for sockets in _groups(open_):
             for sock in sockets:
-                sock.sendall(_masked(server.subscribe))
+                sock.sendall(frame(TEXT, server.subscribe.encode()))
             for sock in sockets:
                 await _until(sock, server.ready.encode())
-        result["subscribe_us"] = (_cpu_us(server.pid) - cpu) / clients
+        subscribed_s = process_cpu_s(server.pid) - cpu
+        result["subscribe_us"] = 1e6 * subscribed_s / clients
         result["subscribed_kib"] = (_private_kib(server.pid) - memory) / clients
         sample = run.sample("gateway, subscribe", unit="subscription")
-        sample.count, sample.server_s = clients, result["subscribe_us"] * clients / 1e6
+        sample.count, sample.server_s = clients, subscribed_s
     await _close(open_)
     return result
 
@@ -80,7 +87,7 @@ async def _open(server: Running, clients: int) -> list[socket.socket]:
         for sock in group:
             sock.connect(("127.0.0.1", server.port))
             sock.setblocking(False)
-            sock.sendall(_handshake())
+            sock.sendall(handshake(*_BROWSERS))
         for sock in group:
             await _until(sock, b'"type":"welcome"' if server.subscribe else b"\r\n\r\n")
         found += group
@@ -107,29 +114,6 @@ async def _close(sockets: list[socket.socket]) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         sock.close()
     await asyncio.sleep(0.3)
-
-
-def _handshake() -> bytes:
-    # The headers that browsers send, roughly.
-    return (
-        b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0\r\n"
-        b"Origin: http://127.0.0.1:8080\r\nSec-WebSocket-Version: 13\r\n"
-        b"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n"
-        b"Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)) + b"\r\n\r\n"
-    )
-
-
-def _masked(command: str) -> bytes:
-    payload = command.encode()
-    # A mask of zeros leaves the payload as it is.
-    return bytes((0x81, 0x80 | len(payload), 0, 0, 0, 0)) + payload
-
-
-def _cpu_us(pid: int) -> float:
-    """CPU that all threads of a process have used, to the nanosecond, as the scheduler counts."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((one / "schedstat").read_text().split()[0]) for one in tasks) / 1e3
 
 
 def _private_kib(pid: int) -> float:
@@ -159,6 +143,4 @@ def idle(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _spread(samples: list[dict[str, Any]], key: str) -> str:
     values = [one[key] for one in samples if key in one]
-    if not values:
-        return ""
-    return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+    return spread(values).text(1) if values else ""

@@ -11,16 +11,17 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
-
-import msgspec
 
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import publish_frame
 from tools.bench.documents import Parts, markdown, table
+from tools.bench.figures import quantile, spread
 from tools.bench.gateway.slow_clients import QuickReader
 from tools.bench.registry import Run, bench
+from tools.bench.websocket import command
 from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.stack.options import StackOptions
@@ -103,12 +104,13 @@ async def latency(run: Run) -> None:
                 environment=environment,
             )
             async with Stack(options) as stack:
-                reader = _Reader(stack.products)
-                port = stack.services["gateway"].port
-                await asyncio.get_running_loop().create_connection(
-                    lambda reader=reader: reader,  # type: ignore[misc] # uvloop wants a factory
-                    "127.0.0.1",
-                    port,
+                subscribe = command(
+                    type="subscribe",
+                    products=stack.products,
+                    channels=["ticker", "trades", "book"],
+                )
+                _, reader = await asyncio.get_running_loop().create_connection(
+                    partial(QuickReader, subscribe), "127.0.0.1", stack.services["gateway"].port
                 )
                 # Snapshots, first rows and checkpoints are not what is measured.
                 await asyncio.sleep(min(5.0, seconds))
@@ -144,8 +146,8 @@ def _hops(
         {
             "load": load.name,
             "hop": hop,
-            "p50": _quantile(some, 0.5),
-            "p99": _quantile(some, 0.99),
+            "p50": quantile(some, 0.5),
+            "p99": quantile(some, 0.99),
             "count": len(some),
         }
         for hop, some in values.items()
@@ -172,10 +174,6 @@ async def _bare_messages(url: str, seconds: float) -> list[float]:
     return found
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[int(share * (len(values) - 1))]
-
-
 @table("latency:hops")
 def hops(parts: Parts) -> list[str]:
     """A line for each hop; of each load p50 and p99, the median of the rounds (least-most)."""
@@ -190,34 +188,5 @@ def hops(parts: Parts) -> list[str]:
 
 
 def _text(found: list[dict[str, Any]], load: str, hop: str, which: str) -> str:
-    some = sorted(one[which] / 1e3 for one in found if one["load"] == load and one["hop"] == hop)
-    if not some:
-        return ""
-    return f"{some[len(some) // 2]:.2f} ({some[0]:.2f}-{some[-1]:.2f})"
-
-
-class _Reader(QuickReader):
-    """Subscribes to every stream of some products."""
-
-    def __init__(self, products: Sequence[str]) -> None:
-        super().__init__()
-        command = {
-            "type": "subscribe",
-            "products": list(products),
-            "channels": ["ticker", "trades", "book"],
-        }
-        text = msgspec.json.encode(command)
-        # Masked with zeros, which leaves it as it is.
-        self._command = bytes((0x81, 0x80 | 126)) + len(text).to_bytes(2) + bytes(4) + text
-        self._asked = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        # What it subscribes to is said here.
-        self.upgraded = True
-
-    def data_received(self, data: bytes) -> None:
-        if not self._asked:
-            self._asked = True
-            self.transport.write(self._command)
-        super().data_received(data)
+    some = [one[which] / 1e3 for one in found if one["load"] == load and one["hop"] == hop]
+    return spread(some).text(2) if some else ""

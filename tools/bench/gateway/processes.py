@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
-from tools.bench.documents import markdown, table
+from tools.bench.documents import Parts, markdown, table
 from tools.bench.fanout.native import NoCompiler, program
 from tools.bench.fanout.servers import running
 from tools.bench.fanout.sink import sink
+from tools.bench.figures import spread
 from tools.bench.registry import Run, bench
 
 _WORKERS = (1, 2, 4)
@@ -55,9 +55,6 @@ async def processes(run: Run) -> None:
     run.results["flushes"] = found
 
 
-Parts = dict[str, list[dict[str, Any]]]
-
-
 def _of(parts: Parts, workers: int, clients: int, ticks: int = _ONE) -> list[float]:
     return [
         one["flush_us"]
@@ -76,7 +73,7 @@ def flushes(parts: Parts) -> list[str]:
             _of(parts, workers, _FEW, _MANY),
             _of(parts, workers, _CLIENTS),
         ]
-        texts = [f"{median(one):,.0f} ({min(one):,.0f}-{max(one):,.0f})" for one in cases]
+        texts = [spread(one).text(0) for one in cases]
         rows.append([str(workers), *texts, f"{min(cases[-1]) / best:.2f}"])
     about = "CPU of all processes for a flush, us: median (min-max); to one: best of each."
     titles = [

@@ -14,6 +14,8 @@ from itertools import repeat
 
 import msgspec
 
+from tools.bench.websocket import TEXT, frame, handshake
+
 
 def main(port: int) -> int:
     wanted = msgspec.json.decode(sys.stdin.readline(), type=list[tuple[str, str]])
@@ -35,19 +37,9 @@ def main(port: int) -> int:
 
 def _connected(port: int, command: str, extensions: str) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port))
-    header = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
-    sock.sendall(
-        b"GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        + header.encode()
-        + b"\r\n"
-    )
+    sock.sendall(handshake(*([f"Sec-WebSocket-Extensions: {extensions}"] if extensions else [])))
     assert sock.recv(12) == b"HTTP/1.1 101"
-    payload = command.encode()
-    size = len(payload)
-    head = bytes((0x81, 0x80 | size)) if size < 126 else b"\x81\xfe" + size.to_bytes(2, "big")
-    # A mask of zeros leaves the payload as it is.
-    sock.sendall(head + bytes(4) + payload)
+    sock.sendall(frame(TEXT, command.encode()))
     return sock
 
 

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import re
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import msgspec
 
-from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.specs import log_specs
-from services.gateway.testing import Market, small_settings
-from tools.bench.gateway_process import gateway_process
-from tools.bench.registry import Run, bench, process_cpu_s
+from services.gateway.testing import Market
+from tools.bench.figures import process_cpu_s, quantile
+from tools.bench.registry import Run, bench
+from tools.bench.servers import gateway_process, publisher_on, trading
+from tools.bench.websocket import command, handshake
 from tools.embedded import NatsServer, free_port
 
 _SLOW = 10
 _TICKS_PER_S = 20
 # Reached after some seconds at this rate; with the default of 1 MiB it would take minutes.
 _QUEUE_BYTES = 65_536
-_COMMAND = b'{"type":"subscribe","product":"BTC-USD"}'
-# A mask of zeros leaves the payload as it is.
-SUBSCRIBE = bytes((0x81, 0x80 | len(_COMMAND), 0, 0, 0, 0)) + _COMMAND
+SUBSCRIBE = command(type="subscribe", product="BTC-USD")
 _SEQ = re.compile(rb'"seq":(\d+),')
 _INGESTED = re.compile(rb'"ts_ingest":(\d{16})')
 
@@ -63,12 +58,12 @@ async def slow_readers(run: Run) -> None:
                     resets += counts["reset"]
                     stepped_down += counts["mode"] > 0
                     caught_up += 1
-    ratio = _p99(found[True]) / _p99(found[False])
+    ratio = quantile(found[True], 0.99) / quantile(found[False], 0.99)
     for with_slow, values in found.items():
-        run.note(_name(with_slow), f"{clients} clients, p99 {_p99(values) / 1000:.1f} ms")
+        run.note(_name(with_slow), f"{clients} clients, p99 {quantile(values, 0.99) / 1000:.1f} ms")
     run.note(
         _name(True),
-        f"{clients} clients, p99 {_p99(found[True]) / 1000:.1f} ms; ratio {ratio:.2f}; "
+        f"{clients} clients, p99 {quantile(found[True], 0.99) / 1000:.1f} ms; ratio {ratio:.2f}; "
         f"{caught_up} slow ones ({stepped_down} taken off live) verified to the head, "
         f"{resets} resets",
     )
@@ -76,10 +71,6 @@ async def slow_readers(run: Run) -> None:
 
 def _name(with_slow: bool) -> str:
     return "with 10 slow readers" if with_slow else "without slow readers"
-
-
-def _p99(values: list[int]) -> float:
-    return float(sorted(values)[int(len(values) * 0.99)])
 
 
 class Place:
@@ -96,19 +87,21 @@ class Place:
     async def __aenter__(self) -> Place:
         enter = self._stack.enter_async_context
         nats = await enter(NatsServer())
-        broker = await enter(NatsBroker((nats.url,), prefix="MARKET"))
-        await broker.ensure(log_specs(small_settings()))
-        publisher = await broker.publisher()
-        self._stack.push_async_callback(publisher.aclose)
-        self.market = Market(publisher, padding=600)
+        self.market = Market(await enter(publisher_on(nats, shards=2)), padding=600)
         await self.market.ticks(5)
-        self.pid = await enter(_gateway(nats.url, self.port))
+        variables = {
+            "SHARD_COUNT": "2",
+            "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
+            # The readers here answer no pings.
+            "WS_PING_INTERVAL_S": "3600",
+            "WS_SLOW_CLOSE_S": "3600",
+        }
+        self.pid = await enter(gateway_process(nats.url, self.port, variables))
         loop = asyncio.get_running_loop()
         for _ in range(self._clients):
-            reader = QuickReader()
-            await loop.create_connection(partial(_same, reader), "127.0.0.1", self.port)
+            _, reader = await loop.create_connection(QuickReader, "127.0.0.1", self.port)
             self._quick.append(reader)
-        await enter(_trading(self.market))
+        await enter(trading(self.market, _TICKS_PER_S))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -124,43 +117,11 @@ class Place:
         return [value for reader in self._quick for value in reader.latencies]
 
 
-def _gateway(nats_url: str, port: int) -> AbstractAsyncContextManager[int]:
-    variables = {
-        "SHARD_COUNT": "2",
-        "LOG_LEVEL": "ERROR",
-        "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
-        # The readers here answer no pings.
-        "WS_PING_INTERVAL_S": "3600",
-        "WS_SLOW_CLOSE_S": "3600",
-    }
-    return gateway_process(nats_url, port, variables)
-
-
-@asynccontextmanager
-async def _trading(market: Market) -> AsyncIterator[None]:
-    async def trade() -> None:
-        while True:
-            await market.ticks(1)
-            await asyncio.sleep(1 / _TICKS_PER_S)
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(trade())
-        yield
-        task.cancel()
-
-
-def _handshake() -> bytes:
-    key = base64.b64encode(os.urandom(16))
-    return (
-        b"GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + b"\r\n\r\n"
-    )
-
-
 class QuickReader(asyncio.Protocol):
-    """Takes everything at once and notes how old each tick was, microseconds."""
+    """Subscribes, takes everything at once and notes how old each tick was, microseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, subscribe: bytes = SUBSCRIBE) -> None:
+        self._subscribe = subscribe
         self.latencies: list[int] = []
         self._rest = b""
         self.upgraded = False
@@ -169,13 +130,13 @@ class QuickReader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(_handshake())
+        self.transport.write(handshake())
 
     def data_received(self, data: bytes) -> None:
         now = time.time_ns() // 1000
         if not self.upgraded:
             self.upgraded = True
-            self.transport.write(SUBSCRIBE)
+            self.transport.write(self._subscribe)
         data = self._rest + data
         end = 0
         for match in _INGESTED.finditer(data):
@@ -183,10 +144,6 @@ class QuickReader(asyncio.Protocol):
             end = match.end()
         # A number may be cut in two.
         self._rest = data[end:][-40:]
-
-
-def _same(reader: QuickReader) -> QuickReader:
-    return reader
 
 
 class _SlowReader:
@@ -203,7 +160,7 @@ class _SlowReader:
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, _handshake())
+        await loop.sock_sendall(sock, handshake())
         reader = cls(sock)
         reader._data += await loop.sock_recv(sock, 256)
         await loop.sock_sendall(sock, SUBSCRIBE)

@@ -6,9 +6,11 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 
+from tools.bench.figures import process_cpu_s, quantile
 from tools.bench.gateway.slow_clients import SUBSCRIBE, Place, QuickReader
-from tools.bench.registry import Run, bench, process_cpu_s
+from tools.bench.registry import Run, bench
 
 _RAMP_PER_S = 200
 _SNAPSHOT = b'{"type":"snapshot"'
@@ -39,9 +41,10 @@ async def subscribe(run: Run) -> None:
                 with run.measure(case, unit="client") as sample:
                     sample.count = clients
                     for number in range(clients):
-                        reader = _Subscriber(wait=case == "all at once")
+                        _, reader = await loop.create_connection(
+                            partial(_Subscriber, wait=case == "all at once"), "127.0.0.1", port
+                        )
                         readers.append(reader)
-                        await loop.create_connection(reader.itself, "127.0.0.1", port)
                         if case == "200 a second" and number % 10 == 0:
                             await asyncio.sleep(10 / _RAMP_PER_S)
                     if case == "all at once":
@@ -58,8 +61,7 @@ async def subscribe(run: Run) -> None:
                     reader.transport.abort()
                 await asyncio.sleep(0.5)
         for case, seconds in found.items():
-            ordered = sorted(seconds)
-            p50, p99 = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+            p50, p99 = (quantile(seconds, share) for share in (0.5, 0.99))
             run.note(
                 case, f"snapshot after subscribe: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms"
             )
@@ -75,10 +77,6 @@ class _Subscriber(QuickReader):
         self.took = 0.0
         self._wait = wait
         self._since = 0.0
-
-    def itself(self) -> _Subscriber:
-        """For `create_connection`."""
-        return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from services.common.stream import Publisher
-from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link, NatsOptions
-from services.common.stream.specs import log_specs
 from services.common.subjects import log_subjects, tick_log
-from services.gateway.testing import Market, small_settings
-from tools.bench.registry import Run, bench, process_cpu_s
+from services.gateway.testing import Market
+from tools.bench.figures import process_cpu_s, quantile
+from tools.bench.registry import Run, bench
+from tools.bench.servers import publisher_on
 from tools.embedded import NatsLeaf, NatsServer, free_port
 
 _READERS = 10
@@ -105,10 +105,7 @@ async def tail(run: Run) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(NatsServer(leaf_port=free_port()))
         leaf = await stack.enter_async_context(NatsLeaf(server))
-        broker = await stack.enter_async_context(NatsBroker((server.url,)))
-        await broker.ensure(log_specs(small_settings(shard_count=1)))
-        publisher = await broker.publisher()
-        stack.push_async_callback(publisher.aclose)
+        publisher = await stack.enter_async_context(publisher_on(server, shards=1))
         market = Market(publisher, shards=1, padding=40)
         await market.ticks(1)
         for _ in range(run.rounds):
@@ -149,7 +146,6 @@ async def tail(run: Run) -> None:
         whole = run.case(name).server_us()
         if not found or alone is None or whole is None:
             continue
-        found.sort()
         more = whole[0] - alone[0]
         cost = f"{more / _READERS:.2f} us of the server a delivery"
         if _WAYS[name].at_leaf:
@@ -160,8 +156,8 @@ async def tail(run: Run) -> None:
             deliveries.append({"figure": "nats_delivery_us", "us": more / _READERS})
         run.note(
             name,
-            f"{cost}; at {_PACED_PER_S}/s p50 {found[len(found) // 2]} us, "
-            f"p99 {found[int(len(found) * 0.99)]} us after publishing",
+            f"{cost}; at {_PACED_PER_S}/s p50 {quantile(found, 0.5)} us, "
+            f"p99 {quantile(found, 0.99)} us after publishing",
         )
     run.results["deliveries"] = deliveries
 

@@ -7,19 +7,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from services.common.settings import child_environment
-from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.specs import log_specs
-from services.gateway.testing import Market, small_settings
+from services.gateway.testing import Market
 from tools.bench.documents import markdown, table
-from tools.bench.gateway_process import gateway_process
-from tools.bench.hostile.kinds import KINDS, frame, handshake
+from tools.bench.hostile.kinds import KINDS
 from tools.bench.registry import Run, bench
+from tools.bench.servers import gateway_process, publisher_on, trading
+from tools.bench.websocket import command, handshake
 from tools.embedded import NatsServer, free_port
 
 _SUBSCRIBERS = 20
@@ -48,7 +46,7 @@ class Subscriber(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(handshake(_KEY))
+        self.transport.write(handshake(f"X-API-Key: {_KEY}"))
 
     def forget(self) -> None:
         self.worst_s, self._last = 0.0, 0.0
@@ -60,8 +58,8 @@ class Subscriber(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._begun:
             self._begun = True
-            command = b'{"type":"subscribe","product":"BTC-USD","snapshot":false}'
-            self.transport.write(frame(1, command))
+            subscribe = command(type="subscribe", product="BTC-USD", snapshot=False)
+            self.transport.write(subscribe)
         data = self._rest + data
         end = 0
         for match in _CHAIN.finditer(data):
@@ -78,31 +76,6 @@ class Subscriber(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.lost = True
-
-
-def _gateway(nats_url: str, port: int) -> AbstractAsyncContextManager[int]:
-    variables = {
-        "SHARD_COUNT": "2",
-        "LOG_LEVEL": "ERROR",
-        "AUTH_API_KEYS": f"{_KEY},{_OTHER_KEY}",
-        "WS_PING_INTERVAL_S": "3600",
-    }
-    return gateway_process(nats_url, port, variables)
-
-
-@asynccontextmanager
-async def _trading(market: Market) -> AsyncIterator[None]:
-    async def trade() -> None:
-        due = time.perf_counter()
-        while True:
-            await market.ticks(1)
-            due = max(due + 1 / _TICKS_PER_S, time.perf_counter() - 0.1)
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(trade())
-        yield
-        task.cancel()
 
 
 def _forget_memory(pid: int) -> None:
@@ -144,10 +117,7 @@ async def hostile(run: Run) -> None:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         nats = await enter(NatsServer())
-        broker = await enter(NatsBroker((nats.url,), prefix="MARKET"))
-        await broker.ensure(log_specs(small_settings()))
-        publisher = await broker.publisher()
-        stack.push_async_callback(publisher.aclose)
+        publisher = await enter(publisher_on(nats, shards=2))
         market = Market(publisher, padding=200)
         await market.ticks(_PAST_TICKS)
         book = Market(publisher, "ETH-USD", "book")
@@ -155,13 +125,18 @@ async def hostile(run: Run) -> None:
         bids = [[str(20_000 - number), "1.5"] for number in range(_LEVELS)]
         await book.publish(book.reset({"bids": bids, "asks": rows}))
         port = free_port()
-        pid = await enter(_gateway(nats.url, port))
+        variables = {
+            "SHARD_COUNT": "2",
+            "AUTH_API_KEYS": f"{_KEY},{_OTHER_KEY}",
+            "WS_PING_INTERVAL_S": "3600",
+        }
+        pid = await enter(gateway_process(nats.url, port, variables))
         loop = asyncio.get_running_loop()
         subscribers: list[Subscriber] = []
         for _ in range(_SUBSCRIBERS):
             _, subscriber = await loop.create_connection(Subscriber, "127.0.0.1", port)
             subscribers.append(subscriber)
-        await enter(_trading(market))
+        await enter(trading(market, _TICKS_PER_S))
         async with asyncio.timeout(90):
             while not all(one.seq is not None for one in subscribers):  # noqa: ASYNC110 - theirs
                 await asyncio.sleep(0.05)

@@ -7,9 +7,6 @@ is thrown out comes back at once.
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -17,21 +14,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import cast
 
+from tools.bench.websocket import CONTINUATION, PING, PONG, TEXT, command, frame, handshake
+
 _CHUNK = 64 * 1024
-_CONT, _TEXT, _PING, _PONG = 0, 1, 9, 10
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, size: int | None = None) -> bytes:
-    """As a client sends it; a mask of zeros leaves the payload as it is."""
-    size = len(payload) if size is None else size
-    first = (0x80 if fin else 0) | opcode
-    if size < 126:
-        head = bytes((first, 0x80 | size))
-    elif size < 65_536:
-        head = bytes((first, 0x80 | 126)) + size.to_bytes(2)
-    else:
-        head = bytes((first, 0x80 | 127)) + size.to_bytes(8)
-    return head + bytes(4) + payload
 
 
 def _always(data: bytes, first: bytes = b"") -> Iterator[bytes]:
@@ -41,76 +26,59 @@ def _always(data: bytes, first: bytes = b"") -> Iterator[bytes]:
         yield chunk
 
 
-def _command(**fields: object) -> bytes:
-    return frame(_TEXT, json.dumps(fields).encode())
-
-
 def _giant() -> Iterator[bytes]:
     products = [f"{number:04x}" for number in range(7000)]
     channels = [f"c{number}" for number in range(16)]
-    yield from _always(_command(type="subscribe", products=products, channels=channels))
+    yield from _always(command(type="subscribe", products=products, channels=channels))
 
 
 def _largest_allowed() -> Iterator[bytes]:
     # As many as one connection may have, again and again.
     for number in count():
         products = [f"N{number}-{one}" for one in range(1000)]
-        yield _command(type="subscribe", products=products)
-        yield _command(type="unsubscribe", products=products)
+        yield command(type="subscribe", products=products)
+        yield command(type="unsubscribe", products=products)
 
 
-def _unknown() -> Iterator[bytes]:
-    while True:
-        yield _command(type="subscribe", product=f"U{random.getrandbits(60):x}")
-
-
-def _guesses() -> Iterator[bytes]:
-    while True:
-        yield _command(type="auth", api_key=f"{random.getrandbits(60):x}")
+def _each(make: Callable[[], bytes]) -> Callable[[], Iterator[bytes]]:
+    """One made after the other, each anew."""
+    return lambda: iter(make, None)
 
 
 def _trickle() -> Iterator[bytes]:
-    yield frame(_TEXT, b"{", size=1024 * 1024)
+    yield frame(TEXT, b"{", size=1024 * 1024)
     while True:
         yield b" "
 
 
 def _pings_and_streams() -> Iterator[bytes]:
-    yield _command(type="subscribe", product="BTC-USD")
+    yield command(type="subscribe", product="BTC-USD")
     while True:
-        yield frame(_PING)
+        yield frame(PING)
         yield b""
+
+
+def _any() -> str:
+    return f"{random.getrandbits(60):x}"
+
+
+def _request(path: str, key: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n".encode()
 
 
 def _http(*paths: str) -> Callable[[], Iterator[bytes]]:
     def requests() -> Iterator[bytes]:
         for number in count():
-            path = paths[number % len(paths)].format(n=number, any=random.getrandbits(60))
-            yield f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: %KEY%\r\n\r\n".encode()
+            path = paths[number % len(paths)].format(n=number, any=_any())
+            yield _request(path, "%KEY%")
 
     return requests
-
-
-def _guess_requests() -> Iterator[bytes]:
-    while True:
-        key = random.getrandbits(60)
-        yield f"GET /v1/products HTTP/1.1\r\nHost: x\r\nX-API-Key: {key:x}\r\n\r\n".encode()
-
-
-def _rubbish() -> Iterator[bytes]:
-    while True:
-        yield random.randbytes(100) + b"\r\n\r\n"
 
 
 def _header_by_header() -> Iterator[bytes]:
     yield b"GET /v1/products HTTP/1.1\r\nHost: x\r\n"
     while True:
         yield b"X: y\r\n"
-
-
-def _nothing() -> Iterator[bytes]:
-    while True:
-        yield b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,29 +103,34 @@ class Kind:
 _TICKS = "/v1/ticks/BTC-USD?limit=10000"
 _BOOK = "/v1/snapshot/ETH-USD?channel=book"
 KINDS = {
-    "pings": Kind("pings of 6 bytes", lambda: _always(frame(_PING))),
-    "pings-unread": Kind("pings, answers not read", lambda: _always(frame(_PING)), reads=False),
+    "pings": Kind("pings of 6 bytes", lambda: _always(frame(PING))),
+    "pings-unread": Kind("pings, answers not read", lambda: _always(frame(PING)), reads=False),
     "pings-streams": Kind(
         "pings, a stream not read", _pings_and_streams, reads=False, pause_s=0.06
     ),
-    "pongs": Kind("pongs nobody asked for", lambda: _always(frame(_PONG))),
+    "pongs": Kind("pongs nobody asked for", lambda: _always(frame(PONG))),
     "continuations": Kind(
         "empty continuations",
-        lambda: _always(frame(_CONT, fin=False), frame(_TEXT, fin=False)),
+        lambda: _always(frame(CONTINUATION, fin=False), frame(TEXT, fin=False)),
     ),
     "fragments": Kind(
         "fragments of 1 byte",
-        lambda: _always(frame(_CONT, b" ", fin=False), frame(_TEXT, b"{", fin=False)),
+        lambda: _always(frame(CONTINUATION, b" ", fin=False), frame(TEXT, b"{", fin=False)),
     ),
     "endless": Kind("messages that never end", _trickle, connections=50, pause_s=0.05),
     "giant": Kind("7,000 products x 16 channels", _giant),
     "largest": Kind("1,000 unknown products, answers not read", _largest_allowed, reads=False),
-    "bad-json": Kind("text that is no JSON", lambda: _always(frame(_TEXT, b"{"))),
-    "long-json": Kind("60 KB that are no JSON", lambda: _always(frame(_TEXT, b"[" * 60_000))),
+    "bad-json": Kind("text that is no JSON", lambda: _always(frame(TEXT, b"{"))),
+    "long-json": Kind("60 KB that are no JSON", lambda: _always(frame(TEXT, b"[" * 60_000))),
     "binary": Kind("binary frames", lambda: _always(frame(2, b"x"))),
-    "unknown": Kind("unknown products, one by one", _unknown),
-    "guesses": Kind("keys guessed by `auth`", _guesses),
-    "sockets": Kind("2,000 sockets that say nothing more", _nothing, connections=2000, pause_s=1),
+    "unknown": Kind(
+        "unknown products, one by one",
+        _each(lambda: command(type="subscribe", product=f"U{_any()}")),
+    ),
+    "guesses": Kind("keys guessed by `auth`", _each(lambda: command(type="auth", api_key=_any()))),
+    "sockets": Kind(
+        "2,000 sockets that say nothing more", _each(bytes), connections=2000, pause_s=1
+    ),
     "ticks-unread": Kind(
         "40 x 10,000 ticks, not read", _http(_TICKS), websocket=False, connections=40, reads=False
     ),
@@ -181,10 +154,20 @@ KINDS = {
         connections=8,
     ),
     "unknown-http": Kind(
-        "unknown products over HTTP", _http("/v1/ticks/U{any:x}"), websocket=False, connections=8
+        "unknown products over HTTP", _http("/v1/ticks/U{any}"), websocket=False, connections=8
     ),
-    "guesses-http": Kind("keys guessed over HTTP", _guess_requests, websocket=False, connections=8),
-    "rubbish": Kind("what is no HTTP", _rubbish, websocket=False, connections=8),
+    "guesses-http": Kind(
+        "keys guessed over HTTP",
+        _each(lambda: _request("/v1/products", _any())),
+        websocket=False,
+        connections=8,
+    ),
+    "rubbish": Kind(
+        "what is no HTTP",
+        _each(lambda: random.randbytes(100) + b"\r\n\r\n"),
+        websocket=False,
+        connections=8,
+    ),
     "slowloris": Kind(
         "400 requests, a header a second",
         _header_by_header,
@@ -193,16 +176,6 @@ KINDS = {
         pause_s=1,
     ),
 }
-
-
-def handshake(key: str) -> bytes:
-    """Of a WebSocket; without a key where that is empty."""
-    named = f"X-API-Key: {key}\r\n" if key else ""
-    return (
-        "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\n{named}Sec-WebSocket-Key: "
-        f"{base64.b64encode(os.urandom(16)).decode()}\r\n\r\n"
-    ).encode()
 
 
 class _Connection(asyncio.Protocol):
@@ -219,7 +192,7 @@ class _Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self._room.set()
         if self._kind.websocket:
-            self.transport.write(handshake(self._key))
+            self.transport.write(handshake(*([f"X-API-Key: {self._key}"] if self._key else [])))
         else:
             self._upgraded.set()
 

@@ -13,10 +13,7 @@ from websockets.asyncio.client import connect
 
 from services.common.observability.health import Health
 from services.common.runtime import Stop
-from services.common.settings import CommonSettings
 from services.common.stream import Broker
-from services.common.stream.factory import open_broker
-from services.common.stream.specs import log_specs
 from services.ingestor.app import Ingestor
 from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
@@ -25,7 +22,7 @@ from services.ingestor.testing import eventually
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
-from tools.embedded import NatsServer, ValkeyServer
+from tools.bench.servers import broker, server
 from tools.embedded.process import EmbeddedServer
 
 _GREETINGS = 2 * len(PRODUCTS)
@@ -42,9 +39,11 @@ async def ingest(run: Run) -> None:
                 await _received(run, f"{name}: received, nothing else", port, count, compression)
                 for kind in ("memory", "nats", "redis"):
                     async with contextlib.AsyncExitStack() as stack:
-                        server, broker = await _broker(kind, stack)
+                        enter = stack.enter_async_context
+                        on = None if kind == "memory" else await enter(server(kind))
+                        found = await enter(broker(kind, on, shards=1))
                         case = f"{name}: socket to durable record, {kind}"
-                        await _ingested(run, case, port, count, compression, broker, server)
+                        await _ingested(run, case, port, count, compression, found, on)
     for title, done in run.cases.items():
         run.note(title, f"{1e6 / done.client_us()[0]:,.0f} a second per core {done.note}".rstrip())
 
@@ -73,8 +72,8 @@ async def _ingested(
     port: int,
     count: int,
     compression: bool,
-    broker: Broker,
-    server: EmbeddedServer | None,
+    found: Broker,
+    on: EmbeddedServer | None,
 ) -> None:
     """The whole service but its HTTP side."""
     settings = Settings(
@@ -86,7 +85,7 @@ async def _ingested(
         shard_count=1,
     )
     ingestor = Ingestor(
-        settings, broker, Metrics(CollectorRegistry()), Health("ingestor", "broker", "feed")
+        settings, found, Metrics(CollectorRegistry()), Health("ingestor", "broker", "feed")
     )
     stop = Stop()
     async with asyncio.TaskGroup() as tasks:
@@ -95,7 +94,7 @@ async def _ingested(
             lambda: bool(ingestor.feeds) and ingestor.feeds[0].messages >= _GREETINGS, "a feed"
         )
         (feed,) = ingestor.feeds
-        with run.measure(case, server, unit="message") as sample:
+        with run.measure(case, on, unit="message") as sample:
             sample.count = count
             await _go(port)
             await eventually(lambda: feed.messages >= _GREETINGS + count, "all received", 300)
@@ -129,22 +128,3 @@ async def _feed(wanted: int) -> AsyncIterator[tuple[int, int]]:
 async def _go(port: int) -> None:
     async with httpx.AsyncClient() as client:
         await client.get(f"http://127.0.0.1:{port}/go")
-
-
-async def _broker(
-    kind: str, stack: contextlib.AsyncExitStack
-) -> tuple[EmbeddedServer | None, Broker]:
-    server: EmbeddedServer | None = None
-    if kind == "nats":
-        server = await stack.enter_async_context(NatsServer())
-    elif kind == "redis":
-        server = await stack.enter_async_context(ValkeyServer())
-    url = server.url if server is not None else None
-    settings = CommonSettings.model_validate(
-        {"broker_kind": kind, "shard_count": 1}
-        | ({"nats_urls": url} if kind == "nats" else {})
-        | ({"redis_url": url} if kind == "redis" else {})
-    )
-    broker = await stack.enter_async_context(open_broker(settings))
-    await broker.ensure(log_specs(settings))
-    return server, broker

@@ -19,7 +19,7 @@ from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
 from tools.bench.ingest.traffic import raw_records
 from tools.bench.registry import Run, bench
-from tools.bench.servers import SHARDS, broker, publish, server
+from tools.bench.servers import SHARDS, broker, offer_all, publish, server
 from tools.embedded.process import EmbeddedServer
 
 # Worked on before the clock starts: connecting, joining and looking up heads belong to a start.
@@ -116,16 +116,11 @@ async def _publish(
     run: Run, case: str, on: EmbeddedServer, found: Broker, records: Sequence[Record]
 ) -> None:
     publisher = await found.publisher()
-    for record in records[:_WARM_UP]:
-        await publisher.send(record)
-    await publisher.flush()
+    await offer_all(publisher, records[:_WARM_UP])
     rest = records[_WARM_UP:]
     with run.measure(case, on) as sample:
         sample.count = len(rest)
-        for record in rest:
-            if publisher.offer(record) is None:
-                await publisher.send(record)
-        await publisher.flush()
+        await offer_all(publisher, rest)
     await publisher.aclose()
 
 

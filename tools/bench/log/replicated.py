@@ -18,9 +18,10 @@ from services.common.subjects import jetstream_name
 from services.common.testing.conformance import until
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.wire import encode
+from tools.bench.figures import process_cpu_s
 from tools.bench.ingest.normalizer import normalize
 from tools.bench.ingest.traffic import raw_records
-from tools.bench.registry import Run, Sample, bench, process_cpu_s
+from tools.bench.registry import Run, Sample, bench
 from tools.bench.servers import SHARDS, publish
 
 _PAYLOAD = b"x" * 250

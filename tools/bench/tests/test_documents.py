@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from tools.bench import documents
 from tools.bench.__main__ import main
 from tools.bench.documents import DOCUMENT, REST, blocks, fill
-from tools.bench.fanout.figures import Bound, Ratio, bounds, ratio, spread
+from tools.bench.fanout.figures import Bound, Ratio, bounds, ratio
+from tools.bench.figures import spread
 from tools.bench.registry import benchmarks
 
 _CPU: dict[int, dict[str, list[float]]] = {
@@ -29,7 +30,7 @@ _CPU: dict[int, dict[str, list[float]]] = {
         "fastapi-queues": [20, 25],
     },
 }
-_P99: dict[str, list[float]] = {"limit": [1000, 2000], "gateway": [1500, 2000]}
+_P99: dict[str, list[float]] = {"limit": [1.0, 2.0], "gateway": [1.5, 2.0]}
 _LOAD = [
     {
         "server": server,
@@ -44,7 +45,7 @@ _LOAD = [
     for number, cpu in enumerate(values)
 ]
 _PACED = [
-    {"server": server, "round": number, "delay_us": {"p99": p99}}
+    {"server": server, "round": number, "p99_ms": p99}
     for server, values in _P99.items()
     for number, p99 in enumerate(values)
 ]

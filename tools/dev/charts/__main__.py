@@ -21,6 +21,7 @@ from tools.dev.charts.pods import pods, violations
 from tools.dev.charts.readme import readmes
 from tools.dev.charts.schemas import schemas, settings_files
 from tools.dev.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
+from tools.dev.generated import outdated, write
 
 # The least that the charts ask for (kubeVersion), what most run, and a new one.
 KUBERNETES = ("1.30", "1.33", "1.36")
@@ -55,28 +56,10 @@ class Fault(Exception):
     """A check found something; the message says what."""
 
 
-def outdated(root: Path, expected: dict[str, str]) -> list[str]:
-    """Generated files that are missing or differ."""
-    return sorted(
-        name
-        for name, text in expected.items()
-        if not (root / name).is_file() or (root / name).read_text() != text
-    )
-
-
-def write(root: Path, files: dict[str, str]) -> int:
-    """Write what differs; how many files that were."""
-    changed = outdated(root, files)
-    for name in changed:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(files[name])
-    return len(changed)
-
-
 def compare(report: Report, title: str, expected: dict[str, str], folder: str = "") -> None:
     """Fail unless the files are as expected and, in `folder`, no other stands beside them."""
     with report.check(title) as say:
-        stale = outdated(ROOT, expected)
+        stale = outdated(expected)
         if folder:
             present = {str(file.relative_to(ROOT)) for file in (ROOT / folder).glob("*.yaml")}
             stale += sorted(present - set(expected))
@@ -135,7 +118,7 @@ def check(report: Report, workspace: Workspace, *, rewrite: bool) -> None:
     for title, files in generated.items():
         if rewrite:
             # Before the build: they are part of what is packed.
-            print(f"wrote {write(ROOT, files)} of {len(files)} files")
+            print(f"wrote {write(files)} of {len(files)} files")
         compare(report, title, files)
     with report.check("helm dependency build, offline") as say:
         say(f"{workspace.build()} charts, helm {workspace.helm.version()}")
@@ -146,7 +129,7 @@ def check(report: Report, workspace: Workspace, *, rewrite: bool) -> None:
     secure_all(report, rendered)
     plain = {f"k8s/{name}": text for name, text in manifests(workspace).items()}
     if rewrite:
-        print(f"wrote {write(ROOT, plain)} of {len(plain)} files")
+        print(f"wrote {write(plain)} of {len(plain)} files")
     compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
 
 

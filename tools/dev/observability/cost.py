@@ -22,7 +22,7 @@ from prometheus_client import Counter, Histogram
 from services.common.observability import tracing
 from services.common.stream import Message, Position
 from services.common.subjects import StreamKey, tick_subject
-from services.common.wire import Fields, Level, Tick, Trade, encode
+from services.common.wire import Fields, Level, Trade
 from services.gateway.fanout.encoding import PLAIN
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
@@ -30,10 +30,17 @@ from services.gateway.fanout.outbox import Outbox
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
+from services.gateway.testing import Market
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 _SUBJECT = tick_subject(0, _KEY)
 _TRACED_OF = 100
+_AT_US = 1_700_000_000_000_000
+_FIELDS = Fields(
+    last_trade=Trade("43210.12", "0.00231", "buy", 1, _AT_US),
+    best_bid=Level("43210.11", "0.5"),
+    best_ask=Level("43210.13", "0.7"),
+)
 
 
 class _Nothing:
@@ -106,29 +113,6 @@ class _Client(Subscriber, SubscriptionListener):
         raise AssertionError
 
 
-def _tick(seq: int) -> bytes:
-    return encode(
-        Tick(
-            v=1,
-            venue=_KEY.venue,
-            channel=_KEY.channel,
-            product=_KEY.product,
-            shard=0,
-            epoch=1,
-            seq=seq,
-            prev=seq - 1,
-            venue_seq=seq,
-            ts_event=1_700_000_000_000_000,
-            ts_ingest=1_700_000_000_000_000,
-            fields=Fields(
-                last_trade=Trade("43210.12", "0.00231", "buy", seq, 1_700_000_000_000_000),
-                best_bid=Level("43210.11", "0.5"),
-                best_ask=Level("43210.13", "0.7"),
-            ),
-        )
-    )
-
-
 class Variant:
     """One way to run the path. `traced_of`: one record in so many has a trace; 0 is none."""
 
@@ -161,7 +145,12 @@ class Variant:
 
     def messages(self, count: int) -> list[_Message]:
         """As they come from the broker."""
-        return [_Message(_tick(seq), seq, self._headers(seq)) for seq in range(1, count + 1)]
+        market = Market(None, _KEY.product, _KEY.channel)
+        market.clock = lambda: _AT_US
+        ticks = [market.tick(_FIELDS, step=1) for _ in range(count)]
+        return [
+            _Message(tick.payload, seq, self._headers(seq)) for seq, tick in enumerate(ticks, 1)
+        ]
 
     def _headers(self, seq: int) -> dict[str, str]:
         identity = {"Nats-Msg-Id": f"{_KEY}:1:{seq}"}

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tools.dev.observability.rules import ROOT, RULES
+from tools.dev.charts.workspace import ROOT
+from tools.dev.observability.rules import RULES
 from tools.embedded.ports import free_port
 from tools.embedded.process import die_with_parent
 

@@ -7,13 +7,12 @@ follow `deploy/prometheus/rules.yaml`, for a Prometheus without the operator, an
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
-SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
+from tools.dev.charts.workspace import ROOT, SERVICES
+
 RULES = "deploy/prometheus/rules.yaml"
 RUNBOOKS = "docs/runbooks"
 ON_CALL = "docs/operations/alerts.md"

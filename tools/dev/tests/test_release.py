@@ -11,9 +11,7 @@ import yaml
 from tools.dev.charts.helm import Helm
 from tools.dev.charts.pods import pods
 from tools.dev.charts.workspace import ROOT, SERVICES
-from tools.dev.release.__main__ import main
-from tools.dev.release.chart import read_digests
-from tools.dev.release.versions import NotReleasable, released, versions
+from tools.dev.release import NotReleasable, main, read_digests, released, versions
 
 REGISTRY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
 DIGESTS = {name: f"sha256:{index:064x}" for index, name in enumerate(SERVICES, 1)}
