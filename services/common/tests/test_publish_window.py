@@ -8,9 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from services.common.errors import BrokerClosed
+from services.common.errors import BrokerClosed, RecordRefused
 from services.common.stream.publish_window import PublishWindow
+from services.common.stream.records import Position, Record
+from services.common.stream.storing import PublisherStats
 
 
 class _Item(msgspec.Struct, gc=False, eq=False):
@@ -105,3 +108,123 @@ def test_what_is_in_the_way_is_told_until_something_is_stored_again() -> None:
     window.pop_oldest()
     window.wake_done()
     assert window.stats().trouble is None
+
+
+def test_a_record_fits_that_fills_the_window_exactly() -> None:
+    window = PublishWindow[_Item](2, 10, _Clock())
+    window.add(_Item(4))
+    assert window.has_room(6)
+    assert not window.has_room(7)
+    window.add(_Item(6))
+    assert not window.has_room(0)
+
+
+def test_a_record_without_a_ticket_says_nothing_of_those_that_have_one() -> None:
+    window = PublishWindow[_Item](9, 99, _Clock())
+    window.add(_Item(1))
+    window.pop_oldest()
+    # As one that is written again ahead of all others.
+    window.items.append(_Item(1))
+    window.pop_oldest()
+    assert window.horizon == 1
+
+
+async def test_those_who_wait_for_the_same_are_woken_in_the_order_in_which_they_asked() -> None:
+    window = PublishWindow[_Item](9, 99, _Clock())
+    window.add(_Item(1))
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await window.done(1)
+        woken.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(wait(number))
+        await asyncio.sleep(0)
+        window.pop_oldest()
+        window.wake_done()
+    assert woken == [0, 1, 2]
+
+
+def test_nothing_was_done_before_the_clock_began() -> None:
+    clock = _Clock()
+    clock.now = 0.0
+    window = PublishWindow[_Item](9, 99, clock)
+    window.add(_Item(1))
+    clock.now = 1.0
+    assert window.stalled_s() == 1.0
+
+
+def _record(seq: int) -> Record:
+    return Record("market.raw.coinbase.trades.BTC-USD", b"", Position(7, seq))
+
+
+def test_all_that_was_counted_is_told() -> None:
+    clock = _Clock()
+    window = PublishWindow[_Item](9, 99, clock)
+    assert window.stats() == PublisherStats(0, 0, 0, 0, 0, 0)
+    window.add(_Item(5))
+    clock.now += 3
+    window.stored, window.duplicates, window.retried = 1, 2, 3
+    window.say_lost("raw", [_record(1), _record(2)])
+    window.say_lost("raw", [_record(3)])
+    for _ in range(4):
+        window.say_refused(_record(4), RecordRefused("subject", "why"), lambda *_: None)
+    window.trouble = "no space left"
+    assert window.stats() == PublisherStats(
+        sent=1,
+        stored=1,
+        duplicates=2,
+        retried=3,
+        in_flight=1,
+        bytes_in_flight=5,
+        stalled_s=3.0,
+        trouble="no space left",
+        lost=3,
+        refused=4,
+    )
+
+
+def test_what_is_lost_is_said_with_its_place() -> None:
+    window = PublishWindow[_Item](9, 99, _Clock())
+    with capture_logs() as lines:
+        window.say_lost("raw", [_record(seq) for seq in (1, 2, 3)])
+    assert lines == [
+        {
+            "event": "records_lost",
+            "log_level": "error",
+            "log": "raw",
+            "records": 3,
+            "subject": "market.raw.coinbase.trades.BTC-USD",
+            "first": Position(7, 1),
+            "last": Position(7, 3),
+            "reason": "not in the log, and a newer record of the subject is",
+        }
+    ]
+
+
+def test_a_refusal_is_said_and_handed_to_whoever_answers_what_stands_in_its_place() -> None:
+    window = PublishWindow[_Item](9, 99, _Clock())
+    error, told = RecordRefused("market.raw", "too old"), list[tuple[Record, RecordRefused]]()
+
+    def on_refused(record: Record, why: RecordRefused) -> Record:
+        told.append((record, why))
+        return _record(9)
+
+    with capture_logs() as lines:
+        assert window.say_refused(_record(4), error, on_refused) == _record(9)
+    assert told == [(_record(4), error)]
+    assert lines == [
+        {
+            "event": "record_refused",
+            "log_level": "error",
+            "subject": "market.raw.coinbase.trades.BTC-USD",
+            "position": Position(7, 4),
+            "reason": "too old",
+        }
+    ]
+    with pytest.raises(RecordRefused) as raised:
+        window.say_refused(_record(5), error, None)
+    assert raised.value is error
+    assert window.stats().refused == 1

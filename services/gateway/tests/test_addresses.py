@@ -208,6 +208,9 @@ async def test_guesses_are_slowed_on_every_way_in_for_their_address_only(keyed: 
             limit = await client.of("rate_limit")
             assert limit["scope"] == "connection"
             assert limit["retry_after_ms"] > 5000
+        metrics = keyed.gateway.metrics
+        assert metrics.http_refused.labels("key_guesses")._value.get() == 4
+        assert metrics.rate_limited.labels("keys")._value.get() == 1
         # Who was right from there before still is; and elsewhere nothing has happened.
         assert (await asked("203.0.113.9", "right")).status_code == 200
         assert (await asked("203.0.113.10", "guess")).status_code == 401

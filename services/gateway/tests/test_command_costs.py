@@ -83,6 +83,7 @@ async def test_what_is_no_command_is_limited_too(text: str) -> None:
             await client.socket.send(text)
         await client.of("rate_limit")
         assert client.types().count("error") <= 6
+        assert gateway.gateway.metrics.rate_limited.labels("commands")._value.get() >= 1
 
 
 async def test_nothing_but_auth_and_ping_is_read_before_a_key() -> None:
