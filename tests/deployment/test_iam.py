@@ -10,14 +10,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import re
-import string
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aioboto3
 import botocore.session
@@ -26,7 +23,7 @@ import pytest
 from botocore import handlers, xform_name
 
 from services.common.errors import StoreUnavailable
-from services.common.settings import AwsSettings, CommonSettings
+from services.common.settings import AwsSettings
 from services.common.stores.aws import READER, open_client
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
@@ -42,27 +39,14 @@ from services.common.testing.proxy import Proxy
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.tick_records import START, TickStream
 from services.common.testing.waiting import eventually
-from services.ingestor.settings import Settings as IngestorSettings
-from services.normalizer.settings import NormalizerSettings
 from services.snapshotter.s3 import ArchiveLog, Bucket
 from services.snapshotter.testing import SHARDS, Platform
+from tests.deployment.policies import ROLES, ROOT, VALUES, Call, allowing, as_list, document
 from tools.doctor.checks import check_bucket, check_table
 from tools.embedded import AwsServer
 from tools.replay.archive import ArchiveSource, S3Objects
 from tools.replay.records import Selection
 
-ROOT = Path(__file__).resolve().parents[2]
-IAM = ROOT / "deploy" / "iam"
-ROLES = ("snapshotter", "gateway", "operator")
-VALUES = {
-    "AWS_ACCOUNT_ID": "111122223333",
-    "AWS_REGION": "us-east-1",
-    "DDB_TABLE": "test-latest",
-    "S3_BUCKET": "test-archive",
-    "CLUSTER": "main",
-    "NAMESPACE": "market-data",
-    "OIDC_PROVIDER": "oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE",
-}
 # What IAM asks for where it is not the operation's own name.
 ACTIONS = {
     "HeadBucket": "ListBucket",
@@ -77,14 +61,6 @@ ACTIONS = {
 DEVELOPMENT = {"CreateTable", "CreateBucket"}
 BOOK = StreamKey("coinbase", "book", "BTC-USD")
 TRADES = StreamKey("coinbase", "trades", "BTC-USD")
-
-
-class Call(NamedTuple):
-    """One operation on one resource, as IAM sees it."""
-
-    operation: str
-    action: str
-    resource: str
 
 
 @dataclass
@@ -116,27 +92,6 @@ def noting(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         hook = ("provide-client-params", calls.note)
         patch.setattr(handlers, "BUILTIN_HANDLERS", [*handlers.BUILTIN_HANDLERS, hook])
         yield
-
-
-def document(name: str, **more: str) -> dict[str, Any]:
-    """A policy with its placeholders filled in; a placeholder nobody explains is an error."""
-    text = string.Template((IAM / f"{name}.json").read_text()).substitute(VALUES | more)
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def as_list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def allowing(call: Call, statements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The statements that allow the call; none has a condition or a Deny (see the test)."""
-    return [
-        one
-        for one in statements
-        if call.action in as_list(one["Action"])
-        and any(fnmatchcase(call.resource, pattern) for pattern in as_list(one["Resource"]))
-    ]
 
 
 @pytest.fixture
@@ -355,72 +310,3 @@ def operations_in_code() -> set[str]:
         and node.func.attr in names
         and {keyword.arg for keyword in node.keywords} & {"Bucket", "TableName", "RequestItems"}
     }
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_policy_names_single_actions_on_this_table_and_this_bucket(role: str) -> None:
-    policy = document(role)
-    assert policy["Version"] == "2012-10-17"
-    sids = [one["Sid"] for one in policy["Statement"]]
-    assert len(set(sids)) == len(sids)
-    for one in policy["Statement"]:
-        assert one.keys() == {"Sid", "Effect", "Action", "Resource"}
-        assert one["Effect"] == "Allow"
-        assert re.fullmatch("[A-Za-z0-9]+", one["Sid"])
-        assert not any("*" in action or "Create" in action for action in as_list(one["Action"]))
-        for resource in as_list(one["Resource"]):
-            assert resource.endswith(("table/test-latest", ":::test-archive")) or re.fullmatch(
-                r"arn:aws:s3:::test-archive/[a-z]+/\*", resource
-            )
-
-
-def test_readers_write_nothing() -> None:
-    for role in ("gateway", "operator"):
-        for one in document(role)["Statement"]:
-            for action in as_list(one["Action"]):
-                assert re.match(r"\w+:(Get|BatchGet|List|Describe)", action)
-
-
-def test_there_are_no_other_policies_and_the_other_services_know_no_stores() -> None:
-    trust = {"trust-irsa", "trust-pod-identity"}
-    assert {file.stem for file in IAM.glob("*.json")} == {*ROLES, *trust}
-    for settings in (IngestorSettings, NormalizerSettings):
-        assert not issubclass(settings, AwsSettings)
-        assert issubclass(settings, CommonSettings)
-
-
-@pytest.mark.parametrize("service", ["snapshotter", "gateway"])
-def test_a_role_is_for_one_service_account_of_one_cluster(service: str) -> None:
-    account = f"market-data-{service}"
-    # The name that the chart gives it.
-    assert (
-        f"kind: ServiceAccount\nmetadata:\n  name: {account}\n"
-        in (ROOT / "k8s" / f"{service}.yaml").read_text()
-    )
-    (irsa,) = document("trust-irsa", SERVICE_ACCOUNT=account)["Statement"]
-    assert irsa["Action"] == "sts:AssumeRoleWithWebIdentity"
-    assert irsa["Condition"]["StringEquals"] == {
-        f"{VALUES['OIDC_PROVIDER']}:aud": "sts.amazonaws.com",
-        f"{VALUES['OIDC_PROVIDER']}:sub": f"system:serviceaccount:market-data:{account}",
-    }
-    (pods,) = document("trust-pod-identity", SERVICE_ACCOUNT=account)["Statement"]
-    assert pods["Principal"] == {"Service": "pods.eks.amazonaws.com"}
-    assert pods["Condition"]["StringEquals"] == {
-        "aws:RequestTag/eks-cluster-name": "main",
-        "aws:RequestTag/kubernetes-namespace": "market-data",
-        "aws:RequestTag/kubernetes-service-account": account,
-    }
-
-
-def test_an_operation_on_something_else_is_not_allowed() -> None:
-    """The evaluation above is able to refuse."""
-    statements = document("snapshotter")["Statement"]
-    bucket = "arn:aws:s3:::test-archive"
-    for call in (
-        Call("PutObject", "s3:PutObject", f"{bucket}/elsewhere/x"),
-        Call("PutObject", "s3:PutObject", "arn:aws:s3:::another/ticks/x"),
-        Call("DeleteObjects", "s3:DeleteObject", f"{bucket}/index/v=1/log=raw/1.json.gz"),
-        Call("DeleteBucket", "s3:DeleteBucket", bucket),
-        Call("Scan", "dynamodb:Scan", "arn:aws:dynamodb:us-east-1:111122223333:table/test-latest"),
-    ):
-        assert allowing(call, statements) == []
