@@ -15,11 +15,12 @@ from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.history.archive import Archive
 from services.gateway.history.log_page_cache import LogPageCache
 from services.gateway.protocol import (
-    BROKER_UNAVAILABLE,
-    EPOCH_CHANGED,
     FUTURE_POSITION,
     TOO_OLD,
     Problem,
+    epoch_changed,
+    too_old,
+    unavailable,
 )
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.streams.record_reader import RecordReader
@@ -100,12 +101,7 @@ class Backfill:
     ) -> Start:
         head = feed.replica.head
         if epoch is not None and head is not None and epoch != head.epoch:
-            raise Problem(
-                EPOCH_CHANGED,
-                f"the stream's epoch is {head.epoch}",
-                epoch=head.epoch,
-                head=head.seq,
-            )
+            raise epoch_changed(head.epoch, head.seq)
         if head is None:
             if from_seq:
                 raise Problem(FUTURE_POSITION, "the stream holds no record yet", head=None)
@@ -124,8 +120,7 @@ class Backfill:
             first = await self._archived_after(feed, position) or first
         if first is None or not _continues(first, position) or first.ts_ingest < oldest_us:
             oldest = await self._oldest_entry(feed, oldest_us)
-            seq = oldest.position.seq if oldest is not None else head.seq
-            raise Problem(TOO_OLD, f"the oldest record that can be sent is {seq}", oldest_seq=seq)
+            raise too_old(oldest.position.seq if oldest is not None else head.seq)
         return Start(position, from_seq)
 
     async def _reached(self, feed: StreamFeed, seq: int) -> bool:
@@ -161,7 +156,7 @@ class Backfill:
         else:
             page = await self._pages.after_position(subject, _for_seek(position))
         while True:
-            found = deque(entry for entry in page.entries if entry.position > position)
+            found = deque(record for record in page.records if record.position > position)
             if found or page.at_head:
                 return found, page.cursor
             page = await self._pages.after(subject, page.cursor)
@@ -186,9 +181,7 @@ class Backfill:
             return await self._archive.first_after(feed.key, feed.shard, position)
         except StoreUnavailable as error:
             # Whether it could be served is not known; saying "too old" might be wrong.
-            raise Problem(
-                BROKER_UNAVAILABLE, "the archive does not answer", retry_after_ms=1000
-            ) from error
+            raise unavailable("the archive does not answer") from error
 
     async def _first_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         """The first tick or reset after `position`, from where it will be read on.
@@ -199,14 +192,13 @@ class Backfill:
         window = feed.replica.window
         if window.covers(position):
             return window.first_after(position)
-        page = await self._pages.after_position(feed.subject, _for_seek(position))
-        while True:
-            for entry in page.entries:
-                if entry.chained and entry.position > position:
-                    return entry
-            if page.at_head:
-                return None
-            page = await self._pages.after(feed.subject, page.cursor)
+        records, cursor = await self.read(feed, position, "")
+        while records:
+            for record in records:
+                if record.chained:
+                    return record
+            records, cursor = await self.read(feed, position, cursor)
+        return None
 
     async def _peek_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         """The same, without reading more than it takes to see it."""
@@ -234,14 +226,12 @@ class Backfill:
         """The oldest tick or reset retained that is young enough; None when none is."""
         head = feed.replica.head
         first = await self._peek_after(feed, BEGINNING)
-        if head is None or (first is not None and first.prev is None):
-            older = None
-        elif first is None or first.ts_ingest >= oldest_us:
+        if head is not None and (
+            first is None or (first.prev is not None and first.ts_ingest >= oldest_us)
+        ):
             older = await self._oldest_archived(feed, head.epoch, oldest_us)
-        else:
-            older = None
-        if older is not None and (first is None or older.position < first.position):
-            return older
+            if older is not None and (first is None or older.position < first.position):
+                return older
         if first is None or head is None or first.ts_ingest >= oldest_us:
             return first
         # Older ones are still in the log: find the limit by halving the range of seqs.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, get_args
+from functools import partial
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from services.common.observability.event_loop import LoopMetrics
 from services.common.observability.metrics import (
@@ -18,28 +19,16 @@ from services.common.observability.metrics import (
 from services.common.observability.statistics import Figure
 from services.common.subjects import StreamKey
 from services.gateway.chain.stream_record import Unreadable
+from services.gateway.fanout.live_streams import StreamMetrics
 
 _STREAM = ("venue", "channel")
 _CLOSED = (
-    "client",
-    "violation",
-    "abuse",
-    "ping_timeout",
-    "slow_closed",
-    "auth_required",
-    "service_restart",
-    "internal",
+    *("client", "violation", "abuse", "ping_timeout", "slow_closed", "auth_required"),
+    *("service_restart", "internal"),
 )
 _HTTP_REFUSED = (
-    "malformed",
-    "too_large",
-    "too_slow",
-    "slow_reader",
-    "over_queue",
-    "connections",
-    "key_guesses",
-    "keyless",
-    "address",
+    *("malformed", "too_large", "too_slow", "slow_reader", "over_queue", "connections"),
+    *("key_guesses", "keyless", "address"),
 )
 # The codes that are the platform's fault and not the client's.
 _FAILURES = ("6000", "6001", "6002")
@@ -57,25 +46,14 @@ STATISTICS = {
 }
 
 
-class BoundMetrics(NamedTuple):
-    """What is counted of one venue's channel; `labels` takes a lock and builds a key each time."""
-
-    sent: Counter
-    conflated: Counter
-    end_to_end: Histogram
-    subscriptions: Gauge
-    snapshot_seconds: Histogram
-    backfill_seconds: Histogram
-    backfill_ticks: Counter
-
-
 class Metrics:
     """One set of them; without a registry given, on one of its own."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
-        self.loop = LoopMetrics(registry)
         counter, gauge, histogram = makers(registry)
+        seconds = partial(histogram, labelnames=_STREAM, buckets=FAST_SECONDS)
+        self.loop = LoopMetrics(registry)
         self.connections = gauge("md_ws_connections", "Open WebSockets.")
         self.subscriptions = gauge("md_ws_subscriptions", "Subscriptions of all clients.", _STREAM)
         self.sent = counter("md_ws_sent_total", "Messages put on their way to clients.", _STREAM)
@@ -83,21 +61,16 @@ class Metrics:
             "md_ws_conflated_total", "Ticks that a later one stood for.", _STREAM
         )
         self.slow = counter("md_ws_slow_total", "Steps taken with slow clients.", ("action",))
-        self.closed = counter("md_ws_closed_total", "WebSockets that ended.", ("reason",))
         prepare(self.slow, ("catch_up", "recovered", "lost", "closed"))
+        self.closed = counter("md_ws_closed_total", "WebSockets that ended.", ("reason",))
         prepare(self.closed, _CLOSED)
         self.queue_bytes = gauge("md_ws_queue_bytes", "Bytes waiting for all clients.")
-        self.snapshot_seconds = histogram(
+        self.snapshot_seconds = seconds(
             "md_ws_snapshot_seconds",
             "From a subscription's arrival to its snapshot being on its way.",
-            _STREAM,
-            buckets=FAST_SECONDS,
         )
-        self.backfill_seconds = histogram(
-            "md_ws_backfill_seconds",
-            "From a backfill's begin to its end.",
-            _STREAM,
-            buckets=FAST_SECONDS,
+        self.backfill_seconds = seconds(
+            "md_ws_backfill_seconds", "From a backfill's begin to its end."
         )
         self.backfill_ticks = counter(
             "md_ws_backfill_ticks_total", "Records sent to clients that catch up.", _STREAM
@@ -107,6 +80,7 @@ class Metrics:
         )
         self.errors = counter("md_ws_errors_total", "Errors told to clients.", ("code",))
         prepare(self.rate_limited, ("commands", "product", "keys"))
+        self.errors = counter("md_ws_errors_total", "Errors told to clients.", ("code",))
         prepare(self.errors, _FAILURES)
         self.unknown_products = counter(
             "md_ws_unknown_products_total",
@@ -121,11 +95,8 @@ class Metrics:
             ("reason",),
         )
         prepare(self.http_refused, _HTTP_REFUSED)
-        self.end_to_end = histogram(
-            "md_end_to_end_seconds",
-            "From the ingestor's receipt to the socket write.",
-            _STREAM,
-            buckets=FAST_SECONDS,
+        self.end_to_end = seconds(
+            "md_end_to_end_seconds", "From the ingestor's receipt to the socket write."
         )
         self.circuit = gauge(
             "md_circuit_state", "0 closed, 1 half open, 2 open: not asked for a while.", ("target",)
@@ -173,18 +144,10 @@ class Metrics:
             ("venue", "channel", "product", "cause", "stage"),
         )
 
-    def of_stream(self, key: StreamKey) -> BoundMetrics:
-        """Those that are counted for the stream's venue and channel."""
-        names = (key.venue, key.channel)
-        return BoundMetrics(
-            self.sent.labels(*names),
-            self.conflated.labels(*names),
-            self.end_to_end.labels(*names),
-            self.subscriptions.labels(*names),
-            self.snapshot_seconds.labels(*names),
-            self.backfill_seconds.labels(*names),
-            self.backfill_ticks.labels(*names),
-        )
+    def of_stream(self, key: StreamKey) -> StreamMetrics:
+        """Those of the stream's venue and channel; `labels` takes a lock and builds a key."""
+        metrics = (getattr(self, name) for name in StreamMetrics._fields)
+        return StreamMetrics(*(metric.labels(key.venue, key.channel) for metric in metrics))
 
     def http_was_refused(self, reason: str) -> None:
         """A request or an HTTP connection was refused or dropped."""

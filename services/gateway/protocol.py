@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
 
 SUBPROTOCOL = "md.v1.json"
@@ -92,6 +93,20 @@ class Problem(Exception):
         }
 
 
+def unavailable(message: str = "the log does not answer") -> Problem:
+    """What has to be asked for does not answer; it may be tried again soon."""
+    return Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
+
+
+def epoch_changed(epoch: int, head: int) -> Problem:
+    return Problem(EPOCH_CHANGED, f"the stream's epoch is {epoch}", epoch=epoch, head=head)
+
+
+def too_old(oldest_seq: int) -> Problem:
+    message = f"the oldest record that can be sent is {oldest_seq}"
+    return Problem(TOO_OLD, message, oldest_seq=oldest_seq)
+
+
 Product = Annotated[str, Field(min_length=1, max_length=64)]
 Channel = Annotated[str, Field(min_length=1, max_length=64)]
 Position = Annotated[int, Field(ge=0, lt=2**63)]
@@ -126,10 +141,12 @@ class _Streams(Command):
         return list(dict.fromkeys([*self.products, *([self.product] if self.product else [])]))
 
     @property
-    def all_channels(self) -> list[str]:
-        """Each channel once; `ticker` when none is given."""
+    def streams(self) -> list[StreamKey]:
+        """Each stream once, channel by channel; `ticker` when no channel is given."""
         named = [*self.channels, *([self.channel] if self.channel else [])]
-        return list(dict.fromkeys(named)) or ["ticker"]
+        channels = dict.fromkeys(named or ["ticker"])
+        products = self.all_products
+        return [StreamKey(self.venue, channel, one) for channel in channels for one in products]
 
 
 class Subscribe(_Streams):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from services.common.resilience.token_bucket import TokenBucket
 
@@ -76,16 +77,14 @@ def _parsed(text: str) -> _Address | None:
     return address if mapped is None else mapped
 
 
+@dataclass(slots=True, eq=False)
 class Pass:
     """A connection's places, from its handshake until `release`."""
 
-    __slots__ = ("_address", "_door", "_keyless", "_left")
-
-    def __init__(self, door: Door, address: str, *, keyless: bool) -> None:
-        self._door = door
-        self._address = address
-        self._keyless = keyless
-        self._left = False
+    _door: Door
+    _address: str
+    _keyless: bool
+    _left: bool = False
 
     def keyed(self) -> None:
         """A valid key came: the place of those without one is free again."""
@@ -131,7 +130,7 @@ class Door:
         if keyless:
             self.keyless += 1
             self.keyless_by[address] += 1
-        return Pass(self, address, keyless=keyless)
+        return Pass(self, address, keyless)
 
 
 def _less(counts: Counter[str], address: str) -> None:

@@ -95,6 +95,7 @@ class Places:
             del self._taken[grant]
 
 
+@dataclass(slots=True, eq=False)
 class Seat:
     """One connection's place, from the moment its key is known until `release`.
 
@@ -104,11 +105,10 @@ class Seat:
         entry: its places by address, where those are counted.
     """
 
-    def __init__(self, places: Places, address: str = "") -> None:
-        self.grant: Grant | None = None
-        self.address = address
-        self.entry: Pass | None = None
-        self._places = places
+    _places: Places
+    address: str = ""
+    grant: Grant | None = None
+    entry: Pass | None = None
 
     def acquire(self, grant: Grant) -> bool:
         """Take a place under this grant, once; False: the key has no place left."""

@@ -7,6 +7,8 @@ What the log says to be `stale` or `down` already is not said again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from services.common.stream import Position
@@ -14,7 +16,7 @@ from services.common.subjects import StreamKey
 from services.common.wire import RECORD_VERSION, StreamState, encode
 from services.gateway.chain.freshness import Age
 from services.gateway.chain.replica import Phase, Replica
-from services.gateway.chain.stream_record import StreamRecord
+from services.gateway.chain.stream_record import StreamRecord, stream_fields
 
 _GRAVE = ("stale", "down")
 _NOWHERE = Position(0, 0)
@@ -49,6 +51,7 @@ class GatewayStatus(StreamRecord):
         self.ts_ingest = 0
 
 
+@dataclass(slots=True, eq=False)
 class StreamCondition:
     """One stream's.
 
@@ -56,15 +59,12 @@ class StreamCondition:
         age: how old what is served is.
     """
 
-    __slots__ = ("_key", "_overruled", "_replica", "_shard", "age")
-
-    def __init__(self, key: StreamKey, shard: int, replica: Replica, age: Age) -> None:
-        self.age = age
-        self._key = key
-        self._shard = shard
-        self._replica = replica
-        # Whether the last that subscribers were told is the gateway's `stale`.
-        self._overruled = False
+    _key: StreamKey
+    _shard: int
+    _replica: Replica
+    age: Age
+    # Whether the last that subscribers were told is the gateway's `stale`.
+    _overruled: bool = False
 
     def judge(self, pulse: int | None, now: int) -> GatewayStatus | None:
         """Look at the age; what subscribers have to be told, if anything.
@@ -126,9 +126,7 @@ class StreamCondition:
             {
                 "type": "status",
                 "v": RECORD_VERSION,
-                "venue": self._key.venue,
-                "channel": self._key.channel,
-                "product": self._key.product,
+                **stream_fields(self._key),
                 "shard": self._shard,
                 "epoch": mark.epoch,
                 "seq": mark.seq,

@@ -17,6 +17,7 @@ from services.common.domain.fold import BookState, check_state
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import (
+    RECORD_VERSION,
     UNCHAINED,
     UNREADABLE,
     LogRecord,
@@ -27,6 +28,7 @@ from services.common.wire import (
     decode_head,
     decode_record,
     encode,
+    to_raw,
 )
 
 # Levels (both sides together) in one part of a book's snapshot: about 50 KB of JSON.
@@ -61,18 +63,8 @@ class StreamRecord:
     """
 
     __slots__ = (
-        "_at",
-        "_held",
-        "chained",
-        "kind",
-        "plain",
-        "position",
-        "prev",
-        "repair",
-        "size",
-        "trace",
-        "ts_ingest",
-        "unreadable",
+        *("_at", "_held", "chained", "kind", "plain", "position", "prev"),
+        *("repair", "size", "trace", "ts_ingest", "unreadable"),
     )
 
     def __init__(self, payload: bytes) -> None:
@@ -190,19 +182,19 @@ def reset_messages(payload: bytes, depth: int) -> list[bytes]:
     record = _decode_reset(payload)
     messages = [encode(msgspec.structs.replace(record, state=None))]
     if record.repair == "snapshot" and record.state is not None:
-        snapshot = Snapshot(
-            v=record.v,
-            venue=record.venue,
-            channel=record.channel,
-            product=record.product,
-            shard=record.shard,
-            epoch=record.epoch,
-            seq=record.seq,
-            ts_snapshot=record.ts_ingest,
-            state=record.state,
-        )
+        key = StreamKey(record.venue, record.channel, record.product)
+        position = Position(record.epoch, record.seq)
+        snapshot = snapshot_at(key, record.shard, position, record.ts_ingest, record.state)
         messages += snapshot_messages(snapshot, "reset", depth)
     return messages
+
+
+def snapshot_at(
+    key: StreamKey, shard: int, position: Position, ts_us: int, state: bytes | msgspec.Raw
+) -> Snapshot:
+    """The state of a stream behind the record at `position`, taken at `ts_us`."""
+    epoch, seq, _ = position
+    return Snapshot(RECORD_VERSION, *key, shard, epoch, seq, ts_us, msgspec.Raw(state))
 
 
 def snapshot_messages(snapshot: Snapshot, reason: SnapshotReason, depth: int = 0) -> list[bytes]:
@@ -216,25 +208,14 @@ def snapshot_messages(snapshot: Snapshot, reason: SnapshotReason, depth: int = 0
     bids = state.bids[:depth] if depth else state.bids
     asks = state.asks[:depth] if depth else state.asks
     half = LEVELS_PER_PART // 2
-    count = max(1, -(-len(bids) // half), -(-len(asks) // half))
-    return [
-        _snapshot_message(
-            msgspec.structs.replace(
-                snapshot,
-                state=msgspec.Raw(
-                    encode(
-                        {
-                            "bids": bids[part * half : (part + 1) * half],
-                            "asks": asks[part * half : (part + 1) * half],
-                        }
-                    )
-                ),
-            ),
-            reason,
-            {"part": part + 1, "last": part + 1 == count},
-        )
-        for part in range(count)
-    ]
+    starts = range(0, max(1, len(bids), len(asks)), half)
+    messages: list[bytes] = []
+    for part, at in enumerate(starts, start=1):
+        levels = to_raw({"bids": bids[at : at + half], "asks": asks[at : at + half]})
+        partial = msgspec.structs.replace(snapshot, state=levels)
+        more = {"part": part, "last": part == len(starts)}
+        messages.append(_snapshot_message(partial, reason, more))
+    return messages
 
 
 def _snapshot_message(snapshot: Snapshot, reason: str, more: dict[str, Any]) -> bytes:

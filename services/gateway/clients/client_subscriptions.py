@@ -26,10 +26,9 @@ from services.gateway.clients.subscribe_plan import (
     when_ready,
 )
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up import CatchUp
+from services.gateway.history.catch_up import CatchUp, backfill_message, mode_message
 from services.gateway.history.catch_up_port import CatchUpListener, CatchUpPort
 from services.gateway.protocol import (
-    BROKER_UNAVAILABLE,
     NOT_ENTITLED,
     NOT_SUBSCRIBED,
     SUBSCRIPTION_LIMIT,
@@ -40,6 +39,7 @@ from services.gateway.protocol import (
     Unsubscribe,
     echo,
     make_cursor,
+    unavailable,
 )
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.streams.registry import StreamLease
@@ -51,21 +51,9 @@ log = structlog.get_logger(__name__)
 
 
 class ClientSubscriptions(CatchUpListener):
-    """See the module's docstring.
+    """See the module's docstring; `client`, the connection, is told everything."""
 
-    Args:
-        client: the connection; it is told everything.
-    """
-
-    __slots__ = (
-        "_catch_up",
-        "_client",
-        "_closed",
-        "_grant",
-        "_parts",
-        "by_stream",
-        "limit",
-    )
+    __slots__ = ("_catch_up", "_client", "_closed", "_grant", "_parts", "by_stream", "limit")
 
     def __init__(self, parts: GatewayParts, client: CatchUpPort) -> None:
         self.by_stream: dict[StreamKey, tuple[Subscription, StreamLease]] = {}
@@ -175,19 +163,8 @@ class ClientSubscriptions(CatchUpListener):
     def _tell_mode(
         self, subscription: Subscription, old: str, new: str, reason: str, lag: int
     ) -> None:
-        key = subscription.live_stream.key
-        self._client.tell(
-            {
-                "type": "mode",
-                "stream": str(key),
-                **stream_fields(key),
-                "from": old,
-                "to": new,
-                "reason": reason,
-                "lag": lag,
-            },
-            control=True,
-        )
+        message = mode_message(subscription.live_stream.key, old, new, reason, lag)
+        self._client.tell(message, control=True)
 
     def _let_go(self, subscription: Subscription, lease: StreamLease) -> None:
         self._parts.hub.end(subscription)
@@ -212,11 +189,7 @@ class ClientSubscriptions(CatchUpListener):
         except (BrokerUnavailable, BrokerFailed):
             unsure = catalog.unseen(command.venue, allowed)
             known = allowed - unsure
-        keys = [
-            StreamKey(command.venue, channel, product)
-            for channel in command.all_channels
-            for product in products
-        ]
+        keys = command.streams
         for part, some in enumerate(batched(keys, _PART), start=1):
             plans = await self._plan_all(command, some, known, unsure)
             more = _part(part, len(keys))
@@ -229,8 +202,7 @@ class ClientSubscriptions(CatchUpListener):
         for plan in plans:
             if plan.problem is None and plan.key not in self.by_stream:
                 # It was refused, and ended, while the others were being planned.
-                message = "the stream ended while it was being set up"
-                plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
+                plan.problem = unavailable("the stream ended while it was being set up")
         # Nothing here awaits: what follows the heads told now is what comes next.
         self._client.tell(
             {"type": "subscribed", **more, "results": [p.result(command) for p in plans]},
@@ -286,8 +258,7 @@ class ClientSubscriptions(CatchUpListener):
         except (BrokerUnavailable, BrokerFailed) as error:
             # Its own words name servers, and are for the log.
             log.warning("subscribe_failed", stream=str(plan.key), reason=str(error))
-            message = "the log does not answer"
-            plan.problem = Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000)
+            plan.problem = unavailable()
         except Problem as problem:
             plan.problem = problem.kept()
         mine = self.by_stream.get(plan.key) == (subscription, lease)
@@ -326,28 +297,14 @@ class ClientSubscriptions(CatchUpListener):
 
     def _begin_backfill(self, subscription: Subscription, feed: StreamFeed, start: Start) -> None:
         head = feed.replica.head
-        self._client.tell(
-            {
-                "type": "backfill",
-                "state": "begin",
-                "stream": str(feed.key),
-                **stream_fields(feed.key),
-                "from": start.seq,
-                "to": head.seq if head is not None else start.seq,
-                "count": None,
-                "complete": start.complete,
-            }
-        )
+        to = head.seq if head is not None else start.seq
+        self._client.tell(backfill_message(feed.key, "begin", start.seq, to, None, start.complete))
         catching = Catching("backfill", start.position, start.seq, time.monotonic())
         self._catch_up.begin(subscription, feed, catching)
 
     async def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:
         """End the streams named, and answer as `subscribe` does."""
-        keys = [
-            StreamKey(command.venue, channel, product)
-            for channel in command.all_channels
-            for product in command.all_products
-        ]
+        keys = command.streams
         for part, some in enumerate(batched(keys, _PART), start=1):
             results = [self._end(key) for key in some]
             more = _part(part, len(keys))
@@ -365,19 +322,16 @@ class ClientSubscriptions(CatchUpListener):
 
     async def resync(self, command: Resync, id: CommandId | None) -> None:
         """Send the state of the streams named anew."""
-        for channel in command.all_channels:
-            for product in command.all_products:
-                key = StreamKey(command.venue, channel, product)
-                held = self.by_stream.get(key)
-                if held is None:
-                    problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
-                    self._client.tell_problem(at_stream(problem, key), id)
-                    continue
-                subscription, feed = held[0], held[1].feed
-                await when_ready(feed)
-                if self.by_stream.get(key) != held:
-                    # It was refused, and ended, while it was waited for.
-                    continue
+        for key in command.streams:
+            held = self.by_stream.get(key)
+            if held is None:
+                problem = Problem(NOT_SUBSCRIBED, "there is no such subscription")
+                self._client.tell_problem(at_stream(problem, key), id)
+                continue
+            subscription, feed = held[0], held[1].feed
+            await when_ready(feed)
+            if self.by_stream.get(key) == held:
+                # Else it was refused, and ended, while it was waited for.
                 self._catch_up.go_live(subscription, feed, "resync")
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Seat
-from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.limits import command_rate, connections_taken, limits_message
-from services.gateway.fanout.outbox import Outbox
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     COMMANDS,
@@ -40,6 +38,9 @@ from services.gateway.protocol import (
 from services.gateway.ratelimit import OVER_THE_RATE, REFUSED_FRAME, CommandRate, Strikes
 from services.gateway.websocket.rfc6455.frames import CloseCode
 
+if TYPE_CHECKING:
+    from services.gateway.clients.session import Session
+
 # A client that sends commands and reads no answers is not read from above this.
 _CONTROL_BYTES = 64 * 1024
 # Commands that wait while one is obeyed; a client that sends more is not read from meanwhile.
@@ -51,60 +52,20 @@ _OTHER_KEY = "this connection has another API key; connect again to change it"
 BAD_KEY = "this API key is not known"
 
 
-class CommandingClient(Protocol):
-    """What obeying commands needs of a connection."""
-
-    subscriptions: ClientSubscriptions
-    outbox: Outbox
-    closing: bool
-
-    def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
-        """Put a message into the outbox, behind the data or (`control`) before it."""
-
-    def tell_problem(
-        self, problem: Problem, id: CommandId | None = None, *, control: bool = True
-    ) -> None:
-        """Send an `error` message."""
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Write what can be written now, then close."""
-
-    def send_arrays(self, arrays: bool) -> None:
-        """Write several messages in a frame from now on, or one."""
-
-    def pause_reading(self) -> None:
-        """Read nothing more of the client for now."""
-
-    def resume_reading(self) -> None:
-        """Read on."""
-
-    async def made_room(self) -> None:
-        """Return when something of what waits for the client was written."""
-
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
-        """Run it in a task of the connection, which a failure of it ends."""
-
-
+@dataclass(slots=True, eq=False)
 class CommandQueue:
     """See the module's docstring.
 
     It has a task only while there is something to obey.
     """
 
-    __slots__ = ("_client", "_parts", "_rate", "_seat", "_strikes", "_waiting", "_working")
-
-    def __init__(self, client: CommandingClient, parts: GatewayParts, seat: Seat) -> None:
-        self._client = client
-        self._parts = parts
-        self._seat = seat
-        self._working: asyncio.Task[None] | None = None
-        self._waiting: deque[str | None] | None = None
-        self._rate: CommandRate | None = None
-        self._strikes: Strikes | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self._working is None
+    _client: Session
+    _parts: GatewayParts
+    _seat: Seat
+    _working: asyncio.Task[None] | None = None
+    _waiting: deque[str | None] | None = None
+    _rate: CommandRate | None = None
+    _strikes: Strikes | None = None
 
     def add(self, text: str | None) -> None:
         """Obey this when all before it is obeyed; None: what came was no text."""

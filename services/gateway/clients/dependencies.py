@@ -30,14 +30,14 @@ class GatewayParts:
     door: Door
     guesses: KeyGuesses
 
-    def grant_of(self, key: str, address: str) -> Grant | None:
-        """What a key that came from an address allows; None: it is not known.
+    def grant_of(self, key: str | None, address: str) -> Grant | None:
+        """What a key that came from an address allows; None: there is none, or it is not known.
 
         Raises:
             Guessing: it was not looked at.
         """
-        if self.keys.open:
-            return EVERYONE
+        if self.keys.open or key is None:
+            return EVERYONE if self.keys.open else None
         digest = digest_of(key)
         if (wait := self.guesses.wait(address, digest)) > 0:
             raise Guessing(wait)

@@ -61,19 +61,8 @@ class Session(CatchUpPort, TransportListener):
     subscriptions: ClientSubscriptions
 
     __slots__ = (
-        "_catching",
-        "_commands",
-        "_home",
-        "_left",
-        "_link",
-        "_opened",
-        "_parts",
-        "_room",
-        "_seat",
-        "_unread",
-        "closing",
-        "id",
-        "stuck_since",
+        *("_catching", "_commands", "_home", "_left", "_link", "_opened", "_parts", "_room"),
+        *("_seat", "_unread", "closing", "id", "stuck_since"),
     )
 
     def __init__(
@@ -159,6 +148,7 @@ class Session(CatchUpPort, TransportListener):
             self.leave()
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        """Run it in a task of the connection, which a failure of it ends."""
         return self._home.spawn(self._guarded(work), name)
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -213,6 +203,7 @@ class Session(CatchUpPort, TransportListener):
         self.quick = link.ready and not (self.brought or self.closing or outbox)
 
     def send_arrays(self, arrays: bool) -> None:
+        """Write several messages in a frame from now on, or one."""
         self.encoding = encoding_of(arrays=arrays, deflated=self._link.deflated)
 
     def unsent(self, frames: bytes, sent: int) -> None:
@@ -227,7 +218,8 @@ class Session(CatchUpPort, TransportListener):
         self.stuck_since = None
         # At once: whatever else the transport has to write comes behind it, or with it.
         self.flush()
-        self._parts.hub.drained(self)
+        # Then what conflation held back.
+        self._parts.hub.touch(self)
 
     async def room(self) -> None:
         while self.outbox.size > self._low_water:
@@ -243,6 +235,7 @@ class Session(CatchUpPort, TransportListener):
         return min(64 * 1024, self._parts.settings.ws_queue_bytes // 4)
 
     async def made_room(self) -> None:
+        """Return when something of what waits for the client was written."""
         if self._room is None:
             self._room = asyncio.Event()
         self._room.clear()

@@ -14,11 +14,11 @@ from services.gateway.chain.stream_record import SnapshotReason, stream_fields
 from services.gateway.fanout.subscription import Mode, Subscription, Terms, View
 from services.gateway.history.catch_up import NO_STATE
 from services.gateway.protocol import (
-    BROKER_UNAVAILABLE,
     UNKNOWN_CHANNEL,
     UNKNOWN_PRODUCT,
     Problem,
     Subscribe,
+    unavailable,
 )
 from services.gateway.streams.feed import StreamFeed
 
@@ -47,17 +47,16 @@ class SubscribePlan:
             return {**names, "ok": False, "error": self.problem.body()}
         assert self.feed is not None
         head = self.feed.replica.head
-        mode = command.mode or ("latest" if command.max_rate else "full")
+        terms = terms_of(command)
         return {
             **names,
             "ok": True,
             "epoch": head.epoch if head is not None else None,
             "seq": head.seq if head is not None else None,
             "start": self.kind,
-            "mode": mode,
-            "max_rate": command.max_rate if mode == "latest" else None,
-            "depth": command.depth or 0,
-            "late": bool(command.late),
+            "mode": terms.mode,
+            "max_rate": terms.max_rate,
+            **terms.view._asdict(),
             **self.more,
         }
 
@@ -97,7 +96,7 @@ async def plan_start(
     if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
         plan.kind = "live"
     elif not feed.replica.stateful:
-        raise Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
+        raise unavailable(NO_STATE)
 
 
 def terms_of(command: Subscribe) -> Terms:
@@ -125,7 +124,7 @@ def check_stream(key: StreamKey, known: set[str], unsure: set[str]) -> None:
     except InvalidSubject as error:
         raise Problem(UNKNOWN_PRODUCT, str(error)) from error
     if key.product in unsure:
-        raise Problem(BROKER_UNAVAILABLE, "the log does not answer", retry_after_ms=1000)
+        raise unavailable()
     if key.product not in known:
         raise Problem(UNKNOWN_PRODUCT, f"{key.venue} has no product {key.product}")
 
@@ -140,8 +139,7 @@ async def when_ready(feed: StreamFeed) -> None:
         async with asyncio.timeout(_READY_S):
             await feed.ready.wait()
     except TimeoutError:
-        message = "the log does not answer"
-        raise Problem(BROKER_UNAVAILABLE, message, retry_after_ms=1000) from None
+        raise unavailable() from None
 
 
 def at_stream(problem: Problem, key: StreamKey) -> Problem:

@@ -7,6 +7,7 @@ its client takes: arrays of messages in one frame, compressed frames, or both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from services.gateway.websocket.rfc6455.deflate import Deflater
 from services.gateway.websocket.rfc6455.frames import array_frames, payloads_of
@@ -15,14 +16,12 @@ from services.gateway.websocket.rfc6455.frames import array_frames, payloads_of
 ARRAY_BYTES = 16 * 1024
 
 
+@dataclass(slots=True, eq=False)
 class FrameEncoding:
     """One of the few of `encoding_of`; compare by identity."""
 
-    __slots__ = ("_arrays", "_deflater")
-
-    def __init__(self, *, arrays: bool, deflater: Deflater | None) -> None:
-        self._arrays = arrays
-        self._deflater = deflater
+    _arrays: bool
+    _deflater: Deflater | None
 
     def encode(self, pieces: Sequence[bytes]) -> bytes:
         """One buffer to write; `pieces` are whole plain frames, each one or more of them."""
@@ -37,7 +36,7 @@ class FrameEncoding:
 
 _DEFLATER = Deflater()
 _ENCODINGS = {
-    (arrays, deflated): FrameEncoding(arrays=arrays, deflater=_DEFLATER if deflated else None)
+    (arrays, deflated): FrameEncoding(arrays, _DEFLATER if deflated else None)
     for arrays in (False, True)
     for deflated in (False, True)
 }

@@ -20,17 +20,6 @@ class FlushSchedule:
         held: what is pushed waits for the end of the window.
     """
 
-    __slots__ = (
-        "_clock",
-        "_flush",
-        "_pushed_at",
-        "_schedule",
-        "_schedule_at",
-        "_window",
-        "flushing",
-        "held",
-    )
-
     def __init__(
         self,
         schedule: Callable[[Callable[[], None]], object],

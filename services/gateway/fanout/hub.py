@@ -32,7 +32,6 @@ from services.gateway.fanout.live_streams import (
 )
 from services.gateway.fanout.merged_sending import MergedSending
 from services.gateway.fanout.push_batch import Push, PushBatch
-from services.gateway.fanout.shared_write import SharedWriter
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.websocket.rfc6455.frames import text_frames
 
@@ -72,7 +71,8 @@ class Hub:
         self._batch = PushBatch()
         self._dirty: list[Subscriber] = []
         self._when = FlushSchedule(schedule, schedule_at, clock, window, self.flush)
-        self._shared = SharedWriter(most, write, self._failed)
+        self._most = most
+        self._write = write
         self._merged = MergedSending(clock, schedule_at, self.flush, self.touch, self._failed)
         self._times = DeliveryTimes(micros)
         # What clients are told at the end of the turn, and the state in which it is true.
@@ -263,10 +263,6 @@ class Hub:
         self.bring(client)
         client.flush()
 
-    def drained(self, client: Subscriber) -> None:
-        """Its transport takes data again: send what conflation held back."""
-        self.touch(client)
-
     # ------------------------------------------------------------------ what is written
 
     def flush(self) -> None:
@@ -299,7 +295,7 @@ class Hub:
         """Write the turn: to all who are quick the same bytes, to others through their outbox."""
         batch = self._batch
         if batch.pushes:
-            for client in self._shared.write(batch):
+            for client in batch.write(self._most, self._write, self._failed):
                 try:
                     self.bring(client)
                 except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only

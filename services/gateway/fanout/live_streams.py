@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from services.common.subjects import StreamKey
 from services.gateway.fanout.encoding import FrameEncoding
 from services.gateway.fanout.outbox import Outbox
-from services.gateway.fanout.stream_metrics import StreamMetrics
 from services.gateway.fanout.subscription import Subscription, View
 
 
@@ -53,11 +54,6 @@ class Subscriber(ABC):
     # costs, more than instructions.
     __slots__ = ("brought", "encoding", "fd", "outbox", "quick", "subscriptions")
 
-    outbox: Outbox
-    encoding: FrameEncoding
-    fd: int
-    quick: bool
-    brought: int
     subscriptions: SubscriptionListener
 
     def __init__(self, outbox: Outbox, encoding: FrameEncoding, fd: int) -> None:
@@ -85,14 +81,36 @@ class Subscriber(ABC):
         """Something went wrong here that nobody foresaw, while it was served: end it."""
 
 
+class Counter(Protocol):
+    def inc(self, amount: float = 1) -> None: ...
+
+
+class Gauge(Counter, Protocol):
+    def dec(self, amount: float = 1) -> None: ...
+
+
+class Histogram(Protocol):
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None: ...
+
+
+class StreamMetrics(NamedTuple):
+    """What is counted of a stream, without knowing the library that counts; `Metrics` has each."""
+
+    sent: Counter
+    conflated: Counter
+    end_to_end: Histogram
+    subscriptions: Gauge
+    snapshot_seconds: Histogram
+    backfill_seconds: Histogram
+    backfill_ticks: Counter
+
+
+@dataclass(slots=True, eq=False)
 class ViewGroup:
     """The clients that get the same messages of one stream: all its records, in one view."""
 
-    __slots__ = ("live_stream", "members")
-
-    def __init__(self, live_stream: LiveStream) -> None:
-        self.live_stream = live_stream
-        self.members: dict[Subscriber, Subscription] = {}
+    live_stream: LiveStream
+    members: dict[Subscriber, Subscription] = field(default_factory=dict)
 
 
 class LiveStream:

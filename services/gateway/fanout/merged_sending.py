@@ -25,8 +25,6 @@ class MergedSending:
         failed: called with a client for which something went wrong, while the error is handled.
     """
 
-    __slots__ = ("_clock", "_failed", "_flush", "_owing", "_schedule_at", "_timer", "_touch")
-
     def __init__(
         self,
         clock: Callable[[], float],

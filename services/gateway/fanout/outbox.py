@@ -7,7 +7,10 @@ never waits behind data. *Data* is everything whose order matters inside a strea
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 
+
+@dataclass(slots=True, eq=False)
 class Outbox:
     """Frames of one client.
 
@@ -18,16 +21,13 @@ class Outbox:
         dirty: whether the owner already knows that there is something to write.
     """
 
-    __slots__ = ("control", "control_size", "data", "dirty", "limit", "size")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self.control_size = 0
-        self.dirty = False
-        self.control: list[bytes] = []
-        # Not a deque: an empty one takes 0.7 KiB, and most outboxes are empty most of the time.
-        self.data: list[bytes] = []
+    limit: int
+    size: int = 0
+    control_size: int = 0
+    dirty: bool = False
+    control: list[bytes] = field(default_factory=list)
+    # Not a deque: an empty one takes 0.7 KiB, and most outboxes are empty most of the time.
+    data: list[bytes] = field(default_factory=list)
 
     def offer(self, frames: bytes) -> bool:
         """Take data if it fits; False when it does not, and nothing was taken."""

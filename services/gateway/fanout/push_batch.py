@@ -1,4 +1,4 @@
-"""What is pushed in one turn of the event loop, kept once for all who get it. Pure.
+"""What is pushed in one turn of the event loop, kept and written once for all who get it. Pure.
 
 A push costs the same for one client and for ten thousand: it is noted here, beside the clients it
 is for. When the turn is written, clients that get the same pushes get the same bytes.
@@ -6,7 +6,8 @@ is for. When the turn is written, clients that get the same pushes get the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 
 from services.common.stream import Position
@@ -17,29 +18,28 @@ from services.gateway.fanout.live_streams import Subscriber, ViewGroup
 _KEPT = 256
 
 
+@dataclass(slots=True, eq=False)
 class Push:
-    """Records that directly follow `before`, for everyone who is in `audience` at that moment.
+    """Records that directly follow `before`, for everyone who is in `group` at that moment.
 
     Attributes:
         frames: the messages as plain frames.
         messages: how many.
         records: how many records they are sent for.
         receivers: clients that get it.
-        bit: of its audience in this turn.
+        bit: of its group in this turn.
     """
 
-    __slots__ = ("before", "bit", "frames", "group", "messages", "receivers", "records")
+    group: ViewGroup
+    frames: bytes
+    messages: int
+    before: Position
+    records: int
+    receivers: int = field(init=False)
+    bit: int = field(default=0, init=False)
 
-    def __init__(
-        self, group: ViewGroup, frames: bytes, messages: int, before: Position, records: int
-    ) -> None:
-        self.group = group
-        self.frames = frames
-        self.messages = messages
-        self.before = before
-        self.records = records
-        self.receivers = len(group.members)
-        self.bit = 0
+    def __post_init__(self) -> None:
+        self.receivers = len(self.group.members)
 
 
 class PushBatch:
@@ -49,8 +49,6 @@ class PushBatch:
         size: bytes of all of them.
         individual: clients that were given a part of it on their own.
     """
-
-    __slots__ = ("_bits", "_buffers", "individual", "pushes", "size")
 
     def __init__(self) -> None:
         self.pushes: list[Push] = []
@@ -69,7 +67,7 @@ class PushBatch:
         return islice(self.pushes, count, None)
 
     def receivers(self) -> Iterable[tuple[Subscriber, int]]:
-        """Each client once, and the bits of its audiences in this turn."""
+        """Each client once, and the bits of its groups in this turn."""
         (first, bit), *others = self._bits.items()
         if not others:
             return zip([*first.members], repeat(bit))
@@ -80,7 +78,7 @@ class PushBatch:
         return found.items()
 
     def buffer(self, bits: int, encoding: FrameEncoding) -> tuple[bytes, int]:
-        """What clients with these audiences are written, and its size in plain frames."""
+        """What clients in these groups are written, and its size in plain frames."""
         if encoding is PLAIN and len(self.pushes) == 1:
             frames = self.pushes[0].frames
             return frames, len(frames)
@@ -92,3 +90,42 @@ class PushBatch:
             found = encoding.encode(pieces), sum(map(len, pieces))
             self._buffers[bits, encoding] = found
         return found
+
+    def write(
+        self,
+        most: int,
+        write: Callable[[int, bytes], int],
+        failed: Callable[[Subscriber], None],
+    ) -> list[Subscriber]:
+        """Write to clients for which nothing waits, past their transports; answers the others.
+
+        Those have to get it through their outbox.
+
+        Args:
+            most: bytes that may be written to one client past its outbox.
+            write: hands a buffer to the kernel and tells how much of it was taken; or OSError.
+            failed: called with a client that could not be written to, while the error is handled.
+        """
+        others: list[Subscriber] = []
+        mine, encoding, buffer, fits = 0, PLAIN, b"", False
+        for client, bits in self.receivers():
+            if not client.quick:
+                others.append(client)
+                continue
+            try:
+                if bits != mine or client.encoding is not encoding:
+                    buffer, size = self.buffer(bits, client.encoding)
+                    mine, encoding, fits = bits, client.encoding, size <= most
+                if not fits:
+                    others.append(client)
+                    continue
+                try:
+                    sent = write(client.fd, buffer) if client.fd >= 0 else 0
+                except OSError:
+                    # It is full, or ending; its transport finds out which.
+                    sent = 0
+                if sent != len(buffer):
+                    client.unsent(buffer, sent)
+            except Exception:  # noqa: BLE001 - `failed` says it; it costs this client only
+                failed(client)
+        return others

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -34,6 +35,7 @@ from services.gateway.websocket.rfc6455.frames import text_frame
 if TYPE_CHECKING:
     from services.common.resilience.token_bucket import TokenBucket
     from services.gateway.fanout.live_streams import LiveStream, Subscriber
+    from services.gateway.fanout.outbox import Outbox
 
 Mode = Literal["full", "latest"]
 Reason = Literal["backfill", "slow", "snapshot"]
@@ -96,6 +98,7 @@ class Piece(NamedTuple):
     whole: bool
 
 
+@dataclass(slots=True, eq=False)
 class Catching:
     """Where a client stands that catches up.
 
@@ -113,45 +116,24 @@ class Catching:
         reading: whether somebody fetches what comes next.
     """
 
-    __slots__ = (
-        "count",
-        "cursor",
-        "page",
-        "position",
-        "preface",
-        "reading",
-        "reason",
-        "seq",
-        "since",
-        "start",
-    )
+    reason: Reason
+    position: Position
+    seq: int | None
+    since: float = 0.0
+    preface: deque[bytes] = field(default_factory=deque)
+    page: deque[StreamRecord] = field(default_factory=deque, init=False)
+    cursor: str = field(default="", init=False)
+    start: int = field(init=False)
+    count: int = field(default=0, init=False)
+    reading: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        reason: Reason,
-        position: Position,
-        seq: int | None,
-        since: float = 0.0,
-        preface: Iterable[bytes] = (),
-    ) -> None:
-        self.reason = reason
-        self.position = position
-        self.seq = seq
-        self.start = seq or 0
-        self.count = 0
-        self.since = since
-        self.preface = deque(preface)
-        self.page: deque[StreamRecord] = deque()
-        self.cursor = ""
-        self.reading = False
+    def __post_init__(self) -> None:
+        self.start = self.seq or 0
 
     def set_page(self, page: deque[StreamRecord], cursor: str) -> None:
         """Records were read that come next; none: the place has to be looked for again."""
         self.page = page
         self.cursor = cursor if page else ""
-
-    def lost_cursor(self) -> None:
-        self.cursor = ""
 
     def links(self, entry: StreamRecord) -> bool:
         """Whether nothing is missing between what the client holds and this record."""
@@ -222,6 +204,7 @@ def _follows(entry: StreamRecord, held: Position) -> bool:
     return entry.position.epoch != held.epoch or entry.position.seq <= held.seq
 
 
+@dataclass(slots=True, eq=False)
 class Subscription:
     """See the module's docstring; at most one of a client is there for a stream.
 
@@ -235,30 +218,18 @@ class Subscription:
         quota: of messages a second; the hub's.
     """
 
-    __slots__ = (
-        "catching",
-        "client",
-        "conflation",
-        "live_stream",
-        "outbox",
-        "quota",
-        "state",
-        "terms",
-        "version",
-    )
+    client: Subscriber
+    live_stream: LiveStream
+    terms: Terms = field(default_factory=Terms)
+    outbox: Outbox = field(init=False)
+    state: State = field(default=State.IDLE, init=False)
+    version: int = field(default=0, init=False)
+    conflation: Conflation | None = field(default=None, init=False)
+    catching: Catching | None = field(default=None, init=False)
+    quota: TokenBucket | None = field(default=None, init=False)
 
-    def __init__(
-        self, client: Subscriber, live_stream: LiveStream, terms: Terms | None = None
-    ) -> None:
-        self.client = client
-        self.outbox = client.outbox
-        self.live_stream = live_stream
-        self.terms = terms if terms is not None else Terms()
-        self.state = State.IDLE
-        self.version = 0
-        self.conflation: Conflation | None = None
-        self.catching: Catching | None = None
-        self.quota: TokenBucket | None = None
+    def __post_init__(self) -> None:
+        self.outbox = self.client.outbox
 
     @property
     def live(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -29,16 +30,16 @@ _ANSWER_S = 10.0
 _SKEW_US = 10_000_000
 
 
+@dataclass
 class Archive:
     """Pages of archived records. Without a reader the archive is empty.
 
     Every method raises `StoreUnavailable` when the archive does not answer in time.
     """
 
-    def __init__(self, reader: ArchiveReader | None, health: GatewayHealth) -> None:
-        self._reader = reader
-        self._health = health
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+    reader: ArchiveReader | None
+    health: GatewayHealth
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def page(
         self, key: StreamKey, shard: int, after: Position, max_bytes: int = _PAGE_BYTES
@@ -46,9 +47,9 @@ class Archive:
         """Records after `after`, about `max_bytes` of them, in order; none: there are no more."""
         found: list[StreamRecord] = []
         size = 0
-        if self._reader is None:
+        if self.reader is None:
             return found
-        payloads = self._reader.read(key, shard, after)
+        payloads = self.reader.read(key, shard, after)
         async with self._answering(), aclosing(payloads):
             async for payload in payloads:
                 try:
@@ -74,11 +75,11 @@ class Archive:
         self, key: StreamKey, shard: int, epoch: int, ts_us: int
     ) -> StreamRecord | None:
         """The first tick or reset of `epoch` that was received at `ts_us` or later."""
-        if self._reader is None:
+        if self.reader is None:
             return None
         reached: Position | None = None
         async with self._answering():
-            reached = await self._reader.reached(key, shard, ts_us - _SKEW_US)
+            reached = await self.reader.reached(key, shard, ts_us - _SKEW_US)
         after = max(reached or Position(0, 0), Position(epoch, 0))
         while page := await self.page(key, shard, after):
             for entry in page:
@@ -97,9 +98,9 @@ class Archive:
             return
         except TimeoutError as error:
             reason = f"no answer within {_ANSWER_S:.0f} s"
-            self._health.degraded("archive", reason)
+            self.health.degraded("archive", reason)
             raise StoreUnavailable("archive", reason) from error
         except StoreUnavailable as error:
-            self._health.degraded("archive", str(error))
+            self.health.degraded("archive", str(error))
             raise
-        self._health.restored("archive")
+        self.health.restored("archive")

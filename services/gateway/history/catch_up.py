@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from services.common.errors import BrokerError, PositionLost, StoreUnavailable
 from services.common.resilience.backoff import Backoff
+from services.common.subjects import StreamKey
 from services.common.wire import encode
 from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, stream_fields
@@ -25,7 +27,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
 from services.gateway.history.catch_up_port import CatchUpPort
 from services.gateway.metrics import Metrics
-from services.gateway.protocol import BROKER_UNAVAILABLE, TOO_OLD, Problem
+from services.gateway.protocol import TOO_OLD, Problem, unavailable
 from services.gateway.streams.feed import StreamFeed
 
 log = structlog.get_logger(__name__)
@@ -37,30 +39,19 @@ _EMPTY_READS = 5
 _READS = 4
 
 
+@dataclass(slots=True, eq=False)
 class CatchUp:
     """The subscriptions of one client that are not live."""
 
-    __slots__ = (
-        "_backfill",
-        "_client",
-        "_hub",
-        "_metrics",
-        "_reads",
-        "_running",
-        "_waiting",
-        "_wake",
-    )
-
-    def __init__(self, client: CatchUpPort, hub: Hub, backfill: Backfill, metrics: Metrics) -> None:
-        self._client = client
-        self._metrics = metrics
-        self._hub = hub
-        self._backfill = backfill
-        self._waiting: dict[Subscription, StreamFeed] = {}
-        self._running = False
-        # Made by `run`: most clients never catch up on anything.
-        self._wake: asyncio.Event | None = None
-        self._reads: asyncio.Semaphore | None = None
+    _client: CatchUpPort
+    _hub: Hub
+    _backfill: Backfill
+    _metrics: Metrics
+    _waiting: dict[Subscription, StreamFeed] = field(default_factory=dict)
+    _running: bool = False
+    # Made by `run`: most clients never catch up on anything.
+    _wake: asyncio.Event | None = None
+    _reads: asyncio.Semaphore | None = None
 
     def close(self) -> None:
         """Let go of the client, which is gone."""
@@ -201,7 +192,7 @@ class CatchUp:
                 async with self._reads:
                     page, cursor = await self._page(catching, feed)
             except PositionLost:
-                catching.lost_cursor()
+                catching.cursor = ""
                 empty += 1
             except (BrokerError, StoreUnavailable) as error:
                 log.warning("backfill_waits", stream=str(feed.key), reason=str(error))
@@ -254,36 +245,16 @@ class CatchUp:
             self._client.tell(news)
         if catching.reason == "slow":
             self._metrics.slow.labels("recovered").inc()
-            self._client.tell(
-                {
-                    "type": "mode",
-                    "stream": str(feed.key),
-                    **stream_fields(feed.key),
-                    "from": "catch_up",
-                    "to": subscription.terms.mode,
-                    "reason": "recovered",
-                    "lag": catching.count,
-                }
-            )
+            to = subscription.terms.mode
+            self._client.tell(mode_message(feed.key, "catch_up", to, "recovered", catching.count))
 
     def _end(self, subscription: Subscription, catching: Catching, *, complete: bool) -> None:
         if catching.reason != "backfill":
             return
         seconds = time.monotonic() - catching.since
         subscription.live_stream.metrics.backfill_seconds.observe(seconds)
-        key = subscription.live_stream.key
-        self._client.tell(
-            {
-                "type": "backfill",
-                "state": "end",
-                "stream": str(key),
-                **stream_fields(key),
-                "from": catching.start,
-                "to": catching.seq,
-                "count": catching.count,
-                "complete": complete,
-            }
-        )
+        key, place = subscription.live_stream.key, (catching.start, catching.seq)
+        self._client.tell(backfill_message(key, "end", *place, catching.count, complete))
 
     def _lost(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> None:
         """The log does not hold what this client needs next: say what it misses, begin anew."""
@@ -321,8 +292,7 @@ class CatchUp:
             return
         parts = feed.snapshot_parts(reason, subscription.terms.view.depth)
         if parts is None:
-            problem = Problem(BROKER_UNAVAILABLE, NO_STATE, retry_after_ms=1000)
-            self._client.subscriptions.end_with(problem, subscription)
+            self._client.subscriptions.end_with(unavailable(NO_STATE), subscription)
             return
         outbox = self._client.outbox
         size = sum(map(len, parts))
@@ -333,10 +303,24 @@ class CatchUp:
             return
         position = replica.mark or BEGINNING
         now = time.monotonic()
-        self.begin(subscription, feed, Catching("snapshot", position, head.seq, now, parts))
+        self.begin(subscription, feed, Catching("snapshot", position, head.seq, now, deque(parts)))
 
 
 NO_STATE = "the stream's whole state is not known here yet"
+
+
+def mode_message(key: StreamKey, old: str, new: str, reason: str, lag: int) -> dict[str, Any]:
+    """How the stream is sent from now on."""
+    how = {"from": old, "to": new, "reason": reason, "lag": lag}
+    return {"type": "mode", "stream": str(key), **stream_fields(key), **how}
+
+
+def backfill_message(
+    key: StreamKey, state: str, first: int, last: int | None, count: int | None, complete: bool
+) -> dict[str, Any]:
+    """A backfill begins or has ended."""
+    what = {"from": first, "to": last, "count": count, "complete": complete}
+    return {"type": "backfill", "state": state, "stream": str(key), **stream_fields(key), **what}
 
 
 def _announced_loss(feed: StreamFeed, held: int | None) -> bytes:

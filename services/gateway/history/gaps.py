@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -33,20 +34,18 @@ _PAGE = 1000
 _NOWHERE = Position(0, 0)
 
 
+@dataclass(slots=True)
 class _Looked:
     """What is known of one stream's log up to `cursor`."""
 
-    __slots__ = ("at", "cursor", "found", "lock", "mark", "to_head", "whole")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.cursor = ""
-        self.mark = _NOWHERE
-        self.found: deque[dict[str, Any]] = deque(maxlen=MOST_GAPS)
-        # When the head was reached last, if it was at the last look; and whether all is known.
-        self.at = 0.0
-        self.to_head = False
-        self.whole = True
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    cursor: str = ""
+    mark: Position = _NOWHERE
+    found: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_GAPS))
+    # When the head was reached last, if it was at the last look; and whether all is known.
+    at: float = 0.0
+    to_head: bool = False
+    whole: bool = True
 
 
 def _opened(reset: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +82,7 @@ def _add_late(gaps: deque[dict[str, Any]], late: dict[str, Any]) -> None:
         gap["state"] = "lost" if gap["lost"] else "refilled"
 
 
+@dataclass
 class GapHistory:
     """See the module's docstring.
 
@@ -94,21 +94,12 @@ class GapHistory:
         kept_s: how long what was found is not looked for again.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        records: RecordReader,
-        shard_count: int,
-        *,
-        budget: int = 200_000,
-        kept_s: float = 3.0,
-    ) -> None:
-        self._broker = broker
-        self._records = records
-        self._shard_count = shard_count
-        self._budget = budget
-        self._kept_s = kept_s
-        self._looked: dict[StreamKey, _Looked] = {}
+    broker: Broker
+    records: RecordReader
+    shard_count: int
+    budget: int = 200_000
+    kept_s: float = 3.0
+    _looked: dict[StreamKey, _Looked] = field(default_factory=lambda: defaultdict(_Looked))
 
     async def of(self, keys: Sequence[StreamKey]) -> tuple[list[dict[str, Any]], bool]:
         """The gaps of these streams, in each one's order; whether that is all.
@@ -121,15 +112,13 @@ class GapHistory:
         Raises:
             BrokerUnavailable: the log does not answer.
         """
-        left = self._budget
+        left = self.budget
         found: list[dict[str, Any]] = []
         complete = True
         for key in keys:
-            looked = self._looked.get(key)
-            if looked is None:
-                looked = self._looked[key] = _Looked()
+            looked = self._looked[key]
             async with looked.lock:
-                if not looked.to_head or time.monotonic() - looked.at >= self._kept_s:
+                if not looked.to_head or time.monotonic() - looked.at >= self.kept_s:
                     left -= await self._look(key, looked, left)
                 found += looked.found
                 complete = complete and looked.to_head and looked.whole
@@ -137,13 +126,13 @@ class GapHistory:
 
     async def _look(self, key: StreamKey, looked: _Looked, most: int) -> int:
         """Go on looking, through `most` records; through how many it was."""
-        subject = tick_subject(shard_of(key.product, self._shard_count), key)
+        subject = tick_subject(shard_of(key.product, self.shard_count), key)
         count = 0
         looked.to_head = False
         while count < most and not looked.to_head:
             try:
                 limit = min(_PAGE, most - count)
-                page = await self._broker.read(subject, looked.cursor, limit=limit)
+                page = await self.broker.read(subject, looked.cursor, limit=limit)
             except PositionLost:
                 # What expired before it was looked at cannot be known any more.
                 looked.whole = looked.whole and not looked.cursor
@@ -152,7 +141,7 @@ class GapHistory:
                 continue
             count += len(page.messages)
             marked = [one for one in page.messages if any(mark in one.payload for mark in _MARKS)]
-            for entry in self._records.read(marked):
+            for entry in self.records.read(marked):
                 if entry.kind not in ("reset", "late") or entry.position <= looked.mark:
                     continue
                 looked.mark = entry.position

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.common.errors import PositionLost
@@ -20,24 +21,24 @@ from services.gateway.streams.record_reader import RecordReader
 _RECORDS = 500
 _MAX_BYTES = 32 * 1024 * 1024
 _MAX_PLACES = 4096
-# What an entry costs beside its payload, roughly.
+# What a record costs beside its payload, roughly.
 _OVERHEAD = 250
 
 
 class LogPage(NamedTuple):
     """Records in the log's order, where to go on, and whether the log's head was reached."""
 
-    entries: Sequence[StreamRecord]
+    records: Sequence[StreamRecord]
     cursor: str
     at_head: bool
 
 
+@dataclass(slots=True)
 class _Reading:
     """A page that somebody reads now."""
 
-    def __init__(self) -> None:
-        self.done = asyncio.Event()
-        self.page: LogPage | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    page: LogPage | None = None
 
 
 class LogPageCache:
@@ -103,8 +104,8 @@ class LogPageCache:
         try:
             subject, cursor = key
             page = await self._broker.read(subject, cursor, limit=_RECORDS)
-            entries = self._records.read(page.messages)
-            found = reading.page = LogPage(entries, page.cursor, page.at_head)
+            records = self._records.read(page.messages)
+            found = reading.page = LogPage(records, page.cursor, page.at_head)
         finally:
             del self._reading[key]
             reading.done.set()
@@ -121,4 +122,4 @@ class LogPageCache:
 
 
 def _cost(page: LogPage) -> int:
-    return sum(entry.size + _OVERHEAD for entry in page.entries)
+    return sum(record.size + _OVERHEAD for record in page.records)

@@ -84,14 +84,10 @@ class Subscribed(ServerMessage):
     results: list[Result]
 
 
-class Unsubscribed(ServerMessage):
+class Unsubscribed(Subscribed):
     """Nothing of these streams comes later."""
 
-    type: Literal["unsubscribed"]
-    id: CommandId | None = None
-    part: int | None = None
-    last: bool | None = None
-    results: list[Result]
+    type: Literal["unsubscribed"]  # type: ignore[assignment]  # another message, of the same form
 
 
 class SnapshotMessage(ServerMessage):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
-import msgspec
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from services.common.errors import BrokerUnavailable, InvalidSubject
 from services.common.sharding import shard_of
 from services.common.subjects import CHANNELS, Channel, StreamKey, check_token, tick_subject
-from services.common.wire import Snapshot, encode
+from services.common.wire import encode
 from services.gateway.admission.addresses import Guessing
-from services.gateway.admission.auth import EVERYONE, Grant, offered_key
+from services.gateway.admission.auth import Grant, offered_key
 from services.gateway.history.gaps import GapHistory
 from services.gateway.http.schemas import (
     GapReport,
@@ -53,16 +51,14 @@ def api_router(gateway: Gateway) -> APIRouter:
 
     async def authorized(request: Request) -> None:
         key = offered_key(request.headers, request.url.query)
-        grant = EVERYONE if parts.keys.open else None
-        if key is not None and grant is None:
-            peer = request.client.host if request.client else ""
-            forwarded = request.headers.getlist("x-forwarded-for")
-            try:
-                grant = parts.grant_of(key, parts.proxies.client(peer, forwarded))
-            except Guessing as guessing:
-                parts.metrics.http_was_refused("key_guesses")
-                headers = {"retry-after": str(int(guessing.wait_s) + 1)}
-                raise HTTPException(429, str(guessing), headers) from guessing
+        peer = request.client.host if request.client else ""
+        forwarded = request.headers.getlist("x-forwarded-for")
+        try:
+            grant = parts.grant_of(key, parts.proxies.client(peer, forwarded))
+        except Guessing as guessing:
+            parts.metrics.http_was_refused("key_guesses")
+            headers = {"retry-after": str(int(guessing.wait_s) + 1)}
+            raise HTTPException(429, str(guessing), headers) from guessing
         if grant is None:
             raise HTTPException(401, "a valid API key is required")
         product = request.path_params.get("product", request.query_params.get("product"))
@@ -97,12 +93,11 @@ def api_router(gateway: Gateway) -> APIRouter:
     async def known(product: str, channel: str, venue: str) -> StreamKey:
         try:
             key = StreamKey(check_token(venue), channel, check_token(product))
-            if product in await parts.catalog.knows(venue, [product]):
-                return key
         except InvalidSubject as error:
             raise HTTPException(404, str(error)) from error
-        except BrokerUnavailable as error:
-            raise _away(error) from error
+        with _log_answers():
+            if product in await parts.catalog.knows(venue, [product]):
+                return key
         raise HTTPException(404, f"{venue} has no product {product}")
 
     @router.get("/products", summary="Products and their channels")
@@ -139,22 +134,10 @@ def api_router(gateway: Gateway) -> APIRouter:
             async with encoding:
                 # A whole book is tens of milliseconds' work: one in a turn of the event loop.
                 await asyncio.sleep(0)
-                found = feed.replica.state(depth or None)
+                found = feed.snapshot(depth)
             if found is None:
                 raise HTTPException(404, f"{key} has no state yet")
-            position, state = found
-            record = Snapshot(
-                v=1,
-                venue=key.venue,
-                channel=key.channel,
-                product=key.product,
-                shard=feed.shard,
-                epoch=position.epoch,
-                seq=position.seq,
-                ts_snapshot=time.time_ns() // 1000,
-                state=msgspec.Raw(state),
-            )
-            body = encode(record)[:-1] + b',"status":' + (feed.status() or b"null") + b"}"
+            body = encode(found)[:-1] + b',"status":' + (feed.status() or b"null") + b"}"
             return Response(body, media_type="application/json")
 
     @router.get(
@@ -162,10 +145,7 @@ def api_router(gateway: Gateway) -> APIRouter:
         summary="Records after a seq",
         response_model=Ticks,
         responses={
-            409: {
-                "model": Refusal,
-                "description": "Another epoch, or above the head",
-            },
+            409: {"model": Refusal, "description": "Another epoch, or above the head"},
             410: {"model": Refusal, "description": "Older than what is retained (4001)"},
         },
     )
@@ -188,8 +168,6 @@ def api_router(gateway: Gateway) -> APIRouter:
                 page = await pages.after(
                     subject, from_seq, epoch, limit, gateway.settings.http_page_bytes
                 )
-        except BrokerUnavailable as error:
-            raise _away(error) from error
         except Problem as problem:
             status = 410 if problem.code is TOO_OLD else 409
             body = {**problem.body(), "stream": str(key), "detail": str(problem)}
@@ -213,7 +191,7 @@ def api_router(gateway: Gateway) -> APIRouter:
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[None]:
-        with parts.metrics.log_reads.track_inprogress():
+        with _log_answers(), parts.metrics.log_reads.track_inprogress():
             async with looking:
                 yield
 
@@ -235,11 +213,8 @@ def api_router(gateway: Gateway) -> APIRouter:
         else:
             streams = _entitled(request, await _streams(gateway))
             keys = [key for key in streams if key.venue == venue]
-        try:
-            async with reading():
-                found, complete = await looked.of(keys)
-        except BrokerUnavailable as error:
-            raise _away(error) from error
+        async with reading():
+            found, complete = await looked.of(keys)
         chosen = [gap for gap in found if since <= gap["ts_ingest"] < to]
         return GapReport(product=product, complete=complete, gaps=chosen)
 
@@ -281,10 +256,14 @@ async def _only_known_parameters(request: Request) -> None:
         )
 
 
-def _away(error: BrokerUnavailable) -> HTTPException:
-    """What a caller is told: the broker's own words name servers, and are for the log."""
-    log.warning("request_failed", reason=str(error))
-    return HTTPException(503, "the log does not answer")
+@contextmanager
+def _log_answers() -> Iterator[None]:
+    """Or the caller is told: the broker's own words name servers, and are for the log."""
+    try:
+        yield
+    except BrokerUnavailable as error:
+        log.warning("request_failed", reason=str(error))
+        raise HTTPException(503, "the log does not answer") from error
 
 
 def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
@@ -294,7 +273,5 @@ def _entitled(request: Request, keys: Iterable[StreamKey]) -> list[StreamKey]:
 
 
 async def _streams(gateway: Gateway) -> list[StreamKey]:
-    try:
+    with _log_answers():
         return await gateway.parts.catalog.streams()
-    except BrokerUnavailable as error:
-        raise _away(error) from error

@@ -9,7 +9,7 @@ from services.common.errors import PositionLost
 from services.common.stream import Broker, Position
 from services.gateway.chain.stream_record import LAST_SUB, StreamRecord
 from services.gateway.metrics import Metrics
-from services.gateway.protocol import EPOCH_CHANGED, FUTURE_POSITION, TOO_OLD, Problem
+from services.gateway.protocol import FUTURE_POSITION, Problem, epoch_changed, too_old
 from services.gateway.streams.record_reader import RecordReader
 
 _PAGE = 1000
@@ -27,13 +27,13 @@ class TickPage:
     at_head: bool
 
 
+@dataclass
 class TickPages:
     """Reads pages of ticks from the logs."""
 
-    def __init__(self, broker: Broker, records: RecordReader, metrics: Metrics) -> None:
-        self._broker = broker
-        self._records = records
-        self._metrics = metrics
+    _broker: Broker
+    _records: RecordReader
+    _metrics: Metrics
 
     async def after(
         self, subject: str, from_seq: int, epoch: int | None, limit: int, max_bytes: int
@@ -50,12 +50,7 @@ class TickPages:
         """
         newest = await self._newest(subject, from_seq, epoch)
         if epoch is not None and newest is not None and newest.epoch != epoch:
-            raise Problem(
-                EPOCH_CHANGED,
-                f"the stream's epoch is {newest.epoch}",
-                epoch=newest.epoch,
-                head=newest.seq,
-            )
+            raise epoch_changed(newest.epoch, newest.seq)
         if from_seq > (newest.seq if newest is not None else 0):
             head = newest.seq if newest is not None else None
             raise Problem(FUTURE_POSITION, f"the stream's head is {head}", head=head)
@@ -64,9 +59,7 @@ class TickPages:
         after = Position(newest.epoch, from_seq, LAST_SUB if from_seq else 0)
         found, at_head = await self._read(subject, after, limit, max_bytes)
         if found and from_seq and found[0].before.seq > from_seq:
-            oldest = found[0].position.seq
-            message = f"the oldest record that can be sent is {oldest}"
-            raise Problem(TOO_OLD, message, oldest_seq=oldest)
+            raise too_old(found[0].position.seq)
         return TickPage(found, newest.epoch, at_head)
 
     async def _newest(self, subject: str, from_seq: int, epoch: int | None) -> Position | None:

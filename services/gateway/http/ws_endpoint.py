@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 
+from services.common.wire import encode
 from services.gateway.admission.addresses import Guessing
-from services.gateway.admission.auth import EVERYONE, Seat, offered_key
+from services.gateway.admission.auth import Seat, offered_key
 from services.gateway.clients.limits import connections_taken
 from services.gateway.clients.session import Session
 from services.gateway.lifecycle import Gateway
@@ -30,13 +30,8 @@ from services.gateway.websocket.opening import EXTENSION
 
 Scope = dict[str, Any]
 # What a client is told whose message was so large that it was not even read.
-TOO_LARGE_MESSAGE = json.dumps(
-    {
-        "type": "error",
-        **Problem(TOO_LARGE, f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing").body(),
-    },
-    separators=(",", ":"),
-).encode()
+_TOO_LARGE = Problem(TOO_LARGE, f"messages have at most {MAX_MESSAGE_BYTES} bytes; closing")
+TOO_LARGE_MESSAGE = encode({"type": "error", **_TOO_LARGE.body()})
 
 
 class Endpoint:
@@ -105,14 +100,12 @@ class Endpoint:
         counted = not parts.keys.open or settings.ws_max_connections_per_address > 0
         if counted:
             seat.address = parts.proxies.client(_peer(scope), headers.getlist("x-forwarded-for"))
-        grant = EVERYONE if parts.keys.open else None
-        if key is not None and grant is None:
-            try:
-                grant = parts.grant_of(key, seat.address)
-            except Guessing as guessing:
-                parts.metrics.http_was_refused("key_guesses")
-                wait_ms = int(guessing.wait_s * 1000) + 1
-                return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
+        try:
+            grant = parts.grant_of(key, seat.address)
+        except Guessing as guessing:
+            parts.metrics.http_was_refused("key_guesses")
+            wait_ms = int(guessing.wait_s * 1000) + 1
+            return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
             entry = parts.door.acquire(seat.address, keyless=grant is None)
             if isinstance(entry, str):
@@ -146,7 +139,7 @@ def _without_key(scope: Scope) -> str:
 
 async def _refuse(scope: Scope, send: Send, status: int, problem: Problem) -> None:
     if "websocket.http.response" in scope.get("extensions", {}):
-        body = json.dumps({"type": "error", **problem.body()}).encode()
+        body = encode({"type": "error", **problem.body()})
         headers = [(b"content-type", b"application/json")]
         start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
         await send(start)

@@ -7,29 +7,29 @@ stored state or pages of the log, one fetch at a time. What the replica proves g
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from services.common.clock import now_us
-from services.common.errors import (
-    BrokerError,
-    PositionLost,
-)
+from services.common.errors import BrokerError, PositionLost
 from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.worker import Bell
 from services.common.subjects import StreamKey, tick_subject
-from services.common.wire import Snapshot, Status, encode
+from services.common.wire import RECORD_VERSION, Snapshot, Status, encode
 from services.gateway.chain.freshness import Age, Pulses
 from services.gateway.chain.replica import Phase, Replica, WantBase
 from services.gateway.chain.stream_condition import GatewayStatus, StreamCondition
-from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, snapshot_messages
+from services.gateway.chain.stream_record import (
+    SnapshotReason,
+    StreamRecord,
+    snapshot_at,
+    snapshot_messages,
+)
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream
@@ -131,26 +131,19 @@ class StreamFeed:
                 del self._cache[next(iter(self._cache))]
                 self._sources.metrics.snapshots_let_go.inc()
             # Many clients subscribe at the same position; it is encoded and framed for the first.
-            cached = self._cache[reason, depth] = self._framed_snapshot(position, reason, depth)
+            snapshot = self.snapshot(depth)
+            assert snapshot is not None
+            messages = snapshot_messages(snapshot, reason, depth)
+            cached = self._cache[reason, depth] = list(map(text_frame, messages))
         return cached
 
-    def _framed_snapshot(
-        self, position: Position, reason: SnapshotReason, depth: int
-    ) -> list[bytes]:
+    def snapshot(self, depth: int) -> Snapshot | None:
+        """The state now, a book's best `depth` levels a side (0: all); None: it is not whole."""
         found = self.replica.state(depth or None)
-        assert found is not None
-        snapshot = Snapshot(
-            v=1,
-            venue=self.key.venue,
-            channel=self.key.channel,
-            product=self.key.product,
-            shard=self.shard,
-            epoch=position.epoch,
-            seq=position.seq,
-            ts_snapshot=time.time_ns() // 1000,
-            state=msgspec.Raw(found[1]),
-        )
-        return [text_frame(message) for message in snapshot_messages(snapshot, reason, depth)]
+        if found is None:
+            return None
+        position, state = found
+        return snapshot_at(self.key, self.shard, position, now_us(), state)
 
     # ------------------------------------------------------------------ live records
 
@@ -316,21 +309,16 @@ class StreamFeed:
 
     def _inferred(self, seen: list[StreamRecord]) -> StreamRecord:
         newest = seen[-1]
-        return StreamRecord(
-            encode(
-                Status(
-                    v=1,
-                    venue=self.key.venue,
-                    channel=self.key.channel,
-                    product=self.key.product,
-                    shard=self.shard,
-                    epoch=newest.position.epoch,
-                    seq=newest.position.seq,
-                    sub=0,
-                    state="live",
-                    since=seen[0].ts_ingest,
-                    evidence=f"no change of state among the newest {len(seen)} records",
-                    ts_ingest=newest.ts_ingest,
-                )
-            )
+        status = Status(
+            RECORD_VERSION,
+            *self.key,
+            self.shard,
+            epoch=newest.position.epoch,
+            seq=newest.position.seq,
+            sub=0,
+            state="live",
+            since=seen[0].ts_ingest,
+            evidence=f"no change of state among the newest {len(seen)} records",
+            ts_ingest=newest.ts_ingest,
         )
+        return StreamRecord(encode(status))

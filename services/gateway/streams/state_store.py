@@ -33,37 +33,33 @@ class StoredState:
     state: bytes
 
 
+@dataclass
 class StateStore:
     """Reads latest rows and checkpoints; without readers, or while they fail, it knows nothing."""
 
-    def __init__(
-        self,
-        latest: LatestReader | None,
-        checkpoints: CheckpointReader | None,
-        health: GatewayHealth,
-        metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._latest = latest
-        self._checkpoints = checkpoints
-        self._health = health
-        self._circuit = metrics.circuit.labels("stores")
-        self._clock = clock
-        self._paused_until = 0.0
+    latest: LatestReader | None
+    checkpoints: CheckpointReader | None
+    health: GatewayHealth
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic
+    _paused_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._circuit = self.metrics.circuit.labels("stores")
 
     async def base(self, key: StreamKey, shard: int) -> StoredState | None:
         """The newest whole state of a stream, if there is one and the stores answer.
 
         A book's row holds its best levels only, so a book begins with its checkpoint.
         """
-        if self._latest is None:
+        if self.latest is None:
             return None
-        row = await self._ask(self._latest.get(key))
+        row = await self._ask(self.latest.get(key))
         found: LatestRow | Checkpoint | None = row
         if row is not None and key.channel == "book":
             found = None
-            if row.checkpoint is not None and self._checkpoints is not None:
-                found = await self._ask(self._checkpoints.get_checkpoint(row.checkpoint))
+            if row.checkpoint is not None and self.checkpoints is not None:
+                found = await self._ask(self.checkpoints.get_checkpoint(row.checkpoint))
         if found is None:
             return None
         # A cursor belongs to one log; with another number of shards the stream moved to another.
@@ -72,13 +68,13 @@ class StateStore:
 
     async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey] | None:
         """Those of `keys` that have a row; None: the stores do not answer."""
-        if self._latest is None or not keys:
+        if self.latest is None or not keys:
             return []
-        found = await self._ask(self._latest.get_many(keys))
+        found = await self._ask(self.latest.get_many(keys))
         return None if found is None else list(found)
 
     async def _ask[T](self, question: Awaitable[T]) -> T | None:
-        if self._clock() < self._paused_until:
+        if self.clock() < self._paused_until:
             if asyncio.iscoroutine(question):
                 question.close()
             return None
@@ -88,10 +84,10 @@ class StateStore:
         except (StoreError, TimeoutError) as error:
             reason = str(error) or f"no answer within {_ANSWER_S} s"
             log.warning("store_read_failed", reason=reason)
-            self._paused_until = self._clock() + _PAUSE_S
-            self._health.degraded("stores", reason)
+            self._paused_until = self.clock() + _PAUSE_S
+            self.health.degraded("stores", reason)
             self._circuit.set(2)
             return None
-        self._health.restored("stores")
+        self.health.restored("stores")
         self._circuit.set(0)
         return answer

@@ -17,7 +17,8 @@ class MemoryTransport(ClientTransport):
 
     def __init__(self, fd: int, *, deflated: bool) -> None:
         self._fd = fd
-        self._deflated = deflated
+        self.deflated = deflated
+        self.ended = "client"
         self.wire = b""
         self.newest = b""
         self.writes = 0
@@ -40,10 +41,6 @@ class MemoryTransport(ClientTransport):
     @property
     def fd(self) -> int:
         return self._fd
-
-    @property
-    def deflated(self) -> bool:
-        return self._deflated
 
     def send(self, frames: bytes) -> int:
         assert not self.paused, "written to although it asked not to"

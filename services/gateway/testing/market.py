@@ -55,6 +55,7 @@ class Market:
         self.sub = 0
         self.records: list[bytes] = []
         self.clock: Callable[[], int] = lambda: time.time_ns() // 1000
+        self._stream = (1, *self.key, self.shard)
         self._publisher = publisher
         self._padding = "0" * padding
 
@@ -67,20 +68,8 @@ class Market:
     def tick(self, fields: Fields | None = None, *, step: int = 7) -> Record:
         """The next tick, not published."""
         seq = (self.seq or 100) + step
-        payload = encode(
-            Tick(
-                v=1,
-                **self._names(),
-                epoch=self.epoch,
-                seq=seq,
-                prev=self.seq,
-                venue_seq=seq,
-                ts_event=self.clock(),
-                ts_ingest=self.clock(),
-                fields=fields or self._fields(seq),
-            )
-        )
-        return self._record(payload, seq, 0)
+        tick = self._tick(seq, self.seq, seq, fields or self._fields(seq))
+        return self._record(encode(tick), seq, 0)
 
     def reset(self, state: Any = None, *, repair: Repair = "snapshot", step: int = 50) -> Record:
         seq = (self.seq or 100) + step
@@ -100,20 +89,9 @@ class Market:
 
     def status(self, state: StreamState = "live") -> Record:
         seq = self.seq or 0
-        payload = encode(
-            Status(
-                v=1,
-                **self._names(),
-                epoch=self.epoch,
-                seq=seq,
-                sub=self.sub + 1,
-                state=state,
-                since=self.clock(),
-                evidence="test",
-                ts_ingest=self.clock(),
-            )
-        )
-        return self._record(payload, seq, self.sub + 1)
+        place = (*self._stream, self.epoch, seq, self.sub + 1)
+        status = Status(*place, state, self.clock(), "test", self.clock())
+        return self._record(encode(status), seq, self.sub + 1)
 
     def late(
         self,
@@ -125,36 +103,11 @@ class Market:
     ) -> Record:
         """What became known of a gap that was announced before, whenever that was."""
         seq = self.seq or 0
-        ticks = [
-            Tick(
-                v=1,
-                **self._names(),
-                epoch=self.epoch,
-                seq=trade,
-                prev=trade - 1,
-                venue_seq=None,
-                ts_event=self.clock(),
-                ts_ingest=self.clock(),
-                fields=self._fields(trade),
-            )
-            for trade in trades
-        ]
-        payload = encode(
-            Late(
-                v=1,
-                **self._names(),
-                epoch=self.epoch,
-                seq=seq,
-                sub=self.sub + 1,
-                missed=missed,
-                ticks=ticks,
-                open=list(open),
-                lost=list(lost),
-                reason="found" if trades else "denied" if lost else "open",
-                ts_ingest=self.clock(),
-            )
-        )
-        return self._record(payload, seq, self.sub + 1)
+        ticks = [self._tick(trade, trade - 1, None, self._fields(trade)) for trade in trades]
+        place = (*self._stream, self.epoch, seq, self.sub + 1)
+        reason = "found" if trades else "denied" if lost else "open"
+        late = Late(*place, missed, ticks, list(open), list(lost), reason, self.clock())
+        return self._record(encode(late), seq, self.sub + 1)
 
     async def publish(self, *records: Record) -> None:
         """Store them in the log."""
@@ -165,18 +118,11 @@ class Market:
 
     async def ticks(self, count: int) -> None:
         """Publish `count` ticks."""
-        assert self._publisher is not None
-        for _ in range(count):
-            await self._publisher.send(self.tick())
-        await self._publisher.flush()
+        await self.publish(*(self.tick() for _ in range(count)))
 
-    def _names(self) -> dict[str, Any]:
-        return {
-            "venue": self.key.venue,
-            "channel": self.key.channel,
-            "product": self.key.product,
-            "shard": self.shard,
-        }
+    def _tick(self, seq: int, prev: int | None, venue_seq: int | None, fields: Fields) -> Tick:
+        times = (self.clock(), self.clock())
+        return Tick(*self._stream, self.epoch, seq, prev, venue_seq, *times, fields)
 
     def _record(self, payload: bytes, seq: int, sub: int) -> Record:
         self.sub = sub

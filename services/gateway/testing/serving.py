@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from services.common.clock import now_us
@@ -91,13 +92,13 @@ def small_settings(**more: Any) -> GatewaySettings:
     return GatewaySettings(**values)
 
 
+@dataclass(frozen=True)
 class Bench:
     """A gateway that serves, and a publisher into its log."""
 
-    def __init__(self, gateway: Gateway, port: int, publisher: Publisher) -> None:
-        self.gateway = gateway
-        self.port = port
-        self.publisher = publisher
+    gateway: Gateway
+    port: int
+    publisher: Publisher
 
     @property
     def http(self) -> str:
@@ -126,16 +127,8 @@ async def bench(
     """
     settings = small_settings(**more)
     async with AsyncExitStack() as stack:
-        gateway = Gateway(
-            settings,
-            broker,
-            log_specs(settings),
-            Metrics(),
-            rows,
-            rows,
-            archive or rows,
-            micros=micros,
-        )
+        stores = (rows, rows, archive or rows)
+        gateway = Gateway(settings, broker, log_specs(settings), Metrics(), *stores, micros=micros)
         port = await stack.enter_async_context(serve(gateway))
         async with asyncio.timeout(WAIT_S):
             await gateway.ready.wait()

@@ -6,10 +6,14 @@ import asyncio
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from typing import Self
 
-CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-WAIT_S = 60.0
+from services.common.testing.waiting import WAIT_S
+from services.gateway.websocket.rfc6455.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT
+
+__all__ = ["BINARY", "CLOSE", "CONT", "PING", "PONG", "TEXT", "RawClient", "close_frame", "frame"]
+
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -58,12 +62,12 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
     return frame(CLOSE, struct.pack("!H", code) + reason)
 
 
+@dataclass
 class RawClient:
     """A socket; nothing is checked for the sender."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
     @classmethod
     async def open(cls, port: int) -> Self:

@@ -30,7 +30,7 @@ def _sent(entries: Sequence[StreamRecord], view: View = ALL) -> list[bytes]:
 
 
 def test_it_begins_with_nothing_read_and_nothing_handed_out() -> None:
-    catching = Catching("snapshot", _HELD, 107, 3.0, [b"first", b"second"])
+    catching = Catching("snapshot", _HELD, 107, 3.0, deque([b"first", b"second"]))
     assert list(catching.preface) == [b"first", b"second"]
     assert (catching.count, catching.since, catching.cursor) == (0, 3.0, "")
     assert catching.page == deque()
@@ -44,8 +44,6 @@ def test_a_page_that_brought_nothing_has_its_place_looked_for_again() -> None:
     page = deque(_ticks(Market(None), 2))
     catching.set_page(page, "here")
     assert (catching.page, catching.cursor) == (page, "here")
-    catching.lost_cursor()
-    assert (catching.page, catching.cursor) == (page, "")
     catching.set_page(page, "here")
     catching.set_page(deque(), "there")
     assert (len(catching.page), catching.cursor) == (0, "")

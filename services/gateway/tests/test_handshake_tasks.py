@@ -15,9 +15,8 @@ from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
 from services.gateway.testing import WAIT_S
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
-from services.gateway.websocket.server_context import ServerContext
+from services.gateway.websocket.server_context import HandshakeTasks, ServerContext
 
 _KEY = [(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="), (b"sec-websocket-version", b"13")]
 

@@ -24,10 +24,8 @@ from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimi
 from services.gateway.admission.refusals import Refusals
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
-from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.http_connection import HttpConnection, _SafeWriter
-from services.gateway.websocket.server_context import ServerContext
-from services.gateway.websocket.turn_queue import TurnQueue
+from services.gateway.websocket.server_context import HandshakeTasks, ServerContext, TurnQueue
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

@@ -66,26 +66,26 @@ async def test_a_page_before_the_head_is_read_once_whoever_asks_and_when(broker:
         await asyncio.sleep(0)
         broker.gate.set()
     first = asking[0].result()
-    assert [entry.position.seq for entry in first.entries] == market.chain[10:510]
+    assert [entry.position.seq for entry in first.records] == market.chain[10:510]
     assert all(task.result() is first for task in asking)
     assert await pages.after_position(market.subject, after) is first
     assert broker.reads == 1
     rest = await pages.after(
         market.subject, (await pages.after(market.subject, first.cursor)).cursor
     )
-    assert [entry.position.seq for entry in rest.entries] == market.chain[1010:]
+    assert [entry.position.seq for entry in rest.records] == market.chain[1010:]
     assert rest.at_head
 
 
 async def test_a_page_at_the_head_is_read_anew_since_it_grows(broker: Counting) -> None:
     market = await filled(broker, 30)
     pages, after = LogPageCache(broker, RECORDS), Position(market.epoch, market.chain[9])
-    assert len((await pages.after_position(market.subject, after)).entries) == 20
+    assert len((await pages.after_position(market.subject, after)).records) == 20
     publisher = await broker.publisher()
     more = Market(publisher)
     more.seq = market.seq
     await more.ticks(5)
-    assert len((await pages.after_position(market.subject, after)).entries) == 25
+    assert len((await pages.after_position(market.subject, after)).records) == 25
 
 
 async def test_whoever_waits_goes_on_when_the_one_who_reads_is_gone(broker: Counting) -> None:
@@ -98,7 +98,7 @@ async def test_whoever_waits_goes_on_when_the_one_who_reads_is_gone(broker: Coun
         await eventually(lambda: broker.reads == 1)
         reader.cancel()
         broker.gate.set()
-    assert [len(task.result().entries) for task in others] == [500] * 3
+    assert [len(task.result().records) for task in others] == [500] * 3
     assert broker.reads == 2
 
 
@@ -131,7 +131,7 @@ async def test_a_place_that_expired_is_looked_for_again(broker: Counting) -> Non
         await pages.after_position(market.subject, after)
     broker.expired.clear()
     seeks = broker.seeks
-    assert len((await pages.after_position(market.subject, after)).entries) == 500
+    assert len((await pages.after_position(market.subject, after)).records) == 500
     assert broker.seeks == seeks + 1
 
 

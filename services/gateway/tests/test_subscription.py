@@ -195,7 +195,7 @@ class _World:
             found = self.session.subscriptions.by_stream
             wanted = {str(market.key): market.seq or 0 for market in self.markets}
             wanted = {stream: seq for stream, seq in wanted.items() if stream in map(str, found)}
-            idle = (commands := self.session._commands) is None or commands.idle
+            idle = (commands := self.session._commands) is None or commands._working is None
             if idle and all(one.live for one, _ in found.values()):
                 held = self.held()
                 if all(held.get(stream) == seq for stream, seq in wanted.items()):

@@ -16,6 +16,11 @@ _HIGH_WATER = 64 * 1024
 class AsgiTransport(ClientTransport):
     """A task sends what was written; what it has yet to send is the backpressure."""
 
+    # Whether and how it compresses is the other server's to say.
+    deflated = False
+    ended = "client"
+    fd = -1
+
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
@@ -38,15 +43,6 @@ class AsgiTransport(ClientTransport):
     @property
     def ready(self) -> bool:
         return self._closing is None and not self.paused
-
-    @property
-    def fd(self) -> int:
-        return -1
-
-    @property
-    def deflated(self) -> bool:
-        # Whether and how it compresses is the other server's to say.
-        return False
 
     def write(self, frames: bytes | memoryview) -> bool:
         if self._closing is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 # How long a client that was sent a close frame has for its own.
 CLOSE_S = 10.0
@@ -15,15 +16,14 @@ _CLOSING_BYTES = 64 * 1024
 _LINGERING_BYTES = 16 * 1024 * 1024
 
 
+@dataclass(slots=True, eq=False)
 class Closing:
     """Ends a transport in time, and counts what still comes; made when a connection closes."""
 
-    __slots__ = ("_received", "_timer", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._timer: asyncio.TimerHandle | None = None
-        self._received = 0
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle | None = None
+    # Bytes that came in since.
+    received: int = 0
 
     def end_within(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         """Close the transport then, whatever was said before; abort it if data waits in it."""
@@ -36,18 +36,14 @@ class Closing:
             self._timer.cancel()
             self._timer = None
 
-    def received(self, size: int) -> None:
-        """So many bytes more came in."""
-        self._received += size
-
     @property
     def looks_for_close_frame(self) -> bool:
-        return self._received <= _CLOSING_BYTES
+        return self.received <= _CLOSING_BYTES
 
     @property
     def throws_away(self) -> bool:
         """Whether what comes is still read; a client that sends more does not read either."""
-        return self._received <= _LINGERING_BYTES
+        return self.received <= _LINGERING_BYTES
 
     def _too_late(self) -> None:
         self._timer = None

@@ -17,7 +17,7 @@ from services.gateway.websocket.closing import CLOSE_S, LINGER_S, Closing
 from services.gateway.websocket.frame_reader import FrameReader
 from services.gateway.websocket.frame_writer import FrameWriter
 from services.gateway.websocket.opening import Opening, websocket_scope
-from services.gateway.websocket.rfc6455 import extensions, handshake
+from services.gateway.websocket.rfc6455 import deflate, handshake
 from services.gateway.websocket.rfc6455.frames import (
     BINARY,
     CLOSE,
@@ -42,16 +42,8 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
     """One WebSocket; takes over the transport of an HTTP connection that asks for an upgrade."""
 
     __slots__ = (
-        "_closing",
-        "_context",
-        "_deflated",
-        "_ended",
-        "_listener",
-        "_opening",
-        "_reader",
-        "_state",
-        "_writer",
-        "transport",
+        *("_closing", "_context", "_listener", "_opening", "_reader", "_state", "_writer"),
+        *("deflated", "ended", "transport"),
     )
 
     def __init__(self, context: ServerContext, transport: asyncio.Transport) -> None:
@@ -60,13 +52,12 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         self._context = context
         self._state = _UPGRADING
         self._opening: Opening | None = None
-        self._deflated = False
+        self.deflated = False
         self._reader = FrameReader(context, transport, self)
         self._writer = FrameWriter(transport)
         self._listener: TransportListener | None = None
         self._closing: Closing | None = None
-        # Why it is over; what was said first.
-        self._ended = ""
+        self.ended = ""
 
     # ------------------------------------------------------------------ the handshake
 
@@ -81,9 +72,9 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         except Refused as refused:
             self.refuse(refused.status, list(refused.headers), f"{refused.reason}\n".encode())
             return
-        opening = self._opening = Opening(key, early)
-        if context.deflate and (agreed := extensions.agree(headers)) is not None:
-            answer, self._deflated = agreed
+        opening = self._opening = Opening(key, [early] if early else [])
+        if context.deflate and (agreed := deflate.agree(headers)) is not None:
+            answer, self.deflated = agreed
             opening.extensions = [answer]
             self._reader = FrameReader(context, self.transport, self, deflate=True)
         call = self._listener = AsgiCall(self)
@@ -91,7 +82,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         opening.deciding = True
         context.handshakes.run(call.run(context.config.loaded_app, scope), self.transport.abort)
         opening.deciding = False
-        if self._writer.answering and not self.transport.is_closing():
+        if self._writer.answer and not self.transport.is_closing():
             self._writer.write()
 
     def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
@@ -102,7 +93,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         if subprotocol:
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self._state = _OPEN
-        self._writer.prepare_answer(handshake.upgrade(opening.accept_key, headers))
+        self._writer.answer = handshake.upgrade(opening.accept_key, headers)
         if not opening.deciding:
             self._writer.write()
         self._context.keepalive.add(self)
@@ -146,16 +137,8 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         return self._writer.fd
 
     @property
-    def deflated(self) -> bool:
-        return self._deflated
-
-    @property
     def peer(self) -> str:
         return peer_of(self.transport)
-
-    @property
-    def ended(self) -> str:
-        return self._ended
 
     @property
     def paused(self) -> bool:
@@ -186,7 +169,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         # with it; alone, it would be all that a client who pings and never reads is ever sent.
         if self._listener is not None:
             self._listener.on_resume()
-        if self._writer.ponging and not self._writer.paused:
+        if self._writer.pong and not self._writer.paused:
             self.write(b"")
 
     # ------------------------------------------------------------------ reading
@@ -198,7 +181,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         elif self._state == _OPEN:
             self._reader.feed(data)
         elif self._closing is not None and self._state in (_CLOSING, _LINGERING):
-            self._closing.received(len(data))
+            self._closing.received += len(data)
             if not self._closing.throws_away:
                 # It does not read either; what it reads of the end is its own affair now.
                 self._reader.pause_transport()
@@ -230,7 +213,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         else:
             # RFC 6455, 5.5.3: the newest ping alone may be answered. One who pings and does not
             # read would fill the memory with answers otherwise.
-            self._writer.prepare_pong(frame(PONG, payload))
+            self._writer.pong = frame(PONG, payload)
 
     def on_pong(self, payload: bytes) -> None:
         if self.ping and payload == struct.pack("!I", self.ping):
@@ -253,7 +236,7 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
             # The ping itself still waits here behind data: that is a slow reader, and for those
             # the session has its own measure.
             return False
-        self._ended = "ping_timeout"
+        self.ended = "ping_timeout"
         self.close(CloseCode.INTERNAL, "no pong in time")
         return True
 
@@ -320,7 +303,8 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         self._gone(reason)
 
     def _gone(self, reason: str) -> None:
-        self._ended = self._ended or reason
+        # What was said first.
+        self.ended = self.ended or reason
         self._context.keepalive.remove(self)
         self._reader.stop_timing()
         listener, self._listener = self._listener, None

@@ -24,14 +24,8 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_context",
-        "_control",
-        "_inbound",
-        "_paused",
-        "_receiver",
-        "_timed",
-        "_timer",
-        "_transport",
+        *("_context", "_control", "_inbound", "_paused"),
+        *("_receiver", "_timed", "_timer", "_transport"),
     )
 
     def __init__(

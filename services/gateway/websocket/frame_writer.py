@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from uvicorn.protocols.utils import is_ssl
 
 
+@dataclass(slots=True, eq=False)
 class FrameWriter:
     """Writes whole frames, behind an answer to the handshake or a pong that still waits.
 
     Attributes:
         paused: whether the transport still holds something, so that no more should be written.
+        answer: to the handshake; written before, and with, whatever is written next.
+        pong: the same; the newest one only.
     """
 
-    __slots__ = ("_answer", "_pong", "_transport", "paused")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.paused = False
-        # To the handshake; written together with what the application says at once.
-        self._answer = b""
-        self._pong: bytes | None = None
-
-    def prepare_answer(self, answer: bytes) -> None:
-        """Have the handshake's answer written before, and with, whatever is written next."""
-        self._answer = answer
-
-    def prepare_pong(self, pong: bytes) -> None:
-        """Have it written with what is written next, instead of one that waits already."""
-        self._pong = pong
-
-    @property
-    def answering(self) -> bool:
-        return bool(self._answer)
-
-    @property
-    def ponging(self) -> bool:
-        return self._pong is not None
+    _transport: asyncio.Transport
+    paused: bool = False
+    answer: bytes = b""
+    pong: bytes = b""
 
     @property
     def clear(self) -> bool:
         """Whether nothing waits: the socket may be written to past the transport."""
-        return not (
-            self.paused or self._answer or self._pong is not None or self._transport.is_closing()
-        )
+        return not (self.paused or self.answer or self.pong or self._transport.is_closing())
 
     @property
     def fd(self) -> int:
@@ -61,9 +43,9 @@ class FrameWriter:
 
     def write(self, data: bytes | memoryview = b"") -> None:
         """Write what waits, and `data` behind it."""
-        if self._answer:
-            data, self._answer = self._answer + bytes(data), b""
-        if self._pong is not None:
+        if self.answer:
+            data, self.answer = self.answer + bytes(data), b""
+        if self.pong:
             # Whole frames follow: nobody writes past this transport while a pong waits (`clear`).
-            data, self._pong = self._pong + bytes(data), None
+            data, self.pong = self.pong + bytes(data), b""
         self._transport.write(data)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from services.gateway.websocket.closing import LINGER_S
 from services.gateway.websocket.connection import WebSocketConnection
+from services.gateway.websocket.opening import request_target
 from services.gateway.websocket.rfc6455.handshake import refusal
 from services.gateway.websocket.server_context import ServerContext
 
@@ -261,14 +261,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._cycle is not None and not self._cycle.response_complete:
             self._fail("malformed", 400, "a handshake behind an unanswered request")
             return
-        path, _, query = self.url.partition(b"?")
-        text = path.decode("latin-1")
-        request: dict[str, Any] = {
-            **self.scope,
-            "path": self.root_path + (unquote(text) if "%" in text else text),
-            "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
-        }
+        request: dict[str, Any] = {**self.scope, **request_target(self.url, self.root_path)}
         self._let_go()
         protocol = WebSocketConnection(self._context, self.transport)
         self.transport.set_protocol(protocol)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -20,11 +20,12 @@ from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.http_connection import MAX_HEAD, HttpConnection, LingeringClose
+from services.gateway.websocket.opening import request_target
 from services.gateway.websocket.rfc6455.handshake import Header, refusal
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
 from services.gateway.websocket.server_context import (
+    HandshakeTasks,
     ReadLimits,
     ServerContext,
     SilentConnections,
@@ -32,6 +33,7 @@ from services.gateway.websocket.server_context import (
 from services.gateway.websocket.socket_options import peer_of
 
 
+@dataclass(kw_only=True)
 class ProtocolFactory:
     """For `uvicorn.Config(http=ProtocolFactory(...))`: makes the protocol of each connection.
 
@@ -47,28 +49,16 @@ class ProtocolFactory:
         on_refused: called with the reason of each connection or request that is refused.
     """
 
-    def __init__(
-        self,
-        *,
-        handshake_s: float,
-        ping_interval_s: float,
-        ping_timeout_s: float,
-        limits: HttpLimits,
-        proxies: Proxies,
-        on_refused: Callable[[str], None],
-        reading: ReadLimits | None = None,
-        deflate: bool = False,
-        silent: int = 10_000,
-    ) -> None:
-        self._handshake_s = handshake_s
-        self._ping_s = (ping_interval_s, ping_timeout_s)
-        self._limits = limits
-        self._proxies = proxies
-        self._on_refused = on_refused
-        self._reading = ReadLimits() if reading is None else reading
-        self._deflate = deflate
-        self._silent = silent
-        self._context: ServerContext | None = None
+    handshake_s: float
+    ping_interval_s: float
+    ping_timeout_s: float
+    limits: HttpLimits
+    proxies: Proxies
+    on_refused: Callable[[str], None]
+    reading: ReadLimits = field(default_factory=ReadLimits)
+    deflate: bool = False
+    silent: int = 10_000
+    _context: ServerContext | None = field(default=None, init=False)
 
     def __call__(
         self,
@@ -84,16 +74,16 @@ class ProtocolFactory:
                 server_state,
                 app_state,
                 loop,
-                Keepalive(*self._ping_s, loop.call_later, loop.time),
+                Keepalive(self.ping_interval_s, self.ping_timeout_s, loop.call_later, loop.time),
                 HandshakeTasks(loop, server_state.tasks),
-                self._proxies,
-                self._limits,
-                Refusals(loop.time, self._on_refused),
-                self._reading,
-                self._deflate,
-                SilentConnections(self._silent),
+                self.proxies,
+                self.limits,
+                Refusals(loop.time, self.on_refused),
+                self.reading,
+                self.deflate,
+                SilentConnections(self.silent),
             )
-        return ProtocolDetector(self._handshake_s, self._context)
+        return ProtocolDetector(self.handshake_s, self._context)
 
 
 class ProtocolDetector(asyncio.Protocol):
@@ -216,8 +206,6 @@ class _RequestHead:
 
     def request(self, transport: asyncio.Transport, config: Config) -> dict[str, Any]:
         """What `WebSocketConnection.upgrade` takes."""
-        raw_path, _, query = self.url.partition(b"?")
-        path = raw_path.decode("latin-1")
         return {
             "method": "GET",
             "http_version": "1.1",
@@ -226,8 +214,6 @@ class _RequestHead:
             "server": None,
             "client": None,
             "root_path": config.root_path,
-            "path": config.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": config.root_path.encode("ascii") + raw_path,
-            "query_string": query,
+            **request_target(self.url, config.root_path),
             "headers": self.headers,
         }

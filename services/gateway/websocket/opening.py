@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from services.gateway.websocket.rfc6455.handshake import Header, subprotocols
 from services.gateway.websocket.server_context import ServerContext
@@ -11,6 +13,7 @@ from services.gateway.websocket.server_context import ServerContext
 EXTENSION = "mdf.transport"
 
 
+@dataclass(slots=True, eq=False)
 class Opening:
     """What is kept from the request to the answer, and until what came early was read.
 
@@ -23,13 +26,21 @@ class Opening:
             says next goes out together with the answer.
     """
 
-    __slots__ = ("accept_key", "deciding", "early", "extensions")
+    accept_key: bytes
+    early: list[bytes]
+    extensions: list[Header] = field(default_factory=list)
+    deciding: bool = False
 
-    def __init__(self, accept_key: bytes, early: bytes) -> None:
-        self.accept_key = accept_key
-        self.early = [early] if early else []
-        self.extensions: list[Header] = []
-        self.deciding = False
+
+def request_target(url: bytes, root_path: str) -> dict[str, Any]:
+    """The part of an ASGI scope that says what is asked for."""
+    raw_path, _, query = url.partition(b"?")
+    path = raw_path.decode("latin-1")
+    return {
+        "path": root_path + (unquote(path) if "%" in path else path),
+        "raw_path": root_path.encode("ascii") + raw_path,
+        "query_string": query,
+    }
 
 
 def websocket_scope(
@@ -37,17 +48,10 @@ def websocket_scope(
 ) -> dict[str, Any]:
     """The ASGI scope of a WebSocket, from that of its request."""
     return {
+        **request,
         "type": "websocket",
         "asgi": {"version": context.config.asgi_version, "spec_version": "2.4"},
-        "http_version": "1.1",
         "scheme": "wss" if request["scheme"] == "https" else "ws",
-        "server": request["server"],
-        "client": request["client"],
-        "root_path": request["root_path"],
-        "path": request["path"],
-        "raw_path": request["raw_path"],
-        "query_string": request["query_string"],
-        "headers": request["headers"],
         "subprotocols": subprotocols(request["headers"]),
         "state": context.app_state.copy(),
         "extensions": {"websocket.http.response": {}, EXTENSION: connection},

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
-from services.gateway.websocket.handshake_tasks import HandshakeTasks
 from services.gateway.websocket.rfc6455.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
-from services.gateway.websocket.turn_queue import TurnQueue
+
+log = structlog.get_logger(__name__)
 
 # Messages up to this size are read, so that the application can answer those that it refuses;
 # larger ones end the connection (1009), since reading them would let strangers fill the memory.
@@ -52,6 +56,78 @@ class SilentConnections:
 
     most: int = 10_000
     count: int = 0
+
+
+class HandshakeTasks:
+    """Starts such calls and learns how each of them ended.
+
+    No TaskGroup can be their parent: they begin in a callback of the transport. What has not ended
+    is in the server's own set of tasks; when it stops, it waits for those and cancels them in the
+    end.
+
+    Args:
+        loop: that runs them.
+        tasks: the server's.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
+        self._loop = loop
+        self._tasks = tasks
+
+    def run(self, call: Coroutine[Any, Any, None], on_failure: Callable[[], None]) -> None:
+        """Run one. `on_failure` is called if it ends by an error, which has then been logged.
+
+        Most endpoints decide at once: such a call has ended when this returns, and was never
+        scheduled.
+        """
+        task = asyncio.Task(call, loop=self._loop, eager_start=True)
+        if task.done():
+            _ended(on_failure, task)
+        else:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(_ended, on_failure))
+
+
+def _ended(on_failure: Callable[[], None], task: asyncio.Task[None]) -> None:
+    # One that is cancelled ends with the server, which closes all connections.
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("handshake_failed", exc_info=error)
+        on_failure()
+
+
+class TurnQueue:
+    """Makes calls in order, a bounded number of them in each turn of the event loop.
+
+    Args:
+        most: calls in one turn.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._called = 0
+        self._scheduled = False
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Make the call now if this turn has room for it; else in a later turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        if self._called < self._most and not self._waiting:
+            self._called += 1
+            call()
+        else:
+            self._waiting.append(call)
+
+    def _next_turn(self) -> None:
+        self._called = 0
+        while self._waiting and self._called < self._most:
+            self._called += 1
+            self._waiting.popleft()()
+        self._scheduled = self._called > 0
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,18 @@ class TransportListener(ABC):
 
 
 class ClientTransport(ABC):
-    """Of one client. Written to without waiting; backpressure is `paused`."""
+    """Of one client. Written to without waiting; backpressure is `paused`.
+
+    Attributes:
+        deflated: whether the client agreed to compressed frames without context takeover.
+        ended: why it is over, if its listener did not close it: `client`, `violation`, `abuse`,
+            `ping_timeout` or `service_restart`.
+    """
 
     __slots__ = ()
 
-    @property
-    @abstractmethod
-    def deflated(self) -> bool:
-        """Whether the client agreed to compressed frames without context takeover."""
+    deflated: bool
+    ended: str
 
     @abstractmethod
     def write(self, frames: bytes | memoryview) -> bool:
@@ -70,14 +74,6 @@ class ClientTransport(ABC):
     def peer(self) -> str:
         """The address at the other end; empty when it is not known."""
         return ""
-
-    @property
-    def ended(self) -> str:
-        """Why it is over, if its listener did not close it.
-
-        `client`, `violation`, `abuse`, `ping_timeout` or `service_restart`.
-        """
-        return "client"
 
     @abstractmethod
     def pause_reading(self) -> None:

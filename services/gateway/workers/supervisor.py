@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -71,19 +72,17 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
         yield port
 
 
+@dataclass
 class WorkerProcess:
     """One process of several, started again whenever it ends by itself."""
 
-    def __init__(
-        self, number: int, port: int, answer: Callable[[Any], Any], metrics: FleetMetrics
-    ) -> None:
-        self.number = number
-        self.channel: WorkerChannel | None = None
-        self._port = port
-        self._answer = answer
-        self._metrics = metrics
-        self._stopping = asyncio.Event()
-        self._process: asyncio.subprocess.Process | None = None
+    number: int
+    port: int
+    answer: Callable[[Any], Any]
+    metrics: FleetMetrics
+    channel: WorkerChannel | None = None
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _process: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +104,7 @@ class WorkerProcess:
             lived = time.monotonic() - begun
             failures = 1 if lived >= _SETTLED_S else failures + 1
             wait = delay_s(failures - 1, first_s=_FIRST_S, cap_s=_MOST_S)
-            self._metrics.restarts.inc()
+            self.metrics.restarts.inc()
             log.error(
                 "worker_ended",
                 worker=self.number,
@@ -131,7 +130,7 @@ class WorkerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *arguments,
-                env=child_environment({"HTTP_PORT": str(self._port)}),
+                env=child_environment({"HTTP_PORT": str(self.port)}),
                 pass_fds=(its.fileno(),),
                 # Keys on a terminal reach this process alone, which passes on what they mean.
                 start_new_session=True,
@@ -142,7 +141,7 @@ class WorkerProcess:
         finally:
             its.close()
         log.info("worker_started", worker=self.number, pid=self._process.pid)
-        self.channel = WorkerChannel(ours, self._answer)
+        self.channel = WorkerChannel(ours, self.answer)
         if self._stopping.is_set():
             self._process.terminate()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.core import Exemplar, Metric, Sample
@@ -29,6 +30,7 @@ def exported_families(collector: Collector) -> list[Family]:
     ]
 
 
+@dataclass
 class MergedMetrics(Collector):
     """The metrics of several processes; each sample says by `worker` whose it is.
 
@@ -37,13 +39,12 @@ class MergedMetrics(Collector):
         own: of the process that asks; they are shown as they are.
     """
 
-    def __init__(self, told: Mapping[str, Iterable[Family]], own: Collector) -> None:
-        self._told = told
-        self._own = own
+    told: Mapping[str, Iterable[Family]]
+    own: Collector
 
     def collect(self) -> Iterator[Metric]:
-        found = {family.name: family for family in self._own.collect()}
-        for worker, told in self._told.items():
+        found = {family.name: family for family in self.own.collect()}
+        for worker, told in self.told.items():
             for name, about, kind, unit, samples in told:
                 family = found.get(name)
                 if family is None:

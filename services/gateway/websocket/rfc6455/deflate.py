@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) as one server writes it to many clients. Pure.
+"""permessage-deflate (RFC 7692): agreed upon, and as one server writes it to many clients. Pure.
 
 With `server_no_context_takeover` no message refers to one before it, so that a message's compressed
 frame is the same for every client, and is made once.
@@ -7,8 +7,14 @@ frame is the same for every client, and is made once.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.headers import build_extension, parse_extension
 
 from services.gateway.websocket.rfc6455.frames import compressed_frame, payloads_of, text_frame
+from services.gateway.websocket.rfc6455.handshake import Header
 
 # How far back a message may refer, as a power of two. Small: it is held twice for each client that
 # reads, and messages are short.
@@ -55,3 +61,39 @@ class Deflater:
         body = compress.compress(payload) + compress.flush(zlib.Z_FULL_FLUSH)
         body = body.removesuffix(_TAIL)
         return compressed_frame(body) if len(body) < len(payload) else text_frame(payload)
+
+
+# No context in either direction: frames are shared by all clients, and none costs memory.
+_FACTORY = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True,
+    client_no_context_takeover=True,
+    server_max_window_bits=WINDOW_BITS,
+    client_max_window_bits=WINDOW_BITS,
+)
+
+
+def agree(headers: Iterable[Header]) -> tuple[Header, bool] | None:
+    """The header that agrees to the first acceptable offer; None: there was none.
+
+    And whether the client can look back as far as frames do that are made for all; who cannot is
+    sent plain ones.
+    """
+    for name, value in headers:
+        if name != b"sec-websocket-extensions":
+            continue
+        try:
+            offers = parse_extension(value.decode("latin-1"))
+        except InvalidHeader:
+            # RFC 6455, 9.1: what is not understood may be left unanswered.
+            continue
+        for offered, parameters in offers:
+            if offered != _FACTORY.name:
+                continue
+            try:
+                agreed, extension = _FACTORY.process_request_params(parameters, [])
+            except NegotiationError:
+                continue
+            answer = build_extension([(offered, agreed)])
+            far = extension.local_max_window_bits >= WINDOW_BITS
+            return (b"sec-websocket-extensions", answer.encode("ascii")), far
+    return None

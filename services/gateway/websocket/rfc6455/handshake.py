@@ -77,15 +77,7 @@ def subprotocols(headers: Iterable[Header]) -> list[str]:
 
 def upgrade(accept: bytes, headers: Iterable[Header]) -> bytes:
     """The 101 that completes the handshake."""
-    return b"".join(
-        (
-            _UPGRADE,
-            accept,
-            b"\r\n",
-            _lines(headers),
-            b"\r\n",
-        )
-    )
+    return b"".join((_UPGRADE, accept, b"\r\n", _lines(headers), b"\r\n"))
 
 
 def refusal(status: int, headers: Iterable[Header], body: bytes) -> bytes:

@@ -14,6 +14,7 @@ import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from services.gateway.websocket.rfc6455.frames import (
     BINARY,
@@ -74,6 +75,7 @@ class _Violation(Exception):
         self.reason = reason
 
 
+@dataclass(slots=True, eq=False)
 class Inbound:
     """One connection's incoming side.
 
@@ -88,44 +90,24 @@ class Inbound:
         max_fragments: of one message; one that has more is refused (1008).
     """
 
-    __slots__ = (
-        "_decoder",
-        "_deflate",
-        "_deflated",
-        "_ended",
-        "_fragments",
-        "_max",
-        "_max_fragments",
-        "_need",
-        "_opcode",
-        "_parts",
-        "_rest",
-        "_spent",
-        "messages",
-        "stopped",
-    )
-
-    def __init__(
-        self, max_bytes: int, *, deflate: bool = False, max_fragments: int = MAX_FRAGMENTS
-    ) -> None:
-        self.stopped = False
-        self.messages = 0
-        self._max = max_bytes
-        self._max_fragments = max_fragments
-        self._deflate = deflate
-        # Of the call that reads now: what it has cost so far.
-        self._spent = 0
-        self._ended = False
-        # Of an incomplete frame: its bytes so far, and how many are needed to go on.
-        self._rest: bytearray | None = None
-        self._need = 0
-        # Of an incomplete message: the first frame's opcode, or CONT when there is none.
-        self._opcode = CONT
-        self._deflated = False
-        self._fragments = 0
-        # One growing buffer: a list of pieces would take forty times as much for one-byte pieces.
-        self._parts: bytearray | None = None
-        self._decoder: codecs.IncrementalDecoder | None = None
+    max_bytes: int
+    deflate: bool = False
+    max_fragments: int = MAX_FRAGMENTS
+    stopped: bool = field(default=False, init=False)
+    messages: int = field(default=0, init=False)
+    # Of the call that reads now: what it has cost so far.
+    _spent: int = field(default=0, init=False)
+    _ended: bool = field(default=False, init=False)
+    # Of an incomplete frame: its bytes so far, and how many are needed to go on.
+    _rest: bytearray | None = field(default=None, init=False)
+    _need: int = field(default=0, init=False)
+    # Of an incomplete message: the first frame's opcode, or CONT when there is none.
+    _opcode: int = field(default=CONT, init=False)
+    _deflated: bool = field(default=False, init=False)
+    _fragments: int = field(default=0, init=False)
+    # One growing buffer: a list of pieces would take forty times as much for one-byte pieces.
+    _parts: bytearray | None = field(default=None, init=False)
+    _decoder: codecs.IncrementalDecoder | None = field(default=None, init=False)
 
     @property
     def incomplete(self) -> bool:
@@ -185,8 +167,8 @@ class Inbound:
                 size = int.from_bytes(data[head : head + width])
                 head += width
             held = 0 if self._parts is None else len(self._parts)
-            if size > self._max - held and not first & 0x08:
-                raise _Violation(CloseCode.TOO_BIG, f"at most {self._max} bytes in a message")
+            if size > self.max_bytes - held and not first & 0x08:
+                raise _Violation(CloseCode.TOO_BIG, f"at most {self.max_bytes} bytes in a message")
             body = head + 4
             self._need = body - at + size
             if end - at < self._need:
@@ -205,7 +187,7 @@ class Inbound:
             raise _Violation(CloseCode.PROTOCOL_ERROR, "reserved opcode")
         if not second & 0x80:
             raise _Violation(CloseCode.PROTOCOL_ERROR, "a client masks its frames")
-        compressed = self._deflate and opcode in (TEXT, BINARY)
+        compressed = self.deflate and opcode in (TEXT, BINARY)
         if first & (0x30 if compressed else 0x70):
             raise _Violation(CloseCode.PROTOCOL_ERROR, "reserved bits")
         if opcode & 0x08:
@@ -245,8 +227,8 @@ class Inbound:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
         assert self._parts is not None
         self._fragments += 1
-        if self._fragments > self._max_fragments:
-            raise _Violation(CloseCode.POLICY, f"at most {self._max_fragments} frames in a message")
+        if self._fragments > self.max_fragments:
+            raise _Violation(CloseCode.POLICY, f"at most {self.max_fragments} frames in a message")
         final = bool(first & 0x80)
         if self._decoder is not None:
             # Text is looked at piece by piece: what is broken ends here, not after a megabyte.
@@ -271,11 +253,11 @@ class Inbound:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             # One byte more than is allowed tells a bomb from a message of just this size.
-            whole = inflater.decompress(data + _DEFLATE_END, self._max + 1)
+            whole = inflater.decompress(data + _DEFLATE_END, self.max_bytes + 1)
         except zlib.error as error:
             raise _Violation(CloseCode.INVALID_DATA, "not deflated") from error
-        if len(whole) > self._max:
-            raise _Violation(CloseCode.TOO_BIG, f"at most {self._max} bytes in a message")
+        if len(whole) > self.max_bytes:
+            raise _Violation(CloseCode.TOO_BIG, f"at most {self.max_bytes} bytes in a message")
         return whole
 
     def end(self) -> None:
