@@ -31,9 +31,8 @@ from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import FleetMetrics, Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.workers.channel import WorkerChannel
-from services.gateway.workers.health_http import all_ready, routes
+from services.gateway.workers.health_http import all_ready, exported_families, routes
 from services.gateway.workers.supervisor import OPENAPI, Supervisor
-from services.gateway.workers.worker_metrics import exported_families
 
 
 def main() -> int:

@@ -17,17 +17,15 @@ from services.common.observability.service_monitor import observed
 from services.common.runtime import serve_http
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.asyncapi import asyncapi_text
-from services.gateway.http.docs_page import docs_routes
+from services.gateway.http.pages import docs_routes, web_routes
 from services.gateway.http.public_routes import bare_health_routes, has_admin_port
 from services.gateway.http.routes import api_router
-from services.gateway.http.web_board import web_routes
 from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
 from services.gateway.websocket.http_front import ProtocolFactory
-from services.gateway.websocket.server_context import ReadLimits
-from services.gateway.websocket.socket_options import SHARED_PORT, SOCKET_OPTIONS
+from services.gateway.websocket.server_context import SHARED_PORT, SOCKET_OPTIONS, ReadLimits
 
 
 @cache

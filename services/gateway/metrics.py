@@ -78,7 +78,6 @@ class Metrics:
         self.rate_limited = counter(
             "md_ws_rate_limited_total", "Commands or messages held.", ("scope",)
         )
-        self.errors = counter("md_ws_errors_total", "Errors told to clients.", ("code",))
         prepare(self.rate_limited, ("commands", "product", "keys"))
         self.errors = counter("md_ws_errors_total", "Errors told to clients.", ("code",))
         prepare(self.errors, _FAILURES)

@@ -15,8 +15,7 @@ from services.common.subjects import StreamKey
 from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.chain.stream_record import stream_fields
-from services.gateway.clients.dependencies import GatewayParts
-from services.gateway.clients.limits import max_subscriptions
+from services.gateway.clients.dependencies import GatewayParts, max_subscriptions
 from services.gateway.clients.subscribe_plan import (
     SubscribePlan,
     at_stream,

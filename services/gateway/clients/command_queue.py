@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Seat
-from services.gateway.clients.dependencies import GatewayParts
-from services.gateway.clients.limits import command_rate, connections_taken, limits_message
+from services.gateway.clients.dependencies import (
+    GatewayParts,
+    command_rate,
+    connections_taken,
+    limits_message,
+)
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     COMMANDS,

@@ -16,8 +16,7 @@ from services.common.wire import encode
 from services.gateway.admission.auth import Seat
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.command_queue import BAD_KEY, CommandQueue
-from services.gateway.clients.dependencies import GatewayParts
-from services.gateway.clients.limits import limits_message
+from services.gateway.clients.dependencies import GatewayParts, limits_message
 from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.outbox import Outbox
 from services.gateway.history.catch_up_port import CatchUpPort

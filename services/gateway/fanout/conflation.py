@@ -106,8 +106,5 @@ def merge(entries: list[StreamRecord]) -> bytes:
 
 
 def _given(fields: Fields) -> Mapping[str, object]:
-    return {
-        name: value
-        for name in fields.__struct_fields__
-        if (value := getattr(fields, name)) is not None
-    }
+    values = msgspec.structs.asdict(fields)
+    return {name: value for name, value in values.items() if value is not None}

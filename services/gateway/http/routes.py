@@ -71,24 +71,17 @@ def api_router(gateway: Gateway) -> APIRouter:
 
     def stream_info(key: StreamKey) -> StreamInfo:
         feed = parts.streams.feeds.get(key)
-        info = StreamInfo(
-            stream=str(key),
-            venue=key.venue,
-            channel=key.channel,
-            product=key.product,
-            shard=shard_of(key.product, gateway.settings.shard_count),
-        )
-        if feed is None or feed.replica.head is None:
-            return info
-        return info.model_copy(
-            update={
+        now: dict[str, Any] = {}
+        if feed is not None and feed.replica.head is not None:
+            now = {
                 "epoch": feed.replica.head.epoch,
                 "seq": feed.replica.head.seq,
                 "state": feed.condition.state,
                 "last_ingest": feed.replica.last_ingest,
                 "age_ms": feed.age // 1000,
             }
-        )
+        shard = shard_of(key.product, gateway.settings.shard_count)
+        return StreamInfo(stream=str(key), **key._asdict(), shard=shard, **now)
 
     async def known(product: str, channel: str, venue: str) -> StreamKey:
         try:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from services.common.wire import encode
 from services.gateway.admission.addresses import Guessing
 from services.gateway.admission.auth import Seat, offered_key
-from services.gateway.clients.limits import connections_taken
+from services.gateway.clients.dependencies import connections_taken
 from services.gateway.clients.session import Session
 from services.gateway.lifecycle import Gateway
 from services.gateway.protocol import (
@@ -24,8 +24,9 @@ from services.gateway.protocol import (
     TOO_LARGE,
     Problem,
 )
-from services.gateway.websocket.asgi_call import Receive, Send, UpgradableTransport
+from services.gateway.websocket.asgi_call import Receive, Send
 from services.gateway.websocket.asgi_transport import AsgiTransport
+from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.opening import EXTENSION
 
 Scope = dict[str, Any]
@@ -61,7 +62,7 @@ class Endpoint:
             chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
             transport = scope.get("extensions", {}).get(EXTENSION)
-            if not isinstance(transport, UpgradableTransport):
+            if not isinstance(transport, WebSocketConnection):
                 transport = AsgiTransport(receive, send)
             session = Session(gateway.parts, transport, seat, gateway)
             gateway.joined(session)
@@ -121,7 +122,7 @@ class Endpoint:
 
 def _peer(scope: Scope) -> str:
     transport = scope.get("extensions", {}).get(EXTENSION)
-    if isinstance(transport, UpgradableTransport):
+    if isinstance(transport, WebSocketConnection):
         return transport.peer
     client = scope.get("client")
     return str(client[0]) if client else ""

@@ -138,9 +138,7 @@ class Connection:
         no: Any = None
         calls: Any = self.calls
         keepalive: Any = Nothing()
-        context = ServerContext(
-            *(no, no, {}, calls, keepalive, no, no, no, no), ReadLimits(1 << 20)
-        )
+        context = ServerContext(*(no, no, {}, calls, keepalive, no, no, no), ReadLimits(1 << 20))
         self.protocol = WebSocketConnection(context, cast("asyncio.Transport", self.transport))
         self.transport.protocol = self.protocol
         self.protocol._state = 1

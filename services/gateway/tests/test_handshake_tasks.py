@@ -16,7 +16,7 @@ from services.gateway.admission.refusals import Refusals
 from services.gateway.testing import WAIT_S
 from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
-from services.gateway.websocket.server_context import HandshakeTasks, ServerContext
+from services.gateway.websocket.server_context import ServerContext, run_handshake
 
 _KEY = [(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="), (b"sec-websocket-version", b"13")]
 
@@ -36,7 +36,7 @@ async def test_how_a_handshake_failed_is_logged_and_its_connection_ended(late: b
         await _fails()
 
     with structlog.testing.capture_logs() as lines:
-        HandshakeTasks(asyncio.get_running_loop(), tasks).run(call(), failed.set)
+        run_handshake(call(), tasks, failed.set)
         assert len(tasks) == late
         go.set()
         async with asyncio.timeout(WAIT_S):
@@ -52,7 +52,7 @@ async def test_a_handshake_that_the_stopping_server_cancels_is_no_failure() -> N
     async def call() -> None:
         await asyncio.Event().wait()
 
-    HandshakeTasks(asyncio.get_running_loop(), tasks).run(call(), lambda: failed.append(True))
+    run_handshake(call(), tasks, lambda: failed.append(True))
     (task,) = tasks
     task.cancel()
     await asyncio.wait((task,))
@@ -103,7 +103,6 @@ async def test_what_a_refused_client_goes_on_sending_is_thrown_away_and_then_not
         {},
         loop,
         Keepalive(WAIT_S, WAIT_S, loop.call_later, loop.time),
-        HandshakeTasks(loop, state.tasks),
         Proxies(()),
         HttpLimits(1, 1, 1),
         Refusals(loop.time, lambda _reason: None),

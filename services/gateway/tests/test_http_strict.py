@@ -25,7 +25,7 @@ from services.gateway.admission.refusals import Refusals
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
 from services.gateway.websocket.http_connection import HttpConnection, _SafeWriter
-from services.gateway.websocket.server_context import HandshakeTasks, ServerContext, TurnQueue
+from services.gateway.websocket.server_context import ServerContext, TurnQueue
 
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -345,7 +345,6 @@ async def test_requests_behind_one_that_is_not_answered_wait_unread() -> None:
         {},
         loop,
         nobody,
-        HandshakeTasks(loop, state.tasks),
         Proxies(()),
         HttpLimits(1, 1, 1),
         Refusals(loop.time, lambda _reason: None),

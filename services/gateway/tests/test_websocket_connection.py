@@ -18,7 +18,7 @@ from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
 from services.gateway.websocket.asgi_call import AsgiCall
 from services.gateway.websocket.rfc6455.frames import CloseCode
-from services.gateway.websocket.socket_options import SOCKET_OPTIONS
+from services.gateway.websocket.server_context import SOCKET_OPTIONS
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from starlette.applications import Starlette
 
 from services.gateway.testing import WAIT_S
 from services.gateway.workers.channel import ChannelDown, WorkerChannel
-from services.gateway.workers.health_http import routes
-from services.gateway.workers.worker_metrics import (
+from services.gateway.workers.health_http import (
     MergedMetrics,
     exported_families,
     failing_checks,
     merged_degradations,
+    routes,
 )
 
 

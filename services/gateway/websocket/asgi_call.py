@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.gateway.websocket.rfc6455.frames import text_frame
 from services.gateway.websocket.rfc6455.handshake import Header
-from services.gateway.websocket.transport import ClientTransport, TransportListener
+from services.gateway.websocket.transport import TransportListener
+
+if TYPE_CHECKING:
+    from services.gateway.websocket.connection import WebSocketConnection
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("uvicorn.error")
-
-
-class UpgradableTransport(ClientTransport):
-    """The transport of a handshake that an ASGI call decides on."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
-        """Complete the handshake."""
-
-    @abstractmethod
-    def refuse(self, status: int, headers: list[Header], body: bytes) -> None:
-        """Answer the handshake by an HTTP response, and end the connection."""
-
-    @abstractmethod
-    def write_binary(self, data: bytes) -> bool: ...
-
-    @abstractmethod
-    def hand_over(self, listener: TransportListener) -> None:
-        """Call this one back from now on; the ASGI call may return."""
 
 
 class ClientGone(OSError):
@@ -49,7 +30,7 @@ class AsgiCall(TransportListener):
 
     __slots__ = ("_answer", "_events", "_room", "_state", "_transport")
 
-    def __init__(self, transport: UpgradableTransport) -> None:
+    def __init__(self, transport: WebSocketConnection) -> None:
         self._transport = transport
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._events.put_nowait({"type": "websocket.connect"})

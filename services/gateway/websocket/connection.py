@@ -12,7 +12,7 @@ import asyncio
 import struct
 from typing import Any
 
-from services.gateway.websocket.asgi_call import AsgiCall, UpgradableTransport
+from services.gateway.websocket.asgi_call import AsgiCall
 from services.gateway.websocket.closing import CLOSE_S, LINGER_S, Closing
 from services.gateway.websocket.frame_reader import FrameReader
 from services.gateway.websocket.frame_writer import FrameWriter
@@ -31,14 +31,13 @@ from services.gateway.websocket.rfc6455.frames import (
 from services.gateway.websocket.rfc6455.handshake import Header, Refused
 from services.gateway.websocket.rfc6455.inbound import Receiver
 from services.gateway.websocket.rfc6455.keepalive import Pinged
-from services.gateway.websocket.server_context import ServerContext
-from services.gateway.websocket.socket_options import peer_of
-from services.gateway.websocket.transport import TransportListener
+from services.gateway.websocket.server_context import ServerContext, peer_of, run_handshake
+from services.gateway.websocket.transport import ClientTransport, TransportListener
 
 _UPGRADING, _OPEN, _CLOSING, _LINGERING, _CLOSED = range(5)
 
 
-class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinged):
+class WebSocketConnection(asyncio.Protocol, ClientTransport, Receiver, Pinged):
     """One WebSocket; takes over the transport of an HTTP connection that asks for an upgrade."""
 
     __slots__ = (
@@ -80,12 +79,15 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
         call = self._listener = AsgiCall(self)
         scope = websocket_scope(context, request, self)
         opening.deciding = True
-        context.handshakes.run(call.run(context.config.loaded_app, scope), self.transport.abort)
+        run_handshake(
+            call.run(context.config.loaded_app, scope), context.state.tasks, self.transport.abort
+        )
         opening.deciding = False
         if self._writer.answer and not self.transport.is_closing():
             self._writer.write()
 
     def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
+        """Complete the handshake."""
         opening = self._opening
         if self._state != _UPGRADING or opening is None:
             return
@@ -111,12 +113,14 @@ class WebSocketConnection(asyncio.Protocol, UpgradableTransport, Receiver, Pinge
             self.resume_reading()
 
     def refuse(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Answer the handshake by an HTTP response, and end the connection."""
         if self._state == _UPGRADING:
             headers = [*self._context.state.default_headers, *headers]
             self.transport.write(handshake.refusal(status, headers, body))
             self._linger("client")
 
     def hand_over(self, listener: TransportListener) -> None:
+        """Call this one back from now on; the ASGI call may return."""
         call, self._listener = self._listener, listener
         if isinstance(call, AsgiCall):
             call.detach()

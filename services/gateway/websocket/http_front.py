@@ -25,12 +25,10 @@ from services.gateway.websocket.opening import request_target
 from services.gateway.websocket.rfc6455.handshake import Header, refusal
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
 from services.gateway.websocket.server_context import (
-    HandshakeTasks,
     ReadLimits,
     ServerContext,
-    SilentConnections,
+    peer_of,
 )
-from services.gateway.websocket.socket_options import peer_of
 
 
 @dataclass(kw_only=True)
@@ -75,13 +73,12 @@ class ProtocolFactory:
                 app_state,
                 loop,
                 Keepalive(self.ping_interval_s, self.ping_timeout_s, loop.call_later, loop.time),
-                HandshakeTasks(loop, server_state.tasks),
                 self.proxies,
                 self.limits,
                 Refusals(loop.time, self.on_refused),
                 self.reading,
                 self.deflate,
-                SilentConnections(self.silent),
+                self.silent,
             )
         return ProtocolDetector(self.handshake_s, self._context)
 
@@ -107,11 +104,11 @@ class ProtocolDetector(asyncio.Protocol):
         # uvloop's transports are Transports in all but name.
         self.transport = cast("asyncio.Transport", transport)
         context = self._context
-        if context.silent.count >= context.silent.most:
+        if context.silent >= context.max_silent:
             context.refusals.count("connections", "")
             self.transport.abort()
             return
-        context.silent.count += 1
+        context.silent += 1
         context.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's own only
         self._due = context.loop.time() + self._seconds
         self._deadline = context.loop.call_at(self._due, self._too_slow)
@@ -160,7 +157,7 @@ class ProtocolDetector(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
             self._context.state.connections.discard(self)
-            self._context.silent.count -= 1
+            self._context.silent -= 1
 
     def _too_slow(self) -> None:
         self._end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -18,6 +19,18 @@ from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.rfc6455.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
+
+# Data the kernel holds unsent for one client; by default it would take megabytes for a stuck one.
+SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16 * 1024),)
+# For a listener that other processes have on the same port too.
+SHARED_PORT = (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The address at the other end; empty when it is not known."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
+
 
 log = structlog.get_logger(__name__)
 
@@ -50,43 +63,25 @@ class ReadLimits:
     too_large: bytes = b""
 
 
-@dataclass(slots=True)
-class SilentConnections:
-    """Connections that have sent nothing yet."""
+def run_handshake(
+    call: Coroutine[Any, Any, None],
+    tasks: set[asyncio.Task[None]],
+    on_failure: Callable[[], None],
+) -> None:
+    """Run the ASGI call that decides on a handshake, and learn how it ended.
 
-    most: int = 10_000
-    count: int = 0
-
-
-class HandshakeTasks:
-    """Starts such calls and learns how each of them ended.
-
-    No TaskGroup can be their parent: they begin in a callback of the transport. What has not ended
-    is in the server's own set of tasks; when it stops, it waits for those and cancels them in the
-    end.
-
-    Args:
-        loop: that runs them.
-        tasks: the server's.
+    No TaskGroup can be its parent: it begins in a callback of the transport. While it has not
+    ended it is in `tasks`, the server's own set; when that stops, it waits for those and cancels
+    them in the end. Most endpoints decide at once: such a call has ended when this returns, and was
+    never scheduled. `on_failure` is called if it ends by an error, which has then been logged.
     """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
-        self._loop = loop
-        self._tasks = tasks
-
-    def run(self, call: Coroutine[Any, Any, None], on_failure: Callable[[], None]) -> None:
-        """Run one. `on_failure` is called if it ends by an error, which has then been logged.
-
-        Most endpoints decide at once: such a call has ended when this returns, and was never
-        scheduled.
-        """
-        task = asyncio.Task(call, loop=self._loop, eager_start=True)
-        if task.done():
-            _ended(on_failure, task)
-        else:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(partial(_ended, on_failure))
+    task = asyncio.Task(call, eager_start=True)
+    if task.done():
+        _ended(on_failure, task)
+    else:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(partial(_ended, on_failure))
 
 
 def _ended(on_failure: Callable[[], None], task: asyncio.Task[None]) -> None:
@@ -130,17 +125,17 @@ class TurnQueue:
             asyncio.get_running_loop().call_soon(self._next_turn)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerContext:
     """Of one listener.
 
     Attributes:
         deflate: whether clients that ask for permessage-deflate get it.
         reading: what one WebSocket may send.
-        handshakes: owner of the ASGI calls that decide on handshakes.
         proxies: whose word on where a client comes from is taken.
         limits: of the connections that speak HTTP.
         refusals: where refused connections and requests are counted.
+        max_silent: connections at a time that have sent nothing yet; so many are `silent` now.
         first_bytes: sockets whose first bytes have come.
         requests: HTTP connections with a request to begin.
     """
@@ -150,12 +145,12 @@ class ServerContext:
     app_state: dict[str, Any]
     loop: asyncio.AbstractEventLoop
     keepalive: Keepalive
-    handshakes: HandshakeTasks
     proxies: Proxies
     limits: HttpLimits
     refusals: Refusals
     reading: ReadLimits = field(default_factory=ReadLimits)
     deflate: bool = False
-    silent: SilentConnections = field(default_factory=SilentConnections)
+    max_silent: int = 10_000
+    silent: int = 0
     first_bytes: TurnQueue = field(default_factory=lambda: TurnQueue(_FIRST_BYTES_A_TURN))
     requests: TurnQueue = field(default_factory=lambda: TurnQueue(_REQUESTS_A_TURN))

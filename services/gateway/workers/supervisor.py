@@ -28,16 +28,18 @@ from services.common.observability.metrics import HealthCollector, Together
 from services.common.resilience.backoff import delay_s
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
-from services.gateway.http.docs_page import docs_routes
+from services.gateway.http.pages import docs_routes
 from services.gateway.http.public_routes import has_admin_port
 from services.gateway.metrics import FleetMetrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.workers.channel import ChannelDown, WorkerChannel
-from services.gateway.workers.health_http import METRICS_PATH, Reply, routes
-from services.gateway.workers.worker_metrics import (
+from services.gateway.workers.health_http import (
+    METRICS_PATH,
     MergedMetrics,
+    Reply,
     failing_checks,
     merged_degradations,
+    routes,
 )
 
 # What a worker is asked for, beside its report.

@@ -7,6 +7,7 @@ import random
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 # Of an interval: how exact a deadline is.
 _GRAIN = 1 / 16
@@ -37,6 +38,7 @@ class Pinged(ABC):
         """No answer came in time: end it and answer True, or forgive it this once."""
 
 
+@dataclass(eq=False)
 class Keepalive:
     """A wheel of connections, by when each has to be looked at next.
 
@@ -50,27 +52,22 @@ class Keepalive:
         clock: seconds, does not go back.
     """
 
-    def __init__(
-        self,
-        interval_s: float,
-        timeout_s: float,
-        schedule: Callable[[float, Callable[[], None]], object],
-        clock: Callable[[], float],
-    ) -> None:
-        self._interval = interval_s
-        self._timeout = timeout_s
-        self._schedule = schedule
-        self._clock = clock
-        self._grain = min(interval_s, timeout_s) * _GRAIN
-        self._slots: dict[int, dict[Pinged, None]] = {}
-        self._turned = 0
-        self._turning = False
-        self._number = 0
+    interval_s: float
+    timeout_s: float
+    schedule: Callable[[float, Callable[[], None]], object]
+    clock: Callable[[], float]
+    _slots: dict[int, dict[Pinged, None]] = field(default_factory=dict)
+    _turned: int = 0
+    _turning: bool = False
+    _number: int = 0
+
+    def __post_init__(self) -> None:
+        self._grain = min(self.interval_s, self.timeout_s) * _GRAIN
 
     def add(self, one: Pinged) -> None:
         """Keep it alive from now on."""
         # Many who come at once are not all pinged at once for ever after.
-        self._put(one, self._clock() + self._interval * random.uniform(0.5, 1.0))
+        self._put(one, self.clock() + self.interval_s * random.uniform(0.5, 1.0))
 
     def remove(self, one: Pinged) -> None:
         """Leave it alone from now on."""
@@ -83,15 +80,15 @@ class Keepalive:
 
     def _put(self, one: Pinged, due: float) -> None:
         if not self._turning:
-            self._turned = math.floor(self._clock() / self._grain)
+            self._turned = math.floor(self.clock() / self._grain)
             self._turning = True
-            self._schedule(self._grain, self._turn)
+            self.schedule(self._grain, self._turn)
         number = max(self._turned + 1, math.ceil(due / self._grain))
         one.slot = self._slots.setdefault(number, {})
         one.slot[one] = None
 
     def _turn(self) -> None:
-        now = self._clock()
+        now = self.clock()
         reached = math.floor(now / self._grain)
         due = [number for number in self._slots if number <= reached]
         self._turned = reached
@@ -103,20 +100,20 @@ class Keepalive:
                 one.slot = None
                 self._look(one, now)
         if self._slots:
-            self._schedule(self._grain, self._turn)
+            self.schedule(self._grain, self._turn)
         else:
             self._turning = False
 
     def _look(self, one: Pinged, now: float) -> None:
-        if one.ping and now - one.pinged >= self._timeout:
+        if one.ping and now - one.pinged >= self.timeout_s:
             if one.ping_overdue():
                 return
             one.ping = 0
-        elif not one.ping and now - one.pinged >= self._interval:
+        elif not one.ping and now - one.pinged >= self.interval_s:
             self._number = self._number % 0xFFFF_FFFF + 1
             one.ping, one.pinged = self._number, now
             one.send_ping(struct.pack("!I", self._number))
-        again = one.pinged + self._interval
+        again = one.pinged + self.interval_s
         if one.ping:
-            again = min(max(again, now + self._grain), one.pinged + self._timeout)
+            again = min(max(again, now + self._grain), one.pinged + self.timeout_s)
         self._put(one, again)
