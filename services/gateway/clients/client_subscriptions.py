@@ -15,6 +15,7 @@ from services.common.subjects import StreamKey
 from services.gateway.admission.auth import EVERYONE, Grant
 from services.gateway.backfill import Start
 from services.gateway.chain.stream_record import stream_fields
+from services.gateway.clients.catch_up import CatchUp, backfill_message, mode_message
 from services.gateway.clients.dependencies import GatewayParts, max_subscriptions
 from services.gateway.clients.subscribe_plan import (
     SubscribePlan,
@@ -25,7 +26,6 @@ from services.gateway.clients.subscribe_plan import (
     when_ready,
 )
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up import CatchUp, backfill_message, mode_message
 from services.gateway.history.catch_up_port import CatchUpListener, CatchUpPort
 from services.gateway.protocol import (
     NOT_ENTITLED,

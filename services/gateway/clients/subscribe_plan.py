@@ -11,8 +11,8 @@ from services.common.errors import InvalidSubject
 from services.common.subjects import CHANNELS, StreamKey, check_token
 from services.gateway.backfill import Backfill, Start
 from services.gateway.chain.stream_record import SnapshotReason, stream_fields
+from services.gateway.clients.catch_up import NO_STATE
 from services.gateway.fanout.subscription import Mode, Subscription, Terms, View
-from services.gateway.history.catch_up import NO_STATE
 from services.gateway.protocol import (
     UNKNOWN_CHANNEL,
     UNKNOWN_PRODUCT,

@@ -15,10 +15,10 @@ from services.gateway.backfill import Start
 from services.gateway.chain.replica import Phase, Replica
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
+from services.gateway.clients.catch_up import CatchUp
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.session import Session
 from services.gateway.fanout.subscription import State
-from services.gateway.history.catch_up import CatchUp
 from services.gateway.protocol import TOO_OLD, Problem
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.testing import EPOCH, Market, bench, eventually
