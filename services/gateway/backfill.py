@@ -192,13 +192,14 @@ class Backfill:
         window = feed.replica.window
         if window.covers(position):
             return window.first_after(position)
-        records, cursor = await self.read(feed, position, "")
-        while records:
-            for record in records:
-                if record.chained:
+        page = await self._pages.after_position(feed.subject, _for_seek(position))
+        while True:
+            for record in page.records:
+                if record.chained and record.position > position:
                     return record
-            records, cursor = await self.read(feed, position, cursor)
-        return None
+            if page.at_head:
+                return None
+            page = await self._pages.after(feed.subject, page.cursor)
 
     async def _peek_after(self, feed: StreamFeed, position: Position) -> StreamRecord | None:
         """The same, without reading more than it takes to see it."""

@@ -21,6 +21,7 @@ from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session, SessionHost
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
@@ -74,10 +75,13 @@ class Gateway(SessionHost):
         self._specs = specs
         self.open = False
         loop = asyncio.get_running_loop()
-        hub = Hub(
+        turns = Turns(
             loop.call_soon,
             lambda when, call: loop.call_later(max(0.0, when - time.monotonic()), call),
             time.monotonic,
+        )
+        hub = Hub(
+            turns,
             micros,
             settings.product_max_msgs_per_sec,
             settings.flush_window_ms / 1000,

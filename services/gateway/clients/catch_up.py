@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -25,10 +25,12 @@ from services.gateway.backfill import Backfill
 from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, stream_fields
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
-from services.gateway.history.catch_up_port import CatchUpPort
 from services.gateway.metrics import Metrics
 from services.gateway.protocol import TOO_OLD, Problem, unavailable
 from services.gateway.streams.feed import StreamFeed
+
+if TYPE_CHECKING:
+    from services.gateway.clients.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ _READS = 4
 class CatchUp:
     """The subscriptions of one client that are not live."""
 
-    _client: CatchUpPort
+    _client: Session
     _hub: Hub
     _backfill: Backfill
     _metrics: Metrics

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from itertools import batched
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -25,8 +25,8 @@ from services.gateway.clients.subscribe_plan import (
     terms_of,
     when_ready,
 )
+from services.gateway.fanout.live_streams import SubscriptionListener
 from services.gateway.fanout.subscription import Catching, Subscription
-from services.gateway.history.catch_up_port import CatchUpListener, CatchUpPort
 from services.gateway.protocol import (
     NOT_ENTITLED,
     NOT_SUBSCRIBED,
@@ -43,18 +43,21 @@ from services.gateway.protocol import (
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.streams.registry import StreamLease
 
+if TYPE_CHECKING:
+    from services.gateway.clients.session import Session
+
 # Streams whose outcomes are told in one message; a command that names more is answered in parts.
 _PART = 200
 
 log = structlog.get_logger(__name__)
 
 
-class ClientSubscriptions(CatchUpListener):
+class ClientSubscriptions(SubscriptionListener):
     """See the module's docstring; `client`, the connection, is told everything."""
 
     __slots__ = ("_catch_up", "_client", "_closed", "_grant", "_parts", "by_stream", "limit")
 
-    def __init__(self, parts: GatewayParts, client: CatchUpPort) -> None:
+    def __init__(self, parts: GatewayParts, client: Session) -> None:
         self.by_stream: dict[StreamKey, tuple[Subscription, StreamLease]] = {}
         self._parts = parts
         self._client = client
@@ -153,6 +156,7 @@ class ClientSubscriptions(CatchUpListener):
         self._tell_mode(subscription, "latest", "full", "recovered", 0)
 
     def end_with(self, problem: Problem, subscription: Subscription) -> None:
+        """End the subscription, and tell its client why."""
         key = subscription.live_stream.key
         found = self.by_stream.pop(key, None)
         if found is not None:

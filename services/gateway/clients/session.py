@@ -18,8 +18,8 @@ from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.command_queue import BAD_KEY, CommandQueue
 from services.gateway.clients.dependencies import GatewayParts, limits_message
 from services.gateway.fanout.encoding import encoding_of
+from services.gateway.fanout.live_streams import Subscriber
 from services.gateway.fanout.outbox import Outbox
-from services.gateway.history.catch_up_port import CatchUpPort
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     INTERNAL,
@@ -51,7 +51,7 @@ class SessionHost(ABC):
         """This session is over."""
 
 
-class Session(CatchUpPort, TransportListener):
+class Session(Subscriber, TransportListener):
     """Serves a link whose handshake is done, from `begin` until the link is closed.
 
     It has a task only while it obeys a command, and one while it catches up.
@@ -135,6 +135,7 @@ class Session(CatchUpPort, TransportListener):
         self._free_room()
 
     def start_catching_up(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run it in a task of the connection."""
         if not self.closing:
             self._catching = self.spawn(run, "catch-up")
 
@@ -221,10 +222,12 @@ class Session(CatchUpPort, TransportListener):
         self._parts.hub.touch(self)
 
     async def room(self) -> None:
+        """Return when little waits for this client."""
         while self.outbox.size > self._low_water:
             await self.made_room()
 
     async def answered(self) -> None:
+        """Return when there is room for another piece of an answer."""
         # Not `room`'s mark: a catch-up of the same client fills it up to that again and again.
         while self.outbox.size > max(self._low_water, self.outbox.limit // 2):
             await self.made_room()
@@ -250,6 +253,7 @@ class Session(CatchUpPort, TransportListener):
         return self.outbox.size + self.outbox.control_size + self._link.buffered
 
     def tell(self, message: dict[str, Any] | bytes, *, control: bool = False) -> None:
+        """Put a message into the outbox, behind the data or (`control`) before it."""
         frame = text_frame(message if isinstance(message, bytes) else encode(message))
         if control:
             self.outbox.put_control(frame)

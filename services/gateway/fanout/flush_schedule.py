@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
+class Turns(NamedTuple):
+    """The event loop as the fan-out sees it.
+
+    Attributes:
+        schedule: calls back at the end of the event loop's turn.
+        schedule_at: calls back at a time of `clock`.
+        clock: seconds, does not go back.
+    """
+
+    schedule: Callable[[Callable[[], None]], object]
+    schedule_at: Callable[[float, Callable[[], None]], object]
+    clock: Callable[[], float]
+
+
+@dataclass
 class FlushSchedule:
     """Sees to it that `flush` is called once, however often it is asked for.
 
     Args:
-        schedule: calls back at the end of the event loop's turn.
-        schedule_at: calls back at a time of `clock`.
-        clock: seconds, does not go back.
         window: pushes come at least so many seconds after those before; 0 is every turn.
         flush: what is to be called.
 
@@ -20,46 +34,38 @@ class FlushSchedule:
         held: what is pushed waits for the end of the window.
     """
 
-    def __init__(
-        self,
-        schedule: Callable[[Callable[[], None]], object],
-        schedule_at: Callable[[float, Callable[[], None]], object],
-        clock: Callable[[], float],
-        window: float,
-        flush: Callable[[], None],
-    ) -> None:
-        self._schedule = schedule
-        self._schedule_at = schedule_at
-        self._clock = clock
-        self._window = window
-        self._flush = flush
-        self._pushed_at = -window
-        self.flushing = False
-        self.held = False
+    turns: Turns
+    window: float
+    flush: Callable[[], None]
+    flushing: bool = False
+    held: bool = False
+
+    def __post_init__(self) -> None:
+        self._pushed_at = -self.window
 
     def want_flush(self) -> None:
         """Something waits to be written or told: flush in this turn."""
         if not self.flushing:
             self.flushing = True
-            self._schedule(self._flush)
+            self.turns.schedule(self.flush)
 
     def want_push(self) -> None:
         """Something was pushed: flush in this turn, or at the end of the window."""
-        if not self._window:
+        if not self.window:
             self.want_flush()
         elif not self.held:
-            end = self._pushed_at + self._window
-            if self._clock() < end:
+            end = self._pushed_at + self.window
+            if self.turns.clock() < end:
                 self.held = True
-                self._schedule_at(end, self._on_window)
+                self.turns.schedule_at(end, self._on_window)
             else:
                 self.want_flush()
 
     def pushed(self) -> None:
         """What was pushed is written: another window begins."""
-        if self._window:
-            self._pushed_at = self._clock()
+        if self.window:
+            self._pushed_at = self.turns.clock()
 
     def _on_window(self) -> None:
         self.held = False
-        self._flush()
+        self.flush()

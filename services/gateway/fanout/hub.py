@@ -3,8 +3,7 @@
 A record is framed once. What is pushed within one turn of the event loop, or one flush window, is
 joined once for all clients that get the same of it, and each of them gets it in one write. A client
 for which something waits is left out of that: what it should get goes into its outbox, which is
-bounded, and once that is empty it is back. Nothing here awaits; the event loop is behind `schedule`
-and `schedule_at`.
+bounded, and once that is empty it is back. Nothing here awaits; the event loop is behind `Turns`.
 
 The hub decides about subscriptions' states (`fanout/subscription.py`), and keeps the lists of who
 is live in step with them. What it decided by itself the client is told when the turn's state is
@@ -23,7 +22,7 @@ from services.common.resilience.token_bucket import TokenBucket
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.delivery_times import DeliveryTimes
-from services.gateway.fanout.flush_schedule import FlushSchedule
+from services.gateway.fanout.flush_schedule import FlushSchedule, Turns
 from services.gateway.fanout.live_streams import (
     LiveStream,
     Subscriber,
@@ -45,9 +44,6 @@ class Hub:
     """Fans out. One per process.
 
     Args:
-        schedule: calls back at the end of the event loop's turn.
-        schedule_at: calls back at a time of `clock`.
-        clock: seconds, does not go back.
         micros: the time of day in microseconds, to compare with `ts_ingest`.
         product_rate: messages a second of one stream to one connection; 0 is unlimited.
         window: pushes come at least so many seconds after those before; 0 is every turn.
@@ -57,23 +53,21 @@ class Hub:
 
     def __init__(
         self,
-        schedule: Callable[[Callable[[], None]], object],
-        schedule_at: Callable[[float, Callable[[], None]], object],
-        clock: Callable[[], float],
+        turns: Turns,
         micros: Callable[[], int],
         product_rate: float = 0,
         window: float = 0,
         most: int = 128 * 1024,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
-        self._clock = clock
+        self._clock = turns.clock
         self._product_rate = product_rate
         self._batch = PushBatch()
         self._dirty: list[Subscriber] = []
-        self._when = FlushSchedule(schedule, schedule_at, clock, window, self.flush)
+        self._when = FlushSchedule(turns, window, self.flush)
         self._most = most
         self._write = write
-        self._merged = MergedSending(clock, schedule_at, self.flush, self.touch, self._failed)
+        self._merged = MergedSending(turns, self.flush, self.touch, self._failed)
         self._times = DeliveryTimes(micros)
         # What clients are told at the end of the turn, and the state in which it is true.
         self._notices: list[

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.live_streams import Subscriber
 from services.gateway.fanout.subscription import State, Subscription
 from services.gateway.websocket.rfc6455.frames import text_frame, text_frames
@@ -14,32 +16,22 @@ from services.gateway.websocket.rfc6455.frames import text_frame, text_frames
 _CALM = 10
 
 
+@dataclass
 class MergedSending:
     """The subscriptions that are owed something.
 
     Args:
-        clock: seconds, does not go back.
-        schedule_at: calls back at a time of `clock`.
         flush: called when what was not due falls due.
         touch: called with a client in whose outbox something was put.
         failed: called with a client for which something went wrong, while the error is handled.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        schedule_at: Callable[[float, Callable[[], None]], object],
-        flush: Callable[[], None],
-        touch: Callable[[Subscriber], None],
-        failed: Callable[[Subscriber], None],
-    ) -> None:
-        self._clock = clock
-        self._schedule_at = schedule_at
-        self._flush = flush
-        self._touch = touch
-        self._failed = failed
-        self._owing: dict[Subscription, None] = {}
-        self._timer: float | None = None
+    turns: Turns
+    flush: Callable[[], None]
+    touch: Callable[[Subscriber], None]
+    failed: Callable[[Subscriber], None]
+    _owing: dict[Subscription, None] = field(default_factory=dict)
+    _timer: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._owing)
@@ -66,7 +58,7 @@ class MergedSending:
                 return False
             if entry.chained:
                 conflation.held = entry.position
-            self._touch(subscription.client)
+            self.touch(subscription.client)
         return True
 
     def settle(self) -> list[Subscription]:
@@ -75,7 +67,7 @@ class MergedSending:
         Answers those that are merged for their quota only, and no longer need to be.
         """
         calm: list[Subscription] = []
-        now = self._clock()
+        now = self.turns.clock()
         next_due: float | None = None
         for subscription in list(self._owing):
             conflation = subscription.conflation
@@ -87,10 +79,10 @@ class MergedSending:
                 try:
                     self._settle_one(subscription, conflation, calm)
                 except Exception:  # noqa: BLE001 - `failed` logs it; it costs this client only
-                    self._failed(subscription.client)
+                    self.failed(subscription.client)
         if next_due is not None and (self._timer is None or next_due < self._timer):
             self._timer = next_due
-            self._schedule_at(next_due, self._on_timer)
+            self.turns.schedule_at(next_due, self._on_timer)
         # One of a client that failed meanwhile is not merged any more.
         return [one for one in calm if one.state is State.MERGED]
 
@@ -107,15 +99,15 @@ class MergedSending:
     def send_owed(self, subscription: Subscription) -> None:
         """Put what it is owed, if anything, into its client's outbox, due or not."""
         conflation = subscription.conflation
-        owed = conflation.drain(self._clock()) if conflation is not None else None
+        owed = conflation.drain(self.turns.clock()) if conflation is not None else None
         if owed is None:
             return
         message, merged = owed
         subscription.outbox.put(text_frame(message))
         subscription.live_stream.sent.inc()
         subscription.live_stream.metrics.conflated.inc(merged - 1)
-        self._touch(subscription.client)
+        self.touch(subscription.client)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._flush()
+        self.flush()

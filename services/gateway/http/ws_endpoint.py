@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -140,7 +141,7 @@ def _without_key(scope: Scope) -> str:
 
 async def _refuse(scope: Scope, send: Send, status: int, problem: Problem) -> None:
     if "websocket.http.response" in scope.get("extensions", {}):
-        body = encode({"type": "error", **problem.body()})
+        body = json.dumps({"type": "error", **problem.body()}).encode()
         headers = [(b"content-type", b"application/json")]
         start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
         await send(start)

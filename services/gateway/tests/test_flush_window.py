@@ -13,6 +13,7 @@ from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.encoding import encoding_of
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
@@ -32,9 +33,7 @@ def _waits(window: float, gaps: list[float]) -> tuple[list[float], int]:
         return len(frames)
 
     hub = Hub(
-        clock.soon.append,
-        clock.at,
-        lambda: clock.now,
+        Turns(clock.soon.append, clock.at, lambda: clock.now),
         lambda: 0,
         window=window,
         write=write,

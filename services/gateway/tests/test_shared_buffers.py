@@ -20,6 +20,7 @@ from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session
 from services.gateway.fanout.encoding import encoding_of
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream
 from services.gateway.fanout.subscription import Mode, State, Subscription
@@ -86,9 +87,7 @@ class World:
     def __init__(self, parts: GatewayParts, window: float = 0.0, product_rate: float = 0.0) -> None:
         self.clock = Clock()
         self.hub = Hub(
-            self.clock.soon.append,
-            self.clock.at,
-            lambda: self.clock.now,
+            Turns(self.clock.soon.append, self.clock.at, lambda: self.clock.now),
             lambda: 0,
             product_rate,
             window,

@@ -20,6 +20,7 @@ from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session, SessionHost
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import (
     State,
@@ -98,7 +99,7 @@ class _World:
         await broker.open()
         await broker.ensure(log_specs(chosen))
         clock, loop, health = Clock(), asyncio.get_running_loop(), GatewayHealth()
-        hub = Hub(loop.call_soon, clock.at, lambda: clock.now, lambda: 0, product_rate)
+        hub = Hub(Turns(loop.call_soon, clock.at, lambda: clock.now), lambda: 0, product_rate)
         stores = StateStore(None, None, health, metrics)
         streams = StreamRegistry(
             FeedSources(broker, chosen.shard_count, stores, records, metrics, window_bytes=6000),

@@ -75,7 +75,8 @@ def run_handshake(
     them in the end. Most endpoints decide at once: such a call has ended when this returns, and was
     never scheduled. `on_failure` is called if it ends by an error, which has then been logged.
     """
-    task = asyncio.Task(call, eager_start=True)
+    # In 3.12 a task that starts eagerly has to be told its loop.
+    task = asyncio.Task(call, loop=asyncio.get_running_loop(), eager_start=True)
     if task.done():
         _ended(on_failure, task)
     else:

@@ -24,6 +24,7 @@ from services.common.stream import Message, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Trade
 from services.gateway.fanout.encoding import PLAIN
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
@@ -120,9 +121,7 @@ class Variant:
         self.name = name
         self._flush: list[Callable[[], None]] = []
         self._hub = Hub(
-            self._flush.append,
-            lambda _when, _call: None,
-            time.monotonic,
+            Turns(self._flush.append, lambda _when, _call: None, time.monotonic),
             lambda: time.time_ns() // 1000,
             # What a system call costs is left out.
             write=lambda _fd, frames: len(frames),
