@@ -209,9 +209,9 @@ class Backfill:
         cursor = await self._broker.seek(feed.subject, _for_seek(position))
         while True:
             page = await self._broker.read(feed.subject, cursor, limit=_PEEK)
-            for entry in self._records.read(page.messages):
-                if entry.chained and entry.position > position:
-                    return entry
+            for record in self._records.read(page.messages):
+                if record.chained and record.position > position:
+                    return record
             if page.at_head:
                 return None
             cursor = page.cursor
@@ -244,13 +244,13 @@ class Backfill:
         found: StreamRecord | None = None
         while low < high:
             middle = (low + high) // 2
-            entry = await self._peek_after(feed, Position(head.epoch, middle, LAST_SUB))
-            if entry is None:
+            record = await self._peek_after(feed, Position(head.epoch, middle, LAST_SUB))
+            if record is None:
                 break
-            if entry.ts_ingest >= oldest_us:
-                found, high = entry, middle
+            if record.ts_ingest >= oldest_us:
+                found, high = record, middle
             else:
-                low = entry.position.seq
+                low = record.position.seq
         return found
 
     async def _oldest_archived(

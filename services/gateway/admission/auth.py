@@ -102,13 +102,13 @@ class Seat:
     Attributes:
         grant: what it may do; None while no valid key came.
         address: where the client comes from.
-        entry: its places by address, where those are counted.
+        door_pass: its places by address, where those are counted.
     """
 
     _places: Places
     address: str = ""
     grant: Grant | None = None
-    entry: Pass | None = None
+    door_pass: Pass | None = None
 
     def acquire(self, grant: Grant) -> bool:
         """Take a place under this grant, once; False: the key has no place left."""
@@ -116,13 +116,13 @@ class Seat:
         if not self._places.acquire(grant):
             return False
         self.grant = grant
-        if self.entry is not None:
-            self.entry.keyed()
+        if self.door_pass is not None:
+            self.door_pass.keyed()
         return True
 
     def release(self) -> None:
-        if self.entry is not None:
-            self.entry.release()
+        if self.door_pass is not None:
+            self.door_pass.release()
         if self.grant is not None:
             self._places.release(self.grant)
             self.grant = None

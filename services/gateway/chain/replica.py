@@ -117,7 +117,7 @@ class Replica:
             self.whole = True
             self.window.restart(self.head)
 
-    def on_page(self, entries: Sequence[StreamRecord], cursor: str, *, at_head: bool) -> bool:
+    def on_page(self, records: Sequence[StreamRecord], cursor: str, *, at_head: bool) -> bool:
         """Take what the log holds after the place that was wanted.
 
         Answers False when this brought nothing and more is still wanted: wait before reading again.
@@ -125,36 +125,36 @@ class Replica:
         if not self._in(Phase.FILLING):
             return True
         before = self.mark
-        for entry in entries:
-            if self._is_over(entry):
+        for record in records:
+            if self._is_over(record):
                 continue
-            hole = entry.chained and self.head is not None and not entry.follows(self.head)
-            if hole or entry.unreadable is not None:
+            hole = record.chained and self.head is not None and not record.follows(self.head)
+            if hole or record.unreadable is not None:
                 self._start_over()
                 if self._in(Phase.BASE):
                     return True
-            if entry.unreadable is None:
-                self._prove(entry)
+            if record.unreadable is None:
+                self._prove(record)
             else:
-                self._after = entry.position
+                self._after = record.position
         self._cursor = cursor
         if at_head:
             self._join()
         return self._in(Phase.LIVE) or self.mark != before
 
-    def on_live(self, entries: Sequence[StreamRecord]) -> None:
+    def on_live(self, records: Sequence[StreamRecord]) -> None:
         """Take what the live tail brought."""
-        for index, entry in enumerate(entries):
+        for index, record in enumerate(records):
             if not self._in(Phase.LIVE):
-                self._hold(entries[index:])
+                self._hold(records[index:])
                 return
-            if self._is_over(entry):
+            if self._is_over(record):
                 continue
-            if not self._follows(entry):
+            if not self._follows(record):
                 self._refill()
-                self._hold(entries[index:])
+                self._hold(records[index:])
                 return
-            self._prove(entry)
+            self._prove(record)
 
     def on_interrupted(self) -> None:
         """The live tail may have missed something: nothing after the mark is proven."""
@@ -178,11 +178,11 @@ class Replica:
         self._may_load = True
         self._start_over()
 
-    def learn_status(self, entry: StreamRecord) -> bool:
+    def learn_status(self, record: StreamRecord) -> bool:
         """Take an older record as the current status when none is known; whether it was taken."""
         if self.status is not None:
             return False
-        self.status = entry
+        self.status = record
         return True
 
     @property
@@ -204,10 +204,10 @@ class Replica:
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
 
-    def _is_over(self, entry: StreamRecord) -> bool:
+    def _is_over(self, record: StreamRecord) -> bool:
         """Whether the chain stands behind this record already."""
         held = self.mark or self._after
-        return held is not None and entry.position <= held
+        return held is not None and record.position <= held
 
     def _begin(self) -> None:
         self._fold = Fold(self.key)
@@ -221,9 +221,9 @@ class Replica:
         self.phase = Phase.FILLING
         self._cursor = ""
 
-    def _hold(self, entries: Sequence[StreamRecord]) -> None:
-        if len(self._held) + len(entries) <= self._max_held:
-            self._held.extend(entries)
+    def _hold(self, records: Sequence[StreamRecord]) -> None:
+        if len(self._held) + len(records) <= self._max_held:
+            self._held.extend(records)
         else:
             # They are in the log; the next live record will not follow and has them read.
             self._held.clear()
@@ -235,44 +235,44 @@ class Replica:
         self._may_load = True
         self.on_live(held)
 
-    def _follows(self, entry: StreamRecord) -> bool:
+    def _follows(self, record: StreamRecord) -> bool:
         if self.mark is None:
             return False
-        if not entry.chained:
-            return entry.before == self.mark
+        if not record.chained:
+            return record.before == self.mark
         # A seq of another epoch proves nothing; the log tells what stands between.
-        return entry.follows(self.head) and entry.position.epoch == self.mark.epoch
+        return record.follows(self.head) and record.position.epoch == self.mark.epoch
 
-    def _prove(self, entry: StreamRecord) -> None:
-        if entry.chained:
-            if entry.kind == "reset" or self.head is None:
-                self._judge_whole(entry)
-            self.head = entry.position
-            self._unfolded.append(entry)
+    def _prove(self, record: StreamRecord) -> None:
+        if record.chained:
+            if record.kind == "reset" or self.head is None:
+                self._judge_whole(record)
+            self.head = record.position
+            self._unfolded.append(record)
             if len(self._unfolded) > _MAX_UNFOLDED:
                 self._catch_up_fold()
-        elif entry.kind == "status":
-            self.status = entry
-        self.mark = entry.position
-        self.last_ingest = entry.ts_ingest or self.last_ingest
-        self.window.append(entry)
-        self._proven.append(entry)
+        elif record.kind == "status":
+            self.status = record
+        self.mark = record.position
+        self.last_ingest = record.ts_ingest or self.last_ingest
+        self.window.append(record)
+        self._proven.append(record)
 
-    def _judge_whole(self, entry: StreamRecord) -> None:
+    def _judge_whole(self, record: StreamRecord) -> None:
         if self.key.channel != "book":
             # Every ticker tick tells all, and trades are whole however few are known.
             self.whole = True
-        elif entry.kind == "reset":
-            self.whole = entry.repair == "snapshot"
+        elif record.kind == "reset":
+            self.whole = record.repair == "snapshot"
         else:
-            self.whole = entry.prev is None
+            self.whole = record.prev is None
 
     def _catch_up_fold(self) -> None:
-        for entry in self._unfolded:
+        for record in self._unfolded:
             try:
-                record = decode_record(entry.payload)
-                if isinstance(record, Tick | Reset):
-                    self._fold.apply(record)
+                decoded = decode_record(record.payload)
+                if isinstance(decoded, Tick | Reset):
+                    self._fold.apply(decoded)
             except (*UNREADABLE, BadLevel):
                 # The chain holds, the state no longer does.
                 self.whole = False

@@ -18,7 +18,7 @@ from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.websocket.rfc6455.frames import text_frame
 
-# What an entry costs beside its payload, roughly (object, position, list slot, frame).
+# What an record costs beside its payload, roughly (object, position, list slot, frame).
 _OVERHEAD = 250
 # Of one segment, and the least number of them in a full window.
 _SEGMENT_BYTES = 256 * 1024
@@ -57,7 +57,7 @@ class Run(NamedTuple):
         frames: what a client is sent for all of them, whatever its depth; None: not made yet.
     """
 
-    entries: Sequence[StreamRecord]
+    records: Sequence[StreamRecord]
     chained: int
     frames: bytes | None
 
@@ -65,10 +65,10 @@ class Run(NamedTuple):
 class _Segment:
     """A run that grows until it is sealed. One with a record that is not plain holds only that."""
 
-    __slots__ = ("chained", "cost", "ends", "entries", "frames", "sealed")
+    __slots__ = ("chained", "cost", "ends", "frames", "records", "sealed")
 
     def __init__(self) -> None:
-        self.entries: list[StreamRecord] = []
+        self.records: list[StreamRecord] = []
         self.chained = 0
         self.cost = 0
         self.sealed = False
@@ -76,32 +76,32 @@ class _Segment:
         # Where each record's frame ends in `frames`.
         self.ends = array("I")
 
-    def append(self, entry: StreamRecord, cost: int) -> None:
-        self.entries.append(entry)
-        self.chained += entry.chained
+    def append(self, record: StreamRecord, cost: int) -> None:
+        self.records.append(record)
+        self.chained += record.chained
         self.cost += cost
 
     def seal(self) -> None:
         """Take no more."""
         self.sealed = True
-        if not self.entries[0].plain:
+        if not self.records[0].plain:
             # What is sent for a reset depends on the client's depth, and may be megabytes.
             return
         # Ticks and statuses are one message each.
-        frames = [text_frame(entry.messages()[0]) for entry in self.entries]
+        frames = [text_frame(record.messages()[0]) for record in self.records]
         self.frames = b"".join(frames)
         self.ends.extend(accumulate(map(len, frames)))
-        for entry, end in zip(self.entries, self.ends, strict=True):
-            entry.keep_in(self.frames, end)
+        for record, end in zip(self.records, self.ends, strict=True):
+            record.keep_in(self.frames, end)
 
     def after(self, at: int) -> Run:
-        """What stands from entry `at` on."""
+        """What stands from record `at` on."""
         if at == 0:
-            return Run(self.entries, self.chained, self.frames)
-        rest = self.entries[at:]
+            return Run(self.records, self.chained, self.frames)
+        rest = self.records[at:]
         chained = len(rest)
-        if self.chained < len(self.entries):
-            chained = sum(entry.chained for entry in rest)
+        if self.chained < len(self.records):
+            chained = sum(record.chained for record in rest)
         frames = None if self.frames is None else self.frames[self.ends[at - 1] :]
         return Run(rest, chained, frames)
 
@@ -122,11 +122,11 @@ class Window:
         budget.join(self)
 
     def __len__(self) -> int:
-        return sum(len(segment.entries) for segment in self._segments)
+        return sum(len(segment.records) for segment in self._segments)
 
     def __iter__(self) -> Iterator[StreamRecord]:
         for segment in self._segments:
-            yield from segment.entries
+            yield from segment.records
 
     def restart(self, start: Position | None) -> None:
         """Drop everything and begin after `start`."""
@@ -137,19 +137,19 @@ class Window:
         self.restart(None)
         self._budget.leave(self)
 
-    def append(self, entry: StreamRecord) -> None:
+    def append(self, record: StreamRecord) -> None:
         """Take the record that follows the newest one (or `start`)."""
         if self.start is None:
-            self.start = entry.before
-        cost = entry.size + _OVERHEAD
+            self.start = record.before
+        cost = record.size + _OVERHEAD
         newest = self._segments[-1] if self._segments else None
-        if newest is not None and not newest.sealed and not entry.plain:
+        if newest is not None and not newest.sealed and not record.plain:
             newest.seal()
         if newest is None or newest.sealed:
             newest = _Segment()
             self._segments.append(newest)
-        newest.append(entry, cost)
-        if newest.cost >= self._segment_bytes or not entry.plain:
+        newest.append(record, cost)
+        if newest.cost >= self._segment_bytes or not record.plain:
             newest.seal()
         self.size += cost
         self._budget.used += cost
@@ -162,7 +162,7 @@ class Window:
         if not self._segments:
             return False
         oldest = self._segments.pop(0)
-        self.start = oldest.entries[-1].position
+        self.start = oldest.records[-1].position
         self.size -= oldest.cost
         self._budget.used -= oldest.cost
         return True
@@ -174,25 +174,25 @@ class Window:
     def run_after(self, position: Position) -> Run | None:
         """The next records after `position`, up to a segment of them; None: there are none."""
         found = bisect_right(
-            self._segments, position, key=lambda segment: segment.entries[-1].position
+            self._segments, position, key=lambda segment: segment.records[-1].position
         )
         if found == len(self._segments):
             return None
         segment = self._segments[found]
         if not segment.sealed and segment.cost * _EARLY >= self._segment_bytes:
             segment.seal()
-        at = bisect_right(segment.entries, position, key=_position)
+        at = bisect_right(segment.records, position, key=_position)
         return segment.after(at)
 
     def first_after(self, position: Position) -> StreamRecord | None:
         """The first tick or reset after `position`."""
         while (run := self.run_after(position)) is not None:
-            for entry in run.entries:
-                if entry.chained:
-                    return entry
-            position = run.entries[-1].position
+            for record in run.records:
+                if record.chained:
+                    return record
+            position = run.records[-1].position
         return None
 
 
-def _position(entry: StreamRecord) -> Position:
-    return entry.position
+def _position(record: StreamRecord) -> Position:
+    return record.position

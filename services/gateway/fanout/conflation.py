@@ -35,10 +35,10 @@ class Conflation:
         self._interval = 1.0 / max_rate if max_rate else 0.0
         self._due += self._interval
 
-    def add(self, entry: StreamRecord) -> None:
+    def add(self, record: StreamRecord) -> None:
         """Owe the client this tick too."""
-        self._pending.append(entry)
-        if len(self._pending) >= 64 and entry.kind == "tick":
+        self._pending.append(record)
+        if len(self._pending) >= 64 and record.kind == "tick":
             self._pending = [_MergedRecord(self._pending)]
 
     @property
@@ -70,24 +70,24 @@ class _MergedRecord(StreamRecord):
 
     __slots__ = ("count",)
 
-    def __init__(self, entries: list[StreamRecord]) -> None:
-        super().__init__(merge(entries))
-        self.count: int = sum(map(_ticks_in, entries))
+    def __init__(self, records: list[StreamRecord]) -> None:
+        super().__init__(merge(records))
+        self.count: int = sum(map(_ticks_in, records))
 
 
-def _ticks_in(entry: StreamRecord) -> int:
-    return entry.count if isinstance(entry, _MergedRecord) else 1
+def _ticks_in(record: StreamRecord) -> int:
+    return record.count if isinstance(record, _MergedRecord) else 1
 
 
-def merge(entries: list[StreamRecord]) -> bytes:
+def merge(records: list[StreamRecord]) -> bytes:
     """The last tick, with what it does not say itself taken from those before it.
 
     The last tick's own bytes where nothing has to be added.
     """
-    last = entries[-1]
-    if len(entries) == 1:
+    last = records[-1]
+    if len(records) == 1:
         return last.payload
-    ticks = [decode_tick(entry.payload) for entry in entries]
+    ticks = [decode_tick(record.payload) for record in records]
     newest = ticks[-1]
     values: dict[str, object] = {}
     for tick in ticks:

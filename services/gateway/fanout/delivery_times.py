@@ -24,11 +24,13 @@ class DeliveryTimes:
         self._newest: list[tuple[LiveStream, StreamRecord]] = []
         self._traced: list[tuple[LiveStream, StreamRecord]] = []
 
-    def published(self, live_stream: LiveStream, entries: Sequence[StreamRecord]) -> None:
+    def published(self, live_stream: LiveStream, records: Sequence[StreamRecord]) -> None:
         """These, at least one, are to be written to somebody."""
-        self._newest.append((live_stream, entries[-1]))
+        self._newest.append((live_stream, records[-1]))
         if tracing.ACTIVE is not None:
-            self._traced += [(live_stream, entry) for entry in entries if entry.trace is not None]
+            self._traced += [
+                (live_stream, record) for record in records if record.trace is not None
+            ]
 
     def written(self) -> None:
         """All that was published is written now: observe how long ago it was received."""
@@ -36,10 +38,10 @@ class DeliveryTimes:
             return
         now = self._micros()
         traces = self._end_traces() if self._traced else {}
-        for live_stream, entry in self._newest:
-            if entry.ts_ingest:
+        for live_stream, record in self._newest:
+            if record.ts_ingest:
                 live_stream.end_to_end.observe(
-                    max(0, now - entry.ts_ingest) / 1e6,
+                    max(0, now - record.ts_ingest) / 1e6,
                     traces.get(live_stream) if traces else None,
                 )
         self._newest.clear()
@@ -47,14 +49,14 @@ class DeliveryTimes:
     def _end_traces(self) -> dict[LiveStream, dict[str, str]]:
         """Tell of traced records that were written; an exemplar for each of their streams."""
         exemplars: dict[LiveStream, dict[str, str]] = {}
-        for live_stream, entry in self._traced:
-            if tracing.ACTIVE is None or entry.trace is None:
+        for live_stream, record in self._traced:
+            if tracing.ACTIVE is None or record.trace is None:
                 continue
-            came, headers = entry.trace
+            came, headers = record.trace
             span = tracing.ACTIVE.begin(
                 "fan out",
                 live_stream.key,
-                entry.position.seq,
+                record.position.seq,
                 parent=headers,
                 kind=SpanKind.CONSUMER,
                 start_us=came,

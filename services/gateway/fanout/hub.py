@@ -194,12 +194,12 @@ class Hub:
     # ------------------------------------------------------------------ what is pushed
 
     def publish(
-        self, live_stream: LiveStream, entries: Sequence[StreamRecord], before: Position | None
+        self, live_stream: LiveStream, records: Sequence[StreamRecord], before: Position | None
     ) -> None:
         """Push records that directly follow `before` to everyone who is live on the stream."""
         before = before or BEGINNING
         for view, group in list(live_stream.full.items()):
-            messages = [message for entry in entries for message in entry.messages(*view)]
+            messages = [message for record in records for message in record.messages(*view)]
             if not messages:
                 continue
             if self._product_rate:
@@ -207,11 +207,11 @@ class Hub:
                 if not group.members:
                     continue
             frames = text_frames(messages)
-            self._batch.add(Push(group, frames, len(messages), before, len(entries)))
+            self._batch.add(Push(group, frames, len(messages), before, len(records)))
         if live_stream.conflated:
-            self._conflate(live_stream, entries, before)
-        if entries and (live_stream.full or live_stream.conflated):
-            self._times.published(live_stream, entries)
+            self._conflate(live_stream, records, before)
+        if records and (live_stream.full or live_stream.conflated):
+            self._times.published(live_stream, records)
         if self._batch.size > _TURN_BYTES:
             self._push()
         self._when.want_push()
@@ -317,12 +317,12 @@ class Hub:
                 self._failed(subscription.client)
 
     def _conflate(
-        self, live_stream: LiveStream, entries: Sequence[StreamRecord], before: Position
+        self, live_stream: LiveStream, records: Sequence[StreamRecord], before: Position
     ) -> None:
         for subscription in list(live_stream.conflated):
             try:
-                if not self._merged.owe(subscription, entries):
-                    self._fell_behind(subscription, before, len(entries))
+                if not self._merged.owe(subscription, records):
+                    self._fell_behind(subscription, before, len(records))
             except Exception:  # noqa: BLE001 - `_failed` says it; it costs this client only
                 self._failed(subscription.client)
 

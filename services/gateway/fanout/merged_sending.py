@@ -40,24 +40,24 @@ class MergedSending:
         """It is not merged any more; what it was owed it gets in another way."""
         self._owing.pop(subscription, None)
 
-    def owe(self, subscription: Subscription, entries: Sequence[StreamRecord]) -> bool:
+    def owe(self, subscription: Subscription, records: Sequence[StreamRecord]) -> bool:
         """Owe a merged client these records; False when its outbox is full."""
         conflation = subscription.conflation
         if conflation is None:
             return True
-        for entry in entries:
-            if entry.kind == "tick":
-                conflation.add(entry)
+        for record in records:
+            if record.kind == "tick":
+                conflation.add(record)
                 self._owing[subscription] = None
                 continue
-            if entry.chained:
+            if record.chained:
                 # The reset's own link has to hold: what is owed goes out before it.
                 self.send_owed(subscription)
-            messages = entry.messages(*subscription.terms.view)
+            messages = record.messages(*subscription.terms.view)
             if messages and not subscription.outbox.offer(text_frames(messages)):
                 return False
-            if entry.chained:
-                conflation.held = entry.position
+            if record.chained:
+                conflation.held = record.position
             self.touch(subscription.client)
         return True
 

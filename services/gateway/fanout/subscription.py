@@ -135,47 +135,47 @@ class Catching:
         self.page = page
         self.cursor = cursor if page else ""
 
-    def links(self, entry: StreamRecord) -> bool:
+    def links(self, record: StreamRecord) -> bool:
         """Whether nothing is missing between what the client holds and this record."""
-        if entry.unreadable is not None:
+        if record.unreadable is not None:
             return False
         held = self.seq
         if held is None:
             return True
-        if _follows(entry, Position(self.position.epoch, held)):
+        if _follows(record, Position(self.position.epoch, held)):
             return True
         # By its own word a client may hold a seq between two records; nothing is missing then.
-        first = entry.chained and self.reason == "backfill" and self.count == 0
-        return first and (entry.prev or 0) <= held < entry.position.seq
+        first = record.chained and self.reason == "backfill" and self.count == 0
+        return first and (record.prev or 0) <= held < record.position.seq
 
-    def linked(self, entries: Iterable[StreamRecord]) -> list[StreamRecord]:
+    def linked(self, records: Iterable[StreamRecord]) -> list[StreamRecord]:
         """As many of them, from the first on, as go on from here without a hole."""
         found: list[StreamRecord] = []
         held: Position | None = None
-        for entry in entries:
-            if not (self.links(entry) if held is None else _follows(entry, held)):
+        for record in records:
+            if not (self.links(record) if held is None else _follows(record, held)):
                 break
-            if entry.chained:
-                held = entry.position
-            found.append(entry)
+            if record.chained:
+                held = record.position
+            found.append(record)
         return found
 
-    def give(self, entries: deque[StreamRecord], view: View) -> Piece:
+    def give(self, page: deque[StreamRecord], view: View) -> Piece:
         """Hand out the first of these records, which are taken off, as far as they link."""
         frames: list[bytes] = []
         size = records = 0
         whole = True
-        while entries and size < CHUNK:
-            entry = entries.popleft()
-            whole = self.links(entry)
+        while page and size < CHUNK:
+            record = page.popleft()
+            whole = self.links(record)
             if not whole:
                 break
-            self.position = entry.position
-            if entry.chained:
-                self.seq = entry.position.seq
+            self.position = record.position
+            if record.chained:
+                self.seq = record.position.seq
                 self.count += 1
                 records += 1
-            for message in entry.messages(*view):
+            for message in record.messages(*view):
                 frames.append(text_frame(message))
                 size += len(message)
         return Piece(b"".join(frames), records, whole)
@@ -183,10 +183,10 @@ class Catching:
     def give_run(self, run: Run, view: View) -> Piece:
         """Hand out a run of a window, where its first record links."""
         self.cursor = ""
-        if run.frames is None or not self.links(run.entries[0]):
-            return self.give(deque(run.entries), view)
+        if run.frames is None or not self.links(run.records[0]):
+            return self.give(deque(run.records), view)
         # A window is contiguous: where its first record follows, all do.
-        last = run.entries[-1]
+        last = run.records[-1]
         self.position = last.position
         if run.chained:
             self.seq = last.position.seq
@@ -194,14 +194,14 @@ class Catching:
         return Piece(run.frames, run.chained, True)
 
 
-def _follows(entry: StreamRecord, held: Position) -> bool:
+def _follows(record: StreamRecord, held: Position) -> bool:
     """Whether nothing is missing between the chain's record at `held` and this one."""
-    if entry.unreadable is not None:
+    if record.unreadable is not None:
         return False
-    if entry.chained:
-        return entry.prev == held.seq
+    if record.chained:
+        return record.prev == held.seq
     # A status names the seq it was written after; a greater one was never sent.
-    return entry.position.epoch != held.epoch or entry.position.seq <= held.seq
+    return record.position.epoch != held.epoch or record.position.seq <= held.seq
 
 
 @dataclass(slots=True, eq=False)

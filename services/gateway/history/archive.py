@@ -82,9 +82,9 @@ class Archive:
             reached = await self.reader.reached(key, shard, ts_us - _SKEW_US)
         after = max(reached or Position(0, 0), Position(epoch, 0))
         while page := await self.page(key, shard, after):
-            for entry in page:
-                if entry.chained and entry.ts_ingest >= ts_us:
-                    return entry
+            for record in page:
+                if record.chained and record.ts_ingest >= ts_us:
+                    return record
             after = page[-1].position
         return None
 

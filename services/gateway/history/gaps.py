@@ -141,21 +141,21 @@ class GapHistory:
                 continue
             count += len(page.messages)
             marked = [one for one in page.messages if any(mark in one.payload for mark in _MARKS)]
-            for entry in self.records.read(marked):
-                if entry.kind not in ("reset", "late") or entry.position <= looked.mark:
+            for record in self.records.read(marked):
+                if record.kind not in ("reset", "late") or record.position <= looked.mark:
                     continue
-                looked.mark = entry.position
+                looked.mark = record.position
                 try:
-                    record = msgspec.json.decode(entry.payload)
+                    body = msgspec.json.decode(record.payload)
                 except UNREADABLE as error:
                     # Its state may hold what only a reader of all of it finds.
                     log.error("record_unreadable", subject=subject, error=str(error))
                     continue
-                if entry.kind == "late":
-                    _add_late(looked.found, record)
+                if record.kind == "late":
+                    _add_late(looked.found, body)
                     continue
                 looked.whole = looked.whole and len(looked.found) < MOST_GAPS
-                looked.found.append(_opened(record))
+                looked.found.append(_opened(body))
             looked.cursor = page.cursor
             looked.to_head = page.at_head
         looked.at = time.monotonic()

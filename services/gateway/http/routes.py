@@ -165,7 +165,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             status = 410 if problem.code is TOO_OLD else 409
             body = {**problem.body(), "stream": str(key), "detail": str(problem)}
             return JSONResponse(body, status_code=status)
-        found = page.entries
+        found = page.records
         head = {
             "stream": str(key),
             "epoch": page.epoch,
@@ -174,7 +174,7 @@ def api_router(gateway: Gateway) -> APIRouter:
             "at_head": page.at_head,
         }
         answer = encode(head)[:-1] + b',"ticks":['
-        answer += b",".join(entry.payload for entry in found) + b"]}"
+        answer += b",".join(record.payload for record in found) + b"]}"
         return Response(answer, media_type="application/json")
 
     encoding = asyncio.Lock()

@@ -22,7 +22,7 @@ _LOOK_S = 0.05
 class TickPage:
     """Ticks and resets of one epoch, in order (None: the stream holds no record)."""
 
-    entries: list[StreamRecord]
+    records: list[StreamRecord]
     epoch: int | None
     at_head: bool
 
@@ -86,13 +86,13 @@ class TickPages:
             except PositionLost:
                 # It expired between two pages; what was found is whole and can be gone on from.
                 return found[:limit], False
-            for entry in self._records.read(page.messages):
-                if entry.position.epoch != after.epoch and entry.position > after:
+            for record in self._records.read(page.messages):
+                if record.position.epoch != after.epoch and record.position > after:
                     # The numbering began anew meanwhile; the next call is told.
                     return found[:limit], len(found) <= limit
-                if entry.position > after and entry.chained and entry.unreadable is None:
-                    found.append(entry)
-                    size += entry.size
+                if record.position > after and record.chained and record.unreadable is None:
+                    found.append(record)
+                    size += record.size
                 if size > max_bytes:
                     self._metrics.pages_cut.inc()
                     return found[:limit], False

@@ -109,12 +109,12 @@ class Endpoint:
             wait_ms = int(guessing.wait_s * 1000) + 1
             return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
-            entry = parts.door.acquire(seat.address, keyless=grant is None)
-            if isinstance(entry, str):
-                parts.metrics.http_was_refused(entry)
+            admitted = parts.door.acquire(seat.address, keyless=grant is None)
+            if isinstance(admitted, str):
+                parts.metrics.http_was_refused(admitted)
                 message = "no more connections are taken without a key, or from this address"
                 return 503, Problem(CONNECTION_QUOTA, message, retry_after_ms=1000)
-            seat.entry = entry
+            seat.door_pass = admitted
         if grant is None or seat.acquire(grant):
             return None
         seat.release()

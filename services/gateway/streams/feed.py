@@ -147,10 +147,10 @@ class StreamFeed:
 
     # ------------------------------------------------------------------ live records
 
-    def on_live(self, entries: list[StreamRecord]) -> None:
+    def on_live(self, records: list[StreamRecord]) -> None:
         """The tail brought these."""
         was_live = self.replica.phase is Phase.LIVE
-        self.replica.on_live(entries)
+        self.replica.on_live(records)
         self._after(was_live, "chain")
 
     def on_interrupted(self) -> None:
@@ -261,8 +261,8 @@ class StreamFeed:
             except BrokerError as error:
                 log.warning("log_read_failed", stream=str(self.key), reason=str(error))
             else:
-                entries = self._sources.records.read(page.messages)
-                went_on = self.replica.on_page(entries, page.cursor, at_head=page.at_head)
+                records = self._sources.records.read(page.messages)
+                went_on = self.replica.on_page(records, page.cursor, at_head=page.at_head)
                 self._publish()
                 if went_on:
                     backoff.reset()
@@ -294,7 +294,7 @@ class StreamFeed:
                 if not page.at_head:
                     break
                 seen = self._sources.records.read(page.messages)
-                found = [entry for entry in seen if entry.kind == "status"]
+                found = [record for record in seen if record.kind == "status"]
                 if found:
                     self._learn(found[-1])
                     return

@@ -29,18 +29,18 @@ class RecordReader:
 
         One that is not even a record is left out: what comes next will not follow what came before.
         """
-        entries: list[StreamRecord] = []
+        records: list[StreamRecord] = []
         for message in messages:
             try:
-                entry = StreamRecord(message.payload)
+                record = StreamRecord(message.payload)
             except UNREADABLE as error:
                 self._invalid.labels("not_a_record", STAGE_TICK).inc()
                 log.error("record_unreadable", subject=message.subject, error=str(error))
                 continue
-            if entry.unreadable is not None:
-                self._invalid.labels(entry.unreadable, STAGE_TICK).inc()
-                log.error("record_unreadable", subject=message.subject, error=entry.unreadable)
+            if record.unreadable is not None:
+                self._invalid.labels(record.unreadable, STAGE_TICK).inc()
+                log.error("record_unreadable", subject=message.subject, error=record.unreadable)
             if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
-                entry.trace = (time.time_ns() // 1000, headers)
-            entries.append(entry)
-        return entries
+                record.trace = (time.time_ns() // 1000, headers)
+            records.append(record)
+        return records

@@ -69,7 +69,7 @@ class Rows(LatestReader, CheckpointReader, ArchiveReader):
         del shard
         self._answer()
         found = [StreamRecord(payload) for payload in self.archived.get(key, [])]
-        older = [entry.position for entry in found if entry.ts_ingest < ts]
+        older = [record.position for record in found if record.ts_ingest < ts]
         return older[-1] if older else None
 
     def _answer(self) -> None:

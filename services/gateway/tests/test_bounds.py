@@ -125,11 +125,11 @@ async def test_a_page_ends_behind_the_record_that_goes_beyond_its_bytes() -> Non
 
         before = gateway.gateway.metrics.pages_cut._value.get()
         whole = await page(sum(sizes))
-        assert (len(whole.entries), whole.at_head) == (6, True)
+        assert (len(whole.records), whole.at_head) == (6, True)
         assert gateway.gateway.metrics.pages_cut._value.get() == before
         cut = await page(sum(sizes[:3]))
-        assert (len(cut.entries), cut.at_head) == (4, False)
-        assert len((await page(sum(sizes[:3]) - 1)).entries) == 3
+        assert (len(cut.records), cut.at_head) == (4, False)
+        assert len((await page(sum(sizes[:3]) - 1)).records) == 3
         assert gateway.gateway.metrics.pages_cut._value.get() == before + 2
 
 

@@ -163,7 +163,7 @@ async def test_one_piece_is_handed_out_in_a_turn_however_many_catch_up() -> None
         feed = gateway.gateway.parts.streams.feeds[market.key]
         largest, position = 0, Position(0, 0)
         while (piece := feed.replica.window.run_after(position)) is not None:
-            largest, position = max(largest, len(piece.entries)), piece.entries[-1].position
+            largest, position = max(largest, len(piece.records)), piece.records[-1].position
         given = gateway.gateway.metrics.backfill_ticks.labels("coinbase", "ticker")
         before = most = 0.0
 

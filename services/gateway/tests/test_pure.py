@@ -123,11 +123,11 @@ def test_a_window_is_contiguous_and_within_its_bounds_and_gives_what_came(
 def _sent_after(window: Window, position: Position) -> bytes:
     frames = b""
     while (run := window.run_after(position)) is not None:
-        assert run.chained == sum(entry.chained for entry in run.entries)
-        own = text_frames(message for entry in run.entries for message in entry.messages())
+        assert run.chained == sum(entry.chained for entry in run.records)
+        own = text_frames(message for entry in run.records for message in entry.messages())
         frames += own if run.frames is None else run.frames
         assert run.frames in (None, own)
-        position = run.entries[-1].position
+        position = run.records[-1].position
     return frames
 
 

@@ -187,11 +187,11 @@ async def test_other_streams_go_on_when_a_stream_fails_in_a_way_nobody_foresaw()
             on_live = feed.replica.on_live
             failed = asyncio.Event()
 
-            def fails_once(entries: Any) -> None:
+            def fails_once(records: Any) -> None:
                 if not failed.is_set():
                     failed.set()
                     raise KeyError("nobody foresaw this")
-                on_live(entries)
+                on_live(records)
 
             feed.replica.on_live = fails_once  # type: ignore[method-assign]  # the fault
             await market.ticks(1)

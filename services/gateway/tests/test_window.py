@@ -121,7 +121,7 @@ def test_a_record_that_is_not_one_message_stands_alone_and_is_never_framed_for_a
     assert window.run_after(before[1].position) == Run([reset], 1, None)
     run = window.run_after(reset.position)
     assert run is not None
-    assert (list(run.entries), run.chained) == (after, 2)
+    assert (list(run.records), run.chained) == (after, 2)
     assert window.first_after(before[1].position) is reset
     assert window.first_after(after[1].position) is None
 
@@ -140,7 +140,7 @@ def test_frames_are_joined_once_they_are_worth_it(count: int, *, framed: bool) -
     window.append(more[0])
     run = window.run_after(entries[0].before)
     assert run is not None
-    assert list(run.entries) == (entries if framed else entries + more)
+    assert list(run.records) == (entries if framed else entries + more)
 
 
 def test_a_run_from_the_middle_says_what_stands_there() -> None:
@@ -154,7 +154,7 @@ def test_a_run_from_the_middle_says_what_stands_there() -> None:
         for at, held in enumerate([first.before, *(entry.position for entry in entries[:-1])]):
             run = window.run_after(held)
             assert run is not None
-            assert list(run.entries) == entries[at:]
+            assert list(run.records) == entries[at:]
             assert run.chained == sum(entry.chained for entry in entries[at:])
             assert run.frames in (None, _frames(entries[at:]))
     plain = [*_ticks(market, 4)]
