@@ -91,14 +91,14 @@ class Pass:
         if self._keyless:
             self._keyless = False
             self._door.keyless -= 1
-            _less(self._door.keyless_by, self._address)
+            less(self._door.keyless_by, self._address)
 
     def release(self) -> None:
         """Give everything back."""
         if not self._left:
             self._left = True
             self.keyed()
-            _less(self._door.by_address, self._address)
+            less(self._door.by_address, self._address)
 
 
 class Door:
@@ -133,10 +133,11 @@ class Door:
         return Pass(self, address, keyless)
 
 
-def _less(counts: Counter[str], address: str) -> None:
-    counts[address] -= 1
-    if counts[address] <= 0:
-        del counts[address]
+def less[K](counts: Counter[K], holder: K) -> None:
+    """Count one less of a holder's, who is forgotten with the last one."""
+    counts[holder] -= 1
+    if counts[holder] <= 0:
+        del counts[holder]
 
 
 class Guessing(Exception):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import parse_qs
 
-from services.gateway.admission.addresses import Pass
+from services.gateway.admission.addresses import Pass, less
 
 _HASHED = "sha256:"
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
@@ -90,9 +90,7 @@ class Places:
         return True
 
     def release(self, grant: Grant) -> None:
-        self._taken[grant] -= 1
-        if not self._taken[grant]:
-            del self._taken[grant]
+        less(self._taken, grant)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from services.gateway.admission.addresses import less
+
 # A client that reads this slowly, bytes a second, still gets a whole answer.
 SLOWEST_BYTES_PER_S = 64 * 1024
 
@@ -56,9 +58,7 @@ class HttpLimits:
         """Give the place back."""
         self.open -= 1
         if address:
-            self.by_address[address] -= 1
-            if self.by_address[address] <= 0:
-                del self.by_address[address]
+            less(self.by_address, address)
 
     def seconds(self, size: int) -> float:
         """How long `size` bytes of an answer may wait for their reader."""

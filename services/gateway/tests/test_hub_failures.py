@@ -9,6 +9,7 @@ import pytest
 from services.common.stream import Position, Record
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.encoding import encoding_of
+from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
 from services.gateway.fanout.outbox import Outbox
@@ -95,9 +96,7 @@ class _World:
         self.head: Position | None = None
         self.kernel_leaves: _Client | None = None
         self.hub = Hub(
-            self.clock.soon.append,
-            self.clock.at,
-            lambda: self.clock.now,
+            Turns(self.clock.soon.append, self.clock.at, lambda: self.clock.now),
             lambda: 0,
             product_rate,
             write=self._write,

@@ -20,19 +20,12 @@ from services.gateway.admission.refusals import Refusals
 from services.gateway.websocket.rfc6455.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
 
+log = structlog.get_logger(__name__)
+
 # Data the kernel holds unsent for one client; by default it would take megabytes for a stuck one.
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16 * 1024),)
 # For a listener that other processes have on the same port too.
 SHARED_PORT = (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-
-
-def peer_of(transport: asyncio.BaseTransport) -> str:
-    """The address at the other end; empty when it is not known."""
-    name = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) else ""
-
-
-log = structlog.get_logger(__name__)
 
 # Messages up to this size are read, so that the application can answer those that it refuses;
 # larger ones end the connection (1009), since reading them would let strangers fill the memory.
@@ -61,6 +54,12 @@ class ReadLimits:
     control_per_s: float = 20
     message_s: float = 10
     too_large: bytes = b""
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The address at the other end; empty when it is not known."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def run_handshake(
@@ -126,7 +125,7 @@ class TurnQueue:
             asyncio.get_running_loop().call_soon(self._next_turn)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ServerContext:
     """Of one listener.
 
