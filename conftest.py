@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from hypothesis import HealthCheck, Phase, settings
-from market_data_conformance.npm import Unavailable, node_modules
+from market_data_conformance.node import Unavailable, node_modules
 
 from services.common.testing.process_state import left_as_found
 from tools.embedded import AwsServer, NatsServer, ValkeyServer

@@ -1,10 +1,11 @@
-"""Runs the examples of a Markdown page as they are written."""
+"""Runs programs, and the examples of a Markdown page as they are written."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,37 @@ def examples(page: Path, language: str) -> list[str]:
     return [code for name, code in _BLOCK.findall(page.read_text()) if name == language]
 
 
+async def run_program(
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    seconds: float = 90.0,
+) -> tuple[int, str]:
+    """Run a program; its exit status and all its output.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+    """
+    # Open and silent, as a terminal is that nobody types into.
+    reading, writing = os.pipe()
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return done.returncode, done.stdout.decode()
+
+
 async def run_example(
     code: str,
     command: tuple[str, ...],
@@ -27,9 +59,8 @@ async def run_example(
     *,
     environment: Mapping[str, str] | None = None,
     packages: Mapping[str, Path] | None = None,
-    seconds: float = 40.0,
 ) -> tuple[int, str]:
-    """Run an example against the gateway on `port`; its exit status and all its output.
+    """Run an example against the gateway on `port`, as `run_program` does.
 
     `packages` are JavaScript packages by name, as if they were installed.
     """
@@ -40,23 +71,4 @@ async def run_example(
             installed = Path(folder) / "node_modules" / name
             installed.parent.mkdir(exist_ok=True)
             installed.symlink_to(source)
-        # Open and silent, as a terminal is that nobody types into.
-        reading, writing = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            str(file),
-            stdin=reading,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
-        try:
-            async with asyncio.timeout(seconds):
-                output, _ = await process.communicate()
-        finally:
-            os.close(reading)
-            os.close(writing)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    return process.returncode or 0, output.decode()
+        return await run_program(*command, str(file), environment=environment, seconds=40)

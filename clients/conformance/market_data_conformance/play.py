@@ -7,10 +7,9 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import AsyncIterator
 from typing import Any
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from market_data_conformance.script import Json, Transcript, difference, message
@@ -53,42 +52,39 @@ class Player:
             except Failed as failed:
                 raise Failed(f"step {number}: {failed}") from failed
 
-    async def _step(self, kind: str, value: object) -> None:
-        if kind == "accept":
-            self._current = await self.connections.get()
-        elif kind == "command":
-            self._last_command = await self.commands.get()
-            self._check(value, self._last_command)
-        elif kind == "event":
-            self._check(value, await self.events.get())
-        elif kind == "nothing_ms":
-            await self._nothing(value)
-        elif kind == "pause_ms":
-            assert isinstance(value, int)
-            await asyncio.sleep(value / 1000)
-        else:
-            assert self._current is not None, "accept comes first"
-            await self._speak(self._current, kind, value)
+    async def _step(self, kind: str, value: Any) -> None:
+        match kind:
+            case "accept":
+                self._current = await self.connections.get()
+            case "command":
+                self._last_command = await self.commands.get()
+                self._check(value, self._last_command)
+            case "event":
+                self._check(value, await self.events.get())
+            case "nothing_ms":
+                await self._nothing(value)
+            case "pause_ms":
+                await asyncio.sleep(value / 1000)
+            case _:
+                assert self._current is not None, "accept comes first"
+                await self._speak(self._current, kind, value)
 
-    async def _speak(self, socket: ServerConnection, kind: str, value: object) -> None:
-        if kind == "close":
-            assert isinstance(value, int)
-            await socket.close(value)
-        elif kind == "drop":
-            socket.transport.abort()
-        elif kind == "text":
-            assert isinstance(value, str)
-            await socket.send(value)
-        elif kind == "batch":
-            assert isinstance(value, list)
-            short = [next(iter(item.items())) for item in value]
-            await socket.send(json.dumps([self._message(k, v) for k, v in short]))
-        else:
-            await socket.send(json.dumps(self._message(kind, value)))
+    async def _speak(self, socket: ServerConnection, kind: str, value: Any) -> None:
+        match kind:
+            case "close":
+                await socket.close(value)
+            case "drop":
+                socket.transport.abort()
+            case "text":
+                await socket.send(value)
+            case "batch":
+                said = [self._message(*next(iter(item.items()))) for item in value]
+                await socket.send(json.dumps(said))
+            case _:
+                await socket.send(json.dumps(self._message(kind, value)))
 
-    def _message(self, kind: str, value: object) -> Json:
+    def _message(self, kind: str, value: Any) -> Any:
         if kind == "say":
-            assert isinstance(value, dict)
             return value
         return message(kind, value, self.case.channel, self._last_command)
 
@@ -99,9 +95,8 @@ class Player:
             why = "; or ".join(filter(None, reasons))
             raise Failed(f"{why}; it was {json.dumps(found)}")
 
-    async def _nothing(self, value: object) -> None:
-        assert isinstance(value, int)
-        await asyncio.sleep(value / 1000)
+    async def _nothing(self, milliseconds: float) -> None:
+        await asyncio.sleep(milliseconds / 1000)
         for what, queue in (("sent", self.commands), ("handed out", self.events)):
             if not queue.empty():
                 raise Failed(f"it {what} {json.dumps(queue.get_nowait())}, expected nothing")
@@ -122,8 +117,9 @@ class Player:
                 self.said.append(line.decode(errors="replace").rstrip())
 
 
-@contextlib.asynccontextmanager
-async def _gateway(player: Player) -> AsyncIterator[Server]:
+async def play(case: Transcript, command: str) -> str | None:
+    """Why the client `command` fails this case; None when it passes."""
+    player = Player(case)
     async with serve(
         player.serve,
         "127.0.0.1",
@@ -134,13 +130,6 @@ async def _gateway(player: Player) -> AsyncIterator[Server]:
         # Offering it is optional; who offers it must be answered.
         select_subprotocol=lambda _socket, offered: next(iter(offered), None),
     ) as server:
-        yield server
-
-
-async def play(case: Transcript, command: str) -> str | None:
-    """Why the client `command` fails this case; None when it passes."""
-    player = Player(case)
-    async with _gateway(player) as server:
         port = server.sockets[0].getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             *shlex.split(command),

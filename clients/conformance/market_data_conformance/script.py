@@ -56,26 +56,16 @@ def message(kind: str, value: Any, channel: str, request: Json) -> Json:
     """A short form as the message it stands for; `request` is the client's last command."""
     names = {"venue": "coinbase", "channel": channel, "product": "BTC-USD"}
     stream = f"coinbase:{channel}:BTC-USD"
+    answered = {"id": request.get("id")}
     if kind == "welcome":
-        return {
-            "type": "welcome",
-            "session": "s",
-            "protocol": "md.v1.json",
-            "server_time": EPOCH,
-            "heartbeat_ms": value,
-            "auth": "ok",
-            "limits": {},
-        }
+        about = {"session": "s", "protocol": "md.v1.json", "auth": "ok", "limits": {}}
+        return {"type": "welcome", **about, "server_time": EPOCH, "heartbeat_ms": value}
     if kind == "subscribed":
-        result = {**names, "stream": stream, "ok": True, "epoch": EPOCH, "mode": "full"}
-        return {
-            "type": "subscribed",
-            "id": request.get("id"),
-            "results": [{**result, "max_rate": None, "depth": 0, "seq": 100, **value}],
-        }
+        result = {**names, "stream": stream, "ok": True, "epoch": EPOCH, "seq": 100}
+        asked = {"mode": "full", "max_rate": None, "depth": 0}
+        return {"type": "subscribed", **answered, "results": [{**result, **asked, **value}]}
     if kind == "rate_limit":
-        limit = {"type": "rate_limit", "scope": "commands", "retry_after_ms": value}
-        return {**limit, "id": request.get("id")}
+        return {"type": "rate_limit", **answered, "scope": "commands", "retry_after_ms": value}
     if kind == "drain":
         resume = {stream: {"epoch": EPOCH, "seq": value, "cursor": f"cursor-{value}"}}
         wait = {"deadline_ms": 1000, "reconnect_after_ms": [10, 50]}
@@ -86,25 +76,16 @@ def message(kind: str, value: Any, channel: str, request: Json) -> Json:
     if kind == "tick":
         more = {key: value[key] for key in ("epoch", "seq", "prev") if key in value}
         tick = {**record, **more, "type": "tick", "ts_event": EPOCH, "ts_ingest": EPOCH}
-        outer = {key: value["outer"][key] for key in value.get("outer", {})}
         fields = value.get("fields", _fields(channel, value["seq"]))
-        return {"type": "incr", "tick": {**tick, "fields": fields}, **outer}
+        return {"type": "incr", "tick": {**tick, "fields": fields}, **value.get("outer", {})}
     if kind == "snapshot":
         given = dict(value)
         outer = {key: given.pop(key) for key in ("reason", "part", "last") if key in given}
         state = given.pop("state", _state(channel))
         snapshot = {**record, "type": "snapshot", "ts_snapshot": EPOCH, "state": state, **given}
         return {"type": "snapshot", "reason": "subscribe", **outer, "snapshot": snapshot}
-    return {
-        **record,
-        "type": "reset",
-        "ts_event": EPOCH,
-        "ts_ingest": EPOCH,
-        "cause": "gap",
-        "repair": "snapshot",
-        "missed": None,
-        **value,
-    }
+    why = {"cause": "gap", "repair": "snapshot", "missed": None}
+    return {**record, "type": "reset", "ts_event": EPOCH, "ts_ingest": EPOCH, **why, **value}
 
 
 def difference(expected: Json, found: Json) -> str | None:

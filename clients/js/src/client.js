@@ -206,9 +206,7 @@ export class MarketDataClient {
 
   #abandon(socket) {
     this.#socket = null;
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#wakeAt = Infinity;
+    this.#sleep();
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.onerror = () => {};
     try {
@@ -221,7 +219,7 @@ export class MarketDataClient {
   #end(error) {
     if (this.#closed) return;
     this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#sleep();
     if (this.#socket) this.#abandon(this.#socket);
     if (error) this.#hand({ type: "refused", code: error.code, message: error.message });
     for (const iterator of this.#iterators) {
@@ -267,13 +265,18 @@ export class MarketDataClient {
   }
 
   #wake(delay, act) {
-    clearTimeout(this.#timer);
+    this.#sleep();
     this.#wakeAt = now() + Math.max(0, delay);
     this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#wakeAt = Infinity;
+      this.#sleep();
       act();
     }, Math.max(0, delay));
+  }
+
+  #sleep() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#wakeAt = Infinity;
   }
 
   // ------------------------------------------------------------------ handing out

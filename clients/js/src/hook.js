@@ -1,7 +1,5 @@
 import { MarketDataClient } from "./client.js";
-import { MarketDataStore } from "./store.js";
-
-const SERVER_VIEW = Object.freeze({ status: "connecting", ticks: {}, snapshot: {}, error: null });
+import { EMPTY, MarketDataStore } from "./store.js";
 
 /** The hook for the React (or Preact) that is given; `react.js` gives it React itself. */
 export function createUseMarketData({ useEffect, useMemo, useSyncExternalStore }) {
@@ -20,6 +18,6 @@ export function createUseMarketData({ useEffect, useMemo, useSyncExternalStore }
       });
       return () => client.close();
     }, [store]);
-    return useSyncExternalStore(store.subscribe, store.getSnapshot, () => SERVER_VIEW);
+    return useSyncExternalStore(store.subscribe, store.getSnapshot, () => EMPTY);
   };
 }

@@ -8,6 +8,8 @@ export const SUBPROTOCOL = "md.v1.json";
 // So that a command stays far below the 64 KiB a gateway takes.
 const PRODUCTS_PER_COMMAND = 500;
 
+/** When to ask again what was refused until then, in milliseconds. */
+const retryAt = (refusal, now) => now + (refusal.retry_after_ms ?? 1000);
 export const nameOf = (record) => `${record.venue}:${record.channel}:${record.product}`;
 
 class StreamState {
@@ -216,7 +218,7 @@ export class Protocol {
         continue;
       }
       if (error?.retry === "after") {
-        const due = now + (error.retry_after_ms ?? 1000);
+        const due = retryAt(error, now);
         for (const command of this.#subscriptions([stream])) this.#command(command, due);
       }
       events.push({ ...stream.names, ...error, type: "streamError" });
@@ -228,7 +230,7 @@ export class Protocol {
     const command = this.unanswered.get(message.id);
     if (message.scope === "commands" && command) {
       // It was not obeyed: say it again when told.
-      this.outbox.push({ due: now + (message.retry_after_ms ?? 1000), command });
+      this.outbox.push({ due: retryAt(message, now), command });
     }
     return [];
   }
@@ -252,7 +254,7 @@ export class Protocol {
     // The same stands in the stream's result, where it is acted on.
     if (command?.type === "subscribe") return [];
     if (command && message.retry === "after") {
-      this.outbox.push({ due: now + (message.retry_after_ms ?? 1000), command });
+      this.outbox.push({ due: retryAt(message, now), command });
     }
     return [{ ...stream.names, ...message, type: "streamError" }];
   }

@@ -3,7 +3,8 @@
 const repaint = (act) =>
   typeof requestAnimationFrame === "function" ? requestAnimationFrame(act) : setTimeout(act, 16);
 
-const EMPTY = Object.freeze({ status: "connecting", ticks: {}, snapshot: {}, error: null });
+/** What is shown before the first event, and on a server. */
+export const EMPTY = Object.freeze({ status: "connecting", ticks: {}, snapshot: {}, error: null });
 
 /** An external store as React's `useSyncExternalStore` wants it. */
 export class MarketDataStore {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
+from market_data_conformance.documents import run_program
 from market_data_conformance.node import WITHOUT_NODE, find_node
 from market_data_conformance.proxy import BreakingProxy
 
@@ -41,15 +40,10 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
             under_load(bitcoin, ether, book, every_s=0.004, ticks=2),
             under_load(solana, solanas, every_s=0.004),
         ):
-            process = await asyncio.create_subprocess_exec(
-                *NODE,
-                "--test",
-                "--test-reporter=tap",
+            status, output = await run_program(
+                *(*NODE, "--test", "--test-reporter=tap"),
                 *sorted(str(path) for path in (ROOT / "tests").glob("*.test.js")),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={
-                    **os.environ,
+                environment={
                     "GATEWAY_URL": f"ws://127.0.0.1:{gateway.port}/ws",
                     "KEYED_URL": f"ws://127.0.0.1:{keyed.port}/ws",
                     "BREAKING_BY_TIME_URL": f"ws://127.0.0.1:{by_time.port}/ws",
@@ -57,15 +51,7 @@ async def test_the_sdk_in_node_and_100_reconnects_give_every_tick_once_in_order(
                     "RECONNECTS": str(RECONNECTS),
                 },
             )
-            try:
-                async with asyncio.timeout(90):
-                    raw, _ = await process.communicate()
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-        output = raw.decode()
-        assert process.returncode == 0, output
+        assert status == 0, output
         assert re.search(r"^# skipped 0$", output, re.MULTILINE), output
         found = [json.loads(text) for text in re.findall(r"# held (\{.*\})", output)]
         assert [held["by"] for held in found] == ["time", "bytes"], output

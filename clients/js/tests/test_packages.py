@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from pathlib import Path
 
 import pytest
-from market_data_conformance.node import WITHOUT_NODE, find_node
-from market_data_conformance.npm import lay_out
+from market_data_conformance.documents import run_program
+from market_data_conformance.node import WITHOUT_NODE, find_node, lay_out
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench, under_load
@@ -17,29 +15,8 @@ from services.gateway.testing import bench, under_load
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "market-data-fanout-client"
 HERE = Path(__file__).parent / "packages"
-NODE = find_node()
-pytestmark = pytest.mark.skipif(NODE is None, reason=WITHOUT_NODE)
-
-
-async def run(folder: Path, *arguments: str, **environment: str) -> tuple[int | None, str]:
-    """Run Node; its status and all that it said."""
-    assert NODE is not None
-    process = await asyncio.create_subprocess_exec(
-        *NODE,
-        *arguments,
-        cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, **environment},
-    )
-    try:
-        async with asyncio.timeout(90):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode, output.decode()
+NODE = find_node() or ()
+pytestmark = pytest.mark.skipif(not NODE, reason=WITHOUT_NODE)
 
 
 @pytest.fixture
@@ -73,7 +50,7 @@ async def test_the_declarations_compile_strictly_and_declare_what_is_exported(
     project: Path,
 ) -> None:
     (project / "names.mjs").write_text(NAMES)
-    status, output = await run(project, "names.mjs")
+    status, output = await run_program(*NODE, "names.mjs", cwd=project)
     assert status == 0, output
     both_ways = "".join(
         f"import * as all{n} from {json.dumps(entry)};\n"
@@ -84,7 +61,9 @@ async def test_the_declarations_compile_strictly_and_declare_what_is_exported(
     (project / "names.ts").write_text(both_ways)
     (project / "usage.ts").write_text((HERE / "usage.ts").read_text())
     (project / "tsconfig.json").write_text(json.dumps({"compilerOptions": COMPILER}))
-    status, output = await run(project, "node_modules/typescript/bin/tsc", "--noEmit")
+    status, output = await run_program(
+        *NODE, "node_modules/typescript/bin/tsc", "--noEmit", cwd=project
+    )
     assert status == 0, output
 
 
@@ -95,10 +74,10 @@ async def test_the_hook_on_react_mounts_resubscribes_and_leaves_nothing_open(pro
         book = gateway.market(channel="book")
         await book.publish(book.reset({"bids": [["1", "1"]], "asks": [["500", "1"]]}))
         async with under_load(*markets, book, every_s=0.01):
-            status, output = await run(
-                project,
-                *("--test", "--test-reporter=tap", "hook.test.js"),
-                GATEWAY_URL=f"ws://127.0.0.1:{gateway.port}/ws",
+            status, output = await run_program(
+                *(*NODE, "--test", "--test-reporter=tap", "hook.test.js"),
+                cwd=project,
+                environment={"GATEWAY_URL": f"ws://127.0.0.1:{gateway.port}/ws"},
             )
         assert status == 0, output
         # React complains on standard error, for example of updates that loop.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from market_data_conformance.script import DECIMALS
 from market_data_fanout_client import Level, OrderBook
-from market_data_fanout_client.decimals import to_decimal
+from market_data_fanout_client.book import to_decimal
 from market_data_fanout_client.decode import fields
 
 VECTORS: dict[str, Any] = json.loads(DECIMALS.read_text())

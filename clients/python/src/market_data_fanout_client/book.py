@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from market_data_fanout_client.decimals import to_decimal
 from market_data_fanout_client.messages import Level, Side
+
+# As the platform reads prices and sizes: plain digits, rarely with an exponent (`5.1e-7`); no sign,
+# and no number of absurd length.
+_is_decimal = re.compile(r"[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,2})?").fullmatch
+
+
+def to_decimal(text: str) -> Decimal:
+    """The value of `text`, exactly.
+
+    Raises:
+        ValueError: it is no decimal number.
+    """
+    if _is_decimal(text) is None:
+        raise ValueError(f"not a decimal number: {text[:80]!r}")
+    return Decimal(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
 from market_data_fanout_client.messages import (
-    Backfill,
     Fields,
     Late,
     Level,
-    ModeChange,
-    Reset,
     Snapshot,
     Stats24h,
-    Status,
-    Subscribed,
     Tick,
     Trade,
 )
@@ -26,6 +22,16 @@ Json = dict[str, Any]
 def stream_of(record: Json) -> str:
     """`venue:channel:product` of a record or of a message that names its stream."""
     return f"{record['venue']}:{record['channel']}:{record['product']}"
+
+
+def read[M](kind: type[M], row: Json, **others: Any) -> M:
+    """A message whose fields stand in `row` under the same names, but for `others`.
+
+    Raises:
+        TypeError: a field that has no default is in neither.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all of `messages` are dataclasses
+    return kind(**{name: row[name] for name in names if name in row} | others)
 
 
 def trade(row: Json | None) -> Trade | None:
@@ -52,30 +58,7 @@ def fields(row: Json) -> Fields:
     )
 
 
-def tick(message: Json) -> Tick:
-    row = message["tick"]
-    prev = message["prev"] if "prev" in message else row.get("prev")
-    return _tick(row, prev, message.get("merged", 1))
-
-
-def late(row: Json) -> Late:
-    return Late(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["epoch"],
-        (row["missed"]["from"], row["missed"]["to"]),
-        tuple(_tick(tick, tick.get("prev"), 1) for tick in row["ticks"]),
-        _ranges(row["open"]),
-        _ranges(row.get("lost", ())),
-    )
-
-
-def _ranges(rows: Iterable[Json]) -> tuple[tuple[int, int], ...]:
-    return tuple((row["from"], row["to"]) for row in rows)
-
-
-def _tick(row: Json, prev: int | None, merged: int) -> Tick:
+def tick(row: Json, prev: int | None, merged: int = 1) -> Tick:
     return Tick(
         row["venue"],
         row["channel"],
@@ -95,78 +78,27 @@ def snapshot(parts: list[Json]) -> Snapshot:
     """One snapshot of all its parts, in order."""
     row = parts[-1]["snapshot"]
     states = [part["snapshot"]["state"] for part in parts]
-    return Snapshot(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["epoch"],
-        row["seq"],
-        row["ts_snapshot"],
-        parts[-1].get("reason", "subscribe"),
-        fields(states[0]) if row["channel"] == "ticker" else Fields(),
-        tuple(t for t in map(trade, states[0].get("trades", ())) if t is not None),
-        tuple(Level(r[0], r[1]) for state in states for r in state.get("bids", ())),
-        tuple(Level(r[0], r[1]) for state in states for r in state.get("asks", ())),
+    return read(
+        Snapshot,
+        row,
+        reason=parts[-1].get("reason", "subscribe"),
+        fields=fields(states[0]) if row["channel"] == "ticker" else Fields(),
+        trades=tuple(t for t in map(trade, states[0].get("trades", ())) if t is not None),
+        bids=tuple(Level(r[0], r[1]) for state in states for r in state.get("bids", ())),
+        asks=tuple(Level(r[0], r[1]) for state in states for r in state.get("asks", ())),
     )
 
 
-def reset(row: Json) -> Reset:
-    return Reset(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["epoch"],
-        row["seq"],
-        row.get("cause", ""),
-        row.get("repair", "none"),
-        row.get("missed"),
+def late(row: Json) -> Late:
+    return read(
+        Late,
+        row,
+        missed=(row["missed"]["from"], row["missed"]["to"]),
+        ticks=tuple(tick(found, found.get("prev")) for found in row["ticks"]),
+        open=_ranges(row["open"]),
+        lost=_ranges(row.get("lost", ())),
     )
 
 
-def status(row: Json) -> Status:
-    return Status(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["state"],
-        row.get("since", 0),
-        row.get("evidence", ""),
-    )
-
-
-def subscribed(row: Json) -> Subscribed:
-    return Subscribed(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row.get("epoch"),
-        row.get("seq"),
-        row.get("start", "live"),
-        row.get("mode"),
-        row.get("warning"),
-    )
-
-
-def backfill(row: Json) -> Backfill:
-    return Backfill(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["state"],
-        row["from"],
-        row.get("to"),
-        row.get("count"),
-        bool(row.get("complete")),
-    )
-
-
-def mode(row: Json) -> ModeChange:
-    return ModeChange(
-        row["venue"],
-        row["channel"],
-        row["product"],
-        row["from"],
-        row["to"],
-        row["reason"],
-        row.get("lag") or 0,
-    )
+def _ranges(rows: Iterable[Json]) -> tuple[tuple[int, int], ...]:
+    return tuple((row["from"], row["to"]) for row in rows)

@@ -137,8 +137,8 @@ class Reset(Event):
 
     epoch: int
     seq: int
-    cause: str
-    repair: str
+    cause: str = ""
+    repair: str = "none"
     missed: dict[str, Any] | None = None
 
 
@@ -151,18 +151,18 @@ class Status(Event):
     """
 
     state: str
-    since: int
-    evidence: str | dict[str, Any]
+    since: int = 0
+    evidence: str | dict[str, Any] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed(Event):
     """The stream was accepted. `head` is its newest seq; None when it has no record yet."""
 
-    epoch: int | None
-    head: int | None
-    start: str
-    mode: str | None
+    epoch: int | None = None
+    head: int | None = None
+    start: str = "live"
+    mode: str | None = None
     warning: dict[str, Any] | None = None
 
 
@@ -173,8 +173,8 @@ class Backfill(Event):
     state: Literal["begin", "end"]
     first: int
     last: int | None
-    count: int | None
-    complete: bool
+    count: int | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class ModeChange(Event):
     before: str
     after: str
     reason: str
-    lag: int
+    lag: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +203,10 @@ class Resync(Event):
 class StreamError(Event):
     """One stream cannot be served. With retry `after`, the client asks again by itself."""
 
-    code: int
-    name: str
-    message: str
-    retry: str
+    code: int = 0
+    name: str = ""
+    message: str = ""
+    retry: str = "no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +229,10 @@ class Disconnected:
 class ServerError:
     """The gateway did not like something that belongs to no stream."""
 
-    code: int
-    name: str
-    message: str
-    retry: str
+    code: int = 0
+    name: str = ""
+    message: str = ""
+    retry: str = "no"
 
 
 AnyEvent = (

@@ -7,7 +7,7 @@ to ask for again.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,17 +18,28 @@ from market_data_fanout_client.decode import Json, stream_of
 from market_data_fanout_client.errors import NotSubscribed, Refused
 from market_data_fanout_client.messages import (
     AnyEvent,
+    Backfill,
     Connected,
+    ModeChange,
+    Reset,
     Resync,
     ServerError,
+    Status,
     StreamError,
+    Subscribed,
 )
 
 SUBPROTOCOL = "md.v1.json"
 # So that a command stays far below the 64 KiB a gateway takes.
 _PRODUCTS_PER_COMMAND = 500
-# In a raw protocol nothing but their own content is left of them.
-_ONLY_EVENTS = frozenset({"late", "status", "mode"})
+# What tells of its stream and changes nothing in it.
+_ONLY_EVENTS: dict[str, Callable[[Json], AnyEvent]] = {
+    "late": decode.late,
+    "status": lambda message: decode.read(Status, message),
+    "mode": lambda message: decode.read(
+        ModeChange, message, before=message["from"], after=message["to"]
+    ),
+}
 _CAUSES: dict[Verdict, Literal["break", "epoch", "behind"]] = {
     Verdict.BREAK: "break",
     Verdict.EPOCH: "epoch",
@@ -59,6 +70,10 @@ class StreamState:
     state_due: bool = False
     cursor: tuple[int, int, str] | None = None
 
+    @property
+    def names(self) -> dict[str, str]:
+        return {"venue": self.venue, "channel": self.channel, "product": self.product}
+
     def position(self) -> tuple[str, int | None, int | str | None]:
         """What to ask with: a kind of position, its epoch, and itself."""
         chain = self.chain
@@ -73,6 +88,11 @@ class StreamState:
 
 def _place(snapshot: Json) -> tuple[int, int]:
     return snapshot["epoch"], snapshot["seq"]
+
+
+def _when(refusal: Json, now: float) -> float:
+    """When to ask again what was refused until then."""
+    return now + float(refusal.get("retry_after_ms", 1000)) / 1000
 
 
 class Protocol:
@@ -143,9 +163,8 @@ class Protocol:
         for stream in streams:
             self.streams.pop(stream, None)
         for channel in channels:
-            self._command(
-                {"type": "unsubscribe", "venue": venue, "channel": channel, "products": names}
-            )
+            command = {"venue": venue, "channel": channel, "products": names}
+            self._command({"type": "unsubscribe", **command})
 
     def counts(self, channel: str | None = None) -> ChainCounts:
         """What happened to all streams, or to one channel's, added up."""
@@ -189,11 +208,12 @@ class Protocol:
             Refused: the gateway will not let this client in.
         """
         self.judged = None
-        kind = message.get("type")
+        kind = str(message.get("type"))
         if kind == "incr":
             return self._incr(message)
-        if self._raw and kind in _ONLY_EVENTS:
-            return []
+        if kind in _ONLY_EVENTS:
+            wanted = not self._raw and stream_of(message) in self.streams
+            return [_ONLY_EVENTS[kind](message)] if wanted else []
         if kind not in ("rate_limit", "error"):
             self._unanswered.pop(message.get("id", 0), None)
         handler = getattr(self, f"_on_{kind}", None)
@@ -215,7 +235,7 @@ class Protocol:
             return [self._resync(stream, verdict, held, row["seq"])]
         if self._raw:
             return []
-        tick = decode.tick(message)
+        tick = decode.tick(row, prev, message.get("merged", 1))
         if stream.book is not None and stream.book.valid:
             stream.book.apply(tick.epoch, tick.seq, tick.fields.changes)
         return [tick]
@@ -262,23 +282,16 @@ class Protocol:
         stream.state_due = True
         if stream.book is not None:
             stream.book.valid = False
-        return [] if self._raw else [decode.reset(message)]
-
-    def _on_late(self, message: Json, _now: float) -> list[AnyEvent]:
-        return [decode.late(message)] if stream_of(message) in self.streams else []
-
-    def _on_status(self, message: Json, _now: float) -> list[AnyEvent]:
-        return [decode.status(message)] if stream_of(message) in self.streams else []
-
-    def _on_mode(self, message: Json, _now: float) -> list[AnyEvent]:
-        return [decode.mode(message)] if stream_of(message) in self.streams else []
+        return [] if self._raw else [decode.read(Reset, message)]
 
     def _on_backfill(self, message: Json, _now: float) -> list[AnyEvent]:
         stream = self.streams.get(stream_of(message))
         if stream is None:
             return []
         stream.backfilling = message["state"] == "begin"
-        return [] if self._raw else [decode.backfill(message)]
+        if self._raw:
+            return []
+        return [decode.read(Backfill, message, first=message["from"], last=message.get("to"))]
 
     def _on_hb(self, message: Json, now: float) -> list[AnyEvent]:
         events: list[AnyEvent] = []
@@ -294,20 +307,24 @@ class Protocol:
     def _on_subscribed(self, message: Json, now: float) -> list[AnyEvent]:
         events: list[AnyEvent] = []
         for result in message.get("results", ()):
-            if stream_of(result) not in self.streams:
+            stream = self.streams.get(stream_of(result))
+            if stream is None:
                 continue
-            if result.get("ok"):
-                if not self._raw:
-                    events.append(decode.subscribed(result))
-            else:
-                events.append(self._refused(stream_of(result), result.get("error", {}), now))
+            if not result.get("ok"):
+                error = result.get("error", {})
+                if error.get("retry") == "after":
+                    for command in self._subscriptions([stream]):
+                        self._command(command, _when(error, now))
+                events.append(decode.read(StreamError, {**error, **stream.names}))
+            elif not self._raw:
+                events.append(decode.read(Subscribed, result, head=result.get("seq")))
         return events
 
     def _on_rate_limit(self, message: Json, now: float) -> list[AnyEvent]:
         command = self._unanswered.get(message.get("id", 0))
         if message.get("scope") == "commands" and command is not None:
             # It was not obeyed: say it again when told.
-            self._push(now + message.get("retry_after_ms", 1000) / 1000, command)
+            self._push(_when(message, now), command)
         return []
 
     def _on_drain(self, message: Json, _now: float) -> list[AnyEvent]:
@@ -319,52 +336,27 @@ class Protocol:
         return []
 
     def _on_error(self, message: Json, now: float) -> list[AnyEvent]:
-        code, text = message.get("code", 0), message.get("message", "")
+        code = message.get("code", 0)
         if 2000 <= code < 2005:
-            raise Refused(code, f"{message.get('name')}: {text}")
-        name, retry = message.get("name", ""), message.get("retry", "no")
+            raise Refused(code, f"{message.get('name')}: {message.get('message', '')}")
         command = self._unanswered.get(message.get("id", 0))
         stream = self.streams.get(str(message.get("stream")))
         if stream is None:
-            return [ServerError(code, name, text, retry)]
+            return [decode.read(ServerError, message)]
         if command is not None and command["type"] == "subscribe":
             # The same stands in the stream's result, where it is acted on.
             return []
-        if command is not None and retry == "after":
-            self._push(now + message.get("retry_after_ms", 1000) / 1000, command)
-        return [StreamError(stream.venue, stream.channel, stream.product, code, name, text, retry)]
+        if command is not None and message.get("retry") == "after":
+            self._push(_when(message, now), command)
+        return [decode.read(StreamError, {**message, **stream.names})]
 
     # ------------------------------------------------------------------ commands
-
-    def _refused(self, name: str, error: Json, now: float) -> StreamError:
-        stream = self.streams[name]
-        retry = error.get("retry", "no")
-        if retry == "after":
-            due = now + error.get("retry_after_ms", 1000) / 1000
-            for command in self._subscriptions([stream]):
-                self._command(command, due)
-        return StreamError(
-            stream.venue,
-            stream.channel,
-            stream.product,
-            error.get("code", 0),
-            error.get("name", ""),
-            error.get("message", ""),
-            retry,
-        )
 
     def _resync(self, stream: StreamState, verdict: Verdict, held: int | None, got: int) -> Resync:
         if stream.book is not None:
             stream.book.valid = False
-        self._command(
-            {
-                "type": "resync",
-                "venue": stream.venue,
-                "channel": stream.channel,
-                "product": stream.product,
-            }
-        )
-        return Resync(stream.venue, stream.channel, stream.product, _CAUSES[verdict], held, got)
+        self._command({"type": "resync", **stream.names})
+        return Resync(**stream.names, cause=_CAUSES[verdict], held=held, got=got)
 
     def _subscriptions(self, streams: Iterable[StreamState]) -> Iterator[Json]:
         """As few commands as can be: one for all that share channel, options and epoch."""

@@ -55,7 +55,4 @@ class SyncClient:
         return event
 
     async def _next(self) -> AnyEvent | None:
-        try:
-            return await anext(self._client)
-        except StopAsyncIteration:
-            return None
+        return await anext(self._client, None)
