@@ -282,11 +282,13 @@ class Broker(ABC):
             BrokerUnavailable: the broker does not answer.
         """
 
-    async def publish(self, record: Record) -> None:
-        """Store one record and wait for it: for the rare single write."""
-        publisher = await self.publisher(max_records=1)
+    async def publish(self, *records: Record) -> None:
+        """Store these, in order, and wait for them: for rare writes."""
+        publisher = await self.publisher()
         try:
-            await publisher.durable(await publisher.send(record))
+            for record in records:
+                await publisher.send(record)
+            await publisher.flush()
         finally:
             await publisher.aclose()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.common.stream import GroupSubscription, LiveSubscription, OnRefused, Publisher
-from services.common.stream.memory.broker import MemoryBroker
+from services.common.stream import GroupSubscription, LiveSubscription, Publisher
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.memory.publisher import MemoryPublisher
 from services.common.stream.worker import Worker
 
@@ -48,35 +48,19 @@ def refuse_once(publisher: Publisher, larger_than: int) -> None:
 class PartsBroker(MemoryBroker):
     """Remembers what was opened on it, oldest first."""
 
-    publishers: list[Publisher]
-    groups: list[GroupSubscription]
-    lives: list[LiveSubscription]
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        super().__init__(server)
+        self.publishers: list[Publisher] = []
+        self.groups: list[GroupSubscription] = []
+        self.lives: list[LiveSubscription] = []
 
-    async def open(self) -> None:
-        self.publishers, self.groups, self.lives = [], [], []
-        await super().open()
-
-    async def publisher(
-        self,
-        *,
-        max_records: int = 4096,
-        max_bytes: int = 32 * 1024 * 1024,
-        on_refused: OnRefused | None = None,
-    ) -> Publisher:
-        made = await super().publisher(
-            max_records=max_records, max_bytes=max_bytes, on_refused=on_refused
-        )
-        self.publishers.append(made)
-        return made
-
-    async def group(
-        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
-    ) -> GroupSubscription:
-        made = await super().group(log, group, max_pending=max_pending, ack_wait_s=ack_wait_s)
-        self.groups.append(made)
-        return made
-
-    async def live(self, log: str) -> LiveSubscription:
-        made = await super().live(log)
-        self.lives.append(made)
-        return made
+    def _own[W: Worker](self, worker: W) -> W:
+        part: object = worker
+        match part:
+            case Publisher():
+                self.publishers.append(part)
+            case GroupSubscription():
+                self.groups.append(part)
+            case LiveSubscription():
+                self.lives.append(part)
+        return super()._own(worker)

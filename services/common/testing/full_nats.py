@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.common.stream import Broker, Position, Publisher, Record
+from services.common.stream import Broker, Position, Record
 from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import INVALID_SUBJECT
 
@@ -18,13 +18,10 @@ async def fill(broker: Broker) -> None:
         publisher = await broker.publisher(max_records=1)
         # Refused, it is not tried again: the publisher would put it in when there is room.
         while publisher.stats().trouble is None:
-            publisher.offer(Record(INVALID_SUBJECT, b"x" * size, Position(seq, _count(publisher))))
+            position = Position(seq, publisher.stats().sent + 1)
+            publisher.offer(Record(INVALID_SUBJECT, b"x" * size, position))
             await asyncio.sleep(0)
         await publisher.aclose()
-
-
-def _count(publisher: Publisher) -> int:
-    return publisher.stats().sent + 1
 
 
 async def make_room(broker: Broker) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats.broker import NatsBroker
-from services.common.testing.conformance import until
+from services.common.testing.conformance import answers, until
 from tools.embedded import NatsServer, free_port
 
 
@@ -30,12 +30,7 @@ class NatsCluster:
         for server in self.servers:
             await self._stack.enter_async_context(server)
         async with self.broker() as broker:
-
-            async def answers() -> bool:
-                await broker.ping()
-                return True
-
-            await until(answers)
+            await until(lambda: answers(broker))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

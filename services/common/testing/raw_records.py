@@ -9,6 +9,7 @@ import msgspec
 
 from services.common.stream import Broker, Position, Record
 from services.common.subjects import StreamKey, is_pulse, raw_subject
+from services.common.testing.conformance import read_all
 from services.common.wire import UNCHAINED, RawKind, RawRecord, encode
 
 EPOCH = 1_791_000_000_000_000
@@ -162,23 +163,13 @@ def raw_message(record: RawRecord) -> Record:
 
 async def publish_all(broker: Broker, records: Iterable[RawRecord]) -> None:
     """Store them, in order."""
-    publisher = await broker.publisher()
-    for record in records:
-        await publisher.send(raw_message(record))
-    await publisher.flush()
-    await publisher.aclose()
+    await broker.publish(*map(raw_message, records))
 
 
 async def log_bytes(broker: Broker, log: str) -> dict[str, list[bytes]]:
     """Everything a log holds of streams: each subject's payloads, in order."""
-    found: dict[str, list[bytes]] = {}
-    for subject in await broker.subjects(log):
-        if is_pulse(subject):
-            continue
-        payloads = found[subject] = []
-        cursor, at_head = "", False
-        while not at_head:
-            page = await broker.read(subject, cursor)
-            payloads += [message.payload for message in page.messages]
-            cursor, at_head = page.cursor, page.at_head
-    return found
+    return {
+        subject: [message.payload for message in await read_all(broker, subject)]
+        for subject in await broker.subjects(log)
+        if not is_pulse(subject)
+    }

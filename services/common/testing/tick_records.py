@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -58,21 +59,15 @@ class TickStream:
         if self.key.channel == "book" and self._held is None:
             return self.reset()
         prev_sub = self.sub
-        seq = self._advance()
+        self._advance()
         return self._emit(
             Tick(
-                v=1,
-                venue=self.key.venue,
-                channel=self.key.channel,
-                product=self.key.product,
-                shard=self.shard,
-                epoch=self.epoch,
-                seq=seq,
+                **self._place(),
                 prev=self._held,
                 venue_seq=None,
                 ts_event=self._ts,
                 ts_ingest=self._ts,
-                fields=self._fields(seq),
+                fields=self._fields(),
                 prev_sub=prev_sub,
             )
         )
@@ -80,7 +75,7 @@ class TickStream:
     def reset(self, levels: int = 60, *, whole: bool = True) -> Record:
         """A reset; `whole` brings a book of `levels` levels a side, else it brings nothing."""
         prev_sub = self.sub
-        seq = self._advance()
+        self._advance()
         state = None
         if whole and self.key.channel == "book":
             bids = [(f"{30_000 - n}.00", self._size()) for n in range(1, levels + 1)]
@@ -91,7 +86,7 @@ class TickStream:
             Reset.at(
                 self.key,
                 self.shard,
-                (self.epoch, seq),
+                (self.epoch, self.seq),
                 self._held,
                 (self._ts, self._ts),
                 "start",
@@ -101,53 +96,19 @@ class TickStream:
         )
 
     def status(self) -> Record:
-        self.sub += 1
-        self._ts += 1000
-        return self._append(
-            self.sub,
-            encode(
-                Status(
-                    v=1,
-                    venue=self.key.venue,
-                    channel=self.key.channel,
-                    product=self.key.product,
-                    shard=self.shard,
-                    epoch=self.epoch,
-                    seq=self.seq,
-                    sub=self.sub,
-                    state="live",
-                    since=self._ts,
-                    evidence="test",
-                    ts_ingest=self._ts,
-                )
-            ),
-        )
+        return self._beside(Status, state="live", since=self._ts + 1000, evidence="test")
 
     def late(self) -> Record:
         """A record of trades found late: it changes no state."""
+        missed = Missed(1, 1, 1)
+        return self._beside(Late, missed=missed, ticks=[], open=[missed], lost=[], reason="open")
+
+    def _beside(self, kind: type[Status | Late], **fields: Any) -> Record:
+        """A record that is no link of the chain."""
         self.sub += 1
         self._ts += 1000
-        return self._append(
-            self.sub,
-            encode(
-                Late(
-                    v=1,
-                    venue=self.key.venue,
-                    channel=self.key.channel,
-                    product=self.key.product,
-                    shard=self.shard,
-                    epoch=self.epoch,
-                    seq=self.seq,
-                    sub=self.sub,
-                    missed=Missed(1, 1, 1),
-                    ticks=[],
-                    open=[Missed(1, 1, 1)],
-                    lost=[],
-                    reason="open",
-                    ts_ingest=self._ts,
-                )
-            ),
-        )
+        made = kind(**self._place(), sub=self.sub, ts_ingest=self._ts, **fields)
+        return self._append(self.sub, encode(made))
 
     def many(self, count: int) -> list[Record]:
         """`count` records, mostly ticks, now and then another kind."""
@@ -164,11 +125,20 @@ class TickStream:
                 made.append(self.tick())
         return made
 
-    def _advance(self) -> int:
+    def _place(self) -> dict[str, Any]:
+        """What all records begin with."""
+        return {
+            **self.key._asdict(),
+            "v": 1,
+            "shard": self.shard,
+            "epoch": self.epoch,
+            "seq": self.seq,
+        }
+
+    def _advance(self) -> None:
         self.seq += 1 if self.key.channel == "trades" else self._random.randint(1, 9)
         self.sub = 0
         self._ts += 1000
-        return self.seq
 
     def _emit(self, record: Tick | Reset) -> Record:
         made = self._append(0, encode(record))
@@ -183,13 +153,13 @@ class TickStream:
     def _size(self) -> str:
         return f"{self._random.randint(1, 99)}.{self._random.randint(0, 99):02d}"
 
-    def _fields(self, seq: int) -> Fields:
+    def _fields(self) -> Fields:
         price = f"{30_000 + self._random.randint(-50, 50)}.00"
         if self.key.channel == "book":
             changes = [self._change() for _ in range(self._random.randint(1, 4))]
             self.book.apply(changes)
             return Fields(changes=changes)
-        trade = Trade(price, self._size(), "buy", seq, self._ts)
+        trade = Trade(price, self._size(), "buy", self.seq, self._ts)
         if self.key.channel == "trades":
             return Fields(last_trade=trade)
         return Fields(last_trade=trade, best_bid=Level(price, self._size()))

@@ -14,13 +14,12 @@ from services.common.testing.conformance import (
     LOG,
     PATIENCE_S,
     Backend,
-    BrokerConformance,
     Part,
-    publish,
     read_all,
     record,
     seqs,
 )
+from services.common.testing.conformance.suite import BrokerConformance
 
 
 class _Memory(Backend):
@@ -72,7 +71,7 @@ class TestMemoryBroker(BrokerConformance):
     async def test_a_record_that_somebody_went_past_is_told_as_lost_and_not_counted_as_there(
         self, broker: Broker
     ) -> None:
-        await publish(broker, [record(1), record(2), record(4)])
+        await broker.publish(record(1), record(2), record(4))
         publisher = await broker.publisher()
         for n in (2, 3, 4, 5):
             await publisher.send(record(n))

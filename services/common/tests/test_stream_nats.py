@@ -24,17 +24,17 @@ from services.common.testing.conformance import (
     ETH,
     LOG,
     Backend,
-    BrokerConformance,
     Part,
+    answers,
     follow,
     let_raise,
-    publish,
     read_all,
     record,
     seqs,
     take,
     until,
 )
+from services.common.testing.conformance.suite import BrokerConformance
 from tools.embedded import NatsServer
 from tools.embedded.nats import MAX_PAYLOAD
 
@@ -125,12 +125,12 @@ class TestNatsBroker(BrokerConformance):
             await asyncio.sleep(0.2)  # the server forgets ids by its clock
             await backend.start()
             await publisher.flush()
-        await until(lambda: _answers(broker))
+        await until(lambda: answers(broker))
         assert seqs(await read_all(broker)) == list(range(1, 3001))
 
     async def test_seek_takes_as_many_round_trips_as_the_log_has_bits(self, broker: Broker) -> None:
         subjects = [f"market.raw.coinbase.ticker.P{n}-USD" for n in range(8)]
-        await publish(broker, [record(n, s) for n in range(1, 2001) for s in subjects])
+        await broker.publish(*(record(n, s) for n in range(1, 2001) for s in subjects))
         assert isinstance(broker, NatsBroker)
         for wanted in (0, 1, 777, 1999, 2000, 5000):
             before = broker._current().requests
@@ -144,7 +144,7 @@ class TestNatsBroker(BrokerConformance):
     async def test_a_stream_made_with_other_settings_is_brought_up_to_date(
         self, broker: Broker, nats_server: NatsServer
     ) -> None:
-        await publish(broker, [record(1)])
+        await broker.publish(record(1))
         async with NatsBroker([nats_server.url]) as other:
             await other.ensure([LogSpec(LOG, 60, duplicate_window_s=30)])
             assert seqs(await read_all(other)) == [1]
@@ -261,11 +261,6 @@ async def _some_acked(publisher: Publisher, base: int) -> bool:
     return stats.stored + stats.duplicates > base
 
 
-async def _answers(broker: Broker) -> bool:
-    await broker.ping()
-    return True
-
-
 @pytest.mark.parametrize(
     "place",
     [(0, "2001-01-01T00:00:00Z"), (0, ""), (1000, "2001-01-01T00:00:00Z")],
@@ -276,7 +271,7 @@ async def test_a_place_that_the_log_cannot_vouch_for_is_not_gone_on_from(
 ) -> None:
     async with NatsBroker([nats_server.url]) as broker:
         await broker.ensure([LogSpec(LOG, 3600)])
-        await publish(broker, [record(n) for n in range(1, 101)])
+        await broker.publish(*(record(n) for n in range(1, 101)))
         epoch = await broker.log_epoch(LOG)
         # As after a crash that took the log's end: what stood there is another record now.
         kept = Place(epoch, 50 + place[0], place[1])
@@ -290,7 +285,7 @@ async def test_a_place_of_which_the_record_expired_is_gone_on_from(
 ) -> None:
     async with NatsBroker([nats_server.url]) as broker:
         await broker.ensure([LogSpec(LOG, 3600)])
-        await publish(broker, [record(n) for n in range(1, 101)])
+        await broker.publish(*(record(n) for n in range(1, 101)))
         await broker._current().api("STREAM.PURGE.MARKET_RAW", {"seq": 61})
         kept = Place(await broker.log_epoch(LOG), 50, "")
         await broker._places.keep(broker._current(), LOG, "readers", kept)
@@ -303,7 +298,7 @@ async def test_places_are_kept_again_after_somebody_deleted_them(nats_server: Na
         await broker.ensure([LogSpec(LOG, 3600)])
         member = await broker.group(LOG, "readers")
         for first in (1, 11):
-            await publish(broker, [record(n) for n in range(first, first + 10)])
+            await broker.publish(*(record(n) for n in range(first, first + 10)))
             await take(member, 10)
             await until(lambda: _kept_at(broker, first + 9))  # noqa: B023 - awaited here
             await broker.api("STREAM.DELETE.MARKET_GROUPS")

@@ -18,17 +18,16 @@ from services.common.testing.conformance import (
     LOG,
     PATIENCE_S,
     Backend,
-    BrokerConformance,
     Part,
     follow,
     let_raise,
-    publish,
     read_all,
     record,
     seqs,
     take,
     until,
 )
+from services.common.testing.conformance.suite import BrokerConformance
 from tools.embedded import ValkeyServer
 
 
@@ -156,7 +155,7 @@ class TestRedisBroker(BrokerConformance):
         self, backend: Backend, broker: Broker
     ) -> None:
         assert isinstance(broker, RedisBroker)
-        await publish(broker, [record(n) for n in range(1, 101)])
+        await broker.publish(*(record(n) for n in range(1, 101)))
         member = await broker.group(LOG, "readers")
         await take(member, 100)
 
@@ -169,7 +168,7 @@ class TestRedisBroker(BrokerConformance):
         for key in await call("KEYS", "market:*"):
             if not key.startswith(b"market:places:"):
                 await call("DEL", key)
-        await publish(broker, [record(n) for n in range(1, 11)])
+        await broker.publish(*(record(n) for n in range(1, 11)))
         successor = await broker.group(LOG, "readers")
         assert seqs(await take(successor, 10)) == list(range(1, 11))
 
@@ -177,7 +176,7 @@ class TestRedisBroker(BrokerConformance):
         self, broker: Broker
     ) -> None:
         """The server says of both that their id is equal or smaller."""
-        await publish(broker, [record(1), record(2), record(4)])
+        await broker.publish(record(1), record(2), record(4))
         publisher = await broker.publisher()
         for n in (2, 3, 4, 5):
             await publisher.send(record(n))
@@ -189,7 +188,7 @@ class TestRedisBroker(BrokerConformance):
     async def test_a_record_that_may_have_been_trimmed_is_not_told_as_lost(
         self, broker: Broker
     ) -> None:
-        await publish(broker, [record(n) for n in (1, 2, 4)])
+        await broker.publish(*(record(n) for n in (1, 2, 4)))
         assert isinstance(broker, RedisBroker)
         names = broker._logs.names
         key = names.stream(BTC, 1)

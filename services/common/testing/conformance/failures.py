@@ -7,27 +7,18 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from services.common.errors import (
-    BrokerClosed,
-    BrokerFailed,
-    BrokerUnavailable,
-)
-from services.common.stream import (
-    Broker,
-    LogSpec,
-    Message,
-    Position,
-    Publisher,
-)
+from services.common.errors import BrokerClosed, BrokerFailed, BrokerUnavailable
+from services.common.stream import Broker, LogSpec, Message, Position, Publisher
 from services.common.testing.broken import Unforeseen
-from services.common.testing.conformance.backend import (
+from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
     PATIENCE_S,
     Backend,
+    answers,
+    ended_by,
     follow,
-    publish,
     read_all,
     record,
     seqs,
@@ -51,31 +42,22 @@ class FailureClauses:
         publisher = await broker.publisher()
         member = await broker.group(LOG, "readers")
         live = await broker.live(LOG)
-        waiting = [
-            asyncio.ensure_future(member.next_batch()),
-            asyncio.ensure_future(live.next_batch()),
-        ]
-        await trips(broker, 3)
-        await broker.aclose()
-        await broker.aclose()
-        async with asyncio.timeout(PATIENCE_S):
-            ended = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(error) for error in ended] == [BrokerClosed, BrokerClosed]
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as waiting:
+            waiting.create_task(ended_by(BrokerClosed, member.next_batch()))
+            waiting.create_task(ended_by(BrokerClosed, live.next_batch()))
+            await trips(broker, 3)
+            await broker.aclose()
+            await broker.aclose()
         for part in (publisher, member, live):
             await part.aclose()
             await part.aclose()
         with pytest.raises(BrokerClosed):
             publisher.offer(record(1))
-        with pytest.raises(BrokerClosed):
-            await publisher.send(record(1))
-        with pytest.raises(BrokerClosed):
-            await member.next_batch()
-        with pytest.raises(BrokerClosed):
-            await live.next_batch()
-        with pytest.raises(BrokerClosed):
-            await broker.read(BTC)
-        with pytest.raises(BrokerClosed):
-            await broker.publisher()
+        await ended_by(BrokerClosed, publisher.send(record(1)))
+        await ended_by(BrokerClosed, member.next_batch())
+        await ended_by(BrokerClosed, live.next_batch())
+        await ended_by(BrokerClosed, broker.read(BTC))
+        await ended_by(BrokerClosed, broker.publisher())
 
     async def test_b7_closing_a_publisher_ends_who_waits_for_it(
         self, backend: Backend, broker: Broker
@@ -84,12 +66,11 @@ class FailureClauses:
         await backend.kill()
         ticket = publisher.offer(record(1))
         assert ticket == 1
-        durable = asyncio.ensure_future(publisher.durable(ticket))
-        sending = asyncio.ensure_future(publisher.send(record(2)))
-        await asyncio.sleep(0)
-        await publisher.aclose()
-        ended = await asyncio.gather(durable, sending, return_exceptions=True)
-        assert [type(error) for error in ended] == [BrokerClosed, BrokerClosed]
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as waiting:
+            waiting.create_task(ended_by(BrokerClosed, publisher.durable(ticket)))
+            waiting.create_task(ended_by(BrokerClosed, publisher.send(record(2))))
+            await asyncio.sleep(0)
+            await publisher.aclose()
         await backend.start()
 
     async def test_b7_a_publisher_that_broke_tells_all_who_wait_and_the_broker_goes_on(
@@ -99,45 +80,37 @@ class FailureClauses:
         await backend.break_part(publisher)
         ticket = publisher.offer(record(1))
         assert ticket == 1
-        waiting = [
-            asyncio.ensure_future(publisher.durable(ticket)),
-            asyncio.ensure_future(publisher.send(record(2))),
-        ]
-        async with asyncio.timeout(PATIENCE_S):
-            ended = await asyncio.gather(*waiting, return_exceptions=True)
-        for error in ended:
-            assert isinstance(error, BrokerFailed)
-            assert isinstance(error.__cause__, Unforeseen)
-            assert "nobody thought of this" in str(error)
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as waiting:
+            ended = [
+                waiting.create_task(ended_by(BrokerFailed, publisher.durable(ticket))),
+                waiting.create_task(ended_by(BrokerFailed, publisher.send(record(2)))),
+            ]
+        for waiter in ended:
+            assert isinstance(waiter.result().__cause__, Unforeseen)
+            assert "nobody thought of this" in str(waiter.result())
         with pytest.raises(BrokerFailed):
             publisher.offer(record(2))
-        with pytest.raises(BrokerFailed):
-            await publisher.durable(ticket)
+        await ended_by(BrokerFailed, publisher.durable(ticket))
         await publisher.aclose()
         with pytest.raises(BrokerClosed):
             publisher.offer(record(2))
-        await publish(broker, [record(3)])
+        await broker.publish(record(3))
         assert seqs(await read_all(broker))[-1] == 3
 
     async def test_b7_a_group_that_broke_says_so_and_the_next_member_gets_what_it_held(
         self, backend: Backend, broker: Broker
     ) -> None:
         member = await broker.group(LOG, "readers")
-        waiting = asyncio.ensure_future(member.next_batch())
-        await trips(broker, 3)
-        await backend.break_part(member)
-        async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(BrokerFailed) as failed:
-                await waiting
-        assert isinstance(failed.value.__cause__, Unforeseen)
-        with pytest.raises(BrokerFailed):
-            await member.next_batch()
-        with pytest.raises(BrokerFailed):
-            await member.lag()
-        await publish(broker, [record(n) for n in range(1, 11)])
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as waiting:
+            failed = waiting.create_task(ended_by(BrokerFailed, member.next_batch()))
+            await trips(broker, 3)
+            await backend.break_part(member)
+        assert isinstance(failed.result().__cause__, Unforeseen)
+        await ended_by(BrokerFailed, member.next_batch())
+        await ended_by(BrokerFailed, member.lag())
+        await broker.publish(*(record(n) for n in range(1, 11)))
         await member.aclose()
-        with pytest.raises(BrokerClosed):
-            await member.next_batch()
+        await ended_by(BrokerClosed, member.next_batch())
         successor = await broker.group(LOG, "readers")
         assert seqs(await take(successor, 10)) == list(range(1, 11))
 
@@ -145,18 +118,15 @@ class FailureClauses:
         self, backend: Backend, broker: Broker
     ) -> None:
         live = await broker.live(LOG)
-        waiting = asyncio.ensure_future(live.next_batch())
-        await trips(broker, 3)
-        await backend.break_part(live)
-        async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(BrokerFailed) as failed:
-                await waiting
-        assert isinstance(failed.value.__cause__, Unforeseen)
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as waiting:
+            failed = waiting.create_task(ended_by(BrokerFailed, live.next_batch()))
+            await trips(broker, 3)
+            await backend.break_part(live)
+        assert isinstance(failed.result().__cause__, Unforeseen)
         await live.aclose()
-        with pytest.raises(BrokerClosed):
-            await live.next_batch()
+        await ended_by(BrokerClosed, live.next_batch())
         another = await broker.live(LOG)
-        await publish(broker, [record(1)])
+        await broker.publish(record(1))
         assert seqs(await follow(another, 1)) == [1]
 
     async def test_b7_what_others_put_into_a_log_ends_nobody(
@@ -205,7 +175,7 @@ class FailureClauses:
             await sending
         async with asyncio.timeout(PATIENCE_S):
             await publisher.flush()
-        await until(lambda: _answers(broker))
+        await until(lambda: answers(broker))
         for subject in (BTC, ETH):
             assert seqs(await read_all(broker, subject), subject) == list(range(1, 3001))
 
@@ -304,36 +274,25 @@ class FailureClauses:
     ) -> None:
         await broker.ping()
         await backend.kill()
-        with pytest.raises(BrokerUnavailable):
-            await broker.ping()
-        with pytest.raises(BrokerUnavailable):
-            await broker.read(BTC)
-        with pytest.raises(BrokerUnavailable):
-            await broker.log_epoch(LOG)
+        await ended_by(BrokerUnavailable, broker.ping())
+        await ended_by(BrokerUnavailable, broker.read(BTC))
+        await ended_by(BrokerUnavailable, broker.log_epoch(LOG))
         other = backend.broker()
-        opening = asyncio.ensure_future(other.open())
-        await asyncio.sleep(0)
-        await backend.start()
-        async with asyncio.timeout(PATIENCE_S):
-            await opening
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as opening:
+            opening.create_task(other.open())
+            await asyncio.sleep(0)
+            await backend.start()
         await other.ping()
         await other.aclose()
-        await until(lambda: _answers(broker))
+        await until(lambda: answers(broker))
 
     async def test_a_log_that_nobody_made_is_said_to_be_missing(self, broker: Broker) -> None:
-        with pytest.raises(BrokerUnavailable):
-            await broker.log_epoch("tick.0")
-        with pytest.raises(BrokerUnavailable):
-            await broker.group("tick.0", "readers")
+        await ended_by(BrokerUnavailable, broker.log_epoch("tick.0"))
+        await ended_by(BrokerUnavailable, broker.group("tick.0", "readers"))
 
 
 def _ours(messages: Sequence[Message]) -> list[int]:
     return seqs([message for message in messages if message.payload.startswith(BTC.encode())])
-
-
-async def _answers(broker: Broker) -> bool:
-    await broker.ping()
-    return True
 
 
 async def _send(publisher: Publisher, first: int, last: int) -> None:

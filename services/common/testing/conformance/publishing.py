@@ -7,18 +7,9 @@ import random
 
 import pytest
 
-from services.common.errors import (
-    BrokerFailed,
-    RecordRefused,
-    RecordTooLarge,
-)
-from services.common.stream import (
-    Broker,
-    LogSpec,
-    Position,
-    Record,
-)
-from services.common.testing.conformance.backend import (
+from services.common.errors import BrokerFailed, RecordRefused, RecordTooLarge
+from services.common.stream import Broker, LogSpec, Position, Record
+from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
@@ -26,7 +17,6 @@ from services.common.testing.conformance.backend import (
     SOL,
     Backend,
     follow,
-    publish,
     read_all,
     record,
     seqs,
@@ -45,7 +35,7 @@ class PublishingClauses:
         member = await broker.group(LOG, "readers")
         live = await broker.live(LOG)
         subjects = (BTC, ETH, SOL)
-        await publish(broker, [record(n, s) for n in range(1, 401) for s in subjects])
+        await broker.publish(*(record(n, s) for n in range(1, 401) for s in subjects))
         by_group = await take(member, 1200)
         by_live = await follow(live, 1200)
         for subject in subjects:
@@ -238,7 +228,7 @@ class PublishingClauses:
     async def test_b3_a_record_sent_again_is_acknowledged_and_stored_once(
         self, broker: Broker
     ) -> None:
-        await publish(broker, [record(n) for n in range(1, 101)])
+        await broker.publish(*(record(n) for n in range(1, 101)))
         publisher = await broker.publisher()
         for n in range(51, 151):
             await publisher.send(record(n))
@@ -255,8 +245,8 @@ class PublishingClauses:
         async with backend.broker() as other:
             await other.ensure([LogSpec(LOG, 3600)])
             async with asyncio.TaskGroup() as group:
-                group.create_task(publish(broker, records))
-                group.create_task(publish(other, records))
+                group.create_task(broker.publish(*records))
+                group.create_task(other.publish(*records))
         for subject in (BTC, ETH):
             assert seqs(await read_all(broker, subject), subject) == list(range(1, 301))
         followed = await follow(live, 600)

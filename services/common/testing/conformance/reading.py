@@ -6,23 +6,15 @@ import random
 
 import pytest
 
-from services.common.errors import (
-    PositionLost,
-)
-from services.common.stream import (
-    Broker,
-    LogSpec,
-    Position,
-    Record,
-)
-from services.common.testing.conformance.backend import (
+from services.common.errors import PositionLost
+from services.common.stream import Broker, LogSpec, Position, Record
+from services.common.testing.conformance import (
     BTC,
     ETH,
     LOG,
     SOL,
     Backend,
     follow,
-    publish,
     read_all,
     record,
     seqs,
@@ -40,7 +32,7 @@ class ReadingClauses:
         member = await broker.group(LOG, "readers")
         live = await broker.live(LOG)
         records = [record(n, s) for n in range(1, 101) for s in (BTC, ETH)]
-        await publish(broker, records)
+        await broker.publish(*records)
         by_group = await take(member, 200)
         by_live = await follow(live, 200)
         by_read = await read_all(broker)
@@ -53,19 +45,19 @@ class ReadingClauses:
     ) -> None:
         page = await broker.read(BTC)
         assert (list(page.messages), page.at_head) == ([], True)
-        await publish(broker, [record(1, ETH), record(1), record(2)])
+        await broker.publish(record(1, ETH), record(1), record(2))
         page = await broker.read(BTC, page.cursor, limit=1)
         assert (seqs(page.messages), page.at_head) == ([1], False)
         page = await broker.read(BTC, page.cursor)
         assert (seqs(page.messages), page.at_head) == ([2], True)
-        await publish(broker, [record(3)])
+        await broker.publish(record(3))
         assert seqs((await broker.read(BTC, page.cursor)).messages) == [3]
 
     @pytest.mark.parametrize("cursor", ["nonsense", "1@5", "@", "12", "1@p1.1.1", "1@1.5-0"])
     async def test_b5_a_cursor_that_is_not_of_this_log_is_refused(
         self, broker: Broker, cursor: str
     ) -> None:
-        await publish(broker, [record(1)])
+        await broker.publish(record(1))
         with pytest.raises(PositionLost):
             await broker.read(BTC, cursor)
 
@@ -73,14 +65,14 @@ class ReadingClauses:
         self, backend: Backend, broker: Broker
     ) -> None:
         await broker.ensure([LogSpec(LOG, 1.0)])
-        await publish(broker, [record(1)])
+        await broker.publish(record(1))
         page = await broker.read(BTC)
         old = page.messages[0].cursor
-        await publish(broker, [record(n) for n in range(2, 20)])
+        await broker.publish(*(record(n) for n in range(2, 20)))
 
         async def dropped() -> bool:
             await backend.expire(broker)
-            await publish(broker, [record(1000 + len(fresh))])
+            await broker.publish(record(1000 + len(fresh)))
             fresh.append(1)
             oldest = await broker.first(BTC)
             return oldest is not None and oldest.position.seq > 2
@@ -111,7 +103,7 @@ class ReadingClauses:
         order = [r.subject for r in records]
         chance.shuffle(order)
         queues = {s: iter([Record(s, b"x", p) for p in held[s]]) for s in held}
-        await publish(broker, [next(queues[s]) for s in order])
+        await broker.publish(*(next(queues[s]) for s in order))
         for subject, positions in held.items():
             probes = [Position(0, 0), Position(9, 1), *chance.sample(positions, 15)]
             probes += [
@@ -125,14 +117,14 @@ class ReadingClauses:
 
     async def test_b8_seek_in_an_empty_subject_gives_what_comes_later(self, broker: Broker) -> None:
         cursor = await broker.seek(BTC, Position(0, 0))
-        await publish(broker, [record(1, ETH), record(1)])
+        await broker.publish(record(1, ETH), record(1))
         assert seqs(await read_all(broker, cursor=cursor)) == [1]
 
     async def test_first_last_and_subjects_say_what_is_held(self, broker: Broker) -> None:
         assert await broker.first(BTC) is None
         assert await broker.last(BTC) is None
         assert list(await broker.subjects(LOG)) == []
-        await publish(broker, [record(4, ETH), record(5), record(6), record(1, epoch=2)])
+        await broker.publish(record(4, ETH), record(5), record(6), record(1, epoch=2))
         first, last = await broker.first(BTC), await broker.last(BTC)
         assert first is not None
         assert last is not None
@@ -148,7 +140,7 @@ class ReadingClauses:
         epoch = await broker.log_epoch(LOG)
         await broker.ensure([LogSpec(LOG, 7200)])
         assert await broker.log_epoch(LOG) == epoch
-        await publish(broker, [record(1)])
+        await broker.publish(record(1))
         [message] = await read_all(broker)
         await backend.kill()
         await backend.start()
