@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
 
 from services.common.errors import BrokerClosed
-from services.common.stream.broker import Broker, Publisher
+from services.common.stream.broker import (
+    Broker,
+    GroupSubscription,
+    LiveSubscription,
+    OnRefused,
+    Publisher,
+)
+from services.common.stream.publisher_base import PublisherBase, PublisherOptions
 from services.common.stream.storing import Storing, storing
-from services.common.stream.worker import Worker
+from services.common.stream.worker import Subscription, Worker
+
+
+class GroupOptions(NamedTuple):
+    """Which group of which log; B6 and B4."""
+
+    log: str
+    group: str
+    max_pending: int
+    ack_wait_s: float
+
+    @property
+    def what(self) -> str:
+        return f"group {self.group} on {self.log}"
+
+
+class GroupBase(Subscription, GroupSubscription):
+    """A member that a broker can own."""
+
+
+class LiveBase(Subscription, LiveSubscription):
+    """A live subscription that a broker can own."""
 
 
 class BrokerBase(Broker):
@@ -50,22 +78,51 @@ class BrokerBase(Broker):
         if worker.closed and worker in self._workers:
             self._workers.remove(worker)
 
-    async def _joined[W: Worker](self, worker: W, joined: asyncio.Event) -> W:
+    async def _joined[S: Subscription](self, subscription: S) -> S:
         """Own a subscription, and wait until it is active.
 
         Raises:
             BrokerClosed, BrokerFailed: it ended before.
         """
-        self._own(worker)
+        self._own(subscription)
         try:
-            while not joined.is_set():
-                worker.check_open()
-                await worker.changed.wait()
+            await subscription.until(subscription.joined.is_set)
         except BaseException:
             # Whoever asked for it, and was cancelled, will not close it.
-            await worker.aclose()
+            await subscription.aclose()
             raise
-        return worker
+        return subscription
+
+    async def publisher(
+        self,
+        *,
+        max_records: int = 4096,
+        max_bytes: int = 32 * 1024 * 1024,
+        on_refused: OnRefused | None = None,
+    ) -> Publisher:
+        return self._own(self._publisher(PublisherOptions(max_records, max_bytes, on_refused)))
+
+    async def group(
+        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
+    ) -> GroupSubscription:
+        await self.log_epoch(log)
+        return await self._joined(self._group(GroupOptions(log, group, max_pending, ack_wait_s)))
+
+    async def live(self, log: str) -> LiveSubscription:
+        await self.log_epoch(log)
+        return await self._joined(self._live(log))
+
+    @abstractmethod
+    def _publisher(self, options: PublisherOptions) -> PublisherBase[Any]:
+        """Make one; raises BrokerClosed."""
+
+    @abstractmethod
+    def _group(self, options: GroupOptions) -> GroupBase:
+        """Make a member; raises BrokerClosed."""
+
+    @abstractmethod
+    def _live(self, log: str) -> LiveBase:
+        """Make one; raises BrokerClosed."""
 
     def storing(self) -> Storing:
         """From the publishers that are open."""

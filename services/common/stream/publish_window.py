@@ -12,27 +12,18 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import structlog
 
 from services.common.errors import RecordRefused
 from services.common.stream.broker import OnRefused
-from services.common.stream.records import Record
+from services.common.stream.records import InFlight, Record
 from services.common.stream.storing import PublisherStats
 
 log = structlog.get_logger(__name__)
 
 
-class Held(Protocol):
-    """What a window holds: `size` in bytes, and when it was taken by the window's clock."""
-
-    ticket: int
-    size: int
-    taken_at: float
-
-
-class PublishWindow[T: Held]:
+class PublishWindow[T: InFlight]:
     """The records of one publisher that are under way.
 
     Args:

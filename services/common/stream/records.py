@@ -37,6 +37,26 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[str, str] | None = None
 
 
+class InFlight(msgspec.Struct, gc=False, eq=False):
+    """A record that was taken and is not known to be stored.
+
+    Attributes:
+        size: of what is sent of it, bytes, at most.
+        taken_at: by the window's clock.
+        stored: nothing more is to be done for it.
+        lost: it is not stored, and can never be.
+        replaced: it stands where one was that the server refused for good.
+    """
+
+    record: Record
+    size: int
+    ticket: int = 0
+    taken_at: float = 0.0
+    stored: bool = False
+    lost: bool = False
+    replaced: bool = False
+
+
 class Message(ABC):
     """A stored record as it is delivered."""
 

@@ -24,6 +24,12 @@ def worth_saying(attempt: int) -> bool:
     return attempt == 0 or attempt % 15 == 0
 
 
+def say_failed_try(attempt: int, event: str, /, **fields: object) -> None:
+    """Warn of it where it is worth saying."""
+    say = log.warning if worth_saying(attempt) else log.debug
+    say(event, **fields)
+
+
 async def wait_for(event: asyncio.Event, timeout_s: float | None) -> bool:
     """Wait until the event is set; False when that took longer than `timeout_s`."""
     try:
@@ -158,6 +164,18 @@ class Worker:
         if self.ended:
             raise self.why_ended()
 
+    async def until(self, ready: Callable[[], object]) -> None:
+        """Return once it is `ready`; asked now, and whenever `changed` rings.
+
+        Raises:
+            BrokerClosed, BrokerFailed: it ended.
+        """
+        while True:
+            self.check_open()
+            if ready():
+                return
+            await self.changed.wait()
+
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
@@ -165,3 +183,15 @@ class Worker:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+
+class Subscription(Worker):
+    """A worker that follows a log.
+
+    Attributes:
+        joined: set once it is active.
+    """
+
+    def __init__(self, what: str, changed: Bell | None = None) -> None:
+        super().__init__(what, changed)
+        self.joined = asyncio.Event()

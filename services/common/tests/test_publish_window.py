@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +11,12 @@ from structlog.testing import capture_logs
 
 from services.common.errors import BrokerClosed, RecordRefused
 from services.common.stream.publish_window import PublishWindow
-from services.common.stream.records import Position, Record
+from services.common.stream.records import InFlight, Position, Record
 from services.common.stream.storing import PublisherStats
 
 
-class _Item(msgspec.Struct, gc=False, eq=False):
-    size: int
-    ticket: int = 0
-    taken_at: float = 0.0
+def _item(size: int) -> InFlight:
+    return InFlight(_record(size), size)
 
 
 class _Clock:
@@ -37,8 +34,8 @@ class _Clock:
 def test_a_window_keeps_its_bounds_and_lets_go_in_the_order_taken(
     steps: list[int | str], max_records: int, max_bytes: int
 ) -> None:
-    window = PublishWindow[_Item](max_records, max_bytes, _Clock())
-    held: list[_Item] = []
+    window = PublishWindow[InFlight](max_records, max_bytes, _Clock())
+    held: list[InFlight] = []
     taken = 0
     for step in steps:
         if isinstance(step, int):
@@ -46,7 +43,7 @@ def test_a_window_keeps_its_bounds_and_lets_go_in_the_order_taken(
             assert window.has_room(step) == (not held or not full)
             if window.has_room(step):
                 taken += 1
-                held.append(_Item(step))
+                held.append(_item(step))
                 assert window.add(held[-1]) == taken
         elif held:
             assert window.pop_oldest() is held.pop(0)
@@ -59,9 +56,9 @@ def test_a_window_keeps_its_bounds_and_lets_go_in_the_order_taken(
 async def test_who_waits_is_woken_when_all_before_is_done_and_told_when_nothing_more_will_be() -> (
     None
 ):
-    window = PublishWindow[_Item](9, 99, _Clock())
+    window = PublishWindow[InFlight](9, 99, _Clock())
     for _ in range(3):
-        window.add(_Item(1))
+        window.add(_item(1))
     waits = [asyncio.ensure_future(window.done(ticket)) for ticket in (3, 1, 2)]
     await asyncio.sleep(0)
     window.pop_oldest()
@@ -77,10 +74,10 @@ async def test_who_waits_is_woken_when_all_before_is_done_and_told_when_nothing_
 
 def test_the_oldest_is_waited_for_since_it_was_taken_or_the_one_before_it_was_done() -> None:
     clock = _Clock()
-    window = PublishWindow[_Item](9, 99, clock)
+    window = PublishWindow[InFlight](9, 99, clock)
     assert window.stalled_s() == 0.0
-    window.add(_Item(1))
-    window.add(_Item(1))
+    window.add(_item(1))
+    window.add(_item(1))
     clock.now = 107.0
     assert window.stalled_s() == 7.0
     window.pop_oldest()
@@ -94,14 +91,14 @@ def test_the_oldest_is_waited_for_since_it_was_taken_or_the_one_before_it_was_do
     window.wake_done()
     clock.now = 200.0
     assert window.stalled_s() == 0.0
-    window.add(_Item(1))
+    window.add(_item(1))
     clock.now = 201.0
     assert window.stalled_s() == 1.0
 
 
 def test_what_is_in_the_way_is_told_until_something_is_stored_again() -> None:
-    window = PublishWindow[_Item](9, 99, _Clock())
-    window.add(_Item(1))
+    window = PublishWindow[InFlight](9, 99, _Clock())
+    window.add(_item(1))
     window.trouble = "no space left on device"
     window.wake_done()
     assert window.stats().trouble == "no space left on device"
@@ -111,27 +108,27 @@ def test_what_is_in_the_way_is_told_until_something_is_stored_again() -> None:
 
 
 def test_a_record_fits_that_fills_the_window_exactly() -> None:
-    window = PublishWindow[_Item](2, 10, _Clock())
-    window.add(_Item(4))
+    window = PublishWindow[InFlight](2, 10, _Clock())
+    window.add(_item(4))
     assert window.has_room(6)
     assert not window.has_room(7)
-    window.add(_Item(6))
+    window.add(_item(6))
     assert not window.has_room(0)
 
 
 def test_a_record_without_a_ticket_says_nothing_of_those_that_have_one() -> None:
-    window = PublishWindow[_Item](9, 99, _Clock())
-    window.add(_Item(1))
+    window = PublishWindow[InFlight](9, 99, _Clock())
+    window.add(_item(1))
     window.pop_oldest()
     # As one that is written again ahead of all others.
-    window.items.append(_Item(1))
+    window.items.append(_item(1))
     window.pop_oldest()
     assert window.horizon == 1
 
 
 async def test_those_who_wait_for_the_same_are_woken_in_the_order_in_which_they_asked() -> None:
-    window = PublishWindow[_Item](9, 99, _Clock())
-    window.add(_Item(1))
+    window = PublishWindow[InFlight](9, 99, _Clock())
+    window.add(_item(1))
     woken: list[int] = []
 
     async def wait(number: int) -> None:
@@ -150,8 +147,8 @@ async def test_those_who_wait_for_the_same_are_woken_in_the_order_in_which_they_
 def test_nothing_was_done_before_the_clock_began() -> None:
     clock = _Clock()
     clock.now = 0.0
-    window = PublishWindow[_Item](9, 99, clock)
-    window.add(_Item(1))
+    window = PublishWindow[InFlight](9, 99, clock)
+    window.add(_item(1))
     clock.now = 1.0
     assert window.stalled_s() == 1.0
 
@@ -162,9 +159,9 @@ def _record(seq: int) -> Record:
 
 def test_all_that_was_counted_is_told() -> None:
     clock = _Clock()
-    window = PublishWindow[_Item](9, 99, clock)
+    window = PublishWindow[InFlight](9, 99, clock)
     assert window.stats() == PublisherStats(0, 0, 0, 0, 0, 0)
-    window.add(_Item(5))
+    window.add(_item(5))
     clock.now += 3
     window.stored, window.duplicates, window.retried = 1, 2, 3
     window.say_lost("raw", [_record(1), _record(2)])
@@ -187,7 +184,7 @@ def test_all_that_was_counted_is_told() -> None:
 
 
 def test_what_is_lost_is_said_with_its_place() -> None:
-    window = PublishWindow[_Item](9, 99, _Clock())
+    window = PublishWindow[InFlight](9, 99, _Clock())
     with capture_logs() as lines:
         window.say_lost("raw", [_record(seq) for seq in (1, 2, 3)])
     assert lines == [
@@ -205,7 +202,7 @@ def test_what_is_lost_is_said_with_its_place() -> None:
 
 
 def test_a_refusal_is_said_and_handed_to_whoever_answers_what_stands_in_its_place() -> None:
-    window = PublishWindow[_Item](9, 99, _Clock())
+    window = PublishWindow[InFlight](9, 99, _Clock())
     error, told = RecordRefused("market.raw", "too old"), list[tuple[Record, RecordRefused]]()
 
     def on_refused(record: Record, why: RecordRefused) -> Record:

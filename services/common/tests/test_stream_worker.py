@@ -9,7 +9,7 @@ import pytest
 from services.common.errors import BrokerClosed, BrokerFailed
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.wire import Frames
-from services.common.stream.worker import Worker, wait_for
+from services.common.stream.worker import Subscription, Worker, wait_for
 
 
 async def forever() -> None:
@@ -121,8 +121,8 @@ class _Owner(MemoryBroker):
     def add(self, worker: Worker) -> None:
         self._own(worker)
 
-    async def join(self, worker: Worker, joined: asyncio.Event) -> None:
-        await self._joined(worker, joined)
+    async def join(self, subscription: Subscription) -> None:
+        await self._joined(subscription)
 
     def owned(self) -> list[str]:
         return [worker.what for worker in self._workers]
@@ -152,9 +152,9 @@ async def test_a_broker_owns_what_failed_until_it_is_closed_and_nothing_closed()
 
 async def test_a_subscription_that_nobody_waits_for_any_more_is_closed() -> None:
     broker = _Owner()
-    worker = Worker("group")
+    worker = Subscription("group")
     worker.start(forever())
-    joining = asyncio.ensure_future(broker.join(worker, asyncio.Event()))
+    joining = asyncio.ensure_future(broker.join(worker))
     await asyncio.sleep(0)
     assert broker.owned() == ["group"]
     joining.cancel()

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common.stream.broker import (
-    Capabilities,
-    GroupSubscription,
-    LiveSubscription,
-    OnRefused,
-    Publisher,
-)
-from services.common.stream.broker_base import BrokerBase
+from services.common.stream.broker import Capabilities
+from services.common.stream.broker_base import BrokerBase, GroupOptions
 from services.common.stream.memory.client import MemoryClient, MemoryServer
 from services.common.stream.memory.group import MemoryGroup
 from services.common.stream.memory.live import MemoryLive
 from services.common.stream.memory.log import MemoryLog
 from services.common.stream.memory.publisher import MemoryPublisher
+from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 
@@ -81,33 +76,14 @@ class MemoryBroker(BrokerBase):
 
     # ------------------------------------------------------------------ publish and follow
 
-    async def publisher(
-        self,
-        *,
-        max_records: int = 4096,
-        max_bytes: int = 32 * 1024 * 1024,
-        on_refused: OnRefused | None = None,
-    ) -> Publisher:
-        client = self._calls()
-        return self._own(
-            MemoryPublisher(
-                client, max_records=max_records, max_bytes=max_bytes, on_refused=on_refused
-            )
-        )
+    def _publisher(self, options: PublisherOptions) -> MemoryPublisher:
+        return MemoryPublisher(self._calls(), options)
 
-    async def group(
-        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
-    ) -> GroupSubscription:
-        client = self._calls()
-        return self._own(
-            MemoryGroup(
-                client, log_name=log, group=group, max_pending=max_pending, ack_wait_s=ack_wait_s
-            )
-        )
+    def _group(self, options: GroupOptions) -> MemoryGroup:
+        return MemoryGroup(self._calls(), options)
 
-    async def live(self, log: str) -> LiveSubscription:
-        client = self._calls()
-        return self._own(MemoryLive(client, log_name=log))
+    def _live(self, log: str) -> MemoryLive:
+        return MemoryLive(self._calls(), log)
 
     # ------------------------------------------------------------------ read
 

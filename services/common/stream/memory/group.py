@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common.stream.broker import GroupSubscription
+from services.common.stream.broker_base import GroupBase, GroupOptions
 from services.common.stream.memory.client import MemoryClient
 from services.common.stream.memory.log import GroupState
 from services.common.stream.memory.records import StoredRecord
 from services.common.stream.records import Message
-from services.common.stream.worker import Worker
 
 
-class MemoryGroup(Worker, GroupSubscription):
+class MemoryGroup(GroupBase):
     """See `GroupSubscription`."""
 
-    def __init__(
-        self,
-        client: MemoryClient,
-        *,
-        log_name: str,
-        group: str,
-        max_pending: int,
-        ack_wait_s: float,
-    ) -> None:
-        super().__init__(f"group {group} on {log_name}", client.server.bell)
+    def __init__(self, client: MemoryClient, options: GroupOptions) -> None:
+        super().__init__(options.what, client.server.bell)
         self._client = client
-        self._log_name = log_name
-        self._group = group
-        self._max_pending = max_pending
-        self._ack_wait_s = ack_wait_s
+        self._log_name, self._group, self._max_pending, self._ack_wait_s = options
         self._state().take_over()
+        self.joined.set()
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
         server = self._client.server

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from services.common.stream.broker import LiveSubscription
+from services.common.stream.broker_base import LiveBase
 from services.common.stream.memory.client import MemoryClient
 from services.common.stream.records import LiveBatch
-from services.common.stream.worker import Worker
 
 _LIVE_BATCH = 1024
 
 
-class MemoryLive(Worker, LiveSubscription):
+class MemoryLive(LiveBase):
     """See `LiveSubscription`. Holds a place in the log, not records, so that it cannot grow."""
 
-    def __init__(self, client: MemoryClient, *, log_name: str) -> None:
+    def __init__(self, client: MemoryClient, log_name: str) -> None:
         super().__init__(f"live on {log_name}", client.server.bell)
         self._client = client
         self._log_name = log_name
         self._log = client.log(log_name)
         self._seq = self._log.last_seq
+        self.joined.set()
 
     async def next_batch(self) -> LiveBatch:
         while True:

@@ -4,55 +4,31 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from services.common.errors import BrokerUnavailable, RecordTooLarge
-from services.common.stream.broker import OnRefused
 from services.common.stream.memory.client import MemoryClient
-from services.common.stream.publisher_base import PublisherBase
-from services.common.stream.record_bounds import check_record
-from services.common.stream.records import Record
+from services.common.stream.publisher_base import PublisherBase, PublisherOptions
+from services.common.stream.records import InFlight, Record
 from services.common.subjects import log_of
-
-
-class InFlight(msgspec.Struct, gc=False, eq=False):
-    """A record that was taken and is not stored yet."""
-
-    record: Record
-    size: int
-    ticket: int = 0
-    taken_at: float = 0.0
 
 
 class MemoryPublisher(PublisherBase[InFlight]):
     """See `Publisher`. As it stores later, a window can fill and callers meet real waiting."""
 
-    def __init__(
-        self,
-        client: MemoryClient,
-        *,
-        max_records: int,
-        max_bytes: int,
-        on_refused: OnRefused | None,
-    ) -> None:
-        super().__init__(max_records, max_bytes, on_refused, clock=client.server.clock)
+    def __init__(self, client: MemoryClient, options: PublisherOptions) -> None:
+        super().__init__(options, client.server.max_payload, clock=client.server.clock)
         self.server = client.server
         self._client = client
         self._due = False
 
-    def offer(self, record: Record) -> int | None:
-        self.check_open()
-        check_record(record)
-        size = len(record.payload)
-        if size > self.server.max_payload:
-            raise RecordTooLarge(record.subject, size, self.server.max_payload)
+    def _in_flight(self, record: Record) -> InFlight:
+        self._limit = self.server.max_payload
         self._client.check_known(log_of(record.subject))
-        if not self._window.has_room(size):
-            return None
+        return InFlight(record, len(record.payload))
+
+    def _taken(self, _item: InFlight) -> None:
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._store)
-        return self._window.add(InFlight(record, size))
 
     def _store(self) -> None:
         if self.ended:
@@ -76,16 +52,15 @@ class MemoryPublisher(PublisherBase[InFlight]):
         window = self._window
         limit = self.server.max_payload
         while window.items:
-            record: Record | None = window.items[0].record
-            assert record is not None
-            name = log_of(record.subject)
+            item = window.items[0]
+            name = log_of(item.record.subject)
             log = self._client.log(name)
-            if len(record.payload) > limit:
-                error = RecordTooLarge(record.subject, len(record.payload), limit)
-                record = window.say_refused(record, error, self._on_refused)
-                if record is None or len(record.payload) > limit:
-                    window.pop_oldest()
-                    continue
+            while (size := len(item.record.payload)) > limit and not item.lost:
+                self._give_up(item, RecordTooLarge(item.record.subject, size, limit))
+            if item.lost:
+                window.pop_oldest()
+                continue
+            record = item.record
             stored = log.append(record, now)
             window.pop_oldest()
             if stored:

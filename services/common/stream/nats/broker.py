@@ -19,14 +19,8 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from services.common.stream.broker import (
-    Capabilities,
-    GroupSubscription,
-    LiveSubscription,
-    OnRefused,
-    Publisher,
-)
-from services.common.stream.broker_base import BrokerBase
+from services.common.stream.broker import Capabilities
+from services.common.stream.broker_base import BrokerBase, GroupOptions
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.group import NatsGroup
 from services.common.stream.nats.link import Link, NatsOptions
@@ -35,6 +29,7 @@ from services.common.stream.nats.places import Places
 from services.common.stream.nats.publisher import NatsPublisher
 from services.common.stream.nats.records import NatsMessage, parse_cursor, sequence_cursor
 from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import Held, LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 
@@ -137,44 +132,16 @@ class NatsBroker(BrokerBase):
 
     # ------------------------------------------------------------------ publish and follow
 
-    async def publisher(
-        self,
-        *,
-        max_records: int = 4096,
-        max_bytes: int = 32 * 1024 * 1024,
-        on_refused: OnRefused | None = None,
-    ) -> Publisher:
+    def _publisher(self, options: PublisherOptions) -> NatsPublisher:
         self._shared()
-        return self._own(
-            NatsPublisher(
-                Link(self._options, "publisher"),
-                self._streams,
-                known_limit=self._limit,
-                max_records=max_records,
-                max_bytes=max_bytes,
-                on_refused=on_refused,
-            )
-        )
+        link = Link(self._options, "publisher")
+        return NatsPublisher(link, self._streams, options, known_limit=self._limit)
 
-    async def group(
-        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
-    ) -> GroupSubscription:
-        await self._streams.epoch(self._current(), log)
-        member = NatsGroup(
-            self._shared(),
-            self._streams,
-            self._places,
-            log_name=log,
-            group=group,
-            max_pending=max_pending,
-            ack_wait_s=ack_wait_s,
-        )
-        return await self._joined(member, member.joined)
+    def _group(self, options: GroupOptions) -> NatsGroup:
+        return NatsGroup(self._shared(), self._streams, self._places, options)
 
-    async def live(self, log: str) -> LiveSubscription:
-        await self._streams.epoch(self._current(), log)
-        live = NatsLive(self._shared(), self._streams, log_name=log, check_s=self._live_check_s)
-        return await self._joined(live, live.joined)
+    def _live(self, log: str) -> NatsLive:
+        return NatsLive(self._shared(), self._streams, log, check_s=self._live_check_s)
 
     # ------------------------------------------------------------------ read
 

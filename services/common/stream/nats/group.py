@@ -19,7 +19,7 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import GroupSubscription
+from services.common.stream.broker_base import GroupBase, GroupOptions
 from services.common.stream.nats.connection import ApiError, Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.places import Place, Places, time_of
@@ -32,7 +32,7 @@ from services.common.stream.nats.wire import (
     status_of,
 )
 from services.common.stream.records import Message
-from services.common.stream.worker import Worker, wait_for
+from services.common.stream.worker import wait_for
 
 log = structlog.get_logger(__name__)
 
@@ -47,40 +47,24 @@ _CONSUMER_NOT_FOUND = 10014
 _KEEP_S = 1.0
 
 
-class NatsGroup(Worker, GroupSubscription):
+class NatsGroup(GroupBase):
     """See `GroupSubscription`.
 
     Args:
         link: the broker's shared connection.
         streams: the logs.
         places: where groups' places are kept.
-        log_name: the log.
-        group: name of the durable consumer.
-        max_pending: B6.
-        ack_wait_s: B4.
+        options: the group's name is that of its durable consumer.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        streams: Streams,
-        places: Places,
-        *,
-        log_name: str,
-        group: str,
-        max_pending: int,
-        ack_wait_s: float,
-    ) -> None:
-        super().__init__(f"group {group} on {log_name}")
+    def __init__(self, link: Link, streams: Streams, places: Places, options: GroupOptions) -> None:
+        super().__init__(options.what)
         self._link = link
         self._streams = streams
         self._places = places
-        self._stream = streams.name(log_name)
-        self._log_name = log_name
-        self._group = group
-        self._max_pending = max_pending
-        self._ack_wait_s = ack_wait_s
-        self._capacity = min(_PREFETCH, max_pending)
+        self._stream = streams.name(options.log)
+        self._log_name, self._group, self._max_pending, self._ack_wait_s = options
+        self._capacity = min(_PREFETCH, options.max_pending)
         self._buffer: deque[NatsMessage] = deque()
         self._asked = 0
         self._trouble: str | None = None
@@ -90,15 +74,10 @@ class NatsGroup(Worker, GroupSubscription):
         self._moved = asyncio.Event()
         self._place = Place(0, 0, "")
         self._epoch = 0
-        self.joined = asyncio.Event()
         self.start(self._run())
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
-        while True:
-            self.check_open()
-            if self._buffer:
-                break
-            await self.changed.wait()
+        await self.until(lambda: self._buffer)
         buffer = self._buffer
         if len(buffer) <= max_records:
             batch = list(buffer)

@@ -20,7 +20,7 @@ from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.resilience.backoff import delay_s
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.connection import Connection
-from services.common.stream.worker import Worker, wait_for, worth_saying
+from services.common.stream.worker import Worker, say_failed_try, wait_for
 
 log = structlog.get_logger(__name__)
 
@@ -63,11 +63,8 @@ class Link(Worker):
         Raises:
             BrokerClosed: the link was closed.
         """
-        while True:
-            self.check_open()
-            if self._connection is not None and not self._connection.lost.is_set():
-                return self._connection
-            await self.changed.wait()
+        await self.until(lambda: self._up)
+        return self.current()
 
     def current(self) -> Connection:
         """The connection there is now.
@@ -77,9 +74,14 @@ class Link(Worker):
             BrokerClosed: the link was closed.
         """
         self.check_open()
-        if self._connection is None or self._connection.lost.is_set():
+        if self._up is None:
             raise BrokerUnavailable(self.target, "not connected")
-        return self._connection
+        return self._up
+
+    @property
+    def _up(self) -> Connection | None:
+        found = self._connection
+        return None if found is None or found.lost.is_set() else found
 
     async def _run(self) -> None:
         attempt = 0
@@ -87,8 +89,8 @@ class Link(Worker):
             try:
                 connection = await self._connect()
             except BrokerUnavailable as error:
-                say = log.warning if worth_saying(attempt) else log.debug
-                say("broker_connect_failed", kind="nats", link=self._name, reason=str(error))
+                said = {"kind": "nats", "link": self._name, "reason": str(error)}
+                say_failed_try(attempt, "broker_connect_failed", **said)
                 await asyncio.sleep(delay_s(attempt))
                 attempt += 1
                 continue

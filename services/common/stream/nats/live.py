@@ -35,14 +35,14 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import LiveSubscription
+from services.common.stream.broker_base import LiveBase
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.loss_check import LossCheck
 from services.common.stream.nats.records import NatsMessage
 from services.common.stream.nats.streams import Streams
 from services.common.stream.records import LiveBatch, Position
-from services.common.stream.worker import Worker, wait_for
+from services.common.stream.worker import wait_for
 from services.common.subjects import log_subjects
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ _ON_ITS_WAY_S = 1.0
 _NEVER = Position(-1, 0)
 
 
-class NatsLive(Worker, LiveSubscription):
+class NatsLive(LiveBase):
     """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so.
 
     Args:
@@ -64,7 +64,7 @@ class NatsLive(Worker, LiveSubscription):
         check_s: how often to look whether everything was seen.
     """
 
-    def __init__(self, link: Link, streams: Streams, *, log_name: str, check_s: float) -> None:
+    def __init__(self, link: Link, streams: Streams, log_name: str, *, check_s: float) -> None:
         super().__init__(f"live on {log_name}")
         self._link = link
         self._streams = streams
@@ -78,15 +78,10 @@ class NatsLive(Worker, LiveSubscription):
         self._newest: dict[str, Position] = {}
         self._loss_check = LossCheck()
         self._epoch = 0
-        self.joined = asyncio.Event()
         self.start(self._run())
 
     async def next_batch(self) -> LiveBatch:
-        while True:
-            self.check_open()
-            if (self._buffer or self._interrupted) and not self._joining:
-                break
-            await self.changed.wait()
+        await self.until(lambda: (self._buffer or self._interrupted) and not self._joining)
         batch = LiveBatch(tuple(self._buffer), self._interrupted)
         self._buffer.clear()
         self._bytes = 0

@@ -24,21 +24,18 @@ from functools import partial
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.errors import BrokerUnavailable, RecordRefused
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import OnRefused
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.publishing.acks import Acks
-from services.common.stream.nats.publishing.encoding import InFlight, in_flight
+from services.common.stream.nats.publishing.encoding import Published, in_flight
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
 from services.common.stream.nats.publishing.refusals import Refusal, read_refusal
 from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
-from services.common.stream.publisher_base import PublisherBase
-from services.common.stream.record_bounds import check_record
-from services.common.stream.records import Record
+from services.common.stream.publisher_base import PublisherBase, PublisherOptions
 from services.common.stream.worker import wait_for, worth_saying
 from services.common.subjects import log_of
 
@@ -56,35 +53,27 @@ class _Unanswered(BrokerUnavailable):
     """What was published was not acknowledged in time."""
 
 
-class NatsPublisher(PublisherBase[InFlight]):
+class NatsPublisher(PublisherBase[Published]):
     """See `Publisher`.
 
     Args:
         link: this publisher's own connection; closed with it.
         streams: the logs.
+        options: see `PublisherBase`.
         known_limit: the server's largest message, bytes.
-        max_records: B2.
-        max_bytes: B2.
-        on_refused: see `OnRefused`.
     """
 
+    _in_flight = staticmethod(in_flight)
+
     def __init__(
-        self,
-        link: Link,
-        streams: Streams,
-        *,
-        known_limit: int,
-        max_records: int,
-        max_bytes: int,
-        on_refused: OnRefused | None,
+        self, link: Link, streams: Streams, options: PublisherOptions, *, known_limit: int
     ) -> None:
-        super().__init__(max_records, max_bytes, on_refused)
+        super().__init__(options, known_limit)
         self._link = link
         self._streams = streams
-        self._limit = known_limit
         self._reconciler = Reconciler(streams, self._window, self._unsynced)
-        self._by_ticket: dict[int, InFlight] = {}
-        self._unsent: deque[InFlight] = deque()
+        self._by_ticket: dict[int, Published] = {}
+        self._unsent: deque[Published] = deque()
         self._contended = Contended()
         # Sessions in a row that ended as nothing was answered.
         self._unanswered = 0
@@ -92,22 +81,9 @@ class NatsPublisher(PublisherBase[InFlight]):
         self._cut_short = 0
         self.start(self._run())
 
-    def offer(self, record: Record) -> int | None:
-        if self.ended:
-            self.check_open()
-        check_record(record)
-        item = in_flight(record)
-        size = item.size
-        if size > self._limit:
-            raise RecordTooLarge(record.subject, size, self._limit)
-        window = self._window
-        if not window.has_room(size):
-            return None
-        ticket = window.add(item)
-        self._by_ticket[ticket] = item
+    def _taken(self, item: Published) -> None:
+        self._by_ticket[item.ticket] = item
         self._unsent.append(item)
-        self._wake.set()
-        return ticket
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -124,16 +100,9 @@ class NatsPublisher(PublisherBase[InFlight]):
                 await self._serve(connection, session)
             except BrokerUnavailable as error:
                 attempt = 0 if session.acked else attempt + 1
-                self._window.trouble = error.reason
+                self._say_interrupted(error, attempt)
                 if isinstance(error, _Unanswered):
                     self._say_stuck(session)
-                say = log.warning if worth_saying(attempt) else log.debug
-                say(
-                    "publisher_interrupted",
-                    reason=error.reason,
-                    in_flight=len(self._window),
-                    attempt=attempt,
-                )
             self._advance(session)
             session.over = True
             for name, confirmed in session.confirmed():
@@ -160,11 +129,7 @@ class NatsPublisher(PublisherBase[InFlight]):
         connection.wake_when_lost.add(self._wake)
         await self._reconciler.look_up(connection, session)
         self._by_ticket = {item.ticket: item for item in self._window.items}
-        for item in self._window.items:
-            if item.size > self._limit and not (item.stored or item.replaced):
-                # The server that was here before took larger ones.
-                subject = item.record.subject
-                self._give_up(item, RecordTooLarge(subject, item.size, self._limit))
+        self._give_up_too_large()
         self._advance(session)
         self._unsent = deque(item for item in self._window.items if not item.stored)
         self._window.retried += sum(item.sent for item in self._unsent)
@@ -266,24 +231,19 @@ class NatsPublisher(PublisherBase[InFlight]):
         if contended:
             self._contend(log_of(item.record.subject), refusal.reason)
 
-    def _give_up(self, item: InFlight, error: RecordRefused) -> None:
-        """The server will never store this."""
-        instead: Record | None = None
+    def _give_up(self, item: Published, error: RecordRefused) -> None:
         if item.ticket < 0:
             # Acknowledged once, and lost since.
             self._unsynced.forget([item.record])
             self._window.say_lost(log_of(item.record.subject), [item.record])
-        elif not item.replaced:
-            try:
-                instead = self._window.say_refused(item.record, error, self._on_refused)
-            except RecordRefused as unheard:
-                self.fail(unheard)
-                return
-        if instead is None:
             item.lost = item.stored = True
             return
-        other = in_flight(instead)
-        item.record, item.headers, item.replaced = instead, other.headers, True
+        try:
+            super()._give_up(item, error)
+        except RecordRefused as unheard:
+            self.fail(unheard)
+        if item.replaced:
+            item.headers = in_flight(item.record).headers
 
     def _gives_up_batches(self, refusal: Refusal) -> bool:
         """Whether the refused batch's records had better be sent one by one for a while."""

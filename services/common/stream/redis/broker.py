@@ -18,14 +18,9 @@ import structlog
 from services.common.errors import BrokerClosed, BrokerUnavailable, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import (
-    Capabilities,
-    GroupSubscription,
-    LiveSubscription,
-    OnRefused,
-    Publisher,
-)
-from services.common.stream.broker_base import BrokerBase
+from services.common.stream.broker import Capabilities
+from services.common.stream.broker_base import BrokerBase, GroupOptions
+from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import LogSpec, Message, Page, Position
 from services.common.stream.redis.client import RedisClient, Refused
 from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
@@ -42,7 +37,7 @@ from services.common.stream.redis.records import (
     parse_id,
 )
 from services.common.stream.redis.trimmer import Trimmer, trim
-from services.common.stream.worker import Worker, worth_saying
+from services.common.stream.worker import Worker, say_failed_try
 from services.common.subjects import RAW_LOG, log_of
 
 log = structlog.get_logger(__name__)
@@ -78,8 +73,7 @@ class RedisBroker(BrokerBase):
             try:
                 await self.ping()
             except BrokerUnavailable as error:
-                say = log.warning if worth_saying(attempt) else log.debug
-                say("broker_connect_failed", kind="redis", reason=str(error))
+                say_failed_try(attempt, "broker_connect_failed", kind="redis", reason=str(error))
                 await asyncio.sleep(delay_s(attempt))
                 attempt += 1
             else:
@@ -163,43 +157,17 @@ class RedisBroker(BrokerBase):
 
     # ------------------------------------------------------------------ publish and follow
 
-    async def publisher(
-        self,
-        *,
-        max_records: int = 4096,
-        max_bytes: int = 32 * 1024 * 1024,
-        on_refused: OnRefused | None = None,
-    ) -> Publisher:
+    def _publisher(self, options: PublisherOptions) -> RedisPublisher:
         self._calls()
-        return self._own(
-            RedisPublisher(
-                self._connect(sticky=True),
-                self._logs,
-                max_records=max_records,
-                max_bytes=max_bytes,
-                on_refused=on_refused,
-            )
-        )
+        return RedisPublisher(self._connect(sticky=True), self._logs, options)
 
-    async def group(
-        self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0
-    ) -> GroupSubscription:
-        await self._logs.prepare(self._calls(), log)
-        member = RedisGroup(
-            self._connect(),
-            self._logs,
-            log_name=log,
-            group=group,
-            max_pending=max_pending,
-            ack_wait_s=ack_wait_s,
-            acks=self._connect(),
-        )
-        return await self._joined(member, member.joined)
+    def _group(self, options: GroupOptions) -> RedisGroup:
+        self._calls()
+        return RedisGroup(self._connect(), self._logs, options, acks=self._connect())
 
-    async def live(self, log: str) -> LiveSubscription:
-        await self._logs.prepare(self._calls(), log)
-        live = RedisLive(self._connect(), self._logs, log_name=log)
-        return await self._joined(live, live.joined)
+    def _live(self, log: str) -> RedisLive:
+        self._calls()
+        return RedisLive(self._connect(), self._logs, log)
 
     # ------------------------------------------------------------------ read
 

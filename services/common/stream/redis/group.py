@@ -15,7 +15,7 @@ from typing import Any, cast
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import GroupSubscription
+from services.common.stream.broker_base import GroupBase, GroupOptions
 from services.common.stream.records import Message
 from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
@@ -31,24 +31,14 @@ _CLAIM = 1000
 _KEEP_S = 1.0
 
 
-class RedisGroup(Tail, GroupSubscription):
+class RedisGroup(Tail, GroupBase):
     """See `GroupSubscription`. `max_pending` bounds this member's unacked records."""
 
     def __init__(
-        self,
-        client: RedisClient,
-        logs: Logs,
-        *,
-        log_name: str,
-        group: str,
-        max_pending: int,
-        ack_wait_s: float,
-        acks: RedisClient,
+        self, client: RedisClient, logs: Logs, options: GroupOptions, *, acks: RedisClient
     ) -> None:
-        super().__init__(f"group {group} on {log_name}", client, logs, log_name=log_name)
-        self._group = group
-        self._max_pending = max_pending
-        self._ack_wait_s = ack_wait_s
+        super().__init__(options.what, client, logs, options.log)
+        _, self._group, self._max_pending, self._ack_wait_s = options
         # A blocked read keeps its connection; acks must not wait behind it.
         self._acks = acks
         # Of what was handed out, the ids that are not acked.
@@ -62,10 +52,7 @@ class RedisGroup(Tail, GroupSubscription):
         self.start(self._run())
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
-        while not self._buffer:
-            self.check_open()
-            await self.changed.wait()
-        self.check_open()
+        await self.until(lambda: self._buffer)
         batch = self._drain(max_records)
         for source, identities in _by_source(batch).items():
             self._held.setdefault(source, set()).update(identities)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.broker import LiveSubscription
+from services.common.stream.broker_base import LiveBase
 from services.common.stream.records import LiveBatch
 from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
@@ -15,24 +15,21 @@ from services.common.stream.redis.sources import Sources
 from services.common.stream.redis.tail import MAX_BUFFERED, Tail
 
 
-class RedisLive(Tail, LiveSubscription):
+class RedisLive(Tail, LiveBase):
     """See `LiveSubscription`. Holds places in the streams, so it misses nothing over an outage.
 
     It is interrupted only when a stream was trimmed in front of it, or the log was lost.
     """
 
-    def __init__(self, client: RedisClient, logs: Logs, *, log_name: str) -> None:
-        super().__init__(f"live on {log_name}", client, logs, log_name=log_name)
+    def __init__(self, client: RedisClient, logs: Logs, log_name: str) -> None:
+        super().__init__(f"live on {log_name}", client, logs, log_name)
         self._places: dict[Source, str] = {}
         self._announced_to = "0-0"
         self._interrupted = False
         self.start(self._run())
 
     async def next_batch(self) -> LiveBatch:
-        while not self._buffer and not self._interrupted:
-            self.check_open()
-            await self.changed.wait()
-        self.check_open()
+        await self.until(lambda: self._buffer or self._interrupted)
         interrupted, self._interrupted = self._interrupted, False
         return LiveBatch(self._drain(MAX_BUFFERED), interrupted)
 

@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from itertools import islice
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
+from services.common.errors import BrokerUnavailable, RecordRefused
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import OnRefused
-from services.common.stream.publisher_base import PublisherBase, retention_s
-from services.common.stream.record_bounds import check_record
+from services.common.stream.publisher_base import PublisherBase, PublisherOptions, retention_s
 from services.common.stream.records import Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import Source
-from services.common.stream.redis.store_script import InFlight, Refusal, StoreScript, read_answer
-from services.common.stream.worker import wait_for, worth_saying
+from services.common.stream.redis.store_script import Refusal, Sent, StoreScript, read_answer
+from services.common.stream.worker import wait_for
 from services.common.subjects import log_of
 
 log = structlog.get_logger(__name__)
@@ -44,28 +42,17 @@ _MAX_RECORD = 512 * 1024 * 1024
 _LOOK_S = 1.0
 
 
-class RedisPublisher(PublisherBase[InFlight]):
+class RedisPublisher(PublisherBase[Sent]):
     """See `Publisher`.
 
     Args:
         client: this publisher's own connections; closed with it.
         logs: where records go.
-        max_records: B2.
-        max_bytes: B2.
-        on_refused: see `OnRefused`.
+        options: see `PublisherBase`.
     """
 
-    def __init__(
-        self,
-        client: RedisClient,
-        logs: Logs,
-        *,
-        max_records: int,
-        max_bytes: int,
-        on_refused: OnRefused | None,
-    ) -> None:
-        super().__init__(max_records, max_bytes, on_refused)
-        self._limit = _MAX_RECORD
+    def __init__(self, client: RedisClient, logs: Logs, options: PublisherOptions) -> None:
+        super().__init__(options, _MAX_RECORD)
         self._client = client
         self._logs = logs
         self._script = StoreScript(logs)
@@ -73,20 +60,12 @@ class RedisPublisher(PublisherBase[InFlight]):
         self._sources: dict[str, Source] = {}
         self.start(self._run())
 
-    def offer(self, record: Record) -> int | None:
-        self.check_open()
-        check_record(record)
-        size = len(record.payload)
-        if size > self._limit:
-            raise RecordTooLarge(record.subject, size, self._limit)
+    def _in_flight(self, record: Record) -> Sent:
         epoch = record.position.epoch
-        if not self._window.has_room(size):
-            return None
         source = self._sources.get(record.subject)
         if source is None or source.epoch != epoch:
             source = self._sources[record.subject] = Source(record.subject, epoch)
-        self._wake.set()
-        return self._window.add(InFlight(record, source, size))
+        return Sent(record, len(record.payload), source=source)
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -118,14 +97,7 @@ class RedisPublisher(PublisherBase[InFlight]):
                 doubtful = True
                 limit_known = False
                 self._script.forget()
-                self._window.trouble = error.reason
-                say = log.warning if worth_saying(attempt) else log.debug
-                say(
-                    "publisher_interrupted",
-                    reason=error.reason,
-                    in_flight=len(self._window),
-                    attempt=attempt,
-                )
+                self._say_interrupted(error, attempt)
                 await asyncio.sleep(delay_s(attempt))
                 attempt += 1
             else:
@@ -139,10 +111,7 @@ class RedisPublisher(PublisherBase[InFlight]):
             # Managed servers do not tell; they have the default.
             return
         self._limit = int(dict(answer).get("proto-max-bulk-len", _MAX_RECORD))
-        for item in self._window.items:
-            if item.size > self._limit and not (item.refused or item.replaced):
-                error = RecordTooLarge(item.record.subject, item.size, self._limit)
-                self._give_up(item, error)
+        self._give_up_too_large()
 
     async def _idle(self) -> None:
         if not await wait_for(self._wake, _LOOK_S if self._unsynced else None):
@@ -159,7 +128,7 @@ class RedisPublisher(PublisherBase[InFlight]):
             restored = len(records)
             for start in range(0, len(records), _BATCH):
                 items = [
-                    InFlight(record, Source(record.subject, record.position.epoch), 0)
+                    Sent(record, 0, source=Source(record.subject, record.position.epoch))
                     for record in records[start : start + _BATCH]
                 ]
                 fresh: list[Source] = []
@@ -180,9 +149,9 @@ class RedisPublisher(PublisherBase[InFlight]):
 
     async def _store(self) -> None:
         items = self._next_items()
-        by_log: dict[str, list[InFlight]] = {}
+        by_log: dict[str, list[Sent]] = {}
         for item in items:
-            if item.refused:
+            if item.lost:
                 continue
             name = log_of(item.record.subject)
             part = by_log.get(name)
@@ -213,29 +182,20 @@ class RedisPublisher(PublisherBase[InFlight]):
             self._give_up(refused.item, RecordRefused(record.subject, refused.text))
             return
         script.announced.update(fresh)
-        lost = {item.ticket for item in items if item.refused}
         for (name, part), (known, gone) in zip(by_log.items(), judged, strict=True):
             self._window.stored += len(part) - known - len(gone)
             self._window.duplicates += known
             self._say_lost(name, gone)
-            lost.update(item.ticket for item in gone)
-        self._let_go(items, lost)
+        self._let_go(items)
 
-    def _give_up(self, item: InFlight, error: RecordRefused) -> None:
-        instead = None
-        if not item.replaced:
-            instead = self._window.say_refused(item.record, error, self._on_refused)
-        if instead is None:
-            item.refused = True
-        else:
-            item.record, item.replaced = instead, True
-
-    def _say_lost(self, name: str, items: Sequence[InFlight]) -> None:
+    def _say_lost(self, name: str, items: Sequence[Sent]) -> None:
+        for item in items:
+            item.lost = True
         if items:
             self._window.say_lost(name, [item.record for item in items])
 
-    def _next_items(self) -> list[InFlight]:
-        items: list[InFlight] = []
+    def _next_items(self) -> list[Sent]:
+        items: list[Sent] = []
         size = 0
         for item in islice(self._window.items, _BATCH):
             if items and size + item.size > _BATCH_BYTES:
@@ -244,12 +204,12 @@ class RedisPublisher(PublisherBase[InFlight]):
             size += item.size
         return items
 
-    def _let_go(self, items: Sequence[InFlight], lost: Set[int]) -> None:
+    def _let_go(self, items: Sequence[Sent]) -> None:
         """The server has these but for the lost ones; they are the oldest of the window."""
         now = time.monotonic()
         for item in items:
             self._window.pop_oldest()
-            if item.ticket not in lost:
+            if not item.lost:
                 epoch = self._script.epochs[log_of(item.record.subject)]
                 self._unsynced.add(item.record, item.size, epoch, now)
         self._window.wake_done()

@@ -7,11 +7,9 @@ import re
 import time
 from collections.abc import Sequence
 
-import msgspec
-
 from services.common.errors import BrokerUnavailable
 from services.common.stream.publisher_base import retention_s
-from services.common.stream.records import Record
+from services.common.stream.records import InFlight
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack, pack_record
@@ -79,32 +77,17 @@ _PASSES = re.compile(
 )
 
 
-class InFlight(msgspec.Struct, gc=False, eq=False):
-    """A record that was taken and is not known to be stored.
+class Sent(InFlight, kw_only=True):
+    """Goes to the stream `source`, and was sent there `sends` times."""
 
-    Attributes:
-        source: the stream it goes to.
-        size: of its payload, bytes.
-        taken_at: by the window's clock.
-        sends: how often it was sent.
-        replaced: it stands where one was that the server refused.
-        refused: the server refused it for good; it is not sent any more.
-    """
-
-    record: Record
     source: Source
-    size: int
-    ticket: int = 0
-    taken_at: float = 0.0
     sends: int = 0
-    replaced: bool = False
-    refused: bool = False
 
 
 class Refusal(Exception):
     """The server will never store this one; everything before it is stored."""
 
-    def __init__(self, item: InFlight, text: str) -> None:
+    def __init__(self, item: Sent, text: str) -> None:
         self.item = item
         self.text = text
         super().__init__(text)
@@ -135,7 +118,7 @@ class StoreScript:
         self.epochs.clear()
         self.announced.clear()
 
-    def command(self, name: str, items: Sequence[InFlight], fresh: list[Source]) -> Command:
+    def command(self, name: str, items: Sequence[Sent], fresh: list[Source]) -> Command:
         """The call that stores `items` of one log; `fresh` gets the streams that it announces."""
         now = time.time()
         names = self._logs.names
@@ -169,8 +152,8 @@ class StoreScript:
 
 
 def read_answer(
-    target: str, name: str, items: Sequence[InFlight], answer: object
-) -> tuple[int, list[InFlight]]:
+    target: str, name: str, items: Sequence[Sent], answer: object
+) -> tuple[int, list[Sent]]:
     """How many of these were stored before, and which are lost.
 
     Raises:

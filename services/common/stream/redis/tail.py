@@ -20,7 +20,7 @@ from services.common.stream.redis.client import RedisClient, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import RedisMessage, Source, announced
 from services.common.stream.redis.sources import Sources
-from services.common.stream.worker import Worker
+from services.common.stream.worker import Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +33,10 @@ _LOOK_S = 5.0
 _READABLE = (b"stream", b"none")
 
 
-class Tail(Worker, ABC):
+class Tail(Subscription, ABC):
     """Reads a log's streams in order into a bounded buffer, finding new streams at once."""
 
-    def __init__(self, what: str, client: RedisClient, logs: Logs, *, log_name: str) -> None:
+    def __init__(self, what: str, client: RedisClient, logs: Logs, log_name: str) -> None:
         super().__init__(what)
         self._client = client
         self._logs = logs
@@ -52,7 +52,6 @@ class Tail(Worker, ABC):
         # Of which it was told that they are left out; kept over outages, so that it is told once.
         self._told: set[Source] = set()
         self._looked_at = 0.0
-        self.joined = asyncio.Event()
 
     @abstractmethod
     async def _join(self) -> None:

@@ -8,58 +8,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from services.common.stream.nats.records import message_id
 from services.common.stream.nats.wire import HEADER_LINE, header_block
-from services.common.stream.records import Record
+from services.common.stream.records import InFlight, Record
 
 _VERSION = HEADER_LINE.decode() + "\r\n"
 # Of a message's size, what is not its payload, id and own headers: at most two ids, and names.
 _MOST_ADDED = 400
 
 
-class InFlight(msgspec.Struct, gc=False, eq=False):
-    """A record that was taken and is not known to be stored.
+class Published(InFlight, kw_only=True):
+    """A record in the window, or (with a ticket below 0) one that is written again.
 
     Attributes:
-        ticket: below 0 for a record that is written again; the window's otherwise.
+        identity: its message id.
         headers: the record's own.
-        size: of the whole message, bytes, at most.
-        taken_at: by the window's clock.
         sent: it was sent before, on this connection or an earlier one.
-        lost: it cannot be stored any more, as a newer record of its subject is.
-        replaced: it stands where one was that the server refused for good.
         refused: in a batch of which the server had a record; so it has not stored this one now.
         epoch: of the log that stored it.
         lane: the one it was put into last.
     """
 
-    ticket: int
-    record: Record
     identity: str
     headers: str
-    size: int
-    taken_at: float = 0.0
     sent: bool = False
-    stored: bool = False
-    lost: bool = False
-    replaced: bool = False
     refused: bool = False
     epoch: int = 0
     lane: Any = None
 
 
-def in_flight(record: Record) -> InFlight:
+def in_flight(record: Record) -> Published:
     """A record without a ticket, which has passed `check_record`."""
     identity = message_id(record.subject, record.position)
     own = header_block(record.headers).decode() if record.headers else ""
     # A character of a header takes four bytes at most.
     size = len(record.payload) + 4 * len(own) + len(identity) + _MOST_ADDED
-    return InFlight(0, record, identity, own, size)
+    return Published(record, size, identity=identity, headers=own)
 
 
-def append_message(frames: list[bytes], item: InFlight, inbox: str, follows: str) -> int:
+def append_message(frames: list[bytes], item: Published, inbox: str, follows: str) -> int:
     """Append the message, to be answered on `<inbox>.<ticket>`; answers its size, roughly.
 
     `follows`: the id of the record that must be the log's newest, "" for any.
@@ -69,7 +56,7 @@ def append_message(frames: list[bytes], item: InFlight, inbox: str, follows: str
     return _append(frames, record, f"{inbox}.{item.ticket} ", item, expected)
 
 
-def append_batch(frames: list[bytes], items: Sequence[InFlight], inbox: str, batch: str) -> None:
+def append_batch(frames: list[bytes], items: Sequence[Published], inbox: str, batch: str) -> None:
     """Append messages of which the server stores all or none (`batch` is unique for ever).
 
     The whole is answered on `<inbox>.<ticket>` of the last.
@@ -84,7 +71,7 @@ def append_batch(frames: list[bytes], items: Sequence[InFlight], inbox: str, bat
         _append(frames, item.record, reply, item, headers)
 
 
-def _append(frames: list[bytes], record: Record, reply: str, item: InFlight, added: str) -> int:
+def _append(frames: list[bytes], record: Record, reply: str, item: Published, added: str) -> int:
     payload = record.payload
     block = f"{_VERSION}{item.headers}Nats-Msg-Id: {item.identity}\r\n{added}\r\n"
     # Only the record's own headers can be more than ASCII.

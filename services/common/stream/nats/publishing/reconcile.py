@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from services.common.stream.nats.connection import Connection
-from services.common.stream.nats.publishing.encoding import InFlight, in_flight
+from services.common.stream.nats.publishing.encoding import Published, in_flight
 from services.common.stream.nats.publishing.readback import Fate, ReadBack, read_back
 from services.common.stream.nats.publishing.session import Confirmed, Session
 from services.common.stream.nats.streams import LogState, Streams
@@ -39,7 +39,7 @@ class Reconciler:
     """
 
     def __init__(
-        self, streams: Streams, window: PublishWindow[InFlight], unsynced: UnsyncedRecords
+        self, streams: Streams, window: PublishWindow[Published], unsynced: UnsyncedRecords
     ) -> None:
         self._streams = streams
         self._window = window
@@ -62,7 +62,7 @@ class Reconciler:
         # Those that were being written again are among the unsynced still, and are found there.
         self._incomplete |= {log_of(i.record.subject) for i in window.items if i.ticket < 0}
         window.items = deque(item for item in window.items if item.ticket > 0)
-        sent: dict[str, list[InFlight]] = {name: [] for name in self._unsynced.logs()}
+        sent: dict[str, list[Published]] = {name: [] for name in self._unsynced.logs()}
         for item in window.items:
             if item.sent and not item.lost:
                 sent.setdefault(log_of(item.record.subject), []).append(item)
@@ -131,7 +131,7 @@ class Reconciler:
         return [record for record, fate in zip(kept, fates, strict=True) if fate is Fate.MISSING]
 
     def _judge_sent(
-        self, name: str, items: Sequence[InFlight], state: LogState, found: Mapping[str, ReadBack]
+        self, name: str, items: Sequence[Published], state: LogState, found: Mapping[str, ReadBack]
     ) -> None:
         """Mark which of the window's records are stored."""
         window = self._window
@@ -166,7 +166,7 @@ class Reconciler:
             self._confirmed[name] = confirmed
 
 
-def mark_stored(window: PublishWindow[InFlight], item: InFlight, *, duplicate: bool) -> None:
+def mark_stored(window: PublishWindow[Published], item: Published, *, duplicate: bool) -> None:
     """It is in the log: since now, or (`duplicate`) since it was sent before."""
     item.stored = True
     if item.ticket > 0:

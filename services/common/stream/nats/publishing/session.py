@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats.connection import Connection
-from services.common.stream.nats.publishing.encoding import InFlight, append_batch, append_message
+from services.common.stream.nats.publishing.encoding import Published, append_batch, append_message
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
 from services.common.stream.nats.streams import LogState
 from services.common.stream.records import Position
@@ -47,8 +47,8 @@ class _Mark:
 
     def __init__(self, highest: int) -> None:
         self.highest = highest
-        self.stored: tuple[InFlight, bytes] | None = None
-        self.duplicate: tuple[InFlight, bytes] | None = None
+        self.stored: tuple[Published, bytes] | None = None
+        self.duplicate: tuple[Published, bytes] | None = None
 
 
 class Session:
@@ -82,7 +82,7 @@ class Session:
         self._contended = contended
         self._logs: dict[str, LogState] = {}
         self._marks: dict[str, _Mark] = {}
-        self._lanes: dict[str, Lane[InFlight] | BatchLane[InFlight]] = {}
+        self._lanes: dict[str, Lane[Published] | BatchLane[Published]] = {}
         self._batches = 0
 
     async def state(self, log: str) -> LogState:
@@ -93,7 +93,7 @@ class Session:
             self._marks[log] = _Mark(state.last)
         return state
 
-    async def enqueue(self, unsent: deque[InFlight]) -> None:
+    async def enqueue(self, unsent: deque[Published]) -> None:
         """Hand each record to its log's lane.
 
         Raises:
@@ -114,7 +114,7 @@ class Session:
             item.epoch = self._logs[log].epoch
             lane.enqueue(subject, item.identity, item, len(item.record.payload))
 
-    def _lane(self, log: str) -> Lane[InFlight] | BatchLane[InFlight]:
+    def _lane(self, log: str) -> Lane[Published] | BatchLane[Published]:
         state = self._logs[log]
         contended = (log, asyncio.get_running_loop().time()) in self._contended
         if state.replicated and state.batches and not contended:
@@ -141,7 +141,7 @@ class Session:
                 size += append_message(frames, item, inbox, follows)
         return b"".join(frames)
 
-    def _add_batch(self, frames: list[bytes], lane: BatchLane[InFlight]) -> int:
+    def _add_batch(self, frames: list[bytes], lane: BatchLane[Published]) -> int:
         items = lane.next(_BATCH_RECORDS, _BATCH_BYTES)
         for item in items:
             item.sent = True
@@ -158,7 +158,7 @@ class Session:
         if self.trouble is None:
             self.trouble = reason
 
-    def acknowledged(self, items: list[InFlight], data: bytes, *, duplicate: bool) -> bool:
+    def acknowledged(self, items: list[Published], data: bytes, *, duplicate: bool) -> bool:
         """The server says that it has these (a batch, or one); whether that can be.
 
         Where it is not made to compare what is new with what it has, its sequences are compared
