@@ -4,7 +4,7 @@ Only `__main__` modules (and tools) choose one, by `open_broker`; everything els
 `Broker`. This package imports no driver itself, so that naming the interface costs nothing.
 
     broker.py             the contract, clauses B1 to B10; begin here
-    records.py            what is published, stored and read; how a log is kept
+    records.py            what is published (and can be at all), stored and read; how a log is kept
     storing.py            what publishers count, and whether a broker stores what it is given
     factory.py            `open_broker`; specs.py: which logs there are
 
@@ -13,7 +13,6 @@ What the backends share:
     broker_base.py        owner of what was opened on a broker
     publisher_base.py     what callers of a publisher meet; publish_window.py: what it holds
     unsynced_records.py   what was acknowledged of late, should the log lose its end
-    record_bounds.py      which records can be stored at all
     worker.py             parent of one background task; bell, backoff, waiting with a limit
 
 What uses a broker:
@@ -30,11 +29,11 @@ A backend is a package. In each of them, in this order of reading:
     publisher.py, group.py, live.py
 
     memory/   also log.py (the storage, pure)
-    redis/    also logs.py (keys, epochs), tail.py and sources.py (which streams a group and a live
-              subscription read), store_script.py, packing.py, trimmer.py, eviction.py
+    redis/    also logs.py (epochs, trimming), tail.py and sources.py (which streams a group and a
+              live subscription read), store_script.py, packing.py, eviction.py
     nats/     also link.py and connection.py (above client.py), wire.py (the protocol), streams.py
               (logs), places.py (where groups stand), loss_check.py (of live), and publishing/:
-              session.py, lanes.py, encoding.py, acks.py, refusals.py, and how it is looked up what
+              session.py, lanes.py, encoding.py, answers.py, and how it is looked up what
               is stored: reconcile.py, readback.py
 
 The same suite runs on all three: `services/common/testing/conformance/`.
@@ -42,7 +41,6 @@ The same suite runs on all three: `services/common/testing/conformance/`.
 
 from services.common.stream.broker import (
     Broker,
-    Capabilities,
     GroupSubscription,
     LiveSubscription,
     OnRefused,
@@ -60,7 +58,6 @@ from services.common.stream.storing import PublisherStats
 
 __all__ = [
     "Broker",
-    "Capabilities",
     "GroupSubscription",
     "LiveBatch",
     "LiveSubscription",

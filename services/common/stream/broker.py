@@ -16,7 +16,8 @@ B2  Durability. `Publisher.durable(ticket)` returns only after the record of tha
     What can never be stored is not taken (`RecordRefused`), and what follows it goes on. Where only
     the server knows, the publisher's owner is told (`OnRefused`), and all others go on.
 B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
-    window is acknowledged and not stored again.
+    window is acknowledged and not stored again. (Redis and memory: for as long as the subject's
+    newest record is retained.)
 B4  Groups. A group gets every record of a log at least once, in order per subject; what is not
     acked is delivered again, to this member or, after `ack_wait`, to another. Ack after the effect.
     A member that joins, or comes back after an outage, is first given everything the group has not
@@ -47,29 +48,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from services.common.errors import BrokerUnavailable, RecordRefused
 from services.common.stream.records import Held, LiveBatch, LogSpec, Message, Page, Position, Record
 from services.common.stream.storing import PublisherStats, Storing
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """Where backends differ, said aloud.
-
-    Attributes:
-        durable: stored records survive the server's restart.
-        live_may_miss: a live subscription can lose records on a reconnect (and says so).
-        duplicate_window: B3 is promised for a limited time only (False: for as long as the
-            subject's newest record is retained).
-    """
-
-    durable: bool
-    live_may_miss: bool
-    duplicate_window: bool
-
 
 # Told of a record that was taken and that the server will never store. What it answers is stored in
 # its place (the same subject and position); None leaves the place empty. Must not wait.
@@ -84,7 +67,7 @@ class Publisher(ABC):
         """Take a record, waiting while the window is full; return its ticket (1, 2, 3, ...).
 
         Raises:
-            RecordRefused: it can never be stored (`record_bounds`; RecordTooLarge); not taken.
+            RecordRefused: it can never be stored (`check_record`; RecordTooLarge); not taken.
             BrokerClosed: the publisher or its broker was closed.
             BrokerFailed: it broke.
         """
@@ -170,9 +153,13 @@ class LiveSubscription(ABC):
 
 
 class Broker(ABC):
-    """See the module's docstring for the clauses B1 to B10."""
+    """See the module's docstring for the clauses B1 to B10.
 
-    capabilities: Capabilities
+    Attributes:
+        live_may_miss: a live subscription can lose records on a reconnect (and says so).
+    """
+
+    live_may_miss = False
 
     @abstractmethod
     async def open(self) -> None:

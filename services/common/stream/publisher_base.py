@@ -11,8 +11,7 @@ from typing import NamedTuple
 from services.common.errors import BrokerUnavailable, RecordRefused, RecordTooLarge
 from services.common.stream.broker import OnRefused, Publisher
 from services.common.stream.publish_window import PublishWindow
-from services.common.stream.record_bounds import check_record
-from services.common.stream.records import InFlight, LogSpec, Record
+from services.common.stream.records import InFlight, LogSpec, Record, check_record
 from services.common.stream.storing import PublisherStats
 from services.common.stream.unsynced_records import UnsyncedRecords
 from services.common.stream.worker import Worker, say_failed_try

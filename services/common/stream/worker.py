@@ -77,15 +77,16 @@ class Worker:
     Attributes:
         ended: it works no more, as it was closed or failed.
         closed: it was closed, whether it had failed before or not.
-        failed: it ended by an error, whether it was closed since or not.
+        failure: the error by which it ended, whether it was closed since or not; CancelledError
+            where somebody else cancelled its task.
     """
 
     def __init__(self, what: str, changed: Bell | None = None) -> None:
         self.what = what
         self.ended = False
         self.changed = changed or Bell()
-        self._closed = False
-        self._failure: BaseException | None = None
+        self.closed = False
+        self.failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
         self._tell_owner: Callable[[Worker], None] | None = None
 
@@ -101,23 +102,14 @@ class Worker:
             tell_owner(self)
 
     @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
     def failed(self) -> bool:
-        return self._failure is not None
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The error that ended it; CancelledError where somebody else cancelled its task."""
-        return self._failure
+        return self.failure is not None
 
     def fail(self, error: BaseException) -> None:
         """End by an error, which may have been met outside of the task; the first one counts."""
         if self.ended:
             return
-        self._failure = error
+        self.failure = error
         log.error("broker_worker_failed", what=self.what, exc_info=error)
         if self._task is not None:
             self._task.cancel()
@@ -138,7 +130,7 @@ class Worker:
                 log.debug("broker_worker_ended", what=self.what, error=repr(error))
         elif isinstance(error, BrokerClosed):
             # What it works with was closed, which is done to all parts of a broker together.
-            self._closed = True
+            self.closed = True
             self._end()
         else:
             self.fail(error)
@@ -152,9 +144,9 @@ class Worker:
 
     def why_ended(self) -> BrokerError:
         """What callers get: it was closed, or failed and nobody has closed it since."""
-        if self._closed or self._failure is None:
+        if self.closed or self.failure is None:
             return BrokerClosed(self.what)
-        failure = self._failure
+        failure = self.failure
         error = BrokerFailed(self.what, str(failure) or type(failure).__name__)
         error.__cause__ = failure
         return error
@@ -177,8 +169,8 @@ class Worker:
             await self.changed.wait()
 
     async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._end()
         if self._task is not None and not self._task.done():
             self._task.cancel()

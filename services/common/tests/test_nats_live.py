@@ -8,7 +8,7 @@ from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.records import message_id
-from services.common.stream.nats.streams import Streams
+from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.records import Position
 from services.common.subjects import StreamKey, raw_subject
 from tools.embedded import NatsServer
@@ -20,6 +20,14 @@ def publication(seq: int) -> bytes:
     headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id(SUBJECT, Position(1, seq))}\r\n\r\n".encode()
     size = len(headers)
     return f"HPUB {SUBJECT} {size} {size + 1}\r\n".encode() + headers + b"x\r\n"
+
+
+_EMPTY = {"last_seq": 0, "first_seq": 0, "messages": 0}
+
+
+class _NothingStored(LogState):
+    async def newest(self) -> None:
+        return None
 
 
 class _GatedStreams(Streams):
@@ -34,15 +42,14 @@ class _GatedStreams(Streams):
         self.asked = asyncio.Queue[Connection]()
         self._calls = 0
 
-    async def epoch(self, connection: Connection, log: str) -> int:
+    async def state(self, connection: Connection, log: str) -> LogState:
         self._calls += 1
         self.asked.put_nowait(connection)
         if self._calls == 4:
             await self.gate.wait()
-        return 1
-
-    async def newest(self, connection: Connection, log: str) -> None:
-        return None
+        config = {"num_replicas": 1}
+        info = {"config": config, "created": "2026-01-01T00:00:00.000001Z", "state": _EMPTY}
+        return _NothingStored(connection, log, "MARKET_RAW", info)
 
 
 async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interruption() -> None:
@@ -50,7 +57,7 @@ async def test_what_comes_while_it_joins_again_is_handed_out_with_the_interrupti
     asked = streams.asked
     async with NatsServer() as server:
         link = Link(NatsOptions((server.url,)), "live")
-        live = NatsLive(link, streams, log_name="raw", check_s=3600)
+        live = NatsLive(link, streams, "raw", check_s=3600)
         try:
             async with asyncio.timeout(30):
                 await live.joined.wait()

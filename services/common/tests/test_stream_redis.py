@@ -12,6 +12,7 @@ from services.common.errors import RecordRefused, RecordTooLarge
 from services.common.stream import Broker, LiveBatch, Position, Publisher, Record
 from services.common.stream.redis import tail
 from services.common.stream.redis.broker import RedisBroker
+from services.common.stream.redis.records import Source
 from services.common.testing.conformance import (
     BTC,
     ETH,
@@ -191,7 +192,7 @@ class TestRedisBroker(BrokerConformance):
         await broker.publish(*(record(n) for n in (1, 2, 4)))
         assert isinstance(broker, RedisBroker)
         names = broker._logs.names
-        key = names.stream(BTC, 1)
+        key = names.stream(Source(BTC, 1))
         await broker._calls().call("XTRIM", key, "MINID", "4")
         await broker._calls().call("HSET", names.trimmed(LOG), key, "2-0")
         publisher = await broker.publisher()
@@ -248,7 +249,7 @@ class TestRedisBroker(BrokerConformance):
         monkeypatch.setattr(tail, "_LOOK_S", 0.05)
         assert isinstance(broker, RedisBroker)
         call = broker._calls().call
-        sol, key = BTC.replace("BTC", "SOL"), broker._logs.names.stream(ETH, 1)
+        sol, key = BTC.replace("BTC", "SOL"), broker._logs.names.stream(Source(ETH, 1))
         member, live = await broker.group(LOG, "readers"), await broker.live(LOG)
         publisher = await broker.publisher(on_refused=lambda record, _error: None)
 

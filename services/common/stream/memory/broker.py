@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common.stream.broker import Capabilities
 from services.common.stream.broker_base import BrokerBase, GroupOptions
 from services.common.stream.memory.client import MemoryClient, MemoryServer
 from services.common.stream.memory.group import MemoryGroup
@@ -24,8 +23,6 @@ class MemoryBroker(BrokerBase):
     Args:
         server: whose logs it reads and writes; its own without.
     """
-
-    capabilities = Capabilities(durable=False, live_may_miss=False, duplicate_window=False)
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         super().__init__()

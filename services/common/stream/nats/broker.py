@@ -19,7 +19,6 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from services.common.stream.broker import Capabilities
 from services.common.stream.broker_base import BrokerBase, GroupOptions
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.group import NatsGroup
@@ -27,7 +26,7 @@ from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.places import Places
 from services.common.stream.nats.publisher import NatsPublisher
-from services.common.stream.nats.records import NatsMessage, parse_cursor, sequence_cursor
+from services.common.stream.nats.records import parse_cursor, sequence_cursor
 from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import Held, LogSpec, Message, Page, Position
@@ -49,7 +48,7 @@ class NatsBroker(BrokerBase):
         live_check_s: how often a live subscription looks whether it has seen everything.
     """
 
-    capabilities = Capabilities(durable=True, live_may_miss=True, duplicate_window=True)
+    live_may_miss = True
 
     def __init__(
         self,
@@ -123,12 +122,10 @@ class NatsBroker(BrokerBase):
             return state.held
 
     async def log_epoch(self, log: str) -> int:
-        return await self._streams.epoch(self._current(), log)
+        return (await self._streams.state(self._current(), log)).epoch
 
     async def subjects(self, log: str) -> Sequence[str]:
-        connection = self._current()
-        await self._streams.epoch(connection, log)
-        return await self._streams.subjects(connection, log)
+        return await (await self._streams.state(self._current(), log)).subjects()
 
     # ------------------------------------------------------------------ publish and follow
 
@@ -145,106 +142,63 @@ class NatsBroker(BrokerBase):
 
     # ------------------------------------------------------------------ read
 
+    async def _state(self, subject: str) -> LogState:
+        return await self._streams.state(self._current(), log_of(subject))
+
     async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
-        connection = self._current()
-        log = log_of(subject)
-        before = await self._streams.state(connection, log)
+        log = await self._state(subject)
         after = 0
         if cursor:
-            place = parse_cursor(subject, cursor, before.epoch)
+            place = parse_cursor(subject, cursor, log.epoch)
             if isinstance(place, Position):
-                place = await self._resolve(connection, subject, cursor, place, before)
+                place = await _resolve(log, subject, cursor, place)
             after = place
-            if after > before.last:
+            if after > log.last:
                 raise PositionLost(subject, cursor, None)
-            self._check_retained(subject, cursor, after, before)
-        found, pending = await self._streams.page(
-            connection, log, subject, after, limit, before.epoch
-        )
+            _check_retained(log, subject, cursor, after)
+        found, pending = await log.page(subject, after, limit)
         if cursor:
             # Records may have been purged between the two looks.
-            self._check_retained(subject, cursor, after, await self._streams.state(connection, log))
+            _check_retained(await self._state(subject), subject, cursor, after)
         end = found[-1].seq if found else after
         if pending == 0:
             # Whatever the log held before the batch was asked for, this subject has no more of it.
-            end = max(end, before.last)
-        return Page(found, sequence_cursor(before.epoch, end), pending == 0)
-
-    def _check_retained(self, subject: str, cursor: str, after: int, state: LogState) -> None:
-        if state.first > after + 1:
-            raise PositionLost(subject, cursor, sequence_cursor(state.epoch, state.first - 1))
+            end = max(end, log.last)
+        return Page(found, sequence_cursor(log.epoch, end), pending == 0)
 
     async def first(self, subject: str) -> Message | None:
-        connection = self._current()
-        log = log_of(subject)
-        epoch = await self._streams.epoch(connection, log)
-        return await self._streams.next(connection, log, subject, 1, epoch)
+        return await (await self._state(subject)).next(subject, 1)
 
     async def last(self, subject: str) -> Message | None:
-        connection = self._current()
-        return await self._streams.last(
-            connection, subject, await self._streams.epoch(connection, log_of(subject))
-        )
+        return await (await self._state(subject)).last_of(subject)
 
     async def seek(self, subject: str, after: Position) -> str:
-        connection = self._current()
-        log = log_of(subject)
-        state = await self._streams.state(connection, log)
-        newest = await self._streams.last(connection, subject, state.epoch)
+        log = await self._state(subject)
+        newest = await log.last_of(subject)
         if newest is None or newest.position <= after:
-            end = max(state.last, newest.seq if newest is not None else 0)
-            return sequence_cursor(state.epoch, end)
-        found = await self._bisect(connection, subject, after, state, newest)
-        return sequence_cursor(state.epoch, found.seq - 1)
+            end = max(log.last, newest.seq if newest is not None else 0)
+            return sequence_cursor(log.epoch, end)
+        found = await log.first_above(subject, after, newest)
+        return sequence_cursor(log.epoch, found.seq - 1)
 
-    async def _bisect(
-        self,
-        connection: Connection,
-        subject: str,
-        after: Position,
-        state: LogState,
-        newest: NatsMessage,
-    ) -> NatsMessage:
-        """The first retained record above `after`, which `newest` is too.
 
-        Each step asks for the subject's first record behind the middle of what is left, so a
-        million records of a log take 20 round trips.
-        """
-        best = newest
-        low, high = state.first, newest.seq - 1
-        while low <= high:
-            middle = (low + high) // 2
-            found = await self._streams.next(
-                connection, log_of(subject), subject, middle, state.epoch
-            )
-            if found is None or found.seq >= best.seq:
-                high = middle - 1
-            elif found.position > after:
-                best = found
-                high = middle - 1
-            else:
-                low = found.seq + 1
-        return best
+def _check_retained(log: LogState, subject: str, cursor: str, after: int) -> None:
+    if log.first > after + 1:
+        raise PositionLost(subject, cursor, sequence_cursor(log.epoch, log.first - 1))
 
-    async def _resolve(
-        self,
-        connection: Connection,
-        subject: str,
-        cursor: str,
-        position: Position,
-        state: LogState,
-    ) -> int:
-        """The stream sequence a live record was given.
 
-        Raises:
-            PositionLost: it is not in the log, so what follows it cannot be told.
-        """
-        newest = await self._streams.last(connection, subject, state.epoch)
-        if newest is None or newest.position < position:
-            # Seen live a moment before it is stored; it will be read once more.
-            return max(state.last, state.first - 1)
-        before = Position(position.epoch, position.seq, position.sub - 1)
-        found = await self._bisect(connection, subject, before, state, newest)
-        if found.position != position:
-            raise PositionLost(subject, cursor, sequence_cursor(state.epoch, state.first - 1))
-        return found.seq
+async def _resolve(log: LogState, subject: str, cursor: str, position: Position) -> int:
+    """The stream sequence a live record was given.
+
+    Raises:
+        PositionLost: it is not in the log, so what follows it cannot be told.
+    """
+    newest = await log.last_of(subject)
+    if newest is None or newest.position < position:
+        # Seen live a moment before it is stored; it will be read once more.
+        return max(log.last, log.first - 1)
+    before = Position(position.epoch, position.seq, position.sub - 1)
+    found = await log.first_above(subject, before, newest)
+    if found.position != position:
+        raise PositionLost(subject, cursor, sequence_cursor(log.epoch, log.first - 1))
+    return found.seq

@@ -104,18 +104,18 @@ class NatsGroup(GroupBase):
             self._moved.set()
 
     async def lag(self) -> int:
-        self.check_open()
-        connection = self._link.current()
-        info = await connection.api(self._verb("INFO"))
-        with connection.reading():
-            return int(info["num_pending"]) + int(info["num_ack_pending"])
+        return await self._count("num_pending", "num_ack_pending")
 
     async def unread(self) -> int:
+        return await self._count("num_pending") + len(self._buffer)
+
+    async def _count(self, *names: str) -> int:
+        """The sum of what the server tells of the consumer by these names."""
         self.check_open()
         connection = self._link.current()
         info = await connection.api(self._verb("INFO"))
         with connection.reading():
-            return int(info["num_pending"]) + len(self._buffer)
+            return sum(int(info[name]) for name in names)
 
     def _verb(self, action: str) -> str:
         return f"CONSUMER.{action}.{self._stream}.{self._group}"

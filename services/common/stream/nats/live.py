@@ -40,7 +40,7 @@ from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
 from services.common.stream.nats.loss_check import LossCheck
 from services.common.stream.nats.records import NatsMessage
-from services.common.stream.nats.streams import Streams
+from services.common.stream.nats.streams import LogState, Streams
 from services.common.stream.records import LiveBatch, Position
 from services.common.stream.worker import wait_for
 from services.common.subjects import log_subjects
@@ -100,7 +100,8 @@ class NatsLive(LiveBase):
             await asyncio.sleep(delay_s(attempt))
 
     async def _serve(self, connection: Connection) -> None:
-        epoch = await self._streams.epoch(connection, self._log_name)
+        state = await self._streams.state(connection, self._log_name)
+        epoch = state.epoch
         if epoch != self._epoch:
             # In a new log positions may be used again.
             self._newest.clear()
@@ -114,7 +115,7 @@ class NatsLive(LiveBase):
         try:
             try:
                 # An answer proves that the server took the subscription that was sent before.
-                await self._streams.epoch(connection, self._log_name)
+                state = await self._streams.state(connection, self._log_name)
             finally:
                 # What comes on a new subscription is handed out with the news that something may
                 # have been missed before it, never earlier.
@@ -123,17 +124,17 @@ class NatsLive(LiveBase):
                 self.changed.ring()
             self.joined.set()
             self.changed.ring()
-            await self._check(connection)
+            await self._check(connection, state)
         finally:
             connection.unsubscribe(subscription)
 
-    async def _check(self, connection: Connection) -> None:
+    async def _check(self, connection: Connection, state: LogState) -> None:
         """Look now and then whether everything stored was seen; returns when the connection is."""
         self._loss_check = LossCheck()
         since: int | None = None
         while not connection.lost.is_set():
             try:
-                newest = await self._streams.newest(connection, self._log_name)
+                newest = await state.newest()
                 seq = 0 if newest is None else newest.seq
                 if since is None or seq < since:
                     # What was stored before is not this subscription's.

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats.connection import ApiError, Connection
+from services.common.stream.nats.streams import NAME_IN_USE, STREAM_NOT_FOUND, stored_record
 from services.common.subjects import group_subject
-
-_NAME_IN_USE = 10058
-_NO_MESSAGE = 10037
-_STREAM_NOT_FOUND = 10059
 
 
 class Place(NamedTuple):
@@ -69,37 +66,27 @@ class Places:
         try:
             await connection.api(f"STREAM.CREATE.{self.stream}", config)
         except ApiError as error:
-            if error.code != _NAME_IN_USE:
+            if error.code != NAME_IN_USE:
                 raise
         self._made = True
 
     async def find(self, connection: Connection, name: str, group: str) -> Place | None:
         """The place that was kept last."""
         asked = {"last_by_subj": group_subject(name, group)}
-        found = await _record(connection, self.stream, asked)
-        if found is None:
+        try:
+            found = await stored_record(connection, self.stream, asked)
+        except ApiError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
             return None
-        return _read(str(found.get("data", "")))
+        return None if found is None else _read(str(found.get("data", "")))
 
 
 async def time_of(connection: Connection, stream: str, seq: int) -> str | None:
     """When the record at a stream's sequence was stored; None where there is none."""
-    found = await _record(connection, stream, {"seq": seq})
+    found = await stored_record(connection, stream, {"seq": seq})
     with connection.reading():
         return None if found is None else str(found["time"])
-
-
-async def _record(
-    connection: Connection, stream: str, asked: dict[str, Any]
-) -> dict[str, Any] | None:
-    try:
-        answer = await connection.api(f"STREAM.MSG.GET.{stream}", asked)
-    except ApiError as error:
-        if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
-            return None
-        raise
-    with connection.reading():
-        return dict(answer["message"])
 
 
 def _read(data: str) -> Place | None:

@@ -28,11 +28,10 @@ from services.common.errors import BrokerUnavailable, RecordRefused
 from services.common.resilience.backoff import delay_s
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
-from services.common.stream.nats.publishing.acks import Acks
+from services.common.stream.nats.publishing.answers import Acks, Refusal, read_refusal
 from services.common.stream.nats.publishing.encoding import Published, in_flight
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
-from services.common.stream.nats.publishing.refusals import Refusal, read_refusal
 from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
 from services.common.stream.publisher_base import PublisherBase, PublisherOptions
@@ -127,7 +126,7 @@ class NatsPublisher(PublisherBase[Published]):
         acks = Acks(session.inbox, partial(self._on_ack, session))
         connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
         connection.wake_when_lost.add(self._wake)
-        await self._reconciler.look_up(connection, session)
+        await self._reconciler.look_up(session)
         self._by_ticket = {item.ticket: item for item in self._window.items}
         self._give_up_too_large()
         self._advance(session)

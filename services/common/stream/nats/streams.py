@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -11,15 +12,15 @@ from services.common.errors import BrokerUnavailable
 from services.common.stream.nats.connection import Answer, ApiError, Connection
 from services.common.stream.nats.records import NO_POSITION, NatsMessage
 from services.common.stream.nats.wire import description_of, header_of, status_of
-from services.common.stream.records import Held, LogSpec
-from services.common.subjects import jetstream_name, log_of, log_subjects
+from services.common.stream.records import Held, LogSpec, Position
+from services.common.subjects import jetstream_name, log_subjects
 from services.common.times import micros
 
 log = structlog.get_logger(__name__)
 
 NANOSECONDS = 1_000_000_000
-_STREAM_NOT_FOUND = 10059
-_NAME_IN_USE = 10058
+STREAM_NOT_FOUND = 10059
+NAME_IN_USE = 10058
 _NO_MESSAGE = 10037
 # The server (or no set of servers) has this much room to set aside for the stream.
 _NO_ROOM = (10047, 10005)
@@ -28,24 +29,32 @@ _PAGE_TIMEOUT_S = 15.0
 
 
 class LogState:
-    """What STREAM.INFO says of a log. An empty stream's `first` is `last` + 1.
+    """What STREAM.INFO says of a log, and reading it by direct get.
 
-    `batches`: it takes atomic batches. `held`: how much it keeps.
+    Reading raises BrokerUnavailable when the server does not answer.
+
+    Attributes:
+        epoch: when it was made, microseconds.
+        first, last: sequences; an empty stream's `first` is `last` + 1.
+        replicated: it has replicas.
+        batches: it takes atomic batches.
     """
 
-    __slots__ = ("_info", "batches", "epoch", "first", "last", "replicated")
-
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, connection: Connection, log: str, stream: str, info: dict[str, Any]) -> None:
         state = info["state"]
         self.replicated = int(info["config"]["num_replicas"]) > 1
         self.batches = bool(info["config"].get("allow_atomic"))
         self.epoch = _microseconds(str(info["created"]))
         self.last = int(state["last_seq"])
         self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
+        self._connection = connection
+        self._log = log
+        self._stream = stream
         self._info = info
 
     @property
     def held(self) -> Held:
+        """How much it keeps."""
         state = self._info["state"]
         # Ages by the server's clock, which gave the records their times; "ts" is its own (2.10).
         oldest = _microseconds(state["first_ts"]) if state["messages"] else 0
@@ -53,6 +62,152 @@ class LogState:
         age_s = max(0, now - oldest) / 1e6 if oldest else 0.0
         max_bytes = int(self._info["config"].get("max_bytes", -1))
         return Held(int(state["bytes"]), max(0, max_bytes), age_s)
+
+    async def subjects(self) -> list[str]:
+        """Those that hold records, sorted."""
+        found: list[str] = []
+        while True:
+            info = await self._connection.api(
+                f"STREAM.INFO.{self._stream}", {"subjects_filter": ">", "offset": len(found)}
+            )
+            with self._connection.reading():
+                page = info["state"].get("subjects") or {}
+                found.extend(page)
+                if not page or len(found) >= int(info.get("total", 0)):
+                    return sorted(set(found))
+
+    async def page(self, subject: str, after: int, limit: int) -> tuple[list[NatsMessage], int]:
+        """Up to `limit` records behind sequence `after`, and how many more there are."""
+        found: list[NatsMessage] = []
+        pending = 0
+        refused = ""
+
+        def take(answer: Answer) -> bool:
+            nonlocal pending, refused
+            headers = answer.headers
+            left = header_of(headers, b"Nats-Num-Pending:")
+            pending = int(left or 0)
+            message = _stored(answer, self.epoch)
+            if message is None:
+                # 204 ends a batch, 404 says that there is nothing.
+                refused = "" if status_of(headers) in ("204", "404") else _problem(headers)
+                return True
+            found.append(message)
+            # Servers before 2.11 answer one record and know no batches.
+            return left is None
+
+        await self._connection.collect(
+            f"$JS.API.DIRECT.GET.{self._stream}",
+            {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": _PAGE_BYTES},
+            take,
+            _PAGE_TIMEOUT_S,
+        )
+        if refused:
+            raise BrokerUnavailable(self._connection.target, f"read of {subject}: {refused}")
+        if len(found) == 1 and limit > 1 and pending == 0:
+            more = await self.next(subject, found[0].seq + 1)
+            pending = 0 if more is None else 1
+        elif pending == 0 and self.replicated:
+            # The replica that answered may lag behind; its leader knows what there is.
+            more = await self.next(subject, (found[-1].seq if found else after) + 1)
+            if more is not None:
+                pending = 1
+                if len(found) < limit:
+                    found.append(more)
+        return found, pending
+
+    async def next(self, subject: str, seq: int) -> NatsMessage | None:
+        """The first record of a subject at or behind a stream sequence."""
+        return await self._one({"seq": max(1, seq), "next_by_subj": subject})
+
+    async def last_of(self, subject: str) -> NatsMessage | None:
+        """The newest record of a subject, but for what others put there (it has no position).
+
+        Otherwise one message of somebody else's would hide where the subject ends, and whoever
+        writes to it would begin before that.
+        """
+        found = await self._one({"last_by_subj": subject})
+        while found is not None and found.position == NO_POSITION:
+            found = await self._before(subject, found.seq)
+        return found
+
+    async def newest(self) -> NatsMessage | None:
+        """The newest record of all."""
+        return await self._one({"last_by_subj": log_subjects(self._log)})
+
+    async def first_above(
+        self, subject: str, position: Position, newest: NatsMessage
+    ) -> NatsMessage:
+        """The first retained record of a subject above `position`, which `newest` is too.
+
+        Each step asks for the subject's first record behind the middle of what is left, so a
+        million records of a log take 20 round trips.
+        """
+        best = newest
+        low, high = self.first, newest.seq - 1
+        while low <= high:
+            middle = (low + high) // 2
+            found = await self.next(subject, middle)
+            if found is None or found.seq >= best.seq:
+                high = middle - 1
+            elif found.position > position:
+                best = found
+                high = middle - 1
+            else:
+                low = found.seq + 1
+        return best
+
+    async def _before(self, subject: str, seq: int) -> NatsMessage | None:
+        """The record of a subject directly before a stream sequence; by bisection."""
+        found: NatsMessage | None = None
+        low, high = 1, seq - 1
+        while low <= high:
+            middle = (low + high) // 2
+            at = await self.next(subject, middle)
+            if at is None or at.seq >= seq:
+                high = middle - 1
+            else:
+                found = at
+                low = at.seq + 1
+        return found
+
+    async def _one(self, body: dict[str, object]) -> NatsMessage | None:
+        connection = self._connection
+        if self.replicated:
+            # Any replica answers a direct get, also one that lags behind; so the leader is asked.
+            found = await stored_record(connection, self._stream, body)
+            with connection.reading():
+                if found is None:
+                    return None
+                headers = b64decode(found.get("hdrs", ""))
+                payload = b64decode(found.get("data", ""))
+                return NatsMessage(
+                    found["subject"], payload, headers, self.epoch, int(found["seq"])
+                )
+        answer = await connection.request(f"$JS.API.DIRECT.GET.{self._stream}", body)
+        with connection.reading():
+            message = _stored(answer, self.epoch)
+        if message is None and status_of(answer.headers) != "404":
+            raise BrokerUnavailable(connection.target, f"direct get: {_problem(answer.headers)}")
+        return message
+
+
+async def stored_record(
+    connection: Connection, stream: str, asked: Mapping[str, object]
+) -> dict[str, Any] | None:
+    """What a stream's leader has of what is asked for, in JetStream's own form.
+
+    Raises:
+        BrokerUnavailable: it does not answer; ApiError: also where there is no such stream.
+    """
+    try:
+        answer = await connection.api(f"STREAM.MSG.GET.{stream}", asked)
+    except ApiError as error:
+        if error.code != _NO_MESSAGE:
+            raise
+        return None
+    with connection.reading():
+        return dict(answer["message"])
 
 
 def _microseconds(text: str) -> int:
@@ -70,7 +225,6 @@ class Streams:
         self._prefix = prefix
         self._replicas = replicas
         self.specs: dict[str, LogSpec] = {}
-        self._replicated: set[str] = set()
 
     def name(self, log: str) -> str:
         return jetstream_name(self._prefix, log)
@@ -112,7 +266,7 @@ class Streams:
         try:
             await connection.api(f"STREAM.CREATE.{name}", config)
         except ApiError as error:
-            if error.code != _NAME_IN_USE:
+            if error.code != NAME_IN_USE:
                 raise
             info = await connection.api(f"STREAM.INFO.{name}")
             with connection.reading():
@@ -123,153 +277,14 @@ class Streams:
         """What the log holds; it is made again when the server lost it."""
         name = self.name(log)
         try:
-            state = await self._ask_state(connection, name)
+            info = await connection.api(f"STREAM.INFO.{name}")
         except ApiError as error:
-            if error.code != _STREAM_NOT_FOUND or log not in self.specs:
+            if error.code != STREAM_NOT_FOUND or log not in self.specs:
                 raise
             await self.ensure(connection, self.specs[log])
-            state = await self._ask_state(connection, name)
-        if state.replicated:
-            self._replicated.add(log)
-        else:
-            self._replicated.discard(log)
-        return state
-
-    async def epoch(self, connection: Connection, log: str) -> int:
-        """Make sure that the log exists and answers; its epoch."""
-        return (await self.state(connection, log)).epoch
-
-    @staticmethod
-    async def _ask_state(connection: Connection, name: str) -> LogState:
-        info = await connection.api(f"STREAM.INFO.{name}")
+            info = await connection.api(f"STREAM.INFO.{name}")
         with connection.reading():
-            return LogState(info)
-
-    async def subjects(self, connection: Connection, log: str) -> list[str]:
-        """The subjects that hold records, sorted."""
-        name = self.name(log)
-        found: list[str] = []
-        while True:
-            info = await connection.api(
-                f"STREAM.INFO.{name}", {"subjects_filter": ">", "offset": len(found)}
-            )
-            with connection.reading():
-                page = info["state"].get("subjects") or {}
-                found.extend(page)
-                if not page or len(found) >= int(info.get("total", 0)):
-                    return sorted(set(found))
-
-    async def page(
-        self, connection: Connection, log: str, subject: str, after: int, limit: int, epoch: int
-    ) -> tuple[list[NatsMessage], int]:
-        """Up to `limit` records behind sequence `after`, and how many more there are."""
-        found: list[NatsMessage] = []
-        pending = 0
-        refused = ""
-
-        def take(answer: Answer) -> bool:
-            nonlocal pending, refused
-            headers = answer.headers
-            left = header_of(headers, b"Nats-Num-Pending:")
-            pending = int(left or 0)
-            message = _stored(answer, epoch)
-            if message is None:
-                # 204 ends a batch, 404 says that there is nothing.
-                refused = "" if status_of(headers) in ("204", "404") else _problem(headers)
-                return True
-            found.append(message)
-            # Servers before 2.11 answer one record and know no batches.
-            return left is None
-
-        await connection.collect(
-            f"$JS.API.DIRECT.GET.{self.name(log)}",
-            {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": _PAGE_BYTES},
-            take,
-            _PAGE_TIMEOUT_S,
-        )
-        if refused:
-            raise BrokerUnavailable(connection.target, f"read of {subject}: {refused}")
-        if len(found) == 1 and limit > 1 and pending == 0:
-            more = await self.next(connection, log, subject, found[0].seq + 1, epoch)
-            pending = 0 if more is None else 1
-        elif pending == 0 and log in self._replicated:
-            # The replica that answered may lag behind; its leader knows what there is.
-            end = found[-1].seq if found else after
-            more = await self.next(connection, log, subject, end + 1, epoch)
-            if more is not None:
-                pending = 1
-                if len(found) < limit:
-                    found.append(more)
-        return found, pending
-
-    async def _one(
-        self, connection: Connection, log: str, body: dict[str, object], epoch: int
-    ) -> NatsMessage | None:
-        if log in self._replicated:
-            return await self._by_leader(connection, log, body, epoch)
-        answer = await connection.request(f"$JS.API.DIRECT.GET.{self.name(log)}", body)
-        with connection.reading():
-            message = _stored(answer, epoch)
-        if message is None and status_of(answer.headers) != "404":
-            raise BrokerUnavailable(connection.target, f"direct get: {_problem(answer.headers)}")
-        return message
-
-    async def _by_leader(
-        self, connection: Connection, log: str, body: dict[str, object], epoch: int
-    ) -> NatsMessage | None:
-        """Ask the stream's leader. Any replica answers a direct get, also one that lags behind."""
-        try:
-            answer = await connection.api(f"STREAM.MSG.GET.{self.name(log)}", body)
-        except ApiError as error:
-            if error.code != _NO_MESSAGE:
-                raise
-            return None
-        with connection.reading():
-            found = answer["message"]
-            headers = b64decode(found.get("hdrs", ""))
-            payload = b64decode(found.get("data", ""))
-            return NatsMessage(found["subject"], payload, headers, epoch, int(found["seq"]))
-
-    async def next(
-        self, connection: Connection, log: str, subject: str, seq: int, epoch: int
-    ) -> NatsMessage | None:
-        """The first record of a subject at or behind a stream sequence."""
-        body = {"seq": max(1, seq), "next_by_subj": subject}
-        return await self._one(connection, log, body, epoch)
-
-    async def last(
-        self, connection: Connection, subject: str, epoch: int = 0
-    ) -> NatsMessage | None:
-        """The newest record of a subject, but for what others put there (it has no position).
-
-        Otherwise one message of somebody else's would hide where the subject ends, and whoever
-        writes to it would begin before that.
-        """
-        log = log_of(subject)
-        found = await self._one(connection, log, {"last_by_subj": subject}, epoch)
-        while found is not None and found.position == NO_POSITION:
-            found = await self._before(connection, log, subject, found.seq, epoch)
-        return found
-
-    async def _before(
-        self, connection: Connection, log: str, subject: str, seq: int, epoch: int
-    ) -> NatsMessage | None:
-        """The record of a subject directly before a stream sequence; by bisection."""
-        found: NatsMessage | None = None
-        low, high = 1, seq - 1
-        while low <= high:
-            middle = (low + high) // 2
-            at = await self.next(connection, log, subject, middle, epoch)
-            if at is None or at.seq >= seq:
-                high = middle - 1
-            else:
-                found = at
-                low = at.seq + 1
-        return found
-
-    async def newest(self, connection: Connection, log: str) -> NatsMessage | None:
-        """The newest record of a log."""
-        return await self._one(connection, log, {"last_by_subj": log_subjects(log)}, 0)
+            return LogState(connection, log, name, info)
 
 
 def _stored(answer: Answer, epoch: int) -> NatsMessage | None:

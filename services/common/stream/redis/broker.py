@@ -18,7 +18,6 @@ import structlog
 from services.common.errors import BrokerClosed, BrokerUnavailable, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.resilience.backoff import delay_s
-from services.common.stream.broker import Capabilities
 from services.common.stream.broker_base import BrokerBase, GroupOptions
 from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import LogSpec, Message, Page, Position
@@ -26,17 +25,17 @@ from services.common.stream.redis.client import RedisClient, Refused
 from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
 from services.common.stream.redis.group import RedisGroup
 from services.common.stream.redis.live import RedisLive
-from services.common.stream.redis.logs import Logs
+from services.common.stream.redis.logs import Logs, Trimmer
 from services.common.stream.redis.publisher import RedisPublisher
 from services.common.stream.redis.records import (
     ZERO,
     RedisMessage,
     Source,
+    behind,
     cursor_at,
     parse_cursor,
     parse_id,
 )
-from services.common.stream.redis.trimmer import Trimmer, trim
 from services.common.stream.worker import Worker, say_failed_try
 from services.common.subjects import RAW_LOG, log_of
 
@@ -51,8 +50,6 @@ class RedisBroker(BrokerBase):
         prefix: of all keys.
         tls: whom to believe, and the client certificate to show, where the URL is `rediss://`.
     """
-
-    capabilities = Capabilities(durable=True, live_may_miss=False, duplicate_window=False)
 
     def __init__(self, url: str, *, prefix: str = "market", tls: TlsFiles = NO_TLS_FILES) -> None:
         super().__init__()
@@ -132,7 +129,7 @@ class RedisBroker(BrokerBase):
 
     async def trim(self) -> None:
         """Drop what is older than its log's retention; called in the background."""
-        await trim(self._calls(), self._logs)
+        await self._logs.trim(self._calls())
 
     def hazards(self) -> Sequence[str]:
         return [] if self._eviction is None else [self._eviction]
@@ -176,27 +173,28 @@ class RedisBroker(BrokerBase):
         log_epoch, epochs, _, _ = await self._logs.look(self._calls(), name, subject)
         after = parse_cursor(subject, cursor, log_epoch) if cursor else Position(0, 0, 0)
         found: list[Message] = []
-        end = after
+        end, at_head = after, True
         for epoch in epochs:
             if epoch < after.epoch:
                 continue
             start = after[1:] if epoch == after.epoch else ZERO
-            key = self._logs.names.stream(subject, epoch)
+            source = Source(subject, epoch)
+            key = self._logs.names.stream(source)
             room = limit - len(found)
-            begin = f"({start[0]}-{start[1]}" if start != ZERO else "-"
-            now, _, trimmed, [entries] = await self._logs.look(
-                self._calls(), name, subject, [("XRANGE", key, begin, "+", "COUNT", room + 1)]
+            asked = ("XRANGE", key, behind(start), "+", "COUNT", room + 1)
+            now, _, trimmed, [records] = await self._logs.look(
+                self._calls(), name, subject, [asked]
             )
             gone = trimmed.get(epoch, ZERO)
             if now != log_epoch or (cursor and gone > start):
                 raise PositionLost(subject, cursor, cursor_at(now, epoch, gone))
-            source = Source(subject, epoch)
-            found += [RedisMessage(source, i, f, log_epoch) for i, f in entries[:room]]
-            place = parse_id(entries[:room][-1][0]) if entries[:room] else max(start, gone)
-            end = Position(epoch, *place)
-            if len(entries) > room:
-                return Page(found, cursor_at(log_epoch, end.epoch, end[1:]), at_head=False)
-        return Page(found, cursor_at(log_epoch, end.epoch, end[1:]), at_head=True)
+            taken = records[:room]
+            found += [RedisMessage(source, i, f, log_epoch) for i, f in taken]
+            end = Position(epoch, *(parse_id(taken[-1][0]) if taken else max(start, gone)))
+            at_head = len(records) <= room
+            if not at_head:
+                break
+        return Page(found, cursor_at(log_epoch, end.epoch, end[1:]), at_head)
 
     async def seek(self, subject: str, after: Position) -> str:
         name = log_of(subject)
@@ -208,9 +206,8 @@ class RedisBroker(BrokerBase):
                 place = (epoch, gone)
                 continue
             start = max(gone, after[1:] if epoch == after.epoch else ZERO)
-            key = self._logs.names.stream(subject, epoch)
-            begin = f"({start[0]}-{start[1]}" if start != ZERO else "-"
-            if await self._calls().call("XRANGE", key, begin, "+", "COUNT", 1):
+            key = self._logs.names.stream(Source(subject, epoch))
+            if await self._calls().call("XRANGE", key, behind(start), "+", "COUNT", 1):
                 return cursor_at(log_epoch, epoch, start)
             place = (epoch, gone)
         newest = await self.last(subject)
@@ -227,10 +224,9 @@ class RedisBroker(BrokerBase):
     async def _end(self, subject: str, *, newest: bool) -> Message | None:
         log_epoch, epochs, _, _ = await self._logs.look(self._calls(), log_of(subject), subject)
         for epoch in reversed(epochs) if newest else epochs:
-            key = self._logs.names.stream(subject, epoch)
+            source = Source(subject, epoch)
+            key = self._logs.names.stream(source)
             command = ("XREVRANGE", key, "+", "-") if newest else ("XRANGE", key, "-", "+")
-            entries = await self._calls().call(*command, "COUNT", 1)
-            if entries:
-                identity, fields = entries[0]
-                return RedisMessage(Source(subject, epoch), identity, fields, log_epoch)
+            for identity, fields in await self._calls().call(*command, "COUNT", 1):
+                return RedisMessage(source, identity, fields, log_epoch)
         return None

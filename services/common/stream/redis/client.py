@@ -130,6 +130,12 @@ class RedisClient:
             await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise self._unavailable(error) from error
 
+    def checked(self, answers: list[Any], about: str = "") -> list[Any]:
+        """The answers of a pipeline; raises BrokerUnavailable where one is an error."""
+        if text := next(filter(None, map(refusal, answers)), None):
+            raise BrokerUnavailable(self.target, about + text)
+        return answers
+
     async def aclose(self) -> None:
         await self._redis.aclose()
 

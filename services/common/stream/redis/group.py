@@ -17,7 +17,7 @@ import structlog
 from services.common.errors import BrokerUnavailable
 from services.common.stream.broker_base import GroupBase, GroupOptions
 from services.common.stream.records import Message
-from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, refusal
+from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, Refused, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack
 from services.common.stream.redis.records import RedisMessage, Source, id_before, parse_id
@@ -83,7 +83,7 @@ class RedisGroup(Tail, GroupBase):
         self._room.set()
 
     def _packed_ack(self, source: Source, identities: Sequence[bytes]) -> Packed:
-        head = pack(("XACK", self._names.stream(*source), self._group))
+        head = pack(("XACK", self._names.stream(source), self._group))
         return Packed(3 + len(identities), head, pack(identities))
 
     async def lag(self) -> int:
@@ -99,7 +99,7 @@ class RedisGroup(Tail, GroupBase):
         sources = sorted(held)
         commands: list[Command] = []
         for source in sources:
-            key = self._names.stream(*source)
+            key = self._names.stream(source)
             commands += [("XINFO GROUPS", key), ("XINFO STREAM", key), ("XLEN", key)]
         answers = await self._acks.batch(commands)
         return [
@@ -135,19 +135,18 @@ class RedisGroup(Tail, GroupBase):
         self._claimed_at = asyncio.get_running_loop().time()
 
     async def _create(self, key: str, after: str) -> None:
-        [answer] = await self._client.batch(
-            [("XGROUP", "CREATE", key, self._group, after, "MKSTREAM")]
-        )
-        text = refusal(answer)
-        if text is None:
+        try:
+            await self._client.call("XGROUP", "CREATE", key, self._group, after, "MKSTREAM")
+        except Refused as error:
+            if not error.reason.startswith("BUSYGROUP"):
+                raise
+        else:
             if after != "0":
                 log.warning("group_made_again", group=self._group, key=key, after=after)
-        elif not text.startswith("BUSYGROUP"):
-            raise BrokerUnavailable(self._client.target, text)
 
     async def _found(self, fresh: Sequence[Source]) -> None:
         for source in fresh:
-            await self._create(self._names.stream(*source), self._places.get(source, "0"))
+            await self._create(self._names.stream(source), self._places.get(source, "0"))
 
     # ------------------------------------------------------------------ the places
 
@@ -187,7 +186,7 @@ class RedisGroup(Tail, GroupBase):
         # What is pending is asked for last: what was delivered before and is not pending is acked.
         commands: list[Command] = []
         for source in sources:
-            key = self._names.stream(*source)
+            key = self._names.stream(source)
             commands += [("XINFO GROUPS", key), ("XPENDING", key, self._group)]
         answers = await self._acks.batch(commands)
         moved: dict[Source, str] = {}
@@ -209,7 +208,7 @@ class RedisGroup(Tail, GroupBase):
 
     async def _take_over(self, source: Source) -> None:
         """Own what the group has not acked, and have it delivered again from its first record."""
-        key = self._names.stream(*source)
+        key = self._names.stream(source)
         first: bytes | None = None
         start = b"0-0"
         while True:
@@ -232,7 +231,7 @@ class RedisGroup(Tail, GroupBase):
             *(("BLOCK", BLOCK_MS) if block else ()),
             "STREAMS",
             self._registry,
-            *(self._names.stream(*source) for source in sources),
+            *(self._names.stream(source) for source in sources),
             *(">" for _ in range(len(sources) + 1)),
         )
 
@@ -250,25 +249,22 @@ class RedisGroup(Tail, GroupBase):
         await self._add(sorted(await self._known_epoch()))
         sources = self._sources.readable_ones()
         idle = int(self._ack_wait_s * 1000)
-        answers = await self._client.batch(
-            [
-                (
-                    *("XAUTOCLAIM", self._names.stream(*source), self._group, self._group),
-                    *(idle, "0-0", "COUNT", 100),
-                )
-                for source in sources
-            ]
+        answers = self._client.checked(
+            await self._client.batch(
+                [
+                    (
+                        *("XAUTOCLAIM", self._names.stream(source), self._group, self._group),
+                        *(idle, "0-0", "COUNT", 100),
+                    )
+                    for source in sources
+                ]
+            )
         )
         waiting = {(message.source, message.identity) for message in self._buffer}
         for source, answer in zip(sources, answers, strict=True):
-            text = refusal(answer)
-            if text is not None:
-                raise BrokerUnavailable(self._client.target, text)
             for identity, fields in answer[1]:
-                if fields is not None and (source, identity) not in waiting:
-                    message = RedisMessage(source, identity, fields, self._epoch)
-                    self._buffer.append(message)
-                    self._bytes += len(message.payload)
+                if (source, identity) not in waiting:
+                    self._hold(source, identity, fields)
 
     async def aclose(self) -> None:
         await super().aclose()

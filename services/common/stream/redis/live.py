@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.common.errors import BrokerUnavailable
 from services.common.stream.broker_base import LiveBase
 from services.common.stream.records import LiveBatch
-from services.common.stream.redis.client import BLOCK_MS, RedisClient, refusal
+from services.common.stream.redis.client import BLOCK_MS, RedisClient
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import Source, parse_id, trimmed_id
 from services.common.stream.redis.sources import Sources
@@ -53,21 +52,13 @@ class RedisLive(Tail, LiveBase):
         self._epoch = epoch
         await self._add(sorted(held))
         ordered = self._sources.readable_ones()
-        answers = await self._client.transact(
-            [
-                ("XREVRANGE", self._registry, "+", "-", "COUNT", 1),
-                *(
-                    ("XREVRANGE", self._names.stream(*source), "+", "-", "COUNT", 1)
-                    for source in ordered
-                ),
-            ]
+        keys = [self._registry, *map(self._names.stream, ordered)]
+        newest = self._client.checked(
+            await self._client.transact([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in keys])
         )
-        if text := next(filter(None, map(refusal, answers)), None):
-            raise BrokerUnavailable(self._client.target, text)
-        newest = answers[0]
-        self._announced_to = newest[0][0].decode() if newest else "0-0"
-        for source, entries in zip(ordered, answers[1:], strict=True):
-            self._places[source] = entries[0][0].decode() if entries else "0-0"
+        ends = [records[0][0].decode() if records else "0-0" for records in newest]
+        self._announced_to = ends[0]
+        self._places.update(zip(ordered, ends[1:], strict=True))
         # A stream announced between the two looks begins in the one and is known in the other.
         _, now = await self._logs.prepare(self._client, self._log_name)
         await self._add(sorted(now))
@@ -78,7 +69,7 @@ class RedisLive(Tail, LiveBase):
     async def _check_trimmed(self) -> None:
         trimmed = await self._client.call("HGETALL", self._names.trimmed(self._log_name))
         for source, place in self._places.items():
-            newest = trimmed.get(self._names.stream(*source).encode())
+            newest = trimmed.get(self._names.stream(source).encode())
             if trimmed_id(newest) > parse_id(place):
                 self._interrupted = True
                 self.changed.ring()
@@ -90,7 +81,7 @@ class RedisLive(Tail, LiveBase):
             *(("BLOCK", BLOCK_MS) if block else ()),
             "STREAMS",
             self._registry,
-            *(self._names.stream(*source) for source in sources),
+            *(self._names.stream(source) for source in sources),
             self._announced_to,
             *(self._places.get(source, "0-0") for source in sources),
         )

@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.common.errors import PositionLost
-from services.common.stream.record_bounds import MAX_NUMBER
-from services.common.stream.records import Message, Position
+from services.common.stream.records import MAX_NUMBER, Message, Position
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)
@@ -35,11 +34,11 @@ class Names:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
 
-    def stream(self, subject: str, epoch: int) -> str:
-        return redis_key(self.prefix, subject, epoch)
+    def stream(self, source: Source) -> str:
+        return redis_key(self.prefix, *source)
 
-    def marks(self, subject: str, epoch: int) -> str:
-        return f"{redis_key(self.prefix, subject, epoch)}:times"
+    def marks(self, source: Source) -> str:
+        return f"{self.stream(source)}:times"
 
     def registry(self, log: str) -> str:
         return redis_registry_key(self.prefix, log)
@@ -86,6 +85,11 @@ def trimmed_id(text: bytes | None) -> tuple[int, int]:
     if seq.isdigit() and sub.isdigit() and len(seq) <= _ID_DIGITS and len(sub) <= _ID_DIGITS:
         return int(seq), int(sub)
     return ZERO
+
+
+def behind(place: tuple[int, int]) -> str:
+    """Where a range of ids begins that holds all that follow `place`."""
+    return f"({place[0]}-{place[1]}" if place != ZERO else "-"
 
 
 def id_before(identity: bytes | str) -> str:

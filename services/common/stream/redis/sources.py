@@ -7,8 +7,6 @@ is left out holds up nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from services.common.stream.redis.records import Source
 
 
@@ -17,9 +15,6 @@ class Sources:
         self._epochs: dict[str, list[int]] = {}
         self._drained: set[Source] = set()
         self._left_out: set[Source] = set()
-
-    def __contains__(self, source: Source) -> bool:
-        return source.epoch in self._epochs.get(source.subject, ())
 
     def add(self, source: Source) -> bool:
         """False when it was known."""
@@ -45,13 +40,6 @@ class Sources:
     def take_back(self, source: Source) -> None:
         """It can be read (again)."""
         self._left_out.discard(source)
-
-    def subjects(self) -> Iterable[str]:
-        return self._epochs.keys()
-
-    def epochs(self, subject: str) -> list[int]:
-        """Oldest first."""
-        return list(self._epochs.get(subject, ()))
 
     def readable(self) -> tuple[list[Source], bool]:
         """The streams to read, and whether newer ones wait behind them (then do not block)."""

@@ -136,13 +136,13 @@ class StoreScript:
             if source in unmarked:
                 unmarked.discard(source)
                 self._marked[source] = now
-                marks += (names.marks(*source), identity)
+                marks += (names.marks(source), identity)
             headers = json.dumps(dict(record.headers)).encode() if record.headers else b""
             records.append(pack_record(number[source], identity.encode(), record.payload, headers))
         arguments: list[str | float] = [
             *("EVAL", _STORE, 3 + len(sources)),
             *(names.epoch(name), names.registry(name), names.trimmed(name)),
-            *(names.stream(*source) for source in sources),
+            *(names.stream(source) for source in sources),
             *(self.epochs[name], now, len(announce), len(marks) // 2),
             *(part for source in announce for part in source),
             *marks,

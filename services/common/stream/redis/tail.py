@@ -16,7 +16,7 @@ import structlog
 
 from services.common.errors import BrokerUnavailable
 from services.common.resilience.backoff import delay_s
-from services.common.stream.redis.client import RedisClient, refusal
+from services.common.stream.redis.client import RedisClient
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.records import RedisMessage, Source, announced
 from services.common.stream.redis.sources import Sources
@@ -88,21 +88,18 @@ class Tail(Subscription, ABC):
     async def _add(self, sources: Sequence[Source]) -> None:
         fresh = [source for source in sources if self._sources.add(source)]
         for source in fresh:
-            self._by_key[self._names.stream(*source).encode()] = source
+            self._by_key[self._names.stream(source).encode()] = source
         readable = await self._sort_out(fresh)
         if readable:
             await self._found(readable)
 
     async def _sort_out(self, sources: Sequence[Source]) -> list[Source]:
         """Leave out what is no stream; answers the others."""
-        kinds = await self._client.batch(
-            [("TYPE", self._names.stream(*source)) for source in sources]
-        )
+        asked = [("TYPE", self._names.stream(source)) for source in sources]
+        kinds = self._client.checked(await self._client.batch(asked))
         readable: list[Source] = []
         for source, kind in zip(sources, kinds, strict=True):
-            key = self._names.stream(*source)
-            if text := refusal(kind):
-                raise BrokerUnavailable(self._client.target, text)
+            key = self._names.stream(source)
             if kind in _READABLE:
                 self._sources.take_back(source)
                 readable.append(source)
@@ -152,10 +149,7 @@ class Tail(Subscription, ABC):
             if len(entries) == count:
                 given.add(source)
             for identity, fields in entries:
-                if fields is not None:
-                    message = RedisMessage(source, identity, fields, self._epoch)
-                    self._buffer.append(message)
-                    self._bytes += len(message.payload)
+                self._hold(source, identity, fields)
             self._advance(source, entries[-1][0])
         for source in sources[:room]:
             if source not in given:
@@ -164,6 +158,13 @@ class Tail(Subscription, ABC):
             await self._add(fresh)
         if self._buffer:
             self.changed.ring()
+
+    def _hold(self, source: Source, identity: bytes, fields: Any) -> None:
+        """Put a record into the buffer, unless it was deleted (then it has no fields)."""
+        if fields is not None:
+            message = RedisMessage(source, identity, fields, self._epoch)
+            self._buffer.append(message)
+            self._bytes += len(message.payload)
 
     async def _known_epoch(self) -> set[Source]:
         """The log's streams.

@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from services.common.stream.nats.connection import Connection
-from services.common.stream.nats.streams import LogState, Streams
+from services.common.stream.nats.streams import LogState
 from services.common.stream.records import Position
-from services.common.subjects import log_of
 
 # How far behind a subject's newest record the look begins, in records of the log.
 _SPAN = 4096
@@ -60,35 +58,28 @@ class ReadBack(NamedTuple):
         return Fate.LOST
 
 
-async def read_back(
-    streams: Streams,
-    connection: Connection,
-    state: LogState,
-    subject: str,
-    wanted: Sequence[Position],
-) -> ReadBack:
+async def read_back(state: LogState, subject: str, wanted: Sequence[Position]) -> ReadBack:
     """Look for `wanted` (ascending, not empty) in a log whose state was just asked for.
 
     Raises:
         BrokerUnavailable: the server does not answer.
     """
-    newest = await streams.last(connection, subject, state.epoch)
+    newest = await state.last_of(subject)
     if newest is None:
         return ReadBack({}, None, None)
     found = {newest.position: newest.seq}
     if newest.position <= wanted[0]:
         return ReadBack(found, newest.position, newest.position)
-    log = log_of(subject)
     span = _SPAN
     while (start := newest.seq - span) > state.first:
-        begin = await streams.next(connection, log, subject, start, state.epoch)
+        begin = await state.next(subject, start)
         if begin is None or begin.position <= wanted[0]:
             break
         span *= _WIDER
     floor: Position | None = None
     after = max(start, state.first) - 1
     while True:
-        records, pending = await streams.page(connection, log, subject, after, _PAGE, state.epoch)
+        records, pending = await state.page(subject, after, _PAGE)
         found |= {record.position: record.seq for record in records}
         if records and floor is None:
             floor = records[0].position

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.publishing.encoding import Published, in_flight
 from services.common.stream.nats.publishing.readback import Fate, ReadBack, read_back
 from services.common.stream.nats.publishing.session import Confirmed, Session
@@ -50,7 +49,7 @@ class Reconciler:
         # The ticket given last to a record that is written again.
         self._again = 0
 
-    async def look_up(self, connection: Connection, session: Session) -> None:
+    async def look_up(self, session: Session) -> None:
         """Find out what the logs have of what was sent to them before, and put it into the window.
 
         What they lost of what they had acknowledged comes first, with tickets below 0.
@@ -70,7 +69,7 @@ class Reconciler:
         for name, items in sent.items():
             state = await session.state(name)
             kept: list[Record] = []
-            if not await self._is_whole(connection, name, state):
+            if not await self._is_whole(name, state):
                 self._incomplete.add(name)
             if name in self._incomplete:
                 retention = retention_s(self._streams.specs, name)
@@ -79,7 +78,7 @@ class Reconciler:
                 continue
             else:
                 items = [item for item in items if not item.stored]
-            found = await self._read_back(connection, state, [*kept, *(i.record for i in items)])
+            found = await _read_back(state, [*kept, *(i.record for i in items)])
             again += self._judge_kept(name, kept, found)
             self._judge_sent(name, items, state, found)
         # From here on what is missing of them is in the window.
@@ -94,7 +93,7 @@ class Reconciler:
             item.size = 0
             window.items.appendleft(item)
 
-    async def _is_whole(self, connection: Connection, name: str, state: LogState) -> bool:
+    async def _is_whole(self, name: str, state: LogState) -> bool:
         """Whether the log has all that it acknowledged here.
 
         Logs lose their end and nothing else, so the newest such record stands for all.
@@ -105,19 +104,8 @@ class Reconciler:
         if state.first > held.seq:
             # Gone by age or size, and everything before it.
             return state.last >= held.seq
-        there = await self._streams.next(connection, name, held.subject, held.seq, state.epoch)
+        there = await state.next(held.subject, held.seq)
         return there is not None and (there.seq, there.position) == (held.seq, held.position)
-
-    async def _read_back(
-        self, connection: Connection, state: LogState, records: Sequence[Record]
-    ) -> dict[str, ReadBack]:
-        wanted: dict[str, list[Position]] = {}
-        for record in records:
-            wanted.setdefault(record.subject, []).append(record.position)
-        return {
-            subject: await read_back(self._streams, connection, state, subject, sorted(positions))
-            for subject, positions in wanted.items()
-        }
 
     def _judge_kept(
         self, name: str, kept: Sequence[Record], found: Mapping[str, ReadBack]
@@ -164,6 +152,16 @@ class Reconciler:
         held = self._confirmed.get(name)
         if held is None or confirmed[:2] >= held[:2]:
             self._confirmed[name] = confirmed
+
+
+async def _read_back(state: LogState, records: Sequence[Record]) -> dict[str, ReadBack]:
+    wanted: dict[str, list[Position]] = {}
+    for record in records:
+        wanted.setdefault(record.subject, []).append(record.position)
+    return {
+        subject: await read_back(state, subject, sorted(positions))
+        for subject, positions in wanted.items()
+    }
 
 
 def mark_stored(window: PublishWindow[Published], item: Published, *, duplicate: bool) -> None:

@@ -185,16 +185,9 @@ class Session:
         for log, mark in self._marks.items():
             for held in (mark.stored, mark.duplicate):
                 if held is not None:
-                    record = held[0].record
-                    yield (
-                        log,
-                        Confirmed(
-                            self._logs[log].epoch,
-                            _sequence_of(held[1]),
-                            record.subject,
-                            record.position,
-                        ),
-                    )
+                    record, seq = held[0].record, _sequence_of(held[1])
+                    epoch = self._logs[log].epoch
+                    yield log, Confirmed(epoch, seq, record.subject, record.position)
 
     def check(self) -> None:
         """Raise BrokerUnavailable when there is trouble, or the connection was lost."""

@@ -1,9 +1,10 @@
-"""What the server says when it does not store something. Pure."""
+"""What the server answers to what is published: that it is stored, or why not. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from services.common.stream.nats.wire import description_of, status_of
@@ -18,6 +19,35 @@ _CUT_SHORT = (b"incomplete", b"inflight")
 # What it will say of this record however often it is sent: its payload, or its headers, are larger
 # than the stream or the server allows.
 _FOR_GOOD = re.compile(rb'"err_code": ?(?:10054|10097),')
+
+
+class Acks:
+    """A run handler (see `Frames.runs`) for the acks on `<inbox>.<ticket>`.
+
+    Acks are short, all alike, and as many as there are records: split one by one as any message
+    they cost more than all else that is done with them.
+
+    `take` gets each one's ticket and payload. What is no ack, an error for instance, ends the run
+    and goes to the subscription's handler like any message.
+    """
+
+    def __init__(self, inbox: str, take: Callable[[int, bytes], None]) -> None:
+        one = rb"MSG %b\.(-?\d{1,18}) \d+ \d+\r\n(\{\"stream\"[^\r\n]*\})\r\n" % re.escape(
+            inbox.encode()
+        )
+        self._all = re.compile(rb"(?:%b)+" % one).match
+        self._each = re.compile(one).findall
+        self._take = take
+
+    def __call__(self, buffer: bytes, at: int) -> int:
+        found = self._all(buffer, at)
+        if found is None:
+            return at
+        end = found.end()
+        take = self._take
+        for ticket, payload in self._each(buffer, at, end):
+            take(int(ticket), payload)
+        return end
 
 
 class Refusal(NamedTuple):
