@@ -55,7 +55,6 @@ class BrokerBase(Broker):
             for worker in self._workers:
                 closing.push_async_callback(worker.aclose)
 
-    @abstractmethod
     async def _disconnect(self) -> None:
         """Close what no worker is; after all workers."""
 

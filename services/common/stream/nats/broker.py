@@ -77,9 +77,6 @@ class NatsBroker(BrokerBase):
             self._link = self._own(Link(self._options, "shared"))
         self._limit = (await self._link.connected()).max_payload
 
-    async def _disconnect(self) -> None:
-        """The shared link is a worker, and closed as such."""
-
     def _shared(self) -> Link:
         if self._closed or self._link is None:
             raise BrokerClosed
