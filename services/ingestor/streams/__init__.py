@@ -5,9 +5,9 @@ for by calling `ask`; the healer answers by feeding it.
 """
 
 from services.ingestor.streams.book import BookStream
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.orders import OrdersStream
 from services.ingestor.streams.product_streams import ProductStreams, Want
+from services.ingestor.streams.stream import StreamEvents
 from services.ingestor.streams.ticker import TickerStream
 from services.ingestor.streams.trades import TradesStream
 

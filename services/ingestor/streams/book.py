@@ -9,8 +9,8 @@ from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.plausibility import JumpGuard
 from services.ingestor.integrity.sequencer import IN_ORDER, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream import BasedStream, StreamEvents
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import BookImage
 
@@ -22,18 +22,14 @@ _HEARTBEAT_STEP_US = 1_900_000
 _RECENT = 64
 
 
-class BookStream:
+class BookStream(BasedStream):
     """Passes updates on top of a snapshot; asks for a new snapshot when it is suspect.
 
     Updates that arrive before a connection's snapshot are dropped: they cannot be applied to
     anything (an old and a new socket may overlap).
 
     Args:
-        writer: where records go.
-        state: the stream's state.
         sequencer: BY_TIME.
-        ask: called when a new base is needed.
-        events: who counts.
         max_held: how many updates may wait for a book fetched over REST.
         replica: told of everything that is passed on, so that it can be audited.
         silence: when a book without updates is suspect.
@@ -50,15 +46,9 @@ class BookStream:
         replica: BookReplica | None = None,
         silence: SilenceRule = SilenceRule(),  # noqa: B008 - a tuple, never changed
     ) -> None:
-        self.writer = writer
-        self.state = state
-        self._sequencer = sequencer
-        self._ask = ask
-        self._events = events
+        super().__init__(writer, state, sequencer, ask, events)
         self._max_held = max_held
         self.replica = replica
-        self._cause: str | None = "start"
-        self._since = 0
         self._base_time = 0
         self._times = JumpGuard(_FUTURE_US)
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
@@ -68,19 +58,10 @@ class BookStream:
         self._heartbeat_time = 0
         self._silence = Silence(silence)
         self.based = False
-        self.messages = 0
-        self.duplicates = 0
         self.unbased = 0
-        self.gaps = 0
-        self.resyncs = 0
         # When the newest audit began that found nothing wrong, µs; 0 before the first.
         self.audited = 0
         self._based_at = 0
-
-    @property
-    def suspect(self) -> bool:
-        """Whether a new base is awaited."""
-        return self._cause is not None
 
     @property
     def held(self) -> int:
@@ -120,7 +101,7 @@ class BookStream:
             if len(self._held) < self._max_held:
                 self._held.append((time, body, ts))
                 return
-            self._events.dropped(self.writer.key, "queue_full", len(self._held))
+            self._dropped("queue_full", len(self._held))
             self._held = None
             self.based = False
         if self.based:
@@ -161,33 +142,15 @@ class BookStream:
         self.distrust("gap", "trades of this product are missing", ts)
 
     def lost(self, ts: int) -> None:
-        """The connection is gone: whatever comes next needs a new base."""
+        super().lost(ts)
         self.based = False
         self._held = None
         self._let_go = 0
-        if self._cause is None:
-            self._since = ts
-        if self._cause != "start":
-            self._cause = "reconnect"
-
-    def distrust(self, cause: str, evidence: str, ts: int) -> None:
-        """Something says that updates were lost; the first such sign asks for a new base."""
-        if self._cause is not None:
-            # A base already asked for comes after whatever was lost before now.
-            return
-        self._cause = cause
-        self._since = ts
-        self.gaps += 1
-        self._events.gap_found(self.writer.key, cause)
-        self.state.raise_("resyncing", evidence, ts)
-        self._ask()
 
     def unbase(self, cause: str, evidence: str, ts: int) -> None:
-        """Nothing may follow but a new base."""
         self.based = False
         self._held = None
-        self._cause = None
-        self.distrust(cause, evidence, ts)
+        super().unbase(cause, evidence, ts)
 
     # ---- what the healer brings
 
@@ -219,7 +182,6 @@ class BookStream:
             self.update(time, body, received)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "based": self.based,
@@ -235,7 +197,7 @@ class BookStream:
             self._refused(ts)
             return False
         if self._since:
-            self._events.resynced(self.writer.key, "snapshot", max(0, ts - self._since) / 1e6)
+            self._resynced("snapshot", self._since, ts)
         if self.replica is not None:
             self.replica.base(body)
         self.based = True
@@ -264,7 +226,7 @@ class BookStream:
                 return
             if not in_order:
                 # Sizes are absolute: applying an older update now would bring dead levels back.
-                self._events.dropped(self.writer.key, "reordered", 1)
+                self._dropped("reordered")
                 self.distrust("reordered", "an update older than the one before it", ts)
                 return
         if not self.writer.frame(self._seq(time, ts), body, ts):
@@ -285,11 +247,6 @@ class BookStream:
         if not in_order:
             return (time, body) in self._recent
         return time == self._sequencer.held and bool(self._recent) and self._recent[-1][1] == body
-
-    def _refused(self, ts: int) -> None:
-        """The broker has no room."""
-        self._events.dropped(self.writer.key, "broker_away", 1)
-        self.unbase("broker_away", "updates could not be published", ts)
 
     def _believed(self, time: int, ts: int, kind: str) -> int:
         """The time, or 0 (none) when it is far ahead and no other message says so."""

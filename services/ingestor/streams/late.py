@@ -16,8 +16,8 @@ from services.ingestor.integrity.open_gaps import (
     within,
     without,
 )
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
+from services.ingestor.streams.stream import StreamEvents
 from services.ingestor.venues.base import TradeRow
 
 # Trades in one record: about 100 KB as the normalizer writes them.

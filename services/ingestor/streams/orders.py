@@ -7,8 +7,8 @@ from collections.abc import Callable
 from services.common.wire import encode
 from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream import BasedStream, StreamEvents
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
@@ -16,18 +16,14 @@ from services.ingestor.venues.base import OrderEvent, OrderImage
 _AHEAD = 10_000
 
 
-class OrdersStream:
+class OrdersStream(BasedStream):
     """Folds orders into levels and passes on the messages that change one.
 
     While something is missing, messages wait here by number. If what is missing comes late, they
     follow it; else all resting orders are fetched, and those above the answer's number follow it.
 
     Args:
-        writer: where records go.
-        state: the stream's state.
         sequencer: CONTIGUOUS, holding nothing yet.
-        ask: called when all resting orders have to be fetched.
-        events: who counts.
         max_held: how many messages may wait; beyond it those waiting are let go.
     """
 
@@ -40,30 +36,14 @@ class OrdersStream:
         events: StreamEvents,
         max_held: int = 100_000,
     ) -> None:
-        self.writer = writer
-        self.state = state
-        self._sequencer = sequencer
-        self._ask = ask
-        self._events = events
+        super().__init__(writer, state, sequencer, ask, events)
         self._max_held = max_held
         self._book = OrderBook()
-        # Why a new base is needed; None while the book is proven.
-        self._cause: str | None = "start"
-        self._since = 0
         self._waiting: dict[int, tuple[OrderEvent, bytes, int]] = {}
         # Whether what is held is right as far as it goes, so that late messages complete it.
         self._continues = False
         # Whether this connection has said anything yet: an image needs messages that follow it.
         self._joined = False
-        self.messages = 0
-        self.duplicates = 0
-        self.gaps = 0
-        self.resyncs = 0
-
-    @property
-    def suspect(self) -> bool:
-        """Whether a new base is awaited."""
-        return self._cause is not None
 
     @property
     def based(self) -> bool:
@@ -101,11 +81,10 @@ class OrdersStream:
             self.duplicates += 1
         else:
             if isinstance(verdict, Gap):
-                text = f"orders' messages {verdict.first}..{verdict.last} missing"
-                self._begin("gap", text, ts, continues=True)
+                self._missing("gap", verdict, ts)
             else:
                 self._renumbered(ts)
-                self._begin("renumbered", "the venue's sequence began anew", ts)
+                self.distrust("renumbered", "the venue's sequence began anew", ts)
             self._wait(event, body, ts)
 
     def heartbeat(self, _time: int, sequence: int, ts: int) -> None:
@@ -114,32 +93,21 @@ class OrdersStream:
         if self._cause is None:
             verdict = self._sequencer.heartbeat(sequence)
             if isinstance(verdict, Gap):
-                text = f"orders' messages {verdict.first}..{verdict.last} missing (tail)"
-                self._begin("tail", text, ts, continues=True)
+                self._missing("tail", verdict, ts)
 
     def connected(self) -> None:
         """A subscription was sent; its first message says that it is heard."""
         self._joined = False
 
     def lost(self, ts: int) -> None:
-        """The connection is gone: whatever comes next needs a new base."""
+        super().lost(ts)
         self._joined = False
         self._continues = False
         self._waiting.clear()
-        if self._cause is None:
-            self._since = ts
-        if self._cause != "start":
-            self._cause = "reconnect"
-
-    def distrust(self, cause: str, evidence: str, ts: int) -> None:
-        """Something from outside says that the book is not right; a new base is asked for."""
-        if self._cause is None:
-            self._begin(cause, evidence, ts)
 
     def unbase(self, cause: str, evidence: str, ts: int) -> None:
-        """Nothing may follow but a new base."""
-        self._cause = None
-        self._begin(cause, evidence, ts)
+        self._continues = False
+        super().unbase(cause, evidence, ts)
 
     def trades_missing(self, ts: int) -> None:
         """A trades gap proves nothing here: `sequence` tells of every loss itself."""
@@ -166,7 +134,6 @@ class OrdersStream:
         return self._rebase(image, ts)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "based": self.based,
@@ -182,20 +149,15 @@ class OrdersStream:
             if self._cause is not None:
                 self._ask()
 
-    def _begin(self, cause: str, evidence: str, ts: int, *, continues: bool = False) -> None:
-        self._cause = cause
-        self._since = ts
-        self._continues = continues
-        self.gaps += 1
-        self._events.gap_found(self.writer.key, cause)
-        self.state.raise_("resyncing", evidence, ts)
-        if self._joined:
-            self._ask()
+    def _missing(self, cause: str, gap: Gap, ts: int) -> None:
+        self._continues = True
+        text = f"orders' messages {gap.first}..{gap.last} missing ({cause})"
+        self.distrust(cause, text, ts)
 
     def _wait(self, event: OrderEvent, body: bytes, ts: int) -> None:
         if len(self._waiting) >= self._max_held:
             # The next image is then asked for until it is ahead of what follows from here.
-            self._events.dropped(self.writer.key, "queue_full", len(self._waiting))
+            self._dropped("queue_full", len(self._waiting))
             self._waiting.clear()
             self._continues = False
         held = self._sequencer.held
@@ -221,13 +183,10 @@ class OrdersStream:
             # The broker refused; everything waits for the next base.
             return
         if since:
-            self._events.resynced(self.writer.key, outcome, max(0, ts - since) / 1e6)
+            self._resynced(outcome, since, ts)
         self._since = 0
         if self._waiting:
-            first = min(self._waiting)
-            self._begin(
-                "gap", f"orders' messages {number}..{first - 1} missing", ts, continues=True
-            )
+            self._missing("gap", Gap(number, min(self._waiting) - 1), ts)
         else:
             self.state.clear("resyncing", f"{outcome}: at {self._sequencer.held}", ts)
 
@@ -261,8 +220,3 @@ class OrdersStream:
     def _renumbered(self, ts: int) -> None:
         self.writer.restart(ts)
         self._waiting.clear()
-
-    def _refused(self, ts: int) -> None:
-        """The broker has no room: what it did not take makes the next base necessary."""
-        self._events.dropped(self.writer.key, "broker_away", 1)
-        self.unbase("broker_away", "updates could not be published", ts)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from services.common.wire import Missed
 from services.ingestor.integrity.sequencer import DUPLICATE, Restarted, Sequencer
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream import Stream, StreamEvents
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import Quote
 
@@ -17,15 +17,10 @@ _AHEAD = 1_000
 _PATIENCE = 2
 
 
-class TickerStream:
+class TickerStream(Stream):
     """Passes on what is newer than the last; asks for a refresh when heartbeats run ahead.
 
-    Args:
-        writer: where records go.
-        state: the stream's state.
-        sequencer: INCREASING.
-        ask: called when a fetched ticker is needed.
-        events: who counts.
+    Its sequencer is INCREASING.
     """
 
     def __init__(
@@ -36,11 +31,7 @@ class TickerStream:
         ask: Callable[[], None],
         events: StreamEvents,
     ) -> None:
-        self.writer = writer
-        self.state = state
-        self._sequencer = sequencer
-        self._ask = ask
-        self._events = events
+        super().__init__(writer, state, sequencer, ask, events)
         self._trade = 0
         self._behind = 0
         self._asked = 0
@@ -51,10 +42,7 @@ class TickerStream:
         # The newest ticker that the broker had no room for, and those before it.
         self._waiting: tuple[int, bytes] | None = None
         self._unwritten: Missed | None = None
-        self.messages = 0
-        self.duplicates = 0
         self.coalesced = 0
-        self.gaps = 0
 
     @property
     def behind(self) -> bool:
@@ -74,8 +62,7 @@ class TickerStream:
             self.duplicates += 1
             return
         if isinstance(verdict, Restarted):
-            self._events.gap_found(self.writer.key, "renumbered")
-            self.gaps += 1
+            self._found("renumbered")
             self.writer.restart(ts)
             self._sequencer.restart(number - 1, time)
             self._trade = 0
@@ -119,7 +106,7 @@ class TickerStream:
             self._sequencer.advance(seq, quote.time)
             self._asked = 0
             self._traded(quote.trade_id, ts)
-            self._events.resynced(self.writer.key, "snapshot", max(0, ts - asked) / 1e6)
+            self._resynced("snapshot", asked, ts)
         return True
 
     def settle(self, ts: int) -> bool:
@@ -136,7 +123,7 @@ class TickerStream:
             return False
         outcome = "snapshot" if self._unwritten is None else "lost"
         self._waiting = self._unwritten = None
-        self._events.resynced(self.writer.key, outcome, 0.0)
+        self._resynced(outcome, ts, ts)
         return True
 
     def lost(self) -> None:
@@ -145,13 +132,11 @@ class TickerStream:
         self._asked = 0
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of stream has."""
         return {"coalesced": self.coalesced}
 
     def _want(self, cause: str, evidence: str, ts: int) -> None:
         self._asked = ts
-        self.gaps += 1
-        self._events.gap_found(self.writer.key, cause)
+        self._found(cause)
         self.state.raise_("resyncing", evidence, ts)
         self._ask()
 
@@ -163,18 +148,17 @@ class TickerStream:
         self._behind = 0
         if self._asked:
             # A live ticker was faster than the one that was asked for.
-            self._events.resynced(self.writer.key, "late", max(0, ts - self._asked) / 1e6)
+            self._resynced("late", self._asked, ts)
             self._asked = 0
         self.state.clear("resyncing", f"ticker of trade {self._trade}", ts)
 
     def _refused(self, number: int, time: int, body: bytes) -> None:
         if self._waiting is None:
-            self._events.gap_found(self.writer.key, "broker_away")
-            self.gaps += 1
+            self._found("broker_away")
         else:
             before = self._waiting[0]
             first = before if self._unwritten is None else self._unwritten.from_
             self._unwritten = Missed(first, before)
-            self._events.dropped(self.writer.key, "broker_away", 1)
+            self._dropped("broker_away")
         self._waiting = (number, body)
         self._sequencer.advance(number, time)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
 from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
-from services.ingestor.streams.events import StreamEvents
 from services.ingestor.streams.late import OpenTrades
 from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream import Stream, StreamEvents
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import TradeRow
 
@@ -38,15 +38,10 @@ class _Episode:
         self.opened = 0
 
 
-class TradesStream:
+class TradesStream(Stream):
     """While something is missing, newer trades wait here, by id, until all before them are there.
 
     Args:
-        writer: where records go.
-        state: the stream's state.
-        sequencer: with the last trade id that is in the log.
-        ask: called when missing trades have to be fetched (again).
-        events: who counts.
         max_held: how many trades may wait; beyond it those waiting are let go and fetched later.
     """
 
@@ -59,11 +54,7 @@ class TradesStream:
         events: StreamEvents,
         max_held: int = 20_000,
     ) -> None:
-        self.writer = writer
-        self.state = state
-        self._sequencer = sequencer
-        self._ask = ask
-        self._events = events
+        super().__init__(writer, state, sequencer, ask, events)
         self._max_held = max_held
         self._held: dict[int, tuple[int, bytes, int]] = {}
         self._episode: _Episode | None = None
@@ -74,9 +65,6 @@ class TradesStream:
         writer.state_of = self._state
         # Why a seed may find a hole: the process was away, later the connection was.
         self._seed_cause = "restart"
-        self.messages = 0
-        self.duplicates = 0
-        self.gaps = 0
         self.refilled = 0
         self.lost = 0
         self.opened = 0
@@ -223,7 +211,6 @@ class TradesStream:
             self._drain(ts)
 
     def extra(self) -> dict[str, int]:
-        """Counters that only this kind of stream has."""
         return {
             "held": self.held,
             "refilled": self.refilled,
@@ -250,10 +237,9 @@ class TradesStream:
         self._ask()
 
     def _found(self, cause: str) -> None:
-        self.gaps += 1
+        super()._found(cause)
         if self._episode is not None:
             self._episode.gaps += 1
-        self._events.gap_found(self.writer.key, cause)
 
     def _hold(self, number: int, time: int, body: bytes, ts: int) -> None:
         if self._episode is None:
@@ -263,7 +249,7 @@ class TradesStream:
             return
         if len(self._held) >= self._max_held:
             # They exist at the venue and will be fetched, so letting go loses nothing yet.
-            self._events.dropped(self.writer.key, "queue_full", len(self._held))
+            self._dropped("queue_full", len(self._held))
             self._held.clear()
         self._held[number] = (time, body, ts)
         self._episode.target = max(self._episode.target, number)
@@ -291,18 +277,11 @@ class TradesStream:
 
     def _finish(self, episode: _Episode, ts: int) -> None:
         self._episode = None
-        outcome = (
-            "lost"
-            if episode.lost
-            else "open"
-            if episode.opened
-            else "refilled"
-            if episode.refilled
-            else "late"
-        )
+        outcomes = {"lost": episode.lost, "open": episode.opened, "refilled": episode.refilled}
+        outcome = next((name for name, count in outcomes.items() if count), "late")
         took = max(0, ts - episode.since)
         for _ in range(episode.gaps):
-            self._events.resynced(self.writer.key, outcome, took / 1e6)
+            self._resynced(outcome, episode.since, ts)
         self.state.clear(
             "resyncing",
             f"trades from {episode.first} ({episode.cause}): {episode.refilled} refilled, "
@@ -321,7 +300,7 @@ class TradesStream:
         self._episode = None
         self.state.clear("resyncing", "the venue's trade ids began anew", ts)
         self._found("renumbered")
-        self._events.resynced(self.writer.key, "renumbered", 0.0)
+        self._resynced("renumbered", ts, ts)
         self.open.renumbered(held, ts)
         self.writer.restart(ts)
         self._recent.clear()
