@@ -10,6 +10,7 @@ from operator import attrgetter
 import structlog
 from prometheus_client import CollectorRegistry
 
+from services.common.clock import now_us
 from services.common.errors import (
     BrokerClosed,
     BrokerFailed,
@@ -30,12 +31,13 @@ from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_LOG, RAW_LOG, key_of
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
-from services.ingestor.metrics import FeedCollector, Metrics
+from services.ingestor.feed_metrics import FeedCollector
+from services.ingestor.metrics import Metrics
 from services.ingestor.monitor import Monitor, products_of
 from services.ingestor.publish.raw_publisher import RawPublisher, refusal_of
 from services.ingestor.publish.unreadable_frames import MAX_WAITING, UnreadableFrames
 from services.ingestor.repair.book_audit import Auditor
-from services.ingestor.repair.healer import Healer, now_us
+from services.ingestor.repair.healer import Healer
 from services.ingestor.repair.late_trades import LateTrades
 from services.ingestor.repair.repair_queue import Repairs
 from services.ingestor.settings import Settings
@@ -88,9 +90,7 @@ class Ingestor:
         self._broker_breaker = CircuitBreaker(
             settings.broker_breaker_refusals, settings.broker_breaker_recovery_ms / 1000
         )
-        self._collector = FeedCollector(
-            lambda: [feed.stats() for feed in self.feeds], self._circuits, broker.storing
-        )
+        self._collector = FeedCollector(self.feeds, self._circuits, broker.storing)
 
     @property
     def registry(self) -> CollectorRegistry:

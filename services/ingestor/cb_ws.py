@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from services.common.clock import now_us
 from services.common.resilience.backoff import Backoff
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.ingestor.feed.dial import dial, why_closed
-from services.ingestor.feed.lifecycle import FeedEvent, FeedState, next_state
+from services.ingestor.feed.lifecycle import FeedState, checked_step
 from services.ingestor.feed.limiter import Limiter
-from services.ingestor.feed.options import FeedOptions
-from services.ingestor.feed.stats import FeedStats, feed_stats
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher
 from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
@@ -50,14 +50,13 @@ _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Feed:
-    """See the module. `products` maps products to their products and may change while running."""
+    """See the module. `products` maps names to their streams and may change while running."""
 
     def __init__(
         self,
         name: str,
         venue: VenueFeed,
-        products: Iterable[ProductStreams],
-        options: FeedOptions,
+        settings: Settings,
         raw_publisher: RawPublisher,
         unreadable: UnreadableFrames,
         metrics: Metrics,
@@ -65,27 +64,31 @@ class Feed:
         self.name = name
         self.venue = venue
         self.state = FeedState.STOPPED
-        self.since = time.time_ns() // 1000
+        self.since = now_us()
         self.endpoint = ""
         self.last_reason = ""
         self.messages = 0
         self.ignored = 0
         self.reconnects = 0
-        self._products = {streams.product: streams for streams in products}
-        self._options = options
+        self._products: dict[str, ProductStreams] = {}
+        self._settings = settings
         self._raw_publisher = raw_publisher
         self._unreadable = unreadable
         self._metrics = metrics
         self._socket: ClientConnection | None = None
-        self._breaker = CircuitBreaker(options.breaker_failures, options.breaker_recovery_s)
+        self._breaker = CircuitBreaker(
+            settings.ws_breaker_failures, settings.ws_breaker_recovery_ms / 1000
+        )
         self._sends = Limiter(_SENDS_PER_S, _SEND_BURST)
         self._last_message = 0
         self._flowing_since = 0.0
-        self._end_reason: str | None = None
+        self._end_reason = ""
         self._refusal = ""
         self._malformed: set[str] = set()
         self._one_by_one: asyncio.Event = asyncio.Event()
-        self._book_channels = [c for c in options.channels if venue.channels[c] == ("book",)]
+        self._book_channels = [
+            c for c in settings.coinbase_channels if venue.channels[c] == ("book",)
+        ]
 
     # ---- what the outside sees and asks
 
@@ -102,18 +105,15 @@ class Feed:
         """Of the venue's endpoints, as this connection finds them."""
         return self._breaker.state
 
-    def stats(self) -> FeedStats:
-        return feed_stats(
-            self.venue.name,
-            self.name,
-            self._products.values(),
-            time.time_ns() // 1000,
-            connected=self.connected,
-            messages=self.messages,
-            ignored=self.ignored,
-            reconnects=self.reconnects,
-            last_message=self._last_message,
-        )
+    @property
+    def queued(self) -> int:
+        """Messages that wait for a resync."""
+        return sum(stream.held for streams in self._products.values() for stream in streams.all)
+
+    @property
+    def last_message_age_s(self) -> float | None:
+        """None before the first message."""
+        return (now_us() - self._last_message) / 1e6 if self._last_message else None
 
     async def resubscribe_book(self, product: str) -> bool:
         """Have the venue send the product's book anew; False when that cannot be asked now."""
@@ -131,7 +131,7 @@ class Feed:
         for stream in streams.all:
             self._metrics.prepare(stream.writer.key)
         if self._socket is not None:
-            streams.connected(time.time_ns() // 1000)
+            streams.connected(now_us())
             await self._subscribe([streams.product])
 
     async def remove(self, product: str) -> None:
@@ -139,12 +139,14 @@ class Feed:
         streams = self._products.pop(product, None)
         if streams is None:
             return
-        await self._send(lambda: self.venue.unsubscribe([product], self._options.channels))
-        streams.lost("product removed", time.time_ns() // 1000)
+        await self._send(
+            lambda: self.venue.unsubscribe([product], self._settings.coinbase_channels)
+        )
+        streams.lost("product removed", now_us())
 
     def stopped(self, reason: str) -> None:
         """Write into every stream that nothing follows; call it when `run` has ended."""
-        now = time.time_ns() // 1000
+        now = now_us()
         for streams in self._products.values():
             streams.lost(reason, now)
 
@@ -153,12 +155,13 @@ class Feed:
     async def run(self) -> None:
         """Keep the feed alive until cancelled."""
         quick = Backoff(_FIRST_PAUSE_S, _QUICK_PAUSE_S, least=0.0, immediate=True)
-        slow = Backoff(_SLOW_PAUSE_S, self._options.max_pause_s, least=0.0)
+        longest_s = self._settings.reconnect_max_ms / 1000
+        slow = Backoff(_SLOW_PAUSE_S, longest_s, least=0.0)
+        endpoints = self._settings.endpoints
         failures = 0
-        self._enter(FeedEvent.STARTED)
+        self._enter(FeedState.CONNECTING)
         try:
             while True:
-                endpoints = self._options.endpoints
                 self.endpoint = endpoints[failures // _ENDPOINT_PATIENCE % len(endpoints)]
                 reason = await self._connection(self.endpoint)
                 if self._flowing_since and time.monotonic() - self._flowing_since >= _LASTED_S:
@@ -171,9 +174,9 @@ class Feed:
                     self._breaker.failed(time.monotonic())
                 self._lost(reason)
                 if self.state is FeedState.FAILED:
-                    await asyncio.sleep(self._options.max_pause_s)
+                    await asyncio.sleep(longest_s)
                     self._breaker.allows(time.monotonic())
-                    self._enter(FeedEvent.STARTED)
+                    self._enter(FeedState.CONNECTING)
                     continue
                 closed = self._breaker.state is Circuit.CLOSED
                 delay = quick.next_delay() if closed else slow.next_delay()
@@ -188,25 +191,25 @@ class Feed:
                 )
                 await asyncio.sleep(delay)
                 self._breaker.allows(time.monotonic())
-                self._enter(FeedEvent.RETRIED)
+                self._enter(FeedState.CONNECTING)
         finally:
-            self._enter(FeedEvent.ENDED)
+            self._enter(FeedState.STOPPED)
 
     async def _connection(self, endpoint: str) -> str:
         """One connection from handshake to end; why it ended."""
-        self._end_reason = None
+        self._end_reason = ""
         self._refusal = ""
         self._flowing_since = 0.0
         self._malformed.clear()
         self._one_by_one.clear()
-        socket = await dial(self.name, endpoint, self._options)
+        socket = await dial(self.name, endpoint, self._settings)
         if isinstance(socket, str):
             return socket
         try:
             async with socket:
-                self._enter(FeedEvent.CONNECTED)
+                self._enter(FeedState.SUBSCRIBING)
                 self._socket = socket
-                now = time.time_ns() // 1000
+                now = now_us()
                 for streams in self._products.values():
                     streams.connected(now)
                 # All data of a first subscription may come before `_send` returns here.
@@ -218,17 +221,14 @@ class Feed:
                     reason = await self._receive(socket)
                     for task in tasks:
                         task.cancel()
-                return self._why(reason)
+                # Our own reason for ending it explains more than what the socket saw.
+                return self._end_reason or reason
         except OSError:
             return "network"
         finally:
             self._socket = None
             # Who is cancelled while it says goodbye leaves no socket behind.
             socket.transport.abort()
-
-    def _why(self, reason: str) -> str:
-        """Our own reason for ending the connection explains more than what the socket saw."""
-        return self._end_reason or reason
 
     async def _request(self) -> None:
         """Subscribe everything in one message; product by product once that was refused.
@@ -242,9 +242,8 @@ class Feed:
 
     async def _subscribe(self, products: Sequence[str]) -> None:
         if products:
-            await self._send(
-                lambda: self.venue.subscribe(products, self._options.channels, time.time())
-            )
+            channels = self._settings.coinbase_channels
+            await self._send(lambda: self.venue.subscribe(products, channels, time.time()))
 
     async def _send(self, request: Callable[[], bytes]) -> bool:
         """Send in turn; the request is made when its turn has come (it may carry a time)."""
@@ -284,7 +283,7 @@ class Feed:
             if not self._flowing_since:
                 self._flowing_since = time.monotonic()
                 self._breaker.succeeded()
-                self._enter(FeedEvent.FLOWING)
+                self._enter(FeedState.ACTIVE)
                 log.info("feed_flowing", feed=self.name, endpoint=self.endpoint)
             streams.feed(event, frame, ts)
 
@@ -314,19 +313,19 @@ class Feed:
         for streams in self._products.values():
             if self._one_by_one.is_set() and streams.product in named:
                 streams.refused = text
-                now = time.time_ns() // 1000
+                now = now_us()
                 for stream in streams.all:
                     stream.state.raise_("down", f"refused by the venue: {text}", now)
         self._one_by_one.set()
 
     async def _watch(self, socket: ClientConnection) -> None:
-        dead_us = int(self._options.dead_s * 1e6)
-        suspect_us = int(self._options.suspect_s * 1e6)
-        began = time.time_ns() // 1000
+        dead_us = self._settings.heartbeat_dead_ms * 1000
+        suspect_us = self._settings.heartbeat_suspect_ms * 1000
+        began = now_us()
         asked: dict[str, int] = {}
         while True:
             await asyncio.sleep(_WATCH_S)
-            now = time.time_ns() // 1000
+            now = now_us()
             for streams in self._products.values():
                 streams.watch(suspect_us, now)
             heard = (
@@ -345,22 +344,21 @@ class Feed:
                     await self._subscribe([product])
 
     def _lost(self, reason: str) -> None:
-        now = time.time_ns() // 1000
+        now = now_us()
         self.reconnects += 1
         self.last_reason = reason
         self._metrics.reconnected(self.venue.name, reason)
         for streams in self._products.values():
             streams.lost(f"connection lost: {reason}", now)
         refused = self._refusal and self.state is FeedState.SUBSCRIBING
-        self._enter(FeedEvent.REFUSED if refused else FeedEvent.LOST)
+        self._enter(FeedState.FAILED if refused else FeedState.RECONNECTING)
 
-    def _enter(self, event: FeedEvent) -> None:
-        self.state = next_state(self.state, event)
-        self.since = time.time_ns() // 1000
+    def _enter(self, state: FeedState) -> None:
+        self.state = checked_step(self.state, state)
+        self.since = now_us()
 
     def report(self) -> dict[str, Any]:
         """What `GET /feeds/{name}` answers."""
-        stats = self.stats()
         return {
             "name": self.name,
             "venue": self.venue.name,
@@ -368,12 +366,12 @@ class Feed:
             "circuit": self.circuit.name.lower(),
             "since": self.since,
             "endpoint": self.endpoint,
-            "channels": list(self._options.channels),
-            "messages": stats.messages,
-            "ignored": stats.ignored,
-            "queued": stats.queued,
-            "reconnects": stats.reconnects,
+            "channels": list(self._settings.coinbase_channels),
+            "messages": self.messages,
+            "ignored": self.ignored,
+            "queued": self.queued,
+            "reconnects": self.reconnects,
             "last_loss": self.last_reason or None,
-            "last_message_age_s": stats.last_message_age_s,
+            "last_message_age_s": self.last_message_age_s,
             "products": {streams.product: streams.report() for streams in self._products.values()},
         }

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from services.common.clock import now_us
 from services.common.errors import BrokerUnavailable, InvalidSubject, VenueRefused
 from services.common.observability.health import Health, health_routes
 from services.common.subjects import check_token
@@ -18,7 +19,6 @@ from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.openapi import openapi_document
-from services.ingestor.repair.healer import now_us
 
 
 class _Products(msgspec.Struct):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import BrokerError
 from services.common.observability.health import Health
 from services.common.stream.broker import Broker
@@ -14,7 +15,7 @@ from services.common.subjects import RAW_LOG
 from services.ingestor.cb_ws import Feed
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher
-from services.ingestor.repair.healer import Healer, now_us
+from services.ingestor.repair.healer import Healer
 from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
 from services.ingestor.streams.pulse import Pulse
@@ -109,16 +110,15 @@ class Monitor:
         while True:
             await asyncio.sleep(_STATISTICS_S)
             for feed in self._feeds:
-                stats = feed.stats()
-                new = stats.messages - before.get(feed.name, 0)
+                new = feed.messages - before.get(feed.name, 0)
                 log.info(
                     "feed_statistics",
                     feed=feed.name,
                     state=feed.state.value,
                     messages_per_s=round(new / _STATISTICS_S, 1),
-                    queued=stats.queued,
-                    reconnects=stats.reconnects,
-                    last_message_age_s=stats.last_message_age_s,
+                    queued=feed.queued,
+                    reconnects=feed.reconnects,
+                    last_message_age_s=feed.last_message_age_s,
                     refused_by_broker=raw_publisher.refused,
                     heals=healer.under_way,
                 )

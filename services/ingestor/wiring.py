@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import VenueError, VenueRefused
 from services.common.stream.broker import Broker
 from services.common.subjects import RAW_LOG, StreamKey, raw_subject
 from services.common.wire import UNREADABLE, decode_raw
 from services.ingestor.cb_ws import Feed
-from services.ingestor.feed.options import FeedOptions
 from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.integrity.silence import SilenceRule
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher
 from services.ingestor.publish.unreadable_frames import UnreadableFrames
-from services.ingestor.repair.healer import Resubscribe, now_us
+from services.ingestor.repair.healer import Resubscribe
 from services.ingestor.settings import Settings
 from services.ingestor.streams import (
     BookStream,
@@ -29,7 +29,7 @@ from services.ingestor.streams import (
     TradesStream,
     Want,
 )
-from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
 from services.ingestor.streams.restore import open_gaps
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import VenueRest
@@ -94,23 +94,10 @@ class FeedFactory:
         Raises:
             BrokerUnavailable: where the streams end is unknown.
         """
-        settings = self._settings
-        options = FeedOptions(
-            settings.endpoints,
-            settings.coinbase_channels,
-            suspect_s=settings.heartbeat_suspect_ms / 1000,
-            dead_s=settings.heartbeat_dead_ms / 1000,
-            connect_timeout_s=settings.connect_timeout_ms / 1000,
-            max_pause_s=settings.reconnect_max_ms / 1000,
-            breaker_failures=settings.ws_breaker_failures,
-            breaker_recovery_s=settings.ws_breaker_recovery_ms / 1000,
-            compression=settings.ws_compression,
-        )
         feed = Feed(
             name,
             self._choice.venue,
-            [],
-            options,
+            self._settings,
             self._raw_publisher,
             self._unreadable,
             self._metrics,
@@ -157,40 +144,43 @@ class FeedFactory:
     async def _parts(self, channel: str, product: str) -> _Parts:
         key = StreamKey(self._choice.venue.name, channel, product)
         by_order = channel == "book" and self._choice.by_order
-        writer, heard = await self._writer(key)
+        writer = await self._writer(key)
         if channel == "book":
             _continue_book(writer, by_order=by_order)
         # A book's position is forced to increase and so says nothing of the venue's clock.
         held = None if channel == "book" else writer.seq
-        sequencer = Sequencer(ORDERS_RULE if by_order else RULES[channel], held, heard)
+        sequencer = Sequencer(ORDERS_RULE if by_order else RULES[channel], held, writer.heard)
         return writer, StreamStateTracker(writer, now_us()), sequencer
 
-    async def _writer(self, key: StreamKey) -> tuple[RawStreamWriter, int]:
-        """The stream's writer, and when its last record was received (µs, 0 if none)."""
+    async def _writer(self, key: StreamKey) -> RawStreamWriter:
         line, offer = self._settings.line, self._raw_publisher.offer
         last = await self._broker.last(raw_subject(key))
         if last is None:
             epoch = await self._broker.log_epoch(RAW_LOG)
-            return RawStreamWriter(key, line, offer, epoch=epoch), 0
+            return RawStreamWriter(key, line, offer, epoch=epoch)
         epoch, seq, sub = last.position
+        heard = 0
+        gaps: OpenGaps = ()
+        told: tuple[int, int] | None = None
         try:
             record = decode_raw(last.payload)
         except UNREADABLE as error:
             # Somebody else's. Where it stands is known, and what it hides shows as a break there.
             log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
-            return RawStreamWriter(key, line, offer, epoch=epoch, seq=seq or None, sub=sub), 0
-        gaps, told = await open_gaps(self._broker, record)
-        writer = RawStreamWriter(
+        else:
+            heard = record.ts_recv
+            gaps, told = await open_gaps(self._broker, record)
+        return RawStreamWriter(
             key,
             line,
             offer,
             epoch=epoch,
             seq=seq or None,
             sub=sub,
+            heard=heard,
             open_gaps=gaps,
             open_at=told,
         )
-        return writer, record.ts_recv
 
 
 def silence_rule(settings: Settings) -> SilenceRule:

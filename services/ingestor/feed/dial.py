@@ -7,7 +7,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, ProxyError
 
 from services.common.network.proxies import proxy_for
-from services.ingestor.feed.options import FeedOptions
+from services.ingestor.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -18,16 +18,16 @@ _MAX_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 1.0
 
 
-async def dial(feed: str, endpoint: str, options: FeedOptions) -> ClientConnection | str:
+async def dial(feed: str, endpoint: str, settings: Settings) -> ClientConnection | str:
     """A connection, or why there is none; `feed` is for the log."""
     try:
         return await connect(
             endpoint,
             max_size=_MAX_FRAME,
             max_queue=_MAX_QUEUE,
-            open_timeout=options.connect_timeout_s,
+            open_timeout=settings.connect_timeout_ms / 1000,
             close_timeout=_CLOSE_TIMEOUT_S,
-            compression="deflate" if options.compression else None,
+            compression="deflate" if settings.ws_compression else None,
             proxy=proxy_for(endpoint),
         )
     except TimeoutError:

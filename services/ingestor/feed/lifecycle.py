@@ -1,7 +1,7 @@
-"""The life of one upstream connection, as a table.
+"""The life of one upstream connection, as a table: a step that is not in it is a defect and raises.
 
-The feed's task feeds events; an event that fits nowhere is a defect and raises. `failed` means that
-the venue refused the whole subscription: it is tried again only after the longest pause.
+`failed` means that the venue refused the whole subscription: it is tried again only after the
+longest pause.
 """
 
 from __future__ import annotations
@@ -18,36 +18,23 @@ class FeedState(Enum):
     FAILED = "failed"
 
 
-class FeedEvent(Enum):
-    STARTED = "started"
-    CONNECTED = "connected"
-    FLOWING = "flowing"
-    LOST = "lost"
-    RETRIED = "retried"
-    REFUSED = "refused"
-    ENDED = "ended"
+# Any state may also be followed by STOPPED.
+STEPS = {
+    FeedState.STOPPED: {FeedState.CONNECTING},
+    FeedState.CONNECTING: {FeedState.SUBSCRIBING, FeedState.RECONNECTING},
+    FeedState.SUBSCRIBING: {FeedState.ACTIVE, FeedState.RECONNECTING, FeedState.FAILED},
+    FeedState.ACTIVE: {FeedState.RECONNECTING},
+    FeedState.RECONNECTING: {FeedState.CONNECTING},
+    FeedState.FAILED: {FeedState.CONNECTING},
+}
 
 
-TRANSITIONS: dict[tuple[FeedState, FeedEvent], FeedState] = {
-    (FeedState.STOPPED, FeedEvent.STARTED): FeedState.CONNECTING,
-    (FeedState.CONNECTING, FeedEvent.CONNECTED): FeedState.SUBSCRIBING,
-    (FeedState.CONNECTING, FeedEvent.LOST): FeedState.RECONNECTING,
-    (FeedState.SUBSCRIBING, FeedEvent.FLOWING): FeedState.ACTIVE,
-    (FeedState.SUBSCRIBING, FeedEvent.LOST): FeedState.RECONNECTING,
-    (FeedState.SUBSCRIBING, FeedEvent.REFUSED): FeedState.FAILED,
-    (FeedState.ACTIVE, FeedEvent.LOST): FeedState.RECONNECTING,
-    (FeedState.RECONNECTING, FeedEvent.RETRIED): FeedState.CONNECTING,
-    (FeedState.FAILED, FeedEvent.STARTED): FeedState.CONNECTING,
-} | {(state, FeedEvent.ENDED): FeedState.STOPPED for state in FeedState}
-
-
-def next_state(state: FeedState, event: FeedEvent) -> FeedState:
-    """Where `event` leads from `state`.
+def checked_step(before: FeedState, after: FeedState) -> FeedState:
+    """`after`.
 
     Raises:
-        ValueError: it fits nowhere.
+        ValueError: it cannot follow `before`.
     """
-    try:
-        return TRANSITIONS[state, event]
-    except KeyError:
-        raise ValueError(f"a feed that is {state.value} cannot have {event.value}") from None
+    if after is not FeedState.STOPPED and after not in STEPS[before]:
+        raise ValueError(f"a feed that is {before.value} cannot become {after.value}")
+    return after

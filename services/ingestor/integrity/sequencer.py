@@ -43,14 +43,17 @@ RULES = {
 ORDERS_RULE = Numbering.CONTIGUOUS
 
 
-@dataclass(frozen=True, slots=True)
-class InOrder:
-    """Pass it on, then `advance` to it."""
+class Verdict(Enum):
+    """What a number says where it leaves no hole that numbers could name."""
 
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """It was seen before, or comes too late; drop it."""
+    # Pass it on, then `advance` to it.
+    IN_ORDER = "in_order"
+    # It was seen before, or comes too late; drop it.
+    DUPLICATE = "duplicate"
+    # It is older than the one before; something may be missing and no number can say what.
+    REORDERED = "reordered"
+    # The venue's numbering began anew.
+    RESTARTED = "restarted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +68,9 @@ class Gap:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """Something may be missing and no number can say what."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """The venue's numbering began anew: `held` was the last of the old one."""
-
-    held: int
-
-
-SequenceVerdict = InOrder | Duplicate | Gap | Suspect | Restarted
-
-# Made once: these two are the answer to nearly every message.
-IN_ORDER = InOrder()
-DUPLICATE = Duplicate()
+# An enum's member costs a lookup each time it is named, and these are compared for every message.
+IN_ORDER, DUPLICATE = Verdict.IN_ORDER, Verdict.DUPLICATE
+REORDERED, RESTARTED = Verdict.REORDERED, Verdict.RESTARTED
 
 
 class Sequencer:
@@ -105,7 +92,7 @@ class Sequencer:
         self._witnesses = 0
         self._ahead: int | None = None
 
-    def observe(self, number: int, time: int = 0) -> SequenceVerdict:
+    def observe(self, number: int, time: int = 0) -> Verdict | Gap:
         """Judge a message's number; `time` is its event time in µs. Changes nothing held."""
         held = self.held
         if held is None:
@@ -115,17 +102,17 @@ class Sequencer:
                 return IN_ORDER
             return Gap(held + 1, number - 1)
         if self._rule is Numbering.BY_TIME:
-            return IN_ORDER if number == held else Suspect("reordered")
-        return self._behind(held, time)
+            return IN_ORDER if number == held else REORDERED
+        return self._behind(time)
 
-    def witness(self, number: int, time: int = 0) -> SequenceVerdict:
+    def witness(self, number: int, time: int = 0) -> Verdict | Gap:
         """Judge a number that the venue says it has reached, without the message itself."""
         held = self.held
         if held is None or number == held:
             return IN_ORDER
-        return Gap(held + 1, number) if number > held else self._behind(held, time)
+        return Gap(held + 1, number) if number > held else self._behind(time)
 
-    def heartbeat(self, number: int) -> SequenceVerdict:
+    def heartbeat(self, number: int) -> Verdict | Gap:
         """Like `witness`, for a mark that may overtake messages still on their way.
 
         A gap is reported when the previous heartbeat's mark has still not been reached.
@@ -156,10 +143,8 @@ class Sequencer:
         self._held_time = time
         self.advance(held)
 
-    def _behind(self, held: int, time: int) -> SequenceVerdict:
+    def _behind(self, time: int) -> Verdict | Gap:
         if not self.outlived(time):
             return DUPLICATE
         self._witnesses += 1
-        if self._witnesses < RESTART_WITNESSES:
-            return DUPLICATE
-        return Restarted(held)
+        return DUPLICATE if self._witnesses < RESTART_WITNESSES else RESTARTED

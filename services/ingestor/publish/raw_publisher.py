@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
+from services.common.clock import now_us
 from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
@@ -81,7 +82,7 @@ class RawPublisher:
             ticket = self._publisher.offer(record)
         except RecordRefused as error:
             self.refused += 1
-            self._unreadable.park(refusal_of(error), record.payload, time.time_ns() // 1000)
+            self._unreadable.park(refusal_of(error), record.payload, now_us())
             log.error("record_refused", subject=error.subject, reason=error.reason)
             raise
         if ticket is None:

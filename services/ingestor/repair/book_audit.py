@@ -15,12 +15,12 @@ from enum import Enum
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import VenueError
 from services.common.wire import UNREADABLE
 from services.ingestor.integrity.book_replica import Batch, BookReplica
 from services.ingestor.integrity.suspicion import Key
 from services.ingestor.repair.audit_turns import AuditTurns, Suspicions
-from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import BookStream, ProductStreams
 from services.ingestor.venues.base import BookImage, VenueRest
 

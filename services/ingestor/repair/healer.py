@@ -8,13 +8,13 @@ has no allowance, since there is nothing to go on with, and is asked for until i
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import structlog
 from opentelemetry import trace
 
+from services.common.clock import now_us
 from services.common.errors import VenueError, VenueRefused
 from services.common.resilience.backoff import Backoff
 from services.ingestor.integrity.open_gaps import denied
@@ -48,11 +48,6 @@ _LONGEST_REBASE_PAUSE_S = 30.0
 
 # Asks the venue to send a product's book anew; False when the connection is not up.
 Resubscribe = Callable[[str], Awaitable[bool]]
-
-
-def now_us() -> int:
-    """Microseconds since the Unix epoch."""
-    return time.time_ns() // 1000
 
 
 class Healer:

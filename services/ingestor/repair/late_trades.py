@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import VenueError
 from services.ingestor.integrity.open_gaps import LateSchedule, denied
 from services.ingestor.integrity.sequencer import Gap
-from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import ProductStreams, TradesStream
 from services.ingestor.venues.base import VenueRest
 

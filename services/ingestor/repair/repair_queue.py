@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.resilience.backoff import Backoff
 from services.common.stream.broker import Broker
 from services.common.stream.records import Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
 from services.common.wire import UNREADABLE, Parked
-from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import ProductStreams
 
 log = structlog.get_logger(__name__)

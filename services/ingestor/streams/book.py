@@ -65,7 +65,6 @@ class BookStream(BasedStream):
 
     @property
     def held(self) -> int:
-        """How many updates wait for a book fetched over REST."""
         return len(self._held) if self._held is not None else 0
 
     @property

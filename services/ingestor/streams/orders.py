@@ -57,7 +57,6 @@ class OrdersStream(BasedStream):
 
     @property
     def held(self) -> int:
-        """How many messages wait."""
         return len(self._waiting)
 
     @property

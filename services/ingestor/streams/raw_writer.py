@@ -52,24 +52,10 @@ class RawStreamWriter:
         epoch: of the stream's last record, or of the log when it holds none.
         seq: of the stream's last record; None when the log holds none, or only statuses.
         sub: of the stream's last record.
+        heard: when the stream's last record was received, µs; 0 when that is not known.
         open_gaps: whose trades are still asked for, as the log tells it.
         open_at: (`seq`, `sub`) of the newest record that lists them.
     """
-
-    __slots__ = (
-        "_offer",
-        "_open_at",
-        "_subject",
-        "advanced_at",
-        "epoch",
-        "key",
-        "line",
-        "open_gaps",
-        "seq",
-        "state_of",
-        "sub",
-        "told_open_at",
-    )
 
     def __init__(
         self,
@@ -80,6 +66,7 @@ class RawStreamWriter:
         epoch: int,
         seq: int | None = None,
         sub: int = 0,
+        heard: int = 0,
         open_gaps: OpenGaps = (),
         open_at: tuple[int, int] | None = None,
     ) -> None:
@@ -88,6 +75,7 @@ class RawStreamWriter:
         self.epoch = epoch
         self.seq = seq
         self.sub = sub
+        self.heard = heard
         # When the newest record that advanced `seq` was received, µs; 0 before the first.
         self.advanced_at = 0
         self.open_gaps = open_gaps
@@ -104,51 +92,31 @@ class RawStreamWriter:
 
         `changes`: what it does to the levels of a book, where the message speaks of orders.
         """
-        return self._advance("frame", seq, msgspec.Raw(body), ts, changes)
+        return self._write("frame", seq, msgspec.Raw(body), ts, changes)
 
     def resync(
         self, seq: int, cause: str, message: bytes, ts: int, missed: Missed | None = None
     ) -> bool:
         """The whole state as the venue tells it now."""
         body = ResyncBody(cause, "snapshot", msgspec.Raw(message), missed)
-        return self._advance("resync", seq, to_raw(body), ts)
+        return self._write("resync", seq, to_raw(body), ts)
 
-    def gap(
-        self,
-        cause: str,
-        missed: Missed,
-        ts: int,
-        open_gaps: OpenGaps | None = None,
-    ) -> bool:
+    def gap(self, cause: str, missed: Missed, ts: int, open_gaps: OpenGaps | None = None) -> bool:
         """The stream goes on after `missed`, from what `state_of` answers.
 
         `open_gaps`: those that are asked for from now on, when that changes.
         """
         state = None if self.state_of is None else msgspec.Raw(self.state_of())
         body = GapBody(cause, missed, state)
-        return self._advance("gap", missed.to, to_raw(body), ts, None, open_gaps)
+        return self._write("gap", missed.to, to_raw(body), ts, None, open_gaps)
 
-    def late(
-        self,
-        body: LateBody,
-        open_gaps: OpenGaps,
-        ts: int,
-    ) -> bool:
+    def late(self, body: LateBody, open_gaps: OpenGaps, ts: int) -> bool:
         """What became known of an announced gap, and those that are open now; `seq` stays."""
-        sub = self.sub + 1
-        if not self._write("late", self.seq or 0, sub, self.seq, to_raw(body), ts, None, open_gaps):
-            return False
-        self.sub = sub
-        return True
+        return self._write("late", None, to_raw(body), ts, None, open_gaps)
 
     def status(self, state: StreamState, since: int, evidence: str, ts: int) -> bool:
         """The stream's state changed; `seq` stays."""
-        body = to_raw(StatusBody(state, since, evidence))
-        sub = self.sub + 1
-        if not self._write("status", self.seq or 0, sub, self.seq, body, ts):
-            return False
-        self.sub = sub
-        return True
+        return self._write("status", None, to_raw(StatusBody(state, since, evidence)), ts)
 
     def restart(self, epoch: int) -> None:
         """The next record opens a new epoch: at least `epoch`, and above the one before.
@@ -166,38 +134,21 @@ class RawStreamWriter:
         """`wanted`, or the lowest seq still possible when that is behind."""
         return wanted if self.seq is None or wanted > self.seq else self.seq + 1
 
-    def _advance(
-        self,
-        kind: RawKind,
-        seq: int,
-        body: msgspec.Raw,
-        ts: int,
-        changes: Changes | None = None,
-        open_gaps: OpenGaps | None = None,
-    ) -> bool:
-        if not self._write(kind, seq, 0, self.seq, body, ts, changes, open_gaps):
-            return False
-        self.seq = seq
-        self.sub = 0
-        self.advanced_at = ts
-        return True
-
     def _write(
         self,
         kind: RawKind,
-        seq: int,
-        sub: int,
-        prev: int | None,
+        advance_to: int | None,
         body: msgspec.Raw,
         ts: int,
         changes: Changes | None = None,
         open_gaps: OpenGaps | None = None,
     ) -> bool:
-        key = self.key
+        key, before = self.key, self.seq
+        seq, sub = (before or 0, self.sub + 1) if advance_to is None else (advance_to, 0)
         lists = kind != "frame"
         gaps = self.open_gaps if open_gaps is None else open_gaps
         # None for the very first record: nothing stands before it.
-        prev_sub = self.sub if self.sub or self.seq is not None else None
+        prev_sub = self.sub if self.sub or before is not None else None
         payload = encode(
             RawRecord(
                 RECORD_VERSION,
@@ -208,7 +159,7 @@ class RawStreamWriter:
                 self.epoch,
                 seq,
                 sub,
-                prev,
+                before,
                 ts,
                 self.line,
                 body,
@@ -221,16 +172,22 @@ class RawStreamWriter:
         try:
             taken = self._offer(Record(self._subject, payload, Position(self.epoch, seq, sub)))
         except RecordRefused:
-            if kind != "frame" or key.channel != "trades":
+            if lists or key.channel != "trades":
                 # As when there is no room: a new state is asked for, which is another record.
                 return False
             # No other record can bring this trade, and all behind it would wait.
             return self.gap(RECORD_REFUSED, Missed(seq, seq, 1), ts)
-        if taken and lists:
+        if not taken:
+            return False
+        self.sub = sub
+        if advance_to is not None:
+            self.seq = seq
+            self.advanced_at = ts
+        if lists:
             self.open_gaps = gaps
             self._open_at = (seq, sub) if gaps else None
             self.told_open_at = ts
-        return taken
+        return True
 
 
 def gap_instead(record: Record) -> Record | None:

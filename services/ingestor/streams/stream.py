@@ -55,6 +55,11 @@ class Stream:
         self.duplicates = 0
         self.gaps = 0
 
+    @property
+    def held(self) -> int:
+        """How many messages wait for others before them, or for a base."""
+        return 0
+
     def extra(self) -> dict[str, int]:
         """Counters that only this kind of stream has."""
         return {}
@@ -73,19 +78,10 @@ class Stream:
 class BasedStream(Stream):
     """A book: it stands on a base, and after a loss only a new one helps."""
 
-    def __init__(
-        self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-    ) -> None:
-        super().__init__(writer, state, sequencer, ask, events)
-        # Why a new base is needed, and since when; None while the book is proven.
-        self._cause: str | None = "start"
-        self._since = 0
-        self.resyncs = 0
+    # Why a new base is needed, and since when; None while the book is proven.
+    _cause: str | None = "start"
+    _since = 0
+    resyncs = 0
 
     @property
     def suspect(self) -> bool:

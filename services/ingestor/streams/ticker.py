@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.common.wire import Missed
-from services.ingestor.integrity.sequencer import DUPLICATE, Restarted, Sequencer
+from services.ingestor.integrity.sequencer import DUPLICATE, RESTARTED, Sequencer
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream import Stream, StreamEvents
 from services.ingestor.streams.stream_state import StreamStateTracker
@@ -61,7 +61,7 @@ class TickerStream(Stream):
         if verdict is DUPLICATE:
             self.duplicates += 1
             return
-        if isinstance(verdict, Restarted):
+        if verdict is RESTARTED:
             self._found("renumbered")
             self.writer.restart(ts)
             self._sequencer.restart(number - 1, time)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
-from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Restarted, Sequencer
+from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, RESTARTED, Gap, Sequencer
 from services.ingestor.streams.late import OpenTrades
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream import Stream, StreamEvents
@@ -18,24 +19,22 @@ from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import TradeRow
 
 
+@dataclass(slots=True)
 class _Episode:
     """One resync, from the first sign of loss to the last record."""
 
-    __slots__ = ("cause", "first", "gaps", "late", "lost", "opened", "refilled", "since", "target")
-
-    def __init__(self, cause: str, first: int, target: int, since: int) -> None:
-        self.cause = cause
-        self.first = first
-        # The highest trade id known to exist: the episode ends when it is reached.
-        self.target = target
-        self.since = since
-        # Holes counted meanwhile; each of them ends with this episode.
-        self.gaps = 0
-        self.refilled = 0
-        self.late = 0
-        self.lost = 0
-        # Gone on without; asked for afterwards.
-        self.opened = 0
+    cause: str
+    first: int
+    # The highest trade id known to exist: the episode ends when it is reached.
+    target: int
+    since: int
+    # Holes counted meanwhile; each of them ends with this episode.
+    gaps: int = 0
+    refilled: int = 0
+    late: int = 0
+    lost: int = 0
+    # Gone on without; asked for afterwards.
+    opened: int = 0
 
 
 class TradesStream(Stream):
@@ -83,7 +82,7 @@ class TradesStream(Stream):
             if not late:
                 self.duplicates += 1
             return
-        if isinstance(verdict, Restarted):
+        if verdict is RESTARTED:
             self._renumbered(number - 1, time, ts)
             verdict = IN_ORDER
         episode = self._episode
@@ -109,7 +108,7 @@ class TradesStream(Stream):
         verdict = sequencer.witness(number, time)
         if isinstance(verdict, Gap):
             self._reach(verdict.last, self._seed_cause, ts)
-        elif isinstance(verdict, Restarted):
+        elif verdict is RESTARTED:
             self._renumbered(number, time, ts)
         self._seed_cause = "reconnect"
 
@@ -144,7 +143,6 @@ class TradesStream(Stream):
 
     @property
     def held(self) -> int:
-        """How many trades are waiting."""
         return len(self._held)
 
     @property

@@ -9,10 +9,10 @@ from decimal import Decimal
 import msgspec
 import pytest
 
+from services.common.clock import now_us
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import LateBody, RawRecord
 from services.ingestor.app import Ingestor
-from services.ingestor.repair.healer import now_us
 from services.ingestor.streams import BookStream
 from services.ingestor.testing import check_books, eventually, raw_records, running
 from tools.simulator import Credentials, SimulatedExchange

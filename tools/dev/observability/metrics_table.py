@@ -13,7 +13,7 @@ from services.common.observability.metrics import HealthCollector
 from services.common.subjects import CHANNELS
 from services.gateway.metrics import FleetMetrics
 from services.gateway.metrics import Metrics as GatewayMetrics
-from services.ingestor.metrics import FeedCollector
+from services.ingestor.feed_metrics import FeedCollector
 from services.ingestor.metrics import Metrics as IngestorMetrics
 from services.normalizer.metrics import Metrics as NormalizerMetrics
 from services.snapshotter.metrics import REGISTRY as SNAPSHOTTER
@@ -62,7 +62,7 @@ class Row:
 def registries() -> dict[str, Collector]:
     """What each service exports, made as the service makes it."""
     ingestor = IngestorMetrics()
-    ingestor.registry.register(FeedCollector(list, dict))
+    ingestor.registry.register(FeedCollector([], dict))
     found: dict[str, CollectorRegistry] = {
         "ingestor": ingestor.registry,
         "normalizer": NormalizerMetrics().registry,
