@@ -1,12 +1,12 @@
-"""Numbers that no feed can have reached by itself: they need a second message to be believed. Pure.
+"""Numbers that no feed can have reached by itself: they need other messages to be believed. Pure.
 
 One broken number far ahead would make a hole of its size, and everything real after it would seem
 to be old. So a number more than `limit` above all that is known (and `per_s` for each second since
-it was) is a *claim*; it is believed once another message says a number near to it, as whatever
-follows a real jump (an outage, a market that was away) does at once. A new number near to what is
-known refutes every claim: the numbering is still there, so that two broken numbers confirm each
-other only where nothing real comes between them. Going back is judged elsewhere (`Restarted` of the
-sequencer).
+it was) is a *claim*. Whatever follows a real jump names a number near to it: a claim is believed
+once `marks` heartbeats in a row and one more message have. Heartbeats are the venue's own word, a
+second apart, so that messages broken alike, a moment long or of one kind, confirm nothing. A new
+number near to what is known refutes every claim: the numbering is still there. Going back is judged
+elsewhere (`RESTARTED` of the sequencer).
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ _BEHIND = 3
 
 
 class _Claim:
-    __slots__ = ("doubts", "number", "witness")
+    """Numbers from `low` to `high`, each near to another, and who named them."""
 
-    def __init__(self, number: int, witness: Hashable) -> None:
-        self.number = number
-        self.witness = witness
+    __slots__ = ("doubts", "high", "low", "marks", "witnesses")
+
+    def __init__(self, number: int) -> None:
+        self.low = self.high = number
+        self.witnesses: set[Hashable] = set()
+        # Of the witnesses, heartbeats in a row.
+        self.marks = 0
         self.doubts = 0
 
 
@@ -37,21 +41,29 @@ class JumpGuard:
         limit: how far ahead of all that is known a single message is believed.
         known: the highest number believed so far; None believes the first one.
         per_s: how much farther for each second in which nothing was heard.
+        at: when `known` was reached, µs; 0 counts from the first message.
+        marks: how many heartbeats in a row have to name a number far ahead. Any message beside
+            them is the last witness; with 0 it takes two messages of any kind.
     """
 
-    __slots__ = ("_at", "_behind", "_claims", "_limit", "_per_s", "known")
+    __slots__ = ("_at", "_behind", "_claims", "_limit", "_marks", "_per_s", "known")
 
-    def __init__(self, limit: int, known: int | None = None, per_s: int = 0) -> None:
+    def __init__(
+        self, limit: int, known: int | None = None, per_s: int = 0, *, at: int = 0, marks: int = 2
+    ) -> None:
         self._limit = limit
         self._per_s = per_s
+        self._marks = marks
         self.known = known
         # When a number was last believed, µs; 0 before the first.
-        self._at = 0
+        self._at = at
         self._claims: list[_Claim] = []
         self._behind = 0
 
-    def believes(self, number: int, witness: Hashable, ts: int = 0) -> bool:
-        """Judge a number that came at `ts` (µs).
+    def believes(
+        self, number: int, witness: Hashable, ts: int = 0, *, is_mark: bool = False
+    ) -> bool:
+        """Judge a number that came at `ts` (µs); `is_mark`: in a heartbeat.
 
         `witness` tells whether two messages are one that came twice.
         """
@@ -64,12 +76,12 @@ class JumpGuard:
             self._behind = 0
             self._at = ts
             return True
-        if self._judge(number, witness, ts):
+        if self._judge(number, witness, ts, is_mark=is_mark):
             self._at = ts
             return True
         return False
 
-    def _judge(self, number: int, witness: Hashable, ts: int) -> bool:
+    def _judge(self, number: int, witness: Hashable, ts: int, *, is_mark: bool) -> bool:
         known = self.known
         if known is None:
             self.known = number
@@ -78,27 +90,38 @@ class JumpGuard:
         if number <= known + self._limit + max(0, ts - self._at) * self._per_s // 1_000_000:
             self._near_or_behind(number, known)
             return True
-        near = [claim for claim in self._claims if abs(claim.number - number) <= self._limit]
-        if any(claim.witness != witness for claim in near):
-            self.known = max(number, *(claim.number for claim in near))
-            self._claims = [claim for claim in self._claims if claim not in near]
-            return True
+        limit = self._limit
+        near = [each for each in self._claims if each.low - limit <= number <= each.high + limit]
         if not near:
-            self._claims = [*self._claims[1 - _CLAIMS :], _Claim(number, witness)]
-        return False
+            near = [_Claim(number)]
+            self._claims = [*self._claims[1 - _CLAIMS :], *near]
+        for claim in near:
+            claim.low, claim.high = min(claim.low, number), max(claim.high, number)
+            if witness not in claim.witnesses and (is_mark or not self._has_witnesses(claim)):
+                claim.witnesses.add(witness)
+                claim.marks += is_mark
+        if not any(claim.marks >= self._marks and self._has_witnesses(claim) for claim in near):
+            return False
+        self.known = max(claim.high for claim in near)
+        self._claims = [claim for claim in self._claims if claim not in near]
+        return True
+
+    def _has_witnesses(self, claim: _Claim) -> bool:
+        return len(claim.witnesses) > max(1, self._marks)
 
     def reaches(self, number: int) -> bool:
         """Whether this number is believed as it is."""
         return self.known is not None and number <= self.known + self._limit
 
     def claims(self, number: int) -> bool:
-        """Whether this number is still waiting for a witness."""
-        return any(claim.number == number for claim in self._claims)
+        """Whether this number is still waiting for witnesses."""
+        return any(claim.low <= number <= claim.high for claim in self._claims)
 
     def doubt(self) -> None:
         """The venue named a number near to what is known: a jump would have shown by now."""
         for claim in self._claims:
             claim.doubts += 1
+            claim.marks = 0
         self._claims = [claim for claim in self._claims if claim.doubts < _DOUBTS]
 
     def _near_or_behind(self, number: int, known: int) -> None:

@@ -50,7 +50,7 @@ class BookStream(BasedStream):
         self._max_held = max_held
         self.replica = replica
         self._base_time = 0
-        self._times = JumpGuard(_FUTURE_US)
+        self._times = JumpGuard(_FUTURE_US, marks=0)
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
         self._held: list[tuple[int, bytes, int]] | None = None
         # Time of the newest update that was dropped for want of a base.
@@ -206,7 +206,7 @@ class BookStream(BasedStream):
         self._recent.clear()
         self._silence.base()
         self._sequencer.restart(time)
-        self._times = JumpGuard(_FUTURE_US)
+        self._times = JumpGuard(_FUTURE_US, marks=0)
         self._cause = None
         self._since = 0
         self.state.clear("resyncing", f"new snapshot ({cause})", ts)

@@ -21,7 +21,8 @@ _SEQUENCES = 10_000
 _SEQUENCES_PER_S = 10_000
 # Times further ahead of our clock than this are no times.
 _FUTURE_US = 86_400_000_000
-_MAX_WITHHELD = 32
+# More than a busy product says between three heartbeats; what is parked of a real jump is fetched.
+_MAX_WITHHELD = 512
 
 # Takes a reason, a message and when it came.
 Park = Callable[[str, bytes, int], None]
@@ -40,17 +41,18 @@ class Gate:
         trade_id: the last one known; None when none is.
         sequence: the product's, likewise.
         park: told of messages that nothing has confirmed.
+        at: when these two were reached, µs; 0 when that is not known.
     """
 
-    def __init__(self, trade_id: int | None, sequence: int | None, park: Park) -> None:
-        self._trades = JumpGuard(_TRADE_IDS, trade_id, _TRADE_IDS_PER_S)
-        self._sequences = JumpGuard(_SEQUENCES, sequence, _SEQUENCES_PER_S)
+    def __init__(self, trade_id: int | None, sequence: int | None, park: Park, at: int = 0) -> None:
+        self._trades = JumpGuard(_TRADE_IDS, trade_id, _TRADE_IDS_PER_S, at=at)
+        self._sequences = JumpGuard(_SEQUENCES, sequence, _SEQUENCES_PER_S, at=at)
         self._park = park
         self._withheld: list[Arrived] = []
 
     @property
     def withheld(self) -> int:
-        """How many messages wait for another one that confirms their number."""
+        """How many messages wait for others that confirm their number."""
         return len(self._withheld)
 
     def admit(self, event: Event, body: bytes, ts: int) -> Sequence[Arrived]:
@@ -76,11 +78,11 @@ class Gate:
         event = arrived.event
         witness = ("heartbeat", event.time)
         sequence, trade_id = event.number, event.trade_id
-        if self._sequences.believes(sequence, witness, arrived.ts):
+        if self._sequences.believes(sequence, witness, arrived.ts, is_mark=True):
             self._sequences.doubt()
         else:
             sequence = 0
-        if trade_id > 0 and self._trades.believes(trade_id, witness, arrived.ts):
+        if trade_id > 0 and self._trades.believes(trade_id, witness, arrived.ts, is_mark=True):
             self._trades.doubt()
         else:
             trade_id = 0
@@ -123,15 +125,17 @@ class Gate:
         waiting, self._withheld = self._withheld, []
         confirmed: list[Arrived] = []
         for arrived in waiting:
-            if self._known(arrived.event):
+            numbers = self._numbers(arrived.event)
+            if all(guard.reaches(number) for guard, number in numbers):
                 confirmed.append(self._without_wild_trade(arrived))
-            elif self._claimed(arrived.event):
+            elif all(guard.reaches(number) or guard.claims(number) for guard, number in numbers):
                 self._withheld.append(arrived)
             else:
                 self._park(IMPLAUSIBLE, arrived.body, arrived.ts)
         return confirmed
 
     def _numbers(self, event: Event) -> list[tuple[JumpGuard, int]]:
+        """Those that have to be believed before the event is."""
         found: list[tuple[JumpGuard, int]] = []
         if event.kind is Kind.TRADE or event.kind is Kind.TRADE_SEED:
             found.append((self._trades, event.number))
@@ -140,14 +144,6 @@ class Gate:
         if event.order is not None:
             found.append((self._sequences, event.order.sequence))
         return found
-
-    def _known(self, event: Event) -> bool:
-        return all(guard.reaches(number) for guard, number in self._numbers(event))
-
-    def _claimed(self, event: Event) -> bool:
-        return all(
-            guard.reaches(number) or guard.claims(number) for guard, number in self._numbers(event)
-        )
 
 
 def _timeless(event: Event) -> Event:

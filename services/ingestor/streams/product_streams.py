@@ -73,6 +73,7 @@ class ProductStreams:
             trades.writer.seq if trades is not None else None,
             max((seq for seq in numbered if seq is not None), default=None),
             park,
+            max((stream.writer.heard for stream in self.all), default=0),
         )
         # Per channel: how many messages there were when `watch` last saw a new one, and when.
         self._spoke: dict[str, tuple[int, int]] = {}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.wire import LateBody
 from services.ingestor.integrity.sequencer import Gap
+from services.ingestor.streams import Want
 from services.ingestor.streams.gate import IMPLAUSIBLE, Gate
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.tests.test_product_streams import NOW, SECOND, Bench
@@ -17,10 +21,10 @@ from services.ingestor.venues.base import Event, Kind, OrderAction, OrderEvent, 
 
 
 class GateBench:
-    def __init__(self, trade_id: int = 10, sequence: int = 100) -> None:
+    def __init__(self, trade_id: int = 10, sequence: int = 100, at: int = 0) -> None:
         self.parked: list[bytes] = []
         self.reasons: set[str] = set()
-        self.gate = Gate(trade_id, sequence, self._park)
+        self.gate = Gate(trade_id, sequence, self._park, at)
         self.admitted: list[Event] = []
 
     def _park(self, reason: str, body: bytes, _ts: int) -> None:
@@ -34,11 +38,12 @@ class GateBench:
 
 
 @given(
-    steps=st.lists(st.integers(1, 3) | st.just(50_000), min_size=1, max_size=40),
+    steps=st.lists(st.integers(1, 3), min_size=1, max_size=40),
+    jumps=st.sets(st.integers(0, 39), max_size=8),
     wild=st.dictionaries(st.integers(0, 39), st.integers(0, 10**6), max_size=6),
 )
 def test_every_real_trade_is_passed_on_in_order_and_no_wild_one(
-    steps: list[int], wild: dict[int, int]
+    steps: list[int], jumps: set[int], wild: dict[int, int]
 ) -> None:
     """A feed that loses and jumps, with single broken ids far from each other in between."""
     bench = GateBench()
@@ -50,7 +55,7 @@ def test_every_real_trade_is_passed_on_in_order_and_no_wild_one(
             claim = 10**9 * (at + 1) + wild[at]
             broken.add(claim)
             bench.feed(Kind.TRADE, claim)
-        number += step
+        number += 50_000 if at in jumps else step
         real.append(number)
         bench.feed(Kind.TRADE, number)
         if at % 5 == 4:
@@ -102,12 +107,38 @@ def test_a_ticker_with_a_wild_trade_id_is_passed_on_as_one_without() -> None:
     assert [(event.number, event.trade_id) for event in bench.admitted] == [(120, 0)]
 
 
-def test_a_ticker_far_ahead_comes_with_the_heartbeat_that_confirms_it() -> None:
+def test_a_ticker_far_ahead_comes_with_the_second_heartbeat_that_confirms_it() -> None:
     bench = GateBench()
     bench.feed(Kind.TICKER, 500_000, trade_id=11)
     assert bench.admitted == []
     bench.feed(Kind.HEARTBEAT, 500_040, trade_id=11)
-    assert [event.kind for event in bench.admitted] == [Kind.TICKER, Kind.HEARTBEAT]
+    assert [event.number for event in bench.admitted] == [0], "a heartbeat without its mark"
+    bench.feed(Kind.HEARTBEAT, 500_080, time=NOW + SECOND, trade_id=11)
+    assert [event.kind for event in bench.admitted[1:]] == [Kind.TICKER, Kind.HEARTBEAT]
+    assert bench.admitted[-1].number == 500_080
+
+
+def test_a_numbering_that_jumps_costs_no_trade() -> None:
+    """It begins anew far above: all of a busy product's trades come with the second heartbeat."""
+    bench = GateBench()
+    real = range(10**9, 10**9 + 400)
+    for number in real:
+        bench.feed(Kind.TRADE, number)
+        if number % 200 == 199:
+            bench.feed(Kind.HEARTBEAT, 101, time=NOW + number, trade_id=number)
+    assert [event.number for event in bench.admitted if event.kind is Kind.TRADE] == list(real)
+    assert bench.parked == []
+    assert bench.gate.withheld == 0
+
+
+def test_a_feed_that_was_away_goes_on_with_its_first_message() -> None:
+    """As after a restart: what the largest rate of any product allows needs nobody's word."""
+    bench = GateBench(at=NOW - 3_600 * SECOND)
+    bench.feed(Kind.TRADE, 10 + 3_600_000)
+    assert [event.number for event in bench.admitted] == [10 + 3_600_000]
+    bench = GateBench(at=NOW - 3_600 * SECOND)
+    bench.feed(Kind.TRADE, 10**9)
+    assert bench.admitted == []
 
 
 def test_an_orders_message_with_a_wild_sequence_waits() -> None:
@@ -140,15 +171,37 @@ def test_a_wild_trade_makes_no_hole_and_drops_nothing_real() -> None:
     assert bench.wants == []
 
 
-def test_a_hole_that_two_wild_messages_made_costs_nothing_when_the_numbering_goes_on() -> None:
-    """Two that agree are believed, so what follows seems to be a numbering that began anew."""
+PAIRS = list(combinations_with_replacement((Kind.TRADE, Kind.TICKER, Kind.HEARTBEAT), 2))
+
+
+@pytest.mark.parametrize("kinds", PAIRS)
+def test_two_wild_messages_make_no_hole_also_where_nothing_real_comes_between_them(
+    kinds: tuple[Kind, Kind],
+) -> None:
+    bench = Bench()
+    bench.join()
+    bench.feed(Kind.TRADE, 11)
+    for at, kind in enumerate(kinds, 1):
+        number = 10**9 + 11 + at if kind is Kind.TRADE else 120 + at
+        bench.feed(kind, number, at=at * SECOND, trade_id=10**9 + 11 + at)
+    for number in (12, 13, 14, 15, 16):
+        bench.feed(Kind.TRADE, number, at=3 * SECOND + number)
+    bench.feed(Kind.HEARTBEAT, 200, at=5 * SECOND, trade_id=16)
+    assert bench.logs["trades"].seqs("frame", "gap") == [11, 12, 13, 14, 15, 16]
+    assert {record.epoch for record in bench.logs["trades"].records} == {1}
+    assert Want.TRADES not in bench.wants
+
+
+def test_a_hole_that_wild_messages_made_costs_nothing_when_the_numbering_goes_on() -> None:
+    """Two heartbeats and a trade that agree are believed: the numbering seems to begin anew."""
     bench = Bench()
     bench.join()
     trades = bench.streams.trades
     assert trades is not None
     bench.feed(Kind.TRADE, 11)
-    # A product that rests: nothing real comes between the two.
-    bench.feed(Kind.TICKER, 120, at=4 * SECOND, trade_id=10**9 + 12)
+    # A product that rests: nothing real comes between them.
+    for second in (3, 4):
+        bench.feed(Kind.HEARTBEAT, 120, at=second * SECOND, trade_id=10**9 + 11)
     bench.feed(Kind.TRADE, 10**9 + 12, at=4 * SECOND)
     hole = trades.missing()
     assert hole == Gap(12, 10**9 + 11)

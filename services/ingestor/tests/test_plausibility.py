@@ -1,4 +1,4 @@
-"""Numbers that no feed can have reached: one message is not believed, a second one is."""
+"""Numbers that no feed can have reached: what it takes to believe them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT = 100
 
 
 def test_what_is_near_is_believed_and_a_jump_is_not_until_a_second_message_says_so() -> None:
-    guard = JumpGuard(LIMIT, 1_000)
+    guard = JumpGuard(LIMIT, 1_000, marks=0)
     assert guard.believes(1_100, "a")
     assert not guard.believes(10**9, "b")
     assert guard.believes(1_150, "c")
@@ -43,10 +43,51 @@ def test_tickers_of_a_quiet_product_need_no_heartbeats() -> None:
 
 
 def test_the_same_message_twice_is_one_witness() -> None:
-    guard = JumpGuard(LIMIT, 1_000)
+    guard = JumpGuard(LIMIT, 1_000, marks=0)
     assert not guard.believes(10**9, ("trade", 10**9))
     assert not guard.believes(10**9, ("trade", 10**9))
     assert guard.believes(10**9, ("heartbeat", 7))
+    guard = JumpGuard(LIMIT, 1_000)
+    assert not guard.believes(10**9, "a")
+    for _ in range(3):
+        assert not guard.believes(10**9, "one heartbeat", is_mark=True)
+    assert guard.believes(10**9, "another one", is_mark=True)
+
+
+def test_two_heartbeats_and_another_message_in_any_order_are_believed() -> None:
+    for marks in ((True, True, False), (True, False, True), (False, True, True), (True,) * 3):
+        guard = JumpGuard(LIMIT, 1_000)
+        for at, is_mark in enumerate(marks[:2]):
+            assert not guard.believes(10**9 + at, at, is_mark=is_mark)
+        assert guard.believes(10**9 + 2, 2, is_mark=marks[2])
+        assert guard.known == 10**9 + 2
+
+
+def test_no_number_of_messages_replaces_heartbeats() -> None:
+    """A sender breaks a thousand trades alike within a second."""
+    guard = JumpGuard(LIMIT, 1_000)
+    for number in range(10**9, 10**9 + 1_000):
+        assert not guard.believes(number, number)
+    assert guard.claims(10**9)
+    assert guard.claims(10**9 + 999)
+    assert not guard.believes(10**9 + 1_000, "first", is_mark=True)
+    assert guard.believes(10**9 + 1_050, "second", is_mark=True)
+
+
+def test_heartbeats_have_to_name_it_in_a_row() -> None:
+    guard = JumpGuard(LIMIT, 1_000)
+    assert not guard.believes(10**9, "a")
+    assert not guard.believes(10**9, "broken", is_mark=True)
+    assert guard.believes(1_000, "well", is_mark=True)
+    guard.doubt()
+    assert not guard.believes(10**9, "broken again", is_mark=True)
+    assert guard.believes(10**9, "and again", is_mark=True)
+
+
+def test_the_time_since_the_last_record_counts_after_a_restart() -> None:
+    guard = JumpGuard(LIMIT, 1_000, per_s=50, at=NOW)
+    assert not guard.believes(1_000 + LIMIT + 3_600 * 50 + 1, "a", NOW + 3_600 * SECOND)
+    assert guard.believes(1_000 + LIMIT + 3_600 * 50, "b", NOW + 3_600 * SECOND)
 
 
 def test_a_claim_that_marks_leave_aside_twice_is_forgotten() -> None:
@@ -61,7 +102,7 @@ def test_a_claim_that_marks_leave_aside_twice_is_forgotten() -> None:
 
 def test_a_new_number_near_what_is_known_refutes_a_claim() -> None:
     """Else two broken numbers of one kind, seconds apart, make a hole of their size."""
-    guard = JumpGuard(LIMIT, 1_000)
+    guard = JumpGuard(LIMIT, 1_000, marks=0)
     assert not guard.believes(10**9, "a")
     assert guard.believes(1_000, "a copy of what is known")
     assert guard.claims(10**9)
@@ -85,6 +126,7 @@ def test_what_is_remembered_is_bounded(numbers: list[int]) -> None:
     for at, number in enumerate(numbers):
         guard.believes(number, at)
     assert len(guard._claims) <= 16
+    assert all(len(claim.witnesses) <= 3 for claim in guard._claims)
 
 
 def test_the_first_number_is_believed_whatever_it_is() -> None:
@@ -119,7 +161,7 @@ def test_silence_adds_whole_steps_from_when_a_number_was_believed() -> None:
 
 def test_a_witness_confirms_a_claim_that_is_no_farther_than_the_limit() -> None:
     for distance, believed in ((LIMIT, True), (-LIMIT, True), (LIMIT + 1, False)):
-        guard = JumpGuard(LIMIT, 1_000)
+        guard = JumpGuard(LIMIT, 1_000, marks=0)
         assert not guard.believes(10**6, "a")
         assert not guard.believes(10**9, "other")
         assert guard.believes(10**6 + distance, "b") is believed
