@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import batched
 from operator import attrgetter
 
 import structlog
@@ -34,19 +35,22 @@ from services.ingestor.cb_ws import Feed
 from services.ingestor.feed_metrics import FeedCollector
 from services.ingestor.metrics import Metrics
 from services.ingestor.monitor import Monitor, products_of
-from services.ingestor.publish.raw_publisher import RawPublisher, refusal_of
-from services.ingestor.publish.unreadable_frames import MAX_WAITING, UnreadableFrames
+from services.ingestor.publish.raw_publisher import (
+    MAX_WAITING,
+    RawPublisher,
+    UnreadableFrames,
+    refusal_of,
+)
 from services.ingestor.repair.book_audit import Auditor
 from services.ingestor.repair.healer import Healer
 from services.ingestor.repair.late_trades import LateTrades
 from services.ingestor.repair.repair_queue import Repairs
 from services.ingestor.settings import Settings
-from services.ingestor.streams import (
-    ProductStreams,
-)
+from services.ingestor.streams import ProductStreams
 from services.ingestor.streams.raw_writer import RECORD_REFUSED, gap_instead
 from services.ingestor.venues.base import VenueRest
-from services.ingestor.wiring import FeedFactory, VenueChoice, tradable
+from services.ingestor.venues.coinbase import CoinbaseFeed
+from services.ingestor.wiring import FeedFactory, tradable
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +58,6 @@ _MEASURE_S = 1.0
 _FLUSH_S = 60.0
 # Open gaps are written again so often, so that a restart finds them.
 _RESTATE_S = 600.0
-# The worst of several circuits is shown.
 _GRAVITY = attrgetter("value")
 
 
@@ -72,7 +75,6 @@ class Ingestor:
         self._broker = broker
         self._metrics = metrics
         self._health = health
-        self._choice = VenueChoice(settings)
         self._invalid = InvalidLog(broker)
         self._dead_letters = DeadLetters(self._invalid, keep=MAX_WAITING)
         self._unreadable = UnreadableFrames(self._dead_letters, metrics)
@@ -166,14 +168,13 @@ class Ingestor:
                     settings,
                     self._broker,
                     self._metrics,
-                    self._choice,
                     raw_publisher=raw_publisher,
                     unreadable=self._unreadable,
                     want=healer.want,
                 )
-                for part in _parts(products, settings):
+                for part in batched(products, settings.products_per_connection):
                     await self._start_feed(self._factory, part)
-                if settings.book_audit_period_ms and not self._choice.by_order:
+                if settings.book_audit_period_ms and not settings.by_order:
                     auditor = Auditor(
                         rest,
                         self._all_products,
@@ -191,11 +192,11 @@ class Ingestor:
                     restate_s=min(_RESTATE_S, settings.js_retention_minutes * 60 / 4),
                 )
                 group.create_task(late.run(), name="late")
-                repairs = Repairs(self._broker, self._all_products, self._choice.venue.name)
+                repairs = Repairs(self._broker, self._all_products, CoinbaseFeed.name)
                 group.create_task(repairs.run(), name="repairs")
                 group.create_task(self._dead_letters.run(), name="dead_letters")
                 group.create_task(raw_publisher.measure(_MEASURE_S), name="measure")
-                watching = monitor.run(self._choice.venue.name, raw_publisher, healer)
+                watching = monitor.run(raw_publisher, healer)
                 group.create_task(watching, name="monitor")
                 own = [spec for spec in log_specs(settings) if spec.log in (RAW_LOG, INVALID_LOG)]
                 retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
@@ -210,24 +211,19 @@ class Ingestor:
         self._unreadable.park(refusal_of(error), record.payload, now)
         key = key_of(record.subject)
         for streams in self._all_products():
-            if (
-                streams.product == key.product
-                and streams.book is not None
-                and key.channel == "book"
-            ):
-                streams.book.unbase(
-                    RECORD_REFUSED, f"an update is not in the log: {error.reason}", now
-                )
+            if streams.book is not None and streams.book.writer.key == key:
+                text = f"an update is not in the log: {error.reason}"
+                streams.book.unbase(RECORD_REFUSED, text, now)
         return gap_instead(record)
 
     def _all_products(self) -> list[ProductStreams]:
         return products_of(self.feeds)
 
     def _circuits(self) -> dict[str, Circuit]:
+        # The worst of the feeds' is shown.
+        venue = max((feed.circuit for feed in self.feeds), key=_GRAVITY, default=Circuit.CLOSED)
         return {
-            "venue": max(
-                (feed.circuit for feed in self.feeds), key=_GRAVITY, default=Circuit.CLOSED
-            ),
+            "venue": venue,
             "rest": self._breaker.state,
             "broker": self._broker_breaker.state,
         }
@@ -289,7 +285,7 @@ class Ingestor:
     async def _start_feed(self, factory: FeedFactory, products: Sequence[str]) -> None:
         if self._group is None:
             return
-        feed = await factory.feed(f"{self._choice.venue.name}-{self._made}", products)
+        feed = await factory.feed(f"{CoinbaseFeed.name}-{self._made}", products)
         self._made += 1
         self.feeds.append(feed)
         self._tasks[feed.name] = self._group.create_task(feed.run(), name=f"feed:{feed.name}")
@@ -308,9 +304,3 @@ class Ingestor:
 
 class _Ended(Exception):
     """Leaves the task group when the service is told to stop."""
-
-
-def _parts(products: Sequence[str], settings: Settings) -> Iterator[Sequence[str]]:
-    size = settings.products_per_connection
-    for start in range(0, len(products), size):
-        yield products[start : start + size]

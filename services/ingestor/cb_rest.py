@@ -141,8 +141,7 @@ class CoinbaseRest(VenueRest):
         if self._both_bounds:
             params["before"] = str(first - 1)
         path = f"/products/{product}/trades"
-        async with self._flights[product, background]:
-            answer = await self._get(path, params, background=background)
+        answer = await self._one_at_a_time(product, path, params, background=background)
         rows = []
         outside = 0
         for body in self._read(list[msgspec.Raw], answer, path):
@@ -163,8 +162,7 @@ class CoinbaseRest(VenueRest):
 
     async def ticker(self, product: str) -> Quote:
         path = f"/products/{product}/ticker"
-        async with self._flights[product, False]:
-            answer = await self._get(path, {})
+        answer = await self._one_at_a_time(product, path, {})
         head = self._read(_Ticker, answer, path)
         if not is_decimal(head.price):
             raise VenueUnavailable(path, f"unreadable answer: price {head.price!r}"[:200])
@@ -172,8 +170,7 @@ class CoinbaseRest(VenueRest):
 
     async def book(self, product: str, *, background: bool = False) -> BookImage:
         path = f"/products/{product}/book"
-        async with self._flights[product, background]:
-            answer = await self._get(path, {"level": "2"}, background=background)
+        answer = await self._one_at_a_time(product, path, {"level": "2"}, background=background)
         head = self._read(_Book, answer, path)
         try:
             check_rows_json(head.bids)
@@ -185,13 +182,18 @@ class CoinbaseRest(VenueRest):
 
     async def orders(self, product: str) -> OrderImage:
         path = f"/products/{product}/book"
-        async with self._flights[product, False]:
-            answer = await self._get(path, {"level": "3"})
+        answer = await self._one_at_a_time(product, path, {"level": "3"})
         book = self._read(_Orders, answer, path)
         time = micros(book.time) or 0
         # One row that makes no sense must not cost the book: the next answer would hold it too.
         bids, asks = _sensible(book.bids), _sensible(book.asks)
         return OrderImage(book.sequence, time, book.time or "", bids, asks)
+
+    async def _one_at_a_time(
+        self, product: str, path: str, params: Mapping[str, str], *, background: bool = False
+    ) -> bytes:
+        async with self._flights[product, background]:
+            return await self._get(path, params, background=background)
 
     async def _get(
         self, path: str, params: Mapping[str, str], *, background: bool = False

@@ -23,8 +23,7 @@ from services.ingestor.feed.dial import dial, why_closed
 from services.ingestor.feed.lifecycle import FeedState, checked_step
 from services.ingestor.feed.limiter import Limiter
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.raw_publisher import RawPublisher
-from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames
 from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed

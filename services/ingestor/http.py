@@ -1,4 +1,4 @@
-"""The ingestor's HTTP side: health, and what the feeds are doing."""
+"""The ingestor's HTTP side: health, what the feeds are doing, and what it takes and answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from starlette.routing import Route
 
 from services.common.clock import now_us
 from services.common.errors import BrokerUnavailable, InvalidSubject, VenueRefused
-from services.common.observability.health import Health, health_routes
+from services.common.observability.health import Health, health_routes, package_version
 from services.common.subjects import check_token
 from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
-from services.ingestor.openapi import openapi_document
 
 
 class _Products(msgspec.Struct):
@@ -26,6 +25,13 @@ class _Products(msgspec.Struct):
 
 
 _decode_products = msgspec.json.Decoder(_Products).decode
+
+_JSON = "application/json"
+_GUARDED: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
+_REFUSED = {
+    "401": {"$ref": "#/components/responses/Problem"},
+    "403": {"$ref": "#/components/responses/Problem"},
+}
 
 
 def make_app(ingestor: Ingestor, health: Health) -> Starlette:
@@ -116,3 +122,84 @@ def _refusal(ingestor: Ingestor, request: Request) -> Response | None:
 
 def _problem(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status_code=status)
+
+
+def openapi_document() -> dict[str, Any]:
+    """What `/openapi.json` answers."""
+    problem = {"$ref": "#/components/responses/Problem"}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Market Data Fan-Out ingestor",
+            "version": package_version(),
+            "description": "What the feeds are doing. Calls that change something need "
+            "`ADMIN_API_KEY`; where it is not set they are answered by 403.",
+        },
+        "paths": {
+            "/feeds": {"get": {"summary": "All feeds", "responses": {"200": _object("feeds")}}},
+            "/feeds/{name}": {
+                "get": {
+                    "summary": "One feed",
+                    "parameters": [_in_path("name")],
+                    "responses": {"200": _object("name"), "404": problem},
+                }
+            },
+            "/products": {
+                "put": {
+                    "summary": "Change the products at run time",
+                    "security": _GUARDED,
+                    "requestBody": {
+                        "required": True,
+                        "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Products"}}},
+                    },
+                    "responses": {
+                        "200": _object(),
+                        "400": problem,
+                        **_REFUSED,
+                        "409": problem,
+                        "503": problem,
+                    },
+                }
+            },
+            "/products/{product}/resync": {
+                "post": {
+                    "summary": "Take a product's book anew",
+                    "security": _GUARDED,
+                    "parameters": [_in_path("product")],
+                    "responses": {"202": _object("product", "resync"), **_REFUSED, "404": problem},
+                }
+            },
+        },
+        "components": {
+            "schemas": {
+                "Products": {
+                    "type": "object",
+                    "required": ["products"],
+                    "properties": {
+                        "products": {
+                            "type": "array",
+                            "examples": [["BTC-USD", "ETH-USD"]],
+                            "minItems": 1,
+                            "items": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+                        }
+                    },
+                }
+            },
+            "responses": {"Problem": _object("error", description="What is wrong")},
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+def _object(*required: str, description: str = "Done") -> dict[str, Any]:
+    schema = {"type": "object", "required": list(required)}
+    return {"description": description, "content": {_JSON: {"schema": schema}}}
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    schema = {"type": "string", "minLength": 1}
+    place = {"name": name, "in": "path", "required": True, "schema": schema}
+    return place | ({"example": "BTC-USD"} if name == "product" else {})

@@ -19,6 +19,7 @@ from services.ingestor.repair.healer import Healer
 from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
 from services.ingestor.streams.pulse import Pulse
+from services.ingestor.venues.coinbase import CoinbaseFeed
 
 log = structlog.get_logger(__name__)
 
@@ -56,20 +57,20 @@ class Monitor:
         self._feeds = feeds
         self._log_epoch = epoch
 
-    async def run(self, venue: str, raw_publisher: RawPublisher, healer: Healer) -> None:
+    async def run(self, raw_publisher: RawPublisher, healer: Healer) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat(venue, raw_publisher), name="pulse")
+            tasks.create_task(self._beat(raw_publisher), name="pulse")
             tasks.create_task(self._check_health(), name="health")
             tasks.create_task(self._statistics(raw_publisher, healer), name="statistics")
 
-    async def _beat(self, venue: str, raw_publisher: RawPublisher) -> None:
+    async def _beat(self, raw_publisher: RawPublisher) -> None:
         settings = self._settings
         suspect_us = settings.heartbeat_suspect_ms * 1000
         # Not the host's name: with every new pod a broker would keep one subject more. Whoever
         # runs several lines of the same products names them.
         name = settings.ingestor_line or settings.coinbase_products[0]
-        pulse = Pulse(venue, name, settings.line, raw_publisher.offer, suspect_us)
+        pulse = Pulse(CoinbaseFeed.name, name, settings.line, raw_publisher.offer, suspect_us)
         while True:
             pulse.beat(products_of(self._feeds), self._log_epoch, now_us())
             await asyncio.sleep(settings.pulse_period_ms / 1000)

@@ -14,7 +14,7 @@ from services.common.network.proxies import proxy_for
 from services.common.settings import CommaList, CommonSettings, split_commas
 from services.common.subjects import check_token
 from services.ingestor.venues.base import Credentials
-from services.ingestor.venues.coinbase import CHANNELS, SIGNED
+from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, SIGNED
 
 HEARTBEAT = "heartbeat"
 
@@ -206,6 +206,11 @@ class Settings(CommonSettings):
     def line(self) -> str:
         """Name of this ingestor in its records."""
         return self.ingestor_line or socket.gethostname()
+
+    @property
+    def by_order(self) -> bool:
+        """Whether books are made of single orders."""
+        return not BY_ORDER.isdisjoint(self.coinbase_channels)
 
     @property
     def credentials(self) -> Credentials | None:

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from services.common.clock import now_us
-from services.common.errors import VenueError, VenueRefused
+from services.common.errors import PositionLost, VenueError, VenueRefused
 from services.common.stream.broker import Broker
+from services.common.stream.records import Position
 from services.common.subjects import RAW_LOG, StreamKey, raw_subject
-from services.common.wire import UNREADABLE, decode_raw
+from services.common.wire import UNREADABLE, RawRecord, decode_raw
 from services.ingestor.cb_ws import Feed
 from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import ORDERS_RULE, RULES, Sequencer
 from services.ingestor.integrity.silence import SilenceRule
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.raw_publisher import RawPublisher
-from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames
 from services.ingestor.repair.healer import Resubscribe
 from services.ingestor.settings import Settings
 from services.ingestor.streams import (
@@ -30,14 +30,14 @@ from services.ingestor.streams import (
     Want,
 )
 from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
-from services.ingestor.streams.restore import open_gaps
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import VenueRest
-from services.ingestor.venues.coinbase import BY_ORDER, CHANNELS, FULL, CoinbaseFeed
+from services.ingestor.venues.coinbase import CHANNELS, FULL, CoinbaseFeed
 
 log = structlog.get_logger(__name__)
 
 _VALIDATE_TIMEOUT_S = 5.0
+_PAGE = 64
 # September 2001 in µs; the largest venue sequence in sight is below a thousandth of it.
 _LEAST_TIME_US = 10**15
 
@@ -45,27 +45,10 @@ _LEAST_TIME_US = 10**15
 _Parts = tuple[RawStreamWriter, StreamStateTracker, Sequencer]
 
 
-class VenueChoice:
-    """The venue and its channels, as the settings name them.
-
-    Attributes:
-        by_order: whether books are made of single orders.
-        channels: our names of the channels, sorted.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        named = settings.coinbase_channels
-        self.venue = CoinbaseFeed(settings.credentials, orders=FULL in named)
-        self.by_order = not BY_ORDER.isdisjoint(named)
-        self.channels = sorted({ours for name in named for ours in CHANNELS[name]})
-
-
 class FeedFactory:
     """Makes feeds and product streams.
 
     Args:
-        raw_publisher: where raw records go.
-        unreadable: where messages go that cannot be used.
         want: told what a product's streams need fetched, and how its book is subscribed anew.
     """
 
@@ -74,7 +57,6 @@ class FeedFactory:
         settings: Settings,
         broker: Broker,
         metrics: Metrics,
-        choice: VenueChoice,
         *,
         raw_publisher: RawPublisher,
         unreadable: UnreadableFrames,
@@ -83,7 +65,7 @@ class FeedFactory:
         self._settings = settings
         self._broker = broker
         self._metrics = metrics
-        self._choice = choice
+        self._venue = CoinbaseFeed(settings.credentials, orders=FULL in settings.coinbase_channels)
         self._raw_publisher = raw_publisher
         self._unreadable = unreadable
         self._want = want
@@ -96,7 +78,7 @@ class FeedFactory:
         """
         feed = Feed(
             name,
-            self._choice.venue,
+            self._venue,
             self._settings,
             self._raw_publisher,
             self._unreadable,
@@ -116,7 +98,10 @@ class FeedFactory:
         def ask(want: Want) -> None:
             self._want(streams, want, feed.resubscribe_book)
 
-        parts = {channel: await self._parts(channel, product) for channel in self._choice.channels}
+        channels = sorted(
+            {ours for named in self._settings.coinbase_channels for ours in CHANNELS[named]}
+        )
+        parts = {channel: await self._parts(channel, product) for channel in channels}
         trades, book, ticker = (parts.get(name) for name in ("trades", "book", "ticker"))
         metrics = self._metrics
         streams = ProductStreams(
@@ -130,7 +115,7 @@ class FeedFactory:
         return streams
 
     def _book(self, parts: _Parts, ask: Callable[[], None]) -> BookStream | OrdersStream:
-        if self._choice.by_order:
+        if self._settings.by_order:
             return OrdersStream(*parts, ask, self._metrics)
         settings = self._settings
         return BookStream(
@@ -142,8 +127,8 @@ class FeedFactory:
         )
 
     async def _parts(self, channel: str, product: str) -> _Parts:
-        key = StreamKey(self._choice.venue.name, channel, product)
-        by_order = channel == "book" and self._choice.by_order
+        key = StreamKey(self._venue.name, channel, product)
+        by_order = channel == "book" and self._settings.by_order
         writer = await self._writer(key)
         if channel == "book":
             _continue_book(writer, by_order=by_order)
@@ -181,6 +166,37 @@ class FeedFactory:
             open_gaps=gaps,
             open_at=told,
         )
+
+
+async def open_gaps(broker: Broker, last: RawRecord) -> tuple[OpenGaps, tuple[int, int] | None]:
+    """The gaps that are open after a stream's newest record, and the place that lists them.
+
+    Raises:
+        BrokerUnavailable: the log does not answer.
+    """
+    if last.open_gaps is not None:
+        return tuple(last.open_gaps), (last.seq, last.sub)
+    if last.open_at is None:
+        return (), None
+    told = Position(last.epoch, *last.open_at)
+    subject = raw_subject(StreamKey(last.venue, last.channel, last.product))
+    cursor = await broker.seek(subject, Position(told.epoch, told.seq - 1))
+    try:
+        while True:
+            page = await broker.read(subject, cursor, limit=_PAGE)
+            for message in page.messages:
+                if message.position == told:
+                    found = decode_raw(message.payload)
+                    return tuple(found.open_gaps or ()), last.open_at
+                if message.position > told:
+                    raise PositionLost(subject, cursor, None)
+            if page.at_head:
+                raise PositionLost(subject, cursor, None)
+            cursor = page.cursor
+    except (PositionLost, *UNREADABLE) as error:
+        # It is written again long before it expires, so the log was cut short.
+        log.error("open_gaps_forgotten", subject=subject, at=last.open_at, reason=str(error))
+        return (), None
 
 
 def silence_rule(settings: Settings) -> SilenceRule:

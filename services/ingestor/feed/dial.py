@@ -16,6 +16,15 @@ _MAX_FRAME = 32 * 1024 * 1024
 # Frames read ahead of us before the kernel has to hold them.
 _MAX_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 1.0
+# The first that fits.
+_WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (TimeoutError, "connect_timeout"),
+    (ProxyError, "proxy_refused"),
+    (InvalidHandshake, "handshake_refused"),
+    (InvalidURI, "bad_address"),
+    (ConnectionRefusedError, "connect_refused"),
+    (OSError, "network"),
+)
 
 
 async def dial(feed: str, endpoint: str, settings: Settings) -> ClientConnection | str:
@@ -30,27 +39,14 @@ async def dial(feed: str, endpoint: str, settings: Settings) -> ClientConnection
             compression="deflate" if settings.ws_compression else None,
             proxy=proxy_for(endpoint),
         )
-    except TimeoutError:
-        return "connect_timeout"
-    except ProxyError:
-        return "proxy_refused"
-    except InvalidHandshake:
-        return "handshake_refused"
-    except InvalidURI:
-        return "bad_address"
-    except ConnectionRefusedError:
-        return "connect_refused"
-    except OSError:
-        return "network"
     # Resolvers, codecs, proxies and TLS raise from families of their own (a port above 65535, a
     # label of a name that is too long): an attempt costs itself, and the next one is made.
     except Exception as error:  # noqa: BLE001 - see above; it is told by its name
-        log.warning(
-            "connect_failed",
-            feed=feed,
-            endpoint=endpoint,
-            reason=f"{type(error).__name__}: {error}"[:200],
-        )
+        for kind, word in _WORDS:
+            if isinstance(error, kind):
+                return word
+        text = f"{type(error).__name__}: {error}"[:200]
+        log.warning("connect_failed", feed=feed, endpoint=endpoint, reason=text)
         return "connect_failed"
 
 

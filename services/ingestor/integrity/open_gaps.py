@@ -7,6 +7,7 @@ which order the venue is asked for what is left. A range is (first, last), both 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from services.common.resilience.backoff import delay_s
 from services.common.wire import Missed, OpenGap
@@ -80,6 +81,19 @@ def denied(asked: Gap, numbers: Sequence[int]) -> list[Range]:
     return without(span, as_ranges(numbers))
 
 
+@dataclass(slots=True)
+class _Product:
+    """How a product is asked for what it misses."""
+
+    due: float
+    # Questions in a row that did not help.
+    attempts: int = 0
+    # Below which id it is asked next, if not from the newest on: an answer that did not help must
+    # not keep the ranges below from being asked for.
+    below: int | None = None
+    denied: list[Range] = field(default_factory=list)
+
+
 class LateSchedule:
     """Whom to ask next: products in turn, each one's newest range first, with growing pauses.
 
@@ -87,28 +101,21 @@ class LateSchedule:
     """
 
     def __init__(self) -> None:
-        self._due: dict[str, float] = {}
-        # Questions in a row that did not help.
-        self._attempts: dict[str, int] = {}
-        # Below which id a product is asked next: an answer that did not help must not keep the
-        # ranges below from being asked for.
-        self._below: dict[str, int] = {}
-        self._denied: dict[str, list[Range]] = {}
+        self._products: dict[str, _Product] = {}
 
     def next(self, left: Mapping[str, Sequence[Range]], now: float) -> tuple[str, Gap] | None:
         """The product to ask, and for which ids; None while nobody is due.
 
         `left`: what is missing of each product that misses something, ascending.
         """
-        for product in self._due.keys() - left.keys():
-            for held in (self._due, self._attempts, self._below, self._denied):
-                held.pop(product, None)
+        for product in self._products.keys() - left.keys():
+            del self._products[product]
         for product in left:
-            self._due.setdefault(product, now + _FIRST_PAUSE_S)
-        due = min(left, key=lambda product: self._due[product], default=None)
-        if due is None or self._due[due] > now or not left[due]:
+            self._products.setdefault(product, _Product(now + _FIRST_PAUSE_S))
+        due = min(left, key=lambda product: self._products[product].due, default=None)
+        if due is None or self._products[due].due > now or not left[due]:
             return None
-        return due, self._page(due, left[due])
+        return due, _page(self._products[due], left[due])
 
     def answered(
         self, product: str, asked: Gap, absent: Sequence[Range], now: float, *, helped: bool
@@ -117,37 +124,35 @@ class LateSchedule:
 
         A venue's first denial may be a cache's, so only what two answers running deny is believed.
         """
-        before = self._denied.pop(product, [])
+        asked_of = self._products[product]
+        before, asked_of.denied = asked_of.denied, []
         sure = [part for low, high in absent for part in within(before, low, high)]
         if absent and not sure:
-            self._denied[product] = list(absent)
+            asked_of.denied = list(absent)
         if helped or sure:
-            self._attempts.pop(product, None)
-            self._due[product] = now
+            asked_of.attempts = 0
+            asked_of.due = now
         else:
-            self._wait(product, now)
+            self.failed(product, now)
             if not absent:
-                self._below[product] = asked.first
+                asked_of.below = asked.first
         return sure
 
     def failed(self, product: str, now: float) -> None:
-        """The venue did not answer."""
-        self._wait(product, now)
-
-    def _wait(self, product: str, now: float) -> None:
-        attempt = self._attempts.get(product, 0)
-        self._attempts[product] = attempt + 1
-        self._due[product] = now + delay_s(
-            attempt, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S, least=1.0
+        """The venue did not answer, or not what helps."""
+        asked_of = self._products[product]
+        asked_of.due = now + delay_s(
+            asked_of.attempts, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S, least=1.0
         )
+        asked_of.attempts += 1
 
-    def _page(self, product: str, left: Sequence[Range]) -> Gap:
-        below = self._below.get(product)
-        ranges = within(left, 0, below - 1) if below is not None else list(left)
-        if not ranges:
-            self._below.pop(product, None)
-            ranges = list(left)
-        _, last = ranges[-1]
-        # What lies close below comes with the same answer.
-        first = min(low for low, high in ranges if high > last - _PAGE)
-        return Gap(max(first, last - _PAGE + 1), last)
+
+def _page(product: _Product, left: Sequence[Range]) -> Gap:
+    ranges = list(left) if product.below is None else within(left, 0, product.below - 1)
+    if not ranges:
+        product.below = None
+        ranges = list(left)
+    _, last = ranges[-1]
+    # What lies close below comes with the same answer.
+    first = min(low for low, high in ranges if high > last - _PAGE)
+    return Gap(max(first, last - _PAGE + 1), last)

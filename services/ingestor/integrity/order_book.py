@@ -7,6 +7,7 @@ an order that was filled the moment it came.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 
 from services.common.domain.book import BUY, SELL
@@ -18,24 +19,20 @@ Change = tuple[str, str, str]
 GONE = "0"
 
 
+@dataclass(slots=True)
 class _Level:
     """All orders at one price; `text` is the price as the venue wrote it."""
 
-    __slots__ = ("orders", "size", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.size = Decimal(0)
-        self.orders = 0
+    text: str
+    size: Decimal = Decimal(0)
+    orders: int = 0
 
 
+@dataclass(slots=True)
 class _Order:
-    __slots__ = ("price", "side", "size")
-
-    def __init__(self, side: str, price: Decimal, size: Decimal) -> None:
-        self.side = side
-        self.price = price
-        self.size = size
+    side: str
+    price: Decimal
+    size: Decimal
 
 
 class OrderBook:
@@ -68,9 +65,8 @@ class OrderBook:
         if action is OrderAction.DONE:
             return _joined(self._remove(event.order_id))
         if action is OrderAction.MATCH:
-            return _joined(
-                self._resize(event.order_id, order, EXACT.subtract(order.size, event.size))
-            )
+            left = EXACT.subtract(order.size, event.size)
+            return _joined(self._resize(event.order_id, order, left))
         if not event.price or to_decimal(event.price) == order.price:
             return _joined(self._resize(event.order_id, order, event.size))
         gone = self._remove(event.order_id)

@@ -12,6 +12,7 @@ elsewhere (`RESTARTED` of the sequencer).
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 # Claims that are remembered; of more than that the oldest is forgotten.
 _CLAIMS = 16
@@ -21,17 +22,16 @@ _DOUBTS = 2
 _BEHIND = 3
 
 
+@dataclass(slots=True, eq=False)
 class _Claim:
     """Numbers from `low` to `high`, each near to another, and who named them."""
 
-    __slots__ = ("doubts", "high", "low", "marks", "witnesses")
-
-    def __init__(self, number: int) -> None:
-        self.low = self.high = number
-        self.witnesses: set[Hashable] = set()
-        # Of the witnesses, heartbeats in a row.
-        self.marks = 0
-        self.doubts = 0
+    low: int
+    high: int
+    witnesses: set[Hashable] = field(default_factory=set)
+    # Of the witnesses, heartbeats in a row.
+    marks: int = 0
+    doubts: int = 0
 
 
 class JumpGuard:
@@ -93,7 +93,7 @@ class JumpGuard:
         limit = self._limit
         near = [each for each in self._claims if each.low - limit <= number <= each.high + limit]
         if not near:
-            near = [_Claim(number)]
+            near = [_Claim(number, number)]
             self._claims = [*self._claims[1 - _CLAIMS :], *near]
         for claim in near:
             claim.low, claim.high = min(claim.low, number), max(claim.high, number)

@@ -77,7 +77,6 @@ class Sequencer:
     """One stream's numbers. `held` is the last one passed on, None before the first.
 
     Args:
-        numbering: the rule.
         held: the last number passed on before this sequencer was made.
         held_time: event time of that number, µs; 0 when unknown (no restart is then concluded
             before a first number was passed on).

@@ -62,19 +62,10 @@ def told_by(body: bytes) -> list[Told]:
     taker = said.side
     if said.type == "match":
         taker = {BUY: SELL, SELL: BUY}.get(said.side or "")
+    bid, ask = (said.best_bid, said.best_bid_size), (said.best_ask, said.best_ask_size)
     return [
-        Told(
-            BUY,
-            _number(said.best_bid),
-            _number(said.best_bid_size),
-            price if taker == SELL else None,
-        ),
-        Told(
-            SELL,
-            _number(said.best_ask),
-            _number(said.best_ask_size),
-            price if taker == BUY else None,
-        ),
+        Told(side, _number(best), _number(size), price if taker == other else None)
+        for side, other, (best, size) in ((BUY, SELL, bid), (SELL, BUY, ask))
     ]
 
 

@@ -1,4 +1,7 @@
-"""Where records leave for the broker: one pipelined publisher, never waited for on the way in."""
+"""Where records leave for the broker: one pipelined publisher, never waited for on the way in.
+
+Messages of the venue that cannot be used leave as dead letters, for whoever investigates them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
 from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
 from services.common.stream.broker import Publisher
+from services.common.stream.dead_letters import DeadLetters
 from services.common.stream.records import Record
 from services.common.stream.storing import PublisherStats
 from services.common.subjects import key_of
-from services.common.wire import decode_raw
+from services.common.wire import RECORD_VERSION, Parked, decode_raw
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.unreadable_frames import UnreadableFrames
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +32,24 @@ log = structlog.get_logger(__name__)
 _RELIEF_S = 0.25
 # Traced records that wait for the broker; the spans of more than that are not kept.
 _TRACED_AT_ONCE = 1000
+# Of a malformed message this much is kept: enough to see what it was.
+_KEPT_CHARACTERS = 65_536
+# How many wait for the broker; of a flood the newest are as telling as all.
+MAX_WAITING = 256
+
+
+class UnreadableFrames:
+    """Counts each message by its reason and hands it to the dead letters."""
+
+    def __init__(self, dead_letters: DeadLetters, metrics: Metrics) -> None:
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+
+    def park(self, reason: str, original: bytes, ts: int) -> None:
+        """Keep a message that was received at `ts`, µs."""
+        self._metrics.invalid(reason)
+        text = original[:_KEPT_CHARACTERS].decode(errors="replace")
+        self._dead_letters.add(Parked(RECORD_VERSION, reason, "", "", ts, text))
 
 
 class RawPublisher:

@@ -63,8 +63,7 @@ class Auditor:
     """Compares one product after the other, for ever.
 
     Args:
-        rest: the venue's REST API.
-        products: the products that are served now.
+        products: those that are served now.
         period_s: the longest pause from the beginning of one audit to the next one's.
         counted: told each outcome.
         turn_s: within this time each product's book is compared.
@@ -148,7 +147,7 @@ class Auditor:
             return Outcome.INCONCLUSIVE
         bases, began = replica.bases, now_us()
         try:
-            await self._fold([replica])
+            await self._fold(replica)
             crossed = replica.crossed
             replica.watch()
             suspects: dict[Key, tuple[str, str]] | None = None
@@ -186,7 +185,7 @@ class Auditor:
         # An image older than the watch is a cache's.
         if image.time < began or not await self._passed(stream, image):
             return Outcome.INCONCLUSIVE
-        await self._fold([replica])
+        await self._fold(replica)
         if replica.bases != bases or not replica.usable or stream.suspect:
             return Outcome.INCONCLUSIVE
         try:
@@ -243,13 +242,12 @@ class Auditor:
         now = asyncio.get_running_loop().time()
         self._suspicions.audited(product, now, right=right, conclusive=conclusive)
 
-    async def _fold(self, replicas: Iterable[BookReplica]) -> None:
+    async def _fold(self, replica: BookReplica) -> None:
         """Fold in another thread: a whole book takes tens of milliseconds."""
         async with self._folding:
-            work = [(replica, replica.pop_updates()) for replica in replicas]
-            work = [(replica, batch) for replica, batch in work if batch]
-            if work:
-                await asyncio.to_thread(_fold_all, work)
+            batch = replica.pop_updates()
+            if batch:
+                await asyncio.to_thread(replica.fold, batch)
 
     async def _judge(self, replicas: Mapping[str, BookReplica]) -> dict[str, str]:
         """Fold them all; what contradicts which book."""
@@ -259,11 +257,6 @@ class Auditor:
                 for product, replica in replicas.items()
             ]
             return await asyncio.to_thread(_judge_all, work)
-
-
-def _fold_all(work: Iterable[tuple[BookReplica, Batch]]) -> None:
-    for replica, batch in work:
-        replica.fold(batch)
 
 
 def _judge_all(

@@ -54,7 +54,6 @@ class Healer:
     """Serves the streams' wants.
 
     Args:
-        rest: the venue's REST API.
         group: parent of the tasks.
         has_room: whether the broker takes records now.
         max_queue_s: the allowance, seconds.

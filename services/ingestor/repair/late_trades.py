@@ -27,9 +27,6 @@ class LateTrades:
     """Serves the open gaps of all products.
 
     Args:
-        rest: the venue's REST API.
-        products: the products that are served now.
-        has_room: whether the broker takes records now.
         max_hours: gaps announced longer ago are given up.
         restate_s: what is open is written again so often, that it does not leave the log.
     """

@@ -32,13 +32,7 @@ _SHOWN = 200
 
 
 class Repairs:
-    """Follows the log for ever.
-
-    Args:
-        broker: whose.
-        products: the products that are served now.
-        venue: whose streams they are.
-    """
+    """Follows the log for ever; `products`: those that are served now."""
 
     def __init__(
         self, broker: Broker, products: Callable[[], Iterable[ProductStreams]], venue: str

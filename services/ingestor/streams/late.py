@@ -25,12 +25,7 @@ _PER_RECORD = 200
 
 
 class OpenTrades:
-    """The open gaps of one trades stream; they stand in its writer, and so in the raw log.
-
-    Args:
-        writer: of the stream.
-        events: who counts.
-    """
+    """The open gaps of one trades stream; they stand in its writer, and so in the raw log."""
 
     def __init__(self, writer: RawStreamWriter, events: StreamEvents) -> None:
         self._writer = writer
@@ -108,7 +103,7 @@ class OpenTrades:
     def restate(self, ts: int) -> None:
         """Write again what is open: the record that said so is about to leave the log."""
         for gap in self.gaps[:1]:
-            self._write(gap, left_of(gap), [], [], "open", ts)
+            self._settle(gap, [], [], "open", ts)
 
     # ---- inside
 
@@ -133,25 +128,14 @@ class OpenTrades:
         """Write what became known of a gap; False when the broker has no room."""
         left = without(left_of(gap), as_ranges(row.trade_id for row in rows))
         left = without(left, lost)
-        if not self._write(gap, left, rows, lost, reason, ts):
-            return False
-        count = len(rows) or sum(last - first + 1 for first, last in lost)
-        self._events.late(self._writer.key, reason, count)
-        return True
-
-    def _write(
-        self,
-        gap: OpenGap,
-        left: Sequence[Range],
-        rows: Sequence[TradeRow],
-        lost: Sequence[Range],
-        reason: str,
-        ts: int,
-    ) -> bool:
         messages = [msgspec.Raw(row.body) for row in rows]
         body = LateBody(gap.missed, messages, missed(left), missed(lost), reason)
         rest = msgspec.structs.replace(gap, left=missed(left))
         whole = tuple(
             rest if each is gap else each for each in self.gaps if each is not gap or left
         )
-        return self._writer.late(body, whole, ts)
+        if not self._writer.late(body, whole, ts):
+            return False
+        if count := len(rows) or sum(last - first + 1 for first, last in lost):
+            self._events.late(self._writer.key, reason, count)
+        return True

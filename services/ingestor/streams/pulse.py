@@ -41,10 +41,7 @@ class Pulse:
     def beat(self, served: Iterable[ProductStreams], epoch: int, now: int) -> bool:
         """Write the products that are heard of; False when there are none, or no room.
 
-        Args:
-            served: all products.
-            epoch: of the raw log.
-            now: the time, µs.
+        `epoch` is the raw log's, `now` in µs.
         """
         products = [streams.product for streams in served if self._hears(streams, now)]
         if not products:

@@ -46,9 +46,7 @@ class RawStreamWriter:
     """See the module.
 
     Args:
-        key: the stream.
         line: which ingestor writes.
-        offer: where records go.
         epoch: of the stream's last record, or of the log when it holds none.
         seq: of the stream's last record; None when the log holds none, or only statuses.
         sub: of the stream's last record.

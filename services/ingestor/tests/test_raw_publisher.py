@@ -18,8 +18,7 @@ from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics
-from services.ingestor.publish.raw_publisher import RawPublisher
-from services.ingestor.publish.unreadable_frames import UnreadableFrames
+from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames
 from services.ingestor.streams.raw_writer import RawStreamWriter, gap_instead
 from services.ingestor.testing import eventually, raw_records
 

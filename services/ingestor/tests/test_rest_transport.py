@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.ingestor.feed import rest_transport
+from services.ingestor.feed import rest_call
 from services.ingestor.feed.rest_call import get, open_http
 
 _TOGETHER = 4
@@ -92,7 +92,7 @@ async def test_a_call_that_is_cut_while_expired_connections_are_closed_leaves_no
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were told of as unclosed when the collector, or the end of the loop, found them."""
-    monkeypatch.setattr(rest_transport, "_IDLE_S", -1.0)
+    monkeypatch.setattr(rest_call, "_IDLE_S", -1.0)
     turns = 0
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", ResourceWarning)

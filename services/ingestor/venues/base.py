@@ -15,6 +15,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from services.common.domain.decimals import BadDecimal, is_decimal, to_decimal
+
 # The largest integer that every client holds exactly (JavaScript's numbers).
 MAX_NUMBER = 2**53 - 1
 # A trade id or sequence as a venue writes it. What is out of these bounds is none: it could become
@@ -97,6 +99,29 @@ class MalformedFrame(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
         super().__init__(f"{reason}: {detail}")
+
+
+def decimal_text(text: object) -> str:
+    """`text` itself.
+
+    Raises:
+        MalformedFrame: it is not a decimal number's text.
+    """
+    if not isinstance(text, str) or not is_decimal(text):
+        raise MalformedFrame("bad_decimal", repr(text)[:80])
+    return text
+
+
+def decimal_value(text: object) -> Decimal:
+    """What `text` says.
+
+    Raises:
+        MalformedFrame: it is not a decimal number's text.
+    """
+    try:
+        return to_decimal(text)
+    except BadDecimal as error:
+        raise MalformedFrame("bad_decimal", repr(text)[:80]) from error
 
 
 @dataclass(frozen=True, slots=True)

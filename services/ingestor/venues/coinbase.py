@@ -29,8 +29,9 @@ from services.ingestor.venues.base import (
     OrderAction,
     OrderEvent,
     VenueFeed,
+    decimal_text,
+    decimal_value,
 )
-from services.ingestor.venues.decimals import decimal_text, decimal_value
 from services.ingestor.venues.level3 import Level3
 
 SIGNED_PATH = "/users/self/verify"
@@ -167,11 +168,8 @@ class CoinbaseFeed(VenueFeed):
         if not product:
             raise MalformedFrame("missing_field", f"{message.type} without product_id")
         time = micros(message.time) or 0
-        if kind is _BOOK_UPDATE:
-            _check_update(message)
-            return Event(kind, product, 0, time)
-        if kind is _BOOK_SNAPSHOT:
-            _check_snapshot(message)
+        if kind is _BOOK_UPDATE or kind is _BOOK_SNAPSHOT:
+            _check_book(message, whole=kind is _BOOK_SNAPSHOT)
             return Event(kind, product, 0, time)
         order: OrderEvent | None = None
         if kind is _TRADE or kind is _TRADE_SEED:
@@ -225,39 +223,26 @@ class CoinbaseFeed(VenueFeed):
             raise MalformedFrame("bad_field", str(error)) from error
         if order.sequence <= 0:
             raise MalformedFrame("missing_field", f"{order.type} without its number")
-        if order.type == "open":
-            if order.side not in ("buy", "sell") or not order.order_id:
+        kind, number = order.type, order.sequence
+        if kind == "open":
+            if order.side not in SIDES or not order.order_id:
                 raise MalformedFrame("bad_field", "open without its order or side")
-            price = decimal_text(order.price)
-            return OrderEvent(
-                order.sequence,
-                time,
-                OrderAction.OPEN,
-                order.order_id,
-                order.side,
-                price,
-                decimal_value(order.remaining_size),
-            )
-        if order.type == "done":
-            return OrderEvent(order.sequence, time, OrderAction.DONE, order.order_id)
-        if order.type == "match":
+            price, size = decimal_text(order.price), decimal_value(order.remaining_size)
+            whose = order.order_id
+            return OrderEvent(number, time, OrderAction.OPEN, whose, order.side, price, size)
+        if kind == "done":
+            return OrderEvent(number, time, OrderAction.DONE, order.order_id)
+        if kind == "match":
             size = decimal_value(order.size)
-            return OrderEvent(
-                order.sequence, time, OrderAction.MATCH, order.maker_order_id, size=size
-            )
-        if order.type == "change" and order.new_size is not None:
+            return OrderEvent(number, time, OrderAction.MATCH, order.maker_order_id, size=size)
+        if kind == "change" and order.new_size is not None:
             # Self-trade prevention tells the price the order has, an amendment the one it gets.
             told = order.new_price or order.price
-            return OrderEvent(
-                order.sequence,
-                time,
-                OrderAction.CHANGE,
-                order.order_id,
-                price=decimal_text(told) if told else "",
-                size=decimal_value(order.new_size),
-            )
+            price, size = decimal_text(told) if told else "", decimal_value(order.new_size)
+            whose = order.order_id
+            return OrderEvent(number, time, OrderAction.CHANGE, whose, price=price, size=size)
         # `received`, and a `change` of a market order's funds: the book does not see them.
-        return OrderEvent(order.sequence, time, OrderAction.NONE)
+        return OrderEvent(number, time, OrderAction.NONE)
 
     def subscribe(self, products: Iterable[str], channels: Iterable[str], now: float) -> bytes:
         request = self._request("subscribe", products, channels)
@@ -284,23 +269,21 @@ class CoinbaseFeed(VenueFeed):
         }
 
 
-def _check_update(message: _Frame) -> None:
-    """Raise MalformedFrame for what no reader of the log could apply to its book."""
-    if not message.changes:
+def _check_book(message: _Frame, *, whole: bool) -> None:
+    """Raise MalformedFrame for what no reader of the log could take for a book, or apply to one.
+
+    Single bad rows of a whole book cost themselves only.
+    """
+    if whole and not (message.bids and message.asks):
+        raise MalformedFrame("missing_field", "snapshot without bids or asks")
+    if not whole and not message.changes:
         raise MalformedFrame("missing_field", "l2update without changes")
     try:
-        check_changes_json(message.changes)
-    except Unreadable as error:
-        raise MalformedFrame(error.code, error.detail) from error
-
-
-def _check_snapshot(message: _Frame) -> None:
-    """Raise MalformedFrame for what is no book. Single bad rows cost themselves only."""
-    if not message.bids or not message.asks:
-        raise MalformedFrame("missing_field", "snapshot without bids or asks")
-    try:
-        check_rows_json(message.bids)
-        check_rows_json(message.asks)
+        if whole:
+            check_rows_json(message.bids)
+            check_rows_json(message.asks)
+        else:
+            check_changes_json(message.changes)
     except Unreadable as error:
         raise MalformedFrame(error.code, error.detail) from error
 

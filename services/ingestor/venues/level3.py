@@ -23,8 +23,9 @@ from services.ingestor.venues.base import (
     MalformedFrame,
     OrderAction,
     OrderEvent,
+    decimal_text,
+    decimal_value,
 )
-from services.ingestor.venues.decimals import decimal_text, decimal_value
 
 # The documented cells. Whoever reads a raw record sees the row without its schema, so these are
 # the only ones that are taken; cells that are added behind them do no harm.
