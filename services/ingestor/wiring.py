@@ -153,7 +153,8 @@ class FeedFactory:
             # Somebody else's. Where it stands is known, and what it hides shows as a break there.
             log.error("raw_log_end_unreadable", stream=str(key), seq=seq, reason=str(error))
         else:
-            heard = record.ts_recv
+            # Not later than now: a clock was ahead then, or somebody else wrote it.
+            heard = min(record.ts_recv, now_us())
             gaps, told = await open_gaps(self._broker, record)
         return RawStreamWriter(
             key,

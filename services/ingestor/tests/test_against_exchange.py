@@ -7,9 +7,9 @@ from functools import partial
 import msgspec
 
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.records import LogSpec
-from services.common.subjects import INVALID_SUBJECT
-from services.common.wire import Parked, RawRecord, ResyncBody
+from services.common.stream.records import LogSpec, Position, Record
+from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
+from services.common.wire import Parked, RawRecord, ResyncBody, encode
 from services.ingestor.app import Ingestor
 from services.ingestor.streams import ProductStreams
 from services.ingestor.testing import check_books, eventually, raw_records, running
@@ -192,6 +192,35 @@ async def test_an_ingestor_that_comes_back_fills_what_happened_in_between(
         await check_trades(broker, exchange, product)
         for channel in ("ticker", "book"):
             check_chain(await raw_records(broker, channel, product))
+
+
+async def test_a_record_from_the_future_at_the_end_of_the_log_silences_no_stream(
+    broker: MemoryBroker, exchange: SimulatedExchange
+) -> None:
+    """Far ahead in number and time, as only a broken clock or somebody else can have written it."""
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await joined(ingestor)
+        exchange.advance(2)
+        await caught_up(ingestor, exchange)
+    publisher = await broker.publisher()
+    for channel in ("trades", "ticker"):
+        last = (await raw_records(broker, channel, "BTC-USD"))[-1]
+        time = last.ts_recv + 10**13
+        forged = msgspec.structs.replace(last, kind="frame", seq=10**12, sub=0, ts_recv=time)
+        subject = raw_subject(StreamKey("coinbase", channel, "BTC-USD"))
+        position = Position(forged.epoch, forged.seq, 0)
+        assert publisher.offer(Record(subject, encode(forged), position)) is not None
+    await publisher.flush()
+    await publisher.aclose()
+    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
+        await eventually(lambda: bool(ingestor.feeds) and ingestor.feeds[0].connected)
+        exchange.advance(30)
+        await caught_up(ingestor, exchange)
+        ticker = streams_of(ingestor, "BTC-USD").ticker
+        assert ticker is not None
+        assert ticker.writer.seq is not None
+        assert ticker.writer.seq < 10**12
+        assert ticker.writer.epoch > forged.epoch
 
 
 async def test_a_hole_that_the_venue_knows_nothing_of_is_recorded_without_a_long_pause(
