@@ -129,8 +129,7 @@ class Ingestor:
         try:
             async with CoinbaseRest(settings.coinbase_rest_url, breaker=self._breaker) as rest:
                 self._rest = rest
-                products = await tradable(rest, settings.coinbase_products)
-                await self._serve(stop, raw_publisher, rest, products, monitor)
+                await self._serve(stop, raw_publisher, rest, monitor)
         finally:
             self._metrics.registry.unregister(self._collector)
             for feed in self.feeds:
@@ -145,14 +144,10 @@ class Ingestor:
             await self._invalid.aclose()
 
     async def _serve(
-        self,
-        stop: Stop,
-        raw_publisher: RawPublisher,
-        rest: VenueRest,
-        products: Sequence[str],
-        monitor: Monitor,
+        self, stop: Stop, raw_publisher: RawPublisher, rest: VenueRest, monitor: Monitor
     ) -> None:
         settings = self.settings
+        products = await tradable(rest, settings.coinbase_products)
         # `suppress` also takes it out of the group's exception group.
         with contextlib.suppress(_Ended):
             async with asyncio.TaskGroup() as group:

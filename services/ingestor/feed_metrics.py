@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,7 +17,6 @@ from services.ingestor.metrics import STREAM
 from services.ingestor.streams import BookStream
 from services.ingestor.streams.stream_state import StreamStateTracker
 
-_FEED = ("venue", "feed")
 # Gravest last, so that `>=` means "at least as bad as".
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
@@ -45,17 +45,13 @@ class FeedCollector(Collector):
         yield circuits
 
     def _of_feeds(self) -> Iterator[Metric]:
-        messages = CounterMetricFamily("md_ingest_messages", "Messages received.", labels=_FEED)
-        ignored = CounterMetricFamily(
-            "md_ingest_ignored", "Messages of a kind or product not known.", labels=_FEED
-        )
-        connected = GaugeMetricFamily("md_ingest_connected", "1 while data flows.", labels=_FEED)
-        age = GaugeMetricFamily(
-            "md_ingest_last_message_age_seconds", "Time since the last message.", labels=_FEED
-        )
-        queue = GaugeMetricFamily(
-            "md_ingest_queue_depth", "Messages waiting for a resync.", labels=_FEED
-        )
+        counter = partial(CounterMetricFamily, labels=("venue", "feed"))
+        gauge = partial(GaugeMetricFamily, labels=("venue", "feed"))
+        messages = counter("md_ingest_messages", "Messages received.")
+        ignored = counter("md_ingest_ignored", "Messages of a kind or product not known.")
+        connected = gauge("md_ingest_connected", "1 while data flows.")
+        age = gauge("md_ingest_last_message_age_seconds", "Time since the last message.")
+        queue = gauge("md_ingest_queue_depth", "Messages waiting for a resync.")
         for feed in self._feeds:
             labels = (feed.venue.name, feed.name)
             messages.add_metric(labels, feed.messages)
@@ -67,30 +63,18 @@ class FeedCollector(Collector):
         yield from (messages, ignored, connected, age, queue)
 
     def _of_streams(self) -> Iterator[Metric]:
-        states = GaugeMetricFamily(
-            "md_stream_state",
-            "A stream's state: 0 live, 1 quiet, 2 resyncing, 3 stale, 4 down.",
-            labels=STREAM,
+        gauge = partial(GaugeMetricFamily, labels=STREAM)
+        states = gauge(
+            "md_stream_state", "A stream's state: 0 live, 1 quiet, 2 resyncing, 3 stale, 4 down."
         )
-        held = GaugeMetricFamily(
-            "md_stream_state_seconds",
-            "How long a stream's state has been what it is.",
-            labels=STREAM,
+        held = gauge("md_stream_state_seconds", "How long a stream's state has been what it is.")
+        ages = gauge(
+            "md_stream_record_age_seconds", "Time since a stream's newest record was received."
         )
-        ages = GaugeMetricFamily(
-            "md_stream_record_age_seconds",
-            "Time since a stream's newest record was received.",
-            labels=STREAM,
-        )
-        missing = GaugeMetricFamily(
-            "md_open_gap_trades",
-            "Trades of announced gaps that are still asked for.",
-            labels=STREAM,
-        )
-        verified = GaugeMetricFamily(
+        missing = gauge("md_open_gap_trades", "Trades of announced gaps that are still asked for.")
+        verified = gauge(
             "md_book_verified_age_seconds",
             "Time since a level 2 book was last known to be right: a base, or an audit.",
-            labels=STREAM,
         )
         now, storing = now_us(), self._storing()
         for streams in [each for feed in self._feeds for each in feed.products.values()]:

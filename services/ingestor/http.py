@@ -17,7 +17,6 @@ from services.common.observability.health import Health, health_routes, package_
 from services.common.subjects import check_token
 from services.common.wire import UNREADABLE
 from services.ingestor.app import Ingestor
-from services.ingestor.cb_ws import Feed
 
 
 class _Products(msgspec.Struct):
@@ -45,10 +44,8 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
 
     async def one_feed(request: Request) -> Response:
         name = request.path_params["name"]
-        for feed in ingestor.feeds:
-            if feed.name == name:
-                return JSONResponse(feed.report())
-        return _problem(404, f"no feed {name!r}")
+        feed = next((feed for feed in ingestor.feeds if feed.name == name), None)
+        return JSONResponse(feed.report()) if feed else _problem(404, f"no feed {name!r}")
 
     async def products(request: Request) -> Response:
         refusal = _refusal(ingestor, request)
@@ -72,7 +69,7 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
         if refusal is not None:
             return refusal
         product = request.path_params["product"]
-        feed = _feed_of(ingestor, product)
+        feed = next((feed for feed in ingestor.feeds if product in feed.products), None)
         if feed is None:
             return _problem(404, f"product {product!r} is not served")
         book = feed.products[product].book
@@ -100,10 +97,6 @@ def _info(ingestor: Ingestor) -> dict[str, Any]:
         "channels": list(settings.coinbase_channels),
         "line": settings.line,
     }
-
-
-def _feed_of(ingestor: Ingestor, product: str) -> Feed | None:
-    return next((feed for feed in ingestor.feeds if product in feed.products), None)
 
 
 def _refusal(ingestor: Ingestor, request: Request) -> Response | None:

@@ -80,7 +80,7 @@ class Monitor:
             try:
                 async with asyncio.timeout(_PING_TIMEOUT_S):
                     # First what can be asked of a broker that stores nothing.
-                    self._check_log(await self._broker.log_epoch(RAW_LOG))
+                    self._log_is(await self._broker.log_epoch(RAW_LOG))
                     await self._broker.ping()
             except (BrokerError, TimeoutError) as error:
                 self._health.failed("broker", str(error) or "no answer")
@@ -97,14 +97,13 @@ class Monitor:
                 self._health.passed("feed")
             await asyncio.sleep(_HEALTH_S)
 
-    def _check_log(self, epoch: int) -> None:
-        before, self._log_epoch = self._log_epoch, epoch
-        if epoch == before:
+    def _log_is(self, epoch: int) -> None:
+        if epoch == self._log_epoch:
             return
-        log.error("log_lost", before=before, now=epoch)
-        now = now_us()
+        log.error("log_lost", before=self._log_epoch, now=epoch)
+        self._log_epoch = epoch
         for streams in products_of(self._feeds):
-            streams.log_lost(epoch, now)
+            streams.log_lost(epoch, now_us())
 
     async def _statistics(self, raw_publisher: RawPublisher, healer: Healer) -> None:
         before: Mapping[str, int] = {}

@@ -75,17 +75,10 @@ class Gate:
         return admitted
 
     def _heartbeat(self, arrived: Arrived) -> Arrived:
-        event = arrived.event
+        event, ts = arrived.event, arrived.ts
         witness = ("heartbeat", event.time)
-        sequence, trade_id = event.number, event.trade_id
-        if self._sequences.believes(sequence, witness, arrived.ts, is_mark=True):
-            self._sequences.doubt()
-        else:
-            sequence = 0
-        if trade_id > 0 and self._trades.believes(trade_id, witness, arrived.ts, is_mark=True):
-            self._trades.doubt()
-        else:
-            trade_id = 0
+        sequence = _mark(self._sequences, event.number, witness, ts)
+        trade_id = _mark(self._trades, event.trade_id, witness, ts) if event.trade_id > 0 else 0
         if sequence == event.number and trade_id == event.trade_id:
             return arrived
         changed = msgspec.structs.replace(event, number=sequence, trade_id=trade_id)
@@ -144,6 +137,14 @@ class Gate:
         if event.order is not None:
             found.append((self._sequences, event.order.sequence))
         return found
+
+
+def _mark(guard: JumpGuard, number: int, witness: tuple[str, int], ts: int) -> int:
+    """A heartbeat's number, or 0 when it is not believed."""
+    if not guard.believes(number, witness, ts, is_mark=True):
+        return 0
+    guard.doubt()
+    return number
 
 
 def _timeless(event: Event) -> Event:
