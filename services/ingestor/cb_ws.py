@@ -144,7 +144,7 @@ class Feed:
         streams.lost("product removed", now_us())
 
     def stopped(self, reason: str) -> None:
-        """Write into every stream that nothing follows; call it when `run` has ended."""
+        """Write into every stream that nothing follows: no connection, or `run` has ended."""
         now = now_us()
         for streams in self._products.values():
             streams.lost(reason, now)
@@ -343,12 +343,10 @@ class Feed:
                     await self._subscribe([product])
 
     def _lost(self, reason: str) -> None:
-        now = now_us()
         self.reconnects += 1
         self.last_reason = reason
         self._metrics.reconnected(self.venue.name, reason)
-        for streams in self._products.values():
-            streams.lost(f"connection lost: {reason}", now)
+        self.stopped(f"connection lost: {reason}")
         refused = self._refusal and self.state is FeedState.SUBSCRIBING
         self._enter(FeedState.FAILED if refused else FeedState.RECONNECTING)
 

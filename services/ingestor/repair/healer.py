@@ -180,11 +180,8 @@ class Healer:
         missing = stream.missing()
         if missing is not None:
             last = missing.last if upto is None else upto
-            told = log.bind(product=product, first=missing.first, last=last, reason=reason)
-            if denied:
-                told.warning("trades_lost")
-            else:
-                told.warning("trades_missing")
+            what = "trades_lost" if denied else "trades_missing"
+            log.warning(what, product=product, first=missing.first, last=last, reason=reason)
         stream.give_up(now_us(), upto=upto, denied=denied)
 
     async def _book(self, product: str, stream: BookStream, resubscribe: Resubscribe) -> None:

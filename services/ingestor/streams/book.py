@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.plausibility import JumpGuard
-from services.ingestor.integrity.sequencer import IN_ORDER, Sequencer
+from services.ingestor.integrity.sequencer import IN_ORDER
 from services.ingestor.integrity.silence import Silence, SilenceRule
-from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream import BasedStream, StreamEvents
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import BasedStream, StreamParts
 from services.ingestor.venues.base import BookImage
 
 # Venue times further ahead of our clock than this need a second message that says so too.
@@ -20,6 +17,8 @@ _FUTURE_US = 60_000_000
 _HEARTBEAT_STEP_US = 1_900_000
 # How many of the updates passed on are remembered, to tell a repetition from a reordering.
 _RECENT = 64
+# How many updates may wait for a book fetched over REST.
+_MAX_HELD = 5_000
 
 
 class BookStream(BasedStream):
@@ -30,24 +29,17 @@ class BookStream(BasedStream):
 
     Args:
         sequencer: BY_TIME.
-        max_held: how many updates may wait for a book fetched over REST.
         replica: told of everything that is passed on, so that it can be audited.
         silence: when a book without updates is suspect.
     """
 
     def __init__(
         self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-        max_held: int = 5_000,
+        *parts: *StreamParts,
         replica: BookReplica | None = None,
         silence: SilenceRule = SilenceRule(),  # noqa: B008 - a tuple, never changed
     ) -> None:
-        super().__init__(writer, state, sequencer, ask, events)
-        self._max_held = max_held
+        super().__init__(*parts)
         self.replica = replica
         self._base_time = 0
         self._times = JumpGuard(_FUTURE_US, marks=0)
@@ -97,7 +89,7 @@ class BookStream(BasedStream):
         if time > ts + _FUTURE_US:
             time = self._believed(time, ts, "update")
         if self._held is not None:
-            if len(self._held) < self._max_held:
+            if len(self._held) < _MAX_HELD:
                 self._held.append((time, body, ts))
                 return
             self._dropped("queue_full", len(self._held))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from services.common.wire import encode
 from services.ingestor.integrity.order_book import OrderBook
-from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap, Sequencer
-from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream import BasedStream, StreamEvents
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, Gap
+from services.ingestor.streams.stream import BasedStream, StreamParts
 from services.ingestor.venues.base import OrderEvent, OrderImage
 
 # An image may be ahead of what came over the WebSocket by so much; by more, its number is broken.
 _AHEAD = 10_000
+# How many messages may wait; beyond it those waiting are let go.
+_MAX_WAITING = 100_000
 
 
 class OrdersStream(BasedStream):
@@ -24,20 +22,10 @@ class OrdersStream(BasedStream):
 
     Args:
         sequencer: CONTIGUOUS, holding nothing yet.
-        max_held: how many messages may wait; beyond it those waiting are let go.
     """
 
-    def __init__(
-        self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-        max_held: int = 100_000,
-    ) -> None:
-        super().__init__(writer, state, sequencer, ask, events)
-        self._max_held = max_held
+    def __init__(self, *parts: *StreamParts) -> None:
+        super().__init__(*parts)
         self._book = OrderBook()
         self._waiting: dict[int, tuple[OrderEvent, bytes, int]] = {}
         # Whether what is held is right as far as it goes, so that late messages complete it.
@@ -154,7 +142,7 @@ class OrdersStream(BasedStream):
         self.distrust(cause, text, ts)
 
     def _wait(self, event: OrderEvent, body: bytes, ts: int) -> None:
-        if len(self._waiting) >= self._max_held:
+        if len(self._waiting) >= _MAX_WAITING:
             # The next image is then asked for until it is ahead of what follows from here.
             self._dropped("queue_full", len(self._waiting))
             self._waiting.clear()

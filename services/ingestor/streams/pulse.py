@@ -48,22 +48,11 @@ class Pulse:
             return False
         # Whoever had this name before wrote the time too; a clock that went back is waited for.
         self._seq = max(self._seq + 1, now)
-        payload = encode(
-            RawRecord(
-                RECORD_VERSION,
-                "pulse",
-                *self.key,
-                epoch,
-                self._seq,
-                0,
-                None,
-                now,
-                self._line,
-                to_raw(PulseBody(products)),
-            )
+        seq, body = self._seq, to_raw(PulseBody(products))
+        raw = RawRecord(
+            RECORD_VERSION, "pulse", *self.key, epoch, seq, 0, None, now, self._line, body
         )
-        position = Position(epoch, self._seq)
-        return self._offer(Record(raw_subject(self.key), payload, position))
+        return self._offer(Record(raw_subject(self.key), encode(raw), Position(epoch, seq)))
 
     def _hears(self, streams: ProductStreams, now: int) -> bool:
         before = self._seen.get(streams.product)

@@ -27,6 +27,12 @@ class StreamEvents(Protocol):
         """Messages that were not passed on although they were new."""
 
 
+# What each stream is made of: see `Stream`.
+StreamParts = tuple[
+    RawStreamWriter, StreamStateTracker, Sequencer, Callable[[], None], StreamEvents
+]
+
+
 class Stream:
     """One stream, from the venue's messages to raw records.
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from services.common.wire import Missed
-from services.ingestor.integrity.sequencer import DUPLICATE, RESTARTED, Sequencer
-from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream import Stream, StreamEvents
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.integrity.sequencer import DUPLICATE, RESTARTED
+from services.ingestor.streams.stream import Stream
 from services.ingestor.venues.base import Quote
 
 # An answer may know of so many trades more than the newest heartbeat did; of more, it is broken.
@@ -23,26 +19,17 @@ class TickerStream(Stream):
     Its sequencer is INCREASING.
     """
 
-    def __init__(
-        self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-    ) -> None:
-        super().__init__(writer, state, sequencer, ask, events)
-        self._trade = 0
-        self._behind = 0
-        self._asked = 0
-        # The product's sequence at the newest heartbeat: tickers of the trades it knows of are
-        # at or below it, so a refreshed ticker stands there.
-        self._mark = 0
-        self._last_trade = 0
-        # The newest ticker that the broker had no room for, and those before it.
-        self._waiting: tuple[int, bytes] | None = None
-        self._unwritten: Missed | None = None
-        self.coalesced = 0
+    coalesced = 0
+    _trade = 0
+    _behind = 0
+    _asked = 0
+    # The product's sequence at the newest heartbeat: tickers of the trades it knows of are at or
+    # below it, so a refreshed ticker stands there.
+    _mark = 0
+    _last_trade = 0
+    # The newest ticker that the broker had no room for, and those before it.
+    _waiting: tuple[int, bytes] | None = None
+    _unwritten: Missed | None = None
 
     @property
     def behind(self) -> bool:

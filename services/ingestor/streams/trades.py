@@ -6,16 +6,14 @@ What cannot be refilled in time becomes an open gap: the stream goes on, and `la
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import Missed
-from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, RESTARTED, Gap, Sequencer
+from services.ingestor.integrity.sequencer import DUPLICATE, IN_ORDER, RESTARTED, Gap
 from services.ingestor.streams.late import OpenTrades
-from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream import Stream, StreamEvents
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import Stream, StreamParts
 from services.ingestor.venues.base import TradeRow
 
 
@@ -44,24 +42,16 @@ class TradesStream(Stream):
         max_held: how many trades may wait; beyond it those waiting are let go and fetched later.
     """
 
-    def __init__(
-        self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-        max_held: int = 20_000,
-    ) -> None:
-        super().__init__(writer, state, sequencer, ask, events)
+    def __init__(self, *parts: *StreamParts, max_held: int = 20_000) -> None:
+        super().__init__(*parts)
         self._max_held = max_held
         self._held: dict[int, tuple[int, bytes, int]] = {}
         self._episode: _Episode | None = None
-        self.open = OpenTrades(writer, events)
+        self.open = OpenTrades(self.writer, self._events)
         # The newest trades that were passed on: the state from which the stream goes on after a
         # gap.
         self._recent: deque[bytes] = deque(maxlen=TRADES_KEPT)
-        writer.state_of = self._state
+        self.writer.state_of = self._state
         # Why a seed may find a hole: the process was away, later the connection was.
         self._seed_cause = "restart"
         self.refilled = 0

@@ -34,7 +34,7 @@ class Bench:
             Sequencer(Numbering.CONTIGUOUS, held, NOW if held else 0),
             self._ask,
             self.counts,
-            max_held,
+            max_held=max_held,
         )
 
     def _ask(self) -> None:
