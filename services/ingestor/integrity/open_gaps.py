@@ -124,7 +124,7 @@ class LateSchedule:
 
         A venue's first denial may be a cache's, so only what two answers running deny is believed.
         """
-        asked_of = self._products[product]
+        asked_of = self._products.setdefault(product, _Product(now))
         before, asked_of.denied = asked_of.denied, []
         sure = [part for low, high in absent for part in within(before, low, high)]
         if absent and not sure:
@@ -140,7 +140,7 @@ class LateSchedule:
 
     def failed(self, product: str, now: float) -> None:
         """The venue did not answer, or not what helps."""
-        asked_of = self._products[product]
+        asked_of = self._products.setdefault(product, _Product(now))
         asked_of.due = now + delay_s(
             asked_of.attempts, first_s=_FIRST_PAUSE_S, cap_s=_LONGEST_PAUSE_S, least=1.0
         )

@@ -47,6 +47,8 @@ def by_order(
             "coinbase_api_key": KEY.key,
             "coinbase_api_secret": KEY.secret,
             "coinbase_api_passphrase": KEY.passphrase,
+            # What waits is refilled however long a busy machine takes for the answers.
+            "resync_max_queue_ms": 60_000,
             **settings,
         },
     )
