@@ -16,6 +16,8 @@ from market_data_conformance.script import Json, Transcript, difference, message
 
 # How long a client may take to do what it has to, seconds: reconnecting backs off.
 PATIENCE_S = 10.0
+# And how long it may take to be there at all: a program's start is the machine's business.
+START_S = 60.0
 
 
 class Failed(Exception):
@@ -43,7 +45,7 @@ class Player:
         for number, step in enumerate(self.case.steps, 1):
             ((kind, value),) = step.items()
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(START_S if self._current is None else PATIENCE_S):
                     await self._step(kind, value)
             except TimeoutError as error:
                 raise Failed(f"step {number}: nothing came; expected {json.dumps(step)}") from error

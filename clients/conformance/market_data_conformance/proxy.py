@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sys
 from typing import Self
 
 
@@ -49,31 +51,27 @@ class BreakingProxy:
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lasts, most = self._draw(self._mean_s), self._draw(self._mean_bytes)
+        ends = {writer}
         self._writers.add(writer)
         try:
-            await self._connected(reader, writer)
-        finally:
-            self._writers.discard(writer)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            onward = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        lasts, most = self._draw(self._mean_s), self._draw(self._mean_bytes)
-        cut = False
-        try:
-            async with asyncio.timeout(lasts), asyncio.TaskGroup() as group:
-                up = group.create_task(_pass(reader, onward[1]))
-                cut = await _pass(onward[0], writer, None if most is None else round(most))
-                up.cancel()
-        except TimeoutError:
-            cut = True
-        finally:
-            writer.transport.abort()
-            onward[1].transport.abort()
+            async with asyncio.timeout(lasts):
+                answers, onward = await asyncio.open_connection("127.0.0.1", self._target)
+                ends.add(onward)
+                async with asyncio.TaskGroup() as group:
+                    up = group.create_task(_pass(reader, onward))
+                    cut = await _pass(answers, writer, None if most is None else round(most))
+                    up.cancel()
             self.cuts += cut
+        except TimeoutError:
+            self.cuts += 1
+        except OSError:
+            # The target is not there: this connection ends as its own would.
+            pass
+        finally:
+            for end in ends:
+                end.transport.abort()
+            self._writers.discard(writer)
 
     def _draw(self, mean: float | None) -> float | None:
         return None if mean is None else self._random.expovariate(1 / mean)
@@ -83,15 +81,12 @@ async def _pass(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None
 ) -> bool:
     """Copy until the end of `reader`, or until `most` bytes are copied: then True."""
-    left = most
-    try:
+    left = sys.maxsize if most is None else most
+    with contextlib.suppress(OSError):
         while data := await reader.read(4096):
-            writer.write(data if left is None else data[:left])
+            writer.write(data[:left])
             await writer.drain()
-            if left is not None:
-                left -= len(data)
-                if left <= 0:
-                    return True
-    except OSError:
-        pass
+            left -= len(data)
+            if left <= 0:
+                return True
     return False

@@ -7,6 +7,7 @@ to ask for again.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -130,23 +131,16 @@ class Protocol:
         options: Mapping[str, Any],
     ) -> None:
         """Want these streams from now on; `opened` or the next `ready` sends the commands."""
-        chosen = []
+        chosen = {}
         given = tuple(sorted((k, v) for k, v in options.items() if v is not None))
-        for channel in channels:
-            for product in products:
-                seq = from_seq.get(product) if isinstance(from_seq, Mapping) else from_seq
-                stream = StreamState(
-                    venue,
-                    channel,
-                    product,
-                    given,
-                    seq,
-                    Chain(seq, epoch if seq else None),
-                    OrderBook() if channel == "book" and not self._raw else None,
-                )
-                self.streams[f"{venue}:{channel}:{product}"] = stream
-                chosen.append(stream)
-        for command in self._subscriptions(chosen):
+        for channel, product in itertools.product(channels, products):
+            seq = from_seq.get(product) if isinstance(from_seq, Mapping) else from_seq
+            chain = Chain(seq, epoch if seq else None)
+            book = OrderBook() if channel == "book" and not self._raw else None
+            stream = StreamState(venue, channel, product, given, seq, chain, book)
+            chosen[f"{venue}:{channel}:{product}"] = stream
+        self.streams |= chosen
+        for command in self._subscriptions(chosen.values()):
             self._command(command)
 
     def unsubscribe(self, products: Iterable[str], channels: Iterable[str], venue: str) -> None:
