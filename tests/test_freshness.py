@@ -84,7 +84,7 @@ async def heard_everywhere(client: Client, state: str, streams: set[str]) -> Non
 async def told_everywhere(stack: Stack, state: str) -> None:
     """Return once `/v1/status` and a snapshot say `state` of every stream that is followed."""
     async with (
-        httpx.AsyncClient(base_url=stack.web_url, trust_env=False, timeout=HEAR_S) as http,
+        httpx.AsyncClient(base_url=stack.url("gateway"), trust_env=False, timeout=HEAR_S) as http,
         asyncio.timeout(HEAR_S),
     ):
         while True:
@@ -151,7 +151,7 @@ async def test_whatever_stands_still_is_told_and_that_it_goes_on(
 async def eventually_all_three(stack: Stack) -> None:
     """Return once every product has a record on every channel."""
     async with (
-        httpx.AsyncClient(base_url=stack.web_url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=stack.url("gateway"), trust_env=False) as http,
         asyncio.timeout(HEAR_S),
     ):
         while True:

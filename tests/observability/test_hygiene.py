@@ -90,7 +90,7 @@ async def test_neither_logs_nor_labels_hold_what_peers_send_or_what_is_secret(
             await be_hostile(stack.gateway_url)
             await eventually(lambda: subscriber.counts("ticker").applied > 20)
             async with httpx.AsyncClient(trust_env=False) as client:
-                await client.get(f"{stack.web_url}/v1/snapshot/{HOSTILE}?channel={HOSTILE}")
+                await client.get(f"{stack.url('gateway')}/v1/snapshot/{HOSTILE}?channel={HOSTILE}")
                 texts = {
                     name: (await client.get(f"{stack.url(name)}/metrics")).text for name in SERVICES
                 }

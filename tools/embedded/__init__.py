@@ -3,11 +3,13 @@
 from tools.embedded.aws import AwsServer
 from tools.embedded.nats import NatsLeaf, NatsServer
 from tools.embedded.ports import free_port
-from tools.embedded.process import EmbeddedServer, ServerFailed
+from tools.embedded.process import ChildDied, ChildProcess, EmbeddedServer, ServerFailed
 from tools.embedded.valkey import ValkeyServer
 
 __all__ = [
     "AwsServer",
+    "ChildDied",
+    "ChildProcess",
     "EmbeddedServer",
     "NatsLeaf",
     "NatsServer",

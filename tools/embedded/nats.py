@@ -67,6 +67,16 @@ class NatsServer(EmbeddedServer):
 
     def command(self) -> list[str]:
         config = self.data_dir / "nats.conf"
+        config.write_text(
+            f"""listen: "{self.host}:{self.port}"
+server_name: "mdf-{self.port}"
+max_payload: {MAX_PAYLOAD}
+{self.own_config()}"""
+        )
+        return [nats_binary(), "-c", str(config)]
+
+    def own_config(self) -> str:
+        """What this kind of server has beside the lines that all have."""
         leaves = domain = limit = ""
         if self._max_file_store:
             limit = f"max_file_store: {self._max_file_store}"
@@ -74,11 +84,7 @@ class NatsServer(EmbeddedServer):
             leaves = f'leafnodes {{ listen: "{self.host}:{self.leaf_port}" }}'
             # Clients at a leaf node reach a hub's JetStream only by its domain's name.
             domain = f"domain: {HUB_DOMAIN}"
-        config.write_text(
-            f"""listen: "{self.host}:{self.port}"
-server_name: "mdf-{self.port}"
-max_payload: {MAX_PAYLOAD}
-{leaves}
+        return f"""{leaves}
 jetstream {{
   store_dir: "{self.data_dir / "jetstream"}", sync_interval: "{self._sync_interval}"
   {domain}
@@ -86,8 +92,6 @@ jetstream {{
 }}
 {self._extra_config}
 """
-        )
-        return [nats_binary(), "-c", str(config)]
 
 
 class NatsLeaf(NatsServer):
@@ -103,15 +107,8 @@ class NatsLeaf(NatsServer):
         super().__init__()
         self._hub = hub
 
-    def command(self) -> list[str]:
-        config = self.data_dir / "nats.conf"
+    def own_config(self) -> str:
         remote = f"nats-leaf://{self.host}:{self._hub.leaf_port}"
-        config.write_text(
-            f"""listen: "{self.host}:{self.port}"
-server_name: "mdf-{self.port}"
-max_payload: {MAX_PAYLOAD}
-leafnodes {{ reconnect: "200ms", remotes: [ {{ url: "{remote}" }} ] }}
+        return f"""leafnodes {{ reconnect: "200ms", remotes: [ {{ url: "{remote}" }} ] }}
 mappings {{ "$JS.API.>": "$JS.{HUB_DOMAIN}.API.>" }}
 """
-        )
-        return [nats_binary(), "-c", str(config)]

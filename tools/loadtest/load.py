@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 from market_data_fanout_client.chain import Verdict
 
@@ -48,9 +48,7 @@ class Load:
     def share(self, index: int, of: int) -> Load:
         """What the process `index` of `of` takes over."""
         clients = self.clients // of + (index < self.clients % of)
-        values = {**asdict(self), "clients": clients}
-        values["ramp"], values["churn"] = self.ramp / of, self.churn / of
-        return Load(**values)
+        return replace(self, clients=clients, ramp=self.ramp / of, churn=self.churn / of)
 
 
 class LoadClient:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 
+import msgspec
 import uvloop
 from market_data_fanout_client import Refused
 
+from tools.loadtest.counts import Told
 from tools.loadtest.load import Load, LoadRun
 
 _PROGRESS_S = 1.0
@@ -17,31 +18,31 @@ _PROGRESS_S = 1.0
 async def work(load: Load) -> None:
     run = LoadRun(load)
 
-    def tell(seconds: float | None) -> None:
-        print(json.dumps({"counts": run.sum().packed(), "seconds": seconds}), flush=True)
-
     async def progress() -> None:
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            tell(None)
+            tell(Told(run.sum()))
 
     async with asyncio.TaskGroup() as group:
         telling = group.create_task(progress())
         seconds = await run.run()
         telling.cancel()
-    tell(seconds)
+    tell(Told(run.sum(), seconds))
+
+
+def tell(told: Told) -> None:
+    print(msgspec.json.encode(told).decode(), flush=True)
 
 
 def main() -> None:
-    values = json.loads(sys.stdin.readline())
-    values["products"] = tuple(values["products"])
+    load = msgspec.json.decode(sys.stdin.readline(), type=Load)
     try:
-        uvloop.run(work(Load(**values)))
+        uvloop.run(work(load))
     except ExceptionGroup as failed:
         refused, _ = failed.split(Refused)
         if refused is None:
             raise
-        print(json.dumps({"refused": str(refused.exceptions[0])}), flush=True)
+        tell(Told(refused=str(refused.exceptions[0])))
 
 
 if __name__ == "__main__":

@@ -7,89 +7,66 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tools.options import ProductList
+from tools.options import POSITIVE, ProductList, option
 from tools.simulator.replay import BadCapture
 from tools.stack.demo import Demo, DemoOptions
-from tools.stack.options import BrokerKind, StackOptions, Upstream
+from tools.stack.options import StackOptions
 
 _GAP_DURATION = 20.0
 _RUNS_KEPT = 5
+_FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 
 
-@click.command()
-@click.option(
-    "--duration",
-    envvar="DURATION",
-    type=click.FloatRange(0, min_open=True),
-    help="Stop after so many seconds, counted from when all is ready. [env DURATION]",
+@click.command(context_settings={"show_default": True})
+@option(
+    "--duration", type=POSITIVE, text="Stop after so many seconds, counted from when all is ready."
 )
-@click.option(
+@option(
     "--upstream",
-    envvar="UPSTREAM",
     type=click.Choice(["sim", "coinbase", "replay"]),
     default="sim",
-    show_default=True,
-    help="A simulated exchange, the live feed, or a capture. [env UPSTREAM]",
+    text="A simulated exchange, the live feed, or a capture.",
 )
-@click.option(
-    "--capture",
-    envvar="CAPTURE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What --upstream replay replays: one venue message a line. [env CAPTURE]",
-)
-@click.option(
+@option("--capture", type=_FILE, text="What --upstream replay replays: one venue message a line.")
+@option(
     "--truth",
-    envvar="TRUTH",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A recording that has more than the capture; the replay's REST knows it. [env TRUTH]",
+    type=_FILE,
+    text="A recording that has more than the capture; the replay's REST knows it.",
 )
-@click.option(
+@option(
     "--speed",
-    envvar="SPEED",
-    type=click.FloatRange(0, min_open=True),
-    help="Of the replay; else as recorded, or so that it fits into --duration. [env SPEED]",
+    type=POSITIVE,
+    text="Of the replay; else as recorded, or so that it fits into --duration.",
 )
-@click.option(
+@option(
     "--broker",
-    envvar="BROKER_KIND",
+    "broker_kind",
+    env="BROKER_KIND",
     type=click.Choice(["nats", "redis"]),
     default="nats",
-    show_default=True,
-    help="JetStream or Redis Streams. [env BROKER_KIND]",
+    text="JetStream or Redis Streams.",
 )
-@click.option(
+@option(
     "--products",
-    envvar="PRODUCTS",
     type=ProductList(),
-    help="Comma-separated; else three, or the capture's. [env PRODUCTS]",
+    default=(),
+    text="Comma-separated; else three, or the capture's.",
 )
-@click.option(
-    "--gateway-port",
-    envvar="GATEWAY_PORT",
-    type=click.IntRange(1, 65_535),
-    help="Else a free one. [env GATEWAY_PORT]",
-)
-@click.option(
+@option("--gateway-port", type=click.IntRange(1, 65_535), text="Else a free one.")
+@option(
     "--clients",
-    envvar="CLIENTS",
     type=click.IntRange(1, 200),
     default=1,
-    show_default=True,
-    help="Subscribers that check every chain. [env CLIENTS]",
+    text="Subscribers that check every chain.",
 )
-@click.option(
-    "--seed",
-    envvar="SEED",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Of the simulation. [env SEED]",
-)
-@click.option("--api-key", envvar="API_KEY", help="For a gateway with AUTH_API_KEYS. [env API_KEY]")
+@option("--seed", default=1, text="Of the simulation.")
+@option("--api-key", text="For a gateway with AUTH_API_KEYS.")
 @click.option(
     "--gap",
     is_flag=True,
@@ -97,19 +74,7 @@ _RUNS_KEPT = 5
 )
 @click.option("--board/--no-board", default=None, help="Else when standard output is a terminal.")
 def stack(
-    duration: float | None,
-    upstream: Upstream,
-    capture: Path | None,
-    truth: Path | None,
-    speed: float | None,
-    broker: BrokerKind,
-    products: tuple[str, ...] | None,
-    gateway_port: int | None,
-    clients: int,
-    seed: int,
-    api_key: str | None,
-    gap: bool,
-    board: bool | None,
+    *, clients: int, gap: bool, board: bool | None, api_key: str | None, **asked: Any
 ) -> None:
     """Run the whole platform on this machine.
 
@@ -117,37 +82,21 @@ def stack(
     every chain. The last line is a JSON summary; the exit status is 0 only if data flowed end to
     end, no client saw an unexplained break, and a client's books and trades equal the exchange's.
     """
-    if upstream == "replay" and capture is None:
+    options = StackOptions(**asked)
+    if options.upstream == "replay" and options.capture is None:
         raise click.UsageError("--upstream replay needs --capture (CAPTURE=<file.ndjson>)")
-    if capture is not None and upstream != "replay":
+    if options.capture is not None and options.upstream != "replay":
         raise click.UsageError("--capture goes with --upstream replay (UPSTREAM=replay)")
-    if truth is not None and capture is None:
+    if options.truth is not None and options.capture is None:
         raise click.UsageError("--truth goes with --capture")
-    if gap and upstream != "sim":
+    if gap and options.upstream != "sim":
         raise click.UsageError("--gap needs the simulated exchange (UPSTREAM=sim)")
-    if gap and duration is None:
-        duration = _GAP_DURATION
-    options = DemoOptions(
-        stack=StackOptions(
-            upstream=upstream,
-            broker_kind=broker,
-            capture=capture.absolute() if capture is not None else None,
-            truth=truth.absolute() if truth is not None else None,
-            speed=speed,
-            duration=duration,
-            products=products or (),
-            gateway_port=gateway_port,
-            run_dir=_new_run_dir(Path(".mdf").absolute()),
-            seed=seed,
-        ),
-        duration=duration,
-        clients=clients,
-        gap=gap,
-        board=sys.stdout.isatty() if board is None else board,
-        api_key=api_key,
-    )
+    if gap and options.duration is None:
+        options = replace(options, duration=_GAP_DURATION)
+    options = replace(options, run_dir=_new_run_dir(Path(".mdf").absolute()))
+    on_board = sys.stdout.isatty() if board is None else board
     try:
-        demo = Demo(options)
+        demo = Demo(DemoOptions(options, clients, gap, on_board, api_key))
     except (BadCapture, OSError) as error:
         raise click.ClickException(str(error)) from error
     raise SystemExit(asyncio.run(demo.run()))

@@ -18,12 +18,11 @@ from market_data_fanout_client.chain import ChainCounts, Verdict
 from rich.console import Console
 
 from services.common.runtime import flatten
-from tools.embedded import ServerFailed
+from tools.embedded import ChildDied, ServerFailed
 from tools.latency import LatencyHistogram
-from tools.stack.gap import GapStory
-from tools.stack.gaps import GapFigures
+from tools.stack.gap import GapFigures, GapStory
 from tools.stack.options import SERVICES, StackOptions
-from tools.stack.process import ChildDied, NotReady
+from tools.stack.process import NotReady
 from tools.stack.stack import EXCHANGE, Stack, Started
 from tools.stack.summary import Observation, problems, summary
 from tools.stack.truth import Held, Witness
@@ -40,10 +39,9 @@ _SETTLE_TIMEOUT = 8.0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """`duration` None runs until stopped; `board` draws on the terminal."""
+    """`stack.duration` None runs until stopped; `board` draws on the terminal."""
 
     stack: StackOptions
-    duration: float | None = None
     clients: int = 1
     gap: bool = False
     board: bool = False
@@ -186,7 +184,7 @@ class Demo:
                 if self._options.gap:
                     tasks.append(group.create_task(self._make_gap(), name="gap"))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._options.duration):
+                    async with asyncio.timeout(self._options.stack.duration):
                         await self._signals.stop.wait()
                 self._seen.duration_s = time.monotonic() - began
                 await self._settle()
@@ -231,7 +229,7 @@ class Demo:
                 self._say(f"ticks flow on {', '.join(self._seen.expected)}")
         if self._options.board:
             self._board.take(message, verdict, now)
-        self._story.take(message, verdict, now)
+        self._story.take(message, now)
 
     def _on_connection(self, state: str) -> None:
         self._board.connection_changed(state, time.time())
@@ -267,13 +265,13 @@ class Demo:
         products = ",".join(stack.products)
         metrics = "  ".join(f"{stack.url(name)}/metrics" for name in SERVICES)
         self._say(
-            f"\n  web board    {stack.web_url}/\n"
+            f"\n  web board    {stack.url('gateway')}/\n"
             f"  websocket    {stack.gateway_url}\n"
             f"  terminal     make watch-gateway URL={stack.gateway_url} PRODUCTS={products}\n"
             f"  metrics      {metrics}\n"
             f"  logs         {stack.run_dir}\n"
         )
-        if self._options.duration is None:
+        if self._options.stack.duration is None:
             self._say("Ctrl-C ends it.")
 
     def _report(self, status: int) -> int:

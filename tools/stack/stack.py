@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tools.embedded import AwsServer, EmbeddedServer, NatsServer, ValkeyServer, free_port
+from tools.embedded import (
+    AwsServer,
+    ChildProcess,
+    EmbeddedServer,
+    NatsServer,
+    ValkeyServer,
+    free_port,
+)
 from tools.stack.options import (
     DEFAULT_PRODUCTS,
     SERVICES,
@@ -19,7 +26,7 @@ from tools.stack.options import (
     replay_speed,
     service_environment,
 )
-from tools.stack.process import ChildDied, Component, Process
+from tools.stack.process import Process
 
 EXCHANGE = "exchange"
 # Producers first: whatever is still on its way reaches the stages behind before these are ended.
@@ -78,11 +85,11 @@ class Stack:
         self.aws = AwsServer(port=free_port(), data_dir=self._server_dir("aws"))
         self.exchange = None if options.upstream == "coinbase" else self._exchange()
         self.services = {name: self._service(name) for name in SERVICES}
-        everything: list[Component] = [self.broker, self.aws]
+        everything: list[ChildProcess] = [self.broker, self.aws]
         if self.exchange is not None:
             everything.append(self.exchange)
         everything += self.services.values()
-        self.components: dict[str, Component] = {c.name: c for c in everything}
+        self.components: dict[str, ChildProcess] = {c.name: c for c in everything}
 
     def _server_dir(self, name: str) -> Path:
         path = self.run_dir / name
@@ -90,7 +97,8 @@ class Stack:
         return path
 
     def _exchange(self) -> Process:
-        arguments: list[str] = ["--products", ",".join(self.products)]
+        port = free_port()
+        arguments = ["--port", str(port), "--products", ",".join(self.products)]
         if self.capture is not None:
             speed = replay_speed(self.options, self.capture)
             arguments += ["--capture", str(self.options.capture), "--speed", f"{speed:g}"]
@@ -100,32 +108,22 @@ class Stack:
             arguments += ["--seed", str(self.options.seed)]
         if self.options.hold:
             arguments.append("--hold")
-        return Process(
-            EXCHANGE,
-            "tools.simulator",
-            port=free_port(),
-            log_dir=self.run_dir,
-            ready_path="/healthz",
-            arguments=lambda port: ["--port", str(port), *arguments],
-            environment=lambda _port: service_environment(
-                EXCHANGE,
-                self.options,
-                products=self.products,
-                broker_url="",
-                aws={},
-                exchange_port=None,
-                http_port=0,
-            ),
-        )
+        return self._process(EXCHANGE, "tools.simulator", "/healthz", port, arguments)
 
     def _service(self, name: str) -> Process:
         given = self.options.gateway_port if name == "gateway" else None
+        return self._process(name, f"services.{name}", "/readyz", given or free_port())
+
+    def _process(
+        self, name: str, module: str, ready_path: str, port: int, arguments: Sequence[str] = ()
+    ) -> Process:
         return Process(
             name,
-            f"services.{name}",
-            port=given or free_port(),
+            module,
+            port=port,
             log_dir=self.run_dir,
-            ready_path="/readyz",
+            ready_path=ready_path,
+            arguments=arguments,
             environment=lambda port: service_environment(
                 name,
                 self.options,
@@ -144,10 +142,6 @@ class Stack:
         """Of the WebSocket endpoint."""
         return f"ws://127.0.0.1:{self.services['gateway'].port}/ws"
 
-    @property
-    def web_url(self) -> str:
-        return self.services["gateway"].url
-
     def url(self, name: str) -> str:
         """HTTP address of a service or of the exchange."""
         return f"http://127.0.0.1:{self.components[name].port}"
@@ -156,7 +150,7 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         try:
-            first: list[Component] = [self.broker, self.aws]
+            first: list[ChildProcess] = [self.broker, self.aws]
             if self.exchange is not None:
                 first.append(self.exchange)
             await self._start_together(first)
@@ -169,7 +163,7 @@ class Stack:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _start_together(self, components: Sequence[Component]) -> None:
+    async def _start_together(self, components: Sequence[ChildProcess]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for component in components:
@@ -178,14 +172,14 @@ class Stack:
             # The first one has the reason; the others were cancelled or fell with it.
             raise failed.exceptions[0] from failed
 
-    async def _start(self, component: Component) -> None:
+    async def _start(self, component: ChildProcess) -> None:
         began = time.monotonic()
         await component.start()
         self._down.discard(component.name)
         what, where = self._describe(component)
         self._on_started(Started(component.name, what, where, time.monotonic() - began))
 
-    def _describe(self, component: Component) -> tuple[str, str]:
+    def _describe(self, component: ChildProcess) -> tuple[str, str]:
         if component is self.broker:
             kind = "Redis Streams (Valkey)" if self.options.broker_kind == "redis" else "JetStream"
             return f"{kind}: the logs", self.broker.url
@@ -215,9 +209,7 @@ class Stack:
         while True:
             for name, component in self.components.items():
                 if name not in self._down and not component.is_running():
-                    raise ChildDied(
-                        name, await component.wait(), component.log_tail(), component.log_file
-                    )
+                    raise component.died()
             await asyncio.sleep(_WATCH_INTERVAL)
 
     async def kill(self, name: str) -> None:

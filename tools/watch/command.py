@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from services.common.subjects import CHANNELS
-from tools.options import ProductList
+from tools.options import max_rate_option, mode_option, option, products_option, url_option
 from tools.subscriber import Message, Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.render import render
@@ -28,48 +28,18 @@ _FRAMES_A_SECOND = 5
 Keep = Callable[[Message], object]
 
 
-@click.command()
-@click.option(
-    "--url",
-    envvar="URL",
-    default="ws://127.0.0.1:8080/ws",
-    show_default=True,
-    help="The gateway's WebSocket endpoint. [env URL]",
-)
-@click.option(
-    "--products",
-    envvar="PRODUCTS",
-    type=ProductList(),
-    default="BTC-USD,ETH-USD",
-    show_default=True,
-    help="Comma-separated. [env PRODUCTS]",
-)
-@click.option(
-    "--channel",
-    envvar="CHANNEL",
-    default="ticker",
-    show_default=True,
-    help="ticker, trades or book; several with commas. [env CHANNEL]",
-)
-@click.option(
+@click.command(context_settings={"show_default": True})
+@url_option
+@products_option("BTC-USD,ETH-USD")
+@option("--channel", default="ticker", text="ticker, trades or book; several with commas.")
+@option(
     "--from-seq",
-    envvar="FROM_SEQ",
     type=click.IntRange(0),
-    help="I hold this seq: send everything after it; 0 is the beginning. [env FROM_SEQ]",
+    text="I hold this seq: send everything after it; 0 is the beginning.",
 )
-@click.option(
-    "--mode",
-    type=click.Choice(["full", "latest"]),
-    envvar="MODE",
-    help="Every tick, or only the newest. [env MODE]",
-)
-@click.option(
-    "--max-rate",
-    type=click.FloatRange(0, min_open=True),
-    envvar="MAX_RATE",
-    help="Messages a second for each stream, with --mode latest. [env MAX_RATE]",
-)
-@click.option("--api-key", envvar="API_KEY", help="Sent as X-API-Key. [env API_KEY]")
+@mode_option
+@max_rate_option
+@option("--api-key", text="Sent as X-API-Key.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one message a line instead of a board."
 )
@@ -77,7 +47,6 @@ Keep = Callable[[Message], object]
     "--levels",
     type=click.IntRange(0),
     default=10,
-    show_default=True,
     help="Levels a side of the first product's book, with the channel book; 0 shows none.",
 )
 @click.option(

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from market_data_fanout_client.chain import ChainCounts
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench, under_load
-from tools.loadtest.counts import LoadCounts
+from tools.loadtest.counts import LoadCounts, Told
 from tools.loadtest.load import Load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -104,7 +105,7 @@ def test_the_shares_of_all_processes_are_the_whole() -> None:
 def test_counts_survive_the_way_to_another_process() -> None:
     counts = LoadCounts(clients=2, conflated=7, chains=ChainCounts(applied=3, duplicates=1))
     counts.delta.add(1500.0)
-    again = LoadCounts.unpacked(json.loads(json.dumps(counts.packed())))
+    again = msgspec.json.decode(msgspec.json.encode(Told(counts)), type=Told).counts
     assert again.result(1.0) == counts.result(1.0)
     again.add(counts)
     assert again.chains.applied == 6

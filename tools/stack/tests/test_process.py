@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tools.embedded import free_port
-from tools.stack.process import ChildDied, Process
+from tools.embedded import ChildDied, free_port
+from tools.stack.process import Process
 
 
 def exchange(folder: Path, *arguments: str) -> Process:
+    port = free_port()
     return Process(
         "exchange",
         "tools.simulator",
-        port=free_port(),
+        port=port,
         log_dir=folder,
         ready_path="/healthz",
-        arguments=lambda port: ["--port", str(port), *arguments],
+        arguments=["--port", str(port), *arguments],
         environment=lambda _port: os.environ,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from market_data_fanout_client.chain import ChainCounts
 
 from tools.latency import LatencyHistogram
-from tools.stack.gaps import GapFigures
+from tools.stack.gap import GapFigures
 from tools.stack.summary import Observation, problems, summary
 
 METRICS = """\
