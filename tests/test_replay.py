@@ -14,7 +14,7 @@ import zstandard
 from market_data_fanout_client.chain import Verdict
 
 from services.common.testing.waiting import eventually
-from tools.simulator.clock import parse_iso
+from services.common.times import micros
 from tools.simulator.market.market import MarketModel, ModelSettings
 from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
@@ -148,7 +148,7 @@ def market(seconds: int) -> list[str]:
     lines = [f"1767225600\t{each.encoded().decode()}" for each in greetings]
     for each in messages:
         body = each.encoded().decode()
-        received = parse_iso(json.loads(body)["time"]) / 1e6 + 0.01
+        received = (micros(json.loads(body)["time"]) or 0) / 1e6 + 0.01
         lines.append(f"{received:.6f}\t{body}")
     return lines
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from services.common.observability.telemetry import configure_logging
 from services.common.runtime import flatten
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
-from tools.simulator.faults.feed_faults import FaultRequest, NotPossible
+from tools.simulator.faults.feed_faults import Disconnect, Drop, FaultRequest, NotPossible
 from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.simulator.market.traffic import TRAFFICS
 from tools.simulator.protocol.auth import Credentials
@@ -25,35 +26,45 @@ from tools.simulator.serving.server import Limits
 log = structlog.get_logger(__name__)
 
 
-def _depths(values: tuple[str, ...]) -> dict[str, int]:
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NOT_NEGATIVE = click.FloatRange(min=0)
+
+
+def _names(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _product_ids(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(_names(text)))
+    for name in names:
+        base, _, quote = name.partition("-")
+        if not base or not quote or name != name.upper():
+            raise click.BadParameter(f"{name!r} is not a product such as BTC-USD")
+    if not names:
+        raise click.BadParameter("at least one product is needed")
+    return names
+
+
+def _depths(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, int]:
     depths = {}
     for value in values:
         product, _, levels = value.partition("=")
         if not product or not levels.isdigit() or int(levels) < 1:
-            raise click.BadParameter(f"{value!r} is not PRODUCT=LEVELS", param_hint="--deep")
+            raise click.BadParameter(f"{value!r} is not PRODUCT=LEVELS")
         depths[product] = int(levels)
     return depths
 
 
-def _product_ids(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
-    for name in names:
-        base, _, quote = name.partition("-")
-        if not base or not quote or name != name.upper():
-            raise click.BadParameter(
-                f"{name!r} is not a product such as BTC-USD", param_hint="--products"
-            )
-    if not names:
-        raise click.BadParameter("at least one product is needed", param_hint="--products")
-    return names
-
-
-def _untraded(text: str, listed: str) -> tuple[str, ...]:
-    names = tuple(each.strip() for each in text.split(",") if each.strip())
-    for name in names:
-        if name not in _product_ids(listed):
-            raise click.BadParameter(f"{name!r} is not in --products", param_hint="--untraded")
-    return names
+def _faults(_context: click.Context, _option: click.Parameter, text: str | None) -> FaultRequest:
+    try:
+        return FaultRequest.model_validate_json(text or "{}")
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}" for each in error.errors()
+        )
+        raise click.BadParameter(problems) from error
 
 
 def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
@@ -63,18 +74,6 @@ def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
         raise click.BadParameter("is not base64", param_hint="--api-secret") from error
 
 
-def _faults(text: str | None) -> FaultRequest | None:
-    if text is None:
-        return None
-    try:
-        return FaultRequest.model_validate_json(text)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}" for each in error.errors()
-        )
-        raise click.BadParameter(problems, param_hint="--faults") from error
-
-
 @click.command(context_settings={"show_default": True, "auto_envvar_prefix": "SIM"})
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8765, type=click.IntRange(0, 65_535), help="Port; 0 picks one.")
@@ -82,6 +81,7 @@ def _faults(text: str | None) -> FaultRequest | None:
     "--products",
     default=",".join(DEFAULT_PRODUCTS),
     envvar=["SIM_PRODUCTS", "COINBASE_PRODUCTS"],
+    callback=_product_ids,
     help="Products to list, comma-separated. Ignored with --capture.",
 )
 @click.option("--seed", default=1, help="Same seed, same market.")
@@ -102,11 +102,15 @@ def _faults(text: str | None) -> FaultRequest | None:
     "--traffic",
     default="venue",
     type=click.Choice(list(TRAFFICS)),
+    callback=lambda _context, _option, name: TRAFFICS[name],
     help="venue: bursts, batches, steps and times as measured on the venue; plain: one by one.",
 )
 @click.option(
     "--deep",
+    "depths",
+    envvar="SIM_DEEP",
     multiple=True,
+    callback=_depths,
     metavar="PRODUCT=LEVELS",
     help="Another depth for one product. Repeatable.",
 )
@@ -118,25 +122,27 @@ def _faults(text: str | None) -> FaultRequest | None:
 )
 @click.option(
     "--capture",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=_FILE,
     help="Replay this recording instead of simulating a market: one message a line, with or "
     "without a receive time, plain, gzip or zstd.",
 )
 @click.option(
     "--truth",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=_FILE,
     help="With --capture: REST tells what this recording has, which may be more.",
 )
 @click.option(
     "--speed",
     default=1.0,
-    type=click.FloatRange(min=0),
+    type=_NOT_NEGATIVE,
     help="Replay speed; 0 is as fast as the clients read.",
 )
 @click.option(
     "--settle",
+    "settle_s",
+    envvar="SIM_SETTLE",
     default=0.25,
-    type=click.FloatRange(min=0),
+    type=_NOT_NEGATIVE,
     help="Seconds a replay waits after the first requests.",
 )
 @click.option(
@@ -154,13 +160,13 @@ def _faults(text: str | None) -> FaultRequest | None:
 @click.option(
     "--subscribe-deadline",
     default=5.0,
-    type=click.FloatRange(min=0),
+    type=_NOT_NEGATIVE,
     help="Seconds a client has for its first subscription.",
 )
 @click.option(
     "--rest-rate",
     default=10.0,
-    type=click.FloatRange(min=0),
+    type=_NOT_NEGATIVE,
     help="REST requests a second and address; 0: no limit.",
 )
 @click.option("--rest-burst", default=15, type=click.IntRange(min=1), help="REST requests at once.")
@@ -172,13 +178,14 @@ def _faults(text: str | None) -> FaultRequest | None:
 @click.option(
     "--faults",
     metavar="JSON",
+    callback=_faults,
     help='Faults from the start, as for POST /_control/faults: \'{"drop":{"probability":0.001}}\'.',
 )
 @click.option("--drop", default=0.0, type=click.FloatRange(0, 1), help="Share of messages to drop.")
 @click.option(
     "--disconnect-every",
     default=0.0,
-    type=click.FloatRange(min=0),
+    type=_NOT_NEGATIVE,
     help="Cut all connections each so many seconds; 0: never.",
 )
 @click.option("--log-level", default="INFO", envvar=["SIM_LOG_LEVEL", "LOG_LEVEL"], help="Level.")
@@ -191,21 +198,10 @@ def _faults(text: str | None) -> FaultRequest | None:
 )
 def simulate(
     *,
-    host: str,
-    port: int,
-    products: str,
-    seed: int,
-    rate: float,
-    depth: int | None,
-    traffic: str,
-    deep: tuple[str, ...],
+    products: tuple[str, ...],
     untraded: str,
     capture: Path | None,
     truth: Path | None,
-    speed: float,
-    settle: float,
-    hold: bool,
-    compression: bool,
     open_channels: bool,
     api_key: str,
     api_secret: str,
@@ -214,11 +210,12 @@ def simulate(
     rest_rate: float,
     rest_burst: int,
     rest_cache: bool,
-    faults: str | None,
+    faults: FaultRequest,
     drop: float,
     disconnect_every: float,
     log_level: str,
     log_format: str,
+    **others: Any,
 ) -> None:
     """A Coinbase Exchange look-alike on one port: WebSocket feed, REST, faults on demand.
 
@@ -228,39 +225,25 @@ def simulate(
     """
     if truth is not None and capture is None:
         raise click.UsageError("--truth goes with --capture")
+    for name in _names(untraded):
+        if name not in products:
+            raise click.BadParameter(f"{name!r} is not in --products", param_hint="--untraded")
     configure_logging("simulator", log_level.upper(), log_format)
-    request = _faults(faults) or FaultRequest()
+    more: dict[str, Any] = {}
     if drop:
-        request = request.model_copy(
-            update={"drop": FaultRequest.model_validate({"drop": {"probability": drop}}).drop}
-        )
+        more["drop"] = Drop(probability=drop)
     if disconnect_every:
-        extra = FaultRequest.model_validate({"disconnect": {"every_s": disconnect_every}})
-        request = request.model_copy(update={"disconnect": extra.disconnect})
+        more["disconnect"] = Disconnect(every_s=disconnect_every)
+    faults = faults.model_copy(update=more)
     config = ExchangeConfig(
-        host=host,
-        port=port,
-        products=_product_ids(products),
-        seed=seed,
-        rate=rate,
-        depth=depth,
-        traffic=TRAFFICS[traffic],
-        depths=_depths(deep),
-        untraded=_untraded(untraded, products),
+        products=products,
+        untraded=_names(untraded),
         capture=capture,
         truth=truth,
-        speed=speed,
-        settle_s=settle,
-        hold=hold,
-        compression=compression,
-        credentials=(None if open_channels else _credentials(api_key, api_secret, api_passphrase)),
-        limits=Limits(
-            subscribe_deadline_s=subscribe_deadline,
-            rest_rate=rest_rate,
-            rest_burst=rest_burst,
-            rest_cache=rest_cache,
-        ),
-        faults=request if request.model_fields_set else None,
+        credentials=None if open_channels else _credentials(api_key, api_secret, api_passphrase),
+        limits=Limits(subscribe_deadline, rest_rate, rest_burst, rest_cache),
+        faults=faults if faults.model_fields_set else None,
+        **others,
     )
     sys.exit(uvloop.run(_serve(config)))
 
@@ -272,11 +255,8 @@ async def _serve(config: ExchangeConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     failures: list[BaseException] = []
     try:
-        async with SimulatedExchange(config) as exchange, asyncio.TaskGroup() as group:
-            waits = [group.create_task(each) for each in (stop.wait(), exchange.ended())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        async with SimulatedExchange(config):
+            await stop.wait()
     except* (OSError, BadCapture, NotPossible) as group:
         failures = list(flatten(group))
     for error in failures:

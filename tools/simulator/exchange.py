@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.runtime import serve_http
-from tools.simulator.clock import SECOND, wall_us
+from tools.simulator.clock import SECOND
 from tools.simulator.faults.feed_faults import FaultRequest, MessageFaults
 from tools.simulator.market.market import MarketModel, ModelSettings
-from tools.simulator.market.products import DEFAULT_PRODUCTS
-from tools.simulator.market.traffic import PLAIN, Traffic
 from tools.simulator.protocol.auth import Credentials
 from tools.simulator.protocol.feed import FeedProtocol
 from tools.simulator.replay import ReplayMarket, load_capture
@@ -30,27 +31,18 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ExchangeConfig:
+class ExchangeConfig(ModelSettings):
     """How to run it; the defaults are the venue's own limits and a lively market.
 
-    `depth` None gives each product the levels it has on the venue. `untraded` products have no
-    orders and no trades. `paced` False stops the market's clock: only
-    `advance` moves it, at once, which makes tests independent of time. `credentials` None opens the
-    channels that need a signature to everybody. `capture` replays a recording instead of the model,
-    at `speed` times its own pace (0: as fast as the clients read), beginning `settle_s` after the
-    last request of the first clients; REST then knows what the recording `truth` has, which may be
-    more. `hold` begins `idle`.
+    `paced` False stops the market's clock: only `advance` moves it, at once, which makes tests
+    independent of time. `credentials` None opens the channels that need a signature to everybody.
+    `capture` replays a recording instead of the model, at `speed` times its own pace (0: as fast as
+    the clients read), beginning `settle_s` after the last request of the first clients; REST then
+    knows what the recording `truth` has, which may be more. `hold` begins `idle`.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
-    products: Sequence[str] = DEFAULT_PRODUCTS
-    seed: int = 1
-    rate: float = 200.0
-    depth: int | None = 200
-    depths: Mapping[str, int] = field(default_factory=dict)
-    untraded: Collection[str] = ()
-    traffic: Traffic = PLAIN
     paced: bool = True
     start_us: int | None = None
     credentials: Credentials | None = field(default_factory=Credentials)
@@ -68,7 +60,8 @@ class SimulatedExchange:
     """A Coinbase Exchange look-alike on one TCP port: WebSocket feed, REST, `/_control`.
 
     Use as `async with SimulatedExchange(seed=7) as exchange:`. Keyword arguments override fields of
-    `config`. Inside the block `ws_url`, `rest_url` and `control` are valid.
+    `config`. Inside the block `ws_url`, `rest_url` and `control` are valid; should the market fail,
+    the block is cancelled, and leaving it raises why.
 
     While `paused` is set, a paced market stands still, its heartbeats included; `advance` moves it.
     While `idle` is set, nothing happens in a paced market or a replay but heartbeats.
@@ -80,43 +73,23 @@ class SimulatedExchange:
         self.paused = False
         self.idle = self.config.hold
         self.replay: ReplayMarket | None = None
-        self._stop = asyncio.Event()
-        self._owner: asyncio.Task[None] | None = None
         self._started_at = 0.0
 
     # ------------------------------------------------------------ life
 
     async def __aenter__(self) -> Self:
-        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # One task owns the listener and the pumps, because a fixture may be entered and left in
-        # different tasks, which a TaskGroup does not allow. `__aexit__` awaits it.
-        self._owner = asyncio.create_task(self._run(started), name="simulated-exchange")
-        try:
-            await asyncio.wait((self._owner, started), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._owner.cancel()
-            raise
-        if self._owner.done():
-            await self._owner
+        self._build()
+        self._running = self._serve()
+        await self._running.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        if self._owner is not None:
-            await self._owner
+        # What the block raises is the block's own: here it would become a group.
+        await self._running.__aexit__(None, None, None)
 
-    async def ended(self) -> None:
-        """Wait until it has stopped by itself, which means a failure that leaving the block raises.
-
-        A server waits for this beside its stop signal; a test has no need to.
-        """
-        if self._owner is not None:
-            await asyncio.wait((self._owner,))
-
-    async def _run(self, started: asyncio.Future[None]) -> None:
-        loop = asyncio.get_running_loop()
+    @contextlib.asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
         config = self.config
-        self._build()
         async with serve_http(
             self._surface.application(),
             config.host,
@@ -127,60 +100,46 @@ class SimulatedExchange:
             log_level="warning",
             timeout_graceful_shutdown=1,
         ) as self.port:
-            self._started_at = loop.time()
+            self._started_at = asyncio.get_running_loop().time()
             self._log_listening()
             if config.faults is not None:
                 self.apply(config.faults)
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self._switches.disconnect_repeatedly(), name="simulator:disconnect"
-                    )
-                ]
-                pump = self._pump()
-                if pump is not None:
+                cutting = self._switches.disconnect_repeatedly()
+                tasks = [group.create_task(cutting, name="simulator:disconnect")]
+                if (pump := self._pump()) is not None:
                     tasks.append(group.create_task(pump, name="simulator:pump"))
-                started.set_result(None)
-                await self._stop.wait()
+                yield
                 for task in tasks:
                     task.cancel()
             self._switches.end_timed()
 
     def _pump(self) -> Coroutine[Any, Any, None] | None:
+        """What moves the market on with the clock, if anything does."""
         if self.replay is not None:
             speed, settle_s = self.config.speed, self.config.settle_s
             return pump_replay(self.replay, self.hub, speed, settle_s, lambda: self.idle)
-        if not self.config.paced:
-            return None
-        return pump_model(self.model, self.hub, lambda: self.paused, lambda: self.idle)
+        if self.config.paced:
+            return pump_model(self.model, self.hub, lambda: self.paused, lambda: self.idle)
+        return None
 
     def _build(self) -> None:
         config = self.config
-        venue: Venue
+        self.venue: Venue
+        model = None
         if config.capture is not None:
             truth = load_capture(config.truth) if config.truth is not None else None
-            self.replay = ReplayMarket(load_capture(config.capture), truth)
+            self.venue = self.replay = ReplayMarket(load_capture(config.capture), truth)
             log.info("recording_read", **self.replay.progress())
-            venue = self.replay
         else:
-            start = wall_us() if config.start_us is None else config.start_us
-            settings = ModelSettings(
-                config.products,
-                seed=config.seed,
-                rate=config.rate,
-                depth=config.depth,
-                depths=config.depths,
-                untraded=config.untraded,
-                traffic=config.traffic,
-            )
-            self._model = MarketModel(settings, start)
-            venue = self._model
-        self.venue: Venue = venue
+            start = now_us() if config.start_us is None else config.start_us
+            self.venue = self._model = model = MarketModel(config, start)
+            model.write_for(lambda channel, name: self.hub.wanted((channel, name)))
         self.hub = Hub(
             MessageFaults(config.seed), AnswerFaults(config.seed), config.limits.max_backlog
         )
         self._surface = Surface(
-            venue,
+            self.venue,
             self.hub,
             config.limits,
             config.credentials,
@@ -188,10 +147,7 @@ class SimulatedExchange:
             self.report,
             self.run_on,
         )
-        if isinstance(venue, MarketModel):
-            venue.write_for(lambda channel, name: self.hub.wanted((channel, name)))
-        market = venue if isinstance(venue, MarketModel) else None
-        self._switches = FaultSwitches(self.hub, self._surface, market)
+        self._switches = FaultSwitches(self.hub, self._surface, model)
 
     def _log_listening(self) -> None:
         log.info(
@@ -263,7 +219,6 @@ class SimulatedExchange:
     def report(self) -> dict[str, Any]:
         """What `GET /_control` answers."""
         products: dict[str, Any] = {}
-        totals: dict[str, dict[str, int]] = {}
         for product in online(self.venue.products):
             state = self.venue.state(product, depth=0)
             counts = self.hub.counts.get(product, {})
@@ -272,11 +227,10 @@ class SimulatedExchange:
                 "last_trade_id": state.last_trade.trade_id if state.last_trade else None,
                 "messages": {name: dict(counter) for name, counter in sorted(counts.items())},
             }
+        totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for counts in self.hub.counts.values():
             for name, counter in counts.items():
-                total = totals.setdefault(name, {})
-                for what, amount in counter.items():
-                    total[what] = total.get(what, 0) + amount
+                totals[name].update(counter)
         return {
             "mode": "replay" if self.replay is not None else "simulate",
             "seed": self.config.seed,

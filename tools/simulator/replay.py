@@ -10,41 +10,29 @@ from pathlib import Path
 import msgspec
 
 from services.common.domain.book import BadLevel, Book
+from services.common.times import micros
 from tools.recording import Connected, Framed, Recording
-from tools.simulator.clock import SECOND, iso6, parse_iso
+from tools.simulator.clock import SECOND, iso6
 from tools.simulator.market.products import Product, product
 from tools.simulator.market.tape import Tape
-from tools.simulator.protocol.messages import (
-    FULL,
-    HEARTBEAT,
-    LEVEL2,
-    LEVEL2_BATCH,
-    LEVEL3,
-    MATCHES,
-    STATUS,
-    TICKER,
-    TICKER_BATCH,
-    Heartbeat,
-    Match,
-    Outgoing,
-)
-from tools.simulator.venue import Figures, ProductState, ticker_of
+from tools.simulator.protocol.messages import Channel, Heartbeat, Match, Outgoing
+from tools.simulator.venue import ProductState, ticker_of
 
 # Marks a place at which the recorder's connection began anew.
 CONNECTED = "connected"
 _CHANNELS = {
-    "snapshot": (LEVEL2_BATCH, LEVEL2),
-    "l2update": (LEVEL2_BATCH, LEVEL2),
-    "last_match": (MATCHES,),
-    "match": (MATCHES, FULL),
-    "heartbeat": (HEARTBEAT,),
-    "ticker": (TICKER, TICKER_BATCH),
-    "received": (FULL,),
-    "open": (FULL,),
-    "done": (FULL,),
-    "change": (FULL,),
-    "activate": (FULL,),
-    "status": (STATUS,),
+    "snapshot": (Channel.LEVEL2_BATCH, Channel.LEVEL2),
+    "l2update": (Channel.LEVEL2_BATCH, Channel.LEVEL2),
+    "last_match": (Channel.MATCHES,),
+    "match": (Channel.MATCHES, Channel.FULL),
+    "heartbeat": (Channel.HEARTBEAT,),
+    "ticker": (Channel.TICKER, Channel.TICKER_BATCH),
+    "received": (Channel.FULL,),
+    "open": (Channel.FULL,),
+    "done": (Channel.FULL,),
+    "change": (Channel.FULL,),
+    "activate": (Channel.FULL,),
+    "status": (Channel.STATUS,),
 }
 # Times further ahead of the frame before are not believed.
 _LEAP_US = 86_400 * SECOND
@@ -101,7 +89,7 @@ def load_capture(path: Path) -> Capture:
         at_us = frame.at_us
         if frame.type not in _CHANNELS:
             recording.leave_out(f"type {frame.type}"[:_REASON], number)
-        elif not frame.product and frame.type != STATUS:
+        elif not frame.product and frame.type != Channel.STATUS:
             recording.leave_out("no_product", number)
         else:
             frames.append(frame)
@@ -116,13 +104,12 @@ def load_capture(path: Path) -> Capture:
 def _frame(line: Framed, at_us: int) -> Frame:
     message = msgspec.json.decode(line.body)
     if not isinstance(message, dict):
-        return Frame(at_us, LEVEL3, "", line.body)
+        return Frame(at_us, Channel.LEVEL3, "", line.body)
     kind, product, sequence = message["type"], message.get("product_id"), message.get("sequence")
     at = line.received_us
     # A last_match is dated by its trade, which may be long past.
     if at is None and kind != "last_match":
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            at = parse_iso(message["time"])
+        at = micros(message.get("time"))
     # A time that leaps ahead of the recording is odd, and nobody should wait for it.
     if at is not None and (not at_us or at_us < at < at_us + _LEAP_US):
         at_us = at
@@ -327,10 +314,8 @@ class ReplayMarket:
 
     def _derived_ticker(self, trade: Match) -> Outgoing:
         state = self.state(trade.product_id, depth=1)
-        bid = state.bids[0] if state.bids else None
-        ask = state.asks[0] if state.asks else None
-        ticker = ticker_of(trade, Figures(), bid, ask)
-        return Outgoing((TICKER, TICKER_BATCH), trade.product_id, "ticker", ticker)
+        ticker = ticker_of(trade, {}, state.bids, state.asks)
+        return Outgoing((Channel.TICKER, Channel.TICKER_BATCH), trade.product_id, "ticker", ticker)
 
     def _beats_until(self, to_us: int, out: list[Outgoing]) -> None:
         """Move the clock, with the heartbeats of those products that have none recorded."""
@@ -343,24 +328,13 @@ class ReplayMarket:
         last = to_us // SECOND
         # A long pause of the recording is over in one step when the replay is not paced.
         for second in range(max(self._now // SECOND, last - _MAX_BEATS) + 1, last + 1):
-            for name in names:
-                known = self._known(name)
-                time = iso6(second * SECOND)
-                beat = Heartbeat(known.last_trade_id, name, known.sequence, time)
-                out.append(Outgoing((HEARTBEAT,), name, "heartbeat", beat))
+            time = iso6(second * SECOND)
+            out.extend(_heartbeat(name, self._known(name), time) for name in names)
 
     def waiting_beats(self) -> list[Outgoing]:
         """Heartbeats of the second in which the recording begins, for those who wait for it."""
         time = iso6(self.first_us // SECOND * SECOND)
-        return [
-            Outgoing(
-                (HEARTBEAT,),
-                name,
-                "heartbeat",
-                Heartbeat(known.last_trade_id, name, known.sequence, time),
-            )
-            for name, known in self._recorded.items()
-        ]
+        return [_heartbeat(name, known, time) for name, known in self._recorded.items()]
 
     def beat(self, to_us: int) -> list[Outgoing]:
         """Heartbeats of a market in which nothing happens any more, on whole seconds."""
@@ -368,3 +342,8 @@ class ReplayMarket:
         self._beat(list(self._recorded), to_us, out)
         self._now = max(self._now, to_us)
         return out
+
+
+def _heartbeat(name: str, known: _Recorded, time: str) -> Outgoing:
+    beat = Heartbeat(known.last_trade_id, name, known.sequence, time)
+    return Outgoing((Channel.HEARTBEAT,), name, "heartbeat", beat)

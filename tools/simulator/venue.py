@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,14 +11,8 @@ from tools.simulator.clock import iso6
 from tools.simulator.market.products import DELISTED, Product, product_rows, trim
 from tools.simulator.market.tape import Tape
 from tools.simulator.protocol.messages import (
-    LEVEL2,
-    LEVEL2_BATCH,
-    LEVEL3,
     LEVEL3_SCHEMA,
-    MATCHES,
-    STATUS,
-    TICKER,
-    TICKER_BATCH,
+    Channel,
     LastMatch,
     Match,
     Outgoing,
@@ -32,23 +26,13 @@ L2Row = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """The day's figures of a product; None where they cannot be known."""
-
-    open_24h: str | None = None
-    high_24h: str | None = None
-    low_24h: str | None = None
-    volume_24h: str | None = None
-    volume_30d: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ProductState:
     """One product at one instant; everything in it belongs together.
 
     Rows are (price, size, number of orders), best first, with all decimals. `orders` are
     (side, price, size, order id) or None where the market has no orders. In an `auction` the book
-    is indicative and may cross. `told_after` is the trade before the first that a recorded feed
+    is indicative and may cross. `figures` are those of the day by their names in a ticker, where
+    they are known. `told_after` is the trade before the first that a recorded feed
     tells of.
     """
 
@@ -58,7 +42,7 @@ class ProductState:
     bids: list[L2Row]
     asks: list[L2Row]
     tape: Tape
-    figures: Figures = field(default_factory=Figures)
+    figures: Mapping[str, str] = field(default_factory=dict)
     orders: list[tuple[str, str, str, str]] | None = None
     auction: bool = False
     told_after: int | None = None
@@ -72,7 +56,7 @@ class ProductState:
         trade = self.last_trade
         if trade is None:
             return None
-        return ticker_of(trade, self.figures, _first(self.bids), _first(self.asks))
+        return ticker_of(trade, self.figures, self.bids, self.asks)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -114,37 +98,35 @@ def online(products: Sequence[Product]) -> list[str]:
 def greeting(venue: Venue, channel: str, product: str) -> list[Outgoing]:
     """What a client that has just subscribed gets at once."""
     channels = (channel,)
-    if channel == STATUS:
+    if channel == Channel.STATUS:
         return [Outgoing(channels, "", "status", status(venue.products))]
-    if channel == LEVEL3:
+    if channel == Channel.LEVEL3:
         schema = {"type": "level3", "schema": LEVEL3_SCHEMA}
         return [Outgoing(channels, product, "level3", encode(schema))]
-    if channel in (LEVEL2, LEVEL2_BATCH) and venue.has_book(product):
+    if channel in (Channel.LEVEL2, Channel.LEVEL2_BATCH) and venue.has_book(product):
         return [Outgoing(channels, product, "snapshot", venue.state(product).snapshot())]
-    if channel in (TICKER, TICKER_BATCH):
+    if channel in (Channel.TICKER, Channel.TICKER_BATCH):
         ticker = venue.state(product, depth=1).ticker()
         return [Outgoing(channels, product, "ticker", ticker)] if ticker is not None else []
-    if channel == MATCHES:
+    if channel == Channel.MATCHES:
         trade = venue.state(product, depth=0).last_trade
         if trade is not None:
             return [Outgoing(channels, product, "last_match", LastMatch.of(trade))]
     return []
 
 
-def ticker_of(trade: Match, figures: Figures, bid: L2Row | None, ask: L2Row | None) -> Ticker:
+def ticker_of(
+    trade: Match, figures: Mapping[str, str], bids: Sequence[L2Row], asks: Sequence[L2Row]
+) -> Ticker:
     return Ticker(
         sequence=trade.sequence,
         product_id=trade.product_id,
         price=trade.price,
-        open_24h=figures.open_24h,
-        volume_24h=figures.volume_24h,
-        low_24h=figures.low_24h,
-        high_24h=figures.high_24h,
-        volume_30d=figures.volume_30d,
-        best_bid=trim(bid[0]) if bid else None,
-        best_bid_size=bid[1] if bid else None,
-        best_ask=trim(ask[0]) if ask else None,
-        best_ask_size=ask[1] if ask else None,
+        **figures,
+        best_bid=trim(bids[0][0]) if bids else None,
+        best_bid_size=bids[0][1] if bids else None,
+        best_ask=trim(asks[0][0]) if asks else None,
+        best_ask_size=asks[0][1] if asks else None,
         side="sell" if trade.side == BUY else "buy",
         time=trade.time,
         trade_id=trade.trade_id,
@@ -170,7 +152,3 @@ def status(products: Sequence[Product]) -> Status:
             for name in currencies
         ],
     )
-
-
-def _first(rows: list[L2Row]) -> L2Row | None:
-    return rows[0] if rows else None

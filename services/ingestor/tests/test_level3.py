@@ -15,7 +15,7 @@ from services.ingestor.venues.coinbase import CoinbaseFeed
 from services.ingestor.venues.level3 import CELLS, differences
 from tools.simulator.market.market import MarketModel, ModelSettings
 from tools.simulator.market.traffic import PLAIN, VENUE, Traffic
-from tools.simulator.protocol.messages import FULL, LEVEL3, LEVEL3_SCHEMA
+from tools.simulator.protocol.messages import LEVEL3_SCHEMA, Channel
 
 TIME = "2026-07-07T22:58:17.050195Z"
 MICROS = 1_783_465_097_050_195
@@ -109,22 +109,22 @@ def test_rows_and_messages_of_full_say_the_same_of_every_market(
         for s in ("buy", "sell")
     ]
     feed = CoinbaseFeed(orders=True)
-    books = {FULL: OrderBook(), LEVEL3: OrderBook()}
+    books = {Channel.FULL: OrderBook(), Channel.LEVEL3: OrderBook()}
     for book in books.values():
         book.load(*rows)
-    numbers: dict[str, list[int]] = {FULL: [], LEVEL3: []}
+    numbers: dict[str, list[int]] = {Channel.FULL: [], Channel.LEVEL3: []}
     for message in model.advance(model.now_us + seconds * 1_000_000):
-        for channel in {FULL, LEVEL3}.intersection(message.channels):
+        for channel in {Channel.FULL, Channel.LEVEL3}.intersection(message.channels):
             event = feed.parse(message.encoded()).order
             if event is not None:
                 numbers[channel].append(event.sequence)
                 books[channel].apply(event)
-    assert numbers[FULL] == numbers[LEVEL3]
-    assert books[FULL].levels() == books[LEVEL3].levels()
+    assert numbers[Channel.FULL] == numbers[Channel.LEVEL3]
+    assert books[Channel.FULL].levels() == books[Channel.LEVEL3].levels()
     truth, level3 = Book(), Book()
     state = model.state("BTC-USD")
     truth.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
-    level3.replace(*books[LEVEL3].levels())
+    level3.replace(*books[Channel.LEVEL3].levels())
     assert level3 == truth
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,19 +28,31 @@ class _Fault(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Selection(_Fault):
-    """Which messages: exactly the next `count` matching ones, or each with `probability`.
+class Chance(_Fault):
+    """What is hit: exactly the next `count`, or each with `probability`."""
+
+    count: int = Field(0, ge=0)
+    probability: Probability = 0.0
+
+
+class Selection(Chance):
+    """Which messages may be hit.
 
     `types` are message types (`match`, `ticker`, `l2update`, `heartbeat`, ...). Empty `types` or
     `products` match all. What answers a subscription (`snapshot`, `last_match`, the first `ticker`)
     is only hit when `greetings` says so.
     """
 
-    count: int = Field(0, ge=0)
-    probability: Probability = 0.0
     types: list[str] = []
     products: list[str] = []
     greetings: bool = False
+
+    def matches(self, message: Outgoing, *, greeting: bool) -> bool:
+        return (
+            (self.greetings or not greeting)
+            and (not self.types or message.type in self.types)
+            and (not self.products or message.product in self.products)
+        )
 
 
 class Drop(Selection):
@@ -71,15 +83,13 @@ class Garbage(_Fault):
     probability: Probability = 0.0
 
 
-class AnswerRule(_Fault):
-    """Which subscribe requests: the next `count`, or each with `probability`.
+class AnswerRule(Chance):
+    """Which subscribe requests get another answer.
 
     `by`: after how many messages of the market the late part comes. `products`: those that a part
     leaves out, or whose snapshots are late; empty is half of what was asked, or all.
     """
 
-    count: int = Field(0, ge=0)
-    probability: Probability = 0.0
     by: int = Field(3, ge=1)
     products: list[str] = []
 
@@ -152,37 +162,37 @@ class Delivery:
     odd: tuple[OddKind, ...] = ()
 
 
-class Rule:
-    """Counts down one `Selection`."""
+class Rule[C: Chance]:
+    """Counts down what was asked."""
 
-    def __init__(self, selection: Selection, rng: Random) -> None:
-        self.selection = selection
+    def __init__(self, asked: C, rng: Random) -> None:
+        self.asked = asked
         self._rng = rng
-        self.left = selection.count
-        self.hits = 0
+        self._left = asked.count
+        self._hits = 0
 
-    def due(self, message: Outgoing, *, greeting: bool) -> bool:
-        """Whether this message is to be hit; `taken` has to follow when it was."""
-        chosen = self.selection
-        if greeting and not chosen.greetings:
-            return False
-        if chosen.types and message.type not in chosen.types:
-            return False
-        if chosen.products and message.product not in chosen.products:
-            return False
-        if self.left > 0:
-            return True
-        return bool(chosen.probability) and self._rng.random() < chosen.probability
+    def due(self) -> bool:
+        """Whether the next one is to be hit; `taken` has to follow when it was."""
+        probability = self.asked.probability
+        return self._left > 0 or (bool(probability) and self._rng.random() < probability)
 
     def taken(self) -> None:
-        self.left = max(0, self.left - 1)
-        self.hits += 1
+        self._left = max(0, self._left - 1)
+        self._hits += 1
 
-    def hit(self, message: Outgoing, *, greeting: bool) -> bool:
-        due = self.due(message, greeting=greeting)
+    def hit(self) -> bool:
+        due = self.due()
         if due:
             self.taken()
         return due
+
+    def report(self) -> dict[str, object]:
+        return {**self.asked.model_dump(), "left": self._left, "hits": self._hits}
+
+
+def _hit(rule: Rule[Any] | None, message: Outgoing, *, greeting: bool = False) -> bool:
+    """Whether a rule for messages is there and hits this one."""
+    return rule is not None and rule.asked.matches(message, greeting=greeting) and rule.hit()
 
 
 @dataclass(slots=True)
@@ -196,10 +206,10 @@ class MessageFaults:
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(f"{seed}:faults")
-        self.drop: Rule | None = None
-        self.duplicate: Rule | None = None
-        self.reorder: Rule | None = None
-        self.odd: dict[OddKind, Rule] = {}
+        self.drop: Rule[Drop] | None = None
+        self.duplicate: Rule[Selection] | None = None
+        self.reorder: Rule[Reorder] | None = None
+        self.odd: dict[OddKind, Rule[Selection]] = {}
         self._held: deque[_Held] = deque()
 
     def set(self, request: FaultRequest) -> None:
@@ -225,7 +235,7 @@ class MessageFaults:
 
     def greeting(self, message: Outgoing) -> Delivery:
         """The fate of an answer to a subscription, for the one client that gets it."""
-        if self.drop is not None and self.drop.hit(message, greeting=True):
+        if _hit(self.drop, message, greeting=True):
             return Delivery([], "dropped")
         message, odd = self._distorted(message, greeting=True)
         return Delivery([message], "sent", odd=odd)
@@ -233,22 +243,19 @@ class MessageFaults:
     def pass_on(self, message: Outgoing) -> Delivery:
         """The fate of a message for everybody, and what is sent now."""
         one_short = False
-        if self.drop is not None and self.drop.hit(message, greeting=False):
-            chosen = self.drop.selection
-            one_short = isinstance(chosen, Drop) and chosen.one_connection
+        if self.drop is not None and _hit(self.drop, message):
+            one_short = self.drop.asked.one_connection
             if not one_short:
                 return Delivery([], "dropped")
         message, odd = self._distorted(message, greeting=False)
         # A copy that comes again would give the one client what it has to miss.
         whole = not one_short
-        if whole and self.reorder is not None and self.reorder.hit(message, greeting=False):
-            selection = self.reorder.selection
-            by = selection.by if isinstance(selection, Reorder) else 1
-            self._held.append(_Held(message, by))
+        if whole and self.reorder is not None and _hit(self.reorder, message):
+            self._held.append(_Held(message, self.reorder.asked.by))
             return Delivery([], "reordered", odd=odd)
         send = [message]
         fate: Literal["sent", "duplicated"] = "sent"
-        if whole and self.duplicate is not None and self.duplicate.hit(message, greeting=False):
+        if whole and _hit(self.duplicate, message):
             send.append(message)
             fate = "duplicated"
         send.extend(self._due(message.product))
@@ -259,7 +266,7 @@ class MessageFaults:
     ) -> tuple[Outgoing, tuple[OddKind, ...]]:
         kinds: list[OddKind] = []
         for kind, rule in self.odd.items():
-            if not rule.due(message, greeting=greeting):
+            if not rule.asked.matches(message, greeting=greeting) or not rule.due():
                 continue
             distorted = distort(kind, message, self._rng)
             # A kind that the message cannot show must not use up a counted rule.
@@ -277,17 +284,17 @@ class MessageFaults:
                 yield held.message
 
     def report(self) -> dict[str, object]:
-        rules = {"drop": self.drop, "duplicate": self.duplicate, "reorder": self.reorder}
+        rules: dict[str, Rule[Any] | None] = {
+            "drop": self.drop,
+            "duplicate": self.duplicate,
+            "reorder": self.reorder,
+        }
         report: dict[str, object] = {
-            name: _rule_report(rule) for name, rule in rules.items() if rule is not None
+            name: rule.report() for name, rule in rules.items() if rule is not None
         }
         if self.odd:
-            report["odd"] = {kind: _rule_report(rule) for kind, rule in self.odd.items()}
+            report["odd"] = {kind: rule.report() for kind, rule in self.odd.items()}
         return report
-
-
-def _rule_report(rule: Rule) -> dict[str, object]:
-    return {**rule.selection.model_dump(), "left": rule.left, "hits": rule.hits}
 
 
 def garbage_frame(kind: GarbageKind) -> tuple[bool, bytes]:

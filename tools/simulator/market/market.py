@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heapreplace
 from itertools import accumulate
 from random import Random
@@ -18,9 +18,9 @@ from typing import Any
 
 from tools.simulator.clock import SECOND
 from tools.simulator.market.product_market import ProductMarket
-from tools.simulator.market.products import DELISTED, Product, product
+from tools.simulator.market.products import DEFAULT_PRODUCTS, DELISTED, Product, product
 from tools.simulator.market.traffic import PLAIN, Traffic
-from tools.simulator.protocol.messages import STATUS, Outgoing
+from tools.simulator.protocol.messages import Channel, Outgoing
 from tools.simulator.venue import ProductState, status
 
 TICKER_BATCH_US = 5 * SECOND
@@ -44,11 +44,11 @@ class ModelSettings:
     no trades, now or later.
     """
 
-    products: Sequence[str]
+    products: Sequence[str] = DEFAULT_PRODUCTS
     seed: int = 1
     rate: float = 200.0
     depth: int | None = 200
-    depths: Mapping[str, int] | None = None
+    depths: Mapping[str, int] = field(default_factory=dict)
     history: int = 200
     untraded: Collection[str] = ()
     traffic: Traffic = PLAIN
@@ -63,10 +63,9 @@ class MarketModel:
         self.products: list[Product] = [*listed, *gone]
         self._now = start_us
         self._rng = Random(f"{settings.seed}:schedule")
-        depths = settings.depths or {}
 
         def levels(each: Product) -> tuple[int, int]:
-            depth = depths.get(each.id, settings.depth)
+            depth = settings.depths.get(each.id, settings.depth)
             return each.levels if depth is None else (depth, depth)
 
         self._markets = [
@@ -160,7 +159,7 @@ class MarketModel:
             for market in listed:
                 market.ticker_batch(out)
         if at % STATUS_US == 0:
-            out.append(Outgoing((STATUS,), "", "status", status(self.products)))
+            out.append(Outgoing((Channel.STATUS,), "", "status", status(self.products)))
 
     def idle(self, to_us: int) -> list[Outgoing]:
         """Let time pass in which nobody orders anything; heartbeats and status go on."""
@@ -222,7 +221,7 @@ class MarketModel:
             self._by_id[name]  # An unknown name has to be told before anything changes.
             self._delisted.add(name)
             self._change_product(name, status="delisted")
-        return [Outgoing((STATUS,), "", "status", status(self.products))]
+        return [Outgoing((Channel.STATUS,), "", "status", status(self.products))]
 
     def renumber(self, product_ids: Iterable[str]) -> None:
         """Begin sequences and trade ids of these products anew. Raises KeyError as `delist`."""

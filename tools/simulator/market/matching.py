@@ -1,5 +1,7 @@
 """An order-level book with price-time priority. Pure: integers in, events out.
 
+Events have the venue's words and names of fields.
+
 Prices are numbers of quote increments, sizes numbers of 1e-8 base units. The book never crosses,
 but in an auction: what could trade does, before anything rests.
 """
@@ -26,7 +28,7 @@ class Opened(NamedTuple):
     order_id: str
     side: str
     price: int
-    remaining: int
+    remaining_size: int
 
 
 class Done(NamedTuple):
@@ -35,15 +37,15 @@ class Done(NamedTuple):
     order_id: str
     side: str
     price: int | None
-    remaining: int
+    remaining_size: int
     reason: str
 
 
 class Matched(NamedTuple):
     """A trade; `side` is the maker's."""
 
-    maker_id: str
-    taker_id: str
+    maker_order_id: str
+    taker_order_id: str
     side: str
     price: int
     size: int
@@ -55,6 +57,7 @@ class Resized(NamedTuple):
     price: int
     old_size: int
     new_size: int
+    reason: str = "STP"
 
 
 class Moved(NamedTuple):
@@ -64,7 +67,9 @@ class Moved(NamedTuple):
     side: str
     old_price: int
     new_price: int
-    size: int
+    old_size: int
+    new_size: int
+    reason: str = "modify_order"
 
 
 class Activated(NamedTuple):
@@ -76,7 +81,8 @@ class Activated(NamedTuple):
     size: int
 
 
-Event = Received | Opened | Done | Matched | Resized | Moved | Activated
+NumberedEvent = Received | Opened | Done | Matched | Resized | Moved
+Event = NumberedEvent | Activated
 Touched = tuple[str, int]
 
 
@@ -251,7 +257,7 @@ class OrderBook:
             raise ValueError(f"order {order_id} would trade at {new_price}")
         self._off(order)
         self._rest(Order(order_id, order.side, new_price, order.size))
-        return [Moved(order_id, order.side, order.price, new_price, order.size)]
+        return [Moved(order_id, order.side, order.price, new_price, order.size, order.size)]
 
     def uncross(self) -> list[Event]:
         """End an auction: everything that crosses trades, at one price."""

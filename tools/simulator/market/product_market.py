@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from services.common.domain.book import BUY
+from services.common.domain.book import BUY, SELL
 from tools.simulator.clock import SECOND, iso6
 from tools.simulator.market.flow import OrderFlow
 from tools.simulator.market.matching import (
@@ -14,6 +14,7 @@ from tools.simulator.market.matching import (
     Event,
     Matched,
     Moved,
+    NumberedEvent,
     Opened,
     Received,
     Resized,
@@ -21,34 +22,21 @@ from tools.simulator.market.matching import (
 from tools.simulator.market.products import SIZE_UNIT, Product, size_text, trim
 from tools.simulator.market.tape import Tape
 from tools.simulator.market.traffic import MAX_BATCH, PLAIN, Traffic
-from tools.simulator.protocol.messages import (
-    FULL,
-    HEARTBEAT,
-    LEVEL2,
-    LEVEL2_BATCH,
-    LEVEL3,
-    MATCHES,
-    TICKER,
-    TICKER_BATCH,
-    Activate,
-    Change,
-    Heartbeat,
-    L2Update,
-    Match,
-    Modify,
-    Open,
-    OrderEvent,
-    Outgoing,
-    Resize,
-)
-from tools.simulator.protocol.messages import Done as DoneMessage
-from tools.simulator.protocol.messages import Received as ReceivedMessage
-from tools.simulator.venue import Figures, L2Row, ProductState, ticker_of
+from tools.simulator.protocol import messages
+from tools.simulator.protocol.messages import Change, Channel, Match, OrderEvent, Outgoing
+from tools.simulator.venue import L2Row, ProductState, ticker_of
 
 # A ticker usually precedes its match in this share of trades, as on the venue.
 _TICKER_FIRST = 0.17
 # Trades of one order that share a ticker, as happens when an order sweeps several makers.
 _TICKER_COALESCED = 0.2
+_MESSAGES: dict[type, Callable[..., OrderEvent]] = {
+    Received: messages.Received,
+    Opened: messages.Open,
+    Done: messages.Done,
+    Resized: messages.Resize,
+    Moved: messages.Modify,
+}
 
 
 class ProductMarket:
@@ -104,7 +92,7 @@ class ProductMarket:
             size = scale.notional_size(rng.lognormvariate(5.5, 1.8), price)
             ids = (f"{rng.getrandbits(128):032x}", f"{rng.getrandbits(128):032x}")
             maker, taker = (f"{i[:8]}-{i[8:12]}-4{i[13:16]}-a{i[17:20]}-{i[20:]}" for i in ids)
-            side = rng.choice(("buy", "sell"))
+            side = rng.choice((BUY, SELL))
             self._record_trade(Matched(maker, taker, side, price, size), at)
 
     def order(self, at: int, room_us: int, *, trades: bool, out: list[Outgoing]) -> None:
@@ -123,7 +111,7 @@ class ProductMarket:
             self._emit(self._flow.flicker() if flickers else self._flow.quiet(), at, out)
 
     def _orders_wanted(self) -> bool:
-        return self.wanted(FULL) or self.wanted(LEVEL3)
+        return self.wanted(Channel.FULL) or self.wanted(Channel.LEVEL3)
 
     def _fleeting(self, at: int, out: list[Outgoing]) -> None:
         """Orders that are refused or withdrawn before they rest."""
@@ -157,7 +145,7 @@ class ProductMarket:
             if isinstance(message, Match):
                 fills -= 1
                 if not coalesce or fills == 0:
-                    ticker = self._ticker_out(message, TICKER)
+                    ticker = self._ticker_out(message, Channel.TICKER)
             first = ticker is not None and self._rng.random() < _TICKER_FIRST
             if ticker is not None and first:
                 out.append(ticker)
@@ -167,23 +155,25 @@ class ProductMarket:
         touched = self._flow.book.touched
         if touched:
             self._changed_us = at
-        if self.wanted(LEVEL2):
+        if self.wanted(Channel.LEVEL2):
             for side, price in touched:
-                update = L2Update(self.product.id, [self._change(side, price)], iso6(at))
-                out.append(Outgoing((LEVEL2,), self.product.id, "l2update", update))
+                update = messages.L2Update(self.product.id, [self._change(side, price)], iso6(at))
+                out.append(Outgoing((Channel.LEVEL2,), self.product.id, "l2update", update))
         self._changed.update(touched)
         touched.clear()
 
     def _emit_order_event(self, message: OrderEvent, out: list[Outgoing]) -> None:
         name = self.product.id
         kind = str(type(message).__struct_config__.tag)
-        channels = (MATCHES, FULL) if isinstance(message, Match) else (FULL,)
+        channels = (
+            (Channel.MATCHES, Channel.FULL) if isinstance(message, Match) else (Channel.FULL,)
+        )
         out.append(Outgoing(channels, name, kind, message))
-        out.append(Outgoing((LEVEL3,), name, LEVEL3, message))
+        out.append(Outgoing((Channel.LEVEL3,), name, Channel.LEVEL3, message))
 
     def _activate(self, event: Activated, at: int) -> Outgoing:
         size = trim(size_text(event.size))
-        message = Activate(
+        message = messages.Activate(
             product_id=self.product.id,
             timestamp=f"{at / SECOND:.6f}",
             order_id=event.order_id,
@@ -193,78 +183,36 @@ class ProductMarket:
             size=size,
             funds="0",
         )
-        return Outgoing((FULL,), self.product.id, "activate", message)
+        return Outgoing((Channel.FULL,), self.product.id, "activate", message)
 
-    def _message(self, event: Event, at: int) -> OrderEvent:
+    def _message(self, event: NumberedEvent, at: int) -> OrderEvent:
         if isinstance(event, Matched):
             return self._record_trade(event, at)
         self._sequence += 1
-        name, sequence, time, scale = self.product.id, self._sequence, iso6(at), self._scale
-        match event:
-            case Activated():
-                raise TypeError("an activated stop order has no number")
-            case Received():
-                return ReceivedMessage(
-                    order_id=event.order_id,
-                    order_type="market" if event.price is None else "limit",
-                    side=event.side,
-                    product_id=name,
-                    sequence=sequence,
-                    time=time,
-                    size=trim(size_text(event.size)),
-                    price=None if event.price is None else scale.trimmed_price(event.price),
-                )
-            case Opened():
-                price, remaining = scale.trimmed_price(event.price), size_text(event.remaining)
-                return Open(
-                    event.order_id, event.side, price, trim(remaining), name, sequence, time
-                )
-            case Done():
-                rested = event.price is not None
-                return DoneMessage(
-                    order_id=event.order_id,
-                    reason=event.reason,
-                    side=event.side,
-                    product_id=name,
-                    sequence=sequence,
-                    time=time,
-                    price=scale.trimmed_price(event.price) if event.price is not None else None,
-                    remaining_size=trim(size_text(event.remaining)) if rested else None,
-                )
-            case Moved():
-                size = trim(size_text(event.size))
-                return Modify(
-                    reason="modify_order",
-                    order_id=event.order_id,
-                    side=event.side,
-                    old_size=size,
-                    new_size=size,
-                    old_price=scale.trimmed_price(event.old_price),
-                    new_price=scale.trimmed_price(event.new_price),
-                    product_id=name,
-                    sequence=sequence,
-                    time=time,
-                )
-            case Resized():
-                return Resize(
-                    reason="STP",
-                    order_id=event.order_id,
-                    side=event.side,
-                    old_size=trim(size_text(event.old_size)),
-                    new_size=trim(size_text(event.new_size)),
-                    price=scale.trimmed_price(event.price),
-                    product_id=name,
-                    sequence=sequence,
-                    time=time,
-                )
+        texts = {name: self._text(name, value) for name, value in event._asdict().items()}
+        if isinstance(event, Received):
+            texts["order_type"] = "market" if event.price is None else "limit"
+        elif isinstance(event, Done) and event.price is None:
+            texts["remaining_size"] = None
+        return _MESSAGES[type(event)](
+            **texts, product_id=self.product.id, sequence=self._sequence, time=iso6(at)
+        )
+
+    def _text(self, name: str, value: str | int | None) -> str | None:
+        """A field of an event as messages have it."""
+        if not isinstance(value, int):
+            return value
+        return (
+            self._scale.trimmed_price(value) if name.endswith("price") else trim(size_text(value))
+        )
 
     def _record_trade(self, event: Matched, at: int) -> Match:
         self._sequence += 1
         self._trade_id += 1
         trade = Match(
             trade_id=self._trade_id,
-            maker_order_id=event.maker_id,
-            taker_order_id=event.taker_id,
+            maker_order_id=event.maker_order_id,
+            taker_order_id=event.taker_order_id,
             side=event.side,
             size=trim(size_text(event.size)),
             price=self._scale.trimmed_price(event.price),
@@ -293,8 +241,8 @@ class ProductMarket:
         order = sorted(self._changed, key=lambda level: level[0] != BUY)
         changes = [self._change(side, price) for side, price in order]
         self._changed.clear()
-        update = L2Update(self.product.id, changes, iso6(self._changed_us))
-        out.append(Outgoing((LEVEL2_BATCH,), self.product.id, "l2update", update))
+        update = messages.L2Update(self.product.id, changes, iso6(self._changed_us))
+        out.append(Outgoing((Channel.LEVEL2_BATCH,), self.product.id, "l2update", update))
 
     def begin_auction(self) -> None:
         """Collect orders without trading; the book may cross. Nothing while one is running."""
@@ -319,30 +267,30 @@ class ProductMarket:
         late = self._traffic.late_beats
         if late and self._rng.random() < late:
             at += 1
-        beat = Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
-        out.append(Outgoing((HEARTBEAT,), self.product.id, "heartbeat", beat))
+        beat = messages.Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
+        out.append(Outgoing((Channel.HEARTBEAT,), self.product.id, "heartbeat", beat))
 
     def ticker_batch(self, out: list[Outgoing]) -> None:
         """The ticker of the newest trade, if there was one since the last time."""
         trade = self.tape.last
         if trade is not None and trade.trade_id != self._batched_ticker:
             self._batched_ticker = trade.trade_id
-            out.append(self._ticker_out(trade, TICKER_BATCH))
+            out.append(self._ticker_out(trade, Channel.TICKER_BATCH))
 
     def _ticker_out(self, trade: Match, channel: str) -> Outgoing:
-        bid, ask = self._rows(BUY, 1), self._rows("sell", 1)
-        ticker = ticker_of(trade, self._figures(), bid[0] if bid else None, ask[0] if ask else None)
+        bids, asks = self._rows(BUY, 1), self._rows(SELL, 1)
+        ticker = ticker_of(trade, self._figures(), bids, asks)
         return Outgoing((channel,), self.product.id, "ticker", ticker)
 
-    def _figures(self) -> Figures:
+    def _figures(self) -> dict[str, str]:
         trimmed = self._scale.trimmed_price
-        return Figures(
-            open_24h=trimmed(self._open),
-            high_24h=trimmed(self._high),
-            low_24h=trimmed(self._low),
-            volume_24h=size_text(self._volume),
-            volume_30d=size_text(self._volume_30d),
-        )
+        return {
+            "open_24h": trimmed(self._open),
+            "high_24h": trimmed(self._high),
+            "low_24h": trimmed(self._low),
+            "volume_24h": size_text(self._volume),
+            "volume_30d": size_text(self._volume_30d),
+        }
 
     def _rows(self, side: str, depth: int | None) -> list[L2Row]:
         rows: list[L2Row] = []
@@ -357,8 +305,8 @@ class ProductMarket:
             product=self.product.id,
             time_us=now_us,
             sequence=self._sequence,
-            bids=self._rows("buy", depth),
-            asks=self._rows("sell", depth),
+            bids=self._rows(BUY, depth),
+            asks=self._rows(SELL, depth),
             tape=self.tape,
             figures=self._figures(),
             orders=self._orders() if orders else None,
@@ -368,7 +316,7 @@ class ProductMarket:
     def _orders(self) -> list[tuple[str, str, str, str]]:
         return [
             (side, self._scale.price(price), size_text(order.size), order.id)
-            for side in ("buy", "sell")
+            for side in (BUY, SELL)
             for price, level in self._flow.book.half(side).walk()
             for order in level.orders.values()
         ]

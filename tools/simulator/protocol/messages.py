@@ -6,6 +6,7 @@ with six digits. Optional fields that are None are left out.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -175,15 +176,18 @@ class Error(msgspec.Struct, tag_field="type", tag="error", frozen=True, omit_def
 
 OrderEvent = Received | Open | Done | Match | Resize | Modify
 
-TICKER = "ticker"
-TICKER_BATCH = "ticker_batch"
-HEARTBEAT = "heartbeat"
-MATCHES = "matches"
-LEVEL2 = "level2"
-LEVEL2_BATCH = "level2_batch"
-LEVEL3 = "level3"
-FULL = "full"
-STATUS = "status"
+
+class Channel(StrEnum):
+    TICKER = "ticker"
+    TICKER_BATCH = "ticker_batch"
+    HEARTBEAT = "heartbeat"
+    MATCHES = "matches"
+    LEVEL2 = "level2"
+    LEVEL2_BATCH = "level2_batch"
+    LEVEL3 = "level3"
+    FULL = "full"
+    STATUS = "status"
+
 
 LEVEL3_SCHEMA: dict[str, list[str]] = {
     "change": ["type", "product_id", "sequence", "order_id", "price", "size", "time"],
@@ -238,7 +242,7 @@ class Outgoing(NamedTuple):
     def encoded(self) -> bytes:
         if isinstance(self.body, bytes):
             return self.body
-        if self.type == LEVEL3 and isinstance(self.body, OrderEvent):
+        if self.type == Channel.LEVEL3 and isinstance(self.body, OrderEvent):
             return encode(level3_row(self.body))
         return encode(self.body)
 

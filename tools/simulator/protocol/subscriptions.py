@@ -10,28 +10,15 @@ import msgspec
 
 from services.common.wire import UNREADABLE
 from tools.simulator.protocol.auth import AuthFailed, Credentials
-from tools.simulator.protocol.messages import (
-    FULL,
-    HEARTBEAT,
-    LEVEL2,
-    LEVEL2_BATCH,
-    LEVEL3,
-    MATCHES,
-    STATUS,
-    TICKER,
-    TICKER_BATCH,
-    AckChannel,
-    Error,
-    Subscriptions,
-)
+from tools.simulator.protocol.messages import AckChannel, Channel, Error, Subscriptions
 
-CHANNELS = (
-    *(TICKER, TICKER_BATCH, HEARTBEAT, MATCHES, LEVEL2, LEVEL2_BATCH, LEVEL3, FULL, STATUS),
-)
-_ALIASES = {"level2_50": LEVEL2_BATCH, "ticker_1000": TICKER_BATCH}
+_ALIASES = {"level2_50": Channel.LEVEL2_BATCH, "ticker_1000": Channel.TICKER_BATCH}
 # The venue acknowledges these under their older names.
-_ACK_NAMES = {LEVEL2_BATCH: "level2_50", TICKER_BATCH: "ticker_1000"}
-_SIGNED = frozenset({LEVEL2, LEVEL3, FULL})
+_ACK_NAMES: dict[str, str] = {
+    Channel.LEVEL2_BATCH: "level2_50",
+    Channel.TICKER_BATCH: "ticker_1000",
+}
+_SIGNED = frozenset({Channel.LEVEL2, Channel.LEVEL3, Channel.FULL})
 _NEEDS_AUTH = (
     "level2, level3, and full channels now require authentication. "
     "https://docs.cdp.coinbase.com/exchange/docs/websocket-auth"
@@ -106,7 +93,7 @@ class ClientSubscriptions:
         if not signed and _SIGNED & wanted.keys():
             raise Refused(_NEEDS_AUTH)
         for channel, products in wanted.items():
-            if not products and channel != STATUS:
+            if not products and channel != Channel.STATUS:
                 raise Refused(f"You need to specify at least one product ID for channel {channel}")
             for product in products:
                 if not self._tradable(product):
@@ -114,7 +101,7 @@ class ClientSubscriptions:
         added = []
         for channel, products in wanted.items():
             held = self._held.setdefault(channel, {})
-            for product in [""] if channel == STATUS else products:
+            for product in [""] if channel == Channel.STATUS else products:
                 if product not in held:
                     held[product] = None
                     added.append((channel, product))
@@ -146,16 +133,11 @@ class ClientSubscriptions:
             raise Refused("channels has to be an array")
         wanted: dict[str, list[str]] = {}
         for each in channels or []:
-            name, own = (
-                (each.get("name"), each.get("product_ids"))
-                if isinstance(each, dict)
-                else (
-                    each,
-                    None,
-                )
-            )
+            name, own = each, None
+            if isinstance(each, dict):
+                name, own = each.get("name"), each.get("product_ids")
             channel = _ALIASES.get(str(name), str(name))
-            if channel not in CHANNELS:
+            if channel not in tuple(Channel):
                 raise Refused(f"{name} is not a valid channel")
             products = wanted.setdefault(channel, [])
             products.extend(i for i in [*_ids(own), *common] if i not in products)

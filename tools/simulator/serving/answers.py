@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from tools.simulator.faults.feed_faults import AnswerKind, AnswerRule, FaultRequest
-from tools.simulator.protocol.messages import LEVEL2, LEVEL2_BATCH, Error
+from tools.simulator.faults.feed_faults import AnswerKind, AnswerRule, FaultRequest, Rule
+from tools.simulator.protocol.messages import Channel, Error
 from tools.simulator.protocol.subscriptions import Answer, ClientSubscriptions, Pair
 
 RATE_ERROR = Error("Failed to subscribe", "rate limit exceeded")
 NAMELESS_ERROR = Error("Failed to subscribe", "Internal error")
-_BOOKS = (LEVEL2, LEVEL2_BATCH)
+_BOOKS = (Channel.LEVEL2, Channel.LEVEL2_BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,14 @@ class AnswerFaults:
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(f"{seed}:answers")
-        self._rules: dict[AnswerKind, AnswerRule] = {}
-        self._left: dict[AnswerKind, int] = {}
-        self._hits: dict[AnswerKind, int] = {}
+        self._rules: dict[AnswerKind, Rule[AnswerRule]] = {}
 
     def set(self, request: FaultRequest) -> None:
         """Take over the answer faults of a request."""
         if request.clear:
             self._rules = {}
         if request.answers is not None:
-            self._rules = dict(request.answers)
-            self._left = {kind: rule.count for kind, rule in request.answers.items()}
-            self._hits = dict.fromkeys(request.answers, 0)
+            self._rules = {kind: Rule(asked, self._rng) for kind, asked in request.answers.items()}
 
     def plan(self, subscriptions: ClientSubscriptions, answer: Answer) -> Plan:
         """What the client sees of `answer`; pairs it is not granted are taken from it again."""
@@ -91,17 +87,7 @@ class AnswerFaults:
 
     def _hit(self, kind: AnswerKind) -> AnswerRule | None:
         rule = self._rules.get(kind)
-        if rule is None:
-            return None
-        if self._left[kind] > 0:
-            self._left[kind] -= 1
-        elif not (rule.probability and self._rng.random() < rule.probability):
-            return None
-        self._hits[kind] += 1
-        return rule
+        return rule.asked if rule is not None and rule.hit() else None
 
     def report(self) -> dict[str, object]:
-        return {
-            kind: {**rule.model_dump(), "left": self._left[kind], "hits": self._hits[kind]}
-            for kind, rule in self._rules.items()
-        }
+        return {kind: rule.report() for kind, rule in self._rules.items()}

@@ -17,13 +17,7 @@ from tools.simulator.faults.feed_faults import (
     garbage_frame,
 )
 from tools.simulator.protocol.feed import FeedProtocol
-from tools.simulator.protocol.messages import (
-    LEVEL2,
-    TICKER_BATCH,
-    Error,
-    Outgoing,
-    encode,
-)
+from tools.simulator.protocol.messages import Channel, Error, Outgoing, encode
 from tools.simulator.protocol.subscriptions import ClientSubscriptions, Pair
 from tools.simulator.serving.answers import AnswerFaults
 
@@ -249,7 +243,7 @@ class Hub:
 
     def _count(self, message: Outgoing, what: str, amount: int) -> None:
         name = message.type
-        if message.channels[0] in (LEVEL2, TICKER_BATCH):
+        if message.channels[0] in (Channel.LEVEL2, Channel.TICKER_BATCH):
             name = f"{message.channels[0]}:{name}"
         product = self.counts.setdefault(message.product, {})
         counter = product.get(name)

@@ -10,7 +10,7 @@ import structlog
 
 from tools.simulator.clock import SECOND
 from tools.simulator.market.market import MarketModel
-from tools.simulator.protocol.messages import LEVEL2, LEVEL2_BATCH, MATCHES
+from tools.simulator.protocol.messages import Channel
 from tools.simulator.replay import ReplayMarket
 from tools.simulator.serving.hub import Hub
 from tools.simulator.venue import online
@@ -117,7 +117,7 @@ async def _reconnected(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:
 async def _first_subscriptions(replay: ReplayMarket, hub: Hub, settle_s: float) -> None:
     pairs = [
         (channel, product)
-        for channel in (MATCHES, LEVEL2_BATCH, LEVEL2)
+        for channel in (Channel.MATCHES, Channel.LEVEL2_BATCH, Channel.LEVEL2)
         for product in online(replay.products)
     ]
     while not any(hub.wanted(pair) for pair in pairs):

@@ -132,7 +132,7 @@ class RestApi:
         body: dict[str, object] = {
             "ask": trim(state.asks[0][0]) if state.asks else None,
             "bid": trim(state.bids[0][0]) if state.bids else None,
-            "volume": state.figures.volume_24h,
+            "volume": state.figures.get("volume_24h"),
             "trade_id": trade.trade_id,
             "price": trade.price,
             "size": trade.size,

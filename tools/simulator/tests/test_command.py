@@ -119,4 +119,4 @@ async def test_a_market_that_fails_is_noticed_and_raised() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
         async with exchange, asyncio.timeout(30):
             exchange.hub.dispatch = lambda _: 1 // 0  # type: ignore[assignment,method-assign]  # breaks the pump
-            await exchange.ended()
+            await asyncio.Event().wait()

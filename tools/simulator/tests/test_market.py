@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.domain.book import Book
-from tools.simulator.clock import SECOND, parse_iso
+from services.common.times import micros
+from tools.simulator.clock import SECOND
 from tools.simulator.market.market import MarketModel, ModelSettings, plan_rates
 from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.simulator.market.traffic import MAX_BATCH, PLAIN, VENUE, Traffic
-from tools.simulator.protocol.messages import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, Outgoing
+from tools.simulator.protocol.messages import Channel, Outgoing
 
 START = 1_750_000_000_123_456
 PRODUCTS = ("BTC-USD", "DOGE-USD", "SHIB-USD")
@@ -66,7 +67,7 @@ def test_order_events_of_a_product_are_numbered_without_a_hole(
     before = {name: model.state(name).sequence for name in PRODUCTS}
     out = [message for step in steps for message in model.advance(model.now_us + step)]
     for name in PRODUCTS:
-        for channel in (FULL, LEVEL3):
+        for channel in (Channel.FULL, Channel.LEVEL3):
             numbers = [
                 int(str(_sequence(each)))
                 for each in on_raw(channel, out, name)
@@ -99,7 +100,7 @@ def test_trades_are_numbered_without_a_hole_and_kept(
     for name in PRODUCTS:
         last = before[name]
         assert last is not None
-        matches = on(MATCHES, out, name)
+        matches = on(Channel.MATCHES, out, name)
         ids = [each["trade_id"] for each in matches]
         assert ids == list(range(last.trade_id + 1, last.trade_id + 1 + len(ids)))
         kept = model.state(name).tape.all()
@@ -116,7 +117,7 @@ def test_folding_level2_gives_the_market_s_book(
     for step in steps:
         out = model.advance(model.now_us + step)
         for name in PRODUCTS:
-            for update in on(LEVEL2, out, name):
+            for update in on(Channel.LEVEL2, out, name):
                 books[name].apply(update["changes"])  # type: ignore[arg-type]  # decoded JSON
             assert books[name] == book_of(model, name)
             assert not books[name].crossed
@@ -130,12 +131,12 @@ def test_after_every_batch_the_fold_of_the_batches_is_the_book_of_that_instant(
     model = market(seed, traffic=traffic)
     single = {name: book_of(model, name) for name in PRODUCTS}
     batched = {name: book_of(model, name) for name in PRODUCTS}
-    model.write_for(lambda channel, _name: channel == LEVEL2)
+    model.write_for(lambda channel, _name: channel == Channel.LEVEL2)
     batches = 0
     for message in model.advance(START + SECOND):
-        if message.channels == (LEVEL2,):
+        if message.channels == (Channel.LEVEL2,):
             single[message.product].apply(decoded(message)["changes"])  # type: ignore[arg-type]  # decoded JSON
-        if message.channels == (LEVEL2_BATCH,):
+        if message.channels == (Channel.LEVEL2_BATCH,):
             batched[message.product].apply(decoded(message)["changes"])  # type: ignore[arg-type]  # decoded JSON
             assert batched[message.product] == single[message.product]
             batches += 1
@@ -149,13 +150,13 @@ def test_a_batch_names_each_level_once_buys_first_and_is_dated_by_its_newest_cha
     traffic: Traffic,
 ) -> None:
     model = market(seed, rate=600, traffic=traffic)
-    model.write_for(lambda channel, _name: channel == LEVEL2)
+    model.write_for(lambda channel, _name: channel == Channel.LEVEL2)
     out = model.advance(START + SECOND)
     newest: dict[str, str] = {}
     for message in out:
-        if message.channels == (LEVEL2,):
+        if message.channels == (Channel.LEVEL2,):
             newest[message.product] = str(decoded(message)["time"])
-        if message.channels == (LEVEL2_BATCH,):
+        if message.channels == (Channel.LEVEL2_BATCH,):
             update = decoded(message)
             changes = update["changes"]
             assert isinstance(changes, list)
@@ -170,7 +171,7 @@ def test_batches_also_remove_levels_nobody_has_seen() -> None:
     held = {name: book_of(model, name) for name in PRODUCTS}
     unknown = 0
     for message in model.advance(START + 5 * SECOND):
-        if message.channels == (LEVEL2_BATCH,):
+        if message.channels == (Channel.LEVEL2_BATCH,):
             changes = decoded(message)["changes"]
             assert isinstance(changes, list)
             for change in changes:
@@ -190,7 +191,7 @@ def test_heartbeats_fall_on_whole_seconds_and_agree_with_what_was_said_before() 
         trade_id[name] = last.trade_id if last else None
     for message in model.advance(START + 5 * SECOND):
         body = None if message.type in ("level3", "status") else decoded(message)
-        if body is not None and FULL in message.channels:
+        if body is not None and Channel.FULL in message.channels:
             sequence[message.product] = int(str(body["sequence"]))
         if message.type == "match" and body is not None:
             trade_id[message.product] = body["trade_id"]
@@ -257,7 +258,7 @@ def test_the_venue_s_traffic_is_what_was_measured_there() -> None:
     """The bounds are those of the recording, with room for another minute than that one."""
     names = ("BTC-USD", "ETH-USD")
     model = market(products=names, rate=50, depth=1000, traffic=VENUE)
-    model.write_for(lambda channel, _name: channel == LEVEL2)
+    model.write_for(lambda channel, _name: channel == Channel.LEVEL2)
     held = {name: book_of(model, name) for name in names}
     sizes: list[float] = []
     gaps: list[float] = []
@@ -268,14 +269,15 @@ def test_the_venue_s_traffic_is_what_was_measured_there() -> None:
     singles: dict[str, list[str]] = defaultdict(list)
     for message in model.advance(START + 120 * SECOND):
         before = last[message.product]
-        if message.channels == (LEVEL2,):
+        if message.channels == (Channel.LEVEL2,):
             singles[message.product].append(str(decoded(message)["time"]))
-        elif message.channels == (LEVEL2_BATCH,):
+        elif message.channels == (Channel.LEVEL2_BATCH,):
             update = decoded(message)
             changes = update["changes"]
             assert isinstance(changes, list)
             sizes.append(len(changes))
-            at = parse_iso(str(update["time"]))
+            at = micros(update["time"])
+            assert at is not None
             gaps.append(at - before.get("batch", at))
             before["batch"] = at
             for change in changes:
@@ -324,7 +326,8 @@ def test_what_nobody_wants_happens_all_the_same() -> None:
         [
             each.encoded()
             for each in out
-            if each.type == "match" or not {FULL, LEVEL2, LEVEL3} & set(each.channels)
+            if each.type == "match"
+            or not {Channel.FULL, Channel.LEVEL2, Channel.LEVEL3} & set(each.channels)
         ]
         for out in (first, second)
     ]

@@ -59,7 +59,7 @@ def test_an_auction_ends_with_nothing_crossed_and_nothing_lost(
     trades = [event for event in book.uncross() if isinstance(event, Matched)]
     assert len({trade.price for trade in trades}) <= 1
     for trade in trades:
-        assert limits[trade.maker_id][1] <= trade.price <= limits[trade.taker_id][1]
+        assert limits[trade.maker_order_id][1] <= trade.price <= limits[trade.taker_order_id][1]
     volume = sum(trade.size for trade in trades)
     for side in (BUY, SELL):
         rest = sum(level.size for _, level in book.half(side).walk())

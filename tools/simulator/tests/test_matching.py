@@ -81,9 +81,9 @@ def test_folding_the_events_as_a_client_does_gives_the_same_orders(
     for event in [each for number, step in enumerate(steps) for each in act(book, number, step)]:
         match event:
             case Opened():
-                orders[event.order_id] = event.remaining
+                orders[event.order_id] = event.remaining_size
             case Matched():
-                orders[event.maker_id] -= event.size
+                orders[event.maker_order_id] -= event.size
             case Done():
                 orders.pop(event.order_id, None)
             case Received():
@@ -114,7 +114,9 @@ def test_orders_of_one_price_trade_in_order_of_arrival() -> None:
     book = OrderBook()
     book.limit("first", SELL, 100, 5)
     book.limit("second", SELL, 100, 5)
-    makers = [each.maker_id for each in book.market("taker", BUY, 7) if isinstance(each, Matched)]
+    makers = [
+        each.maker_order_id for each in book.market("taker", BUY, 7) if isinstance(each, Matched)
+    ]
     assert makers == ["first", "second"]
     assert "first" not in book
     assert book.size_at(SELL, 100) == 3

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.simulator.protocol.auth import Credentials
-from tools.simulator.protocol.messages import Error, Subscriptions
-from tools.simulator.protocol.subscriptions import CHANNELS, ClientSubscriptions
+from tools.simulator.protocol.messages import Channel, Error, Subscriptions
+from tools.simulator.protocol.subscriptions import ClientSubscriptions
 
 NOW_S = 1_750_000_000.0
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
@@ -25,8 +25,8 @@ odd_requests = st.dictionaries(
 products = st.lists(st.sampled_from(PRODUCTS), min_size=1, max_size=3, unique=True)
 channels = st.lists(
     st.one_of(
-        st.sampled_from(CHANNELS),
-        st.fixed_dictionaries({"name": st.sampled_from(CHANNELS), "product_ids": products}),
+        st.sampled_from(Channel),
+        st.fixed_dictionaries({"name": st.sampled_from(Channel), "product_ids": products}),
     ),
     min_size=1,
     max_size=3,
