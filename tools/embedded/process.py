@@ -101,7 +101,7 @@ class ChildProcess(ABC):
                 # A terminal's Ctrl-C reaches the whole process group; the owner decides the order.
                 start_new_session=True,
                 preexec_fn=die_with_parent,
-                env=environment,
+                env=dict(environment),
             )
 
     def died(self) -> ChildDied:
