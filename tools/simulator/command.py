@@ -11,12 +11,17 @@ from typing import Any
 import click
 import structlog
 import uvloop
-from pydantic import ValidationError
 
 from services.common.observability.telemetry import configure_logging
 from services.common.runtime import flatten
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
-from tools.simulator.faults.feed_faults import Disconnect, Drop, FaultRequest, NotPossible
+from tools.simulator.faults.feed_faults import (
+    Disconnect,
+    Drop,
+    FaultRequest,
+    NotPossible,
+    request_of,
+)
 from tools.simulator.market.products import DEFAULT_PRODUCTS
 from tools.simulator.market.traffic import TRAFFICS
 from tools.simulator.protocol.auth import Credentials
@@ -59,12 +64,9 @@ def _depths(
 
 def _faults(_context: click.Context, _option: click.Parameter, text: str | None) -> FaultRequest:
     try:
-        return FaultRequest.model_validate_json(text or "{}")
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}" for each in error.errors()
-        )
-        raise click.BadParameter(problems) from error
+        return request_of(text or "{}")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _credentials(key: str, secret: str, passphrase: str) -> Credentials:

@@ -221,11 +221,13 @@ class SimulatedExchange:
         products: dict[str, Any] = {}
         for product in online(self.venue.products):
             state = self.venue.state(product, depth=0)
-            counts = self.hub.counts.get(product, {})
             products[product] = {
                 "sequence": state.sequence,
                 "last_trade_id": state.last_trade.trade_id if state.last_trade else None,
-                "messages": {name: dict(counter) for name, counter in sorted(counts.items())},
+                "messages": {
+                    name: dict(counter)
+                    for name, counter in sorted(self.hub.counts[product].items())
+                },
             }
         totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for counts in self.hub.counts.values():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tools.simulator.faults.oddities import OddKind, distort
 from tools.simulator.protocol.messages import Error, Outgoing, encode
@@ -143,6 +143,23 @@ class FaultRequest(_Fault):
     stall_s: float | None = Field(None, ge=0)
     refuse_s: float | None = Field(None, ge=0)
     stale_rest_s: float | None = Field(None, ge=0)
+
+
+def request_of(body: bytes | str) -> FaultRequest:
+    """Read a request.
+
+    Raises:
+        ValueError: it is none; the text names what is wrong.
+    """
+    try:
+        return FaultRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise ValueError(
+            "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or 'JSON'}: {each['msg']}"
+                for each in error.errors()
+            )
+        ) from error
 
 
 class NotPossible(Exception):
@@ -297,20 +314,16 @@ class MessageFaults:
         return report
 
 
-def garbage_frame(kind: GarbageKind) -> tuple[bool, bytes]:
-    """(is text, payload) of a frame no client should trust."""
-    match kind:
-        case "json":
-            return True, b'{"type":"match","trade_id":12,"product_id":"BTC-US'
-        case "utf8":
-            return True, b'{"type":"match","product_id":"\xff\xfe"}'
-        case "unknown_type":
-            return True, b'{"type":"weather","product_id":"BTC-USD","sequence":1,"rain":"0.1"}'
-        case "binary":
-            return False, bytes(range(32))
-        case "null":
-            return True, b"null"
-        case "error":
-            return True, encode(Error("Internal error"))
-        case "rate_error":
-            return True, encode(Error("Failed to subscribe", "rate limit exceeded"))
+# Frames that no client should trust: (is text, payload).
+GARBAGE: dict[GarbageKind, tuple[bool, bytes]] = {
+    "json": (True, b'{"type":"match","trade_id":12,"product_id":"BTC-US'),
+    "utf8": (True, b'{"type":"match","product_id":"\xff\xfe"}'),
+    "unknown_type": (
+        True,
+        b'{"type":"weather","product_id":"BTC-USD","sequence":1,"rain":"0.1"}',
+    ),
+    "binary": (False, bytes(range(32))),
+    "null": (True, b"null"),
+    "error": (True, encode(Error("Internal error"))),
+    "rate_error": (True, encode(Error("Failed to subscribe", "rate limit exceeded"))),
+}

@@ -24,6 +24,12 @@ _DEEP = 1_000
 _FARTHEST = 2_000
 
 
+def new_order_id(rng: Random) -> str:
+    """A new UUID, as the venue's orders have."""
+    text = f"{rng.getrandbits(128):032x}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
 def _far_levels(levels: int) -> int:
     return levels // 10 if levels >= _DEEP else 0
 
@@ -53,7 +59,7 @@ class OrderFlow:
         for side, sign in ((BUY, -1), (SELL, 1)):
             prices = [start + sign * each for each in self._ladder(self._depths[side])]
             self.book.place(
-                Order(self._id(), side, price, self._resting_size(price))
+                Order(new_order_id(self._rng), side, price, self._resting_size(price))
                 for price in [each for each in prices if each >= 1] + self._far(side, prices)
                 for _ in range(rng.choice((1, 1, 1, 1, 2)))
             )
@@ -85,10 +91,6 @@ class OrderFlow:
             return sorted((each for each in found if each < last), reverse=True)
         found = {int(last * _FARTHEST ** rng.random()) for _ in range(count)}
         return sorted(each for each in found if each > last)
-
-    def _id(self) -> str:
-        text = f"{self._rng.getrandbits(128):032x}"
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
 
     def _resting_size(self, price: int) -> int:
         return self._scale.notional_size(self._rng.lognormvariate(7.3, 1.2), price)
@@ -125,12 +127,12 @@ class OrderFlow:
                 return self.book.resize(order.id, lots * self._scale.lot)
             return self.book.cancel(order.id)
         price = self._quote(side)
-        return self.book.limit(self._id(), side, price, self._resting_size(price))
+        return self.book.limit(new_order_id(self._rng), side, price, self._resting_size(price))
 
     def flicker(self) -> list[Event]:
         """An order that is withdrawn as soon as it rests."""
         side = self._rng.choice((BUY, SELL))
-        price, order_id = self._quote(side), self._id()
+        price, order_id = self._quote(side), new_order_id(self._rng)
         events = self.book.limit(order_id, side, price, self._resting_size(price))
         return events + self.book.cancel(order_id)
 
@@ -168,20 +170,20 @@ class OrderFlow:
         price = ask if side == BUY else bid
         size = self._scale.notional_size(rng.lognormvariate(5.5, 1.8), price)
         if rng.random() < 0.7:
-            order_id, size = self._id(), min(size, self._reachable(half))
+            order_id, size = new_order_id(self._rng), min(size, self._reachable(half))
             stopped: list[Event] = []
             if self._traffic.activated and rng.random() < self._traffic.activated:
                 stopped.append(Activated(order_id, side, price, size))
             return stopped + self.book.market(order_id, side, size)
         reach = rng.randrange(1 + int(self._near))
         limit = max(1, price + reach if side == BUY else price - reach)
-        return self.book.limit(self._id(), side, limit, size)
+        return self.book.limit(new_order_id(self._rng), side, limit, size)
 
     def _eager(self) -> list[Event]:
         """An order some way beyond the fair price, which makes an auction's book cross."""
         side, sign = self._rng.choice(((BUY, 1), (SELL, -1)))
         price = max(1, round(self._fair + sign * self._rng.expovariate(1 / self._near)))
-        return self.book.limit(self._id(), side, price, self._resting_size(price))
+        return self.book.limit(new_order_id(self._rng), side, price, self._resting_size(price))
 
     def _reachable(self, half: Half) -> int:
         """What one market order may take: some levels, never the whole side."""

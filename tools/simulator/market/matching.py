@@ -138,21 +138,20 @@ class Half:
         level = self.levels.get(key)
         if level is None:
             level = self.levels[key] = Level()
-        level.orders[order.id] = order
-        level.size += order.size
-        order.slot = len(self.orders)
-        self.orders.append(order)
+        self._put(order, level)
 
     def add_all(self, orders: Iterable[Order]) -> None:
         """`add` for many at once, which sorts only once."""
         levels = dict(self.levels)
         for order in orders:
-            level = levels.setdefault(self._sign * order.price, Level())
-            level.orders[order.id] = order
-            level.size += order.size
-            order.slot = len(self.orders)
-            self.orders.append(order)
+            self._put(order, levels.setdefault(self._sign * order.price, Level()))
         self.levels = SortedDict(levels)
+
+    def _put(self, order: Order, level: Level) -> None:
+        level.orders[order.id] = order
+        level.size += order.size
+        order.slot = len(self.orders)
+        self.orders.append(order)
 
     def remove(self, order: Order) -> None:
         key = self._sign * order.price

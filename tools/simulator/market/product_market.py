@@ -7,7 +7,7 @@ from random import Random
 
 from services.common.domain.book import BUY, SELL
 from tools.simulator.clock import SECOND, iso6
-from tools.simulator.market.flow import OrderFlow
+from tools.simulator.market.flow import OrderFlow, new_order_id
 from tools.simulator.market.matching import (
     Activated,
     Done,
@@ -90,9 +90,7 @@ class ProductMarket:
             at = min(start_us, at + rng.randrange(1, SECOND // 2))
             price = max(1, scale.start + round(rng.gauss(0, 3)))
             size = scale.notional_size(rng.lognormvariate(5.5, 1.8), price)
-            ids = (f"{rng.getrandbits(128):032x}", f"{rng.getrandbits(128):032x}")
-            maker, taker = (f"{i[:8]}-{i[8:12]}-4{i[13:16]}-a{i[17:20]}-{i[20:]}" for i in ids)
-            side = rng.choice((BUY, SELL))
+            maker, taker, side = new_order_id(rng), new_order_id(rng), rng.choice((BUY, SELL))
             self._record_trade(Matched(maker, taker, side, price, size), at)
 
     def order(self, at: int, room_us: int, *, trades: bool, out: list[Outgoing]) -> None:

@@ -213,16 +213,9 @@ def level3_row(event: OrderEvent) -> list[str]:
         case Match():
             orders = (event.maker_order_id, event.taker_order_id)
             return ["match", product, sequence, *orders, event.price, event.size, time]
-        case Resize():
-            return [
-                *("change", product, sequence),
-                *(event.order_id, event.price, event.new_size, time),
-            ]
-        case Modify():
-            return [
-                *("change", product, sequence),
-                *(event.order_id, event.new_price, event.new_size, time),
-            ]
+        case Resize() | Modify():
+            price = event.price if isinstance(event, Resize) else event.new_price
+            return ["change", product, sequence, event.order_id, price, event.new_size, time]
         case _:
             return ["noop", product, sequence, time]
 

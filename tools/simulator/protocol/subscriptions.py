@@ -114,15 +114,12 @@ class ClientSubscriptions:
             wanted = {channel: list(message["product_ids"]) for channel in self._held}
         if not wanted:
             raise Refused("No channels provided", "Failed to unsubscribe")
-        removed = []
-        for channel, products in wanted.items():
-            held = self._held.get(channel, {})
-            for product in products or list(held):
-                if product in held:
-                    del held[product]
-                    removed.append((channel, product))
-            if not held:
-                self._held.pop(channel, None)
+        removed = [
+            (channel, product)
+            for channel, product in self.pairs()
+            if channel in wanted and (not wanted[channel] or product in wanted[channel])
+        ]
+        self.forget(removed)
         return Answer(self.acknowledge(), removed=removed)
 
     def _wanted(self, message: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -144,7 +141,7 @@ class ClientSubscriptions:
         return wanted
 
     def forget(self, pairs: Iterable[Pair]) -> None:
-        """Take away what was not granted after all."""
+        """Take away pairs, such as those that were not granted after all."""
         for channel, product in pairs:
             held = self._held.get(channel, {})
             held.pop(product, None)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from tools.simulator.faults.feed_faults import (
+    GARBAGE,
     Delivery,
     FaultRequest,
     GarbageKind,
     MessageFaults,
-    garbage_frame,
 )
 from tools.simulator.protocol.feed import FeedProtocol
 from tools.simulator.protocol.messages import Channel, Error, Outgoing, encode
@@ -80,7 +80,9 @@ class Hub:
         self._max_backlog = max_backlog
         self.clients: dict[Client, None] = {}
         self._by_pair: dict[Pair, dict[Client, None]] = {}
-        self.counts: dict[str, dict[str, Counter[str]]] = {}
+        self.counts: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(
+            lambda: defaultdict(Counter)
+        )
         self.lost: deque[dict[str, object]] = deque(maxlen=_REMEMBERED)
         self.stalled = False
         # Kind of bad frames that go between the good ones, and how often.
@@ -171,8 +173,9 @@ class Hub:
         audience = list(self._audience(message))
         payload = message.encoded()
         for client in audience[1:] if one_short else audience:
-            if self.garbage is not None:
-                self._maybe_garbage(client, *self.garbage)
+            if self.garbage is not None and self.faults.chance(self.garbage[1]):
+                is_text, frame = GARBAGE[self.garbage[0]]
+                client.feed.push(frame, text=is_text)
             client.feed.push(payload)
             reached[client] = None
             if client.later:
@@ -217,16 +220,11 @@ class Hub:
         if garbage is None:
             return
         self.garbage = (garbage.kind, garbage.probability) if garbage.probability else None
-        is_text, payload = garbage_frame(garbage.kind)
+        is_text, payload = GARBAGE[garbage.kind]
         for client in self.clients:
             for _ in range(garbage.count):
                 client.feed.push(payload, text=is_text)
             client.feed.flush()
-
-    def _maybe_garbage(self, client: Client, kind: GarbageKind, probability: float) -> None:
-        if self.faults.chance(probability):
-            is_text, payload = garbage_frame(kind)
-            client.feed.push(payload, text=is_text)
 
     def _note(self, message: Outgoing, fate: str) -> None:
         self._count(message, fate, 1)
@@ -245,8 +243,4 @@ class Hub:
         name = message.type
         if message.channels[0] in (Channel.LEVEL2, Channel.TICKER_BATCH):
             name = f"{message.channels[0]}:{name}"
-        product = self.counts.setdefault(message.product, {})
-        counter = product.get(name)
-        if counter is None:
-            counter = product[name] = Counter()
-        counter[what] += amount
+        self.counts[message.product][name][what] += amount

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from services.common.domain.book import BUY, SELL
 from tools.simulator.clock import SECOND, iso6, iso9
-from tools.simulator.market.products import product_rows, trim
+from tools.simulator.market.products import Product, product_rows, trim
 from tools.simulator.market.tape import PAGE_LIMIT
 from tools.simulator.protocol.messages import encode
 from tools.simulator.serving.rest_edge import RestAnswer
-from tools.simulator.venue import L2Row, ProductState, Venue
+from tools.simulator.venue import ProductState, Venue
 
 _TRADES_MAX_AGE = 1
 _PRODUCTS_MAX_AGE = 5
@@ -71,21 +72,21 @@ class RestApi:
         body = {"iso": f"{iso6(now)[:-4]}Z", "epoch": round(now / SECOND, 3)}
         return RestAnswer(200, encode(body), {"Cache-Control": "no-store"})
 
-    def _product(self, product: str) -> RestAnswer:
-        for each in self._venue.products:
-            if each.id == product:
-                return _cached(product_rows([each])[0], _PRODUCTS_MAX_AGE)
-        raise _Refused(404, "NotFound")
+    def _find(self, product: str) -> Product | None:
+        return next((each for each in self._venue.products if each.id == product), None)
 
-    def _known(self, product: str) -> bool:
-        return any(each.id == product and each.tradable for each in self._venue.products)
+    def _product(self, product: str) -> RestAnswer:
+        found = self._find(product)
+        if found is None:
+            raise _Refused(404, "NotFound")
+        return _cached(product_rows([found])[0], _PRODUCTS_MAX_AGE)
 
     def _state(
         self, product: str, *, orders: bool = False, depth: int | None = None
     ) -> ProductState:
-        for each in self._venue.products:
-            if each.id == product and not each.tradable:
-                raise _Refused(400, "Not allowed for delisted products")
+        found = self._find(product)
+        if found is not None and not found.tradable:
+            raise _Refused(400, "Not allowed for delisted products")
         if product in self._frozen:
             return self._frozen[product]
         try:
@@ -94,9 +95,11 @@ class RestApi:
             raise _Refused(404, "NotFound") from None
 
     def _book(self, product: str, query: Mapping[str, str]) -> RestAnswer:
+        found = self._find(product)
         if (
-            product not in self._frozen
-            and self._known(product)
+            found is not None
+            and found.tradable
+            and product not in self._frozen
             and not self._venue.has_book(product)
         ):
             # A recording that has not come to its first snapshot.
@@ -105,19 +108,21 @@ class RestApi:
         # Writing out a deep book takes long, so no more of it than is asked for.
         depth = {"1": 1, "2": None}.get(level, 0)
         state = self._state(product, orders=level == "3", depth=depth)
-        rows: Callable[[str, list[L2Row]], list[tuple[str, str, int | str]]]
+        bids: Sequence[tuple[str, str, int | str]]
+        asks: Sequence[tuple[str, str, int | str]]
         match level:
-            case "1":
-                rows = _best
-            case "2":
-                rows = _aggregated
+            case "1" | "2":
+                bids, asks = (
+                    [(trim(price), trim(size), orders) for price, size, orders in rows[:depth]]
+                    for rows in (state.bids, state.asks)
+                )
             case "3":
-                rows = _by_order(state)
+                bids, asks = (_by_order(state, side) for side in (BUY, SELL))
             case _:
                 raise _Refused(400, "Invalid level")
         body = {
-            "bids": rows("buy", state.bids),
-            "asks": rows("sell", state.asks),
+            "bids": bids,
+            "asks": asks,
             "sequence": state.sequence,
             "auction_mode": state.auction,
             "auction": _auction(state) if state.auction else None,
@@ -154,13 +159,7 @@ class RestApi:
             limit=min(limit or PAGE_LIMIT, PAGE_LIMIT),
         )
         body = [
-            {
-                "trade_id": trade.trade_id,
-                "side": trade.side,
-                "size": trade.size,
-                "price": trade.price,
-                "time": trade.time,
-            }
+            {name: getattr(trade, name) for name in ("trade_id", "side", "size", "price", "time")}
             for trade in page
         ]
         answer = _cached(body, _TRADES_MAX_AGE)
@@ -190,29 +189,14 @@ def _cached(body: object, max_age: int) -> RestAnswer:
     return RestAnswer(200, encode(body), headers, max_age)
 
 
-def _best(_side: str, rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
-    return _aggregated(_side, rows[:1])
-
-
-def _aggregated(_side: str, rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
-    return [(trim(price), trim(size), orders) for price, size, orders in rows]
-
-
-def _by_order(
-    state: ProductState,
-) -> Callable[[str, list[L2Row]], list[tuple[str, str, int | str]]]:
-    orders = state.orders
-    if orders is None:
+def _by_order(state: ProductState, wanted: str) -> list[tuple[str, str, str]]:
+    if state.orders is None:
         raise _Refused(400, "Level 3 is not known for a recorded market")
-
-    def rows(wanted: str, _rows: list[L2Row]) -> list[tuple[str, str, int | str]]:
-        return [
-            (trim(price), trim(size), order_id)
-            for side, price, size, order_id in orders
-            if side == wanted
-        ]
-
-    return rows
+    return [
+        (trim(price), trim(size), order_id)
+        for side, price, size, order_id in state.orders
+        if side == wanted
+    ]
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

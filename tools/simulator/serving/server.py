@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +19,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from services.common.resilience.token_bucket import TokenBucket
 from services.common.wire import UNREADABLE
-from tools.simulator.faults.feed_faults import FaultRequest, NotPossible, RestAnswerKind, RestFault
+from tools.simulator.faults.feed_faults import (
+    FaultRequest,
+    NotPossible,
+    RestAnswerKind,
+    RestFault,
+    request_of,
+)
 from tools.simulator.protocol.auth import Credentials
 from tools.simulator.protocol.feed import EXTENSION, FeedProtocol
 from tools.simulator.protocol.messages import encode
@@ -214,15 +219,8 @@ class Surface:
 
     async def _post_faults(self, request: Request) -> Response:
         try:
-            faults = FaultRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
-            ]
-            return JSONResponse({"message": "; ".join(problems)}, status_code=400)
-        try:
-            return JSONResponse(self._control(faults))
-        except NotPossible as error:
+            return JSONResponse(self._control(request_of(await request.body())))
+        except (ValueError, NotPossible) as error:
             return JSONResponse({"message": str(error)}, status_code=400)
 
     async def _post_flow(self, request: Request) -> Response:
