@@ -20,8 +20,7 @@ from pathlib import Path
 from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
 from services.common.stores.prefetch import prefetch
 from services.common.stores.s3 import S3Store
-from tools.replay.records import BadSource, Recorded, Selection, read_line
-from tools.replay.source import Source
+from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
 
 # Names tell the receive time of an object's first and last record; those between may lie a little
 # outside, because trades that were refilled, or that waited for them, stand in the order of ids.

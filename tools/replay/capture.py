@@ -9,8 +9,7 @@ gives the same records.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from itertools import batched
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording
-from tools.replay.records import BadSource, Recorded, Selection, read_line
-from tools.replay.source import Source
+from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
 
 _LINE = "replay"
 # Frames made into records before the event loop gets a turn.
@@ -127,24 +125,19 @@ class CaptureReader:
         def ask(want: Want) -> None:
             self._wants.append((streams, want))
 
-        def parts(channel: str) -> tuple[RawStreamWriter, StreamStateTracker, Sequencer]:
+        def parts(channel: str) -> tuple[RawStreamWriter, StreamStateTracker, Sequencer] | None:
             key = StreamKey(self._venue.name, channel, product)
+            if not self._selection.wants_stream(key):
+                return None
             writer = RawStreamWriter(key, _LINE, self._offer, epoch=self._epoch)
             return writer, StreamStateTracker(writer, self.ts), Sequencer(RULES[channel])
 
-        def wanted(channel: str) -> bool:
-            return self._selection.wants_stream(StreamKey(self._venue.name, channel, product))
-
-        asking: Callable[[Want], Callable[[], None]] = lambda want: partial(ask, want)  # noqa: E731 - a partial of a partial reads worse
+        trades, book, ticker = map(parts, ("trades", "book", "ticker"))
         streams = ProductStreams(
             product,
-            TradesStream(*parts("trades"), asking(Want.TRADES), events)
-            if wanted("trades")
-            else None,
-            BookStream(*parts("book"), asking(Want.BOOK), events) if wanted("book") else None,
-            TickerStream(*parts("ticker"), asking(Want.TICKER), events)
-            if wanted("ticker")
-            else None,
+            trades and TradesStream(*trades, lambda: ask(Want.TRADES), events),
+            book and BookStream(*book, lambda: ask(Want.BOOK), events),
+            ticker and TickerStream(*ticker, lambda: ask(Want.TICKER), events),
             ask,
         )
         return streams

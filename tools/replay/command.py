@@ -29,9 +29,8 @@ from tools.options import ProductList
 from tools.replay.archive import ArchiveSource, FolderObjects, S3Objects
 from tools.replay.capture import CaptureSource
 from tools.replay.player import Player, Tempo
-from tools.replay.progress import ReplayProgress
-from tools.replay.records import BadSource, Selection
-from tools.replay.source import Source
+from tools.replay.progress import progress_bar
+from tools.replay.records import BadSource, Selection, Source
 
 _LOOK_TIMEOUT_S = 3.0
 
@@ -124,8 +123,8 @@ async def _replay(
         else:
             _say(f"publishing to {target}")
         began = time.monotonic()
-        with ReplayProgress(span, speed if not dry_run else 0.0) as progress:
-            player = Player(broker, Tempo(speed), publish=not dry_run, on_progress=progress.reached)
+        with progress_bar(span, speed if not dry_run else 0.0) as reached:
+            player = Player(broker, Tempo(speed), publish=not dry_run, on_progress=reached)
             await player.play(source)
         seconds = time.monotonic() - began
         left_out = dict(source.left_out)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream import Broker, Position, Publisher, Record
 from services.common.subjects import RAW_LOG, StreamKey, pulse_key, raw_subject
 from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
-from tools.replay.records import Ledger, Recorded
-from tools.replay.source import Source
+from tools.replay.records import Ledger, Source
 
 # Records between two turns of the event loop at full speed, and between two reports.
 _TURN = 512
@@ -97,10 +96,6 @@ class Player:
             await publisher.aclose()
             await pulses.aclose()
 
-    async def _read(self, source: Source, publisher: Publisher | None) -> None:
-        async with contextlib.aclosing(source.records()) as records:
-            await self._all(records, publisher)
-
     async def _beat(self, publisher: Publisher, epoch: int) -> None:
         """Say of the products replayed so far that they are heard of; until cancelled."""
         while True:
@@ -117,41 +112,38 @@ class Player:
                 await publisher.send(Record(raw_subject(key), encode(raw), Position(epoch, now)))
             await asyncio.sleep(_PULSE_S)
 
-    async def _all(self, records: AsyncGenerator[Recorded], publisher: Publisher | None) -> None:
+    async def _read(self, source: Source, publisher: Publisher | None) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
         count = 0
-        async for recorded in records:
-            head = await self._head(recorded.key)
-            already = head is not None and recorded.position <= head
-            self.ledger.add(recorded, already=already)
-            count += 1
-            if count % _TURN == 0:
-                self._on_progress(recorded.ts, count)
-                await asyncio.sleep(0)
-            if publisher is None or already:
-                continue
-            wait = began + self._tempo.due(recorded.ts) - clock()
-            if wait > 0:
-                self._on_progress(recorded.ts, count)
-                await asyncio.sleep(wait)
-            await publisher.send(recorded.record())
+        async with contextlib.aclosing(source.records()) as records:
+            async for recorded in records:
+                head = await self._head(recorded.key)
+                already = head is not None and recorded.position <= head
+                self.ledger.add(recorded, already=already)
+                count += 1
+                if count % _TURN == 0:
+                    self._on_progress(recorded.ts, count)
+                    await asyncio.sleep(0)
+                if publisher is None or already:
+                    continue
+                wait = began + self._tempo.due(recorded.ts) - clock()
+                if wait > 0:
+                    self._on_progress(recorded.ts, count)
+                    await asyncio.sleep(wait)
+                await publisher.send(recorded.record())
         self._on_progress(self.ledger.last_ts, count)
 
     async def _head(self, key: StreamKey) -> Position | None:
         """Where the stream's log stood when its first record was met."""
         if key not in self._heads:
-            self._heads[key] = await self._read_head(key)
+            last = None
+            if self._broker is not None:
+                try:
+                    last = await self._broker.last(raw_subject(key))
+                except BrokerUnavailable:
+                    # To look at, a log that nobody has made yet is an empty one.
+                    if self._publish:
+                        raise
+            self._heads[key] = last.position if last is not None else None
         return self._heads[key]
-
-    async def _read_head(self, key: StreamKey) -> Position | None:
-        if self._broker is None:
-            return None
-        try:
-            last = await self._broker.last(raw_subject(key))
-        except BrokerUnavailable:
-            # To look at, a log that nobody has made yet is an empty one.
-            if self._publish:
-                raise
-            return None
-        return last.position if last is not None else None

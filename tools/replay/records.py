@@ -1,7 +1,9 @@
-"""Raw records on their way from a recording to the log: read, chosen, counted. Pure."""
+"""Raw records on their way from a recording to the log: read, chosen, counted."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,25 +11,9 @@ import msgspec
 
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, raw_subject
-from services.common.wire import UNREADABLE
+from services.common.wire import UNREADABLE, RawRecord
 
-
-class _Head(msgspec.Struct, gc=False):
-    """The envelope of a raw record; `body` is not decoded."""
-
-    kind: str
-    venue: str
-    channel: str
-    product: str
-    epoch: int
-    seq: int
-    sub: int
-    prev: int | None
-    ts_recv: int
-    prev_sub: int | None = None
-
-
-_decode = msgspec.json.Decoder(_Head).decode
+_decode = msgspec.json.Decoder(RawRecord).decode
 
 
 class BadSource(Exception):
@@ -56,15 +42,15 @@ def read_line(line: bytes) -> Recorded:
         BadSource: it is not a raw record.
     """
     try:
-        head = _decode(line)
+        record = _decode(line)
     except UNREADABLE as error:
         raise BadSource(f"not a raw record: {error}") from error
     return Recorded(
-        head.ts_recv,
-        StreamKey(head.venue, head.channel, head.product),
-        Position(head.epoch, head.seq, head.sub),
-        head.prev,
-        head.prev_sub,
+        record.ts_recv,
+        StreamKey(record.venue, record.channel, record.product),
+        Position(record.epoch, record.seq, record.sub),
+        record.prev,
+        record.prev_sub,
         line,
     )
 
@@ -93,6 +79,27 @@ class Selection:
 
     def wants(self, recorded: Recorded) -> bool:
         return self.wants_time(recorded.ts) and self.wants_stream(recorded.key)
+
+
+class Source(ABC):
+    """Recorded raw records of a selection, each stream's in order.
+
+    Both methods raise `BadSource` when the recording cannot be read, `StoreError` when the bucket
+    does not answer and OSError when a file cannot be read.
+    """
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How much of it was passed over, by reason, when it was last read."""
+        return {}
+
+    @abstractmethod
+    async def span(self) -> tuple[int, int] | None:
+        """Receive times between which the records lie, about, microseconds; None: nothing there."""
+
+    @abstractmethod
+    def records(self) -> AsyncGenerator[Recorded]:
+        """The records in the order of receiving, as far as their streams' order allows."""
 
 
 @dataclass(slots=True)
