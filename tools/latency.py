@@ -39,3 +39,8 @@ class LatencyHistogram:
             if seen >= rank:
                 return math.exp(bucket * _GROWTH)
         raise AssertionError("the buckets hold fewer values than were counted")
+
+    def quantile_ms(self, q: float) -> float | None:
+        """`quantile` in milliseconds, rounded to a hundredth."""
+        micros = self.quantile(q)
+        return None if micros is None else round(micros / 1000, 2)

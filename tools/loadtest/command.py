@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.runtime import flatten
+from services.common.subjects import CHANNELS
 from tools.loadtest.counts import LoadCounts, Told
 from tools.loadtest.load import Load
 from tools.options import (
@@ -32,7 +33,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.command(context_settings={"show_default": True})
 @url_option
 @products_option("BTC-USD")
-@option("--channel", type=click.Choice(["ticker", "trades", "book"]), default="ticker")
+@option("--channel", type=click.Choice(CHANNELS), default="ticker")
 @option("--clients", type=click.IntRange(1), default=100)
 @option(
     "--processes",

@@ -99,8 +99,5 @@ class Told:
 
 
 def _quantiles(name: str, histogram: LatencyHistogram) -> dict[str, float | None]:
-    found = {}
-    for label, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
-        value = histogram.quantile(q)
-        found[f"{name}_{label}"] = None if value is None else round(value / 1000, 2)
-    return found
+    quantiles = (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+    return {f"{name}_{label}": histogram.quantile_ms(q) for label, q in quantiles}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,17 +132,22 @@ def _frame(line: Framed, at_us: int) -> Frame:
 class _Recorded:
     """One product as far as the replay has come."""
 
-    def __init__(self, first: Match | None, sequence: int, *, seeded: bool) -> None:
-        """`first` is the recording's first trade, `seeded` whether it is one before it began."""
+    def __init__(self) -> None:
         self.book: Book | None = None
         self.tape = Tape()
-        self.sequence = sequence
+        self.sequence = 0
         self.time_us = 0
-        self.first_trade = first
         # The trade before the first one told.
-        self.told_after = None
-        if first is not None:
-            self.told_after = first.trade_id if seeded else first.trade_id - 1
+        self.told_after: int | None = None
+        self._numbered = False
+
+    def foresee(self, frame: Frame) -> None:
+        """Learn from the frames to come, in order, how it stood before the first of them."""
+        seed = frame.type == "last_match"
+        if frame.trade is not None and self.told_after is None:
+            self.told_after = frame.trade.trade_id - (not seed)
+        if frame.sequence is not None and not seed and not self._numbered:
+            self.sequence, self._numbered = max(0, frame.sequence - 1), True
 
     @property
     def last_trade_id(self) -> int:
@@ -174,24 +180,13 @@ class _Levels(msgspec.Struct):
     changes: list[list[str]] = []
 
 
-def _state_before(frames: Sequence[Frame]) -> dict[str, _Recorded]:
+def _state_before(frames: Iterable[Frame]) -> dict[str, _Recorded]:
     """Each product as it stood before the first frame, as far as later ones tell."""
-    trades: dict[str, Frame] = {}
-    sequences: dict[str, int] = {}
+    found: defaultdict[str, _Recorded] = defaultdict(_Recorded)
     for frame in frames:
-        if frame.trade is not None:
-            trades.setdefault(frame.product, frame)
-        if frame.sequence is not None and frame.type != "last_match":
-            sequences.setdefault(frame.product, frame.sequence)
-    found = {}
-    for name in dict.fromkeys(frame.product for frame in frames if frame.product):
-        first = trades.get(name)
-        found[name] = _Recorded(
-            first.trade if first is not None else None,
-            max(0, sequences.get(name, 1) - 1),
-            seeded=first is not None and first.type == "last_match",
-        )
-    return found
+        if frame.product:
+            found[frame.product].foresee(frame)
+    return dict(found)
 
 
 class ReplayMarket:

@@ -18,6 +18,7 @@ from market_data_fanout_client.chain import ChainCounts, Verdict
 from rich.console import Console
 
 from services.common.runtime import flatten
+from services.common.subjects import CHANNELS
 from tools.embedded import ChildDied, ServerFailed
 from tools.latency import LatencyHistogram
 from tools.stack.gap import GapFigures, GapStory
@@ -31,7 +32,6 @@ from tools.subscriber import Message, Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.command import draw
 
-CHANNELS = ("ticker", "trades", "book")
 _CONNECT_TIMEOUT = 30.0
 # How long a gap that is being healed when the time is up may still take.
 _SETTLE_TIMEOUT = 8.0
@@ -53,6 +53,10 @@ class NeverConnected(Exception):
 
     def __init__(self, url: str, seconds: float) -> None:
         super().__init__(f"no subscription was confirmed by {url} within {seconds:.0f} s")
+
+
+# The ways in which a run can fail that are told in words.
+_FAILURES = (ChildDied, NotReady, ServerFailed, Refused, NeverConnected, httpx.HTTPError)
 
 
 @dataclass
@@ -136,14 +140,7 @@ class Demo:
         """Turn the ways a run can fail into words, with the last lines of the one to blame."""
         try:
             yield
-        except* (
-            ChildDied,
-            NotReady,
-            ServerFailed,
-            Refused,
-            NeverConnected,
-            httpx.HTTPError,
-        ) as group:
+        except* _FAILURES as group:
             for error in flatten(group):
                 self._blame(error)
 
@@ -182,7 +179,8 @@ class Demo:
                     title = f"market data from {self._options.stack.upstream}"
                     tasks.append(group.create_task(draw(self._board, title, self._console)))
                 if self._options.gap:
-                    tasks.append(group.create_task(self._make_gap(), name="gap"))
+                    making = self._story.run(self._stack.url(EXCHANGE), self._stack.products[0])
+                    tasks.append(group.create_task(making, name="gap"))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._options.stack.duration):
                         await self._signals.stop.wait()
@@ -236,9 +234,6 @@ class Demo:
         if state.startswith("disconnected") and not self._options.board:
             self._say(f"subscriber {state}")
 
-    async def _make_gap(self) -> None:
-        await self._story.run(self._stack.url(EXCHANGE), self._stack.products[0])
-
     async def _settle(self) -> None:
         """Read the gap figures; a gap that is being healed right now is given its time."""
         deadline = time.monotonic() + _SETTLE_TIMEOUT
@@ -280,12 +275,7 @@ class Demo:
         for text in problems(self._seen):
             if text != self._seen.failure:
                 self._say(f"problem: {text}")
-        line = summary(
-            self._seen,
-            products=self._stack.products,
-            broker=self._options.stack.broker_kind,
-            upstream=self._options.stack.upstream,
-        )
+        line = summary(self._seen, self._stack.products, self._options.stack)
         if self._stack.capture is not None:
             line["left_out"] = dict(self._stack.capture.left_out)
         self._console.file.flush()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from services.common.subjects import CHANNELS
 from tools.embedded import (
     AwsServer,
     ChildProcess,
@@ -71,9 +72,7 @@ class Stack:
             self.capture = Capture.scan(options.capture, options.truth)
         found = self.capture.products if self.capture is not None else DEFAULT_PRODUCTS
         self.products = options.products or found
-        self.channels = (
-            self.capture.channels if self.capture is not None else ("ticker", "trades", "book")
-        )
+        self.channels = self.capture.channels if self.capture is not None else CHANNELS
 
         self.broker: EmbeddedServer = (
             ValkeyServer(data_dir=self._server_dir("valkey"))
@@ -85,11 +84,11 @@ class Stack:
         self.aws = AwsServer(port=free_port(), data_dir=self._server_dir("aws"))
         self.exchange = None if options.upstream == "coinbase" else self._exchange()
         self.services = {name: self._service(name) for name in SERVICES}
-        everything: list[ChildProcess] = [self.broker, self.aws]
+        # What the services need, and has to be there before them.
+        self._below: list[ChildProcess] = [self.broker, self.aws]
         if self.exchange is not None:
-            everything.append(self.exchange)
-        everything += self.services.values()
-        self.components: dict[str, ChildProcess] = {c.name: c for c in everything}
+            self._below.append(self.exchange)
+        self.components = {each.name: each for each in (*self._below, *self.services.values())}
 
     def _server_dir(self, name: str) -> Path:
         path = self.run_dir / name
@@ -150,10 +149,7 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         try:
-            first: list[ChildProcess] = [self.broker, self.aws]
-            if self.exchange is not None:
-                first.append(self.exchange)
-            await self._start_together(first)
+            await self._start_together(self._below)
             await self._start_together(list(self.services.values()))
         except BaseException:  # also when it is cancelled: no process may be left
             await self.close()

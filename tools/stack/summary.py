@@ -10,6 +10,7 @@ from market_data_fanout_client.chain import ChainCounts
 
 from tools.latency import LatencyHistogram
 from tools.stack.gap import GapFigures
+from tools.stack.options import StackOptions
 from tools.stack.truth import Comparison
 
 
@@ -62,9 +63,7 @@ def problems(seen: Observation) -> list[str]:
     return found
 
 
-def summary(
-    seen: Observation, *, products: Sequence[str], broker: str, upstream: str
-) -> dict[str, Any]:
+def summary(seen: Observation, products: Sequence[str], asked: StackOptions) -> dict[str, Any]:
     """The summary as a JSON object; `ok` is whether the process may exit with 0."""
     total = _total(seen)
     found = problems(seen)
@@ -82,11 +81,11 @@ def summary(
         "ticks_by_channel": {name: counts.applied for name, counts in seen.counts.items()},
         "books_equal": seen.truth.books_equal,
         "trades_equal": seen.truth.trades_equal,
-        "latency_ms_p50": _ms(seen.latency.quantile(0.5)),
-        "latency_ms_p99": _ms(seen.latency.quantile(0.99)),
+        "latency_ms_p50": seen.latency.quantile_ms(0.5),
+        "latency_ms_p99": seen.latency.quantile_ms(0.99),
         "products": list(products),
-        "broker": broker,
-        "upstream": upstream,
+        "broker": asked.broker_kind,
+        "upstream": asked.upstream,
         "duration_s": round(seen.duration_s, 1),
         "ok": not found,
     }
@@ -100,7 +99,3 @@ def _total(seen: Observation) -> ChainCounts:
     for counts in seen.counts.values():
         total.add(counts)
     return total
-
-
-def _ms(micros: float | None) -> float | None:
-    return None if micros is None else round(micros / 1000, 2)

@@ -21,31 +21,25 @@ class Rate:
     """Events a second over the last five whole seconds."""
 
     def __init__(self) -> None:
-        self._seconds: deque[tuple[int, int]] = deque()
+        self._counts: dict[int, int] = {}
         self._first: int | None = None
 
     def add(self, now: float) -> None:
         second = int(now)
-        if self._first is None:
-            self._first = second
-        if self._seconds and self._seconds[-1][0] == second:
-            self._seconds[-1] = (second, self._seconds[-1][1] + 1)
-        else:
-            self._seconds.append((second, 1))
-        self._forget(second)
+        if second not in self._counts:
+            self._first = second if self._first is None else self._first
+            self._counts = {
+                at: count for at, count in self._counts.items() if at >= second - _RATE_WINDOW_S
+            }
+        self._counts[second] = self._counts.get(second, 0) + 1
 
     def per_second(self, now: float) -> float:
         second = int(now)
-        self._forget(second)
-        if self._first is None or second == self._first:
-            return float(sum(count for _, count in self._seconds))
+        if self._first is None or second <= self._first:
+            return float(self._counts.get(second, 0))
         # The running second is not over yet, so it does not count.
-        full = sum(count for at, count in self._seconds if at != second)
-        return full / min(_RATE_WINDOW_S, second - self._first)
-
-    def _forget(self, second: int) -> None:
-        while self._seconds and self._seconds[0][0] < second - _RATE_WINDOW_S:
-            self._seconds.popleft()
+        full = range(max(self._first, second - _RATE_WINDOW_S), second)
+        return sum(self._counts.get(at, 0) for at in full) / len(full)
 
 
 @dataclass

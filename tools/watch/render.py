@@ -91,7 +91,9 @@ def _columns(board: Board, now: float) -> list[_Column]:
         _Column("change", 7, [_change(row) for row in rows]),
         _Column("ticks", 10, [Text(f"{row.ticks:,}") for row in rows]),
         _Column("ticks/s", 6, [Text(f"{row.rate.per_second(now):.1f}") for row in rows]),
-        _Column("ms", 8, [_latency(row) for row in rows]),
+        _Column(
+            "ms", 8, [Text("–" if r.latency_ms is None else f"{r.latency_ms:.1f}") for r in rows]
+        ),
         _Column("chain", 5, [_chain(row) for row in rows], right=False),
         _Column("feed", 9, [_feed(row) for row in rows], right=False),
     ]
@@ -106,10 +108,6 @@ def _change(row: Row) -> Text:
     if change is None:
         return Text("–")
     return Text(f"{change:+.2f}%", style=_UP if change > 0 else _DOWN if change < 0 else "")
-
-
-def _latency(row: Row) -> Text:
-    return Text("–" if row.latency_ms is None else f"{row.latency_ms:.1f}")
 
 
 def _chain(row: Row) -> Text:

@@ -80,14 +80,6 @@ def _exponent(message: _Message, _rng: Random) -> bool:
     return bool(named) or any(True for _ in _rows(message))
 
 
-def _empty(message: _Message, rng: Random) -> bool:
-    return _spoil_optional(message, rng, lambda name: message.__setitem__(name, ""))
-
-
-def _absent(message: _Message, rng: Random) -> bool:
-    return _spoil_optional(message, rng, message.pop)
-
-
 def _spoil_optional(message: _Message, rng: Random, spoil: Callable[[str], Any]) -> bool:
     names = [name for name in _OPTIONAL.get(message["type"], ()) if name in message]
     for name in rng.sample(names, rng.randint(1, len(names))) if names else ():
@@ -104,15 +96,6 @@ def _spoil_decimal(message: _Message, rng: Random, field: str, column: int) -> b
         return False
     message[field] = UNREADABLE
     return True
-
-
-def _bad_size(message: _Message, rng: Random) -> bool:
-    field = "last_size" if message["type"] == "ticker" else "size"
-    return _spoil_decimal(message, rng, field, -1)
-
-
-def _bad_price(message: _Message, rng: Random) -> bool:
-    return _spoil_decimal(message, rng, "price", -2)
 
 
 def _wrong_size(message: _Message, _rng: Random) -> bool:
@@ -137,10 +120,14 @@ _SEVERAL = 3
 
 _KINDS: dict[OddKind, Callable[[_Message, Random], bool]] = {
     "exponent": _exponent,
-    "empty": _empty,
-    "absent": _absent,
-    "bad_size": _bad_size,
-    "bad_price": _bad_price,
+    "empty": lambda message, rng: _spoil_optional(
+        message, rng, lambda name: message.__setitem__(name, "")
+    ),
+    "absent": lambda message, rng: _spoil_optional(message, rng, message.pop),
+    "bad_size": lambda message, rng: _spoil_decimal(
+        message, rng, "last_size" if message["type"] == "ticker" else "size", -1
+    ),
+    "bad_price": lambda message, rng: _spoil_decimal(message, rng, "price", -2),
     "wrong_size": _wrong_size,
     "year_0001": lambda message, _: _replace(message, "time", lambda _: "0001-01-01T00:00:00Z"),
     "bad_time": lambda message, _: _replace(message, "time", lambda _: "yesterday"),

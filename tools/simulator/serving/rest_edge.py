@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ class EdgeCache:
         if answer.max_age is None or age >= answer.max_age:
             del self._held[url]
             return None
-        headers = {**answer.headers, "Age": str(math.ceil(age)), "CF-Cache-Status": "HIT"}
-        return RestAnswer(answer.status, answer.body, headers, answer.max_age)
+        return _through(answer, math.ceil(age), "HIT")
 
     def keep(self, url: str, answer: RestAnswer, now_s: float) -> RestAnswer:
         """Hold an answer of the origin; returns it as the client gets it."""
@@ -47,5 +46,9 @@ class EdgeCache:
         if len(self._held) >= self._KEEP:
             self._held.clear()
         self._held[url] = (now_s, answer)
-        headers = {**answer.headers, "Age": "0", "CF-Cache-Status": "MISS"}
-        return RestAnswer(answer.status, answer.body, headers, answer.max_age)
+        return _through(answer, 0, "MISS")
+
+
+def _through(answer: RestAnswer, age: int, status: str) -> RestAnswer:
+    headers = {**answer.headers, "Age": str(age), "CF-Cache-Status": status}
+    return replace(answer, headers=headers)

@@ -8,6 +8,7 @@ from market_data_fanout_client.chain import ChainCounts
 
 from tools.latency import LatencyHistogram
 from tools.stack.gap import GapFigures
+from tools.stack.options import StackOptions
 from tools.stack.summary import Observation, problems, summary
 
 METRICS = """\
@@ -34,7 +35,7 @@ def seen(**more: Any) -> Observation:
 
 
 def line(observation: Observation) -> dict[str, Any]:
-    return summary(observation, products=("BTC-USD",), broker="nats", upstream="sim")
+    return summary(observation, ("BTC-USD",), StackOptions())
 
 
 def test_figures_are_added_up_over_products_and_causes() -> None:
