@@ -12,7 +12,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -77,12 +77,11 @@ class Subscriber:
         self.latency = LatencyHistogram()
         self.protocol = Protocol(raw=True)
         for want in wants:
-            options = asdict(want)
-            names = [options.pop(name) for name in ("products", "channel", "venue", "from_seq")]
-            products, channel, venue, from_seq = names
             # Without `batch` a frame is a message, as for a client that asks for nothing.
+            options = {"mode": want.mode, "max_rate": want.max_rate, "depth": want.depth}
+            options["batch"] = False
             self.protocol.subscribe(
-                products, [channel], venue, from_seq, None, {**options, "batch": False}
+                want.products, [want.channel], want.venue, want.from_seq, None, options
             )
         self.chains = {name: stream.chain for name, stream in self.protocol.streams.items()}
         self._headers = {"X-API-Key": api_key} if api_key else {}

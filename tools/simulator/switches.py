@@ -48,12 +48,8 @@ class FaultSwitches:
             self.end_timed()
         if request.rest is not None:
             self._surface.rest_fault = (request.rest, request.rest.count)
-        for name, seconds in (
-            ("stall", request.stall_s),
-            ("refuse", request.refuse_s),
-            ("stale_rest", request.stale_rest_s),
-        ):
-            if seconds is not None:
+        for name in ("stall", "refuse", "stale_rest"):
+            if (seconds := getattr(request, f"{name}_s")) is not None:
                 self._begin(name, seconds)
         if request.disconnect is not None:
             self._set_disconnect(request.disconnect)

@@ -207,11 +207,6 @@ class Rule[C: Chance]:
         return {**self.asked.model_dump(), "left": self._left, "hits": self._hits}
 
 
-def _hit(rule: Rule[Any] | None, message: Outgoing, *, greeting: bool = False) -> bool:
-    """Whether a rule for messages is there and hits this one."""
-    return rule is not None and rule.asked.matches(message, greeting=greeting) and rule.hit()
-
-
 @dataclass(slots=True)
 class _Held:
     message: Outgoing
@@ -223,66 +218,68 @@ class MessageFaults:
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(f"{seed}:faults")
-        self.drop: Rule[Drop] | None = None
-        self.duplicate: Rule[Selection] | None = None
-        self.reorder: Rule[Reorder] | None = None
-        self.odd: dict[OddKind, Rule[Selection]] = {}
+        # Those named `drop`, `duplicate` and `reorder` that are in force.
+        self._rules: dict[str, Rule[Any]] = {}
+        self._odd: dict[OddKind, Rule[Selection]] = {}
         self._held: deque[_Held] = deque()
 
     def set(self, request: FaultRequest) -> None:
         """Take over the message faults of a request."""
         if request.clear:
-            self.drop = self.duplicate = self.reorder = None
-            self.odd = {}
-        if request.drop is not None:
-            self.drop = Rule(request.drop, self._rng)
-        if request.duplicate is not None:
-            self.duplicate = Rule(request.duplicate, self._rng)
-        if request.reorder is not None:
-            self.reorder = Rule(request.reorder, self._rng)
+            self._rules.clear()
+            self._odd = {}
+        for name in ("drop", "duplicate", "reorder"):
+            if (asked := getattr(request, name)) is not None:
+                self._rules[name] = Rule(asked, self._rng)
         if request.odd is not None:
-            self.odd = {kind: Rule(each, self._rng) for kind, each in request.odd.items()}
+            self._odd = {kind: Rule(each, self._rng) for kind, each in request.odd.items()}
 
     @property
     def active(self) -> bool:
-        return bool(self.drop or self.duplicate or self.reorder or self.odd or self._held)
+        return bool(self._rules or self._odd or self._held)
 
     def chance(self, probability: float) -> bool:
         return self._rng.random() < probability
 
     def greeting(self, message: Outgoing) -> Delivery:
         """The fate of an answer to a subscription, for the one client that gets it."""
-        if _hit(self.drop, message, greeting=True):
+        if self._hit("drop", message, greeting=True):
             return Delivery([], "dropped")
         message, odd = self._distorted(message, greeting=True)
         return Delivery([message], "sent", odd=odd)
 
     def pass_on(self, message: Outgoing) -> Delivery:
         """The fate of a message for everybody, and what is sent now."""
-        one_short = False
-        if self.drop is not None and _hit(self.drop, message):
-            one_short = self.drop.asked.one_connection
-            if not one_short:
-                return Delivery([], "dropped")
+        drop: Drop | None = self._hit("drop", message)
+        if drop is not None and not drop.one_connection:
+            return Delivery([], "dropped")
         message, odd = self._distorted(message, greeting=False)
-        # A copy that comes again would give the one client what it has to miss.
-        whole = not one_short
-        if whole and self.reorder is not None and _hit(self.reorder, message):
-            self._held.append(_Held(message, self.reorder.asked.by))
-            return Delivery([], "reordered", odd=odd)
         send = [message]
         fate: Literal["sent", "duplicated"] = "sent"
-        if whole and _hit(self.duplicate, message):
-            send.append(message)
-            fate = "duplicated"
+        # A copy that comes again would give the one client what it has to miss.
+        if drop is None:
+            reorder: Reorder | None = self._hit("reorder", message)
+            if reorder is not None:
+                self._held.append(_Held(message, reorder.by))
+                return Delivery([], "reordered", odd=odd)
+            if self._hit("duplicate", message):
+                send.append(message)
+                fate = "duplicated"
         send.extend(self._due(message.product))
-        return Delivery(send, fate, one_short, odd)
+        return Delivery(send, fate, drop is not None, odd)
+
+    def _hit(self, name: str, message: Outgoing, *, greeting: bool = False) -> Any:
+        """What was asked of the rule that hits this message; None where none does."""
+        rule = self._rules.get(name)
+        if rule is None or not rule.asked.matches(message, greeting=greeting) or not rule.hit():
+            return None
+        return rule.asked
 
     def _distorted(
         self, message: Outgoing, *, greeting: bool
     ) -> tuple[Outgoing, tuple[OddKind, ...]]:
         kinds: list[OddKind] = []
-        for kind, rule in self.odd.items():
+        for kind, rule in self._odd.items():
             if not rule.asked.matches(message, greeting=greeting) or not rule.due():
                 continue
             distorted = distort(kind, message, self._rng)
@@ -301,16 +298,9 @@ class MessageFaults:
                 yield held.message
 
     def report(self) -> dict[str, object]:
-        rules: dict[str, Rule[Any] | None] = {
-            "drop": self.drop,
-            "duplicate": self.duplicate,
-            "reorder": self.reorder,
-        }
-        report: dict[str, object] = {
-            name: rule.report() for name, rule in rules.items() if rule is not None
-        }
-        if self.odd:
-            report["odd"] = {kind: rule.report() for kind, rule in self.odd.items()}
+        report: dict[str, object] = {name: rule.report() for name, rule in self._rules.items()}
+        if self._odd:
+            report["odd"] = {kind: rule.report() for kind, rule in self._odd.items()}
         return report
 
 
