@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from services.common.domain.book import BUY, SELL
 from tools.simulator.clock import SECOND, iso6
@@ -30,6 +31,7 @@ from tools.simulator.venue import L2Row, ProductState, ticker_of
 _TICKER_FIRST = 0.17
 # Trades of one order that share a ticker, as happens when an order sweeps several makers.
 _TICKER_COALESCED = 0.2
+_PRICES = frozenset({"price", "old_price", "new_price"})
 _MESSAGES: dict[type, Callable[..., OrderEvent]] = {
     Received: messages.Received,
     Opened: messages.Open,
@@ -187,22 +189,24 @@ class ProductMarket:
         if isinstance(event, Matched):
             return self._record_trade(event, at)
         self._sequence += 1
-        texts = {name: self._text(name, value) for name, value in event._asdict().items()}
+        price_text = self._scale.trimmed_price
+        fields: dict[str, Any] = {
+            "product_id": self.product.id,
+            "sequence": self._sequence,
+            "time": iso6(at),
+        }
+        for name, value in zip(event._fields, event, strict=True):
+            if value.__class__ is not int:
+                fields[name] = value
+            elif name in _PRICES:
+                fields[name] = price_text(value)
+            else:
+                fields[name] = trim(size_text(value))
         if isinstance(event, Received):
-            texts["order_type"] = "market" if event.price is None else "limit"
+            fields["order_type"] = "market" if event.price is None else "limit"
         elif isinstance(event, Done) and event.price is None:
-            texts["remaining_size"] = None
-        return _MESSAGES[type(event)](
-            **texts, product_id=self.product.id, sequence=self._sequence, time=iso6(at)
-        )
-
-    def _text(self, name: str, value: str | int | None) -> str | None:
-        """A field of an event as messages have it."""
-        if not isinstance(value, int):
-            return value
-        return (
-            self._scale.trimmed_price(value) if name.endswith("price") else trim(size_text(value))
-        )
+            del fields["remaining_size"]
+        return _MESSAGES[event.__class__](**fields)
 
     def _record_trade(self, event: Matched, at: int) -> Match:
         self._sequence += 1
