@@ -19,6 +19,8 @@ class DeliveryTimes:
         micros: the time of day in microseconds, to compare with `ts_ingest`.
     """
 
+    __slots__ = ("_micros", "_newest", "_traced")
+
     def __init__(self, micros: Callable[[], int]) -> None:
         self._micros = micros
         self._newest: list[tuple[LiveStream, StreamRecord]] = []

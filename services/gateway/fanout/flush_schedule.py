@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -21,7 +21,7 @@ class Turns(NamedTuple):
     clock: Callable[[], float]
 
 
-@dataclass
+@dataclass(slots=True)
 class FlushSchedule:
     """Sees to it that `flush` is called once, however often it is asked for.
 
@@ -39,6 +39,7 @@ class FlushSchedule:
     flush: Callable[[], None]
     flushing: bool = False
     held: bool = False
+    _pushed_at: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._pushed_at = -self.window

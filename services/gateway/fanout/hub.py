@@ -207,7 +207,9 @@ class Hub:
                 if not group.members:
                     continue
             frames = text_frames(messages)
-            self._batch.add(Push(group, frames, len(messages), before, len(records)))
+            receivers = len(group.members)
+            push = Push(group, frames, len(messages), before, len(records), receivers)
+            self._batch.add(push)
         if live_stream.conflated:
             self._conflate(live_stream, records, before)
         if records and (live_stream.full or live_stream.conflated):

@@ -16,7 +16,7 @@ from services.gateway.websocket.rfc6455.frames import text_frame, text_frames
 _CALM = 10
 
 
-@dataclass
+@dataclass(slots=True)
 class MergedSending:
     """The subscriptions that are owed something.
 

@@ -7,7 +7,7 @@ is for. When the turn is written, clients that get the same pushes get the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, repeat
 
 from services.common.stream import Position
@@ -35,11 +35,8 @@ class Push:
     messages: int
     before: Position
     records: int
-    receivers: int = field(init=False)
-    bit: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.receivers = len(self.group.members)
+    receivers: int
+    bit: int = 0
 
 
 class PushBatch:
@@ -49,6 +46,8 @@ class PushBatch:
         size: bytes of all of them.
         individual: clients that were given a part of it on their own.
     """
+
+    __slots__ = ("_bits", "_buffers", "individual", "pushes", "size")
 
     def __init__(self) -> None:
         self.pushes: list[Push] = []
