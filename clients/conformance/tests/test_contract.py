@@ -63,6 +63,13 @@ def test_both_sdks_handle_every_message(protocol: Path) -> None:
     assert handled == kinds - UNHANDLED
 
 
+def test_both_sdks_hand_out_all_that_a_late_record_says() -> None:
+    # Its own place in the log and when it was received: no position that a client could hold.
+    late = models.Late.model_fields.keys() - INTERNAL - {"seq", "sub", "ts_ingest"}
+    assert {field.name for field in fields(sdk.Late)} == late
+    assert declared("LateEvent") - {"type"} == late - {"venue", "channel", "product"}
+
+
 def test_both_sdks_hand_out_all_that_a_tick_says() -> None:
     tick = models.Tick.model_fields.keys() - INTERNAL
     assert {field.name for field in fields(sdk.Tick)} == tick | {"merged"}

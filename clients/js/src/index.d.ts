@@ -61,6 +61,8 @@ export interface LateEvent extends StreamNames {
   open: { from: number; to: number }[];
   /** What will not come any more. */
   lost: { from: number; to: number }[];
+  /** `found`, `denied`, `expired`, `too_many`, `renumbered`, or `open`: nothing new. */
+  reason: string;
 }
 export interface StatusEvent extends StreamNames {
   type: "status";

@@ -296,6 +296,7 @@ async def test_late_trades_are_handed_out_to_who_asks_for_them() -> None:
                 break
         assert found is not None
         assert found.missed == (missed.from_, missed.to)
+        assert found.reason == "found"
         assert [tick.seq for tick in found.ticks] == [missed.from_]
         assert found.open == ((missed.from_ + 1, missed.to),)
         assert client.position("BTC-USD", "trades") == held

@@ -105,6 +105,7 @@ class Late(Event):
         ticks: ascending; each one's `seq` is its trade id.
         open: ranges (first, last) that are still missing and asked for; none: the gap is closed.
         lost: ranges that will not come any more.
+        reason: `found`, `denied`, `expired`, `too_many`, `renumbered`, or `open`: nothing new.
     """
 
     epoch: int
@@ -112,6 +113,7 @@ class Late(Event):
     ticks: tuple[Tick, ...]
     open: tuple[tuple[int, int], ...]
     lost: tuple[tuple[int, int], ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
