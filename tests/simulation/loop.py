@@ -116,6 +116,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.processes.append(process)
         context = process.context()
         task = context.run(self.create_task, main(), name=machine.name, context=context)
+        process.main = task
         task.add_done_callback(lambda _: self._exit(process, task), context=self.own_context)
         return process
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.simulation.transport import SimulatedTransport
@@ -58,6 +58,8 @@ class Process:
         machine.up = True
         self.alive = True
         self.transports: dict[SimulatedTransport, None] = {}
+        # asyncio holds tasks weakly; a real program's main task is held by its runner.
+        self.main: asyncio.Task[Any] | None = None
 
     def context(self) -> Context:
         """A context for code of this process; what that code starts inherits it."""

@@ -1,0 +1,275 @@
+"""JetStream's API, in JSON both ways (docs.nats.io, "JetStream wire API Reference")."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.simulation.nats_model.consumer import Consumer
+from tests.simulation.nats_model.stream import Refused, Stored, Stream
+from tests.simulation.nats_model.wire import status, timestamp, with_headers
+
+_SUBJECTS_AT_ONCE = 100_000
+# What a stream's config may not be changed in, once it is there.
+_FIXED = frozenset({"name", "storage", "retention"})
+
+
+def _stream_not_found() -> Refused:
+    return Refused(404, 10059, "stream not found")
+
+
+class JetStream:
+    """The streams and consumers of one account, which outlive the server that has them."""
+
+    def __init__(self, server_name: str) -> None:
+        self.server_name = server_name
+        self.streams: dict[str, Stream] = {}
+        self.consumers: dict[tuple[str, str], Consumer] = {}
+        # Called with a consumer that is no more, and with one that may give out again.
+        self.on_gone: Callable[[Consumer], None] = lambda _: None
+        self.on_ready: Callable[[Consumer], None] = lambda _: None
+
+    def stream_for(self, subject: str) -> Stream | None:
+        """The stream that stores what is published there."""
+        return next((one for one in self.streams.values() if one.takes(subject)), None)
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name.
+
+        Raises:
+            Refused: there is none.
+        """
+        if (found := self.streams.get(name)) is None:
+            raise _stream_not_found()
+        return found
+
+    def answer(self, verb: str, payload: bytes, now_ns: int) -> bytes | None:
+        """What `$JS.API.<verb>` is answered; None where nobody answers."""
+        tokens = verb.split(".")
+        handler = _HANDLERS.get(tuple(tokens[:2])) or _HANDLERS.get(tuple(tokens[:3]))
+        if verb == "INFO":
+            handler = JetStream._account
+        if handler is None:
+            return None
+        body = json.loads(payload) if payload else {}
+        names = tokens[3:] if tokens[:2] == ["STREAM", "MSG"] else tokens[2:]
+        try:
+            told = handler(self, names, body, now_ns)
+        except Refused as refused:
+            told = {"error": error_of(refused)}
+        return json.dumps({"type": f"io.nats.jetstream.api.v1.{tokens[0].lower()}"} | told).encode()
+
+    def _account(self, _names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
+        limits = dict.fromkeys(("max_memory", "max_storage", "max_streams", "max_consumers"), -1)
+        held = sum(stream.bytes for stream in self.streams.values())
+        return {"memory": 0, "storage": held, "streams": len(self.streams), "limits": limits}
+
+    # -- streams
+
+    def _create(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        made = Stream(body, now_ns)
+        there = self.streams.setdefault(names[0], made)
+        if there.config != made.config:
+            said = "stream name already in use with a different configuration"
+            raise Refused(400, 10058, said)
+        return self._info_of(there, {}, now_ns)
+
+    def _update(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        stream = self.stream(names[0])
+        stream.config |= {key: value for key, value in body.items() if key not in _FIXED}
+        return self._info_of(stream, {}, now_ns)
+
+    def _info(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        return self._info_of(self.stream(names[0]), body, now_ns)
+
+    def _info_of(self, stream: Stream, body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        stream.expire(now_ns)
+        oldest = stream.records.get(stream.first)
+        state: dict[str, Any] = {
+            "messages": len(stream.records),
+            "bytes": stream.bytes,
+            "first_seq": stream.first,
+            "first_ts": timestamp(oldest.time_ns if oldest else 0),
+            "last_seq": stream.last,
+            "last_ts": timestamp(stream.last_ns),
+            "num_subjects": len(stream.by_subject),
+            "consumer_count": sum(key[0] == stream.config["name"] for key in self.consumers),
+        }
+        paging = {"total": 0, "offset": 0, "limit": 0}
+        if "subjects_filter" in body:
+            begin = int(body.get("offset", 0))
+            page = sorted(stream.by_subject)[begin : begin + _SUBJECTS_AT_ONCE]
+            state["subjects"] = {subject: len(stream.by_subject[subject]) for subject in page}
+            total = len(stream.by_subject)
+            paging = {"total": total, "offset": begin, "limit": _SUBJECTS_AT_ONCE}
+        return {
+            **paging,
+            "config": stream.config,
+            "created": timestamp(stream.created_ns),
+            "state": state,
+            "cluster": {"leader": self.server_name},
+            "ts": timestamp(now_ns),
+        }
+
+    def _delete(self, names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
+        self.stream(names[0])
+        del self.streams[names[0]]
+        for key in [key for key in self.consumers if key[0] == names[0]]:
+            self.on_gone(self.consumers.pop(key))
+        return {"success": True}
+
+    def _purge(self, names: list[str], body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
+        return {"success": True, "purged": self.stream(names[0]).purge(body.get("seq"))}
+
+    def _get(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        stream = self.stream(names[0])
+        stream.expire(now_ns)
+        found = stream.find(body)
+        if found is None:
+            raise Refused(404, 10037, "no message found")
+        told = {
+            "subject": found.subject,
+            "seq": found.seq,
+            "data": b64encode(found.payload).decode(),
+            "time": timestamp(found.time_ns),
+        }
+        return {
+            "message": told | ({"hdrs": b64encode(found.headers).decode()} if found.headers else {})
+        }
+
+    def direct_get(self, name: str, payload: bytes, now_ns: int) -> Iterator[tuple[bytes, bytes]]:
+        """The answers to `$JS.API.DIRECT.GET.<stream>`: a header block and a payload each."""
+        stream = self.streams.get(name)
+        if stream is None or not stream.config["allow_direct"]:
+            # Nobody subscribes to it then.
+            yield status(503), b""
+            return
+        stream.expire(now_ns)
+        asked = json.loads(payload)
+        if "batch" in asked:
+            yield from _batch_of(stream, asked)
+        elif (found := stream.find(asked)) is None:
+            yield status(404, "Message Not Found"), b""
+        else:
+            yield _described(stream, found), found.payload
+
+    # -- consumers
+
+    def consumer(self, stream: str, name: str) -> Consumer:
+        """The consumer of that name.
+
+        Raises:
+            Refused: there is none.
+        """
+        self.stream(stream)
+        if (found := self.consumers.get((stream, name))) is None:
+            raise Refused(404, 10014, "consumer not found")
+        return found
+
+    def _make(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        stream, key = self.stream(names[0]), (names[0], names[1])
+        there = self.consumers.get(key)
+        if there is None:
+            if body.get("action") == "update":
+                raise Refused(400, 10149, "consumer does not exist")
+            there = self.consumers[key] = Consumer(stream, body["config"], now_ns)
+        else:
+            if body.get("action") == "create" and there.config != body["config"]:
+                raise Refused(400, 10148, "consumer already exists")
+            there.config = body["config"]
+        return self._told(there, now_ns)
+
+    def _consumer_info(
+        self, names: list[str], _body: dict[str, Any], now_ns: int
+    ) -> dict[str, Any]:
+        return self._told(self.consumer(*names), now_ns)
+
+    def _reset(self, names: list[str], _body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        consumer = self.consumer(*names)
+        begin = consumer.reset()
+        self.on_ready(consumer)
+        return self._told(consumer, now_ns) | {"reset_seq": begin}
+
+    def _forget(self, names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
+        self.consumer(*names)
+        self.on_gone(self.consumers.pop((names[0], names[1])))
+        return {"success": True}
+
+    @staticmethod
+    def _told(consumer: Consumer, now_ns: int) -> dict[str, Any]:
+        consumer.stream.expire(now_ns)
+        return {
+            "stream_name": consumer.stream.config["name"],
+            "name": consumer.name,
+            "created": timestamp(consumer.created_ns),
+            "config": consumer.config,
+            "delivered": {
+                "consumer_seq": consumer.delivered_number,
+                "stream_seq": consumer.delivered_seq,
+            },
+            "ack_floor": {
+                "consumer_seq": consumer.floor_number,
+                "stream_seq": consumer.floor_seq,
+            },
+            "num_ack_pending": consumer.unacked,
+            "num_pending": consumer.pending,
+            "ts": timestamp(now_ns),
+        }
+
+
+_HANDLERS: dict[
+    tuple[str, ...],
+    Callable[[JetStream, list[str], dict[str, Any], int], dict[str, Any]],
+] = {
+    ("STREAM", "CREATE"): JetStream._create,
+    ("STREAM", "UPDATE"): JetStream._update,
+    ("STREAM", "INFO"): JetStream._info,
+    ("STREAM", "DELETE"): JetStream._delete,
+    ("STREAM", "PURGE"): JetStream._purge,
+    ("STREAM", "MSG", "GET"): JetStream._get,
+    ("CONSUMER", "CREATE"): JetStream._make,
+    ("CONSUMER", "INFO"): JetStream._consumer_info,
+    ("CONSUMER", "RESET"): JetStream._reset,
+    ("CONSUMER", "DELETE"): JetStream._forget,
+}
+
+
+def error_of(refused: Refused) -> dict[str, Any]:
+    """A refusal as it stands in an answer."""
+    return {
+        "code": refused.code,
+        "err_code": refused.err_code,
+        "description": refused.description,
+    }
+
+
+def _described(stream: Stream, record: Stored, **more: object) -> bytes:
+    return with_headers(
+        record.headers,
+        Nats_Stream=stream.config["name"],
+        Nats_Subject=record.subject,
+        Nats_Sequence=record.seq,
+        Nats_Time_Stamp=timestamp(record.time_ns),
+        **more,
+    )
+
+
+def _batch_of(stream: Stream, asked: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+    pattern, begin = asked.get("next_by_subj", ">"), int(asked.get("seq", 1))
+    room = int(asked.get("max_bytes") or 0)
+    left, before, sent = stream.count_after(pattern, begin), 0, 0
+    if not left:
+        yield status(404, "Message Not Found"), b""
+        return
+    for record in stream.after(pattern, begin):
+        sent += len(record.headers) + len(record.payload)
+        left -= 1
+        more = {"Nats_Num_Pending": left, "Nats_Last_Sequence": before}
+        yield _described(stream, record, **more), record.payload
+        before = record.seq
+        asked["batch"] -= 1
+        if not asked["batch"] or (room and sent >= room):
+            break
+    yield status(204, "EOB", Nats_Num_Pending=left, Nats_Last_Sequence=before), b""
