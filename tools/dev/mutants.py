@@ -47,7 +47,6 @@ def _module(path: str, *tests: str) -> Module:
     return Module(f"services/{path}", [f"services/{home}/tests/test_{name}.py" for name in tests])
 
 
-_STREAMS = ("trades_stream", "ticker_stream", "book_stream", "orders_stream", "sequencer")
 MODULES = {
     "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
     "chain": _module("normalizer/chain.py", "chain", "normalize", "known_answers"),
@@ -62,8 +61,8 @@ MODULES = {
     "decimals": _module("common/domain/decimals.py", "decimals"),
     "publish-lanes": _module("common/stream/nats/publishing/lanes.py", "publish_lanes"),
     "publish-window": _module("common/stream/publish_window.py", "publish_window"),
-    "raw-writer": _module("ingestor/streams/raw_writer.py", *_STREAMS),
-    "trades-stream": _module("ingestor/streams/trades.py", *_STREAMS),
+    "raw-writer": _module("ingestor/streams/raw_writer.py", "raw_writer"),
+    "trades-stream": _module("ingestor/streams/trades.py", "trades_stream", "open_gaps"),
     "ticker-stream": _module("ingestor/streams/ticker.py", "ticker_stream", "product_streams"),
     "book-stream": _module("ingestor/streams/book.py", "book_stream", "product_streams"),
     "silence": _module("ingestor/integrity/silence.py", "silence"),

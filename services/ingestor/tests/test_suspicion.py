@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.domain.book import Book
 from services.ingestor.integrity.book_replica import BookReplica
-from services.ingestor.integrity.suspicion import told_by
+from services.ingestor.integrity.suspicion import Told, TopCheck, told_by
 
 Change = tuple[str, str, str]
 
@@ -158,3 +158,65 @@ def test_a_lost_change_of_the_top_is_found_with_the_next_ticker(
     bench.replica.ticker = ticker(truth)
     assert bench.window() is None
     assert bench.window() is not None
+
+
+# ---------------------------------------------------------------------- the check alone
+
+
+def _book(levels: int = 1) -> Book:
+    """Asks at 11, 12, 13, ..."""
+    book = Book()
+    book.replace([], [(str(11 + number), "1") for number in range(levels)])
+    return book
+
+
+def _through(price: int) -> Told:
+    """A trade went through all asks that are better."""
+    return Told("sell", None, None, Decimal(price))
+
+
+STANDS = "sell 11 stands before 12"
+
+
+def test_the_first_window_counts_though_there_was_no_base_before() -> None:
+    check, book = TopCheck(), _book()
+    assert check.judge(book, [_through(12)]) is None
+    assert check.judge(book, []) == STANDS
+
+
+def test_a_change_before_the_first_window_is_over_is_one_in_it() -> None:
+    check, book = TopCheck(), _book()
+    check.touch({("sell", Decimal(11))})
+    assert check.judge(book, [_through(12)]) is None
+    assert check.judge(book, []) is None
+
+
+def test_all_changes_of_a_window_are_remembered() -> None:
+    check, book = TopCheck(), _book()
+    check.judge(book, [_through(12)])
+    check.touch({("sell", Decimal(11))})
+    check.touch({("sell", Decimal(13))})
+    assert check.judge(book, []) is None
+
+
+def test_a_level_is_judged_again_once_nothing_happened_to_it_for_a_window_before() -> None:
+    def told_after(windows: int) -> str | None:
+        check, book = TopCheck(), _book()
+        check.touch({("sell", Decimal(11))})
+        for _ in range(windows):
+            check.judge(book, [])
+        check.judge(book, [_through(12)])
+        return check.judge(book, [])
+
+    assert [told_after(windows) for windows in (0, 1, 2)] == [None, None, STANDS]
+
+
+def test_so_many_levels_beyond_the_best_are_looked_at() -> None:
+    def changed_before(levels: int) -> str | None:
+        check, book = TopCheck(), _book(100)
+        check.judge(book, [_through(200)])
+        check.touch({("sell", Decimal(11 + number)) for number in range(levels)})
+        return check.judge(book, [])
+
+    assert changed_before(49) == "sell 60 stands before 200"
+    assert changed_before(50) is None

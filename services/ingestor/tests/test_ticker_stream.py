@@ -221,3 +221,148 @@ def test_of_three_tickers_without_room_the_first_two_are_named() -> None:
     assert bench.counts.outcomes == ["lost"]
     assert bench.stream.settle(NOW), "written once"
     assert bench.written() == [("resync", 130)]
+
+
+# ---------------------------------------------------------------------- what is said of it
+
+
+def connected() -> Bench:
+    """One whose stream is live, so that what ails it is its state."""
+    bench = Bench()
+    bench.stream.state.clear("down", "joined", NOW)
+    return bench
+
+
+def statuses(bench: Bench) -> list[tuple[str, str, int]]:
+    """State, evidence and time of each that was written."""
+    found = []
+    for record in bench.log.of("status"):
+        body = json.loads(bytes(record.body))
+        found.append((body["state"], body["evidence"], record.ts_recv - NOW))
+    return found
+
+
+def test_from_a_newer_trade_to_its_ticker_it_is_resyncing_and_says_why() -> None:
+    bench = connected()
+    bench.ticker(100, 7)
+    bench.stream.heartbeat(150, 8, NOW + 1)
+    bench.stream.heartbeat(180, 8, NOW + 2)
+    bench.stream.ticker(200, NOW, 8, b"{}", NOW + 3)
+    assert statuses(bench) == [
+        ("live", "joined", 0),
+        ("resyncing", "trade 8 is known, last ticker was of 7", 2),
+        ("live", "ticker of trade 8", 3),
+    ]
+    assert bench.counts.outcomes == ["late"]
+
+
+def test_a_fetched_ticker_ends_it_at_the_time_it_came() -> None:
+    bench = connected()
+    bench.ticker(100, 7)
+    for second in (1, 2):
+        bench.stream.heartbeat(150, 8, NOW + second)
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW + 5)
+    assert statuses(bench)[-1] == ("live", "ticker of trade 8", 5)
+
+
+def test_what_readers_go_without_is_said() -> None:
+    bench = connected()
+    bench.stream.distrust("unreadable", "readers have no 100", NOW + 1)
+    assert statuses(bench)[-1] == ("resyncing", "readers have no 100", 1)
+
+
+def test_without_a_ticker_one_is_fetched_of_the_first_trade_too() -> None:
+    bench = Bench()
+    bench.stream.heartbeat(100, 1, NOW)
+    bench.stream.distrust("unreadable", "readers have none", NOW)
+    assert bench.stream.refreshed(Quote(1, NOW, b"{}"), NOW)
+    assert bench.written() == [("resync", 100)]
+
+
+def test_without_anything_a_fetched_ticker_is_the_first() -> None:
+    bench = Bench()
+    bench.stream.heartbeat(0, 1, NOW)
+    bench.stream.distrust("unreadable", "readers have none", NOW)
+    assert bench.stream.refreshed(Quote(1, NOW, b"{}"), NOW)
+    assert bench.written() == [("resync", 1)]
+
+
+def test_a_fetched_ticker_without_a_mark_stands_behind_the_newest_one() -> None:
+    bench = Bench(held=40)
+    bench.stream.heartbeat(0, 1, NOW)
+    bench.stream.distrust("unreadable", "readers have none", NOW)
+    assert bench.stream.refreshed(Quote(1, NOW, b"{}"), NOW)
+    assert bench.written() == [("resync", 41)]
+
+
+def test_a_status_without_room_is_offered_again_with_the_fetched_ticker() -> None:
+    bench = connected()
+    bench.ticker(100, 7)
+    bench.stream.heartbeat(150, 8, NOW)
+    bench.log.away = True
+    bench.stream.heartbeat(180, 8, NOW + 1)
+    bench.log.away = False
+    assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW + 2)
+    assert statuses(bench)[1:] == [
+        ("resyncing", "trade 8 is known, last ticker was of 7", 2),
+        ("live", "ticker of trade 8", 2),
+    ]
+
+
+def test_a_single_ticker_without_room_costs_nothing_and_later_ones_are_counted() -> None:
+    bench = Bench()
+    bench.log.away = True
+    bench.ticker(100, 7)
+    bench.log.away = False
+    assert bench.stream.settle(NOW)
+    assert bench.counts.outcomes == ["snapshot"]
+
+
+def test_cascades_are_counted() -> None:
+    bench = Bench()
+    for sequence, trade in ((100, 7), (101, 9), (102, 11), (103, 14)):
+        bench.ticker(sequence, trade)
+    assert bench.stream.extra() == {"coalesced": 3}
+
+
+def _times(bench: Bench, *numbers: tuple[int, int]) -> list[tuple[str, int]]:
+    """What is written when tickers of these sequences and times (seconds) come."""
+    for sequence, second in numbers:
+        bench.stream.ticker(sequence, NOW + second * 1_000_000, 0, b"{}", NOW)
+    return bench.written()
+
+
+ANEW = ((10, 20), (11, 20), (12, 20))
+
+
+def test_a_numbering_is_known_by_the_newest_time_that_was_told() -> None:
+    # Lower sequences with a time that is newer than any: the venue began anew.
+    assert _times(Bench(), (1_000, 10), *ANEW)[1:] == [("frame", 12)]
+    # The newest is that of the last, whether it was passed on, fetched or had no room.
+    assert _times(Bench(), (1_000, 10), (2_000, 30), *ANEW)[2:] == []
+    bench = Bench()
+    _times(bench, (900, 10))
+    bench.log.away = True
+    _times(bench, (1_000, 30))
+    bench.log.away = False
+    assert _times(bench, *ANEW) == [("frame", 900)]
+    bench = Bench()
+    _times(bench, (1_000, 10))
+    bench.stream.heartbeat(1_500, 8, NOW)
+    bench.stream.distrust("unreadable", "readers have none", NOW)
+    assert bench.stream.refreshed(Quote(8, NOW + 30_000_000, b"{}"), NOW)
+    assert _times(bench, *ANEW)[2:] == []
+
+
+def test_what_begins_anew_is_counted_and_forgets_the_trade_that_was_told() -> None:
+    bench = Bench()
+    bench.ticker(1_000, 700)
+    for sequence in (10, 11, 12):
+        bench.ticker(sequence, sequence, late_us=5_000_000)
+    assert bench.counts.gaps == ["renumbered"]
+    assert bench.written()[1:] == [("frame", 12)]
+    # Of the new numbering: repeated, not newer, and newer.
+    for sequence in (12, 11, 13):
+        bench.ticker(sequence, sequence, late_us=6_000_000)
+    assert bench.written()[2:] == [("frame", 13)]
+    assert bench.stream.coalesced == 0
