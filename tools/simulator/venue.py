@@ -32,8 +32,7 @@ class ProductState:
     Rows are (price, size, number of orders), best first, with all decimals. `orders` are
     (side, price, size, order id) or None where the market has no orders. In an `auction` the book
     is indicative and may cross. `figures` are those of the day by their names in a ticker, where
-    they are known. `told_after` is the trade before the first that a recorded feed
-    tells of.
+    they are known. `told_after` is the trade before the first that a recorded feed tells of.
     """
 
     product: str

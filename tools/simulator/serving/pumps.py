@@ -59,8 +59,8 @@ async def pump_replay(
     """Wait for a client, play the recording at `speed`, then keep a quiet market's heartbeats.
 
     `speed` 0 is as fast as the slowest client reads. While it is `idle`, only heartbeats are sent.
-    `settle_s` is how long the first clients have
-    been silent before it begins, so that one that subscribes in several requests misses nothing.
+    `settle_s` is how long the first clients have been silent before it begins, so that one that
+    subscribes in several requests misses nothing.
     """
     loop = asyncio.get_running_loop()
     due_s = loop.time()
