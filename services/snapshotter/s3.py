@@ -6,13 +6,13 @@ import asyncio
 import gzip
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
-from botocore.exceptions import ClientError
 
 from services.common.errors import StoreError, StoreMissing
 from services.common.settings import AwsSettings
-from services.common.stores.aws import OBJECT_WRITER, S3, Limits, error_code, translated
+from services.common.stores.aws import OBJECT_WRITER, S3, Limits, answered, translated
 from services.common.stores.index import (
     Commit,
     Head,
@@ -60,29 +60,23 @@ class Bucket(S3Store):
             StoreUnavailable: S3 does not answer.
             StoreMissing: it does not exist and must not be made.
         """
+        try:
+            await self.ping()
+        except StoreMissing as error:
+            if not create:
+                raise StoreMissing(S3, self.bucket, made_here=True) from error
+            await self._create()
+
+    async def _create(self) -> None:
+        # This region is S3's own default, and cannot be named.
+        elsewhere = self._region != "us-east-1"
+        where: Any = (
+            {"CreateBucketConfiguration": {"LocationConstraint": self._region}} if elsewhere else {}
+        )
         with translated(S3, self.bucket):
-            try:
-                await self.client.head_bucket(Bucket=self.bucket)
-            except ClientError as error:
-                if error_code(error) not in {"404", "NoSuchBucket"}:
-                    raise
-                if not create:
-                    raise StoreMissing(S3, self.bucket, made_here=True) from error
-            else:
-                return
-            try:
-                if self._region == "us-east-1":
-                    await self.client.create_bucket(Bucket=self.bucket)
-                else:
-                    await self.client.create_bucket(
-                        Bucket=self.bucket,
-                        # boto3's stubs list the regions of the day they were made.
-                        CreateBucketConfiguration={"LocationConstraint": self._region},  # type: ignore[typeddict-item]  # any region
-                    )
-            except ClientError as error:
-                if error_code(error) not in _EXISTS:
-                    raise
-            else:
+            if await answered(
+                self.client.create_bucket(Bucket=self.bucket, **where), unless=_EXISTS
+            ):
                 log.info("bucket_created", bucket=self.bucket)
 
 

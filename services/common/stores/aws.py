@@ -9,9 +9,9 @@ snapshotter's writers own theirs, because they know what may wait and what is ne
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -92,6 +92,42 @@ async def open_client(
         yield client
 
 
+class AwsStore[Client]:
+    """What a table and a bucket share: a client of the service, while the store is open.
+
+    Args:
+        service: `DYNAMODB` or `S3`.
+        aws: where it is.
+        limits: time limits, attempts and pool size.
+    """
+
+    def __init__(
+        self, service: Literal["dynamodb", "s3"], aws: AwsSettings, limits: Limits
+    ) -> None:
+        self._service: Literal["dynamodb", "s3"] = service
+        self._aws = aws
+        self._limits = limits
+        self._stack = contextlib.AsyncExitStack()
+        self._client: Client | None = None
+
+    async def __aenter__(self) -> Self:
+        self._client = await self._stack.enter_async_context(
+            open_client(self._service, self._aws, self._limits)
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._client = None
+        await self._stack.aclose()
+
+    @property
+    def client(self) -> Client:
+        """Raises StoreUnavailable while the store is not open."""
+        if self._client is None:
+            raise StoreUnavailable(self._service, "the store is not open")
+        return self._client
+
+
 def _check_answer(http_response: Any, parsed: Any, model: Any, **_more: object) -> None:
     """Raise StoreUnavailable where somebody else answered (a proxy, a sign-in page) with a 200.
 
@@ -132,6 +168,17 @@ def translated(store: str, name: str) -> Iterator[None]:
     # what a proxy says in the store's place. None of them may end more than the call.
     except Exception as error:
         raise StoreUnavailable(store, f"{type(error).__name__}: {error}") from error
+
+
+async def answered(call: Awaitable[object], *, unless: Collection[str]) -> bool:
+    """Whether the call was done; False where the service says one of these codes instead."""
+    try:
+        await call
+    except ClientError as error:
+        if error_code(error) in unless:
+            return False
+        raise
+    return True
 
 
 def error_code(error: ClientError) -> str:

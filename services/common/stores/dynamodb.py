@@ -7,23 +7,24 @@ async with DynamoLatestReader(aws_settings) as latest:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import batched
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from services.common.errors import StoreUnavailable
 from services.common.resilience.backoff import delay_s
 from services.common.settings import AwsSettings
-from services.common.stores.aws import DYNAMODB, READER, Limits, open_client, translated
+from services.common.stores.aws import DYNAMODB, READER, AwsStore, Limits, translated
 from services.common.stores.ports import LatestReader, LatestRow
 from services.common.stores.rows import BadRow, row_from_item, row_key
 from services.common.subjects import StreamKey
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
+else:
+    DynamoDBClient = Any
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +35,25 @@ _ROUNDS = 6
 _FIRST_WAIT = 0.05
 
 
-class DynamoLatestReader(LatestReader):
-    """A pooled reader; open it once per process.
+class Table(AwsStore[DynamoDBClient]):
+    """The table of latest rows. Open it once per process.
+
+    Every method raises `StoreUnavailable` (no answer, throttled) or `StoreMissing` (no table).
+    """
+
+    def __init__(self, aws: AwsSettings, limits: Limits) -> None:
+        super().__init__(DYNAMODB, aws, limits)
+        self.table = aws.ddb_table
+
+    async def ping(self) -> str | None:
+        """Return when the table answers, its status if it says one; costs no capacity."""
+        with translated(DYNAMODB, self.table):
+            answer = await self.client.describe_table(TableName=self.table)
+            return answer["Table"].get("TableStatus")
+
+
+class DynamoLatestReader(Table, LatestReader):
+    """Reads them, by a pool of connections.
 
     Args:
         aws: where the table is.
@@ -47,27 +65,13 @@ class DynamoLatestReader(LatestReader):
     def __init__(
         self, aws: AwsSettings, *, consistent: bool = False, limits: Limits = READER
     ) -> None:
-        self._aws = aws
-        self._table = aws.ddb_table
+        super().__init__(aws, limits)
         self._consistent = consistent
-        self._limits = limits
-        self._stack = contextlib.AsyncExitStack()
-        self._client: DynamoDBClient | None = None
-
-    async def __aenter__(self) -> Self:
-        self._client = await self._stack.enter_async_context(
-            open_client(DYNAMODB, self._aws, self._limits)
-        )
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._client = None
-        await self._stack.aclose()
 
     async def get(self, key: StreamKey) -> LatestRow | None:
-        with translated(DYNAMODB, self._table):
-            answer = await self._opened().get_item(
-                TableName=self._table, Key=row_key(key), ConsistentRead=self._consistent
+        with translated(DYNAMODB, self.table):
+            answer = await self.client.get_item(
+                TableName=self.table, Key=row_key(key), ConsistentRead=self._consistent
             )
         return _row(answer.get("Item"))
 
@@ -77,44 +81,26 @@ class DynamoLatestReader(LatestReader):
             rows |= await self._get_batch(some)
         return rows
 
-    async def ping(self) -> None:
-        """Return when the table answers; costs no read capacity.
-
-        Raises:
-            StoreUnavailable: it does not.
-            StoreMissing: there is none.
-        """
-        with translated(DYNAMODB, self._table):
-            await self._opened().describe_table(TableName=self._table)
-
     async def _get_batch(self, keys: Sequence[StreamKey]) -> dict[StreamKey, LatestRow]:
         rows: dict[StreamKey, LatestRow] = {}
         wanted: list[dict[str, Any]] = [row_key(key) for key in keys]
         for round_ in range(_ROUNDS):
             if round_:
                 await asyncio.sleep(delay_s(round_, first_s=_FIRST_WAIT, least=0.0))
-            with translated(DYNAMODB, self._table):
-                answer = await self._opened().batch_get_item(
-                    RequestItems={self._table: self._request(wanted)}
+            with translated(DYNAMODB, self.table):
+                answer = await self.client.batch_get_item(
+                    RequestItems={self.table: {"Keys": wanted, "ConsistentRead": self._consistent}}
                 )
-                items = answer["Responses"][self._table]
+                items = answer["Responses"][self.table]
             for item in items:
                 row = _row(item)
                 if row is not None:
                     rows[row.key] = row
-            left = answer.get("UnprocessedKeys", {}).get(self._table)
+            left = answer.get("UnprocessedKeys", {}).get(self.table)
             if not left:
                 return rows
             wanted = [dict(key) for key in left["Keys"]]
         raise StoreUnavailable(DYNAMODB, f"{len(wanted)} keys unprocessed after {_ROUNDS} rounds")
-
-    def _request(self, keys: list[dict[str, Any]]) -> Any:
-        return {"Keys": keys, "ConsistentRead": self._consistent}
-
-    def _opened(self) -> DynamoDBClient:
-        if self._client is None:
-            raise StoreUnavailable(DYNAMODB, "the reader is not open")
-        return self._client
 
 
 def _row(item: Mapping[str, Any] | None) -> LatestRow | None:

@@ -9,20 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from botocore.exceptions import ClientError
 
 from services.common.errors import StoreUnavailable
 from services.common.settings import AwsSettings
-from services.common.stores.aws import READER, S3, Limits, error_code, open_client, translated
+from services.common.stores.aws import (
+    READER,
+    S3,
+    AwsStore,
+    Limits,
+    answered,
+    error_code,
+    translated,
+)
 from services.common.stores.layout import BadObject, unpack_checkpoint
 from services.common.stores.ports import Checkpoint, CheckpointReader
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, ListObjectsV2OutputTypeDef
+else:
+    S3Client = Any
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +43,7 @@ PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 4
 
 
-class S3Store:
+class S3Store(AwsStore[S3Client]):
     """A bucket: whole objects by key, S3's errors translated. Open it once per process.
 
     Every method raises `StoreUnavailable` when S3 does not answer and `StoreMissing` when the
@@ -43,28 +53,9 @@ class S3Store:
     def __init__(
         self, aws: AwsSettings, *, limits: Limits = READER, part_bytes: int = PART_BYTES
     ) -> None:
-        self._part_bytes = part_bytes
+        super().__init__(S3, aws, limits)
         self.bucket = aws.s3_bucket
-        self._aws = aws
-        self._limits = limits
-        self._stack = contextlib.AsyncExitStack()
-        self._client: S3Client | None = None
-
-    async def __aenter__(self) -> Self:
-        self._client = await self._stack.enter_async_context(
-            open_client(S3, self._aws, self._limits)
-        )
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._client = None
-        await self._stack.aclose()
-
-    @property
-    def client(self) -> S3Client:
-        if self._client is None:
-            raise StoreUnavailable(S3, "the store is not open")
-        return self._client
+        self._part_bytes = part_bytes
 
     async def get(self, key: str) -> bytes | None:
         """The object's bytes, or None when there is none."""
@@ -141,29 +132,22 @@ class S3Store:
     async def create(self, key: str, content: bytes, content_type: str) -> bool:
         """Write the object unless there is one already; says whether it was written."""
         with translated(S3, self.bucket):
-            try:
-                await self.client.put_object(
+            return await answered(
+                self.client.put_object(
                     Bucket=self.bucket,
                     Key=key,
                     Body=content,
                     ContentType=content_type,
                     IfNoneMatch="*",
-                )
-            except ClientError as error:
-                if error_code(error) in _TAKEN:
-                    return False
-                raise
-            return True
+                ),
+                unless=_TAKEN,
+            )
 
     async def exists(self, key: str) -> bool:
         with translated(S3, self.bucket):
-            try:
-                await self.client.head_object(Bucket=self.bucket, Key=key)
-            except ClientError as error:
-                if error_code(error) in _GONE:
-                    return False
-                raise
-            return True
+            return await answered(
+                self.client.head_object(Bucket=self.bucket, Key=key), unless=_GONE
+            )
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete up to 1000 objects; those that do not exist are none.
@@ -193,33 +177,28 @@ class S3Store:
 
     async def walk(self, prefix: str) -> AsyncGenerator[str]:
         """Every key under `prefix`, sorted, a thousand a request."""
-        token: str | None = None
-        while True:
-            with translated(S3, self.bucket):
-                more: Any = {} if token is None else {"ContinuationToken": token}
-                answer = await self.client.list_objects_v2(
-                    Bucket=self.bucket, Prefix=prefix, **more
-                )
-                token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
-            for item in answer.get("Contents", ()):
+        async for page in self._pages(Prefix=prefix):
+            for item in page.get("Contents", ()):
                 yield item["Key"]
-            if token is None:
-                return
 
     async def folders(self, prefix: str) -> list[str]:
         """The prefixes one level below `prefix` (which ends in `/`), each ending in `/`, sorted."""
-        found: list[str] = []
-        token: str | None = None
-        while True:
+        return [
+            item["Prefix"]
+            async for page in self._pages(Prefix=prefix, Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        ]
+
+    async def _pages(self, **listing: Any) -> AsyncGenerator[ListObjectsV2OutputTypeDef]:
+        """Every answer of a listing."""
+        more = True
+        while more:
             with translated(S3, self.bucket):
-                more: Any = {} if token is None else {"ContinuationToken": token}
-                answer = await self.client.list_objects_v2(
-                    Bucket=self.bucket, Prefix=prefix, Delimiter="/", **more
-                )
-                token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
-            found += [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
-            if token is None:
-                return found
+                page = await self.client.list_objects_v2(Bucket=self.bucket, **listing)
+                more = page["IsTruncated"]
+                if more:
+                    listing["ContinuationToken"] = page["NextContinuationToken"]
+            yield page
 
     async def ping(self) -> None:
         """Return when the bucket answers."""
