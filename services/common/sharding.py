@@ -7,11 +7,13 @@ Consistent Hash Algorithm" (2014). Test vectors stand in docs/sharding.md and in
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import xxhash
 
 _MASK64 = (1 << 64) - 1
+_SHARDS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
 
 def hash64(product: str) -> int:
@@ -41,3 +43,31 @@ def jump_consistent_hash(key: int, buckets: int) -> int:
 def shard_of(product: str, shard_count: int) -> int:
     """The shard that holds all channels of `product`."""
     return jump_consistent_hash(hash64(product), shard_count)
+
+
+def parse_shards(text: str, shard_count: int) -> frozenset[int]:
+    """The shards that a setting names: `all`, `3`, `0-3`, `1,4-6`.
+
+    Raises:
+        ValueError: it does not have that form, or names a shard that does not exist; the message
+            says what is expected.
+    """
+    shards: set[int] = set()
+    for part in text.split(","):
+        name = part.strip()
+        if name.lower() == "all":
+            shards.update(range(shard_count))
+            continue
+        match = _SHARDS.fullmatch(name)
+        if match is None:
+            raise ValueError(
+                f"expected `all`, or shards like `0-3` or `1,4-6`; {part!r} is neither"
+            )
+        first = int(match[1])
+        last = int(match[2] or first)
+        if last < first:
+            raise ValueError(f"expected a range from low to high, got {name!r}")
+        if last >= shard_count:
+            raise ValueError(f"expected shards below SHARD_COUNT={shard_count}, got {last}")
+        shards.update(range(first, last + 1))
+    return frozenset(shards)

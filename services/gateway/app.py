@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from services.common.observability.health import health_routes, package_version
-from services.common.observability.service_monitor import observed
+from services.common.observability.statistics import observed
 from services.common.runtime import serve_http
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.asyncapi import asyncapi_text

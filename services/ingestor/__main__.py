@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from services.common.observability.health import Health
-from services.common.observability.service_monitor import observed
+from services.common.observability.statistics import observed
 from services.common.runtime import Stop, run_service, serve_http
 from services.common.settings import load_or_exit
 from services.common.stream.broker import Broker

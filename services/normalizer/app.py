@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from services.common.errors import BrokerUnavailable
 from services.common.observability.health import Health, Standstill, health_routes
-from services.common.observability.service_monitor import observed
+from services.common.observability.statistics import observed
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
 from services.common.stream.retention import RetentionWatch

@@ -49,6 +49,8 @@ class Metrics:
         self.normalized = counter(
             "md_normalized_total", "Records given to the tick log.", ["venue", "channel", "shard"]
         )
+        # Finding one by its labels takes longer than counting.
+        self._of_subject: dict[str, Counter] = {}
         self._invalid = counter(
             "md_invalid_total",
             "Raw records, or rows of a snapshot, that were refused and parked.",
@@ -99,23 +101,13 @@ class Metrics:
         """The raw log itself has a hole."""
         self._gaps.labels(*key, cause, STAGE_RAW).inc()
 
-
-class TickCounter:
-    """Counts published ticks by stream kind, a batch at a time."""
-
-    def __init__(self, metrics: Metrics, shard_count: int) -> None:
-        self._metrics = metrics
-        self._shard_count = shard_count
-        # By subject: finding one takes longer than counting.
-        self._counters: dict[str, Counter] = {}
-
-    def count(self, subjects: Iterable[str]) -> None:
+    def published(self, subjects: Iterable[str], shard_count: int) -> None:
         """A tick was published for each of `subjects`."""
         for subject, count in Tally(subjects).items():
-            counter = self._counters.get(subject)
+            counter = self._of_subject.get(subject)
             if counter is None:
                 key = key_of(subject)
-                shard = shard_of(key.product, self._shard_count)
-                counter = self._metrics.normalized.labels(key.venue, key.channel, shard)
-                self._counters[subject] = counter
+                shard = shard_of(key.product, shard_count)
+                counter = self.normalized.labels(key.venue, key.channel, shard)
+                self._of_subject[subject] = counter
             counter.inc(count)

@@ -15,23 +15,22 @@ from typing import NamedTuple
 
 import msgspec
 import structlog
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, SpanKind
 
 from services.common.errors import InvalidSubject, PositionLost, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
-from services.common.observability.tracing import exemplar_of
+from services.common.observability.tracing import TRACEPARENT, exemplar_of, headers_of
 from services.common.runtime import Stop
 from services.common.sharding import shard_of
 from services.common.stream import Broker, GroupSubscription, Message, Publisher, Record
 from services.common.subjects import PULSE, RAW_LOG, StreamKey, key_of
 from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, ChainVerdict
-from services.normalizer.metrics import Metrics, TickCounter
+from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import INVALID_MESSAGE, Normalizer
 from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.stand_in import too_large
-from services.normalizer.traces import trace_context, traced
 from services.normalizer.venues import Unmappable
 
 log = structlog.get_logger(__name__)
@@ -41,6 +40,7 @@ _OUTSTANDING = 8
 # since its next record is proven against the raw log; only a quiet one's last records wait.
 _ACK_WAIT_S = 5.0
 _PAGE = 256
+_TRACE_HEADERS = (TRACEPARENT, "tracestate")
 
 
 class _Batch(NamedTuple):
@@ -90,8 +90,9 @@ class Pipeline:
         self._ticket = 0
         # Of what was given to the publisher since the last batch.
         self._subjects: list[str] = []
-        self._counter = TickCounter(metrics, shard_count)
         self._member: GroupSubscription | None = None
+        # Opened by `run`.
+        self._publisher: Publisher
         # Of traced records that were given to the publisher since the last batch.
         self._spans: list[Span] = []
         self.published = 0
@@ -106,7 +107,9 @@ class Pipeline:
             BrokerClosed: (in a group) the broker was closed underneath.
             BrokerFailed: (in a group) the publisher or the group broke.
         """
-        publisher = await patiently(lambda: self._broker.publisher(on_refused=self._on_refused))
+        publisher = self._publisher = await patiently(
+            lambda: self._broker.publisher(on_refused=self._on_refused)
+        )
         member = await patiently(
             lambda: self._broker.group(
                 RAW_LOG, self._group, max_pending=self._max_pending, ack_wait_s=_ACK_WAIT_S
@@ -118,7 +121,7 @@ class Pipeline:
         finished: asyncio.Queue[_Batch | None] = asyncio.Queue(maxsize=_OUTSTANDING)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._acknowledge(member, publisher, finished), name="ack")
+                tasks.create_task(self._acknowledge(member, finished), name="ack")
                 stopping = tasks.create_task(stop.wait(), name="stopping")
                 while not stop.requested:
                     taking = tasks.create_task(member.next_batch(self._max_batch), name="take")
@@ -128,7 +131,7 @@ class Pipeline:
                         break
                     batch = taking.result()
                     taken_at = self._clock()
-                    await self._work_on(batch, publisher)
+                    await self._work_on(batch)
                     spans, self._spans = self._spans, []
                     await finished.put(_Batch(batch, self._ticket, taken_at, spans))
                 await finished.put(None)
@@ -152,13 +155,10 @@ class Pipeline:
         return 0 if self._member is None else await self._member.lag()
 
     async def _acknowledge(
-        self,
-        member: GroupSubscription,
-        publisher: Publisher,
-        finished: asyncio.Queue[_Batch | None],
+        self, member: GroupSubscription, finished: asyncio.Queue[_Batch | None]
     ) -> None:
         while (batch := await finished.get()) is not None:
-            await publisher.durable(batch.ticket)
+            await self._publisher.durable(batch.ticket)
             # What the log refused of it is parked before it counts as done.
             await self._refused.flush()
             for span in batch.spans:
@@ -168,7 +168,7 @@ class Pipeline:
             await patiently(partial(member.ack, batch.messages))
             self.worked_at = self._clock()
 
-    async def _work_on(self, batch: Sequence[Message], publisher: Publisher) -> None:
+    async def _work_on(self, batch: Sequence[Message]) -> None:
         streams = self._own_streams(batch)
         unknown = {
             key for key in streams.values() if key.channel != PULSE and self._heads.stale(key)
@@ -177,13 +177,13 @@ class Pipeline:
             await self._heads.refresh(unknown)
         fast_path = self._normalizer.fast_path
         fast_path.newest_ts_recv = self.newest_ts_recv
-        take, offer, published = fast_path.normalize, publisher.offer, self._subjects
+        take, offer, published = fast_path.normalize, self._publisher.offer, self._subjects
         for message in batch:
             key = streams.get(message.subject)
             if key is None:
                 continue
             # Few records have any.
-            headers = trace_context(message) if message.headers else None
+            headers = _trace_context(message) if message.headers else None
             if headers is None or tracing.ACTIVE is None:
                 record = take(message, headers)
                 if record is not None:
@@ -192,17 +192,17 @@ class Pipeline:
                     except RecordRefused:
                         ticket = None
                     if ticket is None:
-                        await self._publish(record, publisher)
+                        await self._publish(record)
                     else:
                         # `_publish` without a coroutine, as there is room nearly always.
                         self._ticket = ticket
                         published.append(record.subject)
                     continue
-            await self._work_plainly_on(key, message, publisher)
+            await self._work_plainly_on(key, message)
         self.newest_ts_recv = fast_path.newest_ts_recv
         await self._refused.flush()
         self.published += len(self._subjects)
-        self._counter.count(self._subjects)
+        self._metrics.published(self._subjects, self._shard_count)
         self._subjects.clear()
 
     def _own_streams(self, batch: Sequence[Message]) -> dict[str, StreamKey]:
@@ -222,49 +222,32 @@ class Pipeline:
                 streams[subject] = key
         return streams
 
-    async def _work_plainly_on(
-        self, key: StreamKey, message: Message, publisher: Publisher
-    ) -> None:
-        raw = self._read(message)
-        if raw is None:
+    async def _work_plainly_on(self, key: StreamKey, message: Message) -> None:
+        pulses: list[Record] = []
+        try:
+            raw = self._normalizer.read(message.subject, message.position, message.payload)
+            self._normalizer.fast_path.newest_ts_recv = raw.ts_recv
+            if raw.kind == "pulse":
+                pulses = self._normalizer.pulses(key, raw, self._shards)
+        except Unmappable as error:
+            # Its place in the stream stays empty; the next record's `prev` brings that to light.
+            self._refused.record(message, error)
             return
         if raw.kind == "pulse":
-            await self._pass_on(key, message, raw, publisher)
+            # Behind all that was taken before it, so that its age is that of this way.
+            for record in pulses:
+                self._ticket = await self._publisher.send(record)
             return
         verdict = self._normalizer.chain.judge(key, raw)
         if verdict is ChainVerdict.UNPROVEN:
-            await self._catch_up(key, message, raw, publisher)
+            await self._catch_up(key, message, raw)
             verdict = self._normalizer.chain.judge(key, raw)
         if verdict is ChainVerdict.DUPLICATE:
             self._metrics.duplicates.inc()
         else:
-            await self._normalize(key, message, raw, publisher)
+            await self._normalize(key, message, raw)
 
-    async def _pass_on(
-        self, key: StreamKey, message: Message, pulse: RawRecord, publisher: Publisher
-    ) -> None:
-        """Behind all that was taken before it, so that its age is that of this way."""
-        try:
-            found = self._normalizer.pulses(key, pulse, self._shards)
-        except Unmappable as error:
-            self._refused.record(message, error)
-            return
-        for record in found:
-            self._ticket = await publisher.send(record)
-
-    def _read(self, message: Message) -> RawRecord | None:
-        try:
-            raw = self._normalizer.read(message.subject, message.position, message.payload)
-        except Unmappable as error:
-            # Its place in the stream stays empty; the next record's `prev` brings that to light.
-            self._refused.record(message, error)
-            return None
-        self._normalizer.fast_path.newest_ts_recv = raw.ts_recv
-        return raw
-
-    async def _normalize(
-        self, key: StreamKey, message: Message, raw: RawRecord, publisher: Publisher
-    ) -> None:
+    async def _normalize(self, key: StreamKey, message: Message, raw: RawRecord) -> None:
         began = time.time_ns() // 1000
         output = self._normalizer.normalize(key, raw)
         asks = {ask.cause: ask for ask in output.asks}
@@ -275,17 +258,21 @@ class Pipeline:
         if len(output.records) > 1:
             self._metrics.gap(key, RAW_LOG_BREAK)
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
-        headers = trace_context(message)
+        headers = _trace_context(message)
         if tracing.ACTIVE is not None and headers is not None:
             shard = shard_of(key.product, self._shard_count)
-            headers, span = traced(tracing.ACTIVE, key, shard, raw.seq, headers, began)
+            begin = partial(tracing.ACTIVE.begin, key=key, seq=raw.seq, shard=shard)
+            done = begin("normalize", parent=headers, kind=SpanKind.CONSUMER, start_us=began)
+            span = begin("publish tick", parent=done, kind=SpanKind.PRODUCER)
+            done.end()
+            headers = headers_of(span)
             self._spans.append(span)
         for record in output.records:
-            await self._publish(msgspec.structs.replace(record, headers=headers), publisher)
+            await self._publish(msgspec.structs.replace(record, headers=headers))
 
-    async def _publish(self, record: Record, publisher: Publisher) -> None:
+    async def _publish(self, record: Record) -> None:
         try:
-            ticket = publisher.offer(record)
+            ticket = self._publisher.offer(record)
         except RecordRefused as error:
             self._refused.unstorable(record, error)
             if not isinstance(error, RecordTooLarge):
@@ -294,16 +281,14 @@ class Pipeline:
             ticket = None
             record = msgspec.structs.replace(record, payload=too_large(record.payload))
         self._subjects.append(record.subject)
-        self._ticket = await publisher.send(record) if ticket is None else ticket
+        self._ticket = await self._publisher.send(record) if ticket is None else ticket
 
     def _on_refused(self, record: Record, error: RecordRefused) -> Record:
         """The log will never hold a tick that was taken: what stands in its place."""
         self._refused.unstorable(record, error)
         return msgspec.structs.replace(record, payload=too_large(record.payload))
 
-    async def _catch_up(
-        self, key: StreamKey, current: Message, raw: RawRecord, publisher: Publisher
-    ) -> None:
+    async def _catch_up(self, key: StreamKey, current: Message, raw: RawRecord) -> None:
         """Feed what the raw log holds between the held position and the current record."""
         await self._heads.refresh((key,))
         if self._normalizer.chain.judge(key, raw) is not ChainVerdict.UNPROVEN:
@@ -332,7 +317,7 @@ class Pipeline:
                     # Parked by whoever the group delivers it to.
                     continue
                 if self._normalizer.chain.judge(key, found) is not ChainVerdict.DUPLICATE:
-                    await self._normalize(key, message, found, publisher)
+                    await self._normalize(key, message, found)
             if page.at_head:
                 return
             cursor = page.cursor
@@ -342,3 +327,9 @@ class Pipeline:
         if held is None:
             return ""
         return await patiently(lambda: self._broker.seek(subject, held))
+
+
+def _trace_context(message: Message) -> dict[str, str] | None:
+    """The headers that carry a trace from hop to hop."""
+    headers = message.headers
+    return {name: headers[name] for name in _TRACE_HEADERS if name in headers} or None

@@ -15,7 +15,7 @@ from services.common.errors import (
     StoreUnavailable,
 )
 from services.common.observability.health import Health, Standstill, health_routes
-from services.common.observability.service_monitor import observed
+from services.common.observability.statistics import observed
 from services.common.resilience.backoff import Backoff
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
@@ -263,8 +263,8 @@ class Snapshotter:
 
         return on_error
 
-    def _broker_unavailable(self, reason: str) -> None:
-        self.health.failed(BROKER, reason)
+    def _broker_unavailable(self, error: BrokerUnavailable) -> None:
+        self.health.failed(BROKER, error.reason)
 
     async def _watch(self) -> None:
         """Ask every dependency now and then, so that `/readyz` is true when nothing happens.

@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from services.common.errors import StoreError
-from services.common.resilience.backoff import Backoff
 from services.common.stores.aws import S3
 from services.common.stores.index import Head
 from services.common.subjects import StreamKey
 from services.snapshotter import metrics
 from services.snapshotter.batch import Batch, SealedBatch
-from services.snapshotter.pacing import RETRY_S
+from services.snapshotter.patience import patiently
 from services.snapshotter.s3 import ArchiveLog
 
 log = structlog.get_logger(__name__)
@@ -52,13 +51,7 @@ class Archiver:
 
     async def restore(self) -> Mapping[str, Head]:
         """How far each stream is archived already; waits for S3 as long as it takes."""
-        backoff = Backoff(*RETRY_S)
-        while True:
-            try:
-                return await self._archive.restore()
-            except StoreError as error:
-                self._on_error(error)
-                await asyncio.sleep(backoff.next_delay())
+        return await patiently(self._archive.restore, StoreError, self._on_error)
 
     def add(
         self, key: StreamKey, shard: int, head: Head, ts: int, payload: bytes, *, refilled: bool
@@ -89,21 +82,17 @@ class Archiver:
                     await self._wake.wait()
 
     async def _write(self, batch: SealedBatch) -> None:
-        backoff = Backoff(*RETRY_S)
-        while True:
+        async def write() -> int:
             started = time.monotonic()
-            try:
-                size = await self._archive.write(batch)
-            except StoreError as error:
-                self._on_error(error)
-                await asyncio.sleep(backoff.next_delay())
-                continue
+            size = await self._archive.write(batch)
             metrics.WRITE_SECONDS.labels("archive").observe(time.monotonic() - started)
-            metrics.BATCHES.labels(self._kind).inc()
-            metrics.BYTES.labels(self._kind).inc(size)
-            metrics.RECORDS.labels(self._kind).inc(batch.count)
-            log.debug("batch_archived", log=self._name, records=batch.count, bytes=size)
-            self._on_ok(S3)
-            if self.on_archived is not None:
-                await self.on_archived(batch.heads, batch.refilled)
-            return
+            return size
+
+        size = await patiently(write, StoreError, self._on_error)
+        metrics.BATCHES.labels(self._kind).inc()
+        metrics.BYTES.labels(self._kind).inc(size)
+        metrics.RECORDS.labels(self._kind).inc(batch.count)
+        log.debug("batch_archived", log=self._name, records=batch.count, bytes=size)
+        self._on_ok(S3)
+        if self.on_archived is not None:
+            await self.on_archived(batch.heads, batch.refilled)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from services.common.domain.book import BadLevel
 from services.common.errors import StoreError
-from services.common.resilience.backoff import Backoff
 from services.common.sharding import shard_of
 from services.common.stores.index import Head
 from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
-from services.snapshotter.pacing import RETRY_S
+from services.snapshotter.patience import patiently
 from services.snapshotter.stream import Stream, View
 
 log = structlog.get_logger(__name__)
@@ -53,32 +51,24 @@ class Restorer:
 
         Waits for the stores as long as it takes.
         """
-        if shard is None:
-            return [
-                Stream(
-                    key,
-                    subject,
-                    shard_of(key.product, self._shard_count),
-                    None,
-                    heads.get(str(key)),
-                )
-                for key, subject in subjects.items()
-            ]
-        views = await self._views(list(subjects))
+        views: Mapping[StreamKey, View] = {}
+        if shard is not None:
+            keys = list(subjects)
+            views = await patiently(lambda: self._views(keys), StoreError, self._on_error)
         return [
-            Stream(key, subject, shard, views[key], heads.get(str(key)))
+            Stream(
+                key,
+                subject,
+                shard_of(key.product, self._shard_count) if shard is None else shard,
+                views.get(key),
+                heads.get(str(key)),
+            )
             for key, subject in subjects.items()
         ]
 
     async def _views(self, keys: list[StreamKey]) -> dict[StreamKey, View]:
-        backoff = Backoff(*RETRY_S)
-        while True:
-            try:
-                rows = await self._latest.get_many(keys)
-                return {key: await self._view(key, rows.get(key)) for key in keys}
-            except StoreError as error:
-                self._on_error(error)
-                await asyncio.sleep(backoff.next_delay())
+        rows = await self._latest.get_many(keys)
+        return {key: await self._view(key, rows.get(key)) for key in keys}
 
     async def _view(self, key: StreamKey, row: LatestRow | None) -> View:
         view = View(key)

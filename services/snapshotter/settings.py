@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from services.common.settings import AwsSettings, CommaList, CommonSettings, split_commas
+from services.common.sharding import parse_shards
 
 
 class SnapshotterSettings(CommonSettings, AwsSettings):
@@ -43,17 +44,17 @@ class SnapshotterSettings(CommonSettings, AwsSettings):
 
     @model_validator(mode="after")
     def _shards_exist(self) -> Self:
+        text = ",".join(self.snapshotter_shards)
         try:
-            parse_shards(self.snapshotter_shards, self.shard_count)
+            parse_shards(text, self.shard_count)
         except ValueError as error:
-            text = ",".join(self.snapshotter_shards)
             raise ValueError(f"SNAPSHOTTER_SHARDS={text!r}: {error}") from error
         return self
 
     @property
     def shards(self) -> list[int]:
         """The shards whose tick logs this process takes."""
-        return parse_shards(self.snapshotter_shards, self.shard_count)
+        return sorted(parse_shards(",".join(self.snapshotter_shards), self.shard_count))
 
     @property
     def group(self) -> str:
@@ -63,25 +64,3 @@ class SnapshotterSettings(CommonSettings, AwsSettings):
     def ack_wait_s(self) -> float:
         """A record is acked one archive period after it came, plus the writing, at the latest."""
         return 2 * self.archive_period_s + 30
-
-
-def parse_shards(parts: tuple[str, ...], count: int) -> list[int]:
-    """Read `all`, numbers and ranges.
-
-    Raises:
-        ValueError: a part is none of these, or is not below `count`.
-    """
-    shards: set[int] = set()
-    for part in parts:
-        if part == "all":
-            shards.update(range(count))
-            continue
-        first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not first.isdecimal() or not last.isdecimal():
-            raise ValueError("expected `all`, or shard numbers and ranges such as 0-3,6")
-        low, high = int(first), int(last)
-        if not low <= high < count:
-            raise ValueError(f"expected shards between 0 and {count - 1}")
-        shards.update(range(low, high + 1))
-    return sorted(shards)

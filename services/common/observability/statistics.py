@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Literal, NamedTuple
 
 import structlog
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from services.common.observability.event_loop import LoopMetrics, watched_loop
 
 log = structlog.get_logger(__name__)
 
@@ -86,3 +90,20 @@ async def report(
     while True:
         await asyncio.sleep(period_s)
         log.info("statistics", **statistics.line(registry.collect(), clock()))
+
+
+@asynccontextmanager
+async def observed(
+    registry: CollectorRegistry, loop: LoopMetrics, figures: Mapping[str, Figure]
+) -> AsyncIterator[None]:
+    """What runs beside every service and only looks, while the block runs.
+
+    The loop's lag, measured into `loop`, which is on `registry`, and its watchdog; the statistics
+    line, made of `figures`.
+    """
+    async with watched_loop(loop), asyncio.TaskGroup() as group:
+        reporting = group.create_task(report(registry, figures), name="statistics")
+        try:
+            yield
+        finally:
+            reporting.cancel()

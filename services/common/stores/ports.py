@@ -16,8 +16,8 @@ from services.common.subjects import StreamKey
 
 
 @dataclass(frozen=True, slots=True)
-class LatestRow:
-    """The newest known state of a stream.
+class StoredState:
+    """The state of a stream at a position.
 
     Attributes:
         key: the stream.
@@ -25,8 +25,7 @@ class LatestRow:
         cursor: the broker's cursor of that record, to go on reading from it.
         shard: the shard whose tick log the cursor belongs to.
         ts_snapshot: when the state was taken, microseconds.
-        state: JSON as in `Snapshot.state`; a book holds its best 50 levels a side only.
-        checkpoint: S3 key of the full book's checkpoint, for books.
+        state: JSON as in `Snapshot.state`.
     """
 
     key: StreamKey
@@ -35,19 +34,21 @@ class LatestRow:
     shard: int
     ts_snapshot: int
     state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LatestRow(StoredState):
+    """The newest known state; a book holds its best 50 levels a side only.
+
+    `checkpoint` is the S3 key of the full book's checkpoint, for books.
+    """
+
     checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A whole book at a position; `state` is JSON `{"bids": ..., "asks": ...}`."""
-
-    key: StreamKey
-    position: Position
-    cursor: str
-    shard: int
-    ts_snapshot: int
-    state: bytes
+class Checkpoint(StoredState):
+    """A whole book."""
 
 
 class LatestReader(ABC):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gzip
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import structlog
 
@@ -62,37 +62,36 @@ class ArchiveIndex:
 
     async def find(self, stream: str, after: Position, newest: Commit) -> Commit | None:
         """The oldest commit that reaches beyond `after`: O(log n) requests."""
-        if not newest.reaches(stream, after):
-            return None
-        low = await self.oldest_number()
-        if low is None:
-            return None
-        found, high = newest, newest.number
-        while low < high:
-            middle = (low + high) // 2
-            commit = await self.commit(middle)
-            if commit is not None and commit.reaches(stream, after):
-                found, high = commit, middle
-            else:
-                low = middle + 1
+        _, found = await self._bisect(newest, lambda commit: commit.reaches(stream, after))
         return found
 
     async def before(self, ts: int, newest: Commit) -> Commit | None:
         """The last commit made before `ts` (microseconds): O(log n) requests."""
-        if newest.ts < ts:
-            return newest
-        low = await self.oldest_number()
-        found: Commit | None = None
-        high = newest.number
-        while low is not None and low < high:
-            middle = (low + high) // 2
-            commit = await self.commit(middle)
-            if commit is not None and commit.ts < ts:
-                found = commit
-                low = middle + 1
-            else:
-                high = middle
+        found, _ = await self._bisect(newest, lambda commit: commit.ts >= ts)
         return found
+
+    async def _bisect(
+        self, newest: Commit, reached: Callable[[Commit], bool]
+    ) -> tuple[Commit | None, Commit | None]:
+        """The last commit that has not `reached`, and the first that has.
+
+        One that a lifecycle rule took has not.
+        """
+        if not reached(newest):
+            return newest, None
+        low = await self.oldest_number()
+        if low is None:
+            return None, None
+        before, first = None, newest
+        while low < first.number:
+            middle = (low + first.number) // 2
+            commit = await self.commit(middle)
+            if commit is not None and reached(commit):
+                first = commit
+            else:
+                before = commit if commit is not None else before
+                low = middle + 1
+        return before, first
 
     def _unpack(self, stored: bytes | None) -> Commit | None:
         if stored is None:

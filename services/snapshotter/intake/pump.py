@@ -13,18 +13,17 @@ from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT
-from services.common.resilience.backoff import Backoff
 from services.common.stores.index import Head
-from services.common.stream import Broker, GroupSubscription, Message
+from services.common.stream import Broker, GroupSubscription, Message, Page
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.wire import UNREADABLE, Reset, Tick
 from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.intake.bound import IntakeBound
 from services.snapshotter.intake.delivered import Delivered, read_raw, read_tick, stream_of
-from services.snapshotter.pacing import RETRY_S
+from services.snapshotter.patience import patiently
 from services.snapshotter.restore import Restorer
-from services.snapshotter.stream import DeliveryVerdict, Stream
+from services.snapshotter.stream import DeliveryVerdict, Stream, View
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +54,7 @@ class Pump:
         *,
         buffer_bytes: int,
         on_changed: Callable[[Stream], None],
-        on_broker: Callable[[str], None],
+        on_broker: Callable[[BrokerUnavailable], None],
     ) -> None:
         self.name = name
         self.streams: dict[StreamKey, Stream] = {}
@@ -73,20 +72,18 @@ class Pump:
         self.taken = 0
         # Deliveries of streams that are being restored, in order.
         self._waiting: dict[StreamKey, deque[Message]] = {}
-        self._bound = IntakeBound(name, buffer_bytes, metrics.HELD_BYTES.labels(name).set)
+        self.bound = IntakeBound(name, buffer_bytes, metrics.HELD_BYTES.labels(name).set)
 
     async def join(self, group: str, *, max_pending: int, ack_wait_s: float) -> None:
         """Become a member of the group; waits for S3 and the broker as long as it takes."""
         self._heads = await self.archiver.restore()
-        backoff = Backoff(*RETRY_S)
-        while self._subscription is None:
-            try:
-                self._subscription = await self._broker.group(
-                    self.name, group, max_pending=max_pending, ack_wait_s=ack_wait_s
-                )
-            except BrokerUnavailable as error:
-                self._on_broker(error.reason)
-                await asyncio.sleep(backoff.next_delay())
+        self._subscription = await patiently(
+            lambda: self._broker.group(
+                self.name, group, max_pending=max_pending, ack_wait_s=ack_wait_s
+            ),
+            BrokerUnavailable,
+            self._on_broker,
+        )
 
     async def aclose(self) -> None:
         """Leave the group; what is not acked goes to the next member."""
@@ -101,7 +98,7 @@ class Pump:
         await self._read_what_is_there()
         async with asyncio.TaskGroup() as tasks:
             while True:
-                await self._bound.wait_for_room()
+                await self.bound.wait_for_room()
                 batch = await subscription.next_batch(_BATCH)
                 self.taken += len(batch)
                 if unseen := self._unseen([message.subject for message in batch]):
@@ -112,11 +109,11 @@ class Pump:
                         # It says nothing of the market, and nothing once it is old.
                         done.append(message)
                         continue
-                    if self._bound.full:
+                    if self.bound.full:
                         # A batch may hold many large books, and the bound holds for each record.
                         await self._ack(done)
                         done = []
-                        await self._bound.wait_for_room()
+                        await self.bound.wait_for_room()
                     key = stream_of(message.subject)
                     waiting = None if key is None else self._waiting.get(key)
                     if key is None:
@@ -126,21 +123,11 @@ class Pump:
                         done.append(message)
                     elif waiting is not None:
                         waiting.append(message)
-                        self._bound.waiting += len(message.payload)
+                        self.bound.waiting += len(message.payload)
                     elif not await self._deliver(message):
                         done.append(message)
-                self._bound.show()
+                self.bound.show()
                 await self._ack(done)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the bound on held bytes stops the intake now."""
-        return self._bound.paused
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of records that were taken and are not fully stored yet."""
-        return self._bound.held
 
     @property
     def joined(self) -> bool:
@@ -153,7 +140,7 @@ class Pump:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
-        if self._subscription is None or self.paused:
+        if self._subscription is None or self.bound.paused:
             return 0
         return await self._subscription.unread()
 
@@ -162,13 +149,13 @@ class Pump:
         done: list[Message] = []
         for stream in streams:
             done.extend(stream.pop_settled())
-        self._bound.unacked -= sum(len(message.payload) for message in done)
-        self._bound.changed()
+        self.bound.unacked -= sum(len(message.payload) for message in done)
+        self.bound.changed()
         await self._ack(done)
 
     async def _archived(self, heads: Mapping[str, Head], refilled: int) -> None:
         """A batch was written that ends at `heads`."""
-        self._bound.refilled -= refilled
+        self.bound.refilled -= refilled
         touched = []
         for text, head in heads.items():
             stream = self.streams[StreamKey.parse(text)]
@@ -183,7 +170,7 @@ class Pump:
             await self._subscription.ack(messages)
         except BrokerUnavailable as error:
             # They come again after ack_wait, are known to be stored, and are acked then.
-            self._on_broker(error.reason)
+            self._on_broker(error)
 
     # ---------------------------------------------------------------- taking
 
@@ -212,11 +199,11 @@ class Pump:
             done: list[Message] = []
             while waiting:
                 message = waiting.popleft()
-                self._bound.waiting -= len(message.payload)
+                self.bound.waiting -= len(message.payload)
                 if not await self._deliver(message):
                     done.append(message)
             del self._waiting[stream.key]
-            self._bound.changed()
+            self.bound.changed()
             await self._ack(done)
 
     async def _deliver(self, message: Message) -> bool:
@@ -237,7 +224,7 @@ class Pump:
             await self._catch_up(stream, message)
         if stream.settled(position):
             return False
-        self._bound.unacked += stream.deliver(message)
+        self.bound.unacked += stream.deliver(message)
         return True
 
     async def _read_what_is_there(self) -> None:
@@ -245,14 +232,9 @@ class Pump:
 
         What a crashed member held is delivered again only after `ack_wait`.
         """
-        backoff = Backoff(*RETRY_S)
-        while True:
-            try:
-                subjects = await self._broker.subjects(self.name)
-                break
-            except BrokerUnavailable as error:
-                self._on_broker(error.reason)
-                await asyncio.sleep(backoff.next_delay())
+        subjects = await patiently(
+            lambda: self._broker.subjects(self.name), BrokerUnavailable, self._on_broker
+        )
         await self._restore(self._unseen(subjects))
         for stream in list(self.streams.values()):
             await self._catch_up(stream, None)
@@ -260,20 +242,19 @@ class Pump:
     async def _catch_up(self, stream: Stream, message: Message | None) -> None:
         """Read the log from what is held through `message` (None: its head), and take it all."""
         through = message.position if message is not None else None
-        backoff = Backoff(*RETRY_S)
         at_head = False
+
+        async def read() -> Page:
+            return await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
+
         while not at_head and (through is None or stream.held is None or stream.held < through):
-            await self._bound.wait_for_room_to_restore()
+            await self.bound.wait_for_room_to_restore()
             try:
-                page = await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
+                page = await patiently(read, BrokerUnavailable, self._on_broker)
             except PositionLost as error:
                 log.warning("records_lost", stream=str(stream.key), reason=str(error))
                 metrics.CATCH_UPS.labels("lost").inc()
                 stream.cursor = ""
-                continue
-            except BrokerUnavailable as error:
-                self._on_broker(error.reason)
-                await asyncio.sleep(backoff.next_delay())
                 continue
             at_head = page.at_head
             if not page.messages:
@@ -321,7 +302,7 @@ class Pump:
                 refilled=refilled,
             )
             if refilled:
-                self._bound.refilled += len(message.payload)
+                self.bound.refilled += len(message.payload)
         if stream.view is None or seen.record is None:
             return
         if tracing.ACTIVE is not None and TRACEPARENT in (headers := message.headers):
@@ -334,15 +315,12 @@ class Pump:
                 shard=stream.shard,
             )
             with span:
-                self._fold(stream, seen.record, message.cursor)
+                self._fold(stream, stream.view, seen.record, message.cursor)
             stream.trace = span
         else:
-            self._fold(stream, seen.record, message.cursor)
+            self._fold(stream, stream.view, seen.record, message.cursor)
 
-    def _fold(self, stream: Stream, record: Tick | Reset, cursor: str) -> None:
-        view = stream.view
-        if view is None:
-            return
+    def _fold(self, stream: Stream, view: View, record: Tick | Reset, cursor: str) -> None:
         was_whole = view.whole
         try:
             changed = view.apply(record, cursor)

@@ -333,13 +333,13 @@ async def test_readiness_tells_of_a_log_that_is_not_taken_though_the_broker_answ
     async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
         pump = service.pumps[0]
         going_on = asyncio.Event()
-        wait_for_room = pump._bound._wait
+        wait_for_room = pump.bound._wait
 
         async def stuck(held: Callable[[], int]) -> None:
             await going_on.wait()
             await wait_for_room(held)
 
-        monkeypatch.setattr(pump._bound, "_wait", stuck)
+        monkeypatch.setattr(pump.bound, "_wait", stuck)
         await publish_some(publisher, streams, rounds=2)
         await eventually(lambda: _check_is(service, "consuming", ok=False))
         assert (await _report(service))["checks"]["broker"]["ok"]

@@ -54,7 +54,7 @@ async def test_stores_away_for_a_while_lose_nothing_and_readiness_tells(
             while time.monotonic() < away_until:
                 await publish_some(publisher, streams, rounds=1)
                 await asyncio.sleep(0.1)  # the load goes on
-            assert sum(pump.held_bytes for pump in service.pumps) <= 256_000_000
+            assert sum(pump.bound.held for pump in service.pumps) <= 256_000_000
             platform.proxy.mend()
             await eventually(all_well, seconds=60)
         await eventually(lambda: rows_are_current(platform, streams))
@@ -104,10 +104,10 @@ async def test_intake_stops_at_the_byte_bound_while_stores_are_away(platform: Pl
             await publish(publisher, [stream.reset(levels=12_000)])
 
         async def paused() -> bool:
-            return any(pump.paused for pump in service.pumps)
+            return any(pump.bound.paused for pump in service.pumps)
 
         await eventually(paused)
-        held = max(pump.held_bytes for pump in service.pumps)
+        held = max(pump.bound.held for pump in service.pumps)
         largest = max(len(record.payload) for record in stream.records)
         assert held <= bound / 3 + largest
         assert held < sum(len(record.payload) for record in stream.records)
