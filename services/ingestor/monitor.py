@@ -91,10 +91,7 @@ class Monitor:
             waiting = [
                 f"{feed.name} is {feed.state.value}" for feed in self._feeds if not feed.connected
             ]
-            if waiting or not self._feeds:
-                self._health.failed("feed", "; ".join(waiting) or "no feed")
-            else:
-                self._health.passed("feed")
+            self._health.judge("feed", waiting if self._feeds else ["no feed"])
             await asyncio.sleep(_HEALTH_S)
 
     def _log_is(self, epoch: int) -> None:

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
+from services.common.clock import now_us
 from services.common.errors import InvalidSubject, PositionLost, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT, exemplar_of, headers_of
@@ -248,7 +249,7 @@ class Pipeline:
             await self._normalize(key, message, raw)
 
     async def _normalize(self, key: StreamKey, message: Message, raw: RawRecord) -> None:
-        began = time.time_ns() // 1000
+        began = now_us()
         output = self._normalizer.normalize(key, raw)
         asks = {ask.cause: ask for ask in output.asks}
         for error in output.refused:

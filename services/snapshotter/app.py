@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import structlog
 from starlette.applications import Starlette
@@ -65,6 +66,11 @@ class Snapshotter:
         self._rows = RowStore(settings)
         self._bucket = Bucket(settings)
         self._latest = DynamoLatestReader(settings, consistent=True)
+        create = settings.environment != "production"
+        self._ensure: dict[str, Callable[[], Awaitable[None]]] = {
+            DYNAMODB: partial(self._rows.ensure, create=create),
+            S3: partial(self._bucket.ensure, create=create),
+        }
         self.pumps: list[Pump] = []
         self._standstills: dict[str, Standstill] = {}
         self.port: int | None = None
@@ -79,11 +85,8 @@ class Snapshotter:
                 is delivered again to whoever is started next.
         """
         settings = self._settings
-        application = Starlette(
-            routes=health_routes(
-                self.health, {"shards": settings.shards, "group": settings.group}, metrics.REGISTRY
-            )
-        )
+        info = {"shards": settings.shards, "group": settings.group}
+        application = Starlette(routes=health_routes(self.health, info, metrics.REGISTRY))
         port = settings.http_port if settings.admin_port is None else settings.admin_port
         async with (
             self._rows,
@@ -108,15 +111,10 @@ class Snapshotter:
 
     async def _prepare(self) -> None:
         """Wait for every dependency, making what may be made."""
-        create = self._settings.environment != "production"
+        actions = {**self._ensure, BROKER: self._open_broker}
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(
-                self._until_ok(lambda: self._rows.ensure(create=create), DYNAMODB), name="table"
-            )
-            tasks.create_task(
-                self._until_ok(lambda: self._bucket.ensure(create=create), S3), name="bucket"
-            )
-            tasks.create_task(self._until_ok(self._open_broker, BROKER), name="logs")
+            for check, action in actions.items():
+                tasks.create_task(self._until_ok(action, check), name=check)
 
     async def _open_broker(self) -> None:
         self.health.failed(BROKER, "connecting")
@@ -271,13 +269,12 @@ class Snapshotter:
 
         What development may create and finds missing (an emptied local store) is made again.
         """
-        create = self._settings.environment != "production"
+        questions = {**self._ensure, BROKER: self._probe_broker}
         while True:
             await asyncio.sleep(_PROBE_PERIOD_S)
             async with asyncio.TaskGroup() as asking:
-                asking.create_task(self._ask(DYNAMODB, self._rows.ensure(create=create)))
-                asking.create_task(self._ask(S3, self._bucket.ensure(create=create)))
-                asking.create_task(self._ask(BROKER, self._probe_broker()))
+                for check, question in questions.items():
+                    asking.create_task(self._ask(check, question))
             metrics.BOOKS_WAITING.set(
                 sum(
                     stream.view is not None and not stream.view.whole
@@ -310,15 +307,12 @@ class Snapshotter:
                 problems.append(
                     f"{pump.name}: {waiting} records wait, none taken for {idle_s:.0f} s"
                 )
-        if problems:
-            self.health.failed(CONSUMING, "; ".join(problems))
-        else:
-            self.health.passed(CONSUMING)
+        self.health.judge(CONSUMING, problems)
 
-    async def _ask(self, check: str, question: Awaitable[None]) -> None:
+    async def _ask(self, check: str, question: Callable[[], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await question
+                await question()
         except TimeoutError:
             self.health.failed(check, f"no answer within {_PROBE_TIMEOUT_S:.0f} s")
         except (BrokerUnavailable, StoreError) as error:

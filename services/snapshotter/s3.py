@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
+from services.common.clock import now_us
 from services.common.errors import StoreError, StoreMissing
 from services.common.settings import AwsSettings
 from services.common.stores.aws import OBJECT_WRITER, S3, Limits, answered, translated
@@ -133,7 +133,7 @@ class ArchiveLog:
         batch = batch.beyond(archived_heads(self._last))
         while batch.objects:
             entries = [sealed.entry for sealed in batch.objects]
-            commit = next_commit(self._log, self._last, entries, time.time_ns() // 1000)
+            commit = next_commit(self._log, self._last, entries, now_us())
             await self._bucket.put(pending_key(self._log), pack_commit(commit), _INDEX)
             written += await self._put_objects(batch.objects, entries)
             if not await self._commit(commit):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from opentelemetry.trace import SpanKind
 
+from services.common.clock import now_us
 from services.common.observability import tracing
 from services.common.observability.tracing import exemplar_of
 from services.common.stores.aws import DYNAMODB, S3
@@ -37,7 +38,7 @@ class RowWriter:
             StoreError: it was not written; nothing changed.
         """
         view = stream.view
-        row = view.row(stream.shard, _now()) if view is not None else None
+        row = view.row(stream.shard, now_us()) if view is not None else None
         if view is None or row is None:
             return
         received = view.ts_ingest
@@ -60,7 +61,7 @@ class RowWriter:
             exemplar = exemplar_of(span)
         metrics.WRITE_SECONDS.labels("row").observe(time.monotonic() - started, exemplar)
         metrics.ROWS.labels("written" if written else "refused").inc()
-        metrics.LAG_SECONDS.labels(stream.key.channel).observe(max(0, _now() - received) / 1e6)
+        metrics.LAG_SECONDS.labels(stream.key.channel).observe(max(0, now_us() - received) / 1e6)
         newest = view.checkpoint
         if newest is not None and newest != row.checkpoint and view.fold.position == row.position:
             # It was written while this row was on its way, and no later row is due to name it.
@@ -88,7 +89,7 @@ class CheckpointWriter:
             StoreError: it was not written, or the row could not be told of it.
         """
         view = stream.view
-        checkpoint = view.changed_book(stream.shard, _now()) if view is not None else None
+        checkpoint = view.changed_book(stream.shard, now_us()) if view is not None else None
         if view is None or checkpoint is None:
             return
         started = time.monotonic()
@@ -102,7 +103,3 @@ class CheckpointWriter:
             await self._rows.name_checkpoint(stream.key, view.stored, object_key)
         view.checkpointed = checkpoint.position
         await self._checkpoints.prune(stream.key, object_key)
-
-
-def _now() -> int:
-    return time.time_ns() // 1000

@@ -7,7 +7,6 @@ is a service when each of these checks has held once; it stays so for the proces
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from services.common.clock import now_us
 from services.common.observability.metrics import HealthCollector, Together
 
 
@@ -35,7 +35,7 @@ class Health:
 
     def __init__(self, service: str, *checks: str) -> None:
         self.service = service
-        self.started = time.time_ns() // 1000
+        self.started = now_us()
         self._checks = {name: Check("not checked yet", self.started) for name in checks}
         self._pending = set(checks)
         self._degraded: dict[str, dict[str, Any]] = {}
@@ -49,12 +49,19 @@ class Health:
         """The check does not hold; `reason` is shown to whoever asks."""
         self._set(name, reason)
 
+    def judge(self, name: str, problems: Sequence[str]) -> None:
+        """`failed` while there are any problems, else `passed`."""
+        if problems:
+            self.failed(name, "; ".join(problems))
+        else:
+            self.passed(name)
+
     def degraded(self, name: str, reason: str) -> None:
         """Something is not as it should be, and the service can do without for a while.
 
         Shown at `/readyz`, which stays as it is.
         """
-        since = self._degraded.get(name, {}).get("since", time.time_ns() // 1000)
+        since = self._degraded.get(name, {}).get("since", now_us())
         self._degraded[name] = {"reason": reason, "since": since}
 
     def restored(self, name: str) -> None:
@@ -73,7 +80,7 @@ class Health:
         if held is not None and (held.reason is None) == (reason is None):
             since = held.since
         else:
-            since = time.time_ns() // 1000
+            since = now_us()
         self._checks[name] = Check(reason, since)
 
     @property

@@ -7,7 +7,6 @@ seconds, sizes bytes, ages seconds; a name says its unit. Label values come from
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import product
@@ -24,6 +23,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from services.common.clock import now_us
 
 if TYPE_CHECKING:
     from services.common.observability.health import Health
@@ -117,7 +118,7 @@ class HealthCollector(Collector):
         for_s = GaugeMetricFamily(
             "md_check_since_seconds", "How long a readiness check has been so.", labels=("check",)
         )
-        now = time.time_ns() // 1000
+        now = now_us()
         for name, check in self._health.checks.items():
             up.add_metric((name,), float(check.reason is None))
             for_s.add_metric((name,), max(0, now - check.since) / 1e6)
