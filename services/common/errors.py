@@ -118,20 +118,22 @@ class StoreMissing(StoreError):
 
 
 class VenueError(PlatformError):
-    """Anything that went wrong between this process and a venue."""
+    """Anything that went wrong between this process and a venue; `status` is HTTP's."""
+
+    said = ""
+
+    def __init__(self, target: str, reason: str, *, status: int | None = None) -> None:
+        self.target = target
+        self.reason = reason
+        self.status = status
+        super().__init__(f"{target}{self.said}: {reason}")
 
 
 class VenueUnavailable(VenueError):
-    def __init__(self, target: str, reason: str, *, status: int | None = None) -> None:
-        self.target = target
-        self.reason = reason
-        self.status = status
-        super().__init__(f"{target}: {reason}")
+    """No answer, or one of 429 and 5xx."""
 
 
 class VenueRefused(VenueError):
-    def __init__(self, target: str, reason: str, *, status: int | None = None) -> None:
-        self.target = target
-        self.reason = reason
-        self.status = status
-        super().__init__(f"{target} refused: {reason}")
+    """An answer that is a refusal."""
+
+    said = " refused"

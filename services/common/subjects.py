@@ -74,18 +74,12 @@ def tick_log(shard: int) -> str:
 
 @lru_cache(maxsize=65_536)
 def raw_subject(key: StreamKey) -> str:
-    return (
-        f"{ROOT}.{RAW_LOG}."
-        f"{check_token(key.venue)}.{check_token(key.channel)}.{check_token(key.product)}"
-    )
+    return ".".join((ROOT, RAW_LOG, *map(check_token, key)))
 
 
 @lru_cache(maxsize=65_536)
 def tick_subject(shard: int, key: StreamKey) -> str:
-    return (
-        f"{ROOT}.tick.{shard}."
-        f"{check_token(key.venue)}.{check_token(key.channel)}.{check_token(key.product)}"
-    )
+    return ".".join((ROOT, tick_log(shard), *map(check_token, key)))
 
 
 @lru_cache(maxsize=65_536)

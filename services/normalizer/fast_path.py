@@ -19,7 +19,7 @@ from services.common.stream import Message, Position, Record
 from services.common.subjects import StreamKey, key_of, tick_subject
 from services.common.wire import RECORD_VERSION, Tick, encode
 from services.normalizer.chain import Chain, Place
-from services.normalizer.venues import FastMapping, Unmappable, VenueMapper
+from services.normalizer.venues.mapping import FastMapping, Unmappable, VenueMapper
 
 
 class FrameRecord[Body](msgspec.Struct, gc=False):

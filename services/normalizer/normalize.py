@@ -34,8 +34,8 @@ from services.common.wire import (
 from services.normalizer.chain import RAW_LOG_BREAK, Chain, Link
 from services.normalizer.fast_path import FastPath
 from services.normalizer.stand_in import instead_of, itself, of_break
-from services.normalizer.venues import VENUES, Unmappable, VenueMapper
-from services.normalizer.venues.mapping import decode
+from services.normalizer.venues import VENUES
+from services.normalizer.venues.mapping import Unmappable, VenueMapper, decode
 
 INVALID_MESSAGE = "invalid_message"
 

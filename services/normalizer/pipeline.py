@@ -32,7 +32,7 @@ from services.normalizer.normalize import INVALID_MESSAGE, Normalizer
 from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.stand_in import too_large
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 log = structlog.get_logger(__name__)
 

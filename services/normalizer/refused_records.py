@@ -13,7 +13,7 @@ from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, de
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import RepairRequest
 from services.normalizer.stand_in import missed_by
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 log = structlog.get_logger(__name__)
 

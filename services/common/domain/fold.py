@@ -43,12 +43,8 @@ def check_state(channel: str, state: bytes) -> None:
     Raises:
         UNREADABLE: it has not.
     """
-    if channel == "ticker":
-        _decode_fields(state)
-    elif channel == "trades":
-        _decode_trades(state)
-    else:
-        _decode_book(state)
+    decoders = {"ticker": _decode_fields, "trades": _decode_trades}
+    decoders.get(channel, _decode_book)(state)
 
 
 class Fold:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 # Whole numbers of doublings that exceed any cap; larger powers would only overflow.
 _MOST_DOUBLINGS = 30
@@ -51,26 +52,15 @@ class Backoff:
         immediate: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._first_s = first_s
-        self._cap_s = cap_s
-        self._least = least
+        self._delay_s = partial(delay_s, first_s=first_s, cap_s=cap_s, least=least, draw=draw)
         self._immediate = immediate
-        self._draw = draw
         self.attempts = 0
 
     def next_delay(self) -> float:
         """Seconds to wait before the next attempt."""
         attempt = self.attempts - 1 if self._immediate else self.attempts
         self.attempts += 1
-        if attempt < 0:
-            return 0.0
-        return delay_s(
-            attempt,
-            first_s=self._first_s,
-            cap_s=self._cap_s,
-            least=self._least,
-            draw=self._draw,
-        )
+        return 0.0 if attempt < 0 else self._delay_s(attempt)
 
     def reset(self) -> None:
         self.attempts = 0

@@ -13,8 +13,8 @@ import pytest
 from services.common.subjects import StreamKey
 from services.common.testing.raw_records import RawStream
 from services.common.wire import Fields, Level, Stats24h, Trade
-from services.normalizer.venues import Unmappable
 from services.normalizer.venues.coinbase import CoinbaseMapper
+from services.normalizer.venues.mapping import Unmappable
 
 MAPPER = CoinbaseMapper()
 TS_RECV = 1_783_465_100_000_000

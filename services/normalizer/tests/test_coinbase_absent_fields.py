@@ -11,7 +11,7 @@ import pytest
 from services.common.subjects import StreamKey
 from services.common.wire import Fields, Level, Stats24h, Trade
 from services.normalizer.tests.test_coinbase import BTC, MAPPER, TIME, TS_RECV, fields, state
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 # What each field of each message may lack, by the table in the normalizer's README: the value that
 # a message has, and what the same message gives without it.

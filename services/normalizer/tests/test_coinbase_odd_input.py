@@ -14,7 +14,7 @@ from services.normalizer.tests.test_coinbase import (
     fields,
     state,
 )
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 BAD = [
     ("ticker", b"", "bad_json"),

@@ -20,7 +20,7 @@ from services.common.wire import RawRecord, encode
 from services.normalizer.chain import ChainVerdict
 from services.normalizer.fast_path import FrameRecord
 from services.normalizer.normalize import Normalizer
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 SHARDS = 8
 KEYS = [StreamKey("coinbase", channel, "BTC-USD") for channel in ("ticker", "trades", "book")]

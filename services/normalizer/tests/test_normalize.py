@@ -26,7 +26,7 @@ from services.common.wire import (
 from services.normalizer.chain import ChainVerdict
 from services.normalizer.normalize import Normalized, Normalizer
 from services.normalizer.stand_in import too_large
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 SHARDS = 8
 TRADES = StreamKey("coinbase", "trades", "BTC-USD")

@@ -31,7 +31,7 @@ from services.normalizer.tests.test_pipeline import (
     running,
     until_acked,
 )
-from services.normalizer.venues import Unmappable
+from services.normalizer.venues.mapping import Unmappable
 
 KEY = pulse_key("coinbase", "line-1")
 PRODUCTS = [f"P{number}-USD" for number in range(20)]

@@ -5,14 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.normalizer.venues.coinbase import CoinbaseMapper
-from services.normalizer.venues.mapping import (
-    FastMapping,
-    Mapped,
-    MappedState,
-    Unmappable,
-    VenueMapper,
-)
+from services.normalizer.venues.mapping import VenueMapper
 
 VENUES: Mapping[str, VenueMapper] = {"coinbase": CoinbaseMapper()}
-
-__all__ = ["VENUES", "FastMapping", "Mapped", "MappedState", "Unmappable", "VenueMapper"]

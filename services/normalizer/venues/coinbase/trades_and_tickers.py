@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -75,29 +76,18 @@ def ticker_fields(
 def read_ticker(key: StreamKey, ticker: TickerMessage, ts_recv: int) -> Mapped:
     """What a WebSocket ticker says. Raises Unmappable without type, product or price."""
     expect(key, "ticker", ticker.type, ticker.product_id)
-    check_decimals(ticker.price)
     time = micros(ticker.time) or ts_recv
-    figures = (
-        ticker.last_size,
-        ticker.best_bid,
-        ticker.best_bid_size,
-        ticker.best_ask,
-        ticker.best_ask_size,
-        ticker.open_24h,
-        ticker.high_24h,
-        ticker.low_24h,
-        ticker.volume_24h,
-        ticker.volume_30d,
-    )
+    figures: tuple[Any, ...] = _figures(ticker)
     optional = OptionalFields(ticker)
-    # Nearly always all of them are there: one search instead of ten.
+    # Nearly always all of them are there: one search instead of eleven.
     if not are_decimals(figures):
-        figures = tuple(map(optional.decimal, _FIGURES))  # type: ignore[assignment]  # as many
-    size, bid, bid_size, ask, ask_size, first, high, low, volume, volume_30d = figures
+        check_decimals(ticker.price)
+        figures = (ticker.price, *map(optional.decimal, _FIGURES))
+    price, size, bid, bid_size, ask, ask_size, first, high, low, volume, volume_30d = figures
     trade_id, side = optional.number("trade_id"), optional.side("side")
     trade = None
     if trade_id is not None and size is not None:
-        trade = Trade(ticker.price, size, side, trade_id, time)
+        trade = Trade(price, size, side, trade_id, time)
     stats = Stats24h(first, high, low, volume)
     fields = Fields(
         last_trade=trade,
@@ -109,11 +99,12 @@ def read_ticker(key: StreamKey, ticker: TickerMessage, ts_recv: int) -> Mapped:
     return Mapped(time, ticker.sequence, fields, tuple(optional.refused))
 
 
-# In the order in which `read_ticker` takes them.
+# In the order in which `read_ticker` takes them, behind the price.
 _FIGURES = (
     *("last_size", "best_bid", "best_bid_size", "best_ask", "best_ask_size"),
     *("open_24h", "high_24h", "low_24h", "volume_24h", "volume_30d"),
 )
+_figures = attrgetter("price", *_FIGURES)
 _NO_STATS = Stats24h()
 
 
