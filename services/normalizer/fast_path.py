@@ -59,13 +59,7 @@ class _Stream:
 
 
 class FastPath:
-    """See the module's docstring.
-
-    Args:
-        chain: shared with the `Normalizer` that takes what is declined here.
-        shard_count: number of tick logs.
-        venues: mappers by venue.
-    """
+    """See the module's docstring. `chain` is that of the `Normalizer`, which takes the rest."""
 
     def __init__(self, chain: Chain, shard_count: int, venues: Mapping[str, VenueMapper]) -> None:
         self._chain = chain

@@ -59,10 +59,6 @@ class Normalizer:
     """Feed it each stream's raw records in order; see the module's docstring.
 
     `fast_path` may be asked first for each record: what it takes needs nothing else.
-
-    Args:
-        shard_count: number of tick logs.
-        venues: mappers by venue.
     """
 
     def __init__(self, shard_count: int, venues: Mapping[str, VenueMapper] = VENUES) -> None:

@@ -56,9 +56,7 @@ class Pipeline:
 
     Args:
         broker: open; the raw, tick and invalid logs exist.
-        metrics: where it counts.
         group: the consumer group; members of one group share the work, two groups each see all.
-        shard_count: number of tick logs.
         shards: those this process works on; records of others are passed over.
         max_batch: raw records taken at a time.
         max_pending: raw records taken and not acknowledged, at most.

@@ -53,7 +53,6 @@ class Snapshotter:
     """The service. `run` returns when it was asked to stop and has stored what it held.
 
     Args:
-        settings: see `settings.py`.
         broker: not open yet; `run` opens it, so that `/readyz` answers meanwhile, and closes it.
         specs: how the logs are to be kept.
     """

@@ -91,9 +91,9 @@ class Batch:
 
     Args:
         kind: `ticks` or `raw`, the first part of the objects' keys.
-        period_s: due when the first record was added so long ago.
-        max_bytes: due when the records have so many bytes together.
-        max_records: due when there are so many records.
+        period_s: due when the first record was added so long ago,
+        max_bytes: or the records have so many bytes together,
+        max_records: or there are so many.
     """
 
     def __init__(self, kind: str, *, period_s: float, max_bytes: int, max_records: int) -> None:

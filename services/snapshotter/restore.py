@@ -20,14 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class Restorer:
-    """Reads latest rows and checkpoints.
-
-    Args:
-        latest: rows.
-        checkpoints: whole books.
-        shard_count: to tell the shard of a raw record.
-        on_error: told of each failed reading; it is tried again until it works.
-    """
+    """Reads latest rows and checkpoints; `on_error` is told of each reading that is tried again."""
 
     def __init__(
         self,

@@ -170,9 +170,7 @@ class Stream:
     """One stream's place: last record taken, batched, archived; what is not acked yet.
 
     Args:
-        key: the stream.
         subject: where its records are published.
-        shard: its shard.
         view: its state, for ticks; None for raw records, which are only archived.
         archived: how far the archive goes already.
     """

@@ -35,11 +35,7 @@ class Figure(NamedTuple):
 
 
 class Statistics:
-    """One service's line.
-
-    Args:
-        figures: by the field's name.
-    """
+    """One service's line; `figures` by the field's name."""
 
     def __init__(self, figures: Mapping[str, Figure]) -> None:
         self._figures = figures

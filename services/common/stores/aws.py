@@ -93,13 +93,7 @@ async def open_client(
 
 
 class AwsStore[Client]:
-    """What a table and a bucket share: a client of the service, while the store is open.
-
-    Args:
-        service: `DYNAMODB` or `S3`.
-        aws: where it is.
-        limits: time limits, attempts and pool size.
-    """
+    """What a table and a bucket share: a client of the service, while the store is open."""
 
     def __init__(
         self, service: Literal["dynamodb", "s3"], aws: AwsSettings, limits: Limits

@@ -56,10 +56,8 @@ class DynamoLatestReader(Table, LatestReader):
     """Reads them, by a pool of connections.
 
     Args:
-        aws: where the table is.
         consistent: read what was written last, at twice the price; without it a row may be
             up to about a second old.
-        limits: time limits, attempts and pool size.
     """
 
     def __init__(

@@ -36,10 +36,6 @@ class Pump:
     """One log's intake.
 
     Args:
-        name: the log.
-        broker: where it is.
-        restorer: makes a stream as it was left.
-        archiver: the log's archiver.
         buffer_bytes: nothing more is taken while this much is not stored.
         on_changed: told of a stream whose view changed.
         on_broker: told why the broker did not answer.
