@@ -9,12 +9,7 @@ from functools import partial
 import structlog
 from starlette.applications import Starlette
 
-from services.common.errors import (
-    BrokerUnavailable,
-    StoreError,
-    StoreMissing,
-    StoreUnavailable,
-)
+from services.common.errors import BrokerUnavailable, StoreError, StoreMissing, StoreUnavailable
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
 from services.common.resilience.backoff import Backoff

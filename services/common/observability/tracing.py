@@ -63,12 +63,7 @@ class Tracing:
         `parent` is a span of this process or the headers of a message; without one, or where the
         headers hold no trace, a trace begins. `start_us`: µs since the Unix epoch, None is now.
         """
-        attributes: dict[str, str | int] = {
-            "venue": key.venue,
-            "channel": key.channel,
-            "product": key.product,
-            "seq": seq,
-        }
+        attributes: dict[str, str | int] = {**key._asdict(), "seq": seq}
         if shard is not None:
             attributes["shard"] = shard
         start = time.time_ns() if start_us is None else start_us * 1000

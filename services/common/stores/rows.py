@@ -30,6 +30,7 @@ COMPRESS_ABOVE = 8192
 BOOK_DEPTH = 50
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_UNREADABLE = (LookupError, TypeError, ValueError, EOFError, OSError, zlib.error, InvalidSubject)
 
 
 class BadRow(ValueError):
@@ -74,15 +75,7 @@ def row_from_item(item: Mapping[str, Any]) -> LatestRow:
             state=unpack_state(bytes(item["state"]["B"])),
             checkpoint=None if checkpoint is None else checkpoint["S"],
         )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        EOFError,
-        OSError,
-        zlib.error,
-        InvalidSubject,
-    ) as error:
+    except _UNREADABLE as error:
         raise BadRow(f"not a latest row: {error!r}") from error
 
 

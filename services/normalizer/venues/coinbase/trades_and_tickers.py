@@ -12,11 +12,7 @@ from services.common.domain.decimals import are_decimals, first_bad, is_decimal
 from services.common.subjects import StreamKey
 from services.common.times import micros
 from services.common.wire import Fields, Level, Stats24h, Trade
-from services.normalizer.venues.coinbase.messages import (
-    MAX_ID,
-    MatchMessage,
-    TickerMessage,
-)
+from services.normalizer.venues.coinbase.messages import MAX_ID, MatchMessage, TickerMessage
 from services.normalizer.venues.mapping import Mapped, Unmappable
 
 _TAKER = {"buy": "sell", "sell": "buy"}
