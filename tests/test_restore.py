@@ -50,11 +50,10 @@ async def stores(server: AwsServer) -> AsyncIterator[Platform]:
 
 async def rows(platform: Platform) -> Mapping[StreamKey, tuple[Position, bytes, str | None]]:
     """What readers are given; place in the log and time of writing are those of the new log."""
-    async with platform.latest() as latest:
-        try:
-            found = await latest.get_many(KEYS)
-        except StoreMissing:
-            return {}
+    try:
+        found = await platform.latest.get_many(KEYS)
+    except StoreMissing:
+        return {}
 
     def content(row: LatestRow) -> tuple[Position, bytes, str | None]:
         return row.position, row.state, row.checkpoint

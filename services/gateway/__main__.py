@@ -21,7 +21,7 @@ from services.common.observability.metrics import HealthCollector, Together
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
@@ -96,7 +96,7 @@ async def _gateway(settings: GatewaySettings, stack: AsyncExitStack) -> Gateway:
         log_specs(settings),
         Metrics(),
         latest,
-        S3CheckpointReader(store),
+        store,
         S3ArchiveReader(store),
     )
 

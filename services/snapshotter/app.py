@@ -17,7 +17,6 @@ from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.layout import RAW, TICKS
-from services.common.stores.s3 import S3CheckpointReader
 from services.common.stream import Broker, LogSpec
 from services.common.subjects import RAW_LOG, tick_log
 from services.snapshotter import metrics
@@ -162,7 +161,7 @@ class Snapshotter:
 
         restorer = Restorer(
             self._latest,
-            S3CheckpointReader(self._bucket),
+            self._bucket,
             settings.shard_count,
             self._failed("restore", DYNAMODB),
         )

@@ -12,7 +12,7 @@ from services.common.runtime import Stop
 from services.common.settings import AwsSettings
 from services.common.stores.aws import Limits
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream import Broker, LogSpec, Publisher
 from services.common.subjects import RAW_LOG, tick_log
@@ -36,13 +36,14 @@ class Platform:
         )
         self.proxy = proxy
         self.new_broker = broker
-        self._latest = DynamoLatestReader(self.aws, consistent=True, limits=PATIENT)
-        self._store = S3Store(self.aws, limits=PATIENT)
+        self.latest = DynamoLatestReader(self.aws, consistent=True, limits=PATIENT)
+        self.store = S3Store(self.aws, limits=PATIENT)
+        self.archive = S3ArchiveReader(self.store)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._latest)
-        await self._stack.enter_async_context(self._store)
+        await self._stack.enter_async_context(self.latest)
+        await self._stack.enter_async_context(self.store)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -92,8 +93,8 @@ class Platform:
         return await self._lines("ticks/")
 
     async def _lines(self, prefix: str) -> list[bytes]:
-        keys = await self._store.keys(prefix)
-        contents = [await self._store.get(key) for key in keys]
+        keys = await self.store.keys(prefix)
+        contents = [await self.store.get(key) for key in keys]
         return [
             line for stored in contents if stored for line in gzip.decompress(stored).splitlines()
         ]
@@ -105,14 +106,6 @@ class Platform:
             publisher = await broker.publisher()
             yield broker, publisher
             await publisher.aclose()
-
-    @contextlib.asynccontextmanager
-    async def latest(self) -> AsyncIterator[DynamoLatestReader]:
-        yield self._latest
-
-    @contextlib.asynccontextmanager
-    async def objects(self) -> AsyncIterator[tuple[S3Store, S3ArchiveReader, S3CheckpointReader]]:
-        yield self._store, S3ArchiveReader(self._store), S3CheckpointReader(self._store)
 
 
 async def _ready(service: Snapshotter) -> bool:

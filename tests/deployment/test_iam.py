@@ -30,7 +30,7 @@ from services.common.stores.index import Head, ObjectEntry, Span, next_commit, p
 from services.common.stores.layout import pending_key
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stores.rows import KEY
-from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream import Position, Publisher
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
@@ -236,7 +236,7 @@ async def gateway_at_work(platform: Platform) -> None:
         assert row is not None
         assert set(await latest.get_many([BOOK, TRADES])) == {BOOK, TRADES}
         assert row.checkpoint is not None
-        assert await S3CheckpointReader(store).get_checkpoint(row.checkpoint) is not None
+        assert await store.get_checkpoint(row.checkpoint) is not None
         archive = S3ArchiveReader(store)
         payloads = archive.read(TRADES, row.shard, Position(0, 0))
         assert [payload async for payload in payloads]

@@ -1,7 +1,7 @@
 """A bucket's objects by key, and the checkpoints among them. The archive is in `s3_archive.py`.
 
 async with S3Store(aws_settings) as store:
-    checkpoint = await S3CheckpointReader(store).get_checkpoint(row.checkpoint)
+    checkpoint = await store.get_checkpoint(row.checkpoint)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 4
 
 
-class S3Store(AwsStore[S3Client]):
+class S3Store(AwsStore[S3Client], CheckpointReader):
     """A bucket: whole objects by key, S3's errors translated. Open it once per process.
 
     Every method raises `StoreUnavailable` when S3 does not answer and `StoreMissing` when the
@@ -211,13 +211,8 @@ class S3Store(AwsStore[S3Client]):
                     error.response["Error"]["Code"] = "NoSuchBucket"
                 raise
 
-
-class S3CheckpointReader(CheckpointReader):
-    def __init__(self, store: S3Store) -> None:
-        self._store = store
-
     async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
-        stored = await self._store.get(object_key)
+        stored = await self.get(object_key)
         if stored is None:
             return None
         try:

@@ -17,7 +17,7 @@ from services.common.stores.index import Commit, Head, ObjectEntry, Span, next_c
 from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.ports import LatestRow
 from services.common.stores.rows import KEY, row_to_item
-from services.common.stores.s3 import S3CheckpointReader, S3Store
+from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import ArchiveIndex, S3ArchiveReader
 from services.common.stream import Position, Record
 from services.common.subjects import StreamKey
@@ -95,7 +95,7 @@ async def test_readers_that_are_not_open_say_so(aws: AwsSettings) -> None:
 
 async def test_a_checkpoint_that_is_gone_or_garbage_is_none(store: S3Store) -> None:
     await store.put("checkpoints/x", b"garbage", "text/plain")
-    reader = S3CheckpointReader(store)
+    reader = store
     assert await reader.get_checkpoint("checkpoints/x") is None
     assert await reader.get_checkpoint("checkpoints/y") is None
 

@@ -41,10 +41,9 @@ async def streams(platform: Platform, tmp_path: Path) -> list[TickStream]:
                     await publisher.send(record)
             await publisher.flush()
             await eventually(archived)
-    async with platform.objects() as (store, _, _):
-        async for key in store.walk("ticks/"):
-            (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / key).write_bytes(await store.get(key) or b"")
+    async for key in platform.store.walk("ticks/"):
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(await platform.store.get(key) or b"")
     return made
 
 

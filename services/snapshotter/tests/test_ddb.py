@@ -46,12 +46,11 @@ async def test_whoever_writes_when_the_row_never_goes_backwards(
         return sum([await rows.put(row(position)) for position in some])
 
     async def watch() -> None:
-        async with platform.latest() as latest:
-            while not seen or seen[-1] != Position(2, 59):
-                held = await latest.get(BTC)
-                if held is not None:
-                    assert held.state == f'{{"seq":{held.position.seq}}}'.encode()
-                    seen.append(held.position)
+        while not seen or seen[-1] != Position(2, 59):
+            held = await platform.latest.get(BTC)
+            if held is not None:
+                assert held.state == f'{{"seq":{held.position.seq}}}'.encode()
+                seen.append(held.position)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(watch())
@@ -71,9 +70,8 @@ async def test_checkpoint_is_named_only_by_the_row_of_its_position(
     assert not await rows.name_checkpoint(BTC, Position(1, 4), "old")
     assert not await rows.name_checkpoint(BTC._replace(product="X"), Position(1, 5), "none")
     assert await rows.name_checkpoint(BTC, Position(1, 5), "here")
-    async with platform.latest() as latest:
-        assert await latest.get(BTC) == row(Position(1, 5), checkpoint="here")
-        assert await latest.get(BTC._replace(product="X")) is None
+    assert await platform.latest.get(BTC) == row(Position(1, 5), checkpoint="here")
+    assert await platform.latest.get(BTC._replace(product="X")) is None
 
 
 async def test_a_book_of_40000_levels_a_side_stays_a_small_item_and_its_checkpoint_comes_back(
@@ -95,11 +93,11 @@ async def test_a_book_of_40000_levels_a_side_stays_a_small_item_and_its_checkpoi
     assert image is not None
     checkpoint = image.encoded()
     assert checkpoint.state == view.fold.state()
-    async with Bucket(platform.aws) as bucket, platform.objects() as (_, _, reader):
+    async with Bucket(platform.aws) as bucket:
         await bucket.ensure(create=True)
         key, size = await CheckpointStore(bucket).write(image)
         assert size < len(checkpoint.state) / 4
-        assert await reader.get_checkpoint(key) == checkpoint
+        assert await platform.store.get_checkpoint(key) == checkpoint
     restored = View(BTC)
     restored.load(checkpoint.position, checkpoint.cursor, checkpoint.state)
     assert len(restored.fold.book) == 80_000

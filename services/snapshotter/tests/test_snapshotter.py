@@ -70,11 +70,10 @@ async def publish_some(publisher: Publisher, streams: list[TickStream], rounds: 
 
 
 async def rows_are_current(platform: Platform, streams: list[TickStream]) -> bool:
-    async with platform.latest() as latest:
-        try:
-            rows = await latest.get_many([stream.key for stream in streams])
-        except StoreMissing:
-            return False  # the snapshotter has not made the table yet
+    try:
+        rows = await platform.latest.get_many([stream.key for stream in streams])
+    except StoreMissing:
+        return False  # the snapshotter has not made the table yet
     for stream in streams:
         # Statuses, which have a sub, do not change the state.
         newest = [record.position for record in stream.records if record.position.sub == 0][-1:]
@@ -87,24 +86,22 @@ async def rows_are_current(platform: Platform, streams: list[TickStream]) -> boo
 async def assert_rows_equal_an_independent_fold(
     platform: Platform, streams: list[TickStream]
 ) -> None:
-    async with platform.latest() as latest, platform.objects() as (_, _, checkpoints):
-        for stream in streams:
-            row = await latest.get(stream.key)
-            fold = folded(stream)
-            assert row is not None
-            assert row.position == fold.position
-            assert row.shard == stream.shard
-            assert state_json(row.state) == state_json(fold.state(BOOK_DEPTH))
-            if stream.key.channel == "book":
-                assert row.checkpoint is not None
-                checkpoint = await checkpoints.get_checkpoint(row.checkpoint)
-                assert checkpoint is not None
-                assert checkpoint.position <= row.position
+    for stream in streams:
+        row = await platform.latest.get(stream.key)
+        fold = folded(stream)
+        assert row is not None
+        assert row.position == fold.position
+        assert row.shard == stream.shard
+        assert state_json(row.state) == state_json(fold.state(BOOK_DEPTH))
+        if stream.key.channel == "book":
+            assert row.checkpoint is not None
+            checkpoint = await platform.store.get_checkpoint(row.checkpoint)
+            assert checkpoint is not None
+            assert checkpoint.position <= row.position
 
 
 async def archived(platform: Platform, stream: TickStream, after: Position = START) -> list[bytes]:
-    async with platform.objects() as (_, archive, _):
-        return [payload async for payload in archive.read(stream.key, stream.shard, after)]
+    return [payload async for payload in platform.archive.read(stream.key, stream.shard, after)]
 
 
 async def assert_archive_has_every_record_once(
@@ -241,8 +238,7 @@ async def test_undecodable_records_are_skipped_and_a_book_waits_for_its_next_res
         marker = TickStream(StreamKey("coinbase", "ticker", "BTC-USD"), shard_count=SHARDS)
         await publish(publisher, [marker.tick()])
         await eventually(lambda: rows_are_current(platform, [marker]))
-        async with platform.latest() as latest:
-            row = await latest.get(book.key)
+        row = await platform.latest.get(book.key)
         assert row is not None
         assert row.position == whole_at
         await publish(publisher, [book.reset(), book.tick()])

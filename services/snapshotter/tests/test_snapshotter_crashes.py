@@ -123,8 +123,7 @@ async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_n
                 process.kill()
                 await process.wait()
             acked = await acked_positions(client, broker)
-            async with platform.latest() as latest:
-                rows = await latest.get_many([stream.key for stream in streams])
+            rows = await platform.latest.get_many([stream.key for stream in streams])
             assert {key for key in acked if rows[key].position < acked[key]} == set()
             assert acked
         loading.cancel()

@@ -82,8 +82,7 @@ async def test_throttled_rows_are_retried_until_they_are_written(
     ]
 
     async def current() -> bool:
-        async with platform.latest() as latest:
-            rows = await latest.get_many([stream.key for stream in streams])
+        rows = await platform.latest.get_many([stream.key for stream in streams])
         return all(
             stream.key in rows and rows[stream.key].position == stream.records[-1].position
             for stream in streams
@@ -99,20 +98,19 @@ async def test_throttled_rows_are_retried_until_they_are_written(
             await publisher.flush()
         await eventually(current, seconds=120)
     assert throttle.refused > 0
-    async with platform.latest() as latest, platform.objects() as (_, archive, _):
-        for stream in streams:
-            row = await latest.get(stream.key)
-            assert row is not None
-            if stream.key.channel == "book":
-                best = {
-                    "bids": [list(level) for level in stream.book.bids(BOOK_DEPTH)],
-                    "asks": [list(level) for level in stream.book.asks(BOOK_DEPTH)],
-                }
-                assert state_json(row.state) == best
-            payloads = [
-                payload
-                async for payload in archive.read(
-                    stream.key, stream.shard, stream.records[0].position
-                )
-            ]
-            assert payloads == [record.payload for record in stream.records[1:]]
+    for stream in streams:
+        row = await platform.latest.get(stream.key)
+        assert row is not None
+        if stream.key.channel == "book":
+            best = {
+                "bids": [list(level) for level in stream.book.bids(BOOK_DEPTH)],
+                "asks": [list(level) for level in stream.book.asks(BOOK_DEPTH)],
+            }
+            assert state_json(row.state) == best
+        payloads = [
+            payload
+            async for payload in platform.archive.read(
+                stream.key, stream.shard, stream.records[0].position
+            )
+        ]
+        assert payloads == [record.payload for record in stream.records[1:]]

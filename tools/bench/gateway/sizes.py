@@ -142,8 +142,7 @@ async def _note_archive(run: Run, platform: Platform) -> None:
 
 
 async def _note_rows(run: Run, platform: Platform, subjects: list[str]) -> None:
-    async with platform.latest() as latest:
-        rows = await latest.get_many([key_of(subject) for subject in subjects])
+    rows = await platform.latest.get_many([key_of(subject) for subject in subjects])
     for channel in CHANNELS:
         items = [row_to_item(row) for key, row in rows.items() if key.channel == channel]
         if items:
