@@ -81,6 +81,10 @@ manifests: $(STAMP) ## Render k8s/ from the umbrella chart
 test-again: $(STAMP) ## The suite again and again, each time in another order (not in CI) [RUNS=10 BUSY=1 ARGS=...]
 	@$(PY) -m tools.dev.repeat_suite --runs $(or $(RUNS),10) --jobs $(JOBS) $(if $(BUSY),--busy) -- $(ARGS)
 
+.PHONY: simulate-years
+simulate-years: $(STAMP) ## The platform on virtual time under seeded faults (not in CI) [SEEDS=100 FIRST=0]
+	@PYTHONPATH=clients/python/src:clients/conformance $(PY) -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0)
+
 .PHONY: mutants
 mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]
 	@$(PY) -m tools.dev.mutants $(MODULES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ def answering(clock: VirtualClock, chance: random.Random) -> Iterator[None]:
         # What `random.SystemRandom`, and so `secrets`, has taken from `os` already.
         patch.object(random, "_urandom", chance.randbytes),
         patch.object(socket, "socket", _ListenerSocket),
+        # Threads see true time, and nobody could say when they run; those of services only watch.
+        patch.object(threading.Thread, "start", lambda _thread: None),
     ):
         try:
             yield

@@ -1,0 +1,135 @@
+"""What goes wrong in one run, and when: it follows from the seed, and can be made less. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from random import Random
+
+# What can be killed: the exchange is the world's, and keeps its market.
+KILLED = ("nats", "ingestor", "normalizer", "gateway-1", "gateway-2")
+# Whose way to each other can be cut or slow.
+_WAYS = (
+    ("exchange", "ingestor"),
+    ("ingestor", "nats"),
+    ("normalizer", "nats"),
+    ("gateway-1", "nats"),
+    ("gateway-2", "nats"),
+    ("client-1", "gateway-1"),
+    ("client-2", "gateway-2"),
+)
+_PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+# When the first fault may come, and when the last has to be over, in seconds.
+_FIRST_S = 12.0
+_LONGEST_S = 12.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A process dies and is started again after `for_s`; `unplugged` with its machine."""
+
+    at_s: float
+    part: str
+    for_s: float
+    unplugged: bool
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Nothing gets through between two machines for `for_s`, or only `one_way`."""
+
+    at_s: float
+    ends: tuple[str, str]
+    for_s: float
+    one_way: bool
+
+
+@dataclass(frozen=True)
+class Slow:
+    """What is sent between two machines takes up to `by_s` longer for `for_s`."""
+
+    at_s: float
+    ends: tuple[str, str]
+    for_s: float
+    by_s: float
+
+
+@dataclass(frozen=True)
+class FeedFault:
+    """The exchange does to the next `count` messages of its feed what `kind` says."""
+
+    at_s: float
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True)
+class WrongClock:
+    """A machine's wall clock jumps by `by_s`."""
+
+    at_s: float
+    part: str
+    by_s: float
+
+
+Fault = Kill | Partition | Slow | FeedFault | WrongClock
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: its seed, its products, its faults, and how long it lasts until all are over.
+
+    `numbers` are the places that the faults have among those of the seed.
+    """
+
+    seed: int
+    products: tuple[str, ...]
+    seconds: float
+    faults: tuple[Fault, ...]
+    numbers: tuple[int, ...]
+
+    def only(self, numbers: Iterable[int], products: int) -> Plan:
+        """The same with some of its faults, and with its first products."""
+        kept = tuple(number for number in self.numbers if number in set(numbers))
+        faults = tuple(self.faults[self.numbers.index(number)] for number in kept)
+        return replace(self, products=self.products[:products], faults=faults, numbers=kept)
+
+
+def plan_of(seed: int, seconds: float = 60.0, faults: int = 5) -> Plan:
+    """The plan of a seed: `faults` of them within `seconds`."""
+    chance = Random(seed)
+    last = seconds - _LONGEST_S
+    made = [_fault(chance, chance.uniform(_FIRST_S, last)) for _ in range(faults)]
+    made.sort(key=lambda one: one.at_s)
+    products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
+    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)))
+
+
+def _fault(chance: Random, at_s: float) -> Fault:
+    for_s = chance.uniform(0.05, _LONGEST_S)
+    makers: tuple[Callable[[], Fault], ...] = (
+        lambda: Kill(at_s, chance.choice(KILLED), for_s, unplugged=chance.random() < 0.2),
+        lambda: Partition(at_s, chance.choice(_WAYS), for_s, one_way=chance.random() < 0.3),
+        lambda: Slow(at_s, chance.choice(_WAYS), for_s, chance.uniform(0.01, 2.0)),
+        lambda: FeedFault(
+            at_s, chance.choice(("drop", "duplicate", "reorder")), chance.randint(1, 20)
+        ),
+        lambda: WrongClock(at_s, chance.choice(KILLED), chance.uniform(-5.0, 5.0)),
+    )
+    return chance.choice(makers)()
+
+
+def shrunk(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
+    """The smallest plan found that still fails: fewer faults first, then fewer products."""
+    smaller = True
+    while smaller:
+        smaller = False
+        for number in plan.numbers:
+            less = plan.only(set(plan.numbers) - {number}, len(plan.products))
+            if fails(less):
+                plan, smaller = less, True
+                break
+    for count in range(1, len(plan.products)):
+        if fails(less := plan.only(plan.numbers, count)):
+            return less
+    return plan

@@ -1,0 +1,131 @@
+"""The platform in a simulated world: each part is a process on a machine of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.common.runtime import Stop
+from services.common.stream.factory import open_broker
+from services.common.stream.specs import log_specs
+from services.gateway.app import serve as serve_gateway
+from services.gateway.lifecycle import Gateway
+from services.gateway.metrics import Metrics as GatewayMetrics
+from services.gateway.settings import GatewaySettings
+from services.gateway.testing.serving import Rows
+from services.ingestor.__main__ import serve as serve_ingestor
+from services.ingestor.settings import Settings as IngestorSettings
+from services.normalizer.app import App as Normalizer
+from services.normalizer.metrics import Metrics as NormalizerMetrics
+from services.normalizer.settings import NormalizerSettings
+from tests.simulation.machine import Process
+from tests.simulation.nats_model.server import ModelServer
+from tests.simulation.world import World
+from tools.simulator.exchange import SimulatedExchange
+
+_NATS_PORT = 4222
+HTTP_PORT = 8080
+
+
+class Platform:
+    """Starts the parts, each by its name, as often as it is told to.
+
+    What a part keeps when it is killed is here: the exchange's market, the server's disk, the
+    stores.
+    """
+
+    def __init__(self, world: World, products: tuple[str, ...]) -> None:
+        self.world = world
+        self.products = products
+        self.disk = ModelServer("nats")
+        self.rows = Rows()
+        self.exchange: SimulatedExchange | None = None
+        self._processes: dict[str, Process] = {}
+        self._mains: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "exchange": self._exchange,
+            "nats": self._nats,
+            "ingestor": self._ingestor,
+            "normalizer": self._normalizer,
+            "gateway-1": self._gateway,
+            "gateway-2": self._gateway,
+        }
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self._mains)
+
+    def start(self, part: str) -> None:
+        """Start a part that does not run."""
+        machine = self.world.network.machine(part)
+        self._processes[part] = self.world.loop.start(machine, self._mains[part])
+
+    def kill(self, part: str, *, unplugged: bool = False) -> None:
+        """End a part as SIGKILL does, or (`unplugged`) as the loss of its machine does."""
+        process = self._processes[part]
+        if process.alive:
+            self.world.loop.kill(process, unplugged=unplugged)
+            if part == "nats":
+                self.disk.kill()
+
+    def running(self, part: str) -> bool:
+        return self._processes[part].alive
+
+    # -- the parts
+
+    async def _exchange(self) -> None:
+        async with SimulatedExchange(
+            seed=self.world.random.getrandbits(32),
+            products=self.products,
+            host="0.0.0.0",
+            port=HTTP_PORT,
+            credentials=None,
+            rate=20.0,
+        ) as self.exchange:
+            await asyncio.get_running_loop().create_future()
+
+    async def _nats(self) -> None:
+        self.disk.port = _NATS_PORT
+        await self.disk.start("0.0.0.0")
+        await asyncio.get_running_loop().create_future()
+
+    async def _ingestor(self) -> None:
+        settings = IngestorSettings(
+            **_common(),
+            coinbase_products=self.products,
+            coinbase_ws_primary=f"ws://exchange:{HTTP_PORT}",
+            coinbase_ws_fallback=None,
+            coinbase_rest_url=f"http://exchange:{HTTP_PORT}",
+        )
+        await serve_ingestor(settings, Stop())
+
+    async def _normalizer(self) -> None:
+        settings = NormalizerSettings(**_common())
+        metrics = NormalizerMetrics(CollectorRegistry())
+        await Normalizer(settings, open_broker(settings), metrics).serve(Stop())
+
+    async def _gateway(self) -> None:
+        settings = GatewaySettings(**_common())
+        gateway = Gateway(
+            settings,
+            open_broker(settings),
+            log_specs(settings),
+            GatewayMetrics(CollectorRegistry()),
+            self.rows,
+            self.rows,
+            self.rows,
+        )
+        async with serve_gateway(gateway):
+            await asyncio.get_running_loop().create_future()
+
+
+def _common() -> dict[str, Any]:
+    return {
+        "nats_urls": (f"nats://nats:{_NATS_PORT}",),
+        "shard_count": 2,
+        "http_host": "0.0.0.0",
+        "http_port": HTTP_PORT,
+        "admin_port": None,
+    }

@@ -1,0 +1,42 @@
+"""A plan follows from its seed, and what fails is made as small as it can be."""
+
+from __future__ import annotations
+
+from tests.simulation.plan import Kill, Plan, plan_of, shrunk
+
+
+def test_a_seed_is_one_plan_and_seeds_differ() -> None:
+    assert plan_of(5) == plan_of(5)
+    assert len({plan_of(seed).faults for seed in range(50)}) == 50
+
+
+def test_all_faults_are_over_when_the_plan_is() -> None:
+    for seed in range(200):
+        plan = plan_of(seed)
+        assert len(plan.faults) == 5
+        assert all(one.at_s + getattr(one, "for_s", 0.0) <= plan.seconds for one in plan.faults)
+
+
+def test_every_kind_of_fault_comes_about_as_often() -> None:
+    names = [type(fault).__name__ for seed in range(200) for fault in plan_of(seed).faults]
+    assert all(names.count(name) > 100 for name in set(names))
+    assert len(set(names)) == 5
+
+
+def test_what_fails_is_shrunk_to_what_it_needs() -> None:
+    plan = next(one for one in map(plan_of, range(100)) if len(one.products) == 3)
+    needed = plan.numbers[3]
+
+    def fails(tried: Plan) -> bool:
+        return needed in tried.numbers
+
+    small = shrunk(plan, fails)
+    assert small.numbers == (needed,)
+    assert small.faults == (plan.faults[3],)
+    assert small.products == plan.products[:1]
+    assert plan_of(plan.seed).only(small.numbers, 1) == small
+
+
+def test_a_kill_can_take_its_machine_with_it() -> None:
+    kills = [one for seed in range(200) for one in plan_of(seed).faults if isinstance(one, Kill)]
+    assert {one.unplugged for one in kills} == {True, False}

@@ -1,0 +1,35 @@
+"""Some seeds in every run of the suite; many more by `make simulate-years`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = ("clients/python/src", "clients/conformance")
+
+
+def simulated(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "tests.simulation", *arguments),
+        cwd=ROOT,
+        env={"PYTHONPATH": ":".join(str(ROOT / path) for path in PATHS), "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_no_seed_of_a_few_loses_doubles_or_breaks_anything() -> None:
+    done = simulated("--seeds", "4", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 seeds" in done.stdout
+    assert "0 failed" in done.stdout
+
+
+def test_one_seed_tells_its_faults_and_the_same_twice() -> None:
+    first, second = (simulated("--seed", "3", "--products", "1") for _ in range(2))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout == second.stdout
+    assert "wrong=[]" in first.stdout
