@@ -360,6 +360,11 @@ def test_beats_without_a_sequence_hide_no_silence() -> None:
         at = NOW + second * SECOND
         bench.stream.heartbeat(at, 1000 + 100 * second if second % 2 else 0, at)
     assert bench.counts.gaps == ["silent"]
+    bench = connected()
+    for second, sequence in enumerate((0, *[5_000] * 9)):
+        at = NOW + second * SECOND
+        bench.stream.heartbeat(at, sequence, at)
+    assert bench.counts.gaps == [], "nothing moved"
 
 
 def test_a_fetched_book_without_room_is_awaited_still_and_what_waited_is_let_go() -> None:
@@ -488,3 +493,20 @@ def test_what_is_passed_on_is_told_to_the_replica() -> None:
     body = b'{"changes":[["buy","10","0"],["buy","9","2"]]}'
     bench.stream.update(NOW + 1, body, NOW + 1)
     assert replica.pop_updates() == [(True, book), (False, body)]
+
+
+def test_what_is_known_of_a_book_before_and_after_its_first_base() -> None:
+    bench = Bench()
+    stream = bench.stream
+    assert (stream.verified, stream.update_time, stream.venue_time, stream.held) == (0, 0, 0, 0)
+    assert (stream.based, stream.unbased, stream.audited, stream.suspect) == (False, 0, 0, True)
+    # No base is awaited over REST, so none is taken.
+    assert stream.image(BookImage(NOW, 0, b"{}"), NOW)
+    assert bench.written == []
+    bench.snapshot(5)
+    assert (stream.verified, stream.update_time) == (NOW + 5, NOW + 5)
+    stream.audited = NOW + 9
+    assert stream.verified == NOW + 9
+    # A base that was not waited for took no time.
+    bench.snapshot(10)
+    assert bench.counts.outcomes == []

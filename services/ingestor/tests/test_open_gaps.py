@@ -287,3 +287,10 @@ def test_ranges_that_reach_into_a_page_come_with_it(high: int, first: int) -> No
     left = [(1, high), (900, 1000)]
     asked(schedule, left, 0)
     assert asked(schedule, left, 1) == Gap(first, 1000)
+
+
+def test_a_call_that_failed_for_a_product_nobody_asked_for_puts_it_off_all_the_same() -> None:
+    schedule = LateSchedule()
+    schedule.failed("A", 5.0)
+    assert asked(schedule, [(5, 9)], 5.5) is None
+    assert asked(schedule, [(5, 9)], 6.0) == Gap(5, 9)

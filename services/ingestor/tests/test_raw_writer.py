@@ -64,6 +64,7 @@ def test_who_goes_on_where_another_ended_names_its_last_record() -> None:
     log = RawLog()
     writer = writer_on(log, seq=4, sub=2)
     assert (writer.advanced_at, writer.told_open_at, writer.open_gaps) == (0, 0, ())
+    assert (writer.heard, writer_on(log, heard=NOW).heard) == (0, NOW)
     assert writer.status("live", NOW, "joined", NOW)
     (record,) = log.records
     assert (record.seq, record.sub, record.prev, record.prev_sub) == (4, 3, 4, 2)
@@ -123,6 +124,7 @@ def test_open_gaps_are_listed_by_all_but_the_venues_own_messages_which_name_the_
         ("frame", None, None),
     ]
     assert writer.open_gaps == ()
+    assert msgspec.json.decode(log.records[5].body, type=LateBody) == late
 
 
 def test_a_gap_has_the_state_that_follows_it_where_the_stream_has_one() -> None:

@@ -495,3 +495,33 @@ def test_the_end_of_a_hole_says_what_became_of_it() -> None:
         "live",
         "trades from 11 (gap): 1 refilled, 1 late, 0 lost, 0 still asked for, 7 ms",
     )
+
+
+def test_a_subscription_that_begins_in_a_new_numbering_goes_on_in_it() -> None:
+    def begun() -> Bench:
+        bench = Bench(held=1_000)
+        for number in (10, 11, 12):
+            bench.stream.seed(number, NOW + 5_000_000, NOW)
+        assert bench.log.seqs("gap") == [12]
+        return bench
+
+    bench = begun()
+    bench.trade(13, late_us=5_000_000)
+    assert (bench.frames, bench.asked) == ([13], 0)
+    # The time it began at is the one to be newer than, should it begin anew again.
+    bench = begun()
+    bench.trade(5, 6, 7, late_us=20_000_000)
+    assert bench.frames == [7]
+
+
+def test_what_was_asked_for_still_is_given_up_by_a_new_numbering() -> None:
+    bench = Bench(held=10)
+    bench.trade(13)
+    bench.stream.give_up(NOW)
+    assert bench.stream.open.count == 2
+    for number in (1, 2, 3):
+        bench.stream.trade(number, NOW + 5_000_000, b"{}", NOW + 7)
+    assert bench.stream.open.count == 0
+    (late,) = bench.log.of("late")
+    body = msgspec.json.decode(late.body, type=LateBody)
+    assert (late.ts_recv, body.lost, body.reason) == (NOW + 7, [Missed(11, 12)], "renumbered")
