@@ -12,10 +12,9 @@ import pytest
 import yaml
 
 from tests.deployment.guide import DOCUMENTS, VARIABLES, Command, of
-from tools.dev.charts.helm import Helm
 from tools.dev.charts.kubernetes import validate
 from tools.dev.charts.pods import pods, violations
-from tools.dev.charts.workspace import ROOT, UMBRELLA, Object, Workspace
+from tools.dev.charts.workspace import ROOT, UMBRELLA, Helm, Object, Workspace
 from tools.doctor.checks import SETTINGS, check_settings
 
 every = pytest.mark.parametrize

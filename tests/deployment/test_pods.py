@@ -13,10 +13,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tools.dev.charts.helm import Helm
 from tools.dev.charts.pods import Pod, pods
 from tools.dev.charts.testing import environment, hook_containers, outcome
-from tools.dev.charts.workspace import UMBRELLA, Object, Workspace
+from tools.dev.charts.workspace import UMBRELLA, Helm, Object, Workspace
 from tools.embedded import AwsServer, NatsServer, free_port
 from tools.simulator.exchange import SimulatedExchange
 from tools.stack.process import Process

@@ -37,11 +37,6 @@ def table(name: str) -> Callable[[Callable[[Parts], list[str]]], Callable[[Parts
     return mark
 
 
-def has_table(name: str) -> bool:
-    """Whether a function makes this block."""
-    return name in _tables
-
-
 def own_tables(bench: str, parts: Parts) -> list[list[str]]:
     """The lines of each table that a function makes of a benchmark's results."""
     return [make(parts) for name, make in _tables.items() if name.partition(":")[0] == bench]

@@ -98,18 +98,21 @@ class Run:
 
     @contextmanager
     def measure(
-        self, case: str, server: EmbeddedServer | None = None, *, unit: str = "record"
+        self, case: str, *servers: EmbeddedServer | None, unit: str = "record"
     ) -> Iterator[Sample]:
-        """Measure the block as one sample of `case`; the block sets `count`."""
+        """Measure the block, and all `servers` meanwhile, as one sample of `case`.
+
+        The block sets `count`.
+        """
         sample = Sample()
-        pid = None if server is None else server.pid
-        server_before = process_cpu_s(pid or 0)
+        pids = [server.pid for server in servers if server is not None and server.pid is not None]
+        server_before = sum(map(process_cpu_s, pids))
         wall, cpu = time.perf_counter(), time.process_time()
         yield sample
         sample.client_s = time.process_time() - cpu
         sample.wall_s = time.perf_counter() - wall
-        if pid is not None:
-            sample.server_s = process_cpu_s(pid) - server_before
+        if pids:
+            sample.server_s = sum(map(process_cpu_s, pids)) - server_before
         self.case(case, unit=unit).samples.append(sample)
 
     def sample(self, case: str, *, unit: str = "record") -> Sample:

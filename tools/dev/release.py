@@ -17,8 +17,7 @@ from pathlib import Path
 import yaml
 from ruamel.yaml import YAML
 
-from tools.dev.charts.helm import Helm, HelmFailed
-from tools.dev.charts.workspace import CHARTS, ROOT, SERVICES, UMBRELLA, Workspace
+from tools.dev.charts.workspace import CHARTS, ROOT, SERVICES, UMBRELLA, Helm, HelmFailed, Workspace
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

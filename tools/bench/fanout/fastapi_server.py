@@ -18,8 +18,7 @@ import uvloop
 from fastapi import FastAPI, WebSocket
 
 from services.common.runtime import serve_http, tune_collector
-from tools.bench.fanout.credits import on_credits
-from tools.bench.fanout.ticks import FIRST, message
+from tools.bench.fanout.ticks import FIRST, message, on_credits
 
 Send = Callable[[str], Awaitable[None]]
 

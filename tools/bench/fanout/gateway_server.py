@@ -18,8 +18,7 @@ from services.gateway.app import serve
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
-from tools.bench.fanout.credits import on_credits
-from tools.bench.fanout.ticks import FIRST, record
+from tools.bench.fanout.ticks import FIRST, on_credits, record
 
 
 def main(pipe: int, ticks: int) -> int:

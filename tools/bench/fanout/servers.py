@@ -14,9 +14,8 @@ from itertools import count
 from pathlib import Path
 
 from services.common.settings import child_environment
-from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import program
-from tools.bench.fanout.ticks import FIRST, message, record
+from tools.bench.fanout.ticks import FIRST, message, on_credits, record
 from tools.bench.servers import SHARDS, gateway_process, publisher_on
 from tools.embedded import NatsServer, free_port
 from tools.embedded.process import die_with_parent

@@ -1,8 +1,11 @@
-"""The ticks that all servers of the comparison send: trades, whose `seq` is contiguous."""
+"""What all servers of the comparison send, and when: trades, whose `seq` is contiguous."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
+from collections.abc import Callable
 
 from services.common.sharding import shard_of
 from services.common.stream import Position, Record
@@ -41,3 +44,22 @@ def record(seq: int, shards: int) -> Record:
 def message(seq: int) -> bytes:
     """What a subscriber is sent for it."""
     return b'{"type":"incr","tick":' + record(seq, 8).payload + b"}"
+
+
+def on_credits(pipe: int, flush: Callable[[], None], ended: Callable[[], None]) -> None:
+    """Each byte on a pipe is a flush that the sink asks for.
+
+    Calls `flush` for each, on the running loop, and `ended` when the sink is gone.
+    """
+    loop = asyncio.get_running_loop()
+    os.set_blocking(pipe, False)
+
+    def readable() -> None:
+        granted = os.read(pipe, 64)
+        if not granted:
+            loop.remove_reader(pipe)
+            ended()
+        for _ in granted:
+            flush()
+
+    loop.add_reader(pipe, readable)

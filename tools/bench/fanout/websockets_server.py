@@ -10,8 +10,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from services.common.runtime import tune_collector
-from tools.bench.fanout.credits import on_credits
-from tools.bench.fanout.ticks import FIRST, message
+from tools.bench.fanout.ticks import FIRST, message, on_credits
 
 
 async def main(pipe: int, ticks: int) -> None:

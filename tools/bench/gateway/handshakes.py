@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ async def _measure(run: Run, server: Running, clients: int) -> dict[str, Any]:
     sample.count, sample.server_s = clients, opened_s
     if server.subscribe:
         cpu = process_cpu_s(server.pid)
-        for sockets in _groups(open_):
+        for sockets in batched(open_, _AT_ONCE):
             for sock in sockets:
                 sock.sendall(frame(TEXT, server.subscribe.encode()))
             for sock in sockets:
@@ -81,21 +82,15 @@ async def _measure(run: Run, server: Running, clients: int) -> dict[str, Any]:
 
 
 async def _open(server: Running, clients: int) -> list[socket.socket]:
-    found: list[socket.socket] = []
-    while len(found) < clients:
-        group = [socket.socket() for _ in range(min(_AT_ONCE, clients - len(found)))]
+    found = [socket.socket() for _ in range(clients)]
+    for group in batched(found, _AT_ONCE):
         for sock in group:
             sock.connect(("127.0.0.1", server.port))
             sock.setblocking(False)
             sock.sendall(handshake(*_BROWSERS))
         for sock in group:
             await _until(sock, b'"type":"welcome"' if server.subscribe else b"\r\n\r\n")
-        found += group
     return found
-
-
-def _groups(sockets: list[socket.socket]) -> list[list[socket.socket]]:
-    return [sockets[at : at + _AT_ONCE] for at in range(0, len(sockets), _AT_ONCE)]
 
 
 async def _until(sock: socket.socket, wanted: bytes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -29,8 +29,6 @@ from tools.stack.stack import Stack
 
 # Seldom enough to cost nothing.
 _BARE_EVERY_S = 0.05
-
-Spans = Mapping[str, CollectedSpan]
 
 
 class Load(NamedTuple):
@@ -53,25 +51,20 @@ class Found(TypedDict):
 
 
 LOADS = (Load("500 ticks/s", 20, 530, 0.1), Load("10 ticks/s", 1, 10, 1.0))
-# A hop ends where the next one begins; nobody waits for what is in brackets.
-HOPS: dict[str, Callable[[Spans], tuple[int, int]]] = {
-    "frame received to raw record published": lambda s: (
-        s["ingest"].start,
-        s["publish raw"].start,
-    ),
-    "raw published to normalizer took": lambda s: (s["publish raw"].start, s["normalize"].start),
-    "normalizer took to tick published": lambda s: (s["normalize"].start, s["publish tick"].start),
-    "tick published to gateway took": lambda s: (s["publish tick"].start, s["fan out"].start),
-    "gateway took to socket written": lambda s: (s["fan out"].start, s["fan out"].end),
-    "frame received to socket written": lambda s: (s["ingest"].start, s["fan out"].end),
-    "(raw published to its ack: durable)": lambda s: (
-        s["publish raw"].start,
-        s["publish raw"].end,
-    ),
-    "(tick published to its ack: durable)": lambda s: (
-        s["publish tick"].start,
-        s["publish tick"].end,
-    ),
+# From where in a trace, to where: a hop ends where the next one begins; nobody waits for what is in
+# brackets.
+_RECEIVED, _RAW_SENT = ("ingest", "start"), ("publish raw", "start")
+_NORMALIZED, _TICK_SENT = ("normalize", "start"), ("publish tick", "start")
+_TAKEN, _WRITTEN = ("fan out", "start"), ("fan out", "end")
+HOPS = {
+    "frame received to raw record published": (_RECEIVED, _RAW_SENT),
+    "raw published to normalizer took": (_RAW_SENT, _NORMALIZED),
+    "normalizer took to tick published": (_NORMALIZED, _TICK_SENT),
+    "tick published to gateway took": (_TICK_SENT, _TAKEN),
+    "gateway took to socket written": (_TAKEN, _WRITTEN),
+    "frame received to socket written": (_RECEIVED, _WRITTEN),
+    "(raw published to its ack: durable)": (_RAW_SENT, ("publish raw", "end")),
+    "(tick published to its ack: durable)": (_TICK_SENT, ("publish tick", "end")),
 }
 _TO_CLIENT = "frame received to read by a client"
 _BARE = "(meanwhile, a bare message to nats-server and back)"
@@ -137,8 +130,8 @@ def _hops(
     ways = [{span.name: span for span in spans} for spans in traces]
     whole = [way for way in ways if way.keys() >= _NEEDED]
     values = {
-        hop: [(end - start) / 1e3 for start, end in map(between, whole)]
-        for hop, between in HOPS.items()
+        hop: [(_at(way, end) - _at(way, start)) / 1e3 for way in whole]
+        for hop, (start, end) in HOPS.items()
     }
     values[_TO_CLIENT] = [float(value) for value in arrived]
     values[_BARE] = list(bare)
@@ -153,6 +146,11 @@ def _hops(
         for hop, some in values.items()
         if some
     ]
+
+
+def _at(way: Mapping[str, CollectedSpan], place: tuple[str, str]) -> int:
+    name, edge = place
+    return int(getattr(way[name], edge))
 
 
 async def _bare_messages(url: str, seconds: float) -> list[float]:

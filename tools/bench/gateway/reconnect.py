@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from services.common.stream.memory.broker import MemoryBroker
+from services.common.testing.waiting import eventually
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
 from services.ingestor.settings import Settings
@@ -20,6 +21,8 @@ from tools.simulator.market.products import DEFAULT_PRODUCTS
 # A connection that lasted so long was a success: the next loss is retried at once.
 _LASTED_S = 2.5
 _PATIENCE_S = 60.0
+# Polled finely, since this is what is measured.
+until = partial(eventually, every=0.001)
 _REFUSED_S = 2.0
 
 _LOSSES: dict[str, dict[str, Any]] = {
@@ -51,7 +54,7 @@ async def reconnect(run: Run) -> None:
     ):
         # It complains of each connection that the exchange refuses on purpose.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        await _until(lambda: _live(ingestor))
+        await until(lambda: _live(ingestor))
         (feed,) = ingestor.feeds
         for _ in range(run.rounds):
             for name, fault in _LOSSES.items():
@@ -68,18 +71,18 @@ async def _lose(
     before = feed.reconnects
     exchange.control(**fault)
     if "stall_s" in fault:
-        await _until(lambda: feed.reconnects > before)
+        await until(lambda: feed.reconnects > before)
         exchange.control(clear=True)
     elif "refuse_s" in fault:
-        await _until(lambda: "refuse_s" not in exchange.control())
+        await until(lambda: "refuse_s" not in exchange.control())
     with run.measure(f"{name}: all streams live", unit="drop") as whole:
         whole.count = 1
         with run.measure(f"{name}: first record", unit="drop") as first:
             first.count = 1
-            await _until(lambda: feed.reconnects > before)
+            await until(lambda: feed.reconnects > before)
             lost_at = time.time_ns() // 1000
-            await _until(lambda: any(at > lost_at for at in _written(feed)))
-        await _until(lambda: _feed_live(feed))
+            await until(lambda: any(at > lost_at for at in _written(feed)))
+        await until(lambda: _feed_live(feed))
 
 
 def _written(feed: Feed) -> list[int]:
@@ -96,9 +99,3 @@ def _feed_live(feed: Feed) -> bool:
     return feed.connected and all(
         stream.state.value == "live" for streams in feed.products.values() for stream in streams.all
     )
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(_PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - polled finely, since this is what is measured
-            await asyncio.sleep(0.001)

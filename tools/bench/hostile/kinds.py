@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import cast
 
@@ -102,6 +103,8 @@ class Kind:
 
 _TICKS = "/v1/ticks/BTC-USD?limit=10000"
 _BOOK = "/v1/snapshot/ETH-USD?channel=book"
+_OVER_HTTP = partial(Kind, websocket=False, connections=8)
+_WIDE = partial(Kind, websocket=False, connections=40, reads=False)
 KINDS = {
     "pings": Kind("pings of 6 bytes", lambda: _always(frame(PING))),
     "pings-unread": Kind("pings, answers not read", lambda: _always(frame(PING)), reads=False),
@@ -131,49 +134,20 @@ KINDS = {
     "sockets": Kind(
         "2,000 sockets that say nothing more", _each(bytes), connections=2000, pause_s=1
     ),
-    "ticks-unread": Kind(
-        "40 x 10,000 ticks, not read", _http(_TICKS), websocket=False, connections=40, reads=False
+    "ticks-unread": _WIDE("40 x 10,000 ticks, not read", _http(_TICKS)),
+    "books-unread": _WIDE("40 x whole books, not read", _http(_BOOK)),
+    "board-unread": _WIDE(
+        "40 x board and documents, not read", _http("/openapi.json", "/", "/asyncapi.json")
     ),
-    "books-unread": Kind(
-        "40 x whole books, not read", _http(_BOOK), websocket=False, connections=40, reads=False
+    "depths": _OVER_HTTP("books of every depth", _http(_BOOK + "&depth={n}")),
+    "gaps": _OVER_HTTP("gaps, one after the other", _http("/v1/gaps?product=BTC-USD", "/v1/gaps")),
+    "unknown-http": _OVER_HTTP("unknown products over HTTP", _http("/v1/ticks/U{any}")),
+    "guesses-http": _OVER_HTTP(
+        "keys guessed over HTTP", _each(lambda: _request("/v1/products", _any()))
     ),
-    "board-unread": Kind(
-        "40 x board and documents, not read",
-        _http("/openapi.json", "/", "/asyncapi.json"),
-        websocket=False,
-        connections=40,
-        reads=False,
-    ),
-    "depths": Kind(
-        "books of every depth", _http(_BOOK + "&depth={n}"), websocket=False, connections=8
-    ),
-    "gaps": Kind(
-        "gaps, one after the other",
-        _http("/v1/gaps?product=BTC-USD", "/v1/gaps"),
-        websocket=False,
-        connections=8,
-    ),
-    "unknown-http": Kind(
-        "unknown products over HTTP", _http("/v1/ticks/U{any}"), websocket=False, connections=8
-    ),
-    "guesses-http": Kind(
-        "keys guessed over HTTP",
-        _each(lambda: _request("/v1/products", _any())),
-        websocket=False,
-        connections=8,
-    ),
-    "rubbish": Kind(
-        "what is no HTTP",
-        _each(lambda: random.randbytes(100) + b"\r\n\r\n"),
-        websocket=False,
-        connections=8,
-    ),
-    "slowloris": Kind(
-        "400 requests, a header a second",
-        _header_by_header,
-        websocket=False,
-        connections=400,
-        pause_s=1,
+    "rubbish": _OVER_HTTP("what is no HTTP", _each(lambda: random.randbytes(100) + b"\r\n\r\n")),
+    "slowloris": _OVER_HTTP(
+        "400 requests, a header a second", _header_by_header, connections=400, pause_s=1
     ),
 }
 

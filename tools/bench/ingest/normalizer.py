@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import nats
 from prometheus_client import CollectorRegistry
 
 from services.common.runtime import Stop, tune_collector
-from services.common.stream import Broker, GroupSubscription, Message, Position, Record
+from services.common.stream import Broker, GroupSubscription, Message, Record
+from services.common.stream.memory.records import StoredRecord
 from services.common.stream.nats.records import message_id
 from services.common.subjects import key_of
 from services.common.wire import decode_raw
@@ -31,10 +32,10 @@ async def normalizer(run: Run) -> None:
     """Raw record to durable tick, against a bare pipelined publish of the same ticks."""
     count = 200_000 if run.full else 5_000 if run.quick else 50_000
     raw = list(raw_records(_WARM_UP + count))
-    ticks = _ticks(raw)
     usual = "nats: nats-py's publish_async of the ticks"
     pure = "pure part alone: decode, map, encode"
-    messages = [_Stored(record) for record in raw]
+    messages = _stored(raw)
+    ticks = list(_map(messages))
     # What stands here for the whole run is none of the collector's business.
     tune_collector()
     for _ in range(run.rounds):
@@ -47,7 +48,7 @@ async def normalizer(run: Run) -> None:
         for _ in range(run.rounds):
             async with server(kind) as on, broker(kind, on) as found:
                 await publish(found, raw)
-                await normalize(run, whole, on, found, len(raw))
+                await normalize(run, whole, [on], found, len(raw))
                 await _take(run, take, on, found, len(raw))
             async with server(kind) as on, broker(kind, on) as found:
                 await _publish(run, bare, on, found, ticks)
@@ -80,21 +81,9 @@ async def _acked(member: GroupSubscription) -> Sequence[Message]:
     return batch
 
 
-class _Stored(Message):
-    """A raw record as if it had been delivered."""
-
-    def __init__(self, record: Record) -> None:
-        self.subject = record.subject
-        self.payload = record.payload
-        self._position = record.position
-
-    @property
-    def position(self) -> Position:
-        return self._position
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {}
+def _stored(records: Iterable[Record]) -> list[Message]:
+    """As they would be delivered."""
+    return [StoredRecord(record, seq, str(seq), 0.0) for seq, record in enumerate(records, 1)]
 
 
 def _map(messages: Iterable[Message]) -> Iterator[Record]:
@@ -106,10 +95,6 @@ def _map(messages: Iterable[Message]) -> Iterator[Record]:
             continue
         raw = decode_raw(message.payload)
         yield from normalizer.normalize(key_of(message.subject), raw).records
-
-
-def _ticks(raw: Sequence[Record]) -> list[Record]:
-    return list(_map(_Stored(record) for record in raw))
 
 
 async def _publish(
@@ -136,7 +121,7 @@ async def _publish_async(url: str, records: Sequence[Record]) -> None:
 
 
 async def normalize(
-    run: Run, case: str, on: EmbeddedServer | None, found: Broker, records: int
+    run: Run, case: str, servers: Sequence[EmbeddedServer], found: Broker, records: int
 ) -> None:
     """Measure as `case` how `records` of the raw log, which are there, become durable ticks."""
     pipeline = Pipeline(
@@ -151,7 +136,7 @@ async def normalize(
         tasks.create_task(pipeline.run(stop))
         while pipeline.published < _WARM_UP:  # noqa: ASYNC110 - it must be asked
             await asyncio.sleep(0.001)
-        with run.measure(case, on) as sample:
+        with run.measure(case, *servers) as sample:
             sample.count = records - pipeline.published
             while pipeline.published < records:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)

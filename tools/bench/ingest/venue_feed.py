@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from services.gateway.websocket.rfc6455.frames import compressed_frame, text_frame
+
 PRODUCTS = [f"P{number:02d}-USD" for number in range(20)]
 # Of 100 messages: book updates, then a match and its ticker; as the live feed has it.
 _BOOK_SHARE = 0.6
@@ -144,17 +146,10 @@ class Framer:
         self._deflate = zlib.compressobj(wbits=-15) if compressed else None
 
     def frame(self, payload: bytes) -> bytes:
-        first = 0x81
-        if self._deflate is not None:
-            first |= 0x40
-            payload = self._deflate.compress(payload) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
-            payload = payload[:-4]
-        size = len(payload)
-        if size < 126:
-            return bytes((first, size)) + payload
-        if size < 65_536:
-            return bytes((first, 126)) + size.to_bytes(2) + payload
-        return bytes((first, 127)) + size.to_bytes(8) + payload
+        if self._deflate is None:
+            return text_frame(payload)
+        payload = self._deflate.compress(payload) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        return compressed_frame(payload[:-4])
 
 
 class _Server:

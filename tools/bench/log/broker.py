@@ -1,27 +1,29 @@
-"""What the broker's own ways cost: publish, take by a group, read in pages, seek."""
+"""What the broker's own ways cost: publish, take by a group, read in pages, seek, sync."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 
-from services.common.stream import Broker, Position, Record
+from services.common.stream import Broker, LogSpec, Position, Record
 from services.common.stream.nats.broker import NatsBroker
 from tools.bench.registry import Run, bench
 from tools.bench.servers import broker, publish, server
+from tools.embedded import NatsServer
 from tools.embedded.process import EmbeddedServer
 
 SUBJECTS = [f"market.raw.coinbase.ticker.P{number:02d}-USD" for number in range(64)]
 PAYLOAD = b"x" * 250
 _READ = 10_000
 _SEEKS = 50
+_SINGLE = 200
 
 
-def records(count: int) -> Iterator[Record]:
-    """250 bytes each, over 64 subjects in turn."""
+def records(count: int, subjects: int = len(SUBJECTS)) -> Iterator[Record]:
+    """250 bytes each, over so many subjects in turn."""
     for number in range(count):
-        position = Position(1, number // len(SUBJECTS) + 1)
-        yield Record(SUBJECTS[number % len(SUBJECTS)], PAYLOAD, position)
+        position = Position(1, number // subjects + 1)
+        yield Record(SUBJECTS[number % subjects], PAYLOAD, position)
 
 
 @bench("broker")
@@ -81,3 +83,22 @@ async def _seek(run: Run, kind: str, on: EmbeddedServer, found: Broker, count: i
 
 def _requests(found: Broker) -> int:
     return found.requests if isinstance(found, NatsBroker) else 0
+
+
+@bench("sync")
+async def sync(run: Run) -> None:
+    """JetStream's sync_interval: the default of 2 minutes, 10 s, and always."""
+    for _ in range(run.rounds):
+        for interval in ("2m", "10s", "always"):
+            async with NatsServer(sync_interval=interval) as on, NatsBroker([on.url]) as found:
+                await found.ensure([LogSpec("raw", 3600)])
+                with run.measure(f"{interval}: pipelined", on) as sample:
+                    sample.count = 20_000 if run.full else 5_000
+                    await publish(found, records(sample.count))
+                publisher = await found.publisher()
+                with run.measure(f"{interval}: one after the other", on) as sample:
+                    sample.count = _SINGLE
+                    for number in range(_SINGLE):
+                        record = Record(SUBJECTS[0], PAYLOAD, Position(2, number + 1))
+                        await publisher.durable(await publisher.send(record))
+                await publisher.aclose()

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import nats
 
 from services.common.errors import BrokerUnavailable
 from services.common.settings import CommonSettings
-from services.common.stream import LogSpec, Position, Record
+from services.common.stream import LogSpec
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import jetstream_name
 from services.common.testing.conformance import until
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.wire import encode
-from tools.bench.figures import process_cpu_s
 from tools.bench.ingest.normalizer import normalize
 from tools.bench.ingest.traffic import raw_records
-from tools.bench.registry import Run, Sample, bench
+from tools.bench.log.broker import records
+from tools.bench.registry import Run, bench
 from tools.bench.servers import SHARDS, publish
 
-_PAYLOAD = b"x" * 250
 _NAMES = {True: "atomic batches", False: "record by record"}
 
 
@@ -53,9 +52,9 @@ async def _publishing(run: Run, cluster: NatsCluster, subjects: int, *, atomic: 
         count //= 10
     async with _broker(cluster, ["raw"], atomic=atomic) as broker:
         case = f"publish, {subjects} subjects, {_NAMES[atomic]}"
-        with run.measure(case) as sample, _servers(cluster, sample):
+        with run.measure(case, *cluster.servers) as sample:
             sample.count = count
-            await publish(broker, _records(subjects, count))
+            await publish(broker, records(count, subjects))
         state = (await broker.api("STREAM.INFO.MARKET_RAW"))["state"]
         if int(state["messages"]) != count:
             raise AssertionError(f"{case}: {state['messages']} stored, {count} sent")
@@ -67,9 +66,8 @@ async def _normalizing(run: Run, cluster: NatsCluster, *, atomic: bool) -> None:
     logs = [spec.log for spec in log_specs(CommonSettings(shard_count=SHARDS))]
     async with _broker(cluster, logs, atomic=atomic) as broker:
         await publish(broker, raw)
-        with _servers(cluster, Sample()) as servers:
-            await normalize(run, f"raw to durable tick, {_NAMES[atomic]}", None, broker, len(raw))
-        run.case(f"raw to durable tick, {_NAMES[atomic]}").samples[-1].server_s = servers.server_s
+        case = f"raw to durable tick, {_NAMES[atomic]}"
+        await normalize(run, case, cluster.servers, broker, len(raw))
 
 
 @asynccontextmanager
@@ -83,20 +81,6 @@ async def _broker(
             if not atomic:
                 await _without_batches(broker, stream, cluster.servers[0].url)
         yield broker
-
-
-@contextmanager
-def _servers(cluster: NatsCluster, sample: Sample) -> Iterator[Sample]:
-    """Adds the CPU of all servers to the sample."""
-    before = sum(process_cpu_s(server.pid or 0) for server in cluster.servers)
-    yield sample
-    sample.server_s = sum(process_cpu_s(server.pid or 0) for server in cluster.servers) - before
-
-
-def _records(subjects: int, count: int) -> Iterator[Record]:
-    names = [f"market.raw.coinbase.ticker.P{number:02d}-USD" for number in range(subjects)]
-    for number in range(count):
-        yield Record(names[number % subjects], _PAYLOAD, Position(1, number // subjects + 1))
 
 
 async def _ready(broker: NatsBroker, log: str, stream: str) -> bool:

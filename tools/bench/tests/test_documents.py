@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tools.bench import documents
 from tools.bench.__main__ import main
 from tools.bench.documents import DOCUMENT, REST, blocks, fill
-from tools.bench.fanout.figures import Bound, Ratio, bounds, ratio
+from tools.bench.fanout.tables import Bound, Ratio, bounds, ratio
 from tools.bench.figures import spread
 from tools.bench.registry import benchmarks
 
@@ -113,7 +113,7 @@ def test_every_block_of_the_document_is_of_a_benchmark_or_has_its_table() -> Non
     for name in set(names) - {REST}:
         assert name.partition(":")[0] in benchmarks()
         if ":" in name:
-            assert documents.has_table(name)
+            assert name in documents._tables
 
 
 def test_ratios_are_of_the_best_of_each_and_of_neighbours() -> None:

@@ -13,11 +13,10 @@ import pytest
 
 from services.gateway.websocket.rfc6455.frames import text_frame
 from tools.bench.fanout.cases import fanout
-from tools.bench.fanout.credits import on_credits
 from tools.bench.fanout.native import NoCompiler, program
 from tools.bench.fanout.servers import Running, running
 from tools.bench.fanout.sink import Found, SinkFault, sink
-from tools.bench.fanout.ticks import FIRST, message
+from tools.bench.fanout.ticks import FIRST, message, on_credits
 from tools.bench.registry import Run
 
 _CLIENTS, _FLUSHES, _TICKS = 20, 12, 3

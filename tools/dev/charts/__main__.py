@@ -14,13 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.dev.charts.helm import Helm, HelmFailed
 from tools.dev.charts.kubernetes import validate
 from tools.dev.charts.manifests import manifests
 from tools.dev.charts.pods import pods, violations
-from tools.dev.charts.readme import readmes
 from tools.dev.charts.schemas import schemas, settings_files
-from tools.dev.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Object, Workspace
+from tools.dev.charts.values import readmes
+from tools.dev.charts.workspace import (
+    CHARTS,
+    PROFILES,
+    ROOT,
+    UMBRELLA,
+    Helm,
+    HelmFailed,
+    Object,
+    Workspace,
+)
 from tools.dev.generated import outdated, write
 
 # The least that the charts ask for (kubeVersion), what most run, and a new one.

@@ -1,13 +1,17 @@
-"""Reads a commented values.yaml: the defaults and what its `# --` comments say of them."""
+"""A commented values.yaml: its defaults, what its `# --` comments say, the README of both."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tools.dev.charts.workspace import CHARTS, UMBRELLA, Workspace
 
 _LINE = re.compile(r"^(?P<indent> *)(?:# -- (?P<text>.*)|(?P<key>[A-Za-z_][\w.]*):)")
 
@@ -47,3 +51,46 @@ def read_values(file: Path) -> Values:
             comments[".".join(key for _, key in path)] = pending
             pending = ""
     return Values(yaml.safe_load(text), comments)
+
+
+def readmes(workspace: Workspace) -> dict[str, str]:
+    """The text of every chart's `README.md`, by its path below the workspace."""
+    return {
+        str((workspace.chart(name) / "README.md").relative_to(workspace.root)): _readme(
+            workspace, name
+        )
+        for name in (*CHARTS, UMBRELLA)
+    }
+
+
+def _readme(workspace: Workspace, name: str) -> str:
+    folder = workspace.chart(name)
+    chart = yaml.safe_load((folder / "Chart.yaml").read_text())
+    values = read_values(folder / "values.yaml")
+    rows = [
+        f"| `{path}` | `{json.dumps(default)}` | {values.meaning(path)} |"
+        for path, default in _leaves(values.defaults)
+    ]
+    return "\n".join(
+        (
+            f"# {name}",
+            "",
+            chart["description"],
+            "",
+            "Installing, upgrading and what the values mean together: `docs/operations.md`.",
+            "This table is made from `values.yaml` by `make manifests`.",
+            "",
+            "| value | default | meaning |",
+            "|---|---|---|",
+            *rows,
+            "",
+        )
+    )
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

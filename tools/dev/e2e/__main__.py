@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from tools.dev.charts.helm import HelmFailed
+from tools.dev.charts.workspace import HelmFailed
 from tools.dev.e2e.programs import Missing, ProgramFailed, Programs, to_stderr
 from tools.dev.e2e.scenario import CLUSTER, Load, Scenario, TooLong
 from tools.dev.e2e.verdict import NoResult

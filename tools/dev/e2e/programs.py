@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools.dev.charts.helm import HelmFailed, helm_binary
+from tools.dev.charts.workspace import HelmFailed, helm_binary
 
 WHERE = {
     "docker": "https://docs.docker.com/engine/install/",

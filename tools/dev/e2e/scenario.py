@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from tools.dev.charts.helm import Helm
-from tools.dev.charts.workspace import ROOT, SERVICES, UMBRELLA, Workspace
+from tools.dev.charts.workspace import ROOT, SERVICES, UMBRELLA, Helm, Workspace
 from tools.dev.e2e.programs import ProgramFailed, Programs
 from tools.dev.e2e.verdict import problems, result_of
 from tools.dev.images.image import IMAGES, Image

@@ -11,9 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.dev.images.context import NotUnderstood
 from tools.dev.images.environment import Environment, NotInstallable, PinNotHere, wheels_for
-from tools.dev.images.image import IMAGES, Image, make
+from tools.dev.images.image import IMAGES, Image, NotUnderstood, make
 
 # What release.yml builds for, on the C library of Debian's current and last release.
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")

@@ -88,30 +88,15 @@ class _Client(Subscriber, SubscriptionListener):
         self.subscriptions = self
         self.quick = True
 
-    def flush(self) -> None:
-        raise AssertionError("nothing waits for it")
+    def _unexpected(self, *what: object, **named: object) -> None:
+        raise AssertionError(what, named)
 
-    def unsent(self, frames: bytes, sent: int) -> None:
-        raise AssertionError((frames, sent))
+    flush = failed = _unexpected
+    unsent = fell_behind = rebased = over_quota = within_quota = _unexpected
 
     @property
     def writable(self) -> bool:
         return True
-
-    def fell_behind(self, subscription: Subscription, records: int) -> None:
-        raise AssertionError((subscription, records))
-
-    def rebased(self, subscription: Subscription) -> None:
-        raise AssertionError(subscription)
-
-    def over_quota(self, subscription: Subscription) -> None:
-        raise AssertionError(subscription)
-
-    def within_quota(self, subscription: Subscription) -> None:
-        raise AssertionError(subscription)
-
-    def failed(self) -> None:
-        raise AssertionError
 
 
 class Variant:

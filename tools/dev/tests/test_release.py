@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.dev.charts.helm import Helm
 from tools.dev.charts.pods import pods
-from tools.dev.charts.workspace import ROOT, SERVICES
+from tools.dev.charts.workspace import ROOT, SERVICES, Helm
 from tools.dev.release import NotReleasable, main, read_digests, released, versions
 
 REGISTRY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tools.dev.charts.helm import Helm
-from tools.dev.charts.workspace import Object, Workspace
+from tools.dev.charts.workspace import Helm, Object, Workspace
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tools.dev.charts.helm import HelmFailed
-from tools.dev.charts.workspace import UMBRELLA, Workspace
+from tools.dev.charts.workspace import UMBRELLA, HelmFailed, Workspace
 
 pytestmark = pytest.mark.charts
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.dev.charts.helm import HelmFailed
 from tools.dev.charts.kubernetes import validate
 from tools.dev.charts.schemas import chart_schema
 from tools.dev.charts.testing import of_kind
 from tools.dev.charts.values import read_values
-from tools.dev.charts.workspace import CHARTS, SERVICES, UMBRELLA, Object, Workspace
+from tools.dev.charts.workspace import CHARTS, SERVICES, UMBRELLA, HelmFailed, Object, Workspace
 
 pytestmark = pytest.mark.charts
 # YAML takes each of these for something else than text where it stands without quotes.

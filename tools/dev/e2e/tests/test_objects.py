@@ -13,11 +13,10 @@ import yaml
 
 from services.common.settings import load as load_settings
 from tools.dev.charts.__main__ import KUBERNETES
-from tools.dev.charts.helm import Helm
 from tools.dev.charts.kubernetes import validate
 from tools.dev.charts.pods import pods, violations
 from tools.dev.charts.schemas import settings_of
-from tools.dev.charts.workspace import SERVICES, UMBRELLA, Object, Workspace
+from tools.dev.charts.workspace import SERVICES, UMBRELLA, Helm, Object, Workspace
 from tools.dev.e2e.scenario import KIND, NAMESPACE, RELEASE, Load, tag
 from tools.dev.images.image import IMAGES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.dev.images.context import Ignore, NotUnderstood, assemble, copies, files_below
+from tools.dev.images.image import Ignore, NotUnderstood, assemble, copies, files_below
 
 RULES = """\
 # nothing but what is named
