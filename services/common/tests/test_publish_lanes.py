@@ -11,75 +11,78 @@ def _idle(lane: Lane[str] | BatchLane[int]) -> bool:
     return lane.idle
 
 
-def _alone(*identities: str) -> Lane[str]:
-    lane = Lane[str](shared=False)
-    for identity in identities:
-        lane.enqueue("s", identity, identity.upper(), 1)
-    return lane
-
-
-def test_alone_each_record_names_the_one_sent_before_it_and_the_first_is_waited_for() -> None:
-    lane = _alone("a", "b", "c")
-    assert (lane.shared, lane.newest, lane.refused) == (False, "", False)
-    assert lane.next() == ("A", "")
-    # Nothing follows the first before it is stored.
-    assert lane.next() is None
-    lane.stored("s", "a")
-    assert lane.newest == "a"
-    assert lane.next() == ("B", "a")
-    assert lane.next() == ("C", "b")
-    assert lane.next() is None
-    lane.stored("s", "b")
-    lane.stored("s", "c")
-    assert lane.newest == "c"
-    lane.enqueue("s", "d", "D", 1)
-    assert lane.next() == ("D", "c")
-
-
-def test_another_records_answer_does_not_stand_for_the_first_ones() -> None:
-    lane = _alone("a", "b")
-    lane.next()
-    lane.stored("s", "z")
-    assert lane.next() is None
-
-
 def test_a_lane_that_had_a_record_refused_gives_out_nothing() -> None:
-    lane = _alone("a", "b")
+    lane = Lane[str](runs=True)
+    lane.enqueue("s", "a", "A", 1)
+    lane.enqueue("t", "b", "B", 1)
     assert lane.next() == ("A", "")
-    lane.stored("s", "a")
     lane.refuse()
     assert lane.refused
     assert lane.next() is None
 
 
-def test_shared_a_subjects_next_record_goes_out_when_the_one_before_it_is_stored() -> None:
-    lane = Lane[str](shared=True)
-    assert lane.shared
+def _given_out(lane: Lane[str]) -> list[tuple[str, str]]:
+    given = []
+    while (ready := lane.next()) is not None:
+        given.append(ready)
+    return given
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_subjects_next_record_goes_out_when_the_one_before_it_is_stored(runs: bool) -> None:
+    lane = Lane[str](runs=runs)
     assert _idle(lane)
-    for subject, identity in (("s", "s1"), ("s", "s2"), ("t", "t1"), ("s", "s3")):
-        lane.enqueue(subject, identity, identity.upper(), 1)
+    for item in ("s1", "s2", "t1"):
+        lane.enqueue(item[0], item, item.upper(), 1)
     assert not _idle(lane)
-    assert [lane.next(), lane.next(), lane.next()] == [("S1", ""), ("T1", ""), None]
+    assert _given_out(lane) == [("S1", ""), ("T1", "")]
     assert not _idle(lane)
-    lane.stored("s", "s1")
-    assert lane.newest == "s1"
-    assert [lane.next(), lane.next()] == [("S2", ""), None]
-    lane.stored("t", "t1")
-    lane.stored("s", "s2")
-    assert [lane.next(), lane.next()] == [("S3", ""), None]
+    lane.stored("s")
+    assert _given_out(lane) == [("S2", "")]
+    lane.stored("t")
     assert not _idle(lane)
-    lane.stored("s", "s3")
+    lane.stored("s")
     assert _idle(lane)
     # What the lane has not given out changes nothing.
-    lane.stored("u", "u1")
+    lane.stored("u")
     assert _idle(lane)
     lane.enqueue("s", "s4", "S4", 1)
     assert not _idle(lane)
-    assert lane.next() == ("S4", "")
-    lane.stored("s", "s4")
+    assert _given_out(lane) == [("S4", "")]
+    lane.stored("s")
     assert _idle(lane)
     lane.refuse()
     assert not _idle(lane)
+
+
+def test_a_run_is_of_one_subject_and_each_of_it_names_the_one_before() -> None:
+    lane = Lane[str](runs=True)
+    for item in ("s1", "s2", "t1", "s3", "t2", "s4"):
+        lane.enqueue(item[0], item, item.upper(), 1)
+    assert _given_out(lane) == [("S1", ""), ("T1", "")]
+    lane.stored("s")
+    assert _given_out(lane) == [("S2", ""), ("S3", "s2"), ("S4", "s3")]
+    # The next goes out when all of the run are stored.
+    lane.enqueue("s", "s5", "S5", 1)
+    lane.stored("s")
+    lane.stored("s")
+    assert _given_out(lane) == []
+    lane.stored("s")
+    assert _given_out(lane) == [("S5", "")]
+    lane.stored("t")
+    assert _given_out(lane) == [("T2", "")]
+
+
+def test_a_run_is_bounded() -> None:
+    lane = Lane[str](runs=True)
+    for number in range(600):
+        lane.enqueue("s", f"s{number}", "S", 1)
+    sizes = []
+    while given := _given_out(lane):
+        sizes.append(len(given))
+        for _ in given:
+            lane.stored("s")
+    assert sizes == [1, 256, 256, 87]
 
 
 def _batches(*sizes: int) -> BatchLane[int]:
@@ -107,7 +110,7 @@ def test_batches_are_bounded_and_each_waits_for_the_one_before(
     max_records: int, max_bytes: int, batches: list[list[int]]
 ) -> None:
     lane = _batches(10, 10, 10, 10)
-    assert (lane.shared, lane.refused) == (False, False)
+    assert not lane.refused
     for batch in batches:
         assert not _idle(lane)
         assert lane.next(max_records, max_bytes) == batch

@@ -180,8 +180,11 @@ class Healer:
         missing = stream.missing()
         if missing is not None:
             last = missing.last if upto is None else upto
-            what = "trades_lost" if denied else "trades_missing"
-            log.warning(what, product=product, first=missing.first, last=last, reason=reason)
+            told = {"product": product, "first": missing.first, "last": last, "reason": reason}
+            if denied:
+                log.warning("trades_lost", **told)
+            else:
+                log.warning("trades_missing", **told)
         stream.give_up(now_us(), upto=upto, denied=denied)
 
     async def _book(self, product: str, stream: BookStream, resubscribe: Resubscribe) -> None:

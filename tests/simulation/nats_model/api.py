@@ -59,7 +59,7 @@ class JetStream:
             told = handler(self, names, body, now_ns)
         except Refused as refused:
             told = {"error": error_of(refused)}
-        return json.dumps({"type": f"io.nats.jetstream.api.v1.{tokens[0].lower()}"} | told).encode()
+        return as_json({"type": f"io.nats.jetstream.api.v1.{tokens[0].lower()}"} | told).encode()
 
     def _account(self, _names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
         limits = dict.fromkeys(("max_memory", "max_storage", "max_streams", "max_consumers"), -1)
@@ -234,6 +234,11 @@ _HANDLERS: dict[
     ("CONSUMER", "RESET"): JetStream._reset,
     ("CONSUMER", "DELETE"): JetStream._forget,
 }
+
+
+def as_json(told: dict[str, Any]) -> str:
+    """JSON as the server writes it: some clients look for `"err_code":10201` in it."""
+    return json.dumps(told, separators=(",", ":"))
 
 
 def error_of(refused: Refused) -> dict[str, Any]:

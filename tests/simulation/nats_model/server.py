@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-from tests.simulation.nats_model.api import JetStream, error_of
+from tests.simulation.nats_model.api import JetStream, as_json, error_of
 from tests.simulation.nats_model.consumer import Consumer, Pull
 from tests.simulation.nats_model.stream import Refused, Stream
 from tests.simulation.nats_model.subjects import matches
@@ -172,7 +172,7 @@ class ModelServer:
         try:
             accepted = stream.publish(subject, headers, payload, time.time_ns())
         except Refused as refused:
-            answer = json.dumps({"error": error_of(refused), "stream": name, "seq": 0})
+            answer = as_json({"error": error_of(refused), "stream": name, "seq": 0})
         else:
             if accepted is None:
                 return

@@ -5,8 +5,8 @@ carries its ticket; acks are matched by it. Whatever goes wrong, a lost connecti
 ack that does not come, has one cure: a new connection, on which everything unacked is sent again
 in order before anything newer. Four things keep that exact:
 
-- no record is stored while an older one of its subject is not (`publishing/lanes.py`: by naming the
-  record before, or in batches of which all is stored or nothing);
+- no record is stored while an older one of its subject is not (`publishing/lanes.py`: by waiting
+  for it, by naming it, or in batches of which all is stored or nothing);
 - the server drops what it has already stored (`Nats-Msg-Id`) inside the duplicate window;
 - before resending, each record is looked for in the log at its own position (see
   `publishing/reconcile.py`): so an outage longer than the duplicate window doubles nothing, and
@@ -77,7 +77,7 @@ class NatsPublisher(PublisherBase[Published]):
         # Sessions in a row that ended as nothing was answered.
         self._unanswered = 0
         # Batches cut short since the last one that was stored.
-        self._cut_short = 0
+        self._refused_batches = 0
         self.start(self._run())
 
     def _taken(self, item: Published) -> None:
@@ -183,7 +183,7 @@ class NatsPublisher(PublisherBase[Published]):
         lane = item.lane
         duplicate = b'"duplicate"' in data
         if isinstance(lane, BatchLane):
-            self._cut_short = 0
+            self._refused_batches = 0
             items = lane.stored(item)
             if len(items) > 1 and b'"batch"' not in data:
                 # A server that knows no batches; it has taken each record by itself, or none.
@@ -195,7 +195,7 @@ class NatsPublisher(PublisherBase[Published]):
                     mark_stored(self._window, each, duplicate=duplicate)
         elif session.acknowledged([item], data, duplicate=duplicate):
             mark_stored(self._window, item, duplicate=duplicate)
-            lane.stored(item.record.subject, item.identity)
+            lane.stored(item.record.subject)
         if session.trouble is not None:
             self._wake.set()
         if not session.advancing:
@@ -223,8 +223,8 @@ class NatsPublisher(PublisherBase[Published]):
             for_good = for_good and len(items) == 1
         else:
             lane.refuse()
-            # The log's newest is not the one it should be: somebody else's, or one was lost.
-            contended = refusal.newest not in (None, "", lane.newest)
+            # Somebody else's stands there, or one was lost: for a while runs are no use.
+            contended = refusal.unlike
         if for_good:
             self._give_up(item, RecordRefused(item.record.subject, refusal.reason))
         if contended:
@@ -246,10 +246,10 @@ class NatsPublisher(PublisherBase[Published]):
 
     def _gives_up_batches(self, refusal: Refusal) -> bool:
         """Whether the refused batch's records had better be sent one by one for a while."""
-        if refusal.cut_short:
+        if refusal.cut_short or refusal.full:
             # It is sent again, unless that goes on: then there is a record in it that is refused.
-            self._cut_short += 1
-            return self._cut_short > 1
+            self._refused_batches += 1
+            return self._refused_batches > 1
         return refusal.of_batch
 
     def _contend(self, name: str, why: str) -> None:

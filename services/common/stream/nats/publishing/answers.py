@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from services.common.stream.nats.wire import description_of, status_of
 
-# Of a record that does not follow the log's newest.
-_WRONG_LAST = re.compile(rb"wrong last msg ID: ([^\"]*)")
 # Of a batch with a record that it has; and of one that was cut short, as by a change of leader.
 # Other errors of batches are for good.
 _STORED_ALREADY = b'"err_code":10201,'
 _OF_BATCHES = re.compile(rb"(?:atomic|batch) publish (.*)")
 _CUT_SHORT = (b"incomplete", b"inflight")
+# That it could not store: a bound is reached, or the disk is full.
+_NOT_STORED = re.compile(rb'"err_code": ?10077,')
 # What it will say of this record however often it is sent: its payload, or its headers, are larger
 # than the stream or the server allows.
 _FOR_GOOD = re.compile(rb'"err_code": ?(?:10054|10097),')
@@ -59,7 +59,8 @@ class Refusal(NamedTuple):
         has_some: it is a batch of which the server has a record; so none of it was stored now.
         of_batch: it is about a batch as such; its records may be stored one by one.
         cut_short: it is about a batch of which not all came in time; that may pass.
-        newest: the id of the log's newest record, where it is not the one it should be.
+        unlike: the log's newest record is not the one that this one names.
+        full: there is no room, for one of a batch's records (a bound of its subject) or for any.
     """
 
     reason: str
@@ -67,12 +68,12 @@ class Refusal(NamedTuple):
     has_some: bool
     of_batch: bool
     cut_short: bool
-    newest: str | None
+    unlike: bool
+    full: bool
 
 
 def read_refusal(headers: bytes, data: bytes) -> Refusal:
     """What an answer's header block and payload say."""
-    last = _WRONG_LAST.search(data)
     batch = _OF_BATCHES.search(data)
     return Refusal(
         _reason(headers, data),
@@ -80,7 +81,8 @@ def read_refusal(headers: bytes, data: bytes) -> Refusal:
         has_some=_STORED_ALREADY in data,
         of_batch=batch is not None,
         cut_short=batch is not None and any(words in batch[1] for words in _CUT_SHORT),
-        newest=None if last is None else last[1].decode(errors="replace"),
+        unlike=b"wrong last msg ID" in data,
+        full=_NOT_STORED.search(data) is not None,
     )
 
 

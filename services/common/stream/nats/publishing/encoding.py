@@ -51,9 +51,8 @@ def append_message(frames: list[bytes], item: Published, inbox: str, follows: st
 
     `follows`: the id of the record that must be the log's newest, "" for any.
     """
-    record = item.record
     expected = f"Nats-Expected-Last-Msg-Id: {follows}\r\n" if follows else ""
-    return _append(frames, record, f"{inbox}.{item.ticket} ", item, expected)
+    return _append(frames, item.record, f"{inbox}.{item.ticket} ", item, expected)
 
 
 def append_batch(frames: list[bytes], items: Sequence[Published], inbox: str, batch: str) -> None:

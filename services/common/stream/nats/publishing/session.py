@@ -106,7 +106,7 @@ class Session:
             subject = item.record.subject
             log = log_of(subject)
             lane = lanes.get(log)
-            if lane is None or (lane.shared and lane.idle):
+            if lane is None or (isinstance(lane, Lane) and lane.idle):
                 await self.state(log)
                 lane = lanes[log] = self._lane(log)
             unsent.popleft()
@@ -119,7 +119,7 @@ class Session:
         contended = (log, asyncio.get_running_loop().time()) in self._contended
         if state.replicated and state.batches and not contended:
             return BatchLane()
-        return Lane(shared=contended or state.replicated)
+        return Lane(runs=not (contended or state.replicated))
 
     def frames(self) -> bytes:
         """What may be written now, or the first part of it.
@@ -161,22 +161,19 @@ class Session:
     def acknowledged(self, items: list[Published], data: bytes, *, duplicate: bool) -> bool:
         """The server says that it has these (a batch, or one); whether that can be.
 
-        Where it is not made to compare what is new with what it has, its sequences are compared
-        here. One that does not ascend shows that the log went back: something that was
+        A sequence that does not ascend shows that the log went back: something that was
         acknowledged before is gone.
         """
         last = items[-1]
-        lane = last.lane
         mark = self._marks[log_of(last.record.subject)]
         if duplicate:
             mark.duplicate = (last, data)
             return True
-        if isinstance(lane, BatchLane) or lane.shared:
-            sequence = _sequence_of(data)
-            if sequence < mark.highest + len(items):
-                self.fail(f"the log went back: {sequence} stored after {mark.highest}")
-                return False
-            mark.highest = sequence
+        sequence = _sequence_of(data)
+        if sequence < mark.highest + len(items):
+            self.fail(f"the log went back: {sequence} stored after {mark.highest}")
+            return False
+        mark.highest = sequence
         mark.stored = (last, data)
         return True
 
