@@ -62,9 +62,13 @@ MODULES = {
     "publish-lanes": _module("common/stream/nats/publishing/lanes.py", "publish_lanes"),
     "publish-window": _module("common/stream/publish_window.py", "publish_window"),
     "raw-writer": _module("ingestor/streams/raw_writer.py", "raw_writer"),
-    "trades-stream": _module("ingestor/streams/trades.py", "trades_stream", "open_gaps"),
+    "trades-stream": _module(
+        "ingestor/streams/trades.py", "trades_stream", "trades_stream_edges", "open_gaps"
+    ),
     "ticker-stream": _module("ingestor/streams/ticker.py", "ticker_stream", "product_streams"),
-    "book-stream": _module("ingestor/streams/book.py", "book_stream", "product_streams"),
+    "book-stream": _module(
+        "ingestor/streams/book.py", "book_stream", "book_stream_edges", "product_streams"
+    ),
     "silence": _module("ingestor/integrity/silence.py", "silence"),
     "suspicion": _module("ingestor/integrity/suspicion.py", "suspicion"),
     "plausibility": _module("ingestor/integrity/plausibility.py", "plausibility"),
