@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from random import Random
 
 # What can be killed: the exchange is the world's, and keeps its market.
-KILLED = ("nats", "ingestor", "normalizer", "gateway-1", "gateway-2")
+KILLED = ("nats", "ingestor", "normalizer-1", "normalizer-2", "gateway-1", "gateway-2")
 # Whose way to each other can be cut or slow.
 _WAYS = (
     ("exchange", "ingestor"),
     ("ingestor", "nats"),
-    ("normalizer", "nats"),
+    ("normalizer-1", "nats"),
+    ("normalizer-2", "nats"),
     ("gateway-1", "nats"),
     ("gateway-2", "nats"),
     ("client-1", "gateway-1"),

@@ -48,7 +48,8 @@ class Platform:
             "exchange": self._exchange,
             "nats": self._nats,
             "ingestor": self._ingestor,
-            "normalizer": self._normalizer,
+            "normalizer-1": self._normalizer,
+            "normalizer-2": self._normalizer,
             "gateway-1": self._gateway,
             "gateway-2": self._gateway,
         }
