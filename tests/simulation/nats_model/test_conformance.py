@@ -36,9 +36,3 @@ class TestModel(BrokerConformance):
             yield _Model(server)
         finally:
             server.kill()
-
-    @pytest.mark.skip(reason="the model drops by age at each request")
-    async def test_b5_a_cursor_before_what_was_dropped_raises_and_never_skips(  # type: ignore[override]  # skipped
-        self,
-    ) -> None:
-        """What is dropped may be gone before the test has read it."""
