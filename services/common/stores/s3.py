@@ -117,8 +117,7 @@ class S3Store(AwsStore[S3Client], CheckpointReader):
                     UploadId=upload["UploadId"],
                     MultipartUpload={"Parts": [task.result() for task in tasks]},
                 )
-        except BaseException as error:
-            # Also when it is cancelled: parts that were begun cost money.
+        except BaseException as error:  # also when cancelled: parts that were begun cost money
             # What cannot be reached now either is left to the bucket's lifecycle rule.
             with contextlib.suppress(StoreUnavailable), translated(S3, self.bucket):
                 await self.client.abort_multipart_upload(

@@ -86,8 +86,7 @@ class BrokerBase(Broker):
         self._own(subscription)
         try:
             await subscription.until(subscription.joined.is_set)
-        except BaseException:
-            # Whoever asked for it, and was cancelled, will not close it.
+        except BaseException:  # whoever asked for it, and was cancelled, will not close it
             await subscription.aclose()
             raise
         return subscription

@@ -143,8 +143,7 @@ class RestTransport(httpx.AsyncBaseTransport):
         pool = await self._taken()
         try:
             response = await pool.handle_async_request(request)
-        # A cancellation too: what it left of the pool cannot be used again. It is raised again.
-        except BaseException:
+        except BaseException:  # also when cancelled: what that left of the pool is of no more use
             await pool.aclose()
             raise
         assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -190,8 +189,7 @@ class _Body(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         try:
             await self._body.aclose()
-        # As above: whatever cut the end of a call, the connection goes with it.
-        except BaseException:
+        except BaseException:  # as above: whatever cut the end of a call, the connection goes too
             await self._pool.aclose()
             raise
         self._owner.give_back(self._pool)
