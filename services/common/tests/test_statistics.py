@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.testing import capture_logs
 
 from services.common.observability.statistics import Figure, Statistics, report
+from services.common.testing.waiting import eventually
 
 FIGURES = {
     "per_s": Figure("md_a_total", "rate"),
@@ -45,9 +46,9 @@ async def test_it_is_logged_again_and_again_under_one_event_name() -> None:
     registry = CollectorRegistry()
     Counter("md_a_total", "A.", registry=registry).inc(3)
     with capture_logs() as logs:
-        reporting = asyncio.create_task(report(registry, FIGURES, period_s=0.001))
-        while len(logs) < 2:  # noqa: ASYNC110 - a captured log has no Event
-            await asyncio.sleep(0.001)
-        reporting.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            reporting = tasks.create_task(report(registry, FIGURES, period_s=0.001))
+            await eventually(lambda: len(logs) >= 2, "two lines")
+            reporting.cancel()
     assert {entry["event"] for entry in logs} == {"statistics"}
     assert logs[0]["all"] == 3.0

@@ -63,16 +63,18 @@ class Place:
 
         On a busy machine a worker may be too late with its part of one.
         """
-        async with asyncio.timeout(START_S):
-            while not self.port and not self.logged("http_listening"):  # noqa: ASYNC110 - as below
-                await asyncio.sleep(0.05)
-            self.port = self.port or self.logged("http_listening")[0]["port"]
-            while True:
-                with suppress(httpx.TransportError):
-                    answer = await self.get(path)
-                    if fits(answer):
-                        return answer
-                await asyncio.sleep(0.05)
+        if not self.port:
+            await eventually(lambda: bool(self.logged("http_listening")), "a port", START_S)
+            self.port = self.logged("http_listening")[0]["port"]
+        answers: list[httpx.Response] = []
+
+        async def answered() -> bool:
+            answers.append(await self.get(path))
+            return fits(answers[-1])
+
+        despite = httpx.TransportError
+        await eventually(answered, f"an answer of {path}", START_S, every=0.05, despite=despite)
+        return answers[-1]
 
     async def ready(self) -> dict[str, Any]:
         """What `/readyz` says once it is ready."""

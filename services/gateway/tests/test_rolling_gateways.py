@@ -26,7 +26,7 @@ from services.common.settings import child_environment
 from services.common.stream import Publisher
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
-from services.gateway.testing import WAIT_S, Market, small_settings
+from services.gateway.testing import WAIT_S, Market, eventually, small_settings
 from tools.embedded import NatsServer, free_port
 
 CLIENTS = 200
@@ -68,9 +68,7 @@ class Node:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.gateway"), env=child_environment(variables)
         )
-        async with asyncio.timeout(START_S):
-            while not await self.ready():  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.05)
+        await eventually(self.ready, "a gateway that is ready", START_S, every=0.05)
 
     async def ready(self) -> bool:
         try:
@@ -193,7 +191,7 @@ class Follower:
                 await asyncio.sleep(random.uniform(low, high) / 1000)
             except (InvalidHandshake, InvalidMessage, OSError, EOFError, TimeoutError):
                 self.refused += 1
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # a client's pause before it tries again
 
     async def _follow(self, socket: ClientConnection) -> None:
         command: dict[str, Any] = {"type": "subscribe", "product": self.product}
@@ -245,8 +243,10 @@ class Fleet:
         # Its turn is over when it is given clients again, and when those it sent away are back: a
         # rollout goes on after readiness, `minReadySeconds` and the next pod's preStop.
         await self.balancer.has_probed()
-        while not all(one.connected for one in self.followers):  # noqa: ASYNC110 - their own state
-            await asyncio.sleep(0.02)
+        await eventually(self.all_connected, "everybody back", START_S)
+
+    def all_connected(self) -> bool:
+        return all(one.connected for one in self.followers)
 
     def closes(self) -> Counter[int | None]:
         return sum((one.closes for one in self.followers), Counter[int | None]())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
 from services.ingestor.streams import BookStream, TradesStream
@@ -81,3 +83,12 @@ class BookBench:
     @property
     def written(self) -> list[tuple[str, int]]:
         return [(record.kind, record.seq - NOW) for record in self.log.of("frame", "resync", "gap")]
+
+
+def statuses(log: RawLog) -> list[tuple[str, str, int]]:
+    """State, evidence and time (microseconds after `NOW`) of each that was written."""
+    found = []
+    for record in log.of("status"):
+        body = json.loads(bytes(record.body))
+        found.append((body["state"], body["evidence"], record.ts_recv - NOW))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -85,13 +85,21 @@ async def check_trades(broker: MemoryBroker, exchange: SimulatedExchange, produc
         assert body["trade_id"] == record.seq
 
 
+async def followed(
+    broker: MemoryBroker, exchange: SimulatedExchange, seconds: float, **settings: Any
+) -> None:
+    """An ingestor that joins, follows the market for a while, and stops."""
+    urls = exchange.ws_url, exchange.rest_url
+    async with running(broker, *urls, *PRODUCTS, **settings) as ingestor:
+        await joined(ingestor)
+        exchange.advance(seconds)
+        await caught_up(ingestor, exchange)
+
+
 async def test_without_faults_every_trade_is_in_the_log_once_and_in_order(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
-    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
-        await joined(ingestor)
-        exchange.advance(5)
-        await caught_up(ingestor, exchange)
+    await followed(broker, exchange, 5)
     for product in PRODUCTS:
         await check_trades(broker, exchange, product)
         check_chain(await raw_records(broker, "ticker", product))
@@ -178,16 +186,11 @@ async def test_an_ingestor_that_comes_back_fills_what_happened_in_between(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
     # What waits is refilled however long a busy machine takes for the answers.
-    patient = partial(running, resync_max_queue_ms=60_000)
+    patient = {"resync_max_queue_ms": 60_000}
     for _ in range(3):
-        async with patient(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
-            await joined(ingestor)
-            exchange.advance(2)
-            await caught_up(ingestor, exchange)
+        await followed(broker, exchange, 2, **patient)
         exchange.advance(20)
-    async with patient(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
-        await joined(ingestor)
-        await caught_up(ingestor, exchange)
+    await followed(broker, exchange, 0, **patient)
     for product in PRODUCTS:
         await check_trades(broker, exchange, product)
         for channel in ("ticker", "book"):
@@ -198,10 +201,7 @@ async def test_a_record_from_the_future_at_the_end_of_the_log_silences_no_stream
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
     """Far ahead in number and time, as only a broken clock or somebody else can have written it."""
-    async with running(broker, exchange.ws_url, exchange.rest_url, *PRODUCTS) as ingestor:
-        await joined(ingestor)
-        exchange.advance(2)
-        await caught_up(ingestor, exchange)
+    await followed(broker, exchange, 2)
     publisher = await broker.publisher()
     for channel in ("trades", "ticker"):
         last = (await raw_records(broker, channel, "BTC-USD"))[-1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from services.common.subjects import StreamKey
 from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
@@ -11,7 +9,7 @@ from services.ingestor.streams import BookStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
-from services.ingestor.testing.streams import BOOK, NOW
+from services.ingestor.testing.streams import BOOK, NOW, statuses
 from services.ingestor.testing.streams import BookBench as Bench
 from services.ingestor.venues.base import BookImage
 
@@ -22,15 +20,6 @@ def connected() -> Bench:
     bench.stream.state.clear("down", "joined", NOW)
     bench.snapshot(1)
     return bench
-
-
-def statuses(bench: Bench) -> list[tuple[str, str, int]]:
-    """State, evidence and time of each that was written."""
-    found = []
-    for record in bench.log.of("status"):
-        body = json.loads(bytes(record.body))
-        found.append((body["state"], body["evidence"], record.ts_recv - NOW))
-    return found
 
 
 def test_each_message_is_counted_and_so_is_what_came_before_a_base() -> None:
@@ -63,23 +52,23 @@ def test_an_update_that_goes_back_is_said() -> None:
     bench = connected()
     bench.update(5, 4)
     assert bench.counts.drops == {"reordered": 1}
-    assert statuses(bench)[-1] == ("resyncing", "an update older than the one before it", 4)
+    assert statuses(bench.log)[-1] == ("resyncing", "an update older than the one before it", 4)
     bench.snapshot(6)
-    assert statuses(bench)[-1] == ("live", "new snapshot (reordered)", 6)
+    assert statuses(bench.log)[-1] == ("live", "new snapshot (reordered)", 6)
 
 
 def test_lost_trades_make_it_suspect_and_that_is_said() -> None:
     bench = connected()
     bench.stream.trades_missing(NOW + 2)
     assert bench.counts.gaps == ["gap"]
-    assert statuses(bench)[-1] == ("resyncing", "trades of this product are missing", 2)
+    assert statuses(bench.log)[-1] == ("resyncing", "trades of this product are missing", 2)
 
 
 def test_what_it_is_unbased_for_is_said() -> None:
     bench = connected()
     bench.stream.unbase("record_refused", "an update is not in the log", NOW + 2)
     assert (bench.stream.based, bench.asked) == (False, 1)
-    assert statuses(bench)[-1] == ("resyncing", "an update is not in the log", 2)
+    assert statuses(bench.log)[-1] == ("resyncing", "an update is not in the log", 2)
 
 
 SECOND = 1_000_000
@@ -98,7 +87,7 @@ def test_a_heartbeat_that_is_missing_makes_it_suspect() -> None:
     assert beats(1, 2, 3.9).counts.gaps == []
     bench = beats(1, 2, 4)
     assert bench.counts.gaps == ["heartbeat"]
-    assert statuses(bench)[-1] == ("resyncing", "heartbeats 2 s apart", 4 * SECOND)
+    assert statuses(bench.log)[-1] == ("resyncing", "heartbeats 2 s apart", 4 * SECOND)
     bench.snapshot(5 * SECOND)
     # Those of another connection begin anew.
     bench.stream.connected()
@@ -116,7 +105,7 @@ def test_a_sequence_that_moves_on_alone_is_said_once_and_a_beat_without_one_is_n
         at = NOW + second * SECOND
         bench.stream.heartbeat(at, 1000 + 100 * second, at)
     assert bench.counts.gaps == ["silent"]
-    state, evidence, _ = statuses(bench)[-1]
+    state, evidence, _ = statuses(bench.log)[-1]
     assert (state, evidence.startswith("no update while the sequence moved by ")) == (
         "resyncing",
         True,

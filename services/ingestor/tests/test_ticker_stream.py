@@ -8,10 +8,10 @@ from services.ingestor.streams import TickerStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream_state import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
+from services.ingestor.testing.streams import NOW, statuses
 from services.ingestor.venues.base import Quote
 
 KEY = StreamKey("coinbase", "ticker", "BTC-USD")
-NOW = 1_790_000_000_000_000
 
 
 class Bench:
@@ -233,22 +233,13 @@ def connected() -> Bench:
     return bench
 
 
-def statuses(bench: Bench) -> list[tuple[str, str, int]]:
-    """State, evidence and time of each that was written."""
-    found = []
-    for record in bench.log.of("status"):
-        body = json.loads(bytes(record.body))
-        found.append((body["state"], body["evidence"], record.ts_recv - NOW))
-    return found
-
-
 def test_from_a_newer_trade_to_its_ticker_it_is_resyncing_and_says_why() -> None:
     bench = connected()
     bench.ticker(100, 7)
     bench.stream.heartbeat(150, 8, NOW + 1)
     bench.stream.heartbeat(180, 8, NOW + 2)
     bench.stream.ticker(200, NOW, 8, b"{}", NOW + 3)
-    assert statuses(bench) == [
+    assert statuses(bench.log) == [
         ("live", "joined", 0),
         ("resyncing", "trade 8 is known, last ticker was of 7", 2),
         ("live", "ticker of trade 8", 3),
@@ -262,13 +253,13 @@ def test_a_fetched_ticker_ends_it_at_the_time_it_came() -> None:
     for second in (1, 2):
         bench.stream.heartbeat(150, 8, NOW + second)
     assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW + 5)
-    assert statuses(bench)[-1] == ("live", "ticker of trade 8", 5)
+    assert statuses(bench.log)[-1] == ("live", "ticker of trade 8", 5)
 
 
 def test_what_readers_go_without_is_said() -> None:
     bench = connected()
     bench.stream.distrust("unreadable", "readers have no 100", NOW + 1)
-    assert statuses(bench)[-1] == ("resyncing", "readers have no 100", 1)
+    assert statuses(bench.log)[-1] == ("resyncing", "readers have no 100", 1)
 
 
 def test_without_a_ticker_one_is_fetched_of_the_first_trade_too() -> None:
@@ -303,7 +294,7 @@ def test_a_status_without_room_is_offered_again_with_the_fetched_ticker() -> Non
     bench.stream.heartbeat(180, 8, NOW + 1)
     bench.log.away = False
     assert bench.stream.refreshed(Quote(8, NOW, b"{}"), NOW + 2)
-    assert statuses(bench)[1:] == [
+    assert statuses(bench.log)[1:] == [
         ("resyncing", "trade 8 is known, last ticker was of 7", 2),
         ("live", "ticker of trade 8", 2),
     ]
