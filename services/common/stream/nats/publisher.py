@@ -76,7 +76,7 @@ class NatsPublisher(PublisherBase[Published]):
         self._contended = Contended()
         # Sessions in a row that ended as nothing was answered.
         self._unanswered = 0
-        # Batches cut short since the last one that was stored.
+        # Batches refused for what may pass, since the last one that was stored.
         self._refused_batches = 0
         self.start(self._run())
 
