@@ -132,7 +132,3 @@ def _tell(seed: int, only: str | None, products: int | None) -> None:
         click.echo(report)
         if report.wrong:
             raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

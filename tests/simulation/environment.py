@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -48,6 +48,15 @@ class _ListenerSocket:
         """Nothing is open."""
 
 
+def _seeded_by(chance: random.Random) -> Callable[..., None]:
+    original = random.Random.seed
+
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        original(self, chance.getrandbits(64) if a is None else a, version)
+
+    return seed
+
+
 @contextmanager
 def answering(clock: VirtualClock, chance: random.Random) -> Iterator[None]:
     """Answer from `clock` and `chance` while the block runs, for the whole interpreter."""
@@ -64,6 +73,8 @@ def answering(clock: VirtualClock, chance: random.Random) -> Iterator[None]:
             perf_counter_ns=clock.monotonic_ns,
         ),
         patch.object(os, "urandom", chance.randbytes),
+        # A generator of somebody's own, which the interpreter would seed by itself.
+        patch.object(random.Random, "seed", _seeded_by(chance)),
         # What `random.SystemRandom`, and so `secrets`, has taken from `os` already.
         patch.object(random, "_urandom", chance.randbytes),
         patch.object(socket, "socket", _ListenerSocket),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from services.common.runtime import serve_http
+from tests.simulation.clocks import NAMES, make_replaceable
 from tests.simulation.loop import EverybodyWaits
 from tests.simulation.machine import AddressInUse
 from tests.simulation.world import World, world
@@ -62,6 +64,29 @@ def test_time_passes_only_while_all_wait() -> None:
         monotonic, wall = it.run(script(), within_s=100_000)
     assert monotonic == pytest.approx(86_400)
     assert wall == pytest.approx(86_400)
+
+
+def test_a_clock_that_was_kept_before_shows_the_worlds_time_inside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in NAMES:
+        monkeypatch.setattr(time, name, getattr(time, name))
+    make_replaceable()
+    kept = time.monotonic
+    outside = kept()
+    with world(1) as it:
+        it.run(asyncio.sleep(1000), within_s=2000)
+        assert kept() == pytest.approx(1000)
+    assert outside <= kept() < outside + 600
+
+
+def test_a_generator_of_somebodys_own_follows_from_the_seed() -> None:
+    def drawn(seed: int) -> float:
+        with world(seed):
+            return random.Random().random()
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
 
 
 def test_what_can_never_happen_is_told_at_once() -> None:
