@@ -73,6 +73,17 @@ def test_a_run_is_of_one_subject_and_each_of_it_names_the_one_before() -> None:
     assert _given_out(lane) == [("T2", "")]
 
 
+def test_without_runs_each_waits_for_the_one_before_however_many_wait() -> None:
+    lane = Lane[str](runs=False)
+    for number in range(4):
+        lane.enqueue("s", f"s{number}", f"S{number}", 1)
+    given = []
+    for _ in range(4):
+        given.append(_given_out(lane))
+        lane.stored("s")
+    assert given == [[("S0", "")], [("S1", "")], [("S2", "")], [("S3", "")]]
+
+
 def test_a_run_is_bounded() -> None:
     lane = Lane[str](runs=True)
     for number in range(600):
