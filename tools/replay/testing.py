@@ -127,7 +127,14 @@ async def record(
     ):
         async with (
             normalizing(broker) as pipeline,
-            running(broker, exchange.ws_url, exchange.rest_url, *products) as ingestor,
+            # The market runs ahead of time: what waits is refilled however long an answer takes.
+            running(
+                broker,
+                exchange.ws_url,
+                exchange.rest_url,
+                *products,
+                resync_max_queue_ms=60_000,
+            ) as ingestor,
         ):
 
             async def connected() -> bool:
