@@ -48,7 +48,7 @@ class ChildDied(Exception):
         self.log_tail = log_tail
         self.log_file = log_file
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
-        super().__init__(f"{name} ended with {how}")
+        super().__init__(f"{name} ended with {how}\n{log_tail}".rstrip())
 
 
 class ChildProcess(ABC):

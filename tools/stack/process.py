@@ -22,7 +22,8 @@ class NotReady(Exception):
         self.name = name
         self.reason = reason
         self.log_tail = log_tail
-        super().__init__(f"{name} was not ready after {seconds:.0f} s: {reason}")
+        told = f"{name} was not ready after {seconds:.0f} s: {reason}"
+        super().__init__(f"{told}\n{log_tail}".rstrip())
 
 
 class Process(ChildProcess):

@@ -23,8 +23,18 @@ def stuck(registry: CollectorRegistry) -> float:
     return registry.get_sample_value("md_event_loop_stuck_total") or 0.0
 
 
-def hang_here(registry: CollectorRegistry) -> None:
+class Hands:
+    """A clock that moves only when told to: no hang but the test's own is ever seen."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def hang_here(registry: CollectorRegistry, clock: Hands) -> None:
     """Keep the loop from turning until the watchdog has seen it."""
+    clock.now += 1.0
     deadline = time.monotonic() + 10
     while not stuck(registry) and time.monotonic() < deadline:
         time.sleep(0.005)  # blocks the loop: that is the hang
@@ -37,12 +47,14 @@ async def until_over(registry: CollectorRegistry, name: str, value: float) -> No
 async def test_a_loop_that_hangs_is_named_by_a_thread_with_the_line_it_hangs_in() -> None:
     registry = CollectorRegistry()
     metrics = LoopMetrics(registry)
+    clock = Hands()
     with capture_logs() as logs:
-        async with watched_loop(metrics, period_s=0.01, stuck_s=0.05):
+        async with watched_loop(metrics, period_s=0.01, stuck_s=0.5, clock=clock):
             await until_over(registry, "md_event_loop_lag_seconds_count", 0)
-            hang_here(registry)
-            await until_over(registry, "md_event_loop_lag_max_seconds", 0.04)
+            hang_here(registry, clock)
+            await until_over(registry, "md_event_loop_lag_max_seconds", 0.9)
     (event,) = [entry for entry in logs if entry["event"] == "event_loop_stuck"]
     assert "hang_here" in event["stack"]
+    assert event["for_s"] == 1.0
     assert stuck(registry) == 1
     assert (registry.get_sample_value("md_event_loop_lag_seconds_count") or 0) > 0

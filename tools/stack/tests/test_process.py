@@ -43,6 +43,7 @@ async def test_a_process_that_ends_at_once_says_why(tmp_path: Path) -> None:
     with pytest.raises(ChildDied, match="exchange ended with status 2") as died:
         await process.start()
     assert "Invalid value for '--rate'" in died.value.log_tail
+    assert died.value.log_tail in str(died.value)
     assert died.value.log_file == tmp_path / "exchange.log"
 
 
