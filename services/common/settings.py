@@ -35,85 +35,86 @@ def split_commas(value: object) -> object:
     return value
 
 
-class CommonSettings(BaseSettings):
-    """What every service reads."""
+class _Settings(BaseSettings):
+    """The text under a setting is its description."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severe log level that is written."
-    )
-    log_format: Literal["json", "console", "auto"] = Field(
-        "auto", description="`json`, or `console`; `auto` is console on a terminal, else json."
-    )
-    otel_exporter_otlp_endpoint: str | None = Field(
-        None, description="OTLP over HTTP endpoint for traces; unset turns tracing off."
-    )
-    otel_traces_sampler_arg: float = Field(
-        0.01, ge=0, le=1, description="Part of the records whose way is traced, 0 to 1."
-    )
-    environment: str = Field("development", description="`production` refuses insecure defaults.")
-    broker_kind: Literal["nats", "redis", "memory"] = Field(
-        "nats", description="Which broker carries the logs."
-    )
-    shard_count: int = Field(8, ge=1, le=1024, description="Number of tick logs.")
-    http_port: Port = Field(8080, description="Port of the HTTP listener; 0 picks a free one.")
-    http_host: str = Field("0.0.0.0", description="Address the HTTP listeners bind.")
-    admin_port: Port | None = Field(
-        None,
-        description="Port for health, metrics and admin; unset shares `HTTP_PORT`'s listener.",
-    )
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_kwargs: Any) -> None:
+        for field in cls.model_fields.values():
+            field.description = " ".join((field.description or "").split())
 
-    nats_urls: CommaList = Field(
-        ("nats://127.0.0.1:4222",), description="NATS servers, comma-separated."
-    )
-    nats_creds_file: str | None = Field(None, description="NATS credentials file.")
-    nats_user: str | None = Field(None, description="NATS user, with `NATS_PASSWORD`.")
-    nats_password: SecretStr | None = Field(None, description="NATS password.")
-    nats_tls_ca_file: str | None = Field(
-        None, description="PEM file of the authorities to believe NATS by; the system's if unset."
-    )
-    nats_tls_cert_file: str | None = Field(
-        None, description="PEM file of the client certificate to show to NATS."
-    )
-    nats_tls_key_file: str | None = Field(None, description="PEM file of that certificate's key.")
-    js_stream_name: str = Field(
-        "MARKET", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the JetStream streams."
-    )
-    js_retention_minutes: float = Field(60, gt=0, description="How long the logs keep records.")
-    js_raw_max_bytes: int = Field(
-        4 * 1024**3,
-        ge=0,
-        description="Most bytes of the raw log in each replica; then its oldest go; 0 is no bound.",
-    )
-    js_tick_max_bytes: int = Field(
-        4 * 1024**3,
-        ge=0,
-        description="Most bytes of all tick logs together, an equal part each; 0 is no bound.",
-    )
-    js_invalid_max_bytes: int = Field(
-        64 * 1024**2, ge=0, description="Most bytes of the log of parked input; 0 is no bound."
-    )
-    js_replicas: Literal[1, 3, 5] = Field(1, description="JetStream replicas of each log.")
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server.")
-    redis_tls_ca_file: str | None = Field(
-        None, description="PEM file of the authorities to believe Redis by; the system's if unset."
-    )
-    redis_tls_cert_file: str | None = Field(
-        None, description="PEM file of the client certificate to show to Redis."
-    )
-    redis_tls_key_file: str | None = Field(None, description="PEM file of that certificate's key.")
-    stream_name: str = Field(
-        "market", pattern=r"^[A-Za-z0-9_-]+$", description="Prefix of the Redis keys."
-    )
-    consumer_group: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-]+$",
-        description="Consumer group; the service's name if unset.",
-    )
+class CommonSettings(_Settings):
+    """What every service reads."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe log level that is written."""
+    log_format: Literal["json", "console", "auto"] = "auto"
+    """`json`, or `console`; `auto` is console on a terminal, else json."""
+    otel_exporter_otlp_endpoint: str | None = None
+    """OTLP over HTTP endpoint for traces; unset turns tracing off."""
+    otel_traces_sampler_arg: float = Field(0.01, ge=0, le=1)
+    """Part of the records whose way is traced, 0 to 1."""
+    environment: str = "development"
+    """`production` refuses insecure defaults."""
+    broker_kind: Literal["nats", "redis", "memory"] = "nats"
+    """Which broker carries the logs."""
+    shard_count: int = Field(8, ge=1, le=1024)
+    """Number of tick logs."""
+    http_port: Port = 8080
+    """Port of the HTTP listener; 0 picks a free one."""
+    http_host: str = "0.0.0.0"
+    """Address the HTTP listeners bind."""
+    admin_port: Port | None = None
+    """Port for health, metrics and admin; unset shares `HTTP_PORT`'s listener."""
+
+    nats_urls: CommaList = ("nats://127.0.0.1:4222",)
+    """NATS servers, comma-separated."""
+    nats_creds_file: str | None = None
+    """NATS credentials file."""
+    nats_user: str | None = None
+    """NATS user, with `NATS_PASSWORD`."""
+    nats_password: SecretStr | None = None
+    """NATS password."""
+    nats_tls_ca_file: str | None = None
+    """PEM file of the authorities to believe NATS by; the system's if unset."""
+    nats_tls_cert_file: str | None = None
+    """PEM file of the client certificate to show to NATS."""
+    nats_tls_key_file: str | None = None
+    """PEM file of that certificate's key."""
+    js_stream_name: str = Field("MARKET", pattern=r"^[A-Za-z0-9_-]+$")
+    """Prefix of the JetStream streams."""
+    js_retention_minutes: float = Field(60, gt=0)
+    """How long the logs keep records."""
+    js_raw_max_bytes: int = Field(4 * 1024**3, ge=0)
+    """Most bytes of the raw log in each replica; then its oldest go; 0 is no bound."""
+    js_tick_max_bytes: int = Field(4 * 1024**3, ge=0)
+    """Most bytes of all tick logs together, an equal part each; 0 is no bound."""
+    js_invalid_max_bytes: int = Field(64 * 1024**2, ge=0)
+    """Most bytes of the log of parked input; 0 is no bound."""
+    js_replicas: Literal[1, 3, 5] = 1
+    """JetStream replicas of each log."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey server."""
+    redis_tls_ca_file: str | None = None
+    """PEM file of the authorities to believe Redis by; the system's if unset."""
+    redis_tls_cert_file: str | None = None
+    """PEM file of the client certificate to show to Redis."""
+    redis_tls_key_file: str | None = None
+    """PEM file of that certificate's key."""
+    stream_name: str = Field("market", pattern=r"^[A-Za-z0-9_-]+$")
+    """Prefix of the Redis keys."""
+    consumer_group: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$")
+    """Consumer group; the service's name if unset."""
 
     _split_urls = field_validator("nats_urls", mode="before")(split_commas)
 
@@ -183,19 +184,17 @@ class CommonSettings(BaseSettings):
         return self
 
 
-class AwsSettings(BaseSettings):
+class AwsSettings(_Settings):
     """Where the stores are. Credentials come from the default chain, never from here."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
-
-    s3_bucket: str = Field("market-data", min_length=3, description="Bucket of archive batches.")
-    ddb_table: str = Field("market-latest", min_length=3, description="Table of latest rows.")
-    aws_endpoint_url: str | None = Field(
-        None, description="Endpoint override for local stores; unset means AWS itself."
-    )
-    aws_region: str = Field("us-east-1", description="AWS region.")
+    s3_bucket: str = Field("market-data", min_length=3)
+    """Bucket of archive batches."""
+    ddb_table: str = Field("market-latest", min_length=3)
+    """Table of latest rows."""
+    aws_endpoint_url: str | None = None
+    """Endpoint override for local stores; unset means AWS itself."""
+    aws_region: str = "us-east-1"
+    """AWS region."""
 
 
 def load[S: BaseSettings](cls: type[S]) -> S:

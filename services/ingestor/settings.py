@@ -20,129 +20,79 @@ HEARTBEAT = "heartbeat"
 
 
 class Settings(CommonSettings):
-    coinbase_ws_primary: str = Field(
-        "wss://ws-feed.exchange.coinbase.com",
-        pattern=r"^wss?://",
-        description="WebSocket endpoint that is tried first.",
-    )
+    coinbase_ws_primary: str = Field("wss://ws-feed.exchange.coinbase.com", pattern=r"^wss?://")
+    """WebSocket endpoint that is tried first."""
     coinbase_ws_fallback: str | None = Field(
-        "wss://ws-direct.exchange.coinbase.com",
-        pattern=r"^wss?://",
-        description="Endpoint tried when the first fails; `ws-direct` is used only with a key.",
+        "wss://ws-direct.exchange.coinbase.com", pattern=r"^wss?://"
     )
-    coinbase_rest_url: str = Field(
-        "https://api.exchange.coinbase.com",
-        pattern=r"^https?://",
-        description="REST endpoint that gaps are healed from.",
-    )
-    coinbase_products: CommaList = Field(
-        ("BTC-USD", "ETH-USD"), min_length=1, description="Products, comma-separated."
-    )
+    """Endpoint tried when the first fails; `ws-direct` is used only with a key."""
+    coinbase_rest_url: str = Field("https://api.exchange.coinbase.com", pattern=r"^https?://")
+    """REST endpoint that gaps are healed from."""
+    coinbase_products: CommaList = Field(("BTC-USD", "ETH-USD"), min_length=1)
+    """Products, comma-separated."""
     coinbase_channels: CommaList = Field(
-        ("ticker", "heartbeat", "matches", "level2_batch"),
-        min_length=1,
-        description="Venue channels, comma-separated; `heartbeat` is always added.",
+        ("ticker", "heartbeat", "matches", "level2_batch"), min_length=1
     )
-    coinbase_api_key: str | None = Field(None, description="Exchange API key; signs subscriptions.")
-    coinbase_api_secret: SecretStr | None = Field(None, description="Its secret, base64.")
-    coinbase_api_passphrase: SecretStr | None = Field(None, description="Its passphrase.")
-    admin_api_key: SecretStr | None = Field(
-        None, description="Required by calls that change something; unset refuses them."
-    )
-    resync_max_queue_ms: int = Field(
-        2000,
-        ge=1,
-        description="How long a product pauses for a refill that makes no progress, ms.",
-    )
-    resync_max_trades: int = Field(
-        100_000,
-        ge=1,
-        description="Trades that a product waits for at most; older ones are asked for later.",
-    )
-    late_trades_max_hours: float = Field(
-        24.0,
-        ge=0.0,
-        description="How long the trades of an announced gap are asked for, hours.",
-    )
-    book_audit_period_ms: int = Field(
-        30_000,
-        ge=0,
-        description="Longest pause between two comparisons of a book with REST, ms; 0 never.",
-    )
-    book_audit_turn_ms: int = Field(
-        300_000,
-        ge=1,
-        description="Within this time each product's level 2 book is compared with REST, ms.",
-    )
-    book_silent_steps: int = Field(
-        20,
-        ge=0,
-        description="Steps of a product's sequence without a level 2 update that make its book "
-        "suspect; 0 never.",
-    )
-    book_silent_grace_ms: int = Field(
-        1500,
-        ge=250,
-        le=60_000,
-        description="How long ago a heartbeat must have named these steps, ms: updates come behind "
-        "the heartbeat that counts them.",
-    )
-    products_per_connection: int = Field(
-        20, ge=1, description="Products that share one WebSocket connection."
-    )
-    heartbeat_suspect_ms: int = Field(
-        3000, ge=1, description="Heartbeat age at which a product's streams are stale, ms."
-    )
-    heartbeat_dead_ms: int = Field(
-        10_000, ge=1, description="Heartbeat age at which the connection is made anew, ms."
-    )
-    ws_compression: bool = Field(
-        True, description="Whether permessage-deflate is offered to the venue; it costs CPU."
-    )
-    connect_timeout_ms: int = Field(
-        5000, ge=1, description="How long a connection attempt may take, ms."
-    )
-    reconnect_max_ms: int = Field(
-        10_000, ge=1, description="Largest pause between connection attempts, ms."
-    )
-    broker_buffer_records: int = Field(
-        65_536, ge=1, description="Records that wait for the broker before messages are dropped."
-    )
-    broker_buffer_bytes: int = Field(
-        64 * 1024 * 1024, ge=1, description="The same bound in bytes of records."
-    )
-    rest_breaker_failures: int = Field(
-        10, ge=1, description="REST failures in a row that open its circuit."
-    )
-    rest_breaker_recovery_ms: int = Field(
-        1000, ge=1, description="How long an open REST circuit waits before it probes, ms."
-    )
-    ws_breaker_failures: int = Field(
-        20, ge=1, description="Attempts in a row without data that open a connection's circuit."
-    )
-    ws_breaker_recovery_ms: int = Field(
-        5000, ge=1, description="How long such an open circuit waits before it probes, ms."
-    )
-    broker_breaker_refusals: int = Field(
-        1, ge=1, description="Records refused in a row by a full window that open its circuit."
-    )
-    broker_breaker_recovery_ms: int = Field(
-        50, ge=1, description="How often an open broker circuit probes for a half-free window, ms."
-    )
-    pulse_period_ms: int = Field(
-        2000,
-        ge=100,
-        description="How often the log is told which products are heard of, ms; gateways tell a "
-        "quiet market from a standstill by it.",
-    )
-    drain_timeout_ms: int = Field(
-        5000, ge=0, description="How long a stop waits for records to become durable, ms."
-    )
-    ingestor_line: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="Name of this ingestor in its records; the host's name if unset.",
-    )
+    """Venue channels, comma-separated; `heartbeat` is always added."""
+    coinbase_api_key: str | None = None
+    """Exchange API key; signs subscriptions."""
+    coinbase_api_secret: SecretStr | None = None
+    """Its secret, base64."""
+    coinbase_api_passphrase: SecretStr | None = None
+    """Its passphrase."""
+    admin_api_key: SecretStr | None = None
+    """Required by calls that change something; unset refuses them."""
+    resync_max_queue_ms: int = Field(2000, ge=1)
+    """How long a product pauses for a refill that makes no progress, ms."""
+    resync_max_trades: int = Field(100_000, ge=1)
+    """Trades that a product waits for at most; older ones are asked for later."""
+    late_trades_max_hours: float = Field(24.0, ge=0.0)
+    """How long the trades of an announced gap are asked for, hours."""
+    book_audit_period_ms: int = Field(30_000, ge=0)
+    """Longest pause between two comparisons of a book with REST, ms; 0 never."""
+    book_audit_turn_ms: int = Field(300_000, ge=1)
+    """Within this time each product's level 2 book is compared with REST, ms."""
+    book_silent_steps: int = Field(20, ge=0)
+    """Steps of a product's sequence without a level 2 update that make its book suspect; 0
+    never."""
+    book_silent_grace_ms: int = Field(1500, ge=250, le=60_000)
+    """How long ago a heartbeat must have named these steps, ms: updates come behind the
+    heartbeat that counts them."""
+    products_per_connection: int = Field(20, ge=1)
+    """Products that share one WebSocket connection."""
+    heartbeat_suspect_ms: int = Field(3000, ge=1)
+    """Heartbeat age at which a product's streams are stale, ms."""
+    heartbeat_dead_ms: int = Field(10_000, ge=1)
+    """Heartbeat age at which the connection is made anew, ms."""
+    ws_compression: bool = True
+    """Whether permessage-deflate is offered to the venue; it costs CPU."""
+    connect_timeout_ms: int = Field(5000, ge=1)
+    """How long a connection attempt may take, ms."""
+    reconnect_max_ms: int = Field(10_000, ge=1)
+    """Largest pause between connection attempts, ms."""
+    broker_buffer_records: int = Field(65_536, ge=1)
+    """Records that wait for the broker before messages are dropped."""
+    broker_buffer_bytes: int = Field(64 * 1024 * 1024, ge=1)
+    """The same bound in bytes of records."""
+    rest_breaker_failures: int = Field(10, ge=1)
+    """REST failures in a row that open its circuit."""
+    rest_breaker_recovery_ms: int = Field(1000, ge=1)
+    """How long an open REST circuit waits before it probes, ms."""
+    ws_breaker_failures: int = Field(20, ge=1)
+    """Attempts in a row without data that open a connection's circuit."""
+    ws_breaker_recovery_ms: int = Field(5000, ge=1)
+    """How long such an open circuit waits before it probes, ms."""
+    broker_breaker_refusals: int = Field(1, ge=1)
+    """Records refused in a row by a full window that open its circuit."""
+    broker_breaker_recovery_ms: int = Field(50, ge=1)
+    """How often an open broker circuit probes for a half-free window, ms."""
+    pulse_period_ms: int = Field(2000, ge=100)
+    """How often the log is told which products are heard of, ms; gateways tell a quiet market
+    from a standstill by it."""
+    drain_timeout_ms: int = Field(5000, ge=0)
+    """How long a stop waits for records to become durable, ms."""
+    ingestor_line: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Name of this ingestor in its records; the host's name if unset."""
 
     _split = field_validator("coinbase_products", "coinbase_channels", mode="before")(split_commas)
 

@@ -11,15 +11,12 @@ from services.normalizer.shard import parse_shards, shard_label
 
 
 class NormalizerSettings(CommonSettings):
-    normalizer_shards: str = Field(
-        "all", description="Shards this process works on: `all`, or like `0-3` or `1,4-6`."
-    )
-    normalizer_max_batch: int = Field(
-        512, ge=1, le=8192, description="Raw records taken from the log at a time."
-    )
-    normalizer_max_pending: int = Field(
-        8192, ge=1, le=65_536, description="Raw records taken and not yet acknowledged, at most."
-    )
+    normalizer_shards: str = "all"
+    """Shards this process works on: `all`, or like `0-3` or `1,4-6`."""
+    normalizer_max_batch: int = Field(512, ge=1, le=8192)
+    """Raw records taken from the log at a time."""
+    normalizer_max_pending: int = Field(8192, ge=1, le=65_536)
+    """Raw records taken and not yet acknowledged, at most."""
 
     @model_validator(mode="after")
     def _shards_exist(self) -> Self:

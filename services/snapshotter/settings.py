@@ -11,34 +11,26 @@ from services.common.sharding import parse_shards
 
 
 class SnapshotterSettings(CommonSettings, AwsSettings):
-    snapshot_period_ms: float = Field(
-        250, gt=0, description="A stream's latest row is written at most this often, milliseconds."
-    )
-    archive_period_s: float = Field(
-        60, gt=0, description="An archive batch is written when its first record is this old."
-    )
-    archive_max_bytes: int = Field(
-        5_000_000,
-        gt=0,
-        description="An archive batch is written when it has so many bytes of JSON.",
-    )
-    archive_raw: bool = Field(True, description="Whether raw records are archived too.")
-    checkpoint_period_s: float = Field(
-        10, gt=0, description="A changed book's checkpoint is written at most this often."
-    )
-    snapshotter_shards: CommaList = Field(
-        ("all",), description="Tick logs to take: `all`, or numbers and ranges such as `0-3,6`."
-    )
-    snapshot_writers: int = Field(32, ge=1, le=512, description="Row writes in flight at most.")
-    buffer_max_bytes: int = Field(
-        256_000_000,
-        ge=16_000_000,
-        description="Records held until they are stored; beyond it nothing more is taken.",
-    )
-    max_pending: int = Field(65_536, ge=1024, description="Unacked records of one log at most.")
-    stop_grace_s: float = Field(
-        20, gt=0, description="How long a stopping snapshotter tries to store what it holds."
-    )
+    snapshot_period_ms: float = Field(250, gt=0)
+    """A stream's latest row is written at most this often, milliseconds."""
+    archive_period_s: float = Field(60, gt=0)
+    """An archive batch is written when its first record is this old."""
+    archive_max_bytes: int = Field(5_000_000, gt=0)
+    """An archive batch is written when it has so many bytes of JSON."""
+    archive_raw: bool = True
+    """Whether raw records are archived too."""
+    checkpoint_period_s: float = Field(10, gt=0)
+    """A changed book's checkpoint is written at most this often."""
+    snapshotter_shards: CommaList = ("all",)
+    """Tick logs to take: `all`, or numbers and ranges such as `0-3,6`."""
+    snapshot_writers: int = Field(32, ge=1, le=512)
+    """Row writes in flight at most."""
+    buffer_max_bytes: int = Field(256_000_000, ge=16_000_000)
+    """Records held until they are stored; beyond it nothing more is taken."""
+    max_pending: int = Field(65_536, ge=1024)
+    """Unacked records of one log at most."""
+    stop_grace_s: float = Field(20, gt=0)
+    """How long a stopping snapshotter tries to store what it holds."""
 
     _split_shards = field_validator("snapshotter_shards", mode="before")(split_commas)
 
