@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from services.common.settings import load
-from tools.dev.charts.schemas import settings_of
 from tools.dev.observability.dashboards import queries
 from tools.dev.observability.rules import alerts
+from tools.doctor.checks import SETTINGS
 from tools.embedded import AwsServer, NatsServer, ValkeyServer, free_port
 from tools.embedded.nats import MAX_PAYLOAD, nats_binary, nats_version
 from tools.embedded.valkey import valkey_version
@@ -145,7 +145,7 @@ def test_each_service_starts_with_the_environment_it_gets(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = SERVICES[name]["environment"]
-    cls = settings_of(name)
+    cls = SETTINGS[name]
     assert environment.keys() - SDK <= {field.upper() for field in cls.model_fields}
     for variable in list(os.environ):
         monkeypatch.delenv(variable)
@@ -186,7 +186,7 @@ STOPPING: dict[str, Callable[[Any], float]] = {
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_has_time_to_drain_before_it_is_killed(name: str) -> None:
     grace = float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
-    defaults = settings_of(name).model_construct()
+    defaults = SETTINGS[name].model_construct()
     assert grace >= 2 * STOPPING[name](defaults) + 10
 
 

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from tests.deployment.guide import DOCUMENTS, VARIABLES, Command, of
-from tools.dev.charts.kubernetes import validate
-from tools.dev.charts.pods import pods, violations
+from tools.dev.charts.kubernetes import pods, validate, violations
 from tools.dev.charts.workspace import ROOT, UMBRELLA, Helm, Object, Workspace
 from tools.doctor.checks import SETTINGS, check_settings
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tools.dev.charts.pods import Pod, pods
+from tools.dev.charts.kubernetes import Pod, pods
 from tools.dev.charts.testing import environment, hook_containers, outcome
 from tools.dev.charts.workspace import UMBRELLA, Helm, Object, Workspace
 from tools.embedded import AwsServer, NatsServer, free_port

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from services.common.settings import CommonSettings
 from services.common.stream.redis.client import tls_options
 from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
-from tools.doctor.finding import Finding
+from tools.doctor import Finding
 
 _TIMEOUT_S = 5.0
 # A BTC-USD book snapshot is 1.1 MB; a busy day's is larger.

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,17 +28,20 @@ from services.common.stores.aws import DYNAMODB, READER, S3, open_client, transl
 from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.subjects import RAW_LOG, is_pulse
+from services.gateway.settings import GatewaySettings
 from services.ingestor.feed.rest_call import open_http
+from services.ingestor.settings import Settings as IngestorSettings
+from services.normalizer.settings import NormalizerSettings
+from services.snapshotter.settings import SnapshotterSettings
+from tools.doctor import Finding
 from tools.doctor.brokers import check_server
-from tools.doctor.finding import Finding
 from tools.doctor.network import Endpoint, check_networks
 
-# Where each service's settings are.
-SETTINGS = {
-    "ingestor": "services.ingestor.settings:Settings",
-    "normalizer": "services.normalizer.settings:NormalizerSettings",
-    "snapshotter": "services.snapshotter.settings:SnapshotterSettings",
-    "gateway": "services.gateway.settings:GatewaySettings",
+SETTINGS: dict[str, type[CommonSettings]] = {
+    "ingestor": IngestorSettings,
+    "normalizer": NormalizerSettings,
+    "snapshotter": SnapshotterSettings,
+    "gateway": GatewaySettings,
 }
 _TIMEOUT_S = 5.0
 # Latencies and "how old is this" are computed across machines; beyond this they mislead.
@@ -48,18 +50,11 @@ _SKEW_WARNING_S = 1.0
 _DATE_RESOLUTION_S = 1.0
 
 
-def settings_class(service: str) -> type[BaseSettings]:
-    """The settings class of a service."""
-    module, _, name = SETTINGS[service].partition(":")
-    found: type[BaseSettings] = getattr(import_module(module), name)
-    return found
-
-
-def check_settings(service: str) -> tuple[Finding, BaseSettings | None]:
+def check_settings(service: str) -> tuple[Finding, CommonSettings | None]:
     """Load a service's settings from this environment."""
     name = f"settings of {service}"
     try:
-        loaded = load(settings_class(service))
+        loaded = load(SETTINGS[service])
     except SettingsError as error:
         return Finding(name, "error", "; ".join(error.problems), "correct these variables"), None
     given = sum(field in loaded.model_fields_set for field in type(loaded).model_fields)
@@ -171,31 +166,33 @@ def _host(url: str) -> str:
     return ",".join(urlsplit(part).netloc.rpartition("@")[2] or part for part in url.split(","))
 
 
-def endpoints(loaded: Mapping[str, BaseSettings]) -> list[Endpoint]:
+def endpoints(loaded: Mapping[str, CommonSettings]) -> list[Endpoint]:
     """Every address that these settings lead to."""
     found: list[Endpoint] = []
     ingestor = loaded.get("ingestor")
-    if ingestor is not None:
-        values: Mapping[str, object] = ingestor.model_dump()
+    if isinstance(ingestor, IngestorSettings):
         found += [
-            Endpoint("venue REST", str(values["coinbase_rest_url"]), "COINBASE_REST_URL"),
-            Endpoint("venue WebSocket", str(values["coinbase_ws_primary"]), "COINBASE_WS_PRIMARY"),
+            Endpoint("venue REST", ingestor.coinbase_rest_url, "COINBASE_REST_URL"),
+            Endpoint("venue WebSocket", ingestor.coinbase_ws_primary, "COINBASE_WS_PRIMARY"),
         ]
-        if values["coinbase_ws_fallback"]:
-            url = str(values["coinbase_ws_fallback"])
+        if url := ingestor.coinbase_ws_fallback:
             found.append(Endpoint("venue WebSocket, fallback", url, "COINBASE_WS_FALLBACK"))
-    common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
-    if common is not None and common.broker_kind == "nats":
-        found += [Endpoint("broker", url, "NATS_URLS", common.nats_tls) for url in common.nats_urls]
-    elif common is not None and common.broker_kind == "redis":
-        found.append(Endpoint("broker", common.redis_url, "REDIS_URL", common.redis_tls))
-    if common is not None and common.otel_exporter_otlp_endpoint:
-        url = common.otel_exporter_otlp_endpoint
-        found.append(Endpoint("trace collector", url, "OTEL_EXPORTER_OTLP_ENDPOINT"))
-    stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
-    if stores is not None:
+    common = next(iter(loaded.values()), None)
+    if common is not None:
+        if common.broker_kind == "nats":
+            tls = common.nats_tls
+            found += [Endpoint("broker", url, "NATS_URLS", tls) for url in common.nats_urls]
+        elif common.broker_kind == "redis":
+            found.append(Endpoint("broker", common.redis_url, "REDIS_URL", common.redis_tls))
+        if url := common.otel_exporter_otlp_endpoint:
+            found.append(Endpoint("trace collector", url, "OTEL_EXPORTER_OTLP_ENDPOINT"))
+    if (stores := _stores(loaded)) is not None:
         found += [_store_endpoint(service, stores) for service in (DYNAMODB, S3)]
     return found
+
+
+def _stores(loaded: Mapping[str, BaseSettings]) -> AwsSettings | None:
+    return next((one for one in loaded.values() if isinstance(one, AwsSettings)), None)
 
 
 def _store_endpoint(service: str, stores: AwsSettings) -> Endpoint:
@@ -214,7 +211,7 @@ _Check = Coroutine[Any, Any, Finding | list[Finding]]
 async def examine() -> list[Finding]:
     """Everything, as configured by this environment, in the order of the data flow."""
     findings: list[Finding] = []
-    loaded: dict[str, BaseSettings] = {}
+    loaded: dict[str, CommonSettings] = {}
     for service in SETTINGS:
         finding, settings = check_settings(service)
         findings.append(finding)
@@ -222,17 +219,13 @@ async def examine() -> list[Finding]:
             loaded[service] = settings
     checks: list[_Check] = [check_networks(endpoints(loaded))]
     ingestor = loaded.get("ingestor")
-    if ingestor is not None:
-        urls: Mapping[str, object] = ingestor.model_dump()
-        checks.append(check_venue_rest(str(urls["coinbase_rest_url"])))
-        checks.append(check_venue_ws(str(urls["coinbase_ws_primary"])))
-    common = next((s for s in loaded.values() if isinstance(s, CommonSettings)), None)
-    if common is not None:
-        checks.append(check_broker(common))
-        checks.append(check_server(common))
+    if isinstance(ingestor, IngestorSettings):
+        checks.append(check_venue_rest(ingestor.coinbase_rest_url))
+        checks.append(check_venue_ws(ingestor.coinbase_ws_primary))
+    if (common := next(iter(loaded.values()), None)) is not None:
+        checks += [check_broker(common), check_server(common)]
     findings += await _together(checks)
-    stores = next((s for s in loaded.values() if isinstance(s, AwsSettings)), None)
-    if stores is not None:
+    if (stores := _stores(loaded)) is not None:
         # Making a client of AWS keeps this process busy for seconds on a slow machine: whoever
         # waits for an answer meanwhile would be said not to have given one.
         findings += await _together([check_table(stores), check_bucket(stores)])

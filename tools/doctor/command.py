@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.observability.telemetry import configure_logging
+from tools.doctor import Finding
 from tools.doctor.checks import examine
-from tools.doctor.finding import Finding
 
 _STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
 

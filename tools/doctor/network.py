@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from services.common.network.proxies import BadProxy, proxy_for
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from tools.doctor.finding import Finding
+from tools.doctor import Finding
 
 _TIMEOUT_S = 5.0
 _EXPIRES_SOON_DAYS = 14

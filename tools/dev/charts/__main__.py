@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.dev.charts.kubernetes import validate
+from tools.dev.charts.kubernetes import pods, validate, violations
 from tools.dev.charts.manifests import manifests
-from tools.dev.charts.pods import pods, violations
-from tools.dev.charts.schemas import schemas, settings_files
-from tools.dev.charts.values import readmes
+from tools.dev.charts.values import readmes, schemas, settings_files
 from tools.dev.charts.workspace import (
     CHARTS,
     PROFILES,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tools.dev.charts.pods import Pod
+from tools.dev.charts.kubernetes import Pod
 from tools.dev.charts.workspace import Object
 
 # What the Secrets that the profiles name have to hold.

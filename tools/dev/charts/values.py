@@ -1,4 +1,10 @@
-"""A commented values.yaml: its defaults, what its `# --` comments say, the README of both."""
+"""A commented values.yaml: what its comments say, and the README and JSON schema made of it.
+
+In the schema the defaults give the types, the `# --` comments the descriptions, `rules.yaml` what a
+default cannot say. The names under `settings` are those of the service's settings class, so a
+misspelt variable is refused at `helm install`; secrets are not among them, since a ConfigMap is no
+place for them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
-from tools.dev.charts.workspace import CHARTS, UMBRELLA, Workspace
+from tools.dev.charts.workspace import CHARTS, SERVICES, UMBRELLA, Workspace
+from tools.doctor.checks import SETTINGS
 
 _LINE = re.compile(r"^(?P<indent> *)(?:# -- (?P<text>.*)|(?P<key>[A-Za-z_][\w.]*):)")
 
@@ -56,10 +64,7 @@ def read_values(file: Path) -> Values:
 def readmes(workspace: Workspace) -> dict[str, str]:
     """The text of every chart's `README.md`, by its path below the workspace."""
     return {
-        str((workspace.chart(name) / "README.md").relative_to(workspace.root)): _readme(
-            workspace, name
-        )
-        for name in (*CHARTS, UMBRELLA)
+        workspace.path(name, "README.md"): _readme(workspace, name) for name in (*CHARTS, UMBRELLA)
     }
 
 
@@ -94,3 +99,108 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+type Schema = dict[str, Any]
+
+_RULES = yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text())
+# Settings that follow from other values, or from the shape of the pod.
+OWNED = {
+    *("ADMIN_PORT", "HTTP_HOST", "HTTP_PORT", "NATS_CREDS_FILE"),
+    *("NATS_TLS_CA_FILE", "NATS_TLS_CERT_FILE", "NATS_TLS_KEY_FILE"),
+    *("COINBASE_PRODUCTS", "NORMALIZER_SHARDS", "SNAPSHOTTER_SHARDS"),
+    *("DRAIN_SECONDS", "DRAIN_TIMEOUT_MS", "STOP_GRACE_S"),
+}
+
+
+def settings_files(workspace: Workspace) -> dict[str, str]:
+    """`settings.txt` of each service's chart: the variables that the service reads, one a line."""
+    return {
+        workspace.path(name, "settings.txt"): "".join(
+            f"{field.upper()}\n" for field in sorted(SETTINGS[name].model_fields)
+        )
+        for name in SERVICES
+    }
+
+
+def settings_schema(*services: str) -> Schema:
+    """What may stand under `settings`: every setting that is no secret and not the chart's own."""
+    properties = {
+        name.upper(): {
+            "description": field.description or "",
+            "type": ["string", "number", "boolean", "null"],
+        }
+        for service in services
+        for name, field in SETTINGS[service].model_fields.items()
+        if SecretStr.__name__ not in str(field.annotation) and name.upper() not in OWNED
+    }
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": dict(sorted(properties.items())),
+    }
+
+
+def chart_schema(workspace: Workspace, name: str) -> Schema:
+    """The schema of one chart's values."""
+    values = read_values(workspace.chart(name) / "values.yaml")
+    rules: dict[str, Schema] = dict(_RULES["all"])
+    if name == UMBRELLA:
+        rules["global.settings"] = settings_schema(*SERVICES)
+        # A sub-chart's values are checked by its own schema.
+        for chart in CHARTS:
+            rules[chart] = {
+                "type": "object",
+                "properties": {"enabled": {"type": "boolean"}},
+                "required": ["enabled"],
+            }
+    elif name in SERVICES:
+        rules["settings"] = settings_schema(name)
+    rules |= _RULES["charts"].get(name, {})
+    schema = _object(values, values.defaults, "", rules)
+    if name != UMBRELLA:
+        # Helm adds these: the umbrella's, the condition's, and the library's own (empty) values.
+        schema["properties"] |= {
+            "global": {"type": "object"},
+            "enabled": {"type": "boolean"},
+            "common": {"type": "object"},
+        }
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": name, **schema}
+
+
+def _object(
+    values: Values, defaults: dict[str, Any], path: str, rules: dict[str, Schema]
+) -> Schema:
+    properties: Schema = {}
+    for key, default in defaults.items():
+        where = f"{path}.{key}" if path else key
+        schema = rules.get(where) or _typed(values, default, where, rules)
+        comment = values.comments.get(where)
+        properties[key] = {"description": comment, **schema} if comment else schema
+    # `null` removes a default: where the templates lean on one, that is said here, by its name.
+    # What is empty by default may be removed as well.
+    needed = [key for key, default in defaults.items() if default not in ({}, [], "")]
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {**schema, "required": needed} if needed else schema
+
+
+def _typed(values: Values, default: object, path: str, rules: dict[str, Schema]) -> Schema:
+    if isinstance(default, dict):
+        # An empty map, and whatever has the shape of a Kubernetes object, is the user's own.
+        if default and path != "resources":
+            return _object(values, default, path, rules)
+        return {"type": "object"}
+    for kind, name in ((bool, "boolean"), (int, "integer"), (list, "array"), (str, "string")):
+        if isinstance(default, kind):
+            return {"type": name}
+    raise TypeError(f"{path}: no rule for {default!r}")
+
+
+def schemas(workspace: Workspace) -> dict[str, str]:
+    """The text of every schema file, by its path below the workspace."""
+    return {
+        workspace.path(name, "values.schema.json"): (
+            json.dumps(chart_schema(workspace, name), indent=2) + "\n"
+        )
+        for name in (*CHARTS, UMBRELLA)
+    }

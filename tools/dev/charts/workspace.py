@@ -128,6 +128,10 @@ class Workspace:
         """The folder of a service's chart, or of the umbrella."""
         return self.root / ("charts" if name == UMBRELLA else "helm") / name
 
+    def path(self, name: str, file: str) -> str:
+        """A file of a chart, below `root`."""
+        return str((self.chart(name) / file).relative_to(self.root))
+
     def build(self) -> int:
         """Pack the library into each chart, then the charts into the umbrella; how many were built.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.dev.charts.pods import pods
+from tools.dev.charts.kubernetes import pods
 from tools.dev.charts.workspace import ROOT, SERVICES, Helm
 from tools.dev.release import NotReleasable, main, read_digests, released, versions
 

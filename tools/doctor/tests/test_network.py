@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from services.common.settings import CommonSettings
 from services.common.stores.aws import open_client
 from tools.doctor.brokers import check_server
-from tools.doctor.checks import check_venue_rest, check_venue_ws, endpoints, settings_class
+from tools.doctor.checks import SETTINGS, check_venue_rest, check_venue_ws, endpoints
 from tools.doctor.command import doctor
 from tools.doctor.network import Endpoint, check_network
 from tools.embedded import AwsServer, NatsServer, ValkeyServer, free_port
@@ -185,7 +185,7 @@ async def test_a_broker_that_is_down_is_an_error(kind: str) -> None:
 
 def test_every_address_of_the_settings_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio:9000")
-    loaded = {name: settings_class(name)() for name in ("ingestor", "gateway")}
+    loaded = {name: SETTINGS[name]() for name in ("ingestor", "gateway")}
     found = {(one.name, one.host, one.port) for one in endpoints(loaded)}
     assert ("broker", "127.0.0.1", 4222) in found
     assert ("s3", "minio", 9000) in found

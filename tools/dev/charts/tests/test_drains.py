@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from services.normalizer import app as normalizer_app
-from tools.dev.charts.pods import pods
+from tools.dev.charts.kubernetes import pods
 from tools.dev.charts.workspace import PROFILES, Object, Workspace
 
 pytestmark = pytest.mark.charts

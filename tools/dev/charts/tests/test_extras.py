@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.dev.charts.kubernetes import validate
-from tools.dev.charts.pods import pods, violations
+from tools.dev.charts.kubernetes import pods, validate, violations
 from tools.dev.charts.workspace import CHARTS, SERVICES, UMBRELLA, Object, Workspace
 
 pytestmark = pytest.mark.charts

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from services.common.settings import CommonSettings
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.specs import log_specs
-from tools.dev.charts.pods import pods
+from tools.dev.charts.kubernetes import pods
 from tools.dev.charts.testing import SECRETS, environment
 from tools.dev.charts.workspace import ROOT, Object, Workspace
 from tools.embedded.nats import MAX_PAYLOAD, NatsServer, nats_binary

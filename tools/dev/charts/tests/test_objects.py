@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tools.dev.charts.pods import Pod, pods, violations
+from tools.dev.charts.kubernetes import Pod, pods, violations
 from tools.dev.charts.testing import of_kind
 from tools.dev.charts.workspace import CHARTS, PROFILES, SERVICES, UMBRELLA, Object, Workspace
 

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from tools.dev.charts.kubernetes import validate
-from tools.dev.charts.schemas import chart_schema
 from tools.dev.charts.testing import of_kind
-from tools.dev.charts.values import read_values
+from tools.dev.charts.values import chart_schema, read_values
 from tools.dev.charts.workspace import CHARTS, SERVICES, UMBRELLA, HelmFailed, Object, Workspace
 
 pytestmark = pytest.mark.charts

@@ -10,10 +10,10 @@ import pytest
 import trustme
 
 from services.common.settings import load
-from tools.dev.charts.pods import Pod, pods
-from tools.dev.charts.schemas import settings_of
+from tools.dev.charts.kubernetes import Pod, pods
 from tools.dev.charts.testing import environment
 from tools.dev.charts.workspace import PROFILES, SERVICES, Object
+from tools.doctor.checks import SETTINGS
 
 pytestmark = pytest.mark.charts
 
@@ -44,7 +44,7 @@ def test_each_service_starts_with_the_environment_that_the_charts_give_it(
                 patch.delenv(variable)
             for variable, value in environment(objects, pod).items():
                 patch.setenv(variable, value.replace("/etc/nats-tls", str(tmp_path)))
-            settings = load(settings_of(service))
+            settings = load(SETTINGS[service])
         assert settings.model_dump()["admin_port"] == 9090
 
 
@@ -52,7 +52,7 @@ def test_each_service_starts_with_the_environment_that_the_charts_give_it(
 def test_every_variable_of_every_pod_is_a_setting_of_some_service(
     profile: Callable[[str], list[Object]], name: str
 ) -> None:
-    known = {field.upper() for s in SERVICES for field in settings_of(s).model_fields}
+    known = {field.upper() for s in SERVICES for field in SETTINGS[s].model_fields}
     objects = profile(name)
     for _, pod in service_pods(objects):
         assert environment(objects, pod).keys() <= known, pod.owner

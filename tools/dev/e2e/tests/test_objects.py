@@ -13,12 +13,11 @@ import yaml
 
 from services.common.settings import load as load_settings
 from tools.dev.charts.__main__ import KUBERNETES
-from tools.dev.charts.kubernetes import validate
-from tools.dev.charts.pods import pods, violations
-from tools.dev.charts.schemas import settings_of
+from tools.dev.charts.kubernetes import pods, validate, violations
 from tools.dev.charts.workspace import SERVICES, UMBRELLA, Helm, Object, Workspace
 from tools.dev.e2e.scenario import KIND, NAMESPACE, RELEASE, Load, tag
 from tools.dev.images.image import IMAGES
+from tools.doctor.checks import SETTINGS
 
 pytestmark = pytest.mark.charts
 
@@ -137,7 +136,7 @@ def test_each_service_starts_with_the_environment_it_gets(
                 patch.delenv(variable)
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            load_settings(settings_of(name))
+            load_settings(SETTINGS[name])
 
 
 def test_the_exchange_has_the_products_that_are_asked_for(release: list[Object]) -> None:
