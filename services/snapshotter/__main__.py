@@ -6,9 +6,12 @@ import sys
 
 from services.common.runtime import Stop, run_service
 from services.common.settings import load_or_exit
+from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.snapshotter.app import Snapshotter
+from services.snapshotter.ddb import RowStore
+from services.snapshotter.s3 import Bucket
 from services.snapshotter.settings import SnapshotterSettings
 
 
@@ -16,8 +19,15 @@ def main() -> int:
     settings = load_or_exit(SnapshotterSettings)
 
     async def run(stop: Stop) -> None:
-        # The broker is opened by the service, so that `/readyz` answers while it is waited for.
-        await Snapshotter(settings, open_broker(settings), log_specs(settings)).run(stop)
+        # They are opened by the service, so that `/readyz` answers while they are waited for.
+        await Snapshotter(
+            settings,
+            open_broker(settings),
+            log_specs(settings),
+            RowStore(settings),
+            Bucket(settings),
+            DynamoLatestReader(settings, consistent=True),
+        ).run(stop)
 
     return run_service("snapshotter", settings, run)
 

@@ -49,16 +49,26 @@ class Snapshotter:
     Args:
         broker: not open yet; `run` opens it, so that `/readyz` answers meanwhile, and closes it.
         specs: how the logs are to be kept.
+        rows, bucket: written to; `latest` reads the rows, as they were written last. `run` opens
+            and closes them.
     """
 
-    def __init__(self, settings: SnapshotterSettings, broker: Broker, specs: list[LogSpec]) -> None:
+    def __init__(
+        self,
+        settings: SnapshotterSettings,
+        broker: Broker,
+        specs: list[LogSpec],
+        rows: RowStore,
+        bucket: Bucket,
+        latest: DynamoLatestReader,
+    ) -> None:
         self.health = Health("snapshotter", BROKER, DYNAMODB, S3, CONSUMING)
         self._settings = settings
         self._broker = broker
         self._specs = specs
-        self._rows = RowStore(settings)
-        self._bucket = Bucket(settings)
-        self._latest = DynamoLatestReader(settings, consistent=True)
+        self._rows = rows
+        self._bucket = bucket
+        self._latest = latest
         create = settings.environment != "production"
         self._ensure: dict[str, Callable[[], Awaitable[None]]] = {
             DYNAMODB: partial(self._rows.ensure, create=create),

@@ -104,10 +104,12 @@ class AwsStore[Client]:
         self._stack = contextlib.AsyncExitStack()
         self._client: Client | None = None
 
+    def open_client(self) -> contextlib.AbstractAsyncContextManager[Client]:
+        """A client of the service; who stands in for the service gives one of its own."""
+        return open_client(self._service, self._aws, self._limits)
+
     async def __aenter__(self) -> Self:
-        self._client = await self._stack.enter_async_context(
-            open_client(self._service, self._aws, self._limits)
-        )
+        self._client = await self._stack.enter_async_context(self.open_client())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -19,6 +19,8 @@ from services.common.subjects import RAW_LOG, tick_log
 from services.common.testing.proxy import Proxy
 from services.common.testing.waiting import eventually
 from services.snapshotter.app import Snapshotter
+from services.snapshotter.ddb import RowStore
+from services.snapshotter.s3 import Bucket
 from services.snapshotter.settings import SnapshotterSettings
 
 SHARDS = 2
@@ -70,7 +72,7 @@ class Platform:
     ) -> AsyncIterator[Snapshotter]:
         """Runs one while the block runs (ready first, with `wait`), then stops it as by SIGTERM."""
         stop = Stop()
-        service = Snapshotter(self.settings(**changes), self.new_broker(), SPECS)
+        service = self._made(self.settings(**changes))
         async with asyncio.TaskGroup() as group:
             group.create_task(service.run(stop))
             try:
@@ -82,7 +84,12 @@ class Platform:
 
     async def crashing_snapshotter(self) -> None:
         """Runs one until the task is cancelled, with nothing stored or acked at the end."""
-        await Snapshotter(self.settings(), self.new_broker(), SPECS).run(Stop())
+        await self._made(self.settings()).run(Stop())
+
+    def _made(self, settings: SnapshotterSettings) -> Snapshotter:
+        rows, bucket = RowStore(settings), Bucket(settings)
+        latest = DynamoLatestReader(settings, consistent=True)
+        return Snapshotter(settings, self.new_broker(), SPECS, rows, bucket, latest)
 
     async def raw_lines(self) -> list[bytes]:
         """Every line of every raw object, in the order of the objects' names."""
