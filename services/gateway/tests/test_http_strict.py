@@ -206,11 +206,23 @@ def _refused(gateway: Bench, reason: str) -> Callable[[], float]:
     return lambda: float(counter.get() - begun)
 
 
-async def test_who_does_not_read_an_answer_is_dropped_in_time() -> None:
-    async with bench(MemoryBroker(), http_write_timeout_s=0.2) as gateway:
-        slow = _refused(gateway, "slow_reader")
+async def test_who_does_not_read_an_answer_is_dropped_after_the_time_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_WRITE_TIMEOUT_S", "0.2")
+    async with (
+        bench(MemoryBroker(), http_write_timeout_s=3600) as patient,
+        bench(MemoryBroker()) as gateway,
+    ):
+        waited, slow = _refused(patient, "slow_reader"), _refused(gateway, "slow_reader")
+        (held,) = await _asked(patient.port, 1)
+        async with asyncio.timeout(WAIT_S):
+            assert await asyncio.get_running_loop().sock_recv(held, 1)
         (sock,) = await _asked(gateway.port, 1)
         await eventually(lambda: slow() == 1)
+        # By any time that is not its own it would have been dropped first: it was asked first.
+        assert waited() == 0
+        held.close()
         sock.close()
         assert (await said(gateway.port, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(
             b"HTTP/1.1 2"
