@@ -59,6 +59,7 @@ async def backfill(run: Run) -> None:
                 # Nothing but what is measured is to be sent.
                 "WS_HEARTBEAT_MS": "3600000",
                 "WS_PING_INTERVAL_S": "3600",
+                "STALE_AFTER_MS": "3600000",
             }
             pid = await stack.enter_async_context(gateway_process(nats.url, port, variables))
             # Somebody else follows the stream already, and goes on.
@@ -205,12 +206,14 @@ def _collect(source: _Source, held: int) -> tuple[Sample, bytes]:
     """Read as fast as a client can, and look at it afterwards."""
     buffer = bytearray(_BUFFER_BYTES)
     view = memoryview(buffer)
-    at = 0
+    at = seen = 0
     with closing(source.connect()) as sock:
         ask = source.ask(held)
         wall, cpu = time.perf_counter(), time.thread_time()
         sock.sendall(ask)
-        while buffer.find(_END, max(0, at - 300), at) < 0:
+        # It may be cut in two, and more may have come behind it.
+        while buffer.find(_END, max(0, seen - len(_END)), at) < 0:
+            seen = at
             if not (size := sock.recv_into(view[at:])):
                 raise RuntimeError("the connection was closed")
             at += size

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import publish_frame
+from services.common.testing.waiting import eventually
 from tools.bench.documents import Parts, markdown, table
 from tools.bench.figures import quantile, spread
 from tools.bench.gateway.slow_clients import QuickReader
@@ -105,6 +106,9 @@ async def latency(run: Run) -> None:
                 _, reader = await asyncio.get_running_loop().create_connection(
                     partial(QuickReader, subscribe), "127.0.0.1", stack.services["gateway"].port
                 )
+                # Of each stream a state comes first; from then on ticks do.
+                states = 3 * load.products
+                await eventually(lambda: len(reader.latencies) > states, "ticks")  # noqa: B023 - awaited here
                 # Snapshots, first rows and checkpoints are not what is measured.
                 await asyncio.sleep(min(5.0, seconds))
                 for _ in range(run.rounds):
