@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.errors import RecordRefused, RecordTooLarge
-from services.common.stream import Broker, LiveBatch, Position, Publisher, Record
+from services.common.stream import Broker, LiveBatch, Position, Record
 from services.common.stream.redis import tail
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.redis.records import Source
@@ -19,9 +19,7 @@ from services.common.testing.conformance import (
     LOG,
     PATIENCE_S,
     Backend,
-    Part,
     follow,
-    let_raise,
     read_all,
     record,
     seqs,
@@ -29,17 +27,12 @@ from services.common.testing.conformance import (
     until,
 )
 from services.common.testing.conformance.suite import BrokerConformance
+from services.common.testing.redis_backend import RedisBackend
 from tools.embedded import ValkeyServer
 
 
-class _Redis(Backend):
-    replaces = False
-
-    def __init__(self, server: ValkeyServer) -> None:
-        self.server = server
-
-    def broker(self) -> Broker:
-        return RedisBroker(self.server.url)
+class _Redis(RedisBackend):
+    server: ValkeyServer
 
     async def kill(self) -> None:
         await self.server.kill()
@@ -49,49 +42,6 @@ class _Redis(Backend):
 
     async def wipe(self) -> None:
         shutil.rmtree(self.server.data_dir / "appendonlydir")
-
-    async def expire(self, broker: Broker) -> None:
-        assert isinstance(broker, RedisBroker)
-        await broker.trim()
-
-    async def break_part(self, part: Part) -> None:
-        let_raise(part, "_store" if isinstance(part, Publisher) else "_cycle")
-
-    async def delete_group(self, broker: Broker, group: str) -> None:
-        assert isinstance(broker, RedisBroker)
-        call = broker._calls().call
-        for key in await call("KEYS", "market:*"):
-            if await call("TYPE", key) == b"stream":
-                await call("XGROUP", "DESTROY", key, group)
-
-    async def kept(self, broker: Broker, group: str) -> int:
-        assert isinstance(broker, RedisBroker)
-        kept = await broker._calls().call("HGETALL", f"market:places:raw:{group}")
-        made, _, identity = kept.get(f"{BTC}@1".encode(), b"0:0-0").decode().partition(":")
-        if made != str(await broker.log_epoch(LOG)):
-            return 0
-        # Just before record n is behind all of n - 1.
-        return int(identity.partition("-")[0])
-
-    async def refuse(self, broker: Broker) -> None:
-        assert isinstance(broker, RedisBroker)
-        await broker._calls().call("SET", f"market:{ETH}@1", "somebody else's")
-
-    async def add_foreign(self, broker: Broker) -> int:
-        assert isinstance(broker, RedisBroker)
-        call = broker._calls().call
-        stream = "market:market.raw.coinbase.ticker.BTC-USD@1"
-        await call("XADD", stream, "1-5", "not", "ours")
-        await call("XADD", stream, "1-6", "p", "", "h", "{")
-        await call("XADD", "market:registry:raw", "*", "not", "ours")
-        await call("XADD", "market:registry:raw", "*", "s", "\ud800".encode(errors="surrogatepass"))
-        await call("XADD", "market:registry:raw", "*", "s", "strange", "e", "x")
-        await call("XADD", "market:registry:raw", "*", "s", "market.raw.strange", "e", "7")
-        await call("XADD", "market:market.raw.strange@7", "3-1", "p", "odd")
-        # No record can have this epoch; nothing was trimmed up to these.
-        await call("XADD", "market:registry:raw", "*", "s", "market.raw.strange", "e", "9" * 30)
-        await call("HSET", "market:trimmed:raw", stream, "x-1", "market:odd@1", b"\xff")
-        return 3
 
 
 class TestRedisBroker(BrokerConformance):
