@@ -14,8 +14,9 @@ from services.ingestor.streams.ticker import TickerStream
 from services.ingestor.streams.trades import TradesStream
 from services.ingestor.venues.base import Event, Kind
 
-# A connection's first snapshot must be there by then.
-_FIRST_SNAPSHOT_US = 3_000_000
+# A connection's snapshot comes before so many heartbeats, a second apart, or not at all. A slow
+# machine or a slow way keeps both waiting alike, and to ask then would only make it slower.
+_BEATS_BEFORE_SNAPSHOT = 4
 # A stream without messages for so long is called quiet.
 _QUIET_US = 30_000_000
 
@@ -64,6 +65,8 @@ class ProductStreams:
         self.refused: str | None = None
         self._ask = ask
         self._connected_at = 0
+        # Heartbeats of this connection.
+        self._beats = 0
         self._gaps_seen = 0
         self._updates = book if isinstance(book, BookStream) else None
         self._orders = book if isinstance(book, OrdersStream) else None
@@ -163,6 +166,7 @@ class ProductStreams:
     def connected(self, ts: int) -> None:
         """The subscription was sent."""
         self._connected_at = ts
+        self._beats = 0
         self.heard = 0
         self.refused = None
         if self.book is not None:
@@ -191,7 +195,7 @@ class ProductStreams:
                 stream.state.retry(ts)
             self._judge_quiet(stream, ts)
         book = self.book
-        if book is not None and not book.based and ts - self._connected_at > _FIRST_SNAPSHOT_US:
+        if book is not None and not book.based and self._beats >= _BEATS_BEFORE_SNAPSHOT:
             self._ask(Want.BOOK)
 
     def _judge_quiet(self, stream: AnyStream, ts: int) -> None:
@@ -229,6 +233,7 @@ class ProductStreams:
         for stream in self.all:
             stream.state.clear("stale", "heartbeat received", ts)
         self.heard = ts
+        self._beats += 1
         if self.trades is not None:
             self.trades.heartbeat(event.trade_id, ts)
             if self.trades.gaps != self._gaps_seen:

@@ -201,14 +201,41 @@ def test_a_first_connection_that_fails_is_said_because_the_log_may_claim_otherwi
         assert bench.states(channel) == ["down"]
 
 
-def test_a_snapshot_that_does_not_come_is_asked_for() -> None:
+def test_a_snapshot_that_heartbeats_have_overtaken_is_asked_for() -> None:
     bench = Bench()
-    bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
-    bench.streams.watch(SUSPECT, NOW + 2 * SECOND)
+    for second in range(1, 4):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+        bench.streams.watch(SUSPECT, NOW + second * SECOND)
     assert bench.wants == []
     bench.feed(Kind.HEARTBEAT, 100, at=4 * SECOND, trade_id=10)
     bench.streams.watch(SUSPECT, NOW + 4 * SECOND)
-    assert Want.BOOK in bench.wants
+    assert bench.wants == [Want.BOOK]
+
+
+def test_a_snapshot_that_is_late_with_all_else_is_waited_for() -> None:
+    """To subscribe again brings another one, however near the first was: two bases for nothing."""
+    bench = Bench()
+    for second in range(1, 60):
+        bench.streams.watch(600 * SECOND, NOW + second * SECOND)
+    bench.feed(Kind.BOOK_SNAPSHOT, at=60 * SECOND)
+    for second in range(61, 70):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+        bench.streams.watch(SUSPECT, NOW + second * SECOND)
+    assert bench.wants == []
+    assert [record.kind for record in bench.logs["book"].of("resync")] == ["resync"]
+
+
+def test_each_connection_counts_its_own_heartbeats() -> None:
+    bench = Bench()
+    bench.join()
+    for second in range(1, 10):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+    bench.streams.lost("test", NOW + 10 * SECOND)
+    bench.streams.connected(NOW + 11 * SECOND)
+    for second in range(12, 15):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+        bench.streams.watch(SUSPECT, NOW + second * SECOND)
+    assert bench.wants == []
 
 
 def test_a_status_the_broker_had_no_room_for_is_written_when_there_is_room_again() -> None:
