@@ -9,11 +9,11 @@ from typing import Any
 
 from tests.simulation.nats_model.consumer import Consumer
 from tests.simulation.nats_model.stream import Refused, Stored, Stream
+from tests.simulation.nats_model.subjects import matches
 from tests.simulation.nats_model.wire import status, timestamp, with_headers
 
 _SUBJECTS_AT_ONCE = 100_000
-# What a stream's config may not be changed in, once it is there.
-_FIXED = frozenset({"name", "storage", "retention"})
+_NO_PAGES = {"total": 0, "offset": 0, "limit": 0}
 
 
 def _stream_not_found() -> Refused:
@@ -46,7 +46,7 @@ class JetStream:
         return found
 
     def answer(self, verb: str, payload: bytes, now_ns: int) -> bytes | None:
-        """What `$JS.API.<verb>` is answered; None where nobody answers."""
+        """What `$JS.API.<verb>` is answered; None where nobody listens, empty for no answer."""
         tokens = verb.split(".")
         handler = _HANDLERS.get(tuple(tokens[:2])) or _HANDLERS.get(tuple(tokens[:3]))
         if verb == "INFO":
@@ -55,16 +55,28 @@ class JetStream:
             return None
         body = json.loads(payload) if payload else {}
         names = tokens[3:] if tokens[:2] == ["STREAM", "MSG"] else tokens[2:]
+        if handler is JetStream._reset and tuple(names) not in self.consumers:
+            return b""
         try:
             told = handler(self, names, body, now_ns)
         except Refused as refused:
             told = {"error": error_of(refused)}
-        return as_json({"type": f"io.nats.jetstream.api.v1.{tokens[0].lower()}"} | told).encode()
+            if handler is JetStream._info:
+                told |= _NO_PAGES
+        kind = "account_info" if verb == "INFO" else "_".join(tokens[: -len(names)]).lower()
+        return as_json({"type": f"io.nats.jetstream.api.v1.{kind}_response"} | told).encode()
 
     def _account(self, _names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
         limits = dict.fromkeys(("max_memory", "max_storage", "max_streams", "max_consumers"), -1)
-        held = sum(stream.bytes for stream in self.streams.values())
-        return {"memory": 0, "storage": held, "streams": len(self.streams), "limits": limits}
+        return {
+            "memory": 0,
+            "storage": sum(stream.bytes for stream in self.streams.values()),
+            "reserved_memory": 0,
+            "reserved_storage": 0,
+            "streams": len(self.streams),
+            "consumers": len(self.consumers),
+            "limits": limits,
+        }
 
     # -- streams
 
@@ -74,17 +86,28 @@ class JetStream:
         if there.config != made.config:
             said = "stream name already in use with a different configuration"
             raise Refused(400, 10058, said)
-        return self._info_of(there, {}, now_ns)
+        return self._described(there, now_ns) | {"did_create": True}
 
     def _update(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
         stream = self.stream(names[0])
-        stream.config |= {key: value for key, value in body.items() if key not in _FIXED}
-        return self._info_of(stream, {}, now_ns)
+        stream.change(body)
+        return self._described(stream, now_ns)
 
     def _info(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
-        return self._info_of(self.stream(names[0]), body, now_ns)
+        stream = self.stream(names[0])
+        told = self._described(stream, now_ns) | _NO_PAGES
+        told["cluster"] = {"leader": self.server_name}
+        if (pattern := body.get("subjects_filter")) is not None:
+            begin = int(body.get("offset", 0))
+            found = sorted(one for one in stream.by_subject if matches(pattern, one))
+            page = found[begin : begin + _SUBJECTS_AT_ONCE]
+            if page:
+                told["state"]["subjects"] = {one: len(stream.by_subject[one]) for one in page}
+            if found:
+                told |= {"total": len(found), "offset": begin, "limit": _SUBJECTS_AT_ONCE}
+        return told
 
-    def _info_of(self, stream: Stream, body: dict[str, Any], now_ns: int) -> dict[str, Any]:
+    def _described(self, stream: Stream, now_ns: int) -> dict[str, Any]:
         stream.expire(now_ns)
         oldest = stream.records.get(stream.first)
         state: dict[str, Any] = {
@@ -94,22 +117,17 @@ class JetStream:
             "first_ts": timestamp(oldest.time_ns if oldest else 0),
             "last_seq": stream.last,
             "last_ts": timestamp(stream.last_ns),
-            "num_subjects": len(stream.by_subject),
             "consumer_count": sum(key[0] == stream.config["name"] for key in self.consumers),
         }
-        paging = {"total": 0, "offset": 0, "limit": 0}
-        if "subjects_filter" in body:
-            begin = int(body.get("offset", 0))
-            page = sorted(stream.by_subject)[begin : begin + _SUBJECTS_AT_ONCE]
-            state["subjects"] = {subject: len(stream.by_subject[subject]) for subject in page}
-            total = len(stream.by_subject)
-            paging = {"total": total, "offset": begin, "limit": _SUBJECTS_AT_ONCE}
+        gone = stream.last - stream.first + 1 - len(stream.records)
+        if stream.records and gone:
+            state["num_deleted"] = gone
+        if stream.by_subject:
+            state["num_subjects"] = len(stream.by_subject)
         return {
-            **paging,
             "config": stream.config,
             "created": timestamp(stream.created_ns),
             "state": state,
-            "cluster": {"leader": self.server_name},
             "ts": timestamp(now_ns),
         }
 
@@ -121,10 +139,18 @@ class JetStream:
         return {"success": True}
 
     def _purge(self, names: list[str], body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
-        return {"success": True, "purged": self.stream(names[0]).purge(body.get("seq"))}
+        purged = self.stream(names[0]).purge(
+            int(body.get("seq", 0)), str(body.get("filter", "")), int(body.get("keep", 0))
+        )
+        for key, consumer in self.consumers.items():
+            if key[0] == names[0]:
+                consumer.purged()
+        return {"success": True, "purged": purged}
 
     def _get(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
         stream = self.stream(names[0])
+        if not any(body.values()):
+            raise Refused(400, 10003, "bad request")
         stream.expire(now_ns)
         found = stream.find(body)
         if found is None:
@@ -132,23 +158,26 @@ class JetStream:
         told = {
             "subject": found.subject,
             "seq": found.seq,
-            "data": b64encode(found.payload).decode(),
             "time": timestamp(found.time_ns),
         }
+        parts = {"hdrs": found.headers, "data": found.payload}
         return {
-            "message": told | ({"hdrs": b64encode(found.headers).decode()} if found.headers else {})
+            "message": told
+            | {name: b64encode(part).decode() for name, part in parts.items() if part}
         }
+
+    def answers_directly(self, name: str) -> bool:
+        """Whether somebody subscribes to the direct gets of a stream."""
+        return name in self.streams and bool(self.streams[name].config["allow_direct"])
 
     def direct_get(self, name: str, payload: bytes, now_ns: int) -> Iterator[tuple[bytes, bytes]]:
         """The answers to `$JS.API.DIRECT.GET.<stream>`: a header block and a payload each."""
-        stream = self.streams.get(name)
-        if stream is None or not stream.config["allow_direct"]:
-            # Nobody subscribes to it then.
-            yield status(503), b""
-            return
+        stream = self.streams[name]
         stream.expire(now_ns)
         asked = json.loads(payload)
-        if "batch" in asked:
+        if not any(asked.values()):
+            yield status(408, "Empty Request"), b""
+        elif "batch" in asked:
             yield from _batch_of(stream, asked)
         elif (found := stream.find(asked)) is None:
             yield status(404, "Message Not Found"), b""
@@ -170,15 +199,16 @@ class JetStream:
 
     def _make(self, names: list[str], body: dict[str, Any], now_ns: int) -> dict[str, Any]:
         stream, key = self.stream(names[0]), (names[0], names[1])
-        there = self.consumers.get(key)
+        there, action = self.consumers.get(key), body.get("action")
+        made = Consumer(stream, body["config"], now_ns)
         if there is None:
-            if body.get("action") == "update":
+            if action == "update":
                 raise Refused(400, 10149, "consumer does not exist")
-            there = self.consumers[key] = Consumer(stream, body["config"], now_ns)
+            there = self.consumers[key] = made
         else:
-            if body.get("action") == "create" and there.config != body["config"]:
+            if action == "create" and there.config != made.config:
                 raise Refused(400, 10148, "consumer already exists")
-            there.config = body["config"]
+            there.change(made.config)
         return self._told(there, now_ns)
 
     def _consumer_info(
@@ -214,6 +244,8 @@ class JetStream:
                 "stream_seq": consumer.floor_seq,
             },
             "num_ack_pending": consumer.unacked,
+            "num_redelivered": consumer.redelivered,
+            "num_waiting": 0,
             "num_pending": consumer.pending,
             "ts": timestamp(now_ns),
         }

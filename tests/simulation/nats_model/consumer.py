@@ -6,7 +6,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from tests.simulation.nats_model.stream import Stored, Stream
+from tests.simulation.nats_model.stream import Refused, Stored, Stream
+
+_DEFAULTS: dict[str, Any] = {
+    "deliver_policy": "all",
+    "ack_policy": "explicit",
+    "ack_wait": 30_000_000_000,
+    "max_deliver": -1,
+    "replay_policy": "instant",
+    "max_waiting": 512,
+    "max_ack_pending": 1000,
+    "num_replicas": 0,
+}
+
+
+_FIXED = {"deliver_policy": "deliver policy", "opt_start_seq": "start sequence"}
 
 
 @dataclass(slots=True)
@@ -43,15 +57,40 @@ class Consumer:
 
     def __init__(self, stream: Stream, config: dict[str, Any], now_ns: int) -> None:
         self.stream = stream
-        self.config = config
+        self.config = _DEFAULTS | config
         self.created_ns = now_ns
-        start = 1
-        if config.get("deliver_policy") == "by_start_sequence":
-            start = int(config["opt_start_seq"])
-        self.delivered_seq = self.floor_seq = start - 1 if start > 1 else 0
+        self.delivered_seq = self.floor_seq = self._first_of(self.config) - 1
         self.delivered_number = self.floor_number = 0
         self._given: dict[int, _Given] = {}
         self._again: deque[int] = deque()
+
+    def _first_of(self, config: dict[str, Any]) -> int:
+        stream = self.stream
+        first = max(1, stream.first)
+        match config["deliver_policy"]:
+            case "by_start_sequence":
+                return max(first, int(config["opt_start_seq"]))
+            case "last":
+                return max(first, stream.last)
+            case "new":
+                return stream.last + 1
+        return first
+
+    def change(self, config: dict[str, Any]) -> None:
+        """Have another config from now on.
+
+        Raises:
+            Refused: that cannot be changed.
+        """
+        for name, said in _FIXED.items():
+            if self.config.get(name) != config.get(name):
+                raise Refused(500, 10012, f"{said} can not be updated")
+        self.config = config
+
+    @property
+    def redelivered(self) -> int:
+        """How many of those that are not acknowledged were given out more than once."""
+        return sum(given.times > 1 for given in self._given.values())
 
     @property
     def name(self) -> str:
@@ -64,7 +103,7 @@ class Consumer:
     @property
     def pending(self) -> int:
         """How many records of the stream it has not given out yet."""
-        return sum(1 for _ in self.stream.after(">", self.delivered_seq + 1))
+        return self.stream.count_after(">", self.delivered_seq + 1)
 
     def next(self, now_ns: int) -> Stored | None:
         """The record that the next delivery has; None while there is none, or no room for one."""
@@ -89,15 +128,31 @@ class Consumer:
         else:
             given = self._given[record.seq] = _Given(now_ns, self.delivered_number)
             self.delivered_seq = record.seq
-        reply = (
-            f"$JS.ACK.{self.stream.config['name']}.{self.name}.{given.times}.{record.seq}."
-            f"{self.delivered_number}.{record.time_ns}.{self.pending}"
-        )
-        return Delivery(record, reply)
+        return Delivery(record, self._reply(record, given.times, self.delivered_number))
 
-    def ack(self, seq: int) -> None:
-        """A member is done with a record; what is not known changes nothing."""
-        self._forget(seq)
+    def size_of(self, record: Stored) -> int:
+        """What the next delivery counts for, with where its acknowledgement goes, in bytes."""
+        given = self._given.get(record.seq)
+        reply = self._reply(record, given.times + 1 if given else 1, self.delivered_number + 1)
+        return len(record.subject) + len(reply) + len(record.headers) + len(record.payload)
+
+    def _reply(self, record: Stored, times: int, number: int) -> str:
+        return (
+            f"$JS.ACK.{self.stream.config['name']}.{self.name}.{times}.{record.seq}."
+            f"{number}.{record.time_ns}.{self.pending}"
+        )
+
+    def answered(self, seq: int, said: bytes, now_ns: int) -> None:
+        """What a member says of a record that it was given; what is not known changes nothing."""
+        given = self._given.get(seq)
+        if said.startswith(b"-NAK"):
+            if given is not None and seq not in self._again:
+                self._again.append(seq)
+        elif said.startswith(b"+WPI"):
+            if given is not None:
+                given.at_ns = now_ns
+        else:
+            self._forget(seq)
 
     def _forget(self, seq: int) -> None:
         if self._given.pop(seq, None) is None:
@@ -107,6 +162,17 @@ class Consumer:
             self.floor_seq = max(self.floor_seq, first - 1)
             self.floor_number = max(self.floor_number, self._given[first].number - 1)
         else:
+            self.floor_seq, self.floor_number = self.delivered_seq, self.delivered_number
+
+    def purged(self) -> None:
+        """Records of the stream were purged."""
+        first = self.stream.first
+        self.delivered_seq = max(self.delivered_seq, first - 1)
+        if self.floor_seq < first:
+            self.floor_seq = first - 1
+            for seq in [seq for seq in self._given if seq not in self.stream.records]:
+                self.floor_number = max(self.floor_number, self._given.pop(seq).number)
+        if not self._given:
             self.floor_seq, self.floor_number = self.delivered_seq, self.delivered_number
 
     def overdue(self, now_ns: int) -> bool:
@@ -126,5 +192,6 @@ class Consumer:
         """Begin again behind what is acknowledged; where that is."""
         self._given.clear()
         self._again.clear()
-        self.delivered_seq, self.delivered_number = self.floor_seq, self.floor_number
+        self.delivered_seq = self.floor_seq
+        self.delivered_number = self.floor_number = 0
         return self.floor_seq + 1

@@ -23,6 +23,8 @@ from tests.simulation.nats_model.wire import (
 _API = "$JS.API."
 _ACK = "$JS.ACK."
 _PULL_HEAD = ["CONSUMER", "MSG", "NEXT"]
+# Of a pull that does not say for how long, in nanoseconds.
+_LONGEST_PULL_NS = 3600 * 1_000_000_000
 # A client for whom this much waits is a slow consumer, and cut off, in bytes.
 _MAX_PENDING = 64 * 1024 * 1024
 
@@ -155,15 +157,14 @@ class ModelServer:
         if subject.startswith(_API):
             taken = self._called(subject.removeprefix(_API), reply, payload)
         elif subject.startswith(_ACK):
-            self._acked(subject)
-            taken = True
+            taken = self._acked(subject, reply, payload)
         else:
             taken = self.deliver(subject, reply, headers, payload)
             if (stream := self.jetstream.stream_for(subject)) is not None:
                 self._stored(stream, subject, reply, headers, payload)
                 taken = True
         if not taken and reply and client.no_responders:
-            self.deliver(reply, "", status(503), b"")
+            self.deliver(reply, "", status(503, Nats_Subject=subject), b"")
 
     def _stored(
         self, stream: Stream, subject: str, reply: str, headers: bytes, payload: bytes
@@ -196,20 +197,26 @@ class ModelServer:
         if tokens[:3] == _PULL_HEAD:
             return self._pulled(tokens[3], tokens[4], reply, payload, now_ns)
         if tokens[:2] == ["DIRECT", "GET"]:
+            if not self.jetstream.answers_directly(tokens[2]):
+                return False
             for headers, body in self.jetstream.direct_get(tokens[2], payload, now_ns):
                 self.deliver(reply, "", headers, body)
             return True
         answer = self.jetstream.answer(verb, payload, now_ns)
-        if answer is not None:
+        if answer:
             self.deliver(reply, "", b"", answer)
         return answer is not None
 
-    def _acked(self, subject: str) -> None:
+    def _acked(self, subject: str, reply: str, said: bytes) -> bool:
         _js, _ack, stream, name, _times, seq, *_rest = subject.split(".")
         consumer = self.jetstream.consumers.get((stream, name))
-        if consumer is not None:
-            consumer.ack(int(seq))
-            self._dispatch(consumer)
+        if consumer is None:
+            return False
+        consumer.answered(int(seq), said, time.time_ns())
+        if reply:
+            self.deliver(reply, "", b"", b"")
+        self._dispatch(consumer)
+        return True
 
     def _pulled(self, stream: str, name: str, reply: str, payload: bytes, now_ns: int) -> bool:
         consumer = self.jetstream.consumers.get((stream, name))
@@ -220,12 +227,16 @@ class ModelServer:
             reply,
             int(asked.get("batch", 1)),
             int(asked.get("max_bytes", 0)),
-            now_ns + int(asked["expires"]),
+            now_ns + int(asked.get("expires", _LONGEST_PULL_NS)),
             int(asked.get("idle_heartbeat", 0)),
             now_ns,
         )
-        self._pulls.setdefault(consumer, []).append(pull)
+        pulls = self._pulls.setdefault(consumer, [])
+        pulls.append(pull)
         self._dispatch(consumer)
+        if asked.get("no_wait") and pull in pulls:
+            pulls.remove(pull)
+            self.deliver(reply, "", status(404, "No Messages"), b"")
         return True
 
     def _gone(self, consumer: Consumer) -> None:
@@ -246,8 +257,8 @@ class ModelServer:
                 pulls.remove(pull)
         while pulls and (record := consumer.next(now_ns)) is not None:
             pull = pulls[0]
-            size = len(record.subject) + len(record.headers) + len(record.payload)
-            if pull.max_bytes and size > pull.max_bytes:
+            size = consumer.size_of(record) if pull.max_bytes else 0
+            if size > pull.max_bytes:
                 self._end(pulls, pull, 409, "Message Size Exceeds MaxBytes")
                 continue
             given = consumer.give(record, now_ns)

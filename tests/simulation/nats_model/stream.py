@@ -6,7 +6,7 @@ The source of each rule is nats-server 2.15 as it answers (`test_nats_differenti
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +29,26 @@ _DEFAULTS: dict[str, Any] = {
     "storage": "file",
     "num_replicas": 1,
     "duplicate_window": 120_000_000_000,
+    "compression": "none",
     "allow_direct": False,
-    "allow_atomic": False,
+    "mirror_direct": False,
+    "sealed": False,
+    "deny_delete": False,
+    "deny_purge": False,
+    "allow_rollup_hdrs": False,
+    "consumer_limits": {},
+    "allow_msg_ttl": False,
 }
+# What is told only where it is so.
+_SAID_IF_SO = ("allow_atomic",)
+# Where 0 means without a bound.
+_BOUNDS = ("max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size")
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with what it does not say."""
+    known = {name: value for name, value in config.items() if value or name not in _SAID_IF_SO}
+    return _DEFAULTS | known | {name: config.get(name) or -1 for name in _BOUNDS}
 
 
 class Refused(Exception):
@@ -80,16 +97,32 @@ class Stream:
     """One stream as one server has it; the caller tells the time, in nanoseconds since 1970."""
 
     def __init__(self, config: dict[str, Any], now_ns: int) -> None:
-        self.config = _DEFAULTS | config
+        self.config = _whole(config)
         self.created_ns = now_ns
         self.first = 0
         self.last = 0
         self.last_ns = 0
+        # Of the newest record, also when that is gone.
+        self.last_id = ""
         self.bytes = 0
         self.records: dict[int, Stored] = {}
         self.by_subject: dict[str, list[int]] = {}
         self._ids: dict[str, tuple[int, int]] = {}
         self._batches: dict[str, _Batch] = {}
+
+    def change(self, config: dict[str, Any]) -> None:
+        """Have another config from now on.
+
+        Raises:
+            Refused: that cannot be changed.
+        """
+        changed = _whole(config)
+        if changed["storage"] != self.config["storage"]:
+            said = "stream configuration update can not change storage type"
+            raise Refused(500, 10052, said)
+        self.config = changed
+        for subject in list(self.by_subject):
+            self._keep_to_bounds(subject)
 
     def takes(self, subject: str) -> bool:
         return any(matches(pattern, subject) for pattern in self.config["subjects"])
@@ -103,6 +136,8 @@ class Stream:
             Refused: it is not stored.
         """
         self.expire(now_ns)
+        if 0 <= self.config["max_msg_size"] < len(headers) + len(payload):
+            raise Refused(400, 10054, "message size exceeds maximum allowed")
         batch = header_of(headers, "Nats-Batch-Id")
         if batch is not None:
             return self._publish_in_batch(batch, subject, headers, payload, now_ns)
@@ -110,13 +145,13 @@ class Stream:
         if identity is not None and (known := self._known(identity, now_ns)) is not None:
             return Accepted(known, duplicate=True)
         self._check_expected(headers)
-        self._check_room(headers, payload)
+        self._check_room([(subject, headers, payload)])
         return Accepted(self._store(subject, headers, payload, now_ns))
 
     def _publish_in_batch(
         self, batch: str, subject: str, headers: bytes, payload: bytes, now_ns: int
     ) -> Accepted | None:
-        if not self.config["allow_atomic"]:
+        if not self.config.get("allow_atomic"):
             raise Refused(400, 10174, "atomic publish is disabled")
         number = int(header_of(headers, "Nats-Batch-Sequence") or 0)
         held = self._batches.setdefault(batch, _Batch())
@@ -129,11 +164,18 @@ class Stream:
         del self._batches[batch]
         if held.broken:
             raise Refused(400, 10176, "atomic publish batch is incomplete")
-        for _subject, block, body in held.messages:
+        ids: set[str] = set()
+        for place, (_subject, block, _body) in enumerate(held.messages):
+            if header_of(block, unknown := "Nats-Expected-Last-Msg-Id") is not None:
+                raise Refused(400, 10177, f"atomic publish unsupported header used: {unknown}")
             identity = header_of(block, "Nats-Msg-Id")
-            if identity is not None and self._known(identity, now_ns) is not None:
+            if identity is None:
+                pass
+            elif identity in ids or self._known(identity, now_ns) is not None:
                 raise Refused(400, 10201, "atomic publish batch contains duplicate message id")
-            self._check_room(block, body)
+            else:
+                ids.add(identity)
+            self._check_room(held.messages[: place + 1])
         for one in held.messages:
             self._store(*one, now_ns)
         return Accepted(self.last, batch=batch, count=len(held.messages))
@@ -146,20 +188,16 @@ class Stream:
 
     def _check_expected(self, headers: bytes) -> None:
         expected = header_of(headers, "Nats-Expected-Last-Msg-Id")
-        if expected is not None:
-            newest = self.records.get(self.last)
-            held = (header_of(newest.headers, "Nats-Msg-Id") or "") if newest else ""
-            if held != expected:
-                raise Refused(400, 10070, f"wrong last msg ID: {held}")
+        if expected is not None and self.last_id != expected:
+            raise Refused(400, 10070, f"wrong last msg ID: {self.last_id}")
 
-    def _check_room(self, headers: bytes, payload: bytes) -> None:
+    def _check_room(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
         config = self.config
-        if 0 <= config["max_msg_size"] < len(headers) + len(payload):
-            raise Refused(400, 10054, "message size exceeds maximum allowed")
         if config["discard"] == "new":
-            if 0 <= config["max_msgs"] <= len(self.records):
+            if 0 <= config["max_msgs"] < len(self.records) + len(messages):
                 raise Refused(503, 10077, "maximum messages exceeded")
-            if 0 <= config["max_bytes"] <= self.bytes:
+            size = sum(Stored(0, *message, 0).size for message in messages)
+            if 0 <= config["max_bytes"] < self.bytes + size:
                 raise Refused(503, 10077, "maximum bytes exceeded")
 
     def _store(self, subject: str, headers: bytes, payload: bytes, now_ns: int) -> int:
@@ -171,7 +209,9 @@ class Stream:
         self.records[self.last] = record
         self.by_subject.setdefault(subject, []).append(self.last)
         self.bytes += record.size
-        if (identity := header_of(headers, "Nats-Msg-Id")) is not None:
+        identity = header_of(headers, "Nats-Msg-Id")
+        self.last_id = identity or ""
+        if identity is not None:
             self._ids[identity] = (self.last, now_ns)
         self._keep_to_bounds(subject)
         return self.last
@@ -181,9 +221,9 @@ class Stream:
         of_subject = self.by_subject[subject]
         while 0 < config["max_msgs_per_subject"] < len(of_subject):
             self.remove(of_subject[0])
-        while 0 <= config["max_msgs"] < len(self.records) > 1:
+        while 0 <= config["max_msgs"] < len(self.records):
             self.remove(self.first)
-        while 0 <= config["max_bytes"] < self.bytes and len(self.records) > 1:
+        while 0 <= config["max_bytes"] < self.bytes:
             self.remove(self.first)
 
     # -- leaving
@@ -204,12 +244,19 @@ class Stream:
             del self.by_subject[record.subject]
         self.first = next(iter(self.records), self.last + 1)
 
-    def purge(self, before: int | None) -> int:
-        """Let go of everything, or of what lies before a sequence; how many that were."""
-        gone = [seq for seq in self.records if before is None or seq < before]
+    def purge(self, before: int = 0, pattern: str = "", keep: int = 0) -> int:
+        """Let go of what matches; how many that were.
+
+        `before`: only what lies before that sequence. `keep`: all but so many of the newest.
+        """
+        pattern = "" if pattern == ">" else pattern
+        held = list(self.after(pattern or ">", 0))
+        gone = [one.seq for one in held if not before or one.seq < before]
+        if keep:
+            gone = gone[: max(0, len(gone) - keep)]
         for seq in gone:
             self.remove(seq)
-        if before is not None:
+        if not pattern and not keep and before != 1:
             self.last = max(self.last, before - 1)
             self.first = next(iter(self.records), self.last + 1)
         return len(gone)
@@ -221,6 +268,8 @@ class Stream:
             self._ids.pop(identity or "", None)
             self.remove(gone)
         self.last = min(self.last, max(0, seq - 1))
+        newest = self.records.get(self.last)
+        self.last_id = (header_of(newest.headers, "Nats-Msg-Id") or "") if newest else ""
         self._batches.clear()
 
     # -- reading
