@@ -84,8 +84,8 @@ test-again: $(STAMP) ## The suite again and again, each time in another order (n
 	@$(PY) -m tools.dev.repeat_suite --runs $(or $(RUNS),10) --jobs $(JOBS) $(if $(BUSY),--busy) -- $(ARGS)
 
 .PHONY: simulate-years
-simulate-years: $(STAMP) ## The platform on virtual time under seeded faults (not in CI) [SEEDS=100 FIRST=0]
-	@PYTHONPATH=clients/python/src:clients/conformance $(PY) -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0)
+simulate-years: $(STAMP) ## The platform on virtual time under seeded faults (not in CI) [SEEDS=100 FIRST=0 FAULTS=5]
+	@PYTHONPATH=clients/python/src:clients/conformance $(PY) -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0) --faults $(or $(FAULTS),5)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]

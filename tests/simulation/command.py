@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from tests.simulation.plan import Plan, plan_of, shrunk
+from tests.simulation.plan import FAULTS, Plan, plan_of, shrunk
 from tests.simulation.run import Report, simulate
 
 # True seconds after which a run hangs: it takes a hundredth of that.
@@ -82,10 +82,10 @@ def _fails(plan: Plan) -> bool:
     return any(report.wrong for _plan, report in reports([plan], 1))
 
 
-def _command(plan: Plan) -> str:
+def _command(plan: Plan, faults: int) -> str:
     only = ",".join(map(str, plan.numbers))
     return (
-        f"python -m tests.simulation --seed {plan.seed} --only '{only}' "
+        f"python -m tests.simulation --seed {plan.seed} --faults {faults} --only '{only}' "
         f"--products {len(plan.products)}"
     )
 
@@ -93,37 +93,44 @@ def _command(plan: Plan) -> str:
 @click.command(help=__doc__)
 @click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
 @click.option("--first", default=0, show_default=True, help="The first of them.")
+@click.option("--faults", default=FAULTS, show_default=True, help="How many faults a run has.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Runs at a time.")
 @click.option("--seed", type=int, help="Run this one seed and tell what happened.")
 @click.option("--only", help="Of that seed: only these faults (numbers with commas).")
 @click.option("--products", type=int, help="Of that seed: only its first products.")
 def main(
-    seeds: int, first: int, jobs: int, seed: int | None, only: str | None, products: int | None
+    seeds: int,
+    first: int,
+    faults: int,
+    jobs: int,
+    seed: int | None,
+    only: str | None,
+    products: int | None,
 ) -> None:
     if seed is not None:
-        _tell(seed, only, products)
+        _tell(plan_of(seed, faults=faults), only, products)
         return
     began, virtual_s, failed = time.monotonic(), 0.0, 0
     happened: Counter[str] = Counter()
-    for plan, report in reports(map(plan_of, range(first, first + seeds)), jobs):
+    plans = (plan_of(number, faults=faults) for number in range(first, first + seeds))
+    for plan, report in reports(plans, jobs):
         virtual_s += report.virtual_s
-        happened.update(type(fault).__name__ for fault in plan.faults)
+        happened.update(report.happened)
         if report.wrong:
             failed += 1
             small = shrunk(plan, _fails)
-            click.echo(f"seed {plan.seed}: {report.wrong[0]}\n  {_command(small)}")
+            click.echo(f"seed {plan.seed}: {report.wrong[0]}\n  {_command(small, faults)}")
     seconds = time.monotonic() - began
-    faults = ", ".join(f"{count} {name}" for name, count in happened.most_common())
+    kinds = ", ".join(f"{count} {name}" for name, count in happened.most_common())
     click.echo(
         f"{seeds} seeds, {virtual_s / 3600:.2f} virtual hours in {seconds:.0f} s "
-        f"({seeds / seconds * 3600:.0f} seeds an hour): {failed} failed\nfaults: {faults}"
+        f"({seeds / seconds * 3600:.0f} seeds an hour): {failed} failed\nfaults: {kinds}"
     )
     if failed:
         raise SystemExit(1)
 
 
-def _tell(seed: int, only: str | None, products: int | None) -> None:
-    plan = plan_of(seed)
+def _tell(plan: Plan, only: str | None, products: int | None) -> None:
     numbers = plan.numbers if only is None else [int(one) for one in only.split(",") if one]
     plan = plan.only(numbers, products or len(plan.products))
     for number, fault in zip(plan.numbers, plan.faults, strict=True):

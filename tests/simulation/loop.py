@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Any, NoReturn
 
 from tests.simulation.clock import VirtualClock
@@ -22,27 +24,14 @@ from tests.simulation.transport import SimulatedTransport
 # For how long Linux tries to reach a machine that does not answer, and how often, in seconds.
 _CONNECT_TIMEOUT_S = 127.0
 _CONNECT_AGAIN_S = 1.0
+# What is due so soon is due now, in seconds.
+_RESOLUTION_S = 1e-9
+# With fewer timers, those that were cancelled are left until their time.
+_MANY_TIMERS = 100
 
 
 class EverybodyWaits(RuntimeError):
     """No task can go on and no timer is set: what the simulation waits for can never happen."""
-
-
-class _Selector:
-    """Where asyncio would wait for sockets, time passes instead."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock = clock
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise EverybodyWaits
-        if timeout > 0:
-            self._clock.advance(timeout)
-        return []
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class SimulatedServer(asyncio.AbstractServer):
@@ -74,20 +63,28 @@ class SimulatedServer(asyncio.AbstractServer):
         """Connections have owners of their own."""
 
 
+class _Timer(asyncio.TimerHandle):
+    # Whether it is in the loop's queue; asyncio's stubs leave it out.
+    _scheduled: bool
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs the code of all processes of one simulation."""
 
-    # asyncio's own queues of what runs next and of timers, which its stubs leave out.
+    # asyncio's own, which its stubs leave out: what runs next, whether to stop after that, and how
+    # many timers were cancelled before their time.
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _stopping: bool
+    _timer_cancelled_count: int
 
     def __init__(self, clock: VirtualClock, network: Network) -> None:
         super().__init__()
         self.clock = clock
         self.network = network
         self.own_context = copy_context()
-        self._selector = _Selector(clock)
-        self._clock_resolution = 1e-9
+        # By time, then in the order in which they were set.
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._numbers = count()
         self.processes: list[Process] = []
         # Tasks of the killed, which nobody may let go of: garbage runs its `finally`.
         self.dead: list[asyncio.Task[Any]] = []
@@ -95,8 +92,34 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.clock.monotonic()
 
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are none: what arrives comes by timers."""
+    def _run_once(self) -> None:
+        """Let time pass if all wait, then run what is due: asyncio's rule, without its sockets."""
+        timers, ready = self._timers, self._ready
+        if 2 * self._timer_cancelled_count > len(timers) > _MANY_TIMERS:
+            timers[:] = [timer for timer in timers if not timer[2].cancelled()]
+            heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0][2].cancelled():
+            self._pop_timer()
+        if not ready and not self._stopping:
+            if not timers:
+                raise EverybodyWaits
+            if (left_s := timers[0][0] - self.time()) > 0:
+                self.clock.advance(left_s)
+        now_s = self.time() + _RESOLUTION_S
+        while timers and timers[0][0] < now_s:
+            ready.append(self._pop_timer())
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+    def _pop_timer(self) -> _Timer:
+        _when, _number, handle = heappop(self._timers)
+        self._timer_cancelled_count -= handle.cancelled()
+        # Who cancels it from now on leaves nothing in the queue.
+        handle._scheduled = False
+        return handle
 
     def _write_to_self(self) -> None:
         """Nothing has to be woken: there is one thread."""
@@ -131,7 +154,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """End a process as SIGKILL does, or (`unplugged`) as the loss of its machine does."""
         process.end(unplugged=unplugged)
         self.processes.remove(process)
-        for handle in [*self._ready, *self._scheduled]:
+        for handle in [*self._ready, *(timer for _when, _number, timer in self._timers)]:
             if process_of(handle.get_context()) is process:
                 handle.cancel()
         for task in asyncio.all_tasks(self):
@@ -141,8 +164,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon[*Ts](
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = super().call_soon(callback, *args, context=context)
-        if _of_the_dead(context):
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        if context is not None and _of_the_dead(context):
             handle.cancel()
         return handle
 
@@ -153,10 +177,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = super().call_at(when, callback, *args, context=context)
-        if _of_the_dead(context):
+        handle = _Timer(when, callback, args, self, context)
+        heappush(self._timers, (when, next(self._numbers), handle))
+        handle._scheduled = True
+        if context is not None and _of_the_dead(context):
             handle.cancel()
         return handle
+
+    def _timer_handle_cancelled(self, handle: _Timer) -> None:
+        self._timer_cancelled_count += handle._scheduled
 
     def call_soon_threadsafe[*Ts](
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -289,8 +318,8 @@ def _accept(listener: Listener, transport: SimulatedTransport) -> None:
         transport.begin(context.run(listener.accept), context)
 
 
-def _of_the_dead(context: Context | None) -> bool:
-    process = process_of(context) if context is not None else None
+def _of_the_dead(context: Context) -> bool:
+    process = process_of(context)
     return process is not None and not process.alive
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Literal
+
+StoreFaultKind = Literal["away", "silent", "throttle", "error", "lost", "slow"]
 
 # What can be killed: the exchange is the world's, and keeps its market.
-KILLED = ("nats", "ingestor", "normalizer-1", "normalizer-2", "gateway-1", "gateway-2")
+KILLED = (
+    "nats",
+    "ingestor",
+    "normalizer-1",
+    "normalizer-2",
+    "gateway-1",
+    "gateway-2",
+    "snapshotter-1",
+    "snapshotter-2",
+)
 # Whose way to each other can be cut or slow.
 _WAYS = (
     ("exchange", "ingestor"),
@@ -18,11 +30,28 @@ _WAYS = (
     ("gateway-2", "nats"),
     ("client-1", "gateway-1"),
     ("client-2", "gateway-2"),
+    ("snapshotter-1", "nats"),
+    ("snapshotter-2", "nats"),
+    ("snapshotter-1", "dynamodb"),
+    ("snapshotter-2", "s3"),
+    ("gateway-1", "dynamodb"),
+    ("gateway-2", "s3"),
+)
+# What a store does that has a fault (`stores/remote.py` does it).
+STORE_FAULTS: tuple[StoreFaultKind, ...] = (
+    "away",
+    "silent",
+    "throttle",
+    "error",
+    "lost",
+    "slow",
 )
 _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 # When the first fault may come, and when the last has to be over, in seconds.
-_FIRST_S = 12.0
+FIRST_S = 12.0
 _LONGEST_S = 12.0
+# How many faults a run has, unless asked for otherwise.
+FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +102,17 @@ class WrongClock:
     by_s: float
 
 
-Fault = Kill | Partition | Slow | FeedFault | WrongClock
+@dataclass(frozen=True)
+class StoreFault:
+    """A store does for `for_s` to those who ask it what `kind` says."""
+
+    at_s: float
+    store: str
+    kind: StoreFaultKind
+    for_s: float
+
+
+Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault
 
 
 @dataclass(frozen=True)
@@ -96,11 +135,11 @@ class Plan:
         return replace(self, products=self.products[:products], faults=faults, numbers=kept)
 
 
-def plan_of(seed: int, seconds: float = 60.0, faults: int = 5) -> Plan:
+def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
     """The plan of a seed: `faults` of them within `seconds`."""
     chance = Random(seed)
     last = seconds - _LONGEST_S
-    made = [_fault(chance, chance.uniform(_FIRST_S, last)) for _ in range(faults)]
+    made = [_fault(chance, chance.uniform(FIRST_S, last)) for _ in range(faults)]
     made.sort(key=lambda one: one.at_s)
     products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
     return Plan(seed, products, seconds, tuple(made), tuple(range(faults)))
@@ -116,6 +155,10 @@ def _fault(chance: Random, at_s: float) -> Fault:
             at_s, chance.choice(("drop", "duplicate", "reorder")), chance.randint(1, 20)
         ),
         lambda: WrongClock(at_s, chance.choice(KILLED), chance.uniform(-5.0, 5.0)),
+        lambda: StoreFault(
+            at_s, chance.choice(("dynamodb", "s3")), chance.choice(STORE_FAULTS), for_s
+        ),
+        # A new kind of fault is added here, at the end.
     )
     return chance.choice(makers)()
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from random import Random
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from services.common.runtime import Stop
+from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import serve as serve_gateway
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics as GatewayMetrics
 from services.gateway.settings import GatewaySettings
-from services.gateway.testing.serving import Rows
 from services.ingestor.__main__ import serve as serve_ingestor
 from services.ingestor.settings import Settings as IngestorSettings
 from services.normalizer.app import App as Normalizer
 from services.normalizer.metrics import Metrics as NormalizerMetrics
 from services.normalizer.settings import NormalizerSettings
-from tests.simulation.machine import Process
+from services.snapshotter.app import Snapshotter
+from services.snapshotter.settings import SnapshotterSettings
+from tests.simulation.machine import Process, running_process
 from tests.simulation.nats_model.server import ModelServer
+from tests.simulation.stores.opened import Stores
 from tests.simulation.world import World
 from tools.simulator.exchange import SimulatedExchange
 
 _NATS_PORT = 4222
 HTTP_PORT = 8080
+SHARDS = 2
 
 
 class Platform:
@@ -41,8 +46,10 @@ class Platform:
         self.world = world
         self.products = products
         self.disk = ModelServer("nats")
-        self.rows = Rows()
+        self.stores = Stores(world.loop, Random(world.random.getrandbits(64)))
         self.exchange: SimulatedExchange | None = None
+        # Each snapshotter that runs, by its part.
+        self.snapshotters: dict[str, Snapshotter] = {}
         self._processes: dict[str, Process] = {}
         self._mains: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "exchange": self._exchange,
@@ -50,6 +57,8 @@ class Platform:
             "ingestor": self._ingestor,
             "normalizer-1": self._normalizer,
             "normalizer-2": self._normalizer,
+            "snapshotter-1": self._snapshotter,
+            "snapshotter-2": self._snapshotter,
             "gateway-1": self._gateway,
             "gateway-2": self._gateway,
         }
@@ -73,6 +82,10 @@ class Platform:
 
     def running(self, part: str) -> bool:
         return self._processes[part].alive
+
+    def process(self, part: str) -> Process:
+        """The part's newest process."""
+        return self._processes[part]
 
     # -- the parts
 
@@ -107,25 +120,47 @@ class Platform:
         metrics = NormalizerMetrics(CollectorRegistry())
         await Normalizer(settings, open_broker(settings), metrics).serve(Stop())
 
-    async def _gateway(self) -> None:
-        settings = GatewaySettings(**_common())
-        gateway = Gateway(
+    async def _snapshotter(self) -> None:
+        settings = SnapshotterSettings(
+            **_common(),
+            snapshot_period_ms=500,
+            archive_period_s=3,
+            checkpoint_period_s=4,
+        )
+        stores = self.stores
+        service = Snapshotter(
             settings,
             open_broker(settings),
             log_specs(settings),
-            GatewayMetrics(CollectorRegistry()),
-            self.rows,
-            self.rows,
-            self.rows,
+            stores.rows(),
+            stores.bucket(),
+            stores.latest(consistent=True),
         )
-        async with serve_gateway(gateway):
-            await asyncio.get_running_loop().create_future()
+        self.snapshotters[running_process().machine.name] = service
+        await service.run(Stop())
+
+    async def _gateway(self) -> None:
+        settings = GatewaySettings(**_common())
+        async with self.stores.latest() as latest, self.stores.objects() as objects:
+            gateway = Gateway(
+                settings,
+                open_broker(settings),
+                log_specs(settings),
+                GatewayMetrics(CollectorRegistry()),
+                latest,
+                objects,
+                S3ArchiveReader(objects),
+            )
+            async with serve_gateway(gateway):
+                await asyncio.get_running_loop().create_future()
 
 
 def _common() -> dict[str, Any]:
     return {
         "nats_urls": (f"nats://nats:{_NATS_PORT}",),
-        "shard_count": 2,
+        "shard_count": SHARDS,
+        # So short that who comes back in the end is served from the archive first.
+        "js_retention_minutes": 0.75,
         "http_host": "0.0.0.0",
         "http_port": HTTP_PORT,
         "admin_port": None,

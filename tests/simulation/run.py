@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.simulation.plan import FeedFault, Kill, Partition, Plan, Slow, WrongClock
+from tests.simulation.client import CHANNELS, Client, allowed_age_s
+from tests.simulation.happening import Happening
+from tests.simulation.judge import Judge
+from tests.simulation.leftovers import held_by
+from tests.simulation.plan import FIRST_S, Plan
 from tests.simulation.platform import HTTP_PORT, Platform
+from tests.simulation.stored import Logs
 from tests.simulation.world import World, world
-from tools.stack.truth import Held, Witness
-from tools.subscriber import Subscriber, Want
+from tools.stack.truth import Witness
+from tools.subscriber import Want
 
-_CHANNELS = ("trades", "ticker", "book")
 # How long everything has to be whole again once all faults are over: the longest documented waits
 # of the parts, one after the other, in seconds.
-_SETTLE_S = 90.0
-_NS = 1_000_000_000
+SETTLE_S = 90.0
+# How often the logs are looked at: much more often than they let go of a record.
+_LOOK_S = 5.0
 
 
 @dataclass
@@ -28,16 +35,10 @@ class Report:
     ticks: int = 0
     resets: int = 0
     snapshots: int = 0
+    archived: int = 0
     virtual_s: float = 0.0
-
-
-class _Client:
-    """A subscriber, and what it holds."""
-
-    def __init__(self, url: str, products: tuple[str, ...]) -> None:
-        self.held = Held()
-        wants = [Want(channel, products) for channel in _CHANNELS]
-        self.subscriber = Subscriber(url, wants, on_message=self.held.take)
+    # Faults that met something, and how often each store's met a request.
+    happened: Counter[str] = field(default_factory=Counter)
 
 
 class _Run:
@@ -45,8 +46,17 @@ class _Run:
         self._it = it
         self._plan = plan
         self._platform = Platform(it, plan.products)
+        self._logs = Logs(self._platform.disk)
+        self._happening = Happening(it, self._platform)
+        self._before: dict[str, Counter[str]] = {}
+        wants = [Want(channel, plan.products) for channel in CHANNELS]
         self._clients = {
-            f"client-{number}": _Client(f"ws://gateway-{number}:{HTTP_PORT}/ws", plan.products)
+            f"client-{number}": Client(
+                f"ws://gateway-{number}:{HTTP_PORT}/ws",
+                wants,
+                lambda: it.clock.true_time_ns() // 1000,
+                allowed_age_s(plan),
+            )
             for number in (1, 2)
         }
 
@@ -55,33 +65,37 @@ class _Run:
         for part in platform.parts:
             platform.start(part)
             await asyncio.sleep(0.5)
-        exchange_url = f"http://exchange:{HTTP_PORT}"
-        witness = Witness(exchange_url, self._plan.products)
+        witness = Witness(f"http://exchange:{HTTP_PORT}", self._plan.products)
         await self._as_checker(witness.begin)
         for name, client in self._clients.items():
             loop.start(self._it.network.machine(name), client.subscriber.run)
+        self._look()
+        loop.call_at(FIRST_S - 0.5, self._remember)
         for fault in self._plan.faults:
-            loop.call_at(fault.at_s, partial(self._happen, fault))
+            loop.call_at(fault.at_s, partial(self._happening.begin, fault))
         await asyncio.sleep(self._plan.seconds - loop.time())
-        report = Report()
-        for name, client in self._clients.items():
-            compare = partial(witness.compare, client.held, patience_s=_SETTLE_S)
-            comparison = await self._as_checker(compare)
-            report.wrong += [f"{name}: {text}" for text in comparison.differences]
+        for client in self._clients.values():
+            client.judging = False
+        judge = Judge(self._it, platform, self._logs, witness, self._clients)
+        wrong = await self._as_checker(partial(judge.wrong, self._before, SETTLE_S))
+        report = Report(wrong, archived=judge.archived, happened=self._happening.told())
+        for client in self._clients.values():
             counts = client.subscriber.counts()
-            if counts.unexplained:
-                report.wrong.append(f"{name}: {counts.unexplained} unannounced breaks")
             report.ticks += counts.applied
             report.resets += counts.resets
             report.snapshots += counts.snapshots
-        report.wrong += [
-            f"not running: {part}" for part in platform.parts if not platform.running(part)
-        ]
-        report.wrong += [f"unhandled: {told}" for told in self._it.unhandled]
         report.virtual_s = loop.time()
         return report
 
-    async def _as_checker(self, ask: Any) -> Any:
+    def _look(self) -> None:
+        self._logs.look()
+        self._it.loop.call_later(_LOOK_S, self._look)
+
+    def _remember(self) -> None:
+        for part in self._platform.parts:
+            self._before[part] = held_by(self._it.loop, self._platform.process(part))
+
+    async def _as_checker(self, ask: Callable[[], Any]) -> Any:
         result: asyncio.Future[Any] = self._it.loop.create_future()
 
         async def main() -> None:
@@ -92,34 +106,6 @@ class _Run:
 
         self._it.loop.start(self._it.network.machine("checker"), main)
         return await result
-
-    # -- faults
-
-    def _happen(self, fault: Any) -> None:
-        loop, network, platform = self._it.loop, self._it.network, self._platform
-        match fault:
-            case Kill():
-                if platform.running(fault.part):
-                    platform.kill(fault.part, unplugged=fault.unplugged)
-                    loop.call_later(fault.for_s, platform.start, fault.part)
-            case Partition():
-                one, other = map(network.machine, fault.ends)
-                ways = [network.way(one, other)]
-                ways += [] if fault.one_way else [network.way(other, one)]
-                for way in ways:
-                    way.blocked = True
-                    loop.call_later(fault.for_s, setattr, way, "blocked", False)
-            case Slow():
-                one, other = map(network.machine, fault.ends)
-                for way in (network.way(one, other), network.way(other, one)):
-                    before = way.jitter_ns
-                    way.jitter_ns = max(before, round(fault.by_s * _NS))
-                    loop.call_later(fault.for_s, setattr, way, "jitter_ns", before)
-            case FeedFault():
-                if platform.exchange is not None:
-                    platform.exchange.control(**{fault.kind: {"count": fault.count}})
-            case WrongClock():
-                network.machine(fault.part).clock_ahead_ns += round(fault.by_s * _NS)
 
 
 def simulate(plan: Plan) -> Report:

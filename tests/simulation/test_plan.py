@@ -20,7 +20,7 @@ def test_all_faults_are_over_when_the_plan_is() -> None:
 def test_every_kind_of_fault_comes_about_as_often() -> None:
     names = [type(fault).__name__ for seed in range(200) for fault in plan_of(seed).faults]
     assert all(names.count(name) > 100 for name in set(names))
-    assert len(set(names)) == 5
+    assert len(set(names)) == 6
 
 
 def test_what_fails_is_shrunk_to_what_it_needs() -> None:

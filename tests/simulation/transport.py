@@ -100,6 +100,11 @@ class SimulatedTransport(asyncio.Transport):
         self._call(protocol.connection_made, self)
         self._take_arrived()
 
+    @property
+    def half_open(self) -> bool:
+        """Whether the other end is gone and this one has not learnt of it."""
+        return not self.peer._process.alive
+
     # -- writing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

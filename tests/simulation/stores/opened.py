@@ -47,8 +47,8 @@ def _over[S: _Over](store: S, remote: Any) -> S:
 class Stores:
     """Both stores of one world. What they hold outlives every process."""
 
-    def __init__(self, loop: SimulatedLoop, chance: Random, settings: AwsSettings) -> None:
-        self.settings = settings
+    def __init__(self, loop: SimulatedLoop, chance: Random) -> None:
+        self.settings = AwsSettings()
         self.tables = DynamoModel(loop.time, chance)
         self.buckets = S3Model()
         self.remotes = {

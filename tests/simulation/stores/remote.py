@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from botocore.exceptions import (
     ClientError,
@@ -27,9 +27,9 @@ from services.common.stores.aws import Limits
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.machine import running_process
 from tests.simulation.network import Way
+from tests.simulation.plan import StoreFaultKind
 from tests.simulation.stores.answers import refusal
 
-StoreFaultKind = Literal["away", "silent", "throttle", "error", "lost", "slow"]
 # How long the service itself takes for most requests, in seconds.
 _WORK_S = (0.002, 0.03)
 # How late a request may be done while the service is slow: longer than anybody waits for it.
