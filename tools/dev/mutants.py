@@ -73,6 +73,15 @@ MODULES = {
     "suspicion": _module("ingestor/integrity/suspicion.py", "suspicion"),
     "plausibility": _module("ingestor/integrity/plausibility.py", "plausibility"),
     "open-gaps": _module("ingestor/integrity/open_gaps.py", "open_gaps"),
+    "order-book": _module("ingestor/integrity/order_book.py", "order_book"),
+    "book-replica": _module("ingestor/integrity/book_replica.py", "book_replica"),
+    "gate": _module("ingestor/streams/gate.py", "gate", "gate_edges"),
+    "late": _module("ingestor/streams/late.py", "late_edges", "open_gaps"),
+    "orders-stream": _module("ingestor/streams/orders.py", "orders_stream_edges", "orders_stream"),
+    "product-streams": _module(
+        "ingestor/streams/product_streams.py", "product_streams_edges", "product_streams"
+    ),
+    "pulse": _module("ingestor/streams/pulse.py", "pulse"),
 }
 
 

@@ -163,3 +163,84 @@ def test_an_update_that_makes_no_sense_ends_the_replica_until_the_next_base_and_
 def test_something_else_than_a_book_is_said_to_be_so() -> None:
     with pytest.raises(msgspec.DecodeError):
         replica_of([], []).contradicted(b"<html>")
+
+
+def ticker(bid: str, ask: str) -> bytes:
+    body = {"best_bid": bid, "best_bid_size": "1", "best_ask": ask, "best_ask_size": "1"}
+    return msgspec.json.encode({"type": "ticker", **body})
+
+
+def test_before_the_first_base_there_is_nothing() -> None:
+    replica = BookReplica()
+    assert (replica.usable, replica.lost, replica.bases) == (False, False, 0)
+    assert (replica.pop_updates(), replica.pop_evidence()) == ([], [])
+    replica.update(update(("buy", "10", "1")))
+    assert replica.pop_updates() == []
+
+
+def test_every_base_and_every_loss_is_counted() -> None:
+    replica = BookReplica()
+    for counted in (1, 2):
+        replica.base(whole([], []))
+        assert replica.bases == counted
+    for counted in (3, 4):
+        replica.drop()
+        assert replica.bases == counted
+    assert (replica.usable, replica.lost) == (False, True)
+
+
+def test_the_newest_ticker_and_trade_are_handed_out_once() -> None:
+    replica = BookReplica()
+    replica.ticker, replica.trade = b"ticker", b"trade"
+    assert replica.pop_evidence() == [b"ticker", b"trade"]
+    assert (replica.ticker, replica.trade) == (b"", b"")
+    replica.trade = b"trade"
+    assert replica.pop_evidence() == [b"trade"]
+
+
+def test_a_ticker_contradicts_the_book_as_long_as_there_is_one() -> None:
+    """The levels have to be left alone for a window before and one after."""
+    right, wrong = [ticker("10", "12")], [ticker("9", "12")]
+    for told, dropped, found in (
+        (right, False, None),
+        (wrong, False, "buy 10 stands before 9"),
+        (wrong, True, None),
+    ):
+        replica = replica_of([("10", "1"), ("9", "1")], [("12", "1")])
+        assert [replica.judge([]), replica.judge([]), replica.judge(told)] == [None] * 3
+        if dropped:
+            replica.drop()
+        assert replica.judge([]) == found
+
+
+def test_levels_that_changed_in_any_batch_are_left_alone_until_nobody_watches() -> None:
+    replica = replica_of([("10", "1"), ("9", "2")], [])
+    for price in ("10", "9"):
+        replica.update(update(("buy", price, "5")))
+        replica.fold(replica.pop_updates())
+    image = whole([("10", "1"), ("9", "2")], [])
+    assert replica.contradicted(image) == {}
+    replica.unwatch()
+    replica.update(update(("buy", "10", "6")))
+    replica.fold(replica.pop_updates())
+    assert len(replica.contradicted(image)) == 2
+    replica.watch()
+    assert len(replica.contradicted(image)) == 2, "what changed before says nothing of now"
+
+
+def test_both_sides_are_judged_up_to_their_own_worst_price() -> None:
+    replica = replica_of([("10", "1"), ("8", "1")], [("12", "1"), ("14", "1")])
+    assert replica.contradicted(whole([("10", "2")], [("12", "3")])) == {
+        ("buy", Decimal(10)): ("1", "2"),
+        ("sell", Decimal(12)): ("1", "3"),
+    }
+    # An empty side says nothing, and the other one still does.
+    assert replica.contradicted(whole([], [("12", "3")])) == {("sell", Decimal(12)): ("1", "3")}
+    # The worst price itself is judged, and a level that is only here.
+    assert replica.contradicted(whole([("10", "1"), ("7", "1")], [("11", "1"), ("13", "1")])) == {
+        ("buy", Decimal(8)): ("1", "0"),
+        ("buy", Decimal(7)): ("0", "1"),
+        ("sell", Decimal(11)): ("0", "1"),
+        ("sell", Decimal(12)): ("1", "0"),
+        ("sell", Decimal(13)): ("0", "1"),
+    }

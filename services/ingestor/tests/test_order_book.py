@@ -109,6 +109,23 @@ def test_the_changes_told_make_the_same_book_as_the_orders(
     assert len(orders) == len(naive)
 
 
+def test_levels_are_told_best_first() -> None:
+    orders = OrderBook()
+    for number, price in enumerate(("9", "11", "10")):
+        orders.apply(event(OPEN, f"b{number}", "1", price, "buy"))
+        orders.apply(event(OPEN, f"s{number}", "1", f"2{price}", "sell"))
+    bids, asks = orders.levels()
+    assert [price for price, _ in bids] == ["11", "10", "9"]
+    assert [price for price, _ in asks] == ["29", "210", "211"]
+
+
+def test_an_order_that_moves_within_its_level_is_one_change() -> None:
+    orders = OrderBook()
+    orders.apply(event(OPEN, "a", "1", "10", "buy"))
+    orders.apply(event(OPEN, "b", "2", "10", "buy"))
+    assert orders.apply(event(OPEN, "b", "5", "10", "buy")) == [("buy", "10", "6")]
+
+
 def test_pitfall_1_a_recorded_full_feed_is_contiguous_across_its_mixed_types(
     captures: Path,
 ) -> None:

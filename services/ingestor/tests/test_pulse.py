@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.stream.records import Position, Record
 from services.common.subjects import is_pulse, raw_subject
 from services.common.wire import PulseBody
 from services.ingestor.streams import ProductStreams
@@ -83,3 +84,27 @@ def test_a_pulse_for_which_there_is_no_room_is_left_out() -> None:
     bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
     pulse = Pulse("coinbase", "BTC-USD", "line-1", lambda _record: False, SUSPECT)
     assert not pulse.beat([bench.streams], 1, NOW)
+
+
+def test_a_record_stands_at_its_time_or_right_behind_the_one_before() -> None:
+    bench = Bench()
+    bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
+    offered: list[Record] = []
+
+    def offer(record: Record) -> bool:
+        offered.append(record)
+        return True
+
+    pulse = Pulse("coinbase", "BTC-USD", "line-1", offer, SUSPECT)
+    for at in (5, 3, 9):
+        assert pulse.beat([bench.streams], 7, NOW + at)
+    assert [record.position for record in offered] == [
+        Position(7, NOW + 5),
+        Position(7, NOW + 6),
+        Position(7, NOW + 9),
+    ]
+    assert {record.subject for record in offered} == {raw_subject(pulse.key)}
+    # By a clock that stands at nothing they count from the first.
+    fresh = Pulse("coinbase", "BTC-USD", "line-1", offer, SUSPECT)
+    assert fresh.beat([bench.streams], 7, 0)
+    assert offered[-1].position == Position(7, 1)
