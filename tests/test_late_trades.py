@@ -63,13 +63,13 @@ async def tick_records(broker: Broker) -> list[Tick | Reset | Late]:
 
 async def normalized(broker: Broker) -> None:
     """Wait until the tick log is as long as the raw log; positions are the same in both."""
-    async with asyncio.timeout(30):
-        while True:
-            ends = [await broker.last(subject) for subject in (raw_subject(TRADES), TICKS)]
-            raw, ticks = (None if end is None else end.position for end in ends)
-            if raw is not None and raw == ticks:
-                return
-            await asyncio.sleep(0.05)
+
+    async def as_long() -> bool:
+        ends = [await broker.last(subject) for subject in (raw_subject(TRADES), TICKS)]
+        raw, ticks = (None if end is None else end.position for end in ends)
+        return raw is not None and raw == ticks
+
+    await eventually(as_long, "the tick log as long as the raw log")
 
 
 async def test_a_gap_is_announced_with_a_state_and_closed_by_what_comes_late() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from services.common.domain.fold import Fold
@@ -59,13 +57,14 @@ async def test_ticks_of_orders_fold_to_the_exchanges_book_in_spite_of_losses(
         book = ingestor.feeds[0].products[PRODUCT].book
         assert isinstance(book, OrdersStream)
 
+        def at_home() -> bool:
+            if book.suspect:
+                # A base needs messages that follow it.
+                exchange.advance(0.2)
+            return not book.suspect and book.sequence == exchange.state(PRODUCT).sequence
+
         async def home() -> None:
-            async with asyncio.timeout(30):
-                while book.suspect or book.sequence != exchange.state(PRODUCT).sequence:
-                    if book.suspect:
-                        # A base needs messages that follow it.
-                        exchange.advance(0.2)
-                    await asyncio.sleep(0.05)
+            await eventually(at_home, "home", every=0.05)
 
         await home()
         exchange.control(drop={"count": 5, "types": ["open", "match", "done", "level3"]})
@@ -75,9 +74,11 @@ async def test_ticks_of_orders_fold_to_the_exchanges_book_in_spite_of_losses(
         exchange.advance(3)
         await home()
         truth = true_book(exchange, PRODUCT)
-        async with asyncio.timeout(20):
-            while folded(book_key, await raw_records(broker, "book", PRODUCT)).book != truth:  # noqa: ASYNC110 - bounded polling
-                await asyncio.sleep(0.05)
+
+        async def holds() -> bool:
+            return folded(book_key, await raw_records(broker, "book", PRODUCT)).book == truth
+
+        await eventually(holds, "the whole book in the log")
         assert book.gaps >= 1
         trades = await raw_records(broker, "trades", PRODUCT)
         fold = folded(StreamKey("coinbase", "trades", PRODUCT), trades)

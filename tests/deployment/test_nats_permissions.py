@@ -15,6 +15,7 @@ import pytest
 from services.common.settings import CommonSettings
 from services.common.stream.factory import open_broker
 from services.common.testing.proxy import Proxy
+from services.common.testing.waiting import WAIT_S
 from services.gateway.testing import bench
 from services.snapshotter.testing import SHARDS, Platform
 from tools.embedded import AwsServer, NatsServer
@@ -79,6 +80,6 @@ async def test_what_is_not_permitted_is_refused() -> None:
             server.url, user=USER, password=PASSWORD, error_cb=on_error, allow_reconnect=False
         )
         await client.publish("elsewhere", b"x")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             assert "elsewhere" in await refused.get()
         await client.close()

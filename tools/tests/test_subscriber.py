@@ -14,6 +14,7 @@ from market_data_fanout_client.chain import Verdict
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from services.common.testing.waiting import WAIT_S
 from tools.latency import LatencyHistogram
 from tools.subscriber import Message, Subscriber, Want
 
@@ -111,7 +112,7 @@ async def run_until(
     )
     async with asyncio.TaskGroup() as group:
         running = group.create_task(subscriber.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             await reached.wait()
         running.cancel()
     return subscriber

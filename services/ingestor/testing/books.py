@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
 
 from services.common.domain.book import Book
 from services.common.stream.broker import Broker
+from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord, ResyncBody
 from services.ingestor.testing.rig import raw_records
 from tools.simulator import SimulatedExchange
@@ -57,7 +58,8 @@ async def check_books(broker: Broker, exchange: SimulatedExchange, products: Seq
     """
     exchange.settle()
     for product in products:
-        truth = true_book(exchange, product)
-        async with asyncio.timeout(20):
-            while folded(await raw_records(broker, "book", product)) != truth:  # noqa: ASYNC110 - bounded polling
-                await asyncio.sleep(0.02)
+        await eventually(partial(_holds, broker, product, true_book(exchange, product)), "the book")
+
+
+async def _holds(broker: Broker, product: str, truth: Book) -> bool:
+    return folded(await raw_records(broker, "book", product)) == truth

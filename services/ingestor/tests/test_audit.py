@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -103,9 +102,11 @@ async def test_pitfall_26_a_crossed_book_is_an_alarm_outside_an_auction_only(
         # A bid far above every ask that the venue knows nothing of.
         book.replica.update(msgspec.json.encode({"changes": [("buy", "999999.00", "1")]}))
         await eventually(lambda: audits(ingestor, "crossed") == 1, "the crossing is seen")
-        async with asyncio.timeout(20):
-            while await causes(broker, "BTC-USD") != ["start", "crossed"]:  # noqa: ASYNC110 - bounded polling
-                await asyncio.sleep(0.05)
+
+        async def rebased() -> bool:
+            return await causes(broker, "BTC-USD") == ["start", "crossed"]
+
+        await eventually(rebased, "a new base")
 
 
 class _Auction(VenueRest):

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from services.common.stream.broker import Broker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.records import LogSpec
 from services.common.testing.full_nats import fill, make_room
-from services.ingestor.testing import raw_records
+from services.ingestor.testing import eventually, raw_records
 from tools.embedded import NatsServer, free_port
 from tools.simulator import SimulatedExchange
 from tools.stack.process import Process
@@ -81,9 +82,10 @@ async def test_a_killed_ingestor_comes_back_with_every_trade_once_and_in_order(
             async with service(nats_server, exchange, tmp_path / f"{round_}.log") as ingestor:
                 await ingestor.ready()
                 before = exchange.state(PRODUCT).sequence
-                async with asyncio.timeout(20):
-                    while exchange.state(PRODUCT).sequence < before + 200:  # noqa: ASYNC110 - the market's own pace
-                        await asyncio.sleep(0.02)
+                await eventually(
+                    lambda: exchange.state(PRODUCT).sequence >= before + 200,  # noqa: B023 - awaited here
+                    "the market moved on",
+                )
                 if round_ < 2:
                     await ingestor.kill()
                 else:
@@ -110,10 +112,23 @@ async def test_the_feeds_are_shown_and_guarded(nats_server: NatsServer, tmp_path
         httpx.AsyncClient(base_url=ingestor.url) as client,
     ):
         await ingestor.ready()
-        (feed,) = (await client.get("/feeds")).json()["feeds"]
-        assert feed["state"] == "active"
+
+        async def feed_now() -> dict[str, Any]:
+            (found,) = (await client.get("/feeds")).json()["feeds"]
+            return dict(found)
+
+        async def live() -> bool:
+            # Ready is the connection; each stream is live once it has heard something.
+            found = await feed_now()
+            trades = found["products"][PRODUCT]["trades"]
+            return (found["state"], trades["state"]) == ("active", "live")
+
+        async def rebased() -> bool:
+            return bool((await feed_now())["products"][PRODUCT]["book"]["resyncs"] == 2)
+
+        await eventually(live, "live")
+        feed = await feed_now()
         assert feed["endpoint"] == exchange.ws_url
-        assert feed["products"][PRODUCT]["trades"]["state"] == "live"
         assert (await client.get(f"/feeds/{feed['name']}")).json()["name"] == feed["name"]
         assert (await client.get("/feeds/none")).status_code == 404
         path = f"/products/{PRODUCT}/resync"
@@ -121,12 +136,7 @@ async def test_the_feeds_are_shown_and_guarded(nats_server: NatsServer, tmp_path
         assert (await client.post(path, headers={"X-API-Key": "wrong"})).status_code == 401
         granted = await client.post(path, headers={"Authorization": "Bearer key"})
         assert granted.status_code == 202
-        async with asyncio.timeout(20):
-            while True:
-                book = (await client.get("/feeds")).json()["feeds"][0]["products"][PRODUCT]["book"]
-                if book["resyncs"] == 2:
-                    break
-                await asyncio.sleep(0.05)
+        await eventually(rebased, "a new base")
         metrics = (await client.get("/metrics")).text
         for name in (
             "md_ingest_messages_total",

@@ -16,6 +16,7 @@ from services.common.stream.invalid_log import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
+from services.common.testing.waiting import WAIT_S
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames
@@ -61,7 +62,7 @@ async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(
     await eventually(raw_publisher.has_room, "half of the window is free")
     assert breaker.state.name == "CLOSED"
     assert raw_publisher.offer(record(14))
-    assert await raw_publisher.flush(5.0) == 0
+    assert await raw_publisher.flush(WAIT_S) == 0
 
 
 async def test_backpressure_waits_for_a_busy_broker_only(broker: MemoryBroker) -> None:
@@ -70,7 +71,7 @@ async def test_backpressure_waits_for_a_busy_broker_only(broker: MemoryBroker) -
     raw_publisher, _ = raw_publisher_on(broker, publisher, breaker)
     for seq in range(1, 9):
         raw_publisher.offer(record(seq))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S):
         await raw_publisher.backpressure()
     assert publisher.stats().in_flight <= 5
 
@@ -88,7 +89,7 @@ async def test_a_trade_that_the_log_cannot_hold_is_parked_and_a_gap_stands_in_it
     assert writer.frame(1, b'{"trade_id":1}', 1)
     assert writer.frame(2, b'{"trade_id":2,"padding":"%b"}' % (b"x" * 3000), 2)
     assert writer.frame(3, b'{"trade_id":3}', 3)
-    assert await raw_publisher.flush(5.0) == 0
+    assert await raw_publisher.flush(WAIT_S) == 0
     await dead_letters.flush()
     records = await raw_records(broker, "trades", "BTC-USD")
     assert [(each.kind, each.seq, each.prev) for each in records] == [

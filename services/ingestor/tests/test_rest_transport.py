@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from services.common.testing.waiting import WAIT_S
 from services.ingestor.feed import rest_call
 from services.ingestor.feed.rest_call import get, open_http
 
@@ -64,7 +65,7 @@ async def cut_after(client: httpx.AsyncClient, turns: int) -> bool:
 
 async def settled(venue: Venue, connections: int) -> None:
     """Wait until the venue has seen the ends of all but so many connections."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while venue.open > connections:  # noqa: ASYNC110 - the other side of the sockets
             await asyncio.sleep(0)
 
