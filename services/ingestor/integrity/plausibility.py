@@ -7,6 +7,13 @@ once `marks` heartbeats in a row and one more message have. Heartbeats are the v
 second apart, so that messages broken alike, a moment long or of one kind, confirm nothing. A new
 number near to what is known refutes every claim: the numbering is still there. Going back is judged
 elsewhere (`RESTARTED` of the sequencer).
+
+Two broken heartbeats and a third broken message, with nothing real between them, are believed. They
+agree already: each is within `limit` of the others, which chance does not bring about, so a sender
+has moved all by the same step. What it says is then, word for word, what a venue says that began to
+number anew at that step; each further witness that is asked for delays the true one by a second,
+and the sender has it too. What tells them apart comes later: the real numbers go on. Then the hole
+is given up as `renumbered` and what it swallowed is asked for (`OpenTrades.renumbered`).
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class OpenTrades:
     def reopen(self, first: int, last: int, ts: int) -> None:
         """Ask for trades whose loss readers were told already; nothing for what is open anyway."""
         for low, high in without([(first, last)], self.left):
-            gap = OpenGap(Missed(low, high, high - low + 1), ts)
-            body = LateBody(gap.missed, [], [gap.missed], [], "open")
+            missing = Missed(low, high, high - low + 1)
+            body = LateBody(missing, [], [missing], [], "open")
             self._writer.late(body, self.with_gap(low, high, ts), ts)
 
     def found(self, rows: Sequence[TradeRow], ts: int) -> int:

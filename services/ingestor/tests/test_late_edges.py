@@ -116,6 +116,7 @@ def test_a_numbering_that_begins_anew_outside_of_the_gaps_gives_up_all() -> None
 def test_one_that_goes_on_within_a_gap_leaves_what_is_before_asked_for() -> None:
     for held, lost, left in (
         (19, [(20, 21), (23, 29)], []),
+        (20, [(21, 21), (23, 29)], [Missed(20, 20)]),
         (21, [(23, 29)], [Missed(20, 21)]),
         (24, [(25, 29)], [Missed(20, 21), Missed(23, 24)]),
         (29, [], [Missed(20, 21), Missed(23, 29)]),
@@ -124,6 +125,14 @@ def test_one_that_goes_on_within_a_gap_leaves_what_is_before_asked_for() -> None
         whole = [("renumbered", lost, [(each.from_, each.to) for each in left], 2)] if lost else []
         assert told(bench) == [*whole, ("renumbered", [(40, 44)], [], 2)]
         assert bench.open.gaps == ((OpenGap(Missed(20, 29, 10), NOW, left),) if left else ())
+
+
+def test_one_that_goes_on_where_a_gap_began_leaves_the_gaps_below_asked_for() -> None:
+    bench = Bench()
+    bench.gap(11, 12)
+    bench.gap(20, 29)
+    bench.open.renumbered(19, NOW)
+    assert bench.open.left == [(11, 12)]
 
 
 def test_a_broker_without_room_does_not_carry_the_rest_into_the_next_numbering() -> None:
