@@ -121,11 +121,13 @@ class ModelServer:
         now_s = time.monotonic()
         self.engine.keep_until(now_s - now_s % _SYNCED_EVERY_S)
 
-    def fail_over(self, behind_s: float) -> None:
-        """Let a replica take its place that has not all of the last `behind_s` seconds."""
-        self.cut()
-        self.engine.keep_until(time.monotonic() - behind_s)
-        self.engine.restart()
+    def lose_last(self, seconds: float) -> None:
+        """Forget what a replica did not have yet that takes its place."""
+        self.engine.keep_until(time.monotonic() - seconds)
+
+    def be_full(self, *, full: bool) -> None:
+        """Have no memory for anything new, or have it again."""
+        self.engine.config[b"maxmemory"] = b"1" if full else b"0"
 
     def become(self, *, read_only: bool) -> None:
         """Be a replica, or a primary again; connections stand, and who waits is told."""
