@@ -268,3 +268,28 @@ def test_what_is_known_of_a_book_before_and_after_its_first_base() -> None:
     # A base that was not waited for took no time.
     bench.snapshot(10)
     assert bench.counts.outcomes == []
+
+
+def test_before_the_first_base_too_two_messages_that_agree_are_believed() -> None:
+    bench = Bench()
+    hour = NOW + 60 * MINUTE
+    bench.stream.update(hour, b"{}", NOW)
+    bench.stream.snapshot(hour + 1, b"{}", NOW + 2)
+    assert bench.written == [("resync", 60 * MINUTE + 1)]
+    bench = Bench()
+    bench.stream.snapshot(hour, b"{}", NOW + 2)
+    assert bench.written == [("resync", 2)]
+
+
+def test_so_many_updates_are_remembered_as_passed_on() -> None:
+    for ago, dropped in ((64, {}), (65, {"reordered": 1})):
+        bench = connected()
+        bench.update(*range(2, 2 + ago))
+        bench.update(2)
+        assert bench.counts.drops == dropped
+        assert bench.stream.duplicates == (0 if dropped else 1)
+
+
+def test_a_long_silence_is_told_in_seconds() -> None:
+    bench = beats(1, 1_000_001)
+    assert statuses(bench.log)[-1][1] == "heartbeats 1000000 s apart"
