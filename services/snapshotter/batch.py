@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.common.stores.index import Head, ObjectEntry, Span
-from services.common.stores.layout import Partition, archive_key, mark, partition_of
+from services.common.stores.layout import Partition, archive_key, end_mark, mark, partition_of
 from services.common.subjects import StreamKey
 
 
@@ -39,7 +39,7 @@ class SealedObject:
         name = archive_key(
             self.partition,
             mark(first.key, first.head.position, first.ts),
-            mark(last.key, last.head.position, last.ts),
+            end_mark(self.lines, last.ts),
         )
         return ObjectEntry(name, spans)
 

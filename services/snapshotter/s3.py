@@ -94,6 +94,9 @@ class ArchiveLog:
         self._log = log_name
         self._index = ArchiveIndex(bucket, log_name)
         self._last: Commit | None = None
+        # Objects of a commit whose number another process took: theirs, or to be deleted, which is
+        # tried again in the next call where it fails.
+        self._refused: set[str] = set()
 
     async def restore(self) -> Mapping[str, Head]:
         """How far each stream is archived.
@@ -129,17 +132,26 @@ class ArchiveLog:
             StoreUnavailable: S3 does not answer; calling it again with the same batch is safe.
         """
         written = 0
-        # Most often this drops nothing; it does after a call that failed on its way back.
-        batch = batch.beyond(archived_heads(self._last))
-        while batch.objects:
+        while True:
+            if self._refused:
+                await self._follow()
+            # Most often this drops nothing; it does where another process was faster, and after a
+            # call that failed on its way back.
+            batch = batch.beyond(archived_heads(self._last))
             entries = [sealed.entry for sealed in batch.objects]
+            # What is written again under its name is not deleted: a delete whose answer is lost
+            # may arrive behind it.
+            self._refused.difference_update(entry.key for entry in entries)
+            await self._bucket.delete(sorted(self._refused))
+            self._refused.clear()
+            if not entries:
+                return written
             commit = next_commit(self._log, self._last, entries, now_us())
             await self._bucket.put(pending_key(self._log), pack_commit(commit), _INDEX)
             written += await self._put_objects(batch.objects, entries)
             if not await self._commit(commit):
-                await self._withdraw(commit)
-            batch = batch.beyond(archived_heads(self._last))
-        return written
+                log.warning("archive_shared", log=self._log, number=commit.number)
+                self._refused.update(entry.key for entry in entries)
 
     async def _put_objects(
         self, objects: Sequence[SealedObject], entries: Sequence[ObjectEntry]
@@ -183,23 +195,13 @@ class ArchiveLog:
             return True
         return False
 
-    async def _withdraw(self, commit: Commit) -> None:
-        """Another process took this number: follow it and remove what is archived twice now."""
-        log.warning("archive_shared", log=self._log, number=commit.number)
-        theirs = await self._follow()
-        await self._bucket.delete(
-            [entry.key for entry in commit.objects if entry.key not in theirs]
-        )
-
-    async def _follow(self) -> set[str]:
-        """Advance to the newest commit; returns the keys of the objects met."""
-        keys: set[str] = set()
+    async def _follow(self) -> None:
+        """Advance to the newest commit."""
         number = self._last.number if self._last is not None else 0
         while (following := await self._index.commit(number + 1)) is not None:
             self._last = following
             number = following.number
-            keys |= {entry.key for entry in following.objects}
-        return keys
+            self._refused.difference_update(entry.key for entry in following.objects)
 
 
 class CheckpointStore:

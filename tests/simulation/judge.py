@@ -24,6 +24,9 @@ _WHOLE = ("live", "quiet")
 class Judge:
     """Run `wrong` once, as a process of the world.
 
+    Args:
+        names_in_order: whether the names of the archive's objects tell the order of their records.
+
     Attributes:
         archived: how many tick records the archive has.
     """
@@ -35,12 +38,15 @@ class Judge:
         logs: Logs,
         witness: Witness,
         clients: Mapping[str, Client],
+        *,
+        names_in_order: bool,
     ) -> None:
         self._it = it
         self._platform = platform
         self._logs = logs
         self._witness = witness
         self._clients = clients
+        self._names_in_order = names_in_order
         self.archived = 0
 
     async def wrong(self, before: Mapping[str, Counter[str]], settle_s: float) -> list[str]:
@@ -86,7 +92,7 @@ class Judge:
         logs, stores = self._logs.ticks(), self._platform.stores
         archive = Archive(stores)
         wrong += rows_differ(logs, stores, archive)
-        wrong += archive_differs(logs, archive, SHARDS)
+        wrong += archive_differs(logs, archive, SHARDS, names_in_order=self._names_in_order)
         self.archived = sum(map(len, logs.values()))
         return wrong
 

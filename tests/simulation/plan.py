@@ -49,7 +49,7 @@ STORE_FAULTS: tuple[StoreFaultKind, ...] = (
 _PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 # When the first fault may come, and when the last has to be over, in seconds.
 FIRST_S = 12.0
-_LONGEST_S = 12.0
+LONGEST_S = 12.0
 # How many faults a run has, unless asked for otherwise.
 FAULTS = 5
 
@@ -138,15 +138,30 @@ class Plan:
 def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
     """The plan of a seed: `faults` of them within `seconds`."""
     chance = Random(seed)
-    last = seconds - _LONGEST_S
-    made = [_fault(chance, chance.uniform(FIRST_S, last)) for _ in range(faults)]
-    made.sort(key=lambda one: one.at_s)
+    last = seconds - LONGEST_S
+    made = faults_of(chance, faults, FIRST_S, last)
     products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
     return Plan(seed, products, seconds, tuple(made), tuple(range(faults)))
 
 
+def faults_of(
+    chance: Random,
+    count: int,
+    first_s: float,
+    last_s: float,
+    wanted: Callable[[Fault], bool] = lambda _: True,
+) -> list[Fault]:
+    """So many of those that are wanted, in the order in which they begin."""
+    made: list[Fault] = []
+    while len(made) < count:
+        fault = _fault(chance, chance.uniform(first_s, last_s))
+        if wanted(fault):
+            made.append(fault)
+    return sorted(made, key=lambda one: one.at_s)
+
+
 def _fault(chance: Random, at_s: float) -> Fault:
-    for_s = chance.uniform(0.05, _LONGEST_S)
+    for_s = chance.uniform(0.05, LONGEST_S)
     makers: tuple[Callable[[], Fault], ...] = (
         lambda: Kill(at_s, chance.choice(KILLED), for_s, unplugged=chance.random() < 0.2),
         lambda: Partition(at_s, chance.choice(_WAYS), for_s, one_way=chance.random() < 0.3),

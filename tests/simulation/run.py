@@ -13,7 +13,7 @@ from tests.simulation.client import CHANNELS, Client, allowed_age_s
 from tests.simulation.happening import Happening
 from tests.simulation.judge import Judge
 from tests.simulation.leftovers import held_by
-from tests.simulation.plan import FIRST_S, Plan
+from tests.simulation.plan import FIRST_S, Plan, WrongClock
 from tests.simulation.platform import HTTP_PORT, Platform
 from tests.simulation.stored import Logs
 from tests.simulation.world import World, world
@@ -76,7 +76,13 @@ class _Run:
         await asyncio.sleep(self._plan.seconds - loop.time())
         for client in self._clients.values():
             client.judging = False
-        judge = Judge(self._it, platform, self._logs, witness, self._clients)
+        set_back = any(
+            isinstance(fault, WrongClock) and fault.part == "ingestor" and fault.by_s < 0
+            for fault in self._plan.faults
+        )
+        judge = Judge(
+            self._it, platform, self._logs, witness, self._clients, names_in_order=not set_back
+        )
         wrong = await self._as_checker(partial(judge.wrong, self._before, SETTLE_S))
         report = Report(wrong, archived=judge.archived, happened=self._happening.told())
         for client in self._clients.values():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -53,12 +54,24 @@ def partition_of(kind: str, key: StreamKey, ts: int, shard: int) -> Partition:
 
 
 def mark(key: StreamKey, position: Position, ts: int) -> str:
-    """One end of an archive object's name: receive time, then which record it is.
+    """How an archive object's name begins: receive time of its first record, then which that is.
 
-    Names sort by time; since a record stands in one object only, they are unique.
+    Names sort by time.
     """
     identity = f"{key}:{position.epoch}:{position.seq}:{position.sub}"
     return f"{ts:016d}.{xxhash.xxh64_hexdigest(identity.encode())}"
+
+
+def end_mark(lines: Iterable[bytes], ts: int) -> str:
+    """How it ends: receive time of its last record, then what all of it is.
+
+    Who writes other records between the same two, as a process that overlaps may, writes another
+    object and does not replace the first one.
+    """
+    content = xxhash.xxh64()
+    for line in lines:
+        content.update(line)
+    return f"{ts:016d}.{content.hexdigest()}"
 
 
 def archive_key(partition: Partition, first: str, last: str) -> str:

@@ -23,8 +23,10 @@ from services.common.stores.layout import (
     BadObject,
     archive_key,
     checkpoint_key,
+    end_mark,
     mark,
     pack_checkpoint,
+    parse_archive_key,
     partition_of,
     unpack_checkpoint,
 )
@@ -87,13 +89,15 @@ def test_archive_names_follow_the_contract() -> None:
     name = archive_key(
         partition_of("ticks", KEY, ts, 5),
         mark(KEY, Position(1, 2), ts),
-        mark(KEY, Position(1, 3), ts + 1),
+        end_mark([b"one", b"two"], ts + 1),
     )
     assert name.startswith(
         "ticks/v=1/venue=coinbase/channel=ticker/date=2026-09-21/hour=15/shard=5/1790002800000000."
     )
     assert name.endswith(".jsonl.gz")
+    assert parse_archive_key(name) is not None
     assert mark(KEY, Position(1, 2), ts) != mark(KEY, Position(1, 2, 1), ts)
+    assert end_mark([b"one", b"two"], ts) != end_mark([b"one", b"more", b"two"], ts)
 
 
 def head(seq: int) -> Head:
