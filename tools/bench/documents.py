@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.bench.figures import Spread
+from tools.bench.registry import Spread
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 REST = "rest"

@@ -1,18 +1,55 @@
-"""Which benchmarks there are, and what one of them is handed to record its samples with."""
+"""Which benchmarks there are, and what one of them is handed to record its samples with.
+
+What a process has used is read from Linux.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 
 import tools.bench
-from tools.bench.figures import Spread, process_cpu_s, spread
 from tools.embedded.process import EmbeddedServer
+
+
+class Spread(NamedTuple):
+    """Of several rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    def text(self, digits: int | None = None) -> str:
+        """Median and, in brackets, the least and the most; more digits where it is small."""
+        if digits is None:
+            digits = 2 if self.median < 10 else 1
+        return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.most:,.{digits}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(median(values), min(values), max(values))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of them are not above."""
+    return sorted(values)[int(share * (len(values) - 1))]
+
+
+def process_cpu_s(pid: int | None) -> float:
+    """CPU that a process's threads have used, seconds, to the nanosecond; 0 where nobody counts."""
+    used = 0
+    for counted in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        # A thread may end meanwhile.
+        with suppress(OSError):
+            used += int(counted.read_text().split()[0])
+    return used / 1e9
 
 
 @dataclass(slots=True)
@@ -105,7 +142,7 @@ class Run:
         The block sets `count`.
         """
         sample = Sample()
-        pids = [server.pid for server in servers if server is not None and server.pid is not None]
+        pids = [server.pid for server in servers if server is not None]
         server_before = sum(map(process_cpu_s, pids))
         wall, cpu = time.perf_counter(), time.process_time()
         yield sample

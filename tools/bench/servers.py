@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from services.common.settings import CommonSettings, child_environment
 from services.common.stream import Broker, Publisher, Record
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
-from services.common.testing.waiting import eventually
 from services.gateway.testing import Market
 from tools.embedded import NatsServer, ValkeyServer, free_port
 from tools.embedded.process import EmbeddedServer, die_with_parent
+from tools.stack.process import Process
 
 SHARDS = 8
-_START_S = 120
 
 
 @asynccontextmanager
@@ -89,15 +90,24 @@ async def trading(market: Market, per_s: float) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def gateway_process(
-    nats_url: str, port: int, variables: Mapping[str, str]
-) -> AsyncIterator[int]:
-    """`python -m services.gateway` as deployed, until the block is left; its pid, once ready."""
+async def child(*command: str, **options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program that is ended when the block is left, and with this process."""
+    process = await asyncio.create_subprocess_exec(*command, preexec_fn=die_with_parent, **options)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def gateway_process(nats_url: str, **variables: str) -> AsyncIterator[tuple[int, int]]:
+    """`python -m services.gateway` as deployed, until the block is left; its pid and port."""
     environment = child_environment(
         {
             "NATS_URLS": nats_url,
             "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": str(port),
             "LOG_LEVEL": "ERROR",
             # Nothing answers there; streams then begin with the log.
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
@@ -106,25 +116,17 @@ async def gateway_process(
             **variables,
         }
     )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.gateway"),
-        env=environment,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        await eventually(lambda: _ready(port), "the gateway's readiness", _START_S, every=0.05)
-        yield process.pid
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _ready(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
-    line = await reader.readline()
-    writer.close()
-    return b" 200 " in line
+    with tempfile.TemporaryDirectory(prefix="mdf-bench-") as folder:
+        gateway = Process(
+            "gateway",
+            "services.gateway",
+            port=free_port(),
+            log_dir=Path(folder),
+            ready_path="/readyz",
+            environment=lambda port: {**environment, "HTTP_PORT": str(port)},
+        )
+        try:
+            await gateway.start()
+            yield gateway.pid or 0, gateway.port
+        finally:
+            await gateway.kill()

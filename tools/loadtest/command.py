@@ -26,7 +26,7 @@ from tools.options import (
     url_option,
 )
 
-_WORKER = (sys.executable, "-m", "tools.loadtest.worker")
+_WORKER = (sys.executable, "-m", "tools.loadtest.load")
 _SHARE = click.FloatRange(0, 1)
 
 

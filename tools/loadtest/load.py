@@ -1,21 +1,29 @@
-"""The clients of one process: they come at a ramp, some are slow, some break off and resume."""
+"""The clients of one process: they come at a ramp, some are slow, some break off and resume.
+
+`python -m tools.loadtest.load` is such a process: its share as JSON in, its counts as lines out.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
+import sys
 import time
 from dataclasses import dataclass, replace
 
+import msgspec
+import uvloop
+from market_data_fanout_client import Refused
 from market_data_fanout_client.chain import Verdict
 
 from tools.latency import LatencyHistogram
-from tools.loadtest.counts import LoadCounts
+from tools.loadtest.counts import LoadCounts, Told
 from tools.subscriber import Message, Subscriber, Want
 
 # How long slow clients may take to catch up once they read as fast as they can.
 _CATCH_UP_S = 60.0
+_PROGRESS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -193,3 +201,37 @@ class LoadRun:
             await asyncio.sleep(1 / self.load.churn)
             random.choice(self.clients).subscriber.cut()
             self.churned += 1
+
+
+async def work(load: Load) -> None:
+    run = LoadRun(load)
+
+    async def progress() -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            tell(Told(run.sum()))
+
+    async with asyncio.TaskGroup() as group:
+        telling = group.create_task(progress())
+        seconds = await run.run()
+        telling.cancel()
+    tell(Told(run.sum(), seconds))
+
+
+def tell(told: Told) -> None:
+    print(msgspec.json.encode(told).decode(), flush=True)
+
+
+def main() -> None:
+    load = msgspec.json.decode(sys.stdin.readline(), type=Load)
+    try:
+        uvloop.run(work(load))
+    except ExceptionGroup as failed:
+        refused, _ = failed.split(Refused)
+        if refused is None:
+            raise
+        tell(Told(refused=str(refused.exceptions[0])))
+
+
+if __name__ == "__main__":
+    main()

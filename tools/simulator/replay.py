@@ -15,9 +15,8 @@ from services.common.times import micros
 from tools.recording import Connected, Framed, Recording
 from tools.simulator.clock import SECOND, iso6
 from tools.simulator.market.products import Product, product
-from tools.simulator.market.tape import Tape
 from tools.simulator.protocol.messages import Channel, Heartbeat, Match, Outgoing
-from tools.simulator.venue import ProductState, ticker_of
+from tools.simulator.venue import ProductState, Tape, ticker_of
 
 # Marks a place at which the recorder's connection began anew.
 CONNECTED = "connected"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tools.bench.fanout.native import NoCompiler, program
-from tools.bench.fanout.servers import SERVERS, running
+from tools.bench.fanout.servers import SERVERS, NoCompiler, program, running
 from tools.bench.fanout.sink import Found, sink
 from tools.bench.registry import Run, bench
 

@@ -1,9 +1,12 @@
-"""Starting the servers of the comparison, each pinned to its core, and the sink beside them."""
+"""The servers of the comparison, each on its core; the C programs among them are compiled."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -14,11 +17,49 @@ from itertools import count
 from pathlib import Path
 
 from services.common.settings import child_environment
-from tools.bench.fanout.native import program
 from tools.bench.fanout.ticks import FIRST, message, on_credits, record
-from tools.bench.servers import SHARDS, gateway_process, publisher_on
-from tools.embedded import NatsServer, free_port
-from tools.embedded.process import die_with_parent
+from tools.bench.servers import SHARDS, child, gateway_process, publisher_on
+from tools.embedded import NatsServer
+
+_SOURCES = Path(__file__).parent.parent / "native"
+# Ignored by git and removed by `make clean`.
+_BUILT = Path(__file__).parents[3] / ".mdf" / "native"
+_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
+
+
+class NoCompiler(Exception):
+    """There is no C compiler on this machine, or it cannot compile this."""
+
+
+def program(name: str) -> Path:
+    """The executable of `native/<name>.c`, compiled unless that was done before.
+
+    Raises:
+        NoCompiler: it cannot be made here.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        raise NoCompiler("no C compiler was found; on Debian: apt-get install gcc libc6-dev")
+    source = _SOURCES / f"{name}.c"
+    mark = hashlib.sha256(repr((compiler, _FLAGS)).encode() + source.read_bytes()).hexdigest()
+    built = _BUILT / f"{name}-{mark[:16]}"
+    if not built.exists():
+        _BUILT.mkdir(parents=True, exist_ok=True)
+        # Several processes may compile at once; each moves a whole file into place.
+        handle, made = tempfile.mkstemp(dir=_BUILT)
+        os.close(handle)
+        done = subprocess.run(
+            [compiler, *_FLAGS, "-o", made, str(source)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            Path(made).unlink()
+            raise NoCompiler(f"{compiler} cannot compile {source.name}:\n{done.stderr}")
+        Path(made).replace(built)
+    return built
+
 
 SERVERS = (
     "limit",
@@ -131,24 +172,18 @@ async def _child(
         "AWS_ACCESS_KEY_ID": "none",
         "AWS_SECRET_ACCESS_KEY": "none",
     }
-    process = await asyncio.create_subprocess_exec(
+    async with child(
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         env=child_environment({**settings, **variables}),
         pass_fds=(pipe,),
-        preexec_fn=die_with_parent,
-    )
-    os.close(pipe)
-    try:
+    ) as process:
+        os.close(pipe)
         os.sched_setaffinity(process.pid, server_core())
         assert process.stdout is not None
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
         yield process.pid, int(line)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 @asynccontextmanager
@@ -163,9 +198,8 @@ async def _gateway_on_nats(
         publisher = await stack.enter_async_context(publisher_on(nats, shards=SHARDS))
         await publisher.send(record(FIRST - 1, SHARDS))
         await publisher.flush()
-        port = free_port()
-        settings = {"SHARD_COUNT": str(SHARDS), **variables}
-        pid = await stack.enter_async_context(gateway_process(nats.url, port, settings))
+        starting = gateway_process(nats.url, SHARD_COUNT=str(SHARDS), **variables)
+        pid, port = await stack.enter_async_context(starting)
         os.sched_setaffinity(pid, server_core())
         seqs = count(FIRST)
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tools.bench.fanout.native import program
-from tools.bench.fanout.servers import Running, other_core
+from tools.bench.fanout.servers import Running, other_core, program
 from tools.bench.fanout.ticks import FIRST
-from tools.embedded.process import die_with_parent
+from tools.bench.servers import child
 
 
 class SinkFault(Exception):
@@ -96,20 +95,12 @@ async def sink(
         *(server.port, server.pid, server.credits, flushes, warmup, ticks, rate, FIRST),
         *(server.subscribe, server.ready, int(silence_s * 1000), *clients),
     ]
-    process = await asyncio.create_subprocess_exec(
-        str(program("sink")),
-        *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE,
-        pass_fds=(server.credits,),
-        preexec_fn=die_with_parent,
-    )
-    try:
+    command = (str(program("sink")), *map(str, arguments))
+    async with child(
+        *command, stdout=asyncio.subprocess.PIPE, pass_fds=(server.credits,)
+    ) as process:
         os.sched_setaffinity(process.pid, other_core())
         output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     if process.returncode:
         fault = msgspec.json.decode(output, type=_Fault)
         raise SinkFault(server.name, fault.fault, fault.detail)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tools.bench.documents import markdown, table
 from tools.bench.fanout.servers import SERVERS
-from tools.bench.figures import spread
+from tools.bench.registry import spread
 
 Sample = dict[str, Any]
 _TITLES = {

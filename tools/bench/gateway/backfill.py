@@ -16,11 +16,10 @@ import msgspec
 
 from services.common.stream import Broker, Position
 from services.gateway.testing import Market
-from tools.bench.figures import process_cpu_s
-from tools.bench.registry import Run, Sample, bench
+from tools.bench.registry import Run, Sample, bench, process_cpu_s
 from tools.bench.servers import broker, gateway_process
 from tools.bench.websocket import command, handshake
-from tools.embedded import NatsServer, free_port
+from tools.embedded import NatsServer
 
 _TICKS = 10_000
 # Ticks before those, so that no two backfills from the log need the same pages.
@@ -52,16 +51,16 @@ async def backfill(run: Run) -> None:
         market = await _filled(log)
         sources: dict[str, _Source] = {}
         for case, window_bytes in ((_LOG, 0), (_WINDOW, _BUFFER_BYTES)):
-            port = free_port()
-            variables = {
-                "SHARD_COUNT": "1",
-                "WINDOW_BYTES": str(window_bytes),
+            starting = gateway_process(
+                nats.url,
+                SHARD_COUNT="1",
+                WINDOW_BYTES=str(window_bytes),
                 # Nothing but what is measured is to be sent.
-                "WS_HEARTBEAT_MS": "3600000",
-                "WS_PING_INTERVAL_S": "3600",
-                "STALE_AFTER_MS": "3600000",
-            }
-            pid = await stack.enter_async_context(gateway_process(nats.url, port, variables))
+                WS_HEARTBEAT_MS="3600000",
+                WS_PING_INTERVAL_S="3600",
+                STALE_AFTER_MS="3600000",
+            )
+            pid, port = await stack.enter_async_context(starting)
             # Somebody else follows the stream already, and goes on.
             await asyncio.to_thread(stack.enter_context, closing(_follower(port)))
             connect = partial(_subscriber, port)

@@ -10,8 +10,7 @@ from typing import Any
 
 from tools.bench.documents import markdown, table
 from tools.bench.fanout.servers import Running, running
-from tools.bench.figures import process_cpu_s, spread
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, process_cpu_s, spread
 from tools.bench.websocket import TEXT, frame, handshake
 
 _SERVERS = ("limit", "gateway", "websockets", "fastapi")

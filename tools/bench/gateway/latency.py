@@ -19,9 +19,8 @@ from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import publish_frame
 from services.common.testing.waiting import eventually
 from tools.bench.documents import Parts, markdown, table
-from tools.bench.figures import quantile, spread
 from tools.bench.gateway.slow_clients import QuickReader
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, quantile, spread
 from tools.bench.websocket import command
 from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.simulator.market.products import DEFAULT_PRODUCTS

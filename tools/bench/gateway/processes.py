@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tools.bench.documents import Parts, markdown, table
-from tools.bench.fanout.native import NoCompiler, program
-from tools.bench.fanout.servers import running
+from tools.bench.fanout.servers import NoCompiler, program, running
 from tools.bench.fanout.sink import sink
-from tools.bench.figures import spread
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, spread
 
 _WORKERS = (1, 2, 4)
 _CLIENTS = 1000

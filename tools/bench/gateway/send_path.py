@@ -24,6 +24,7 @@ from services.gateway.testing import Bench, Market, eventually
 from services.gateway.testing import bench as gateway_bench
 from services.gateway.websocket.rfc6455.frames import text_frames
 from tools.bench.registry import Run, bench
+from tools.bench.servers import child
 
 _DEFLATE = "permessage-deflate; client_max_window_bits"
 _TURNS = 40
@@ -161,14 +162,11 @@ async def _served(cases: Sequence[_Case], clients: int) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _connected(gateway: Bench, case: _Case, clients: int) -> AsyncIterator[None]:
     before = set(gateway.gateway.sessions)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.bench.gateway.reads_all", str(gateway.port)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+    program = (sys.executable, "-m", "tools.bench.gateway.reads_all", str(gateway.port))
+    pipe = asyncio.subprocess.PIPE
+    async with child(*program, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(case.clients(clients)) + b"\n")
         await process.stdout.readline()
         live = clients * case.of_each
@@ -178,9 +176,6 @@ async def _connected(gateway: Bench, case: _Case, clients: int) -> AsyncIterator
         feeds = gateway.gateway.parts.streams.feeds
         case.feeds = [(market, feeds[market.key]) for market in case.markets]
         yield
-    finally:
-        process.stdin.close()
-        await process.wait()
 
 
 def _live(gateway: Bench, markets: Sequence[Market]) -> int:

@@ -14,11 +14,10 @@ from typing import Any, cast
 import msgspec
 
 from services.gateway.testing import Market
-from tools.bench.figures import process_cpu_s, quantile
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, process_cpu_s, quantile
 from tools.bench.servers import gateway_process, publisher_on, trading
 from tools.bench.websocket import command, handshake
-from tools.embedded import NatsServer, free_port
+from tools.embedded import NatsServer
 
 _SLOW = 10
 _TICKS_PER_S = 20
@@ -80,8 +79,7 @@ class Place:
         self._clients = clients
         self._stack = AsyncExitStack()
         self._quick: list[QuickReader] = []
-        self.port = free_port()
-        self.pid = 0
+        self.port = self.pid = 0
         self.market: Market
 
     async def __aenter__(self) -> Place:
@@ -89,14 +87,15 @@ class Place:
         nats = await enter(NatsServer())
         self.market = Market(await enter(publisher_on(nats, shards=2)), padding=600)
         await self.market.ticks(5)
-        variables = {
-            "SHARD_COUNT": "2",
-            "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
+        starting = gateway_process(
+            nats.url,
+            SHARD_COUNT="2",
+            WS_QUEUE_BYTES=str(_QUEUE_BYTES),
             # The readers here answer no pings.
-            "WS_PING_INTERVAL_S": "3600",
-            "WS_SLOW_CLOSE_S": "3600",
-        }
-        self.pid = await enter(gateway_process(nats.url, self.port, variables))
+            WS_PING_INTERVAL_S="3600",
+            WS_SLOW_CLOSE_S="3600",
+        )
+        self.pid, self.port = await enter(starting)
         loop = asyncio.get_running_loop()
         for _ in range(self._clients):
             _, reader = await loop.create_connection(QuickReader, "127.0.0.1", self.port)

@@ -8,9 +8,8 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 
-from tools.bench.figures import process_cpu_s, quantile
 from tools.bench.gateway.slow_clients import SUBSCRIBE, Place, QuickReader
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, process_cpu_s, quantile
 
 _RAMP_PER_S = 200
 _SNAPSHOT = b'{"type":"snapshot"'

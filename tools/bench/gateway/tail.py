@@ -14,8 +14,7 @@ from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link, NatsOptions
 from services.common.subjects import log_subjects, tick_log
 from services.gateway.testing import Market
-from tools.bench.figures import process_cpu_s, quantile
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, process_cpu_s, quantile
 from tools.bench.servers import publisher_on
 from tools.embedded import NatsLeaf, NatsServer, free_port
 
@@ -120,7 +119,7 @@ async def tail(run: Run) -> None:
                     await _heard(publisher, market, readers)
                 followed = name != _NOBODY
                 records = [market.tick() for _ in range(count)]
-                before = process_cpu_s(leaf.pid or 0)
+                before = process_cpu_s(leaf.pid)
                 with run.measure(name, server, unit="record") as sample:
                     sample.count = count
                     for record in records:
@@ -130,7 +129,7 @@ async def tail(run: Run) -> None:
                         for reader in readers:
                             await reader.reach(count)
                 if way.at_leaf:
-                    leaf_s += process_cpu_s(leaf.pid or 0) - before
+                    leaf_s += process_cpu_s(leaf.pid) - before
                 if followed:
                     for reader in readers:
                         reader.ages.clear()

@@ -16,9 +16,9 @@ from services.gateway.testing import Market
 from tools.bench.documents import markdown, table
 from tools.bench.hostile.kinds import KINDS
 from tools.bench.registry import Run, bench
-from tools.bench.servers import gateway_process, publisher_on, trading
+from tools.bench.servers import child, gateway_process, publisher_on, trading
 from tools.bench.websocket import command, handshake
-from tools.embedded import NatsServer, free_port
+from tools.embedded import NatsServer
 
 _SUBSCRIBERS = 20
 _TICKS_PER_S = 200
@@ -94,16 +94,10 @@ async def _attack(kind: str, port: int, key: str, seconds: float) -> None:
     if kind == "nobody":
         await asyncio.sleep(seconds)
         return
-    arguments = ("-m", "tools.bench.hostile.kinds", kind, str(port), key, str(seconds))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *arguments), env=child_environment({})
-    )
-    try:
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    program = (sys.executable, "-m", "tools.bench.hostile.kinds")
+    arguments = (kind, str(port), key, str(seconds))
+    async with child(*program, *arguments, env=child_environment({})) as attacker:
+        await attacker.wait()
 
 
 @bench("hostile", on_request=True)
@@ -124,13 +118,11 @@ async def hostile(run: Run) -> None:
         rows = [[str(20_000 + number), "1.5"] for number in range(_LEVELS)]
         bids = [[str(20_000 - number), "1.5"] for number in range(_LEVELS)]
         await book.publish(book.reset({"bids": bids, "asks": rows}))
-        port = free_port()
-        variables = {
-            "SHARD_COUNT": "2",
-            "AUTH_API_KEYS": f"{_KEY},{_OTHER_KEY}",
-            "WS_PING_INTERVAL_S": "3600",
-        }
-        pid = await enter(gateway_process(nats.url, port, variables))
+        keys = f"{_KEY},{_OTHER_KEY}"
+        starting = gateway_process(
+            nats.url, SHARD_COUNT="2", AUTH_API_KEYS=keys, WS_PING_INTERVAL_S="3600"
+        )
+        pid, port = await enter(starting)
         loop = asyncio.get_running_loop()
         subscribers: list[Subscriber] = []
         for _ in range(_SUBSCRIBERS):

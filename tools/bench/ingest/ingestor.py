@@ -22,7 +22,7 @@ from services.ingestor.testing import eventually
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
-from tools.bench.servers import broker, server
+from tools.bench.servers import broker, child, server
 from tools.embedded.process import EmbeddedServer
 
 _GREETINGS = 2 * len(PRODUCTS)
@@ -112,17 +112,11 @@ async def _ingested(
 @contextlib.asynccontextmanager
 async def _feed(wanted: int) -> AsyncIterator[tuple[int, int]]:
     """A venue in a process of its own; its port and how many messages it sends."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.bench.ingest.venue_feed", str(wanted)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
+    program = (sys.executable, "-m", "tools.bench.ingest.venue_feed", str(wanted))
+    async with child(*program, stdout=asyncio.subprocess.PIPE) as process:
         assert process.stdout is not None
         port, count = map(int, (await process.stdout.readline()).split())
         yield port, count
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def _go(port: int) -> None:

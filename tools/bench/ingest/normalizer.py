@@ -1,8 +1,12 @@
-"""Raw record to durable tick, against publishing the same ticks with the same client."""
+"""Raw record to durable tick, against publishing the same ticks with the same client.
+
+The raw records are like those of a busy hour: the mix of channels of the live feed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,15 +17,44 @@ from services.common.runtime import Stop, tune_collector
 from services.common.stream import Broker, GroupSubscription, Message, Record
 from services.common.stream.memory.records import StoredRecord
 from services.common.stream.nats.records import message_id
-from services.common.subjects import key_of
+from services.common.subjects import StreamKey, key_of
+from services.common.testing.raw_records import RawStream, raw_message
 from services.common.wire import decode_raw
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
 from services.normalizer.pipeline import Pipeline
-from tools.bench.ingest.traffic import raw_records
+from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
 from tools.bench.servers import SHARDS, broker, offer_all, publish, server
 from tools.embedded.process import EmbeddedServer
+
+# Of 100 messages: book updates, tickers, trades.
+_WEIGHTS = {"book": 70, "ticker": 18, "trades": 12}
+
+
+def raw_records(count: int, seed: int = 1) -> Iterator[Record]:
+    """`count` raw records of 20 products' streams, as the ingestor publishes them."""
+    pick = random.Random(seed)
+    streams = {
+        channel: [RawStream(StreamKey("coinbase", channel, product)) for product in PRODUCTS]
+        for channel in _WEIGHTS
+    }
+    channels = pick.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=count)
+    for channel in channels:
+        stream = pick.choice(streams[channel])
+        # Only the newest is looked at, and a benchmark makes very many.
+        del stream.records[:-1]
+        if channel == "book":
+            rows = [
+                (pick.choice(("buy", "sell")), f"{pick.random() * 1e5:.2f}", f"{pick.random():.8f}")
+                for _ in range(pick.choice((1, 1, 2, 3, 5, 8)))
+            ]
+            yield raw_message(stream.changes(stream.seq + 50_000, rows))
+        elif channel == "ticker":
+            yield raw_message(stream.ticker(stream.seq + pick.randint(1, 90)))
+        else:
+            yield raw_message(stream.match(stream.seq + 1))
+
 
 # Worked on before the clock starts: connecting, joining and looking up heads belong to a start.
 _WARM_UP = 5_000

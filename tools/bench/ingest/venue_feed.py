@@ -8,18 +8,24 @@ while it sends, so that what is measured at the other end is the other end.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import random
 import sys
 import time
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
-
-import msgspec
 
 from services.gateway.websocket.rfc6455.frames import compressed_frame, text_frame
+from services.gateway.websocket.rfc6455.handshake import accept_key, refusal, upgrade
+from tools.simulator.clock import iso6
+from tools.simulator.protocol.messages import (
+    Heartbeat,
+    L2Update,
+    LastMatch,
+    Match,
+    Snapshot,
+    Ticker,
+    encode,
+)
 
 PRODUCTS = [f"P{number:02d}-USD" for number in range(20)]
 # Of 100 messages: book updates, then a match and its ticker; as the live feed has it.
@@ -28,29 +34,18 @@ _CHANGES = (1, 2, 4, 8, 8, 12, 16, 20)
 _HEARTBEAT_EVERY = 100
 _STEP_US = 10_000
 _DEPTH = 500
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WRITE = 256 * 1024
-_encode = msgspec.json.encode
-
-
-def _iso(micros: int) -> str:
-    moment = datetime.fromtimestamp(micros / 1e6, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 def greetings(start_us: int) -> Iterator[bytes]:
     """A snapshot and a last match of each product."""
+    asks, bids = (
+        [(f"{100 + sign * n / 100:.2f}", "1.00000000") for n in range(1, _DEPTH)]
+        for sign in (1, -1)
+    )
     for product in PRODUCTS:
-        yield _encode(
-            {
-                "type": "snapshot",
-                "product_id": product,
-                "asks": [[f"{100 + n / 100:.2f}", "1.00000000"] for n in range(1, _DEPTH)],
-                "bids": [[f"{100 - n / 100:.2f}", "1.00000000"] for n in range(1, _DEPTH)],
-                "time": _iso(start_us),
-            }
-        )
-        yield _encode(_match(product, 1000, 500_000, start_us) | {"type": "last_match"})
+        yield encode(Snapshot(product, asks, bids, iso6(start_us)))
+        yield encode(LastMatch.of(_match(product, 1000, 500_000, start_us)))
 
 
 def messages(count: int, start_us: int, seed: int = 1) -> Iterator[bytes]:
@@ -67,31 +62,17 @@ def messages(count: int, start_us: int, seed: int = 1) -> Iterator[bytes]:
         sequence[product] += pick.randint(2, 90)
         if sent[product] % _HEARTBEAT_EVERY == 0:
             made += 1
-            yield _encode(
-                {
-                    "type": "heartbeat",
-                    "last_trade_id": trade[product],
-                    "product_id": product,
-                    "sequence": sequence[product],
-                    "time": _iso(at),
-                }
-            )
+            yield encode(Heartbeat(trade[product], product, sequence[product], iso6(at)))
         elif pick.random() < _BOOK_SHARE / (1 - (1 - _BOOK_SHARE) / 2):
             made += 1
-            yield _encode(
-                {
-                    "type": "l2update",
-                    "product_id": product,
-                    "changes": [_change(pick) for _ in range(pick.choice(_CHANGES))],
-                    "time": _iso(at),
-                }
-            )
+            changes = [_change(pick) for _ in range(pick.choice(_CHANGES))]
+            yield encode(L2Update(product, changes, iso6(at)))
         else:
             trade[product] += 1
             made += 2
             match = _match(product, trade[product], sequence[product], at)
-            yield _encode(match)
-            yield _encode(_ticker(match))
+            yield encode(match)
+            yield encode(_ticker(match))
 
 
 def _change(pick: random.Random) -> tuple[str, str, str]:
@@ -102,41 +83,39 @@ def _change(pick: random.Random) -> tuple[str, str, str]:
     return side, f"{price:.2f}", f"{size:.8f}"
 
 
-def _match(product: str, trade_id: int, sequence: int, at: int) -> dict[str, object]:
-    return {
-        "type": "match",
-        "trade_id": trade_id,
-        "maker_order_id": f"6e3d1b2c-0b1a-4c7e-9c1d-{trade_id:012d}",
-        "taker_order_id": f"9f1c7a55-77aa-4f3e-8e0b-{sequence:012d}",
-        "side": "sell",
-        "size": "0.01283000",
-        "price": "100.01",
-        "product_id": product,
-        "sequence": sequence,
-        "time": _iso(at),
-    }
+def _match(product: str, trade_id: int, sequence: int, at: int) -> Match:
+    return Match(
+        trade_id,
+        maker_order_id=f"6e3d1b2c-0b1a-4c7e-9c1d-{trade_id:012d}",
+        taker_order_id=f"9f1c7a55-77aa-4f3e-8e0b-{sequence:012d}",
+        side="sell",
+        size="0.01283000",
+        price="100.01",
+        product_id=product,
+        sequence=sequence,
+        time=iso6(at),
+    )
 
 
-def _ticker(match: dict[str, object]) -> dict[str, object]:
-    return {
-        "type": "ticker",
-        "sequence": match["sequence"],
-        "product_id": match["product_id"],
-        "price": "100.01",
-        "open_24h": "98.12",
-        "volume_24h": "1836.96781750",
-        "low_24h": "97.01",
-        "high_24h": "101.77",
-        "volume_30d": "60211.77180000",
-        "best_bid": "100.00",
-        "best_bid_size": "0.19921154",
-        "best_ask": "100.02",
-        "best_ask_size": "0.50000000",
-        "side": "buy",
-        "time": match["time"],
-        "trade_id": match["trade_id"],
-        "last_size": match["size"],
-    }
+def _ticker(match: Match) -> Ticker:
+    return Ticker(
+        match.sequence,
+        match.product_id,
+        price="100.01",
+        open_24h="98.12",
+        volume_24h="1836.96781750",
+        low_24h="97.01",
+        high_24h="101.77",
+        volume_30d="60211.77180000",
+        best_bid="100.00",
+        best_bid_size="0.19921154",
+        best_ask="100.02",
+        best_ask_size="0.50000000",
+        side="buy",
+        time=match.time,
+        trade_id=match.trade_id,
+        last_size=match.size,
+    )
 
 
 class Framer:
@@ -174,13 +153,12 @@ class _Server:
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            lines = head.decode().split("\r\n")
-            fields = {
-                name.lower(): value.strip()
-                for name, _, value in (line.partition(":") for line in lines[1:])
-            }
-            if "sec-websocket-key" not in fields:
-                self._answer(lines[0].split(" ")[1], writer)
+            asked, *lines = head.strip().split(b"\r\n")
+            parted = (line.partition(b":") for line in lines)
+            fields = {name.lower(): value.strip() for name, _, value in parted}
+            if b"sec-websocket-key" not in fields:
+                body = self._answer(asked.split(b" ")[1])
+                writer.write(refusal(200, [(b"content-type", b"application/json")], body))
             else:
                 await self._feed(fields, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -188,27 +166,19 @@ class _Server:
         finally:
             writer.close()
 
-    def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
-        body = b"{}"
-        if path == "/go":
+    def _answer(self, path: bytes) -> bytes:
+        if path == b"/go":
             self._go.set()
-        elif path == "/products":
-            body = _encode([{"id": product, "status": "online"} for product in PRODUCTS])
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        elif path == b"/products":
+            return encode([{"id": product, "status": "online"} for product in PRODUCTS])
+        return b"{}"
 
     async def _feed(
-        self, fields: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, fields: dict[bytes, bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        digest = hashlib.sha1(fields["sec-websocket-key"].encode() + _GUID).digest()
-        compressed = "permessage-deflate" in fields.get("sec-websocket-extensions", "")
-        extension = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if compressed else b""
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), extension)
-        )
+        compressed = b"permessage-deflate" in fields.get(b"sec-websocket-extensions", b"")
+        extension = [(b"sec-websocket-extensions", b"permessage-deflate")] if compressed else []
+        writer.write(upgrade(accept_key("GET", "1.1", list(fields.items())), extension))
         # The subscription; what it says is known.
         await reader.read(1)
         hello, rest = self._made[compressed]

@@ -18,8 +18,7 @@ from services.common.subjects import jetstream_name
 from services.common.testing.conformance import until
 from services.common.testing.nats_cluster import NatsCluster
 from services.common.wire import encode
-from tools.bench.ingest.normalizer import normalize
-from tools.bench.ingest.traffic import raw_records
+from tools.bench.ingest.normalizer import normalize, raw_records
 from tools.bench.log.broker import records
 from tools.bench.registry import Run, bench
 from tools.bench.servers import SHARDS, publish

@@ -11,8 +11,7 @@ from tools.bench import documents
 from tools.bench.__main__ import main
 from tools.bench.documents import DOCUMENT, REST, blocks, fill
 from tools.bench.fanout.tables import Bound, Ratio, bounds, ratio
-from tools.bench.figures import spread
-from tools.bench.registry import benchmarks
+from tools.bench.registry import benchmarks, spread
 
 _CPU: dict[int, dict[str, list[float]]] = {
     1: {

@@ -13,8 +13,7 @@ import pytest
 
 from services.gateway.websocket.rfc6455.frames import text_frame
 from tools.bench.fanout.cases import fanout
-from tools.bench.fanout.native import NoCompiler, program
-from tools.bench.fanout.servers import Running, running
+from tools.bench.fanout.servers import NoCompiler, Running, program, running
 from tools.bench.fanout.sink import Found, SinkFault, sink
 from tools.bench.fanout.ticks import FIRST, message, on_credits
 from tools.bench.registry import Run

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools.dev.charts.kubernetes import pods, validate, violations
-from tools.dev.charts.manifests import manifests
 from tools.dev.charts.values import readmes, schemas, settings_files
 from tools.dev.charts.workspace import (
     CHARTS,
@@ -26,6 +25,7 @@ from tools.dev.charts.workspace import (
     HelmFailed,
     Object,
     Workspace,
+    manifests,
 )
 from tools.dev.generated import outdated, write
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ("ingestor", "normalizer", "snapshotter", "gateway")
 CHARTS = (*SERVICES, "nats")
 UMBRELLA = "market-data-fanout"
+NAMESPACE = "market-data"
+HEADER = (
+    "# Rendered from charts/market-data-fanout by `make manifests`; change the charts instead.\n"
+)
 # What goes on top of a file by `--set`, as helm/README.md says it.
 _KEDA = (
     "gateway.autoscaling.enabled=true",
@@ -186,3 +191,39 @@ def _files(values: Iterable[Path | str]) -> list[str]:
         for one in values
         for part in ("--values" if isinstance(one, Path) else "--set", str(one))
     ]
+
+
+def manifests(workspace: Workspace) -> dict[str, str]:
+    """The text of every file of `k8s/`, by its name."""
+    objects = workspace.render(
+        UMBRELLA, release="market-data", namespace=NAMESPACE, options=("--skip-tests",)
+    )
+    by_chart: dict[str, list[Object]] = defaultdict(list)
+    for item in objects:
+        by_chart[item["metadata"]["labels"]["app.kubernetes.io/name"]].append(item)
+    files = {f"{chart}.yaml": HEADER + _dump(*by_chart[chart]) for chart in CHARTS}
+    files["namespace.yaml"] = HEADER + _dump(_namespace())
+    files["kustomization.yaml"] = HEADER + _dump(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": NAMESPACE,
+            "resources": ["namespace.yaml", *(f"{chart}.yaml" for chart in CHARTS)],
+        }
+    )
+    return files
+
+
+def _namespace() -> Object:
+    labels = {
+        f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": labels},
+    }
+
+
+def _dump(*documents: Object) -> str:
+    return yaml.safe_dump_all(documents, sort_keys=False, width=100)

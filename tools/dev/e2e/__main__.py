@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tools.dev.charts.workspace import HelmFailed
 from tools.dev.e2e.programs import Missing, ProgramFailed, Programs, to_stderr
-from tools.dev.e2e.scenario import CLUSTER, Load, Scenario, TooLong
-from tools.dev.e2e.verdict import NoResult
+from tools.dev.e2e.scenario import CLUSTER, Load, NoResult, Scenario, TooLong
 
 FOLDER = Path(".mdf") / "e2e"
 

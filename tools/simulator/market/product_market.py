@@ -21,11 +21,10 @@ from tools.simulator.market.matching import (
     Resized,
 )
 from tools.simulator.market.products import SIZE_UNIT, Product, size_text, trim
-from tools.simulator.market.tape import Tape
 from tools.simulator.market.traffic import MAX_BATCH, PLAIN, Traffic
 from tools.simulator.protocol import messages
 from tools.simulator.protocol.messages import Change, Channel, Match, OrderEvent, Outgoing
-from tools.simulator.venue import L2Row, ProductState, ticker_of
+from tools.simulator.venue import L2Row, ProductState, Tape, ticker_of
 
 # A ticker usually precedes its match in this share of trades, as on the venue.
 _TICKER_FIRST = 0.17

@@ -1,17 +1,68 @@
-"""The venue's public REST API over a `Venue`. Pure: a path and a query in, an answer out."""
+"""The venue's public REST API over a `Venue`, and the cache before it.
+
+Pure: a path and a query in, an answer out.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from services.common.domain.book import BUY, SELL
 from tools.simulator.clock import SECOND, iso6, iso9
 from tools.simulator.market.products import Product, product_rows, trim
-from tools.simulator.market.tape import PAGE_LIMIT
 from tools.simulator.protocol.messages import encode
-from tools.simulator.serving.rest_edge import RestAnswer
-from tools.simulator.venue import ProductState, Venue
+from tools.simulator.venue import PAGE_LIMIT, ProductState, Venue
+
+
+@dataclass(frozen=True, slots=True)
+class RestAnswer:
+    """`max_age` is how many seconds the edge may repeat it; None: never."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    max_age: int | None = None
+
+
+class EdgeCache:
+    """Repeats an answer until its `max-age` is over, as the venue's CDN does.
+
+    The staleness is real: a client that asks right after a gap may get an answer from before it.
+    """
+
+    _KEEP = 1000
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[float, RestAnswer]] = {}
+
+    def find(self, url: str, now_s: float) -> RestAnswer | None:
+        """The held answer with its `Age`, while it is fresh."""
+        held = self._held.get(url)
+        if held is None:
+            return None
+        since, answer = held
+        age = now_s - since
+        if answer.max_age is None or age >= answer.max_age:
+            del self._held[url]
+            return None
+        return _through(answer, math.ceil(age), "HIT")
+
+    def keep(self, url: str, answer: RestAnswer, now_s: float) -> RestAnswer:
+        """Hold an answer of the origin; returns it as the client gets it."""
+        if answer.max_age is None or answer.status != 200:
+            return answer
+        if len(self._held) >= self._KEEP:
+            self._held.clear()
+        self._held[url] = (now_s, answer)
+        return _through(answer, 0, "MISS")
+
+
+def _through(answer: RestAnswer, age: int, status: str) -> RestAnswer:
+    headers = {**answer.headers, "Age": str(age), "CF-Cache-Status": status}
+    return replace(answer, headers=headers)
+
 
 _TRADES_MAX_AGE = 1
 _PRODUCTS_MAX_AGE = 5

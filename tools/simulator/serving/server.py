@@ -32,8 +32,7 @@ from tools.simulator.protocol.messages import encode
 from tools.simulator.protocol.subscriptions import ClientSubscriptions, Pair
 from tools.simulator.serving.answers import Plan
 from tools.simulator.serving.hub import Client, Hub, Later
-from tools.simulator.serving.rest import RestApi
-from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer
+from tools.simulator.serving.rest import EdgeCache, RestAnswer, RestApi
 from tools.simulator.venue import Venue, greeting, online
 
 log = structlog.get_logger(__name__)

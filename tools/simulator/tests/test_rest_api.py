@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tools.simulator import Limits, SimulatedExchange
-from tools.simulator.serving.rest_edge import EdgeCache, RestAnswer
+from tools.simulator.serving.rest import EdgeCache, RestAnswer
 from tools.simulator.testing import FeedClient
 
 PRODUCTS = ("BTC-USD", "ETH-USD")

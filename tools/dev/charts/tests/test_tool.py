@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from tools.dev.charts.kubernetes import validate
-from tools.dev.charts.manifests import manifests
 from tools.dev.charts.values import read_values
-from tools.dev.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Workspace
+from tools.dev.charts.workspace import CHARTS, PROFILES, ROOT, UMBRELLA, Workspace, manifests
 
 pytestmark = pytest.mark.charts
 

