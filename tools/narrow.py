@@ -13,7 +13,6 @@ _LITTLE_BYTES, _PLENTY_BYTES = 4096, 1024 * 1024
 
 
 async def connect_narrow(url: str) -> socket.socket:
-    """A connected socket that takes in next to nothing ahead, so that the server feels a pause."""
     parts = urlsplit(url)
     if parts.hostname is None:
         raise InvalidURI(url, "expected a host")

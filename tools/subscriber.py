@@ -96,7 +96,6 @@ class Subscriber:
     # ------------------------------------------------------------------ counters
 
     def counts(self, channel: str | None = None) -> ChainCounts:
-        """Counts of all streams, or of one channel's, added up."""
         return self.protocol.counts(channel)
 
     @property
@@ -111,7 +110,6 @@ class Subscriber:
             self._socket.transport.abort()
 
     def hurry(self) -> None:
-        """Pause no more."""
         self._pause_s = 0.0
         if self._socket is not None:
             plain: socket.socket | None = self._socket.transport.get_extra_info("socket")

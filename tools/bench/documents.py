@@ -43,13 +43,11 @@ def own_tables(bench: str, parts: Parts) -> list[list[str]]:
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table, as lines."""
     lines = [titles, ["---"] * len(titles), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def blocks(text: str) -> list[str]:
-    """The names of all blocks of a document."""
     return [found["name"] for found in _BLOCK.finditer(text)]
 
 

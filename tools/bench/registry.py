@@ -64,14 +64,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Case:
-    """The samples of one thing that is measured.
-
-    Attributes:
-        bench: the benchmark's name.
-        name: what was measured.
-        unit: what `Sample.count` counts.
-        note: what a reader of the table needs to know besides.
-    """
+    """The samples of one thing that is measured; `unit` is what `Sample.count` counts."""
 
     bench: str
     name: str
@@ -84,7 +77,6 @@ class Case:
         return spread([1e6 * sample.client_s / sample.count for sample in self.samples])
 
     def server_us(self) -> Spread | None:
-        """CPU of the server for each unit, microseconds."""
         found = [
             1e6 * sample.server_s / sample.count
             for sample in self.samples
@@ -93,7 +85,6 @@ class Case:
         return spread(found) if found else None
 
     def wall_ms(self) -> Spread:
-        """Wall time of a whole sample, milliseconds."""
         return spread([1e3 * sample.wall_s for sample in self.samples])
 
     def as_json(self) -> dict[str, Any]:
@@ -159,7 +150,6 @@ class Run:
         return sample
 
     def skip(self, reason: str) -> None:
-        """Say that this cannot be measured here."""
         self.skipped = reason
 
     def case(self, name: str, *, unit: str = "record") -> Case:

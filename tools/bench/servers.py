@@ -24,7 +24,6 @@ SHARDS = 8
 
 @asynccontextmanager
 async def server(kind: str) -> AsyncIterator[EmbeddedServer]:
-    """A fresh `nats` or `redis` server."""
     async with NatsServer() if kind == "nats" else ValkeyServer() as found:
         yield found
 

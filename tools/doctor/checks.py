@@ -51,7 +51,6 @@ _DATE_RESOLUTION_S = 1.0
 
 
 def check_settings(service: str) -> tuple[Finding, CommonSettings | None]:
-    """Load a service's settings from this environment."""
     name = f"settings of {service}"
     try:
         loaded = load(SETTINGS[service])

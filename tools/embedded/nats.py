@@ -17,11 +17,7 @@ HUB_DOMAIN = "hub"
 
 
 def nats_binary() -> str:
-    """Path of `nats-server`.
-
-    Raises:
-        ServerFailed: it is not installed.
-    """
+    """Path of `nats-server`. Raises ServerFailed if it is not installed."""
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -37,11 +33,7 @@ def nats_version() -> str:
 
 
 class NatsServer(EmbeddedServer):
-    """A server with JetStream.
-
-    Args:
-        max_file_store: how much JetStream may store ("64MB"); empty is what the disk allows.
-    """
+    """With JetStream, which may store `max_file_store` ("64MB"); empty is what the disk allows."""
 
     name = "nats"
 
@@ -97,8 +89,7 @@ jetstream {{
 class NatsLeaf(NatsServer):
     """A leaf node: serves clients near it as if they were at the hub, and stores nothing itself.
 
-    Args:
-        hub: a server with `NatsServer(leaf_port=...)`.
+    The hub is a server with `NatsServer(leaf_port=...)`.
     """
 
     name = "nats-leaf"

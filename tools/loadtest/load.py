@@ -94,7 +94,6 @@ class LoadClient:
         )
 
     async def reach(self, heads: dict[str, tuple[int, int]]) -> None:
-        """Return once `reached`."""
         while not self.reached(heads):
             self._heard.clear()
             await self._heard.wait()

@@ -24,18 +24,13 @@ _LINE = "replay"
 
 
 class Tempo:
-    """When a record is due. Pure: seconds since the replay began.
-
-    Args:
-        speed: how many times faster than recorded; 0 is at once.
-    """
+    """When a record is due, seconds since the replay began; with `speed` 0 at once. Pure."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
         self._first: int | None = None
 
     def due(self, ts: int) -> float:
-        """Seconds after the beginning at which the record received at `ts` is due."""
         if self._first is None:
             self._first = ts
         return max(0, ts - self._first) / 1e6 / self._speed if self._speed else 0.0

@@ -21,13 +21,10 @@ from rich.progress import (
 def progress_bar(
     span: tuple[int, int] | None, speed: float
 ) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far in recorded time the replay is.
+    """Shows how far in recorded time the replay is, of `span` (microseconds; None: nothing there).
 
     Yields what is told: the record received at (microseconds) is on its way, so many in all.
-
-    Args:
-        span: recorded time from and to, microseconds; None when there is nothing to replay.
-        speed: of the replay, for the title; 0 is at full speed.
+    `speed` 0 is at full speed.
     """
     first, last = span or (0, 0)
     console = Console(stderr=True)

@@ -36,11 +36,7 @@ class Recorded(NamedTuple):
 
 
 def read_line(line: bytes) -> Recorded:
-    """Read one line of a raw batch.
-
-    Raises:
-        BadSource: it is not a raw record.
-    """
+    """Read one line of a raw batch. Raises BadSource if it is not a raw record."""
     try:
         record = _decode(line)
     except UNREADABLE as error:
@@ -59,9 +55,7 @@ def read_line(line: bytes) -> Recorded:
 class Selection:
     """Which records are wanted; empty sets and None want all.
 
-    Attributes:
-        start: receive time of the first, microseconds.
-        end: receive time before which the last one came, microseconds.
+    Received from `start` on and before `end`, microseconds.
     """
 
     products: frozenset[str] = frozenset()

@@ -25,7 +25,6 @@ TickLogs = dict[str, list[bytes]]
 
 @contextlib.asynccontextmanager
 async def normalizing(broker: Broker) -> AsyncIterator[Pipeline]:
-    """A normalizer over `broker` while the block runs."""
     pipeline = Pipeline(
         broker,
         Metrics(CollectorRegistry()),

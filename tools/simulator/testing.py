@@ -46,7 +46,6 @@ class FeedClient:
         return message
 
     async def until(self, condition: Callable[[Message], object]) -> Message:
-        """Receive until a message fulfils the condition; that message."""
         while not condition(message := await self.receive()):
             pass
         return message

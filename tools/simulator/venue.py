@@ -128,11 +128,7 @@ class Venue(Protocol):
     def state(
         self, product: str, *, orders: bool = False, depth: int | None = None
     ) -> ProductState:
-        """The product now.
-
-        Raises:
-            KeyError: the product is not traded here.
-        """
+        """The product now. Raises KeyError if the product is not traded here."""
 
     def has_book(self, product: str) -> bool:
         """Whether the book is known yet (a replay has to pass the recorded snapshot first)."""

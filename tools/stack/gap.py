@@ -92,7 +92,6 @@ class GapStory:
         self._say(f"\n[gap] the exchange drops the next {_DROPPED} messages of {product}")
 
     def conclude(self, figures: GapFigures) -> None:
-        """Say what the ingestor counted."""
         outcomes = ", ".join(f"{count} {name}" for name, count in figures.outcomes.items())
         self._say(
             f"[gap] the ingestor found {figures.detected} and healed {figures.healed}"

@@ -27,18 +27,10 @@ class NotReady(Exception):
 
 
 class Process(ChildProcess):
-    """`python -m <module>` with an HTTP listener.
+    """`python -m <module>` with an HTTP listener, whose `ready_path` answers 200 when it is ready.
 
-    Keeps its port over `stop`/`kill` and `start`, so that whoever depends on it finds it again.
-
-    Args:
-        name: shown to the user and used for the log file.
-        module: run with `python -m`.
-        port: of its HTTP listener.
-        arguments: for the module.
-        environment: for the process, made from the port at each start.
-        log_dir: where `<name>.log` is written.
-        ready_path: answers 200 when the process can do its job.
+    Keeps its port over `stop`/`kill` and `start`, so that whoever depends on it finds it again; its
+    `environment` is made from the port at each start. `<name>.log` is written in `log_dir`.
     """
 
     stop_patience_s = 30.0

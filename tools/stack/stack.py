@@ -48,11 +48,8 @@ class Started:
 class Stack:
     """`async with Stack(options) as stack:` - everything is ready inside the block.
 
-    Nothing outlives the block, nor this process, however it ends.
-
-    Args:
-        options: what to run.
-        on_started: told of each component as it becomes ready.
+    Nothing outlives the block, nor this process, however it ends. `on_started` is told of each
+    component as it becomes ready.
     """
 
     def __init__(

@@ -59,7 +59,6 @@ class StackProcess:
         return "\n".join(self.lines)
 
     def summary(self) -> dict[str, Any]:
-        """The JSON object on the last line."""
         parsed: dict[str, Any] = json.loads(self.lines[-1])
         return parsed
 
@@ -81,7 +80,6 @@ class StackProcess:
         return found
 
     def pid_of(self, part: str) -> int:
-        """The descendant whose command line contains `part`."""
         (pid,) = (pid for pid, command in self.descendants().items() if part in command)
         return pid
 

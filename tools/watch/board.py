@@ -86,11 +86,8 @@ class Depth:
 class Board:
     """Feed it every message with the chain's verdict; read `rows`, `log`, `connection`.
 
-    Args:
-        products: one row for each of them and
-        channels: each of these.
-        ladder: levels a side of the first product's book to show; 0 shows none.
-        latency: of the ticks received, where somebody counts it.
+    There is a row for each product and channel. `ladder`: levels a side of the first product's book
+    to show; 0 shows none. `latency` is that of the ticks received, where somebody counts it.
     """
 
     def __init__(

@@ -103,7 +103,6 @@ def _recording(path: Path | None) -> Iterator[Keep]:
 
 
 async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None:
-    """Run the subscriber until SIGINT, SIGTERM or `stopped`."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)

@@ -55,7 +55,6 @@ def of_server(samples: Sequence[Sample], server: str, figure: str) -> list[float
 
 
 def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
-    """`mine` to `others`, both by rounds."""
     pairs = [one / other for one, other in zip(mine, others, strict=True)]
     return Ratio(min(mine) / min(others), median(pairs))
 

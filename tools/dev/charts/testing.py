@@ -23,7 +23,6 @@ SECRETS = {
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> dict[str, Any]:
-    """The objects of one kind, by name."""
     return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 

@@ -142,7 +142,6 @@ def settings_schema(*services: str) -> Schema:
 
 
 def chart_schema(workspace: Workspace, name: str) -> Schema:
-    """The schema of one chart's values."""
     values = read_values(workspace.chart(name) / "values.yaml")
     rules: dict[str, Schema] = dict(_RULES["all"])
     if name == UMBRELLA:
@@ -197,7 +196,6 @@ def _typed(values: Values, default: object, path: str, rules: dict[str, Schema])
 
 
 def schemas(workspace: Workspace) -> dict[str, str]:
-    """The text of every schema file, by its path below the workspace."""
     return {
         workspace.path(name, "values.schema.json"): (
             json.dumps(chart_schema(workspace, name), indent=2) + "\n"

@@ -134,7 +134,6 @@ class Workspace:
         return self.root / ("charts" if name == UMBRELLA else "helm") / name
 
     def path(self, name: str, file: str) -> str:
-        """A file of a chart, below `root`."""
         return str((self.chart(name) / file).relative_to(self.root))
 
     def build(self) -> int:

@@ -21,11 +21,7 @@ class NoResult(Exception):
 
 
 def result_of(output: str) -> dict[str, Any]:
-    """The last line of `mdf loadtest` that is a JSON object.
-
-    Raises:
-        NoResult: there is none.
-    """
+    """The last line of `mdf loadtest` that is a JSON object. Raises NoResult if there is none."""
     for line in reversed(output.splitlines()):
         if line.startswith("{"):
             try:
@@ -40,10 +36,8 @@ def result_of(output: str) -> dict[str, Any]:
 def problems(result: Mapping[str, Any], *, succeeded: bool, outlived: bool) -> list[str]:
     """Why the run does not count as passed, one sentence each; empty if it does.
 
-    Args:
-        result: what `mdf loadtest` printed.
-        succeeded: whether it ended with status 0.
-        outlived: whether it still ran when the last restart was over.
+    `result` is what `mdf loadtest` printed; it `succeeded` with status 0, and `outlived` the last
+    restart.
     """
     found = []
     if not outlived:

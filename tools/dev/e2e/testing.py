@@ -14,7 +14,6 @@ from pathlib import Path
 
 
 def stand_in(folder: Path, name: str) -> None:
-    """Put a program of this name into the folder."""
     program = folder / name
     program.write_text(f"#!{sys.executable} -SE\n{Path(__file__).read_text()}")
     program.chmod(0o755)

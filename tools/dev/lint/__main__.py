@@ -29,12 +29,9 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """A linter and the files it is for.
+    """A linter and the files it is for: patterns below the root; that none matches is a fault.
 
-    Attributes:
-        title: as it is reported.
-        files: patterns below the repository's root; that none matches is a fault.
-        command: makes the command line, without the files. May raise `NotHere`.
+    `command` makes the command line, without the files. May raise `NotHere`.
     """
 
     title: str
@@ -133,7 +130,6 @@ CHECKS = (
 
 
 def files_of(check: Check, root: Path) -> list[str]:
-    """The files it is for, relative to `root`."""
     return sorted(
         {str(path.relative_to(root)) for pattern in check.files for path in root.glob(pattern)}
     )

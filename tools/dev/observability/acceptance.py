@@ -21,7 +21,7 @@ import httpx
 
 from tools.dev.observability.collector import Collector
 from tools.dev.observability.dashboards import queries
-from tools.dev.observability.prometheus import Prometheus, PrometheusMissing, running_prometheus
+from tools.dev.observability.prometheus import Prometheus, PrometheusMissing
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES
 from tools.stack.stack import EXCHANGE
@@ -58,7 +58,6 @@ class Check:
         self.results: dict[str, object] = {}
 
     async def all_well(self, seconds: float) -> None:
-        """Watch for a while in which nothing is wrong."""
         prometheus = self._prometheus
 
         async def scraped() -> bool:
@@ -87,7 +86,6 @@ class Check:
             raise Unfulfilled(f"panels without data: {empty}; alerts that fired: {sorted(fired)}")
 
     async def messages_dropped(self) -> None:
-        """Lose messages between exchange and ingestor."""
         prometheus = self._prometheus
         gaps, healed = await prometheus.total(_GAPS), await prometheus.total(_HEALED)
         product = self._stack.products[0]
@@ -131,7 +129,6 @@ class Check:
         }
 
     def statistics_logged(self) -> None:
-        """Every service has logged its figures."""
         lines = {
             name: service.log_file.read_text().count('"event": "statistics"')
             for name, service in self._stack.services.items()
@@ -159,24 +156,20 @@ def _shown(values: list[float]) -> str:
 async def run(seconds: float) -> int:
     """The whole run; the exit status is the answer."""
     with tempfile.TemporaryDirectory(prefix="mdf-observe-") as name, Collector() as collector:
-        folder = Path(name)
         environment = {
             # Traces are on, so that histograms have exemplars.
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             # So that a minute is enough for an archive batch.
             "ARCHIVE_PERIOD_S": "15",
         }
-        options = StackOptions(run_dir=folder / "stack", environment={"*": environment})
+        options = StackOptions(run_dir=Path(name), environment={"*": environment})
         async with Stack(options) as stack:
             targets = {name: f"127.0.0.1:{stack.services[name].port}" for name in SERVICES}
             wants = [
                 Want(channel, stack.products, from_seq=0 if channel == "trades" else None)
                 for channel in _CHANNELS
             ]
-            async with (
-                running_prometheus(targets, folder) as prometheus,
-                asyncio.TaskGroup() as group,
-            ):
+            async with Prometheus(targets) as prometheus, asyncio.TaskGroup() as group:
                 subscriber = Subscriber(stack.gateway_url, wants)
                 following = [group.create_task(subscriber.run(), name="subscriber")]
                 # A second one comes when the first has been scraped: its snapshot is an increase.

@@ -67,19 +67,16 @@ class Collector:
             return list(self._spans)
 
     def forget(self) -> None:
-        """Drop what was collected so far."""
         with self._lock:
             self._spans.clear()
 
     def traces(self) -> dict[str, list[CollectedSpan]]:
-        """Spans by trace."""
         found: dict[str, list[CollectedSpan]] = {}
         for span in self.spans:
             found.setdefault(span.trace_id, []).append(span)
         return found
 
     def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keep the spans of one export."""
         with self._lock:
             for resource in request.resource_spans:
                 service = _attributes(resource.resource.attributes).get("service.name", "")

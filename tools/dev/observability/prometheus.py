@@ -2,38 +2,77 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import shutil
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import httpx
 import yaml
 
+from services.common.testing.waiting import eventually
 from tools.dev.charts.workspace import ROOT
 from tools.dev.observability.rules import RULES
-from tools.embedded.ports import free_port
-from tools.embedded.process import die_with_parent
-
-_START_S = 30.0
+from tools.embedded import EmbeddedServer
 
 
 class PrometheusMissing(Exception):
-    """The binary is not on this machine."""
-
     def __init__(self) -> None:
         super().__init__("prometheus was not found (Debian: apt-get install prometheus)")
 
 
-class Prometheus:
-    """Ask a running server."""
+class Prometheus(EmbeddedServer):
+    """Has the repository's rules, and scrapes `targets` (service: host:port) every second.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._client = httpx.AsyncClient(base_url=url, timeout=10, trust_env=False)
+    Raises:
+        PrometheusMissing: there is no such program here.
+    """
+
+    name = "prometheus"
+
+    def __init__(self, targets: Mapping[str, str]) -> None:
+        self._binary = shutil.which("prometheus")
+        if self._binary is None:
+            raise PrometheusMissing
+        super().__init__()
+        self._config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(ROOT / RULES)],
+            "scrape_configs": [
+                {
+                    "job_name": "market-data",
+                    "static_configs": [
+                        {"targets": [address], "labels": {"service": service}}
+                        for service, address in targets.items()
+                    ],
+                }
+            ],
+        }
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def command(self) -> list[str]:
+        config = self.data_dir / "prometheus.yml"
+        config.write_text(yaml.safe_dump(self._config))
+        return [
+            str(self._binary),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self.data_dir / 'tsdb'}",
+            f"--web.listen-address={self.host}:{self.port}",
+            "--enable-feature=exemplar-storage",
+        ]
+
+    async def start(self) -> Self:
+        """Start it and return once it takes questions."""
+        await super().start()
+        await eventually(self._ready, "prometheus' readiness", every=0.1)
+        return self
+
+    async def _ready(self) -> bool:
+        async with self._client() as client:
+            return (await client.get("/-/ready")).status_code == httpx.codes.OK
 
     async def query(self, expression: str) -> list[float]:
         """Values of an instant query; NaN where a quantile had nothing to look at.
@@ -49,14 +88,12 @@ class Prometheus:
         return sum(value for value in await self.query(expression) if not math.isnan(value))
 
     async def alerts(self, state: str = "firing") -> list[str]:
-        """Alerts that are in this state now."""
         answer = await self._get("/api/v1/alerts")
         return sorted(
             {one["labels"]["alertname"] for one in answer["alerts"] if one["state"] == state}
         )
 
     async def targets_up(self) -> int:
-        """How many targets answered their last scrape."""
         answer = await self._get("/api/v1/targets")
         return sum(target["health"] == "up" for target in answer["activeTargets"])
 
@@ -68,72 +105,10 @@ class Prometheus:
         return sum(len(series["exemplars"]) for series in answer)
 
     async def _get(self, path: str, **parameters: str) -> Any:
-        answer = await self._client.get(path, params=parameters)
+        async with self._client() as client:
+            answer = await client.get(path, params=parameters)
         answer.raise_for_status()
         return answer.json()["data"]
 
-    async def ready(self) -> bool:
-        """Whether it answers."""
-        try:
-            return (await self._client.get("/-/ready")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-
-@asynccontextmanager
-async def running_prometheus(
-    targets: Mapping[str, str], folder: Path, interval: str = "1s"
-) -> AsyncIterator[Prometheus]:
-    """Prometheus with the repository's rules, scraping `targets` (service: host:port).
-
-    Raises:
-        PrometheusMissing: there is no such program here.
-        TimeoutError: it did not come up.
-    """
-    binary = shutil.which("prometheus")
-    if binary is None:
-        raise PrometheusMissing
-    config = folder / "prometheus.yml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": interval, "evaluation_interval": interval},
-                "rule_files": [str(ROOT / RULES)],
-                "scrape_configs": [
-                    {
-                        "job_name": "market-data",
-                        "static_configs": [
-                            {"targets": [address], "labels": {"service": service}}
-                            for service, address in targets.items()
-                        ],
-                    }
-                ],
-            }
-        )
-    )
-    port = free_port()
-    with (folder / "prometheus.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            binary,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--enable-feature=exemplar-storage",
-            stdout=log,
-            stderr=log,
-            preexec_fn=die_with_parent,
-        )
-    server = Prometheus(f"http://127.0.0.1:{port}")
-    try:
-        async with asyncio.timeout(_START_S):
-            while not await server.ready():  # noqa: ASYNC110 - another process, no Event
-                await asyncio.sleep(0.1)
-        yield server
-    finally:
-        await server.aclose()
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)

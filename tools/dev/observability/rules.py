@@ -38,7 +38,6 @@ Made from `helm/*/alerts.yaml` and `docs/runbooks/` by `make dashboards`.
 
 
 def alerts(service: str) -> list[dict[str, Any]]:
-    """The alerts of one service's chart."""
     found: list[dict[str, Any]] = yaml.safe_load((ROOT / f"helm/{service}/alerts.yaml").read_text())
     return found
 

@@ -146,11 +146,7 @@ class FaultRequest(_Fault):
 
 
 def request_of(body: bytes | str) -> FaultRequest:
-    """Read a request.
-
-    Raises:
-        ValueError: it is none; the text names what is wrong.
-    """
+    """Read a request. Raises ValueError if it is none; the text names what is wrong."""
     try:
         return FaultRequest.model_validate_json(body)
     except ValidationError as error:
@@ -224,7 +220,6 @@ class MessageFaults:
         self._held: deque[_Held] = deque()
 
     def set(self, request: FaultRequest) -> None:
-        """Take over the message faults of a request."""
         if request.clear:
             self._rules.clear()
             self._odd = {}

@@ -200,7 +200,6 @@ class MarketModel:
             self._change_product(name, auction=True)
 
     def end_auctions(self) -> list[Outgoing]:
-        """End all auctions now."""
         out: list[Outgoing] = []
         self._end_auctions(list(self._auctions), self._now, out)
         return out

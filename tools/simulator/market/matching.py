@@ -220,11 +220,7 @@ class OrderBook:
         return events
 
     def cancel(self, order_id: str) -> list[Event]:
-        """Take an order off the book.
-
-        Raises:
-            KeyError: no such order rests.
-        """
+        """Take an order off the book. Raises KeyError if no such order rests."""
         order = self._orders[order_id]
         self._off(order)
         return [Done(order_id, order.side, order.price, order.size, "canceled")]

@@ -255,7 +255,6 @@ class ProductMarket:
             self._emit(self._flow.book.uncross(), at, out)
 
     def next_batch_us(self) -> int:
-        """How long to wait before the next batch is cut."""
         return self._traffic.pause_us(self._rng)
 
     def renumber(self) -> None:

@@ -46,7 +46,6 @@ class Credentials:
         return base64.b64encode(digest).decode()
 
     def signed_fields(self, timestamp: str) -> dict[str, str]:
-        """The fields to add to a subscribe message."""
         return {
             "key": self.key,
             "passphrase": self.passphrase,

@@ -43,7 +43,6 @@ class AnswerFaults:
         self._rules: dict[AnswerKind, Rule[AnswerRule]] = {}
 
     def set(self, request: FaultRequest) -> None:
-        """Take over the answer faults of a request."""
         if request.clear:
             self._rules = {}
         if request.answers is not None:

@@ -53,7 +53,6 @@ class Client:
                 each.left -= 1
 
     def send_due(self) -> None:
-        """Send what has waited long enough."""
         due = [each for each in self.later if each.left <= 0]
         self.later = [each for each in self.later if each.left > 0]
         for each in due:
@@ -136,7 +135,6 @@ class Hub:
         client.feed.flush()
 
     def reply(self, client: Client, message: object) -> None:
-        """Answer a request of this client."""
         if not self.stalled:
             client.feed.push(encode(message))
             client.feed.flush()
