@@ -52,6 +52,12 @@ def process_cpu_s(pid: int | None) -> float:
     return used / 1e9
 
 
+def proc_kib(file: str, name: str) -> float:
+    """What lines of a file of /proc that begin with `name` say, added up; Linux counts in KiB."""
+    lines = Path("/proc", file).read_text().splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith(name))
+
+
 @dataclass(slots=True)
 class Sample:
     """One measured stretch; `count` is set by whoever measures (records, requests)."""

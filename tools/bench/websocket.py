@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import re
+import time
+from typing import cast
 
 import msgspec
 
@@ -44,3 +48,39 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, size: int | No
 def command(**fields: object) -> bytes:
     """A command of the protocol, in a frame."""
     return frame(TEXT, msgspec.json.encode(fields))
+
+
+class Follower(asyncio.Protocol):
+    """Subscribes, takes everything at once, and `found` is told of each `pattern` in it."""
+
+    pattern: re.Pattern[bytes]
+    # A match may be cut in two: so much of it may have come.
+    kept = 40
+
+    def __init__(self, subscribe: bytes, *headers: str) -> None:
+        self._subscribe = subscribe
+        self._headers = headers
+        self._rest = b""
+        self.upgraded = False
+        self.transport: asyncio.Transport
+
+    def found(self, match: re.Match[bytes], now: int) -> None:
+        """Read at `now`, microseconds since the Unix epoch."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are Transports in all but name.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(handshake(*self._headers))
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time_ns() // 1000
+        if not self.upgraded:
+            self.upgraded = True
+            self.transport.write(self._subscribe)
+        data = self._rest + data
+        end = 0
+        for match in self.pattern.finditer(data):
+            self.found(match, now)
+            end = match.end()
+        self._rest = data[end:][-self.kept :]

@@ -19,7 +19,7 @@ from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.stream_state import StreamStateTracker
-from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
+from services.ingestor.venues.base import Event, Kind, MalformedFrame
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording
 from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
@@ -44,9 +44,9 @@ class _Events:
 class CaptureReader:
     """Fed a capture's frames; `take` gives the raw records they came to."""
 
-    def __init__(self, selection: Selection, venue: VenueFeed | None = None) -> None:
+    def __init__(self, selection: Selection) -> None:
         self._selection = selection
-        self._venue = venue or CoinbaseFeed()
+        self._venue = CoinbaseFeed()
         self._products: dict[str, ProductStreams] = {}
         self._wants: list[tuple[ProductStreams, Want]] = []
         self._made: list[Recorded] = []

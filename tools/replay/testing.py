@@ -24,13 +24,13 @@ TickLogs = dict[str, list[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def normalizing(broker: Broker) -> AsyncIterator[Pipeline]:
+async def normalizing(broker: Broker, shards: int = SHARDS) -> AsyncIterator[Pipeline]:
     pipeline = Pipeline(
         broker,
         Metrics(CollectorRegistry()),
         group="normalizer",
-        shard_count=SHARDS,
-        shards=frozenset(range(SHARDS)),
+        shard_count=shards,
+        shards=frozenset(range(shards)),
     )
     stop = Stop()
     async with asyncio.TaskGroup() as group:

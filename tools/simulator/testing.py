@@ -19,10 +19,8 @@ _PATIENCE_S = 20.0
 class FeedClient:
     """`frames` are the raw frames in order of arrival, `messages` the same decoded."""
 
-    def __init__(self, url: str, *, compression: str | None = "deflate") -> None:
-        self._connecting = connect(
-            url, max_size=None, max_queue=None, compression=compression, ping_interval=None
-        )
+    def __init__(self, url: str) -> None:
+        self._connecting = connect(url, max_size=None, max_queue=None, ping_interval=None)
         self.frames: list[str | bytes] = []
         self.messages: list[Message] = []
 

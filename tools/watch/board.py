@@ -96,9 +96,8 @@ class Board:
         channels: tuple[str, ...],
         *,
         ladder: int = 0,
-        latency: LatencyHistogram | None = None,
     ) -> None:
-        self.latency = latency
+        self.latency: LatencyHistogram | None = None
         self.ladder = ladder if "book" in channels else 0
         self.rows = {
             (channel, product): Row(product, channel)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from itertools import batched
-from pathlib import Path
 from typing import Any
 
 from tools.bench.documents import markdown, table
 from tools.bench.fanout.servers import Running, running
-from tools.bench.registry import Run, bench, process_cpu_s, spread
+from tools.bench.registry import Run, bench, proc_kib, process_cpu_s, spread
 from tools.bench.websocket import TEXT, frame, handshake
 
 _SERVERS = ("limit", "gateway", "websockets", "fastapi")
@@ -111,16 +110,12 @@ async def _close(sockets: list[socket.socket]) -> None:
 
 
 def _private_kib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(float(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return proc_kib(f"{pid}/smaps_rollup", "Private_")
 
 
 def _kernel_kib() -> float:
     """The kernel's own objects (slabs) on this machine: both ends of a connection are in it."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("Slab:"):
-            return float(line.split()[1])
-    return 0.0
+    return proc_kib("meminfo", "Slab:")
 
 
 @table("handshakes:idle")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from services.gateway.testing import Market
 from tools.bench.registry import Run, bench, process_cpu_s, quantile
 from tools.bench.servers import gateway_process, publisher_on, trading
-from tools.bench.websocket import command, handshake
+from tools.bench.websocket import Follower, command, handshake
 from tools.embedded import NatsServer
 
 _SLOW = 10
@@ -25,7 +24,6 @@ _TICKS_PER_S = 20
 _QUEUE_BYTES = 65_536
 SUBSCRIBE = command(type="subscribe", product="BTC-USD")
 _SEQ = re.compile(rb'"seq":(\d+),')
-_INGESTED = re.compile(rb'"ts_ingest":(\d{16})')
 
 
 @bench("gateway-slow")
@@ -116,33 +114,17 @@ class Place:
         return [value for reader in self._quick for value in reader.latencies]
 
 
-class QuickReader(asyncio.Protocol):
-    """Subscribes, takes everything at once and notes how old each tick was, microseconds."""
+class QuickReader(Follower):
+    """Notes how old each tick was, microseconds."""
+
+    pattern = re.compile(rb'"ts_ingest":(\d{16})')
 
     def __init__(self, subscribe: bytes = SUBSCRIBE) -> None:
-        self._subscribe = subscribe
+        super().__init__(subscribe)
         self.latencies: list[int] = []
-        self._rest = b""
-        self.upgraded = False
-        self.transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are Transports in all but name.
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(handshake())
-
-    def data_received(self, data: bytes) -> None:
-        now = time.time_ns() // 1000
-        if not self.upgraded:
-            self.upgraded = True
-            self.transport.write(self._subscribe)
-        data = self._rest + data
-        end = 0
-        for match in _INGESTED.finditer(data):
-            self.latencies.append(now - int(match[1]))
-            end = match.end()
-        # A number may be cut in two.
-        self._rest = data[end:][-40:]
+    def found(self, match: re.Match[bytes], now: int) -> None:
+        self.latencies.append(now - int(match[1]))
 
 
 class _SlowReader:

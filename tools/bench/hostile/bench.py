@@ -9,44 +9,40 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from services.common.settings import child_environment
 from services.gateway.testing import Market
 from tools.bench.documents import markdown, table
 from tools.bench.hostile.kinds import KINDS
-from tools.bench.registry import Run, bench
+from tools.bench.registry import Run, bench, proc_kib
 from tools.bench.servers import child, gateway_process, publisher_on, trading
-from tools.bench.websocket import command, handshake
+from tools.bench.websocket import Follower, command
 from tools.embedded import NatsServer
 
 _SUBSCRIBERS = 20
 _TICKS_PER_S = 200
 _KEY = "the-key-of-the-subscribers"
 _OTHER_KEY = "the-key-of-the-other-one"
-# A tick's place in its chain, as it stands in every `incr`.
-_CHAIN = re.compile(rb'"incr","tick":\{[^}]*?"seq":(\d+),"prev":(\d+)')
 _LEVELS = 15_000
 _PAST_TICKS = 12_000
 
 
-class Subscriber(asyncio.Protocol):
+class Subscriber(Follower):
     """Follows one stream, checks every link of its chain, and notes the longest silence."""
 
+    # A tick's place in its chain, as it stands in every `incr`.
+    pattern = re.compile(rb'"incr","tick":\{[^}]*?"seq":(\d+),"prev":(\d+)')
+    kept = 2000
+
     def __init__(self) -> None:
+        subscribe = command(type="subscribe", product="BTC-USD", snapshot=False)
+        super().__init__(subscribe, f"X-API-Key: {_KEY}")
         self.seq: int | None = None
         self.breaks = 0
         self.worst_s = 0.0
         self.lost = False
         self._last = 0.0
-        self._rest = b""
-        self._begun = False
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are Transports in all but name.
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(handshake(f"X-API-Key: {_KEY}"))
 
     def forget(self) -> None:
         self.worst_s, self._last = 0.0, 0.0
@@ -55,24 +51,12 @@ class Subscriber(asyncio.Protocol):
         """The longest pause so far, the one that lasts included."""
         return max(self.worst_s, time.perf_counter() - self._last if self._last else 0.0)
 
-    def data_received(self, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            subscribe = command(type="subscribe", product="BTC-USD", snapshot=False)
-            self.transport.write(subscribe)
-        data = self._rest + data
-        end = 0
-        for match in _CHAIN.finditer(data):
-            seq, prev = int(match[1]), int(match[2])
-            self.breaks += self.seq is not None and prev != self.seq
-            self.seq = seq
-            end = match.end()
-        if end:
-            now = time.perf_counter()
-            if self._last:
-                self.worst_s = max(self.worst_s, now - self._last)
-            self._last = now
-        self._rest = data[end:][-2000:]
+    def found(self, match: re.Match[bytes], now: int) -> None:  # noqa: ARG002 - the base's
+        seq, prev = int(match[1]), int(match[2])
+        self.breaks += self.seq is not None and prev != self.seq
+        self.seq = seq
+        self.worst_s = self.silence()
+        self._last = time.perf_counter()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.lost = True
@@ -81,13 +65,6 @@ class Subscriber(asyncio.Protocol):
 def _forget_memory(pid: int) -> None:
     """The process's high-water mark begins anew."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def _memory_mib(pid: int, what: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return float(line.split()[1]) / 1024
-    return 0.0
 
 
 async def _attack(kind: str, port: int, key: str, seconds: float) -> None:
@@ -158,7 +135,7 @@ async def _measure(
         "pause_ms": 1000 * max(one.silence() for one in subscribers),
         "breaks": sum(one.breaks for one in subscribers) - breaks,
         "lost": sum(one.lost for one in subscribers),
-        "rss_mib": _memory_mib(pid, "VmHWM"),
+        "rss_mib": proc_kib(f"{pid}/status", "VmHWM:") / 1024,
     }
     # What it left waiting is over before the next one is measured.
     await asyncio.sleep(1.0)

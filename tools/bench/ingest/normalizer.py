@@ -11,22 +11,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import nats
-from prometheus_client import CollectorRegistry
 
-from services.common.runtime import Stop, tune_collector
+from services.common.runtime import tune_collector
 from services.common.stream import Broker, GroupSubscription, Message, Record
 from services.common.stream.memory.records import StoredRecord
 from services.common.stream.nats.records import message_id
 from services.common.subjects import StreamKey, key_of
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.wire import decode_raw
-from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
-from services.normalizer.pipeline import Pipeline
 from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
 from tools.bench.servers import SHARDS, broker, offer_all, publish, server
 from tools.embedded.process import EmbeddedServer
+from tools.replay.testing import normalizing
 
 # Of 100 messages: book updates, tickers, trades.
 _WEIGHTS = {"book": 70, "ticker": 18, "trades": 12}
@@ -157,16 +155,7 @@ async def normalize(
     run: Run, case: str, servers: Sequence[EmbeddedServer], found: Broker, records: int
 ) -> None:
     """Measure as `case` how `records` of the raw log, which are there, become durable ticks."""
-    pipeline = Pipeline(
-        found,
-        Metrics(CollectorRegistry()),
-        group="bench",
-        shard_count=SHARDS,
-        shards=frozenset(range(SHARDS)),
-    )
-    stop = Stop()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(pipeline.run(stop))
+    async with normalizing(found, SHARDS) as pipeline:
         while pipeline.published < _WARM_UP:  # noqa: ASYNC110 - it must be asked
             await asyncio.sleep(0.001)
         with run.measure(case, *servers) as sample:
@@ -175,4 +164,3 @@ async def normalize(
                 await asyncio.sleep(0.02)
             while await pipeline.lag():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
-        stop.request("done")

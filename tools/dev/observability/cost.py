@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from prometheus_client import Counter, Histogram
 
 from services.common.observability import tracing
-from services.common.stream import Message, Position
+from services.common.stream import Position, Record
+from services.common.stream.memory.records import StoredRecord
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Trade
 from services.gateway.fanout.encoding import PLAIN
@@ -54,18 +55,7 @@ class _Nothing:
         pass
 
 
-class _Message(Message):
-    def __init__(self, payload: bytes, seq: int, headers: Mapping[str, str]) -> None:
-        self.subject = _SUBJECT
-        self.payload = payload
-        self.cursor = f"1@{seq}"
-        self._position = Position(1, seq)
-        self._headers = headers
-
-    @property
-    def position(self) -> Position:
-        return self._position
-
+class _Message(StoredRecord):
     @property
     def headers(self) -> Mapping[str, str]:
         # As the adapters do it: their own headers are left out.
@@ -131,10 +121,12 @@ class Variant:
         """As they come from the broker."""
         market = Market(None, _KEY.product, _KEY.channel)
         market.clock = lambda: _AT_US
-        ticks = [market.tick(_FIELDS, step=1) for _ in range(count)]
-        return [
-            _Message(tick.payload, seq, self._headers(seq)) for seq, tick in enumerate(ticks, 1)
-        ]
+        found = []
+        for seq in range(1, count + 1):
+            payload = market.tick(_FIELDS, step=1).payload
+            record = Record(_SUBJECT, payload, Position(1, seq), self._headers(seq))
+            found.append(_Message(record, seq, f"1@{seq}", 0.0))
+        return found
 
     def _headers(self, seq: int) -> dict[str, str]:
         identity = {"Nats-Msg-Id": f"{_KEY}:1:{seq}"}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 _SOURCES = Path(__file__).with_name("dashboards")
+_COMMON = msgspec.yaml.decode(Path(__file__).with_name("grafana.yaml").read_bytes())
 # Where they are read: by compose's Grafana, and by the chart's ConfigMap.
 FOLDERS = ("deploy/grafana/dashboards", "charts/market-data-fanout/dashboards")
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -66,12 +67,7 @@ class Dashboard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "uid": self.uid,
             "title": self.title,
             "description": self.about,
-            "tags": ["market-data-fanout"],
-            "timezone": "utc",
-            "schemaVersion": 39,
-            "refresh": "10s",
-            "time": {"from": "now-30m", "to": "now"},
-            "graphTooltip": 1,
+            **_COMMON["dashboard"],
             "links": [
                 {
                     "type": "link",
@@ -83,21 +79,11 @@ class Dashboard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 for one in others
             ],
             "templating": {
-                "list": [_datasource(), *(_variable(*one) for one in variables.items())]
+                "list": [_COMMON["datasource"], *(_variable(*one) for one in variables.items())]
             },
             "panels": _placed(self.panels),
         }
         return json.dumps(body, indent=1) + "\n"
-
-
-def _datasource() -> dict[str, Any]:
-    return {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "current": {"text": "Prometheus", "value": "prometheus"},
-    }
 
 
 def _variable(name: str, metric: str) -> dict[str, Any]:
@@ -107,12 +93,7 @@ def _variable(name: str, metric: str) -> dict[str, Any]:
         "type": "query",
         "datasource": _DATASOURCE,
         "query": {"query": f"label_values({metric}, {name})", "refId": name},
-        "refresh": 2,
-        "multi": True,
-        "includeAll": True,
-        # Also matches where Prometheus has no such label, as in compose.
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
+        **_COMMON["variable"],
     }
 
 
@@ -165,7 +146,7 @@ def _panel(number: int, panel: Panel, position: dict[str, int]) -> dict[str, Any
         "datasource": _DATASOURCE,
         "gridPos": position,
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": _options(panel.kind),
+        "options": _COMMON["options"].get(panel.kind, {}),
         "targets": [
             {
                 "refId": chr(ord("A") + index),
@@ -182,17 +163,6 @@ def _panel(number: int, panel: Panel, position: dict[str, int]) -> dict[str, Any
             )
         ],
     }
-
-
-def _options(kind: Kind) -> dict[str, Any]:
-    if kind == "stat":
-        return {"colorMode": "background", "reduceOptions": {"calcs": ["lastNotNull"]}}
-    if kind == "timeseries":
-        return {
-            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom"},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        }
-    return {}
 
 
 FILES = {
