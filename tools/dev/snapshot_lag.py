@@ -2,7 +2,7 @@
 
 Runs the whole stack on embedded servers with 50 products at about 500 ticks a second, and reads
 `md_snapshot_lag_seconds` (from receiving a row's newest record to the row being durable) from the
-snapshotter in several windows.
+snapshotter in four windows of 20 s.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import httpx
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.products import products_of
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack
 
 _LAG = "md_snapshot_lag_seconds"
 _TICKS = "md_normalized_total"
 _ROWS = "md_snapshot_rows_total"
+_WINDOW_S = 20.0
+_WINDOWS = 4
 # Buckets are summed over the channels, by upper bound in seconds.
 Buckets = dict[float, float]
 
@@ -71,40 +72,29 @@ async def _read(http: httpx.AsyncClient, stack: Stack) -> Reading:
     return Reading(lag, ticks, rows)
 
 
-async def _measure(products: int, rate: float, seconds: float, windows: int) -> None:
-    names = list(DEFAULT_PRODUCTS)[:products]
-    names += [f"TEST{number}-USD" for number in range(products - len(names))]
+async def _measure() -> None:
     with tempfile.TemporaryDirectory(prefix="mdf-lag-") as folder:
         options = StackOptions(
-            products=tuple(names),
+            products=products_of(50),
             run_dir=Path(folder),
-            environment={"exchange": {"SIM_RATE": f"{rate:g}"}},
+            environment={"exchange": {"SIM_RATE": "550"}},
         )
         async with Stack(options) as stack, httpx.AsyncClient(timeout=10) as http:
             # Every stream's first row and book's first checkpoint are not what is measured.
-            await asyncio.sleep(seconds / 2)
+            await asyncio.sleep(_WINDOW_S / 2)
             before = await _read(http, stack)
-            for _ in range(windows):
-                await asyncio.sleep(seconds)
+            for _ in range(_WINDOWS):
+                await asyncio.sleep(_WINDOW_S)
                 after = await _read(http, stack)
                 p50, p99 = (1000 * quantile(before.lag, after.lag, q) for q in (0.5, 0.99))
-                click.echo(
-                    f"{(after.ticks - before.ticks) / seconds:.0f} ticks/s  "
-                    f"{(after.rows - before.rows) / seconds:.0f} rows/s  "
-                    f"lag p50 {p50:.0f} ms  p99 {p99:.0f} ms"
+                print(
+                    f"{(after.ticks - before.ticks) / _WINDOW_S:.0f} ticks/s  "
+                    f"{(after.rows - before.rows) / _WINDOW_S:.0f} rows/s  "
+                    f"lag p50 {p50:.0f} ms  p99 {p99:.0f} ms",
+                    flush=True,
                 )
                 before = after
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--products", default=50, help="Products.")
-@click.option("--rate", default=550.0, help="Messages a second that the exchange sends, about.")
-@click.option("--seconds", default=20.0, help="Length of a window.")
-@click.option("--windows", default=4, help="Windows.")
-def main(products: int, rate: float, seconds: float, windows: int) -> None:
-    """How far latest rows are behind their streams, on the whole stack."""
-    uvloop.run(_measure(products, rate, seconds, windows))
-
-
 if __name__ == "__main__":
-    main()
+    uvloop.run(_measure())

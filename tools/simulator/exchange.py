@@ -101,7 +101,15 @@ class SimulatedExchange:
             timeout_graceful_shutdown=1,
         ) as self.port:
             self._started_at = asyncio.get_running_loop().time()
-            self._log_listening()
+            log.info(
+                "exchange_listening",
+                host=config.host,
+                port=self.port,
+                ws_url=self.ws_url,
+                rest_url=self.rest_url,
+                mode=self._mode,
+                products=len(online(self.venue.products)),
+            )
             if config.faults is not None:
                 self.apply(config.faults)
             async with asyncio.TaskGroup() as group:
@@ -149,16 +157,9 @@ class SimulatedExchange:
         )
         self._switches = FaultSwitches(self.hub, self._surface, model)
 
-    def _log_listening(self) -> None:
-        log.info(
-            "exchange_listening",
-            host=self.config.host,
-            port=self.port,
-            ws_url=self.ws_url,
-            rest_url=self.rest_url,
-            mode="replay" if self.replay is not None else "simulate",
-            products=len(online(self.venue.products)),
-        )
+    @property
+    def _mode(self) -> str:
+        return "replay" if self.replay is not None else "simulate"
 
     # ------------------------------------------------------------ use
 
@@ -234,7 +235,7 @@ class SimulatedExchange:
             for name, counter in counts.items():
                 totals[name].update(counter)
         return {
-            "mode": "replay" if self.replay is not None else "simulate",
+            "mode": self._mode,
             "seed": self.config.seed,
             "time_us": self.venue.now_us,
             "uptime_s": round(asyncio.get_running_loop().time() - self._started_at, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tools.bench.fanout.servers import SERVERS, NoCompiler, program, running
@@ -43,70 +44,69 @@ def _keep(
     sample.count, sample.wall_s, sample.server_s = found.deliveries, found.wall_s, found.cpu_s
 
 
+def _in_turn(run: Run, servers: Sequence[str] = SERVERS) -> Iterator[tuple[int, str]]:
+    """(round, server), back and forth, so that what drifts falls on both sides of a pair."""
+    for number in range(run.rounds):
+        for name in servers if number % 2 == 0 else reversed(servers):
+            yield number, name
+
+
 async def _load(run: Run) -> None:
     """CPU for each delivery, servers in turn, the next flush when everyone has the one before."""
     clients = 50 if run.quick else 1000
     for ticks, most in _FLUSHES.items():
-        for number in range(run.rounds):
-            # Back and forth, so that what drifts falls on both sides of a pair.
-            for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
-                if name == "gateway-batch" and ticks == 1:
-                    # What is alone in its flush is sent as it is.
-                    continue
-                flushes = 20 if run.quick else most // _FEWER.get(name, 1)
-                async with running(name, ticks) as server:
-                    warmup = _WARMUP[ticks]
-                    found = await sink(
-                        server, [clients], flushes=flushes + warmup, ticks=ticks, warmup=warmup
-                    )
-                _keep(
-                    *(run, "load", f"{ticks} a flush", name, number, found),
-                    clients=clients,
-                    ticks=ticks,
-                    cpu_us=found.cpu_us,
-                    frame_bytes=found.bytes / found.deliveries,
-                    others=found.others,
+        for number, name in _in_turn(run):
+            if name == "gateway-batch" and ticks == 1:
+                # What is alone in its flush is sent as it is.
+                continue
+            flushes = 20 if run.quick else most // _FEWER.get(name, 1)
+            warmup = _WARMUP[ticks]
+            async with running(name, ticks) as server:
+                found = await sink(
+                    server, [clients], flushes=flushes + warmup, ticks=ticks, warmup=warmup
                 )
+            _keep(
+                *(run, "load", f"{ticks} a flush", name, number, found),
+                clients=clients,
+                ticks=ticks,
+                cpu_us=found.cpu_us,
+                frame_bytes=found.bytes / found.deliveries,
+                others=found.others,
+            )
 
 
 async def _paced(run: Run) -> None:
     """Delays at a steady rate."""
     clients, seconds = (50, 1) if run.quick else (1000, _PACED_S)
-    for number in range(run.rounds):
-        for name in _PACED if number % 2 == 0 else reversed(_PACED):
-            async with running(name, 1) as server:
-                found = await sink(
-                    server,
-                    [clients],
-                    flushes=(seconds + 1) * _PACED_PER_S,
-                    warmup=_PACED_PER_S,
-                    ticks=1,
-                    rate=_PACED_PER_S,
-                )
-            assert found.delay_us is not None
-            _keep(
-                *(run, "paced", f"{_PACED_PER_S} ticks/s", name, number, found),
-                clients=clients,
-                per_s=_PACED_PER_S,
-                cpu_us=found.cpu_us,
-                cpu_share=found.cpu_s / found.wall_s,
-                p50_ms=found.delay_us.p50 / 1000,
-                p99_ms=found.delay_us.p99 / 1000,
+    rate = _PACED_PER_S
+    for number, name in _in_turn(run, _PACED):
+        async with running(name, 1) as server:
+            found = await sink(
+                server, [clients], flushes=(seconds + 1) * rate, warmup=rate, ticks=1, rate=rate
             )
+        assert found.delay_us is not None
+        _keep(
+            *(run, "paced", f"{rate} ticks/s", name, number, found),
+            clients=clients,
+            per_s=rate,
+            cpu_us=found.cpu_us,
+            cpu_share=found.cpu_s / found.wall_s,
+            p50_ms=found.delay_us.p50 / 1000,
+            p99_ms=found.delay_us.p99 / 1000,
+        )
 
 
 async def _many(run: Run) -> None:
     """Thousands of connections: what one costs, and whether all are served alike."""
     stages = [20, 100] if run.quick else [1000, 5000]
-    for number in range(1 if run.quick else run.rounds):
-        for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
-            if name in ("gateway-batch", "gateway-nats", "fastapi-queues"):
-                # Their connections cost what those of their brothers do.
-                continue
-            async with running(name, 1) as server:
-                found = await sink(server, stages, flushes=45, warmup=5, ticks=1)
-            case = f"{stages[-1]} clients"
-            _keep(run, "many", case, name, number, found, stages=stages, **_connections(found))
+    for number, name in _in_turn(run):
+        if name in ("gateway-batch", "gateway-nats", "fastapi-queues"):
+            # Their connections cost what those of their brothers do.
+            continue
+        async with running(name, 1) as server:
+            found = await sink(server, stages, flushes=45, warmup=5, ticks=1)
+        case = f"{stages[-1]} clients"
+        _keep(run, "many", case, name, number, found, stages=stages, **_connections(found))
 
 
 def _connections(found: Found) -> dict[str, float]:

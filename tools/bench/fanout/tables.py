@@ -83,28 +83,28 @@ class Bound(NamedTuple):
 
 def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
     """The gateway's CPU and delays, each as a ratio that should be at most so much."""
-    found: list[Bound] = []
-    for ticks, most in ((1, 1.35), (10, 2.0)):
-        samples = load_of(load, ticks)
-        mine = of_server(samples, "gateway", "cpu_us")
-        limit = of_server(samples, "limit", "cpu_us")
-        name = "1 tick" if ticks == 1 else f"{ticks} ticks"
-        found.append(Bound(f"CPU, {name} per flush, to C", most, ratio(mine, limit)))
-    one = load_of(load, 1)
-    mine = of_server(one, "gateway", "cpu_us")
+
+    def to(
+        samples: Sequence[Sample], server: str, mine: str = "gateway", figure: str = "cpu_us"
+    ) -> Ratio:
+        return ratio(of_server(samples, mine, figure), of_server(samples, server, figure))
+
+    one, ten = load_of(load, 1), load_of(load, 10)
+    found = [
+        Bound("CPU, 1 tick per flush, to C", 1.35, to(one, "limit")),
+        Bound("CPU, 10 ticks per flush, to C", 2.0, to(ten, "limit")),
+    ]
     for server, title, fewer in (
         ("fastapi-queues", "FastAPI `send_text` by queues", 2.5),
         ("fastapi", "FastAPI `send_text` in turn", 2.5),
         ("websockets", "`websockets.broadcast`", 1.3),
     ):
-        others = of_server(one, server, "cpu_us")
-        by_c = ratio(of_server(one, "limit", "cpu_us"), others).best
+        by_c = to(one, server, "limit").best
         name = f"CPU, 1 tick per flush, to {title}"
-        found.append(Bound(name, 1 / fewer, ratio(mine, others), by_c))
-    delays = of_server(paced, "gateway", "p99_ms"), of_server(paced, "limit", "p99_ms")
+        found.append(Bound(name, 1 / fewer, to(one, server), by_c))
     name = "p99 of delays at 50 ticks/s, to C (by pairs)"
-    found.append(Bound(name, 1.3, ratio(*delays), by_pairs=True))
-    return found
+    p99 = to(paced, "limit", figure="p99_ms")
+    return [*found, Bound(name, 1.3, p99, by_pairs=True)]
 
 
 @table("fanout:load")

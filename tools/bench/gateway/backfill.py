@@ -223,19 +223,18 @@ def _collect(source: _Source, held: int) -> tuple[Sample, bytes]:
 def _subscriber(port: int) -> socket.socket:
     """Connected and welcomed."""
     sock = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S)
-    sock.sendall(handshake())
-    received = b""
-    while b'"type":"welcome"' not in received:
-        received += sock.recv(4096)
-    return sock
+    return _told(sock, handshake(), b'"type":"welcome"')
 
 
 def _follower(port: int) -> socket.socket:
     """Subscribed, and has its snapshot."""
-    sock = _subscriber(port)
-    sock.sendall(_subscribe(None))
+    return _told(_subscriber(port), _subscribe(None), b'"type":"snapshot"')
+
+
+def _told(sock: socket.socket, words: bytes, answer: bytes) -> socket.socket:
+    sock.sendall(words)
     received = b""
-    while b'"type":"snapshot"' not in received:
+    while answer not in received:
         received += sock.recv(4096)
     return sock
 

@@ -23,7 +23,7 @@ from tools.bench.gateway.slow_clients import QuickReader
 from tools.bench.registry import Run, bench, quantile, spread
 from tools.bench.websocket import command
 from tools.dev.observability.collector import CollectedSpan, Collector
-from tools.simulator.market.products import DEFAULT_PRODUCTS
+from tools.simulator.market.products import products_of
 from tools.stack.options import StackOptions
 from tools.stack.stack import Stack
 
@@ -77,7 +77,6 @@ async def latency(run: Run) -> None:
     seconds = 2.0 if run.quick else 20.0 if run.full else 10.0
     found: list[Found] = []
     for load in LOADS:
-        names = [*DEFAULT_PRODUCTS, *(f"TEST{number}-USD" for number in range(load.products))]
         with Collector() as collector, tempfile.TemporaryDirectory(prefix="mdf-bench-") as folder:
             environment = {
                 "*": {
@@ -92,7 +91,7 @@ async def latency(run: Run) -> None:
                 "snapshotter": {"SNAPSHOT_PERIOD_MS": "20000"},
             }
             options = StackOptions(
-                products=tuple(names[: load.products]),
+                products=products_of(load.products),
                 run_dir=Path(folder),
                 environment=environment,
             )

@@ -41,9 +41,6 @@ class Report:
         self.passed = 0
         self.objects = 0
 
-    def clean(self) -> bool:
-        return self.failed == 0
-
     @contextmanager
     def check(self, title: str) -> Iterator[Callable[[str], None]]:
         """Run a check; the block may say a result, and fails by HelmFailed or Fault."""
@@ -139,7 +136,10 @@ def check(report: Report, workspace: Workspace, *, rewrite: bool) -> None:
     compare(report, "k8s/ as the umbrella renders it", plain, "k8s")
 
 
-def run(*, rewrite: bool) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.dev.charts", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="render what is generated first")
+    rewrite = parser.parse_args().write
     report = Report()
     begun = time.monotonic()
     with Helm() as helm:
@@ -149,13 +149,7 @@ def run(*, rewrite: bool) -> int:
         f"{report.passed} checks passed, {report.failed} failed; {report.objects} objects rendered "
         f"from {len(CHARTS)} charts and {len(PROFILES)} sets of values, in {seconds:.1f} s"
     )
-    return 0 if report.clean() else 1
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.dev.charts", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="render what is generated first")
-    return run(rewrite=parser.parse_args().write)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

@@ -137,6 +137,11 @@ def product(product_id: str) -> Product:
     return Product(product_id, f"{price:.2f}", "0.01", "0.000001", 1.0)
 
 
+def products_of(count: int) -> tuple[str, ...]:
+    """So many product names: those of the listed ones, then invented ones."""
+    return (*DEFAULT_PRODUCTS, *(f"TEST{number}-USD" for number in range(count)))[:count]
+
+
 def product_rows(products: Iterable[Product]) -> list[dict[str, object]]:
     """Rows of `GET /products`, in the venue's shape."""
     return [
