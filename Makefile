@@ -128,7 +128,7 @@ observe-check: $(STAMP) ## A real Prometheus on the demo: every panel has data, 
 
 .PHONY: bench-observability
 bench-observability: $(STAMP) ## What metrics and tracing cost on the gateway's hot path
-	@$(PY) -m tools.bench.gateway.observability
+	@$(PY) -m tools.bench observability $(or $(ARGS),--rounds 40)
 
 .PHONY: bench-web
 bench-web: $(STAMP) ## The web board's main thread at 500 ticks a second, in Chromium (15 s)

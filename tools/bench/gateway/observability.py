@@ -7,14 +7,12 @@ short rounds: whatever else this machine does falls on all of them.
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from statistics import median
 from typing import cast
 
-import click
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from prometheus_client import Counter, Histogram
@@ -33,6 +31,7 @@ from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.testing import Market
+from tools.bench.registry import Run, bench
 
 _KEY = StreamKey("coinbase", "ticker", "BTC-USD")
 _SUBJECT = tick_subject(0, _KEY)
@@ -109,13 +108,12 @@ class Variant:
             self._live_stream.end_to_end = cast("Histogram", _Nothing())
         for _ in range(clients):
             self._hub.attach(Subscription(_Client(), self._live_stream), None)
-        self._tracing: tracing.Tracing | None = None
+        self.tracing: tracing.Tracing | None = None
         if traced_of is not None:
             provider = TracerProvider(shutdown_on_exit=False)
             provider.add_span_processor(BatchSpanProcessor(_Exporter()))
-            self._tracing = tracing.Tracing(provider.get_tracer("cost"), 1.0)
+            self.tracing = tracing.Tracing(provider.get_tracer("cost"), 1.0)
         self._traced_of = traced_of or 0
-        self.per_record: list[float] = []
 
     def messages(self, count: int) -> list[_Message]:
         """As they come from the broker."""
@@ -134,69 +132,39 @@ class Variant:
             identity[tracing.TRACEPARENT] = f"00-{seq:032x}-{seq:016x}-01"
         return identity
 
-    def round(self, count: int) -> None:
-        """Push `count` records one by one; remember the CPU time of one, in microseconds."""
-        messages = self.messages(count)
-        tracing.install(self._tracing)
-        began = time.process_time()
+    def push(self, messages: Sequence[_Message]) -> None:
         for message in messages:
             self._hub.publish(self._live_stream, self._records.read([message]), Position(1, 1))
             self._flush.pop()()
-        self.per_record.append((time.process_time() - began) / count * 1e6)
-        tracing.install(None)
 
 
-def measure(clients: int, rounds: int, count: int) -> dict[str, dict[str, float]]:
-    """Median, smallest and largest CPU time per record (µs), and the ratio to doing without."""
-    variants = [
-        Variant("neither", clients, metrics=False, traced_of=None),
-        Variant("metrics", clients, metrics=True, traced_of=None),
-        Variant("metrics, tracing on", clients, metrics=True, traced_of=0),
-        Variant("metrics, 1 % traced", clients, metrics=True, traced_of=_TRACED_OF),
-        Variant("metrics, all traced", clients, metrics=True, traced_of=1),
-    ]
-    for variant in variants:
-        variant.round(count)
-        variant.per_record.clear()
-    for number in range(rounds):
-        # Begun with another one each time, so that none is always first.
-        for variant in islice(variants * 2, number % len(variants), number % len(variants) + 5):
-            variant.round(count)
-    base = variants[0].per_record
-    return {
-        variant.name: {
-            "us": round(statistics.median(variant.per_record), 2),
-            "min": round(min(variant.per_record), 2),
-            "max": round(max(variant.per_record), 2),
-            # Round by round: what disturbed one of a pair disturbed the other.
-            "ratio": round(
-                statistics.median(
-                    mine / theirs for mine, theirs in zip(variant.per_record, base, strict=True)
-                ),
-                3,
-            ),
-        }
-        for variant in variants
-    }
-
-
-@click.command()
-@click.option("--rounds", default=40, show_default=True)
-@click.option("--records", default=500, show_default=True, help="Of a round.")
-def main(rounds: int, records: int) -> None:
-    """CPU per record on the gateway's hot path, with and without metrics and tracing."""
-    results = {}
+@bench("observability", on_request=True)
+async def observability(run: Run) -> None:
+    """CPU for a record on the gateway's hot path, with and without metrics and tracing."""
     for clients in (1, 100, 1000):
-        count = max(20, records // max(1, clients // 20))
-        results[f"{clients} clients"] = found = measure(clients, rounds, count)
-        print(f"{clients} clients")
-        for name, figures in found.items():
-            print(
-                f"  {name:<22}{figures['us']:>9.2f} us  ({figures['min']:.2f} - "
-                f"{figures['max']:.2f})   x {figures['ratio']:.3f}"
-            )
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+        count = max(20, 500 // max(1, clients // 20))
+        variants = [
+            Variant("neither", clients, metrics=False, traced_of=None),
+            Variant("metrics", clients, metrics=True, traced_of=None),
+            Variant("metrics, tracing on", clients, metrics=True, traced_of=0),
+            Variant("metrics, 1 % traced", clients, metrics=True, traced_of=_TRACED_OF),
+            Variant("metrics, all traced", clients, metrics=True, traced_of=1),
+        ]
+        for variant in variants:
+            variant.push(variant.messages(count))
+        cases = {one: run.case(f"{clients} clients, {one.name}") for one in variants}
+        for number in range(run.rounds):
+            # Begun with another one each time, so that none is always first.
+            for variant in islice(variants * 2, number % len(variants), number % len(variants) + 5):
+                messages = variant.messages(count)
+                tracing.install(variant.tracing)
+                with run.measure(cases[variant].name) as sample:
+                    sample.count = count
+                    variant.push(messages)
+                tracing.install(None)
+        without = cases[variants[0]].samples
+        for case in cases.values():
+            # Round by round: what disturbed one of a pair disturbed the other.
+            pairs = zip(case.samples, without, strict=True)
+            ratio = median(mine.client_s / other.client_s for mine, other in pairs)
+            run.note(case.name, f"x {ratio:.3f}")
