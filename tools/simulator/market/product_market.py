@@ -22,8 +22,16 @@ from tools.simulator.market.matching import (
 )
 from tools.simulator.market.products import SIZE_UNIT, Product, size_text, trim
 from tools.simulator.market.traffic import MAX_BATCH, PLAIN, Traffic
-from tools.simulator.protocol import messages
-from tools.simulator.protocol.messages import Change, Channel, Match, OrderEvent, Outgoing
+from tools.simulator.protocol.messages import (
+    Change,
+    Channel,
+    Heartbeat,
+    L2Update,
+    Match,
+    OrderMessage,
+    Outgoing,
+    order_message,
+)
 from tools.simulator.venue import L2Row, ProductState, Tape, ticker_of
 
 # A ticker usually precedes its match in this share of trades, as on the venue.
@@ -31,12 +39,12 @@ _TICKER_FIRST = 0.17
 # Trades of one order that share a ticker, as happens when an order sweeps several makers.
 _TICKER_COALESCED = 0.2
 _PRICES = frozenset({"price", "old_price", "new_price"})
-_MESSAGES: dict[type, Callable[..., OrderEvent]] = {
-    Received: messages.Received,
-    Opened: messages.Open,
-    Done: messages.Done,
-    Resized: messages.Resize,
-    Moved: messages.Modify,
+_KINDS: dict[type, str] = {
+    Received: "received",
+    Opened: "open",
+    Done: "done",
+    Resized: "change",
+    Moved: "change",
 }
 
 
@@ -156,35 +164,35 @@ class ProductMarket:
             self._changed_us = at
         if self.wanted(Channel.LEVEL2):
             for side, price in touched:
-                update = messages.L2Update(self.product.id, [self._change(side, price)], iso6(at))
+                update = L2Update(self.product.id, [self._change(side, price)], iso6(at))
                 out.append(Outgoing((Channel.LEVEL2,), self.product.id, "l2update", update))
         self._changed.update(touched)
         touched.clear()
 
-    def _emit_order_event(self, message: OrderEvent, out: list[Outgoing]) -> None:
+    def _emit_order_event(self, message: OrderMessage | Match, out: list[Outgoing]) -> None:
         name = self.product.id
-        kind = str(type(message).__struct_config__.tag)
-        channels = (
-            (Channel.MATCHES, Channel.FULL) if isinstance(message, Match) else (Channel.FULL,)
-        )
-        out.append(Outgoing(channels, name, kind, message))
+        if isinstance(message, Match):
+            out.append(Outgoing((Channel.MATCHES, Channel.FULL), name, "match", message))
+        else:
+            out.append(Outgoing((Channel.FULL,), name, message["type"], message))
         out.append(Outgoing((Channel.LEVEL3,), name, Channel.LEVEL3, message))
 
     def _activate(self, event: Activated, at: int) -> Outgoing:
-        size = trim(size_text(event.size))
-        message = messages.Activate(
+        message = order_message(
+            "activate",
             product_id=self.product.id,
             timestamp=f"{at / SECOND:.6f}",
             order_id=event.order_id,
             stop_type="entry" if event.side == BUY else "loss",
             side=event.side,
             stop_price=self._scale.trimmed_price(event.stop_price),
-            size=size,
+            size=trim(size_text(event.size)),
             funds="0",
+            private=True,
         )
         return Outgoing((Channel.FULL,), self.product.id, "activate", message)
 
-    def _message(self, event: NumberedEvent, at: int) -> OrderEvent:
+    def _message(self, event: NumberedEvent, at: int) -> OrderMessage | Match:
         if isinstance(event, Matched):
             return self._record_trade(event, at)
         self._sequence += 1
@@ -194,7 +202,9 @@ class ProductMarket:
             "sequence": self._sequence,
             "time": iso6(at),
         }
-        for name, value in zip(event._fields, event, strict=True):
+        for name, value in event._asdict().items():
+            if value is None:
+                continue
             if value.__class__ is not int:
                 fields[name] = value
             elif name in _PRICES:
@@ -205,7 +215,7 @@ class ProductMarket:
             fields["order_type"] = "market" if event.price is None else "limit"
         elif isinstance(event, Done) and event.price is None:
             del fields["remaining_size"]
-        return _MESSAGES[event.__class__](**fields)
+        return order_message(_KINDS[event.__class__], **fields)
 
     def _record_trade(self, event: Matched, at: int) -> Match:
         self._sequence += 1
@@ -242,7 +252,7 @@ class ProductMarket:
         order = sorted(self._changed, key=lambda level: level[0] != BUY)
         changes = [self._change(side, price) for side, price in order]
         self._changed.clear()
-        update = messages.L2Update(self.product.id, changes, iso6(self._changed_us))
+        update = L2Update(self.product.id, changes, iso6(self._changed_us))
         out.append(Outgoing((Channel.LEVEL2_BATCH,), self.product.id, "l2update", update))
 
     def begin_auction(self) -> None:
@@ -267,7 +277,7 @@ class ProductMarket:
         late = self._traffic.late_beats
         if late and self._rng.random() < late:
             at += 1
-        beat = messages.Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
+        beat = Heartbeat(self._trade_id, self.product.id, self._sequence, iso6(at))
         out.append(Outgoing((Channel.HEARTBEAT,), self.product.id, "heartbeat", beat))
 
     def ticker_batch(self, out: list[Outgoing]) -> None:

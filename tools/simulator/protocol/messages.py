@@ -78,80 +78,32 @@ class L2Update(msgspec.Struct, tag_field="type", tag="l2update", frozen=True):
     time: str
 
 
-class Received(msgspec.Struct, tag_field="type", tag="received", frozen=True, omit_defaults=True):
-    order_id: str
-    order_type: str
-    side: str
-    product_id: str
-    sequence: int
-    time: str
-    size: str | None = None
-    price: str | None = None
-    funds: str | None = None
+# What happens to an order: the fields of each type that are known, in this order. `activate` has
+# neither a sequence nor a time, as on the venue.
+ORDER_FIELDS = {
+    "received": (
+        *("order_id", "order_type", "side", "product_id", "sequence", "time", "size", "price"),
+    ),
+    "open": ("order_id", "side", "price", "remaining_size", "product_id", "sequence", "time"),
+    "done": (
+        *("order_id", "reason", "side", "product_id", "sequence", "time"),
+        *("price", "remaining_size"),
+    ),
+    # A resting order that became smaller has a price; one that was moved has the old and the new.
+    "change": (
+        *("reason", "order_id", "side", "old_size", "new_size", "price", "old_price", "new_price"),
+        *("product_id", "sequence", "time"),
+    ),
+    "activate": (
+        *("product_id", "timestamp", "order_id", "stop_type", "side", "stop_price", "size"),
+        *("funds", "private"),
+    ),
+}
+OrderMessage = dict[str, Any]
 
 
-class Open(msgspec.Struct, tag_field="type", tag="open", frozen=True):
-    order_id: str
-    side: str
-    price: str
-    remaining_size: str
-    product_id: str
-    sequence: int
-    time: str
-
-
-class Done(msgspec.Struct, tag_field="type", tag="done", frozen=True, omit_defaults=True):
-    order_id: str
-    reason: str
-    side: str
-    product_id: str
-    sequence: int
-    time: str
-    price: str | None = None
-    remaining_size: str | None = None
-
-
-class Resize(msgspec.Struct, tag_field="type", tag="change", frozen=True):
-    """A resting order became smaller, by self-trade prevention or by its owner."""
-
-    reason: str
-    order_id: str
-    side: str
-    old_size: str
-    new_size: str
-    price: str
-    product_id: str
-    sequence: int
-    time: str
-
-
-class Modify(msgspec.Struct, tag_field="type", tag="change", frozen=True):
-    """A resting order moved to another price by its owner."""
-
-    reason: str
-    order_id: str
-    side: str
-    old_size: str
-    new_size: str
-    old_price: str
-    new_price: str
-    product_id: str
-    sequence: int
-    time: str
-
-
-class Activate(msgspec.Struct, tag_field="type", tag="activate", frozen=True):
-    """A stop order became active. It has neither a sequence nor a time, as on the venue."""
-
-    product_id: str
-    timestamp: str
-    order_id: str
-    stop_type: str
-    side: str
-    stop_price: str
-    size: str
-    funds: str
-    private: bool = True
+def order_message(kind: str, **known: Any) -> OrderMessage:
+    return {"type": kind, **{name: known[name] for name in ORDER_FIELDS[kind] if name in known}}
 
 
 class Status(msgspec.Struct, tag_field="type", tag="status", frozen=True):
@@ -172,9 +124,6 @@ class Subscriptions(msgspec.Struct, tag_field="type", tag="subscriptions", froze
 class Error(msgspec.Struct, tag_field="type", tag="error", frozen=True, omit_defaults=True):
     message: str
     reason: str | None = None
-
-
-OrderEvent = Received | Open | Done | Match | Resize | Modify
 
 
 class Channel(StrEnum):
@@ -201,23 +150,16 @@ LEVEL3_SCHEMA: dict[str, list[str]] = {
 }
 
 
-def level3_row(event: OrderEvent) -> list[str]:
+def level3_row(event: OrderMessage | Match) -> list[str]:
     """The compact form of an order event; `noop` stands for what does not touch the book."""
-    product, sequence, time = event.product_id, str(event.sequence), event.time
-    match event:
-        case Open():
-            order = (event.order_id, event.side, event.price, event.remaining_size)
-            return ["open", product, sequence, *order, time]
-        case Done(price=str()):
-            return ["done", product, sequence, event.order_id, time]
-        case Match():
-            orders = (event.maker_order_id, event.taker_order_id)
-            return ["match", product, sequence, *orders, event.price, event.size, time]
-        case Resize() | Modify():
-            price = event.price if isinstance(event, Resize) else event.new_price
-            return ["change", product, sequence, event.order_id, price, event.new_size, time]
-        case _:
-            return ["noop", product, sequence, time]
+    fields = msgspec.to_builtins(event) if isinstance(event, Match) else event
+    kind = fields["type"]
+    if kind == "received" or (kind == "done" and "price" not in fields):
+        kind = "noop"
+    # Of a change the new ones; of what rests what remains.
+    price, size = fields.get("new_price"), fields.get("new_size", fields.get("remaining_size"))
+    known = {"price": price, "size": size, **fields, "type": kind}
+    return [str(known[name]) for name in LEVEL3_SCHEMA[kind]]
 
 
 encode = msgspec.json.Encoder().encode
@@ -230,18 +172,19 @@ class Outgoing(NamedTuple):
     product: str
     type: str
     # What is written: a message to encode, or the bytes of a recorded one.
-    body: msgspec.Struct | bytes
+    body: msgspec.Struct | OrderMessage | bytes
 
     def encoded(self) -> bytes:
         if isinstance(self.body, bytes):
             return self.body
-        if self.type == Channel.LEVEL3 and isinstance(self.body, OrderEvent):
+        if self.type == Channel.LEVEL3 and isinstance(self.body, dict | Match):
             return encode(level3_row(self.body))
         return encode(self.body)
 
     @property
     def sequence(self) -> int | None:
-        return getattr(self.body, "sequence", None)
+        body = self.body
+        return body.get("sequence") if isinstance(body, dict) else getattr(body, "sequence", None)
 
     @property
     def trade_id(self) -> int | None:
