@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.common.testing.waiting import eventually
-from tools.stack.testing import stack_process
+from tests.stack_process import stack_process
 
 pytestmark = pytest.mark.e2e
 

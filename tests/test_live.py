@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.stack_process import stack_process
 from tools.simulator import SimulatedExchange
-from tools.stack.testing import stack_process
 
 pytestmark = pytest.mark.e2e
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.common.testing.waiting import eventually
+from tests.stack_process import running_subscriber
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES, BrokerKind
-from tools.stack.testing import running_subscriber
 from tools.subscriber import Subscriber, Want
 
 pytestmark = pytest.mark.e2e

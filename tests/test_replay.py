@@ -15,11 +15,11 @@ from market_data_fanout_client.chain import Verdict
 
 from services.common.testing.waiting import eventually
 from services.common.times import micros
+from tests.stack_process import running_subscriber, stack_process
 from tools.simulator.market.market import MarketModel, ModelSettings
 from tools.simulator.venue import greeting
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
-from tools.stack.testing import running_subscriber, stack_process
 from tools.subscribed_book import SubscribedBook, record_of
 from tools.subscriber import Message, Subscriber, Want
 

@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from services.common.testing.waiting import eventually
+from tests.stack_process import running_subscriber
 from tools.dev.observability.metrics_table import BOUNDS
 from tools.simulator.protocol.auth import Credentials
 from tools.stack import Stack, StackOptions
 from tools.stack.options import SERVICES
-from tools.stack.testing import running_subscriber
 from tools.subscriber import Subscriber, Want
 
 pytestmark = pytest.mark.e2e

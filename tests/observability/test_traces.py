@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from services.common.testing.waiting import eventually
+from tests.stack_process import running_subscriber
 from tools.dev.observability.collector import CollectedSpan, Collector
 from tools.stack import Stack, StackOptions
 from tools.stack.options import BrokerKind
-from tools.stack.testing import running_subscriber
 from tools.subscriber import Subscriber, Want
 
 pytestmark = pytest.mark.e2e

@@ -12,7 +12,7 @@ import pytest
 from tools.dev.e2e import programs, scenario
 from tools.dev.e2e.__main__ import main
 from tools.dev.e2e.scenario import RESTARTS, NoResult, problems, result_of
-from tools.dev.e2e.testing import stand_in
+from tools.dev.e2e.tests.stand_in import stand_in
 from tools.loadtest.counts import LoadCounts
 
 CLEAN = {

@@ -16,7 +16,7 @@ from typing import Any
 from tools.subscriber import Subscriber
 
 _MARK = "MDF_TEST_MARK"
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 @contextlib.asynccontextmanager
