@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from market_data_fanout_client import AnyEvent, Refused, ServerError, StreamError
@@ -25,8 +26,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from services.common.network.proxies import BadProxy, proxy_for
 from tools.latency import LatencyHistogram
-from tools.narrow import connect_narrow, widen
 
+# Receive buffers of a reader that pauses, and of one that does no more.
+_LITTLE_BYTES, _PLENTY_BYTES = 4096, 1024 * 1024
 _MAX_BACKOFF_S = 5.0
 
 Message = dict[str, Any]
@@ -114,7 +116,7 @@ class Subscriber:
         if self._socket is not None:
             plain: socket.socket | None = self._socket.transport.get_extra_info("socket")
             if plain is not None:
-                widen(plain)
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PLENTY_BYTES)
 
     async def run(self) -> None:
         """Stay subscribed until cancelled.
@@ -168,7 +170,7 @@ class Subscriber:
             close_timeout=0.5,
             compression=None,
             proxy=proxy_for(self.url),
-            sock=await connect_narrow(self.url) if self._pause_s else None,
+            sock=await _connect_narrow(self.url) if self._pause_s else None,
         ) as connection:
             self._socket = connection
             self.protocol.opened()
@@ -238,3 +240,25 @@ class Subscriber:
     def _tell(self, state: str) -> None:
         if self._on_connection is not None:
             self._on_connection(state)
+
+
+async def _connect_narrow(url: str) -> socket.socket:
+    """A connected socket that takes in next to nothing ahead, so that the server feels a pause."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise InvalidURI(url, "expected a host")
+    loop = asyncio.get_running_loop()
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    family, kind, protocol, _, address = (
+        await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    )[0]
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setblocking(False)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE_BYTES)
+        async with asyncio.timeout(10):
+            await loop.sock_connect(found, address)
+    except BaseException:  # also when it is cancelled: the socket is nobody else's yet
+        found.close()
+        raise
+    return found

@@ -28,8 +28,7 @@ from services.common.subjects import CHANNELS, RAW_LOG, jetstream_name
 from tools.options import ProductList
 from tools.replay.archive import ArchiveSource, FolderObjects, S3Objects
 from tools.replay.capture import CaptureSource
-from tools.replay.player import Player, Tempo
-from tools.replay.progress import progress_bar
+from tools.replay.player import Player, Tempo, progress_bar
 from tools.replay.records import BadSource, Selection, Source
 
 _LOOK_TIMEOUT_S = 3.0

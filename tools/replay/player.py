@@ -1,7 +1,8 @@
 """Publishes recorded raw records at their own pace, or faster, with a pulse of its own.
 
 The records' receive times are those of the recording. The pulses say that they are received now, so
-that gateways do not call a replay that goes on stale, and one that ended they do.
+that gateways do not call a replay that goes on stale, and one that ended they do. A terminal is
+shown how far it is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream import Broker, Position, Publisher, Record
@@ -142,3 +155,34 @@ class Player:
                         raise
             self._heads[key] = last.position if last is not None else None
         return self._heads[key]
+
+
+@contextmanager
+def progress_bar(
+    span: tuple[int, int] | None, speed: float
+) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far in recorded time the replay is, of `span` (microseconds; None: nothing there).
+
+    Yields what is told: the record received at (microseconds) is on its way, so many in all.
+    `speed` 0 is at full speed.
+    """
+    first, last = span or (0, 0)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn(f"replay, {f'{speed:g}x' if speed else 'full speed'}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[at]}  {task.fields[records]:,} records"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("replay", total=max(1, last - first), at="", records=0)
+
+        def reached(ts: int, records: int) -> None:
+            at = datetime.fromtimestamp(ts / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+            progress.update(task, completed=max(0, ts - first), at=at, records=records)
+
+        yield reached
