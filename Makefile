@@ -192,7 +192,17 @@ $(STAMP): requirements/build.txt requirements/dev.txt pyproject.toml tools/setup
 
 .PHONY: lock
 lock: $(STAMP) ## Pin what pyproject.toml and dev.in ask for, other pins as they are [UPGRADE=1: all anew]
-	@$(PY) -m tools.dev.lock $(if $(UPGRADE),--upgrade)
+# dev.txt is solved first and holds everything; each other file is the subset that it needs, at the
+# same versions, so an image never runs what the tests did not. Hashes, no addresses.
+	@solve() { $(PY) -m uv pip compile --quiet --universal --python-version 3.12 --generate-hashes \
+	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header "$$@"; }; \
+	solve $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml requirements/dev.in \
+	  --output-file requirements/dev.txt; \
+	solve --constraints requirements/dev.txt requirements/build.in --output-file requirements/build.txt; \
+	for extra in ingestor normalizer snapshotter gateway tools; do \
+	  solve --extra $$extra --constraints requirements/dev.txt pyproject.toml \
+	    --output-file requirements/$$extra.txt; \
+	done
 
 .PHONY: clean
 clean: ## Remove everything that was made here

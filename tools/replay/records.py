@@ -100,7 +100,6 @@ class Source(ABC):
 class StreamCount:
     """What was seen of one stream. A hole: a record whose predecessor was not the one before it."""
 
-    first: Position
     last: Position
     records: int = 0
     already: int = 0
@@ -125,7 +124,7 @@ class Ledger:
         count = self.streams.get(recorded.key)
         position = recorded.position
         if count is None:
-            count = self.streams[recorded.key] = StreamCount(position, position)
+            count = self.streams[recorded.key] = StreamCount(position)
         elif position <= count.last:
             raise BadSource(
                 f"{recorded.key} goes backwards from {tuple(count.last)} to {tuple(position)}"

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,10 +40,12 @@ class Unfulfilled(Exception):
     """Something did not come out as it has to."""
 
 
-async def eventually(what: str, condition: Callable[[], Awaitable[bool]], seconds: float) -> float:
-    """Wait for a condition; how long it took, in seconds."""
+async def eventually[T](
+    what: str, ask: Callable[[], Awaitable[T]], well: Callable[[T], bool], seconds: float
+) -> float:
+    """Ask until the answer is as it should be; how long it took, in seconds."""
     began = time.monotonic()
-    while not await condition():
+    while not well(await ask()):
         if time.monotonic() - began > seconds:
             raise Unfulfilled(f"not within {seconds:.0f} s: {what}")
         await asyncio.sleep(1)
@@ -59,11 +62,8 @@ class Check:
 
     async def all_well(self, seconds: float) -> None:
         prometheus = self._prometheus
-
-        async def scraped() -> bool:
-            return await prometheus.targets_up() == len(SERVICES)
-
-        await eventually("all targets are scraped", scraped, 20)
+        up, all_up = prometheus.targets_up, len(SERVICES)
+        await eventually("all targets are scraped", up, lambda count: count == all_up, 20)
         fired: set[str] = set()
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
@@ -87,42 +87,40 @@ class Check:
 
     async def messages_dropped(self) -> None:
         prometheus = self._prometheus
-        gaps, healed = await prometheus.total(_GAPS), await prometheus.total(_HEALED)
+        gaps, healed = await self._gaps()
         product = self._stack.products[0]
         types = ["match", "ticker", "l2update"]
         await self._faults(drop={"count": _DROPPED, "products": [product], "types": types})
-
-        async def moved() -> bool:
-            return await prometheus.total(_GAPS) > gaps and await prometheus.total(_HEALED) > healed
-
-        took = await eventually("gaps and resyncs are counted", moved, 60)
-
-        async def shown() -> bool:
-            return await prometheus.total(queries()[_GAP_PANEL]) > 0
-
-        await eventually("the panel of gaps shows it", shown, 30)
+        took = await eventually(
+            "gaps and resyncs are counted",
+            self._gaps,
+            lambda now: now[0] > gaps and now[1] > healed,
+            60,
+        )
+        panel = partial(prometheus.total, queries()[_GAP_PANEL])
+        await eventually("the panel of gaps shows it", panel, lambda count: count > 0, 30)
+        gaps_now, healed_now = await self._gaps()
         self.results["gaps"] = {
             "seconds_until_seen": round(took, 1),
-            "md_seq_gap_total": [gaps, await prometheus.total(_GAPS)],
-            "md_resync_total_healed": [healed, await prometheus.total(_HEALED)],
-            "panel": await prometheus.total(queries()[_GAP_PANEL]),
+            "md_seq_gap_total": [gaps, gaps_now],
+            "md_resync_total_healed": [healed, healed_now],
+            "panel": await panel(),
             "alerts": await prometheus.alerts(),
         }
+
+    async def _gaps(self) -> tuple[float, float]:
+        """How many were found, and how many were healed."""
+        return await self._prometheus.total(_GAPS), await self._prometheus.total(_HEALED)
 
     async def feed_stalled(self) -> None:
         """Let the exchange fall silent, and take no new connections, until the alert fires."""
         await self._faults(stall_s=120, refuse_s=120)
-
-        async def fires() -> bool:
-            return _STALE in await self._prometheus.alerts()
-
-        took = await eventually(f"{_STALE} fires", fires, 90)
+        firing = self._prometheus.alerts
+        took = await eventually(f"{_STALE} fires", firing, lambda alerts: _STALE in alerts, 90)
         await self._faults(clear=True)
-
-        async def over() -> bool:
-            return _STALE not in await self._prometheus.alerts()
-
-        recovered = await eventually(f"{_STALE} is over", over, 90)
+        recovered = await eventually(
+            f"{_STALE} is over", firing, lambda alerts: _STALE not in alerts, 90
+        )
         self.results["stall"] = {
             "seconds_until_alert": round(took, 1),
             "seconds_until_over": round(recovered, 1),
