@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -312,18 +312,18 @@ class ReplayMarket:
         return Outgoing((Channel.TICKER, Channel.TICKER_BATCH), trade.product_id, "ticker", ticker)
 
     def _beats_until(self, to_us: int, out: list[Outgoing]) -> None:
-        """Move the clock, with the heartbeats of those products that have none recorded."""
+        """`_beat` of those products that have none recorded."""
         silent = [name for name in self._recorded if name not in self._with_beats]
-        if silent:
-            self._beat(silent, to_us, out)
-        self._now = max(self._now, to_us)
+        self._beat(silent, to_us, out)
 
-    def _beat(self, names: Iterable[str], to_us: int, out: list[Outgoing]) -> None:
+    def _beat(self, names: Collection[str], to_us: int, out: list[Outgoing]) -> None:
+        """Move the clock, with heartbeats of these products on whole seconds."""
         last = to_us // SECOND
         # A long pause of the recording is over in one step when the replay is not paced.
         for second in range(max(self._now // SECOND, last - _MAX_BEATS) + 1, last + 1):
             time = iso6(second * SECOND)
             out.extend(_heartbeat(name, self._known(name), time) for name in names)
+        self._now = max(self._now, to_us)
 
     def waiting_beats(self) -> list[Outgoing]:
         """Heartbeats of the second in which the recording begins, for those who wait for it."""
@@ -333,8 +333,7 @@ class ReplayMarket:
     def beat(self, to_us: int) -> list[Outgoing]:
         """Heartbeats of a market in which nothing happens any more, on whole seconds."""
         out: list[Outgoing] = []
-        self._beat(list(self._recorded), to_us, out)
-        self._now = max(self._now, to_us)
+        self._beat(self._recorded, to_us, out)
         return out
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from tools.dev.charts.workspace import HelmFailed, helm_binary
@@ -77,7 +77,7 @@ class Programs:
             done = subprocess.run(
                 [self._paths[name] or name, *arguments],
                 input=given,
-                env=self._environment(),
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
                 capture_output=True,
                 text=True,
                 timeout=patience,
@@ -90,9 +90,6 @@ class Programs:
             raise ProgramFailed(command, how, done.stderr + done.stdout)
         self._echo(f"{time.monotonic() - began:6.1f} s  {' '.join(command)}")
         return done.stdout
-
-    def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
 
 
 def to_stderr(line: str) -> None:
