@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from services.common.observability.telemetry import configure_logging
-from services.common.runtime import flatten
+from services.common.runtime import flatten, tune_collector
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
 from tools.simulator.faults.feed_faults import (
     Disconnect,
@@ -247,6 +247,8 @@ def simulate(
         faults=faults if faults.model_fields_set else None,
         **others,
     )
+    # A deep market is some hundred thousand objects that stay.
+    tune_collector()
     sys.exit(uvloop.run(_serve(config)))
 
 
