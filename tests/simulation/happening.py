@@ -7,6 +7,7 @@ from functools import partial
 
 from tests.simulation.plan import Fault, FeedFault, Kill, Partition, Slow, StoreFault, WrongClock
 from tests.simulation.platform import Platform
+from tests.simulation.redis_part import Failover, Oom, ReadOnly
 from tests.simulation.world import World
 
 _NS = 1_000_000_000
@@ -54,6 +55,8 @@ class Happening:
                     platform.exchange.control(**{fault.kind: {"count": fault.count}})
             case WrongClock():
                 network.machine(fault.part).clock_ahead_ns += round(fault.by_s * _NS)
+            case Oom() | ReadOnly() | Failover():
+                happened = platform.redis.begin(fault, platform)
             case StoreFault():
                 wrong = platform.stores.remotes[fault.store].wrong
                 wrong[fault.kind] += 1

@@ -20,10 +20,13 @@ def held_by(loop: SimulatedLoop, process: Process) -> Counter[str]:
     return held
 
 
-def grown(part: str, before: Counter[str], after: Counter[str]) -> list[str]:
-    """What there is more of than before."""
+def grown(
+    part: str, before: Counter[str], after: Counter[str], *, connections: int = 0
+) -> list[str]:
+    """What there is more of than before; of connections, by more than so many."""
+    allowed = {"connection": connections}
     return [
         f"{part}: {after[what]} of {what}, {before[what]} before the faults"
         for what in sorted(after)
-        if after[what] > before[what]
+        if after[what] > before[what] + allowed.get(what, 0)
     ]

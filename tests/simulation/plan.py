@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
+from tests.simulation.redis_part import RedisFault, at_redis
+
+BrokerKind = Literal["nats", "redis"]
 StoreFaultKind = Literal["away", "silent", "throttle", "error", "lost", "slow"]
 
 # What can be killed: the exchange is the world's, and keeps its market.
@@ -112,7 +115,7 @@ class StoreFault:
     for_s: float
 
 
-Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault
+Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault | RedisFault
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class Plan:
     seconds: float
     faults: tuple[Fault, ...]
     numbers: tuple[int, ...]
+    broker: BrokerKind = "nats"
 
     def only(self, numbers: Iterable[int], products: int) -> Plan:
         """The same with some of its faults, and with its first products."""
@@ -140,8 +144,16 @@ def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
     chance = Random(seed)
     last = seconds - LONGEST_S
     made = faults_of(chance, faults, FIRST_S, last)
+    broker = broker_of(seed)
+    if broker == "redis":
+        made = [at_redis(one, chance, LONGEST_S) for one in made]
     products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
-    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)))
+    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)), broker)
+
+
+def broker_of(seed: int) -> BrokerKind:
+    """Which broker the platform of a seed has."""
+    return Random(f"broker of {seed}").choice(("nats", "redis"))
 
 
 def faults_of(

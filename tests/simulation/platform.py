@@ -26,6 +26,8 @@ from services.snapshotter.app import Snapshotter
 from services.snapshotter.settings import SnapshotterSettings
 from tests.simulation.machine import Process, running_process
 from tests.simulation.nats_model.server import ModelServer
+from tests.simulation.plan import BrokerKind
+from tests.simulation.redis_part import RedisPart
 from tests.simulation.stores.opened import Stores
 from tests.simulation.world import World
 from tools.simulator.exchange import SimulatedExchange
@@ -42,10 +44,14 @@ class Platform:
     stores.
     """
 
-    def __init__(self, world: World, products: tuple[str, ...]) -> None:
+    def __init__(
+        self, world: World, products: tuple[str, ...], broker: BrokerKind = "nats"
+    ) -> None:
         self.world = world
         self.products = products
+        self.broker = broker
         self.disk = ModelServer("nats")
+        self.redis = RedisPart()
         self.stores = Stores(world.loop, Random(world.random.getrandbits(64)))
         self.exchange: SimulatedExchange | None = None
         # Each snapshotter that runs, by its part.
@@ -53,7 +59,7 @@ class Platform:
         self._processes: dict[str, Process] = {}
         self._mains: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "exchange": self._exchange,
-            "nats": self._nats,
+            broker: self._nats if broker == "nats" else self.redis.main,
             "ingestor": self._ingestor,
             "normalizer-1": self._normalizer,
             "normalizer-2": self._normalizer,
@@ -79,6 +85,8 @@ class Platform:
             self.world.loop.kill(process, unplugged=unplugged)
             if part == "nats":
                 self.disk.kill()
+            elif part == "redis":
+                self.redis.killed(unplugged=unplugged)
 
     def running(self, part: str) -> bool:
         return self._processes[part].alive
@@ -107,7 +115,7 @@ class Platform:
 
     async def _ingestor(self) -> None:
         settings = IngestorSettings(
-            **_common(),
+            **self._common(),
             coinbase_products=self.products,
             coinbase_ws_primary=f"ws://exchange:{HTTP_PORT}",
             coinbase_ws_fallback=None,
@@ -116,13 +124,13 @@ class Platform:
         await serve_ingestor(settings, Stop())
 
     async def _normalizer(self) -> None:
-        settings = NormalizerSettings(**_common())
+        settings = NormalizerSettings(**self._common())
         metrics = NormalizerMetrics(CollectorRegistry())
         await Normalizer(settings, open_broker(settings), metrics).serve(Stop())
 
     async def _snapshotter(self) -> None:
         settings = SnapshotterSettings(
-            **_common(),
+            **self._common(),
             snapshot_period_ms=500,
             archive_period_s=3,
             checkpoint_period_s=4,
@@ -140,7 +148,7 @@ class Platform:
         await service.run(Stop())
 
     async def _gateway(self) -> None:
-        settings = GatewaySettings(**_common())
+        settings = GatewaySettings(**self._common())
         async with self.stores.latest() as latest, self.stores.objects() as objects:
             gateway = Gateway(
                 settings,
@@ -154,14 +162,15 @@ class Platform:
             async with serve_gateway(gateway):
                 await asyncio.get_running_loop().create_future()
 
-
-def _common() -> dict[str, Any]:
-    return {
-        "nats_urls": (f"nats://nats:{_NATS_PORT}",),
-        "shard_count": SHARDS,
-        # So short that who comes back in the end is served from the archive first.
-        "js_retention_minutes": 0.75,
-        "http_host": "0.0.0.0",
-        "http_port": HTTP_PORT,
-        "admin_port": None,
-    }
+    def _common(self) -> dict[str, Any]:
+        return {
+            "broker_kind": self.broker,
+            "redis_url": self.redis.url,
+            "nats_urls": (f"nats://nats:{_NATS_PORT}",),
+            "shard_count": SHARDS,
+            # So short that who comes back in the end is served from the archive first.
+            "js_retention_minutes": 0.75,
+            "http_host": "0.0.0.0",
+            "http_port": HTTP_PORT,
+            "admin_port": None,
+        }

@@ -15,6 +15,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.leftovers import held_by
 from tests.simulation.plan import FIRST_S, Plan, WrongClock
 from tests.simulation.platform import HTTP_PORT, Platform
+from tests.simulation.redis_part import RedisLogs
 from tests.simulation.stored import Logs
 from tests.simulation.world import World, world
 from tools.stack.truth import Witness
@@ -45,8 +46,10 @@ class _Run:
     def __init__(self, it: World, plan: Plan) -> None:
         self._it = it
         self._plan = plan
-        self._platform = Platform(it, plan.products)
-        self._logs = Logs(self._platform.disk)
+        self._platform = Platform(it, plan.products, plan.broker)
+        self._logs: Logs | RedisLogs = (
+            Logs(self._platform.disk) if plan.broker == "nats" else RedisLogs(self._platform.redis)
+        )
         self._happening = Happening(it, self._platform)
         self._before: dict[str, Counter[str]] = {}
         wants = [Want(channel, plan.products) for channel in CHANNELS]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
 from tests.simulation.plan import Kill, Plan, plan_of, shrunk
 
 
@@ -17,10 +21,25 @@ def test_all_faults_are_over_when_the_plan_is() -> None:
         assert all(one.at_s + getattr(one, "for_s", 0.0) <= plan.seconds for one in plan.faults)
 
 
-def test_every_kind_of_fault_comes_about_as_often() -> None:
-    names = [type(fault).__name__ for seed in range(200) for fault in plan_of(seed).faults]
-    assert all(names.count(name) > 100 for name in set(names))
-    assert len(set(names)) == 6
+@pytest.mark.parametrize(("broker", "kinds", "least"), [("nats", 6, 50), ("redis", 9, 30)])
+def test_every_kind_of_fault_comes_about_often(broker: str, kinds: int, least: int) -> None:
+    plans = [plan for plan in map(plan_of, range(200)) if plan.broker == broker]
+    assert 70 < len(plans) < 130
+    names = Counter(type(fault).__name__ for plan in plans for fault in plan.faults)
+    assert len(names) == kinds
+    assert min(names.values()) > least
+
+
+def test_faults_meet_the_broker_that_is_there() -> None:
+    for plan in map(plan_of, range(200)):
+        other = "redis" if plan.broker == "nats" else "nats"
+        told = [
+            name
+            for fault in plan.faults
+            for name in (getattr(fault, "part", ""), *getattr(fault, "ends", ()))
+        ]
+        assert other not in told
+        assert plan.broker == "nats" or not any("nats" in name for name in told)
 
 
 def test_what_fails_is_shrunk_to_what_it_needs() -> None:

@@ -152,6 +152,16 @@ class TestRedisBroker(BrokerConformance):
         stats = publisher.stats()
         assert (stats.stored, stats.duplicates, stats.lost) == (0, 2, 1)
 
+    async def test_many_who_ask_at_once_are_all_answered(self, broker: Broker) -> None:
+        """The driver has a bound of connections, and beyond it raises."""
+        await broker.publish(record(1))
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(broker.last(BTC)) for _ in range(300)]
+        assert seqs([found for task in asked if (found := task.result()) is not None]) == [1] * 300
+        assert isinstance(broker, RedisBroker)
+        clients = await broker._calls().call("INFO", "clients")
+        assert clients["connected_clients"] <= 70
+
     async def test_the_servers_own_limit_of_a_record_is_kept(self, broker: Broker) -> None:
         assert isinstance(broker, RedisBroker)
         await broker._calls().call("CONFIG", "SET", "proto-max-bulk-len", 1024 * 1024)

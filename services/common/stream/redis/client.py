@@ -5,6 +5,7 @@ redis-py's own retries are off: what may be sent again, and when, is decided by 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,9 @@ from services.common.stream.redis.packing import Packed
 BLOCK_MS = 1000
 _SOCKET_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 3.0
+# How many calls of a client are under way at once, each on a connection of its own; others wait for
+# one of these to end. The driver's pool has 100, and refuses whoever asks for more.
+_MOST_AT_ONCE = 64
 
 # The name and its arguments; or the name and a `Packed`, which has the name in it too.
 Command = tuple[Any, ...]
@@ -54,6 +58,7 @@ class RedisClient:
     def __init__(self, url: str, *, sticky: bool = False, tls: TlsFiles = NO_TLS_FILES) -> None:
         self.target = target_of(url)
         self._connected = False
+        self._turn = asyncio.Semaphore(_MOST_AT_ONCE)
         # redis-py types its commands as sync or async at once; what is used of it is checked here.
         self._redis: Any = redis.asyncio.Redis.from_url(
             url,
@@ -87,7 +92,8 @@ class RedisClient:
             BrokerUnavailable: it did not answer.
         """
         try:
-            return await self._redis.execute_command(*command)
+            async with self._turn:
+                return await self._redis.execute_command(*command)
         except ResponseError as error:
             raise Refused(self.target, str(error)) from error
         except Exception as error:
@@ -117,7 +123,7 @@ class RedisClient:
 
     async def _pipeline(self, commands: Sequence[Command], *, atomic: bool) -> list[Any]:
         try:
-            async with self._redis.pipeline(transaction=atomic) as pipeline:
+            async with self._turn, self._redis.pipeline(transaction=atomic) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(await pipeline.execute(raise_on_error=False))
