@@ -16,6 +16,14 @@ _SUBJECTS_AT_ONCE = 100_000
 _NO_PAGES = {"total": 0, "offset": 0, "limit": 0}
 
 
+# What a server says whose disk is full: of a record, and of a bound that it cannot set aside.
+NO_ROOM = Refused(503, 10023, "insufficient resources")
+NO_SPACE = Refused(500, 10047, "insufficient storage resources available")
+
+
+UNAVAILABLE = Refused(503, 10008, "JetStream system temporarily unavailable")
+
+
 def _stream_not_found() -> Refused:
     return Refused(404, 10059, "stream not found")
 
@@ -63,8 +71,11 @@ class JetStream:
             told = {"error": error_of(refused)}
             if handler is JetStream._info:
                 told |= _NO_PAGES
-        kind = "account_info" if verb == "INFO" else "_".join(tokens[: -len(names)]).lower()
-        return as_json({"type": f"io.nats.jetstream.api.v1.{kind}_response"} | told).encode()
+        return _typed(verb, told)
+
+    def refusal(self, verb: str, refused: Refused) -> bytes:
+        """An answer that something is not done."""
+        return _typed(verb, {"error": error_of(refused)})
 
     def _account(self, _names: list[str], _body: dict[str, Any], _now_ns: int) -> dict[str, Any]:
         limits = dict.fromkeys(("max_memory", "max_storage", "max_streams", "max_consumers"), -1)
@@ -266,6 +277,18 @@ _HANDLERS: dict[
     ("CONSUMER", "RESET"): JetStream._reset,
     ("CONSUMER", "DELETE"): JetStream._forget,
 }
+
+
+def _typed(verb: str, told: dict[str, Any]) -> bytes:
+    words = verb.split(".")
+    words = words[:3] if words[1:2] == ["MSG"] or words[1:2] == ["LEADER"] else words[:2]
+    kind = "account_info" if verb == "INFO" else "_".join(words).lower()
+    return as_json({"type": f"io.nats.jetstream.api.v1.{kind}_response"} | told).encode()
+
+
+def refusal(stream: str, refused: Refused) -> bytes:
+    """What a publisher is told of what is not stored."""
+    return as_json({"error": error_of(refused), "stream": stream, "seq": 0}).encode()
 
 
 def as_json(told: dict[str, Any]) -> str:

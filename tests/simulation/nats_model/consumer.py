@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.simulation.nats_model.stream import Refused, Stored, Stream
 
@@ -42,6 +42,16 @@ class _Given:
     at_ns: int
     number: int
     times: int = 1
+
+
+class Standing(NamedTuple):
+    """Where a consumer is."""
+
+    delivered_seq: int
+    delivered_number: int
+    floor_seq: int
+    floor_number: int
+    given: dict[int, _Given]
 
 
 @dataclass(slots=True, frozen=True)
@@ -174,6 +184,29 @@ class Consumer:
                 self.floor_number = max(self.floor_number, self._given.pop(seq).number)
         if not self._given:
             self.floor_seq, self.floor_number = self.delivered_seq, self.delivered_number
+
+    def keep_to_stream(self) -> None:
+        """The stream may have lost its end."""
+        last = self.stream.last
+        for seq in [seq for seq in self._given if seq > last]:
+            del self._given[seq]
+        self.delivered_seq = min(self.delivered_seq, last)
+        self.floor_seq = min(self.floor_seq, last)
+
+    def standing(self) -> Standing:
+        """What the other replicas of it are told."""
+        given = {seq: _Given(one.at_ns, one.number, one.times) for seq, one in self._given.items()}
+        return Standing(
+            self.delivered_seq, self.delivered_number, self.floor_seq, self.floor_number, given
+        )
+
+    def moved(self, stream: Stream, standing: Standing) -> Consumer:
+        """The same as another server has it, which was told that it stands there."""
+        other = Consumer(stream, self.config, self.created_ns)
+        other.delivered_seq, other.delivered_number = standing[:2]
+        other.floor_seq, other.floor_number = standing[2:4]
+        other._given = dict(standing.given)
+        return other
 
     def overdue(self, now_ns: int) -> bool:
         """Have what was not acknowledged in time given out again; whether there is any."""

@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from random import Random
 from typing import Any, cast
 
-from tests.simulation.nats_model.api import JetStream, as_json, error_of
+from tests.simulation.nats_model.api import NO_ROOM, NO_SPACE, JetStream, refusal
 from tests.simulation.nats_model.consumer import Consumer, Pull
 from tests.simulation.nats_model.stream import Refused, Stream
 from tests.simulation.nats_model.subjects import matches
@@ -88,12 +89,18 @@ class ModelServer:
     def __init__(self, name: str = "model") -> None:
         self.jetstream = JetStream(name)
         self.clients: dict[_Client, None] = {}
+        # Whether its store takes nothing more, and how late it says what was stored.
+        self.full = False
+        self.answers_late_s = 0.0
+        # Of how many of all it says nothing.
+        self.answers_lost = 0.0
+        self.chance = Random(0)
         self.port = 0
         self._server: asyncio.AbstractServer | None = None
         self._pulls: dict[Consumer, list[Pull]] = {}
         self._timers: dict[Consumer, asyncio.TimerHandle] = {}
         self.jetstream.on_gone = self._gone
-        self.jetstream.on_ready = self._dispatch
+        self.jetstream.on_ready = self.dispatch
 
     @property
     def url(self) -> str:
@@ -131,6 +138,23 @@ class ModelServer:
             timer.cancel()
         self._timers.clear()
 
+    def lame_duck(self) -> None:
+        """Tell the clients that it is about to end; whoever says so ends it a little later."""
+        told = b"INFO %b \r\n" % json.dumps(self.info() | {"ldm": True}).encode()
+        for client in self.clients:
+            client.transport.write(told)
+
+    def lose_tail(self, since_ns: int) -> None:
+        """Lose what was stored from then on, as a machine without power does that had not synced.
+
+        A consumer that was ahead of what is left goes on at its end, as the real one does.
+        """
+        for stream in self.jetstream.streams.values():
+            newer = (seq for seq, held in stream.records.items() if held.time_ns >= since_ns)
+            stream.lose_from(next(newer, stream.last + 1))
+        for consumer in self.jetstream.consumers.values():
+            consumer.keep_to_stream()
+
     # -- subjects
 
     def _subscribed(self, subject: str) -> Iterator[tuple[_Client, str]]:
@@ -139,9 +163,15 @@ class ModelServer:
                 if matches(pattern, subject):
                     yield client, sid
 
-    def deliver(self, subject: str, reply: str, headers: bytes, payload: bytes) -> bool:
-        """Send to whoever subscribed to it; whether anybody has."""
-        found = list(self._subscribed(subject))
+    def wanted(self, subject: str) -> bool:
+        """Whether anybody subscribed to it."""
+        return any(self._subscribed(subject))
+
+    def deliver(
+        self, subject: str, reply: str, headers: bytes, payload: bytes, to: str = ""
+    ) -> bool:
+        """Send to whoever subscribed to it (or to `to`); whether anybody has."""
+        found = list(self._subscribed(to or subject))
         for client, sid in found:
             client.send(subject, sid, reply, headers, payload)
         return bool(found)
@@ -155,43 +185,62 @@ class ModelServer:
             client.transport.close()
             return
         if subject.startswith(_API):
-            taken = self._called(subject.removeprefix(_API), reply, payload)
+            taken = self.ask(subject.removeprefix(_API), reply, payload)
         elif subject.startswith(_ACK):
-            taken = self._acked(subject, reply, payload)
+            taken = self.say(subject, reply, payload)
         else:
             taken = self.deliver(subject, reply, headers, payload)
-            if (stream := self.jetstream.stream_for(subject)) is not None:
-                self._stored(stream, subject, reply, headers, payload)
-                taken = True
+            taken |= self.store(subject, reply, headers, payload)
         if not taken and reply and client.no_responders:
             self.deliver(reply, "", status(503, Nats_Subject=subject), b"")
 
-    def _stored(
-        self, stream: Stream, subject: str, reply: str, headers: bytes, payload: bytes
-    ) -> None:
+    def store(self, subject: str, reply: str, headers: bytes, payload: bytes) -> bool:
+        """Have a stream take what was published; whether there is one for it."""
+        stream = self.jetstream.stream_for(subject)
+        if stream is None:
+            return False
+        if self.full:
+            self.answer(reply, refusal(stream.config["name"], NO_ROOM))
+        else:
+            told = self.put(stream, subject, headers, payload, time.time_ns())
+            self.answer(reply, told)
+        return True
+
+    def put(
+        self, stream: Stream, subject: str, headers: bytes, payload: bytes, now_ns: int
+    ) -> bytes:
+        """Store it; what its publisher is told, nothing within a batch."""
         name = stream.config["name"]
         try:
-            accepted = stream.publish(subject, headers, payload, time.time_ns())
+            accepted = stream.publish(subject, headers, payload, now_ns)
         except Refused as refused:
-            answer = as_json({"error": error_of(refused), "stream": name, "seq": 0})
+            return refusal(name, refused)
+        if accepted is None:
+            return b""
+        for key, consumer in list(self.jetstream.consumers.items()):
+            if key[0] == name:
+                self.dispatch(consumer)
+        said = f'{{"stream":"{name}","seq":{accepted.seq}'
+        if accepted.duplicate:
+            said += ',"duplicate": true'
+        if accepted.batch:
+            said += f',"batch":"{accepted.batch}","count":{accepted.count}'
+        return f"{said}}}".encode()
+
+    def answer(self, reply: str, told: bytes) -> None:
+        """Tell a publisher what became of it: at once, `answers_late_s` later, or never."""
+        if not reply or not told or self.chance.random() < self.answers_lost:
+            return
+        if self.answers_late_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.answers_late_s, self.deliver, reply, "", b"", told)
         else:
-            if accepted is None:
-                return
-            said = f'{{"stream":"{name}","seq":{accepted.seq}'
-            if accepted.duplicate:
-                said += ',"duplicate": true'
-            if accepted.batch:
-                said += f',"batch":"{accepted.batch}","count":{accepted.count}'
-            answer = said + "}"
-            for key, consumer in self.jetstream.consumers.items():
-                if key[0] == name:
-                    self._dispatch(consumer)
-        if reply:
-            self.deliver(reply, "", b"", answer.encode())
+            self.deliver(reply, "", b"", told)
 
     # -- JetStream
 
-    def _called(self, verb: str, reply: str, payload: bytes) -> bool:
+    def ask(self, verb: str, reply: str, payload: bytes) -> bool:
+        """Answer a request to JetStream's API; whether anybody listens there."""
         tokens = verb.split(".")
         now_ns = time.time_ns()
         if tokens[:3] == _PULL_HEAD:
@@ -202,12 +251,21 @@ class ModelServer:
             for headers, body in self.jetstream.direct_get(tokens[2], payload, now_ns):
                 self.deliver(reply, "", headers, body)
             return True
-        answer = self.jetstream.answer(verb, payload, now_ns)
+        answer = self.answer_of(verb, payload, now_ns)
         if answer:
             self.deliver(reply, "", b"", answer)
         return answer is not None
 
-    def _acked(self, subject: str, reply: str, said: bytes) -> bool:
+    def answer_of(self, verb: str, payload: bytes, now_ns: int) -> bytes | None:
+        """As `JetStream.answer`, from a server whose store may be full."""
+        head, _, name = verb.rpartition(".")
+        makes = head == "STREAM.CREATE" and name not in self.jetstream.streams
+        if self.full and makes and json.loads(payload).get("max_bytes", 0) > 0:
+            return self.jetstream.refusal(verb, NO_SPACE)
+        return self.jetstream.answer(verb, payload, now_ns)
+
+    def say(self, subject: str, reply: str, said: bytes) -> bool:
+        """Take what a member says of a record; whether there is such a consumer."""
         _js, _ack, stream, name, _times, seq, *_rest = subject.split(".")
         consumer = self.jetstream.consumers.get((stream, name))
         if consumer is None:
@@ -215,7 +273,7 @@ class ModelServer:
         consumer.answered(int(seq), said, time.time_ns())
         if reply:
             self.deliver(reply, "", b"", b"")
-        self._dispatch(consumer)
+        self.dispatch(consumer)
         return True
 
     def _pulled(self, stream: str, name: str, reply: str, payload: bytes, now_ns: int) -> bool:
@@ -233,19 +291,23 @@ class ModelServer:
         )
         pulls = self._pulls.setdefault(consumer, [])
         pulls.append(pull)
-        self._dispatch(consumer)
+        self.dispatch(consumer)
         if asked.get("no_wait") and pull in pulls:
             pulls.remove(pull)
             self.deliver(reply, "", status(404, "No Messages"), b"")
         return True
 
     def _gone(self, consumer: Consumer) -> None:
+        self.let_go(consumer, "Consumer Deleted")
+
+    def let_go(self, consumer: Consumer, why: str) -> None:
+        """Serve a consumer no longer."""
         for pull in self._pulls.pop(consumer, []):
-            self.deliver(pull.reply, "", status(409, "Consumer Deleted"), b"")
+            self.deliver(pull.reply, "", status(409, why), b"")
         if (timer := self._timers.pop(consumer, None)) is not None:
             timer.cancel()
 
-    def _dispatch(self, consumer: Consumer) -> None:
+    def dispatch(self, consumer: Consumer) -> None:
         """Give out what there is to those who asked, and see to what time brings."""
         now_ns = time.time_ns()
         pulls = self._pulls.get(consumer, [])
@@ -253,7 +315,7 @@ class ModelServer:
         for pull in pulls[:]:
             if pull.expires_ns <= now_ns:
                 self._end(pulls, pull, 408, "Request Timeout")
-            elif not any(self._subscribed(pull.reply)):
+            elif not self.wanted(pull.reply):
                 pulls.remove(pull)
         while pulls and (record := consumer.next(now_ns)) is not None:
             pull = pulls[0]
@@ -262,9 +324,7 @@ class ModelServer:
                 self._end(pulls, pull, 409, "Message Size Exceeds MaxBytes")
                 continue
             given = consumer.give(record, now_ns)
-            inbox = self._subscribed(pull.reply)
-            for client, sid in inbox:
-                client.send(record.subject, sid, given.reply, record.headers, record.payload)
+            self.deliver(record.subject, given.reply, record.headers, record.payload, to=pull.reply)
             pull.batch -= 1
             pull.max_bytes = max(1, pull.max_bytes - size) if pull.max_bytes else 0
             pull.heard_ns = now_ns
@@ -291,4 +351,4 @@ class ModelServer:
         if due:
             delay = max(0.0, (min(due) - now_ns) / 1e9)
             loop = asyncio.get_running_loop()
-            self._timers[consumer] = loop.call_later(delay, self._dispatch, consumer)
+            self._timers[consumer] = loop.call_later(delay, self.dispatch, consumer)
