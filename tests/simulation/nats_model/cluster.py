@@ -339,7 +339,7 @@ class ModelCluster:
 
     def _lose(self, server: ClusterServer | None, within_s: tuple[float, float]) -> None:
         for group in self.groups.values():
-            if group.leader is not None and server in (None, group.leader):
+            if group.head is not None and server in (None, group.head):
                 group.lose_leader(within_s)
         for key, leader in self.consumers.items():
             if leader is not None and server in (None, leader):

@@ -48,10 +48,18 @@ class Group:
         self.term = 1
         self._cluster = cluster
         self._chance = chance
-        self.leader: ClusterServer | None = chance.choice(self.members)
+        self.head: ClusterServer | None = chance.choice(self.members)
+        # It leads once it has applied so much.
+        self._begins = 0
         self.logs: dict[ClusterServer, list[Entry]] = {one: [] for one in self.members}
         self.applied = dict.fromkeys(self.members, 0)
         self._matched = dict.fromkeys(self.members, 0)
+
+    @property
+    def leader(self) -> ClusterServer | None:
+        """Who answers for the stream; nobody until all that the log had before is applied."""
+        head = self.head
+        return head if head is None or self.applied[head] >= self._begins else None
 
     @property
     def _quorum(self) -> int:
@@ -70,7 +78,7 @@ class Group:
 
     def _replicate(self) -> None:
         """Tell the followers what there is."""
-        leader = self.leader
+        leader = self.head
         if leader is None:
             return
         upto = len(self.logs[leader])
@@ -81,7 +89,7 @@ class Group:
         self._agree()
 
     def _take(self, follower: ClusterServer, term: int, upto: int) -> None:
-        leader = self.leader
+        leader = self.head
         if term != self.term or leader is None:
             return
         log = self.logs[follower]
@@ -95,7 +103,7 @@ class Group:
             self._agree()
 
     def _agree(self) -> None:
-        leader = self.leader
+        leader = self.head
         assert leader is not None
         upto = sorted(self._matched.values(), reverse=True)[self._quorum - 1]
         if upto <= self.applied[leader]:
@@ -128,7 +136,7 @@ class Group:
 
     def lose_leader(self, within_s: tuple[float, float]) -> None:
         """Nobody leads for a while."""
-        before, self.leader = self.leader, None
+        before, self.head = self.head, None
         self.term += 1
         elect = partial(self._elect, self.term, before)
         self._cluster.later(self._chance.uniform(*within_s), elect)
@@ -143,7 +151,8 @@ class Group:
         most = max(map(self._standing, up))
         best = [one for one in up if self._standing(one) == most]
         others = [one for one in best if one is not before]
-        self.leader = leader = self._chance.choice(others or best)
+        self.head = leader = self._chance.choice(others or best)
+        self._begins = len(self.logs[leader])
         for one in up:
             self.join(one)
         self._matched = dict.fromkeys(self.members, 0) | {leader: len(self.logs[leader])}
@@ -155,7 +164,7 @@ class Group:
 
     def join(self, server: ClusterServer) -> None:
         """Let go of what the leader does not have; the rest comes with what is replicated next."""
-        leader = self.leader
+        leader = self.head
         if leader is None or server is leader:
             return
         own, other = self.logs[server], self.logs[leader]
