@@ -33,6 +33,8 @@ class ClusterServer(ModelServer):
     def __init__(self, name: str, cluster: ModelCluster) -> None:
         super().__init__(name)
         self.up = False
+        # How much later than others it has what a leader proposes, as with a slow disk.
+        self.log_late_s = 0.0
         self.context: Context = copy_context()
         self._cluster = cluster
 
@@ -50,6 +52,11 @@ class ClusterServer(ModelServer):
         self.up = False
         super().kill()
         self._cluster.left(self)
+
+    def lose_tail(self, since_ns: int) -> None:
+        for group in self._cluster.groups.values():
+            if self in group.members:
+                group.lose_tail(self, since_ns)
 
     def lame_duck(self) -> None:
         super().lame_duck()

@@ -9,10 +9,13 @@ is applied after all, whether or not its publisher is still told.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
+
+from tests.simulation.nats_model.stream import Refused, Stream
 
 if TYPE_CHECKING:
     from tests.simulation.nats_model.cluster import ClusterServer, ModelCluster
@@ -85,7 +88,8 @@ class Group:
         for follower in self.members:
             if follower is not leader:
                 take = partial(self._take, follower, self.term, upto)
-                self._cluster.route(leader, follower, take)
+                late_s = follower.log_late_s
+                self._cluster.route(leader, follower, take, late_s, f"log of {self.name}")
         self._agree()
 
     def _take(self, follower: ClusterServer, term: int, upto: int) -> None:
@@ -114,7 +118,7 @@ class Group:
                 long = self._chance.random() < 0.02
                 lag_s = self._chance.uniform(0.0, _LONG_LAG_S if long else _LAG_S)
                 follow = partial(self._follow, follower, self.term, upto)
-                self._cluster.route(leader, follower, follow, later_s=lag_s, kind=self.name)
+                self._cluster.route(leader, follower, follow, lag_s, f"commits of {self.name}")
 
     def _follow(self, follower: ClusterServer, term: int, upto: int) -> None:
         if term == self.term:
@@ -153,10 +157,9 @@ class Group:
         others = [one for one in best if one is not before]
         self.head = leader = self._chance.choice(others or best)
         self._begins = len(self.logs[leader])
+        self._matched = dict.fromkeys(self.members, 0) | {leader: len(self.logs[leader])}
         for one in up:
             self.join(one)
-        self._matched = dict.fromkeys(self.members, 0) | {leader: len(self.logs[leader])}
-        self._replicate()
 
     def _standing(self, server: ClusterServer) -> tuple[int, int]:
         log = self.logs[server]
@@ -166,12 +169,31 @@ class Group:
         """Let go of what the leader does not have; the rest comes with what is replicated next."""
         leader = self.head
         if leader is None or server is leader:
+            self._replicate()
             return
         own, other = self.logs[server], self.logs[leader]
         same = next(
             (at for at, (one, two) in enumerate(zip(own, other, strict=False)) if one is not two),
             min(len(own), len(other)),
         )
-        assert self.applied[server] <= same, "what was agreed on is in every leader's log"
-        del own[same:]
+        self._cut(server, same)
         self._replicate()
+
+    def lose_tail(self, server: ClusterServer, since_ns: int) -> None:
+        """A server that is down has lost what it stored from then on."""
+        log = self.logs[server]
+        kept = next((at for at, one in enumerate(log) if one.time_ns >= since_ns), len(log))
+        self._cut(server, kept)
+
+    def _cut(self, server: ClusterServer, upto: int) -> None:
+        log = self.logs[server]
+        del log[upto:]
+        stream = server.jetstream.streams.get(self.name)
+        if self.applied[server] > upto and stream is not None:
+            # Only where an unsynced end was lost, on this server or on those that go on.
+            again = Stream(stream.config, stream.created_ns)
+            for one in log:
+                with suppress(Refused):
+                    again.publish(one.subject, one.headers, one.payload, one.time_ns)
+            server.jetstream.streams[self.name] = again
+            self.applied[server] = upto
