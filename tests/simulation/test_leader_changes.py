@@ -198,3 +198,34 @@ def test_what_is_lost_beneath_newer_records_is_told() -> None:
     lost, stored = told_of_what_two_machines_lost(1)
     assert stored == [*range(1, 101), *range(201, 301)]
     assert lost == 100
+
+
+def test_a_page_from_a_replica_that_lags_ends_where_the_log_does() -> None:
+    with world(1) as it:
+
+        async def read() -> list[tuple[list[int], bool]]:
+            behind = servers.cluster.servers[0]
+            async with NatsBroker(servers.urls[:1], replicas=3) as broker:
+                await ensure(broker)
+                await eventually(lambda: servers.cluster.groups["MARKET_RAW"].leader is not None)
+                while (group := servers.cluster.groups["MARKET_RAW"]).leader is behind:
+                    servers.cluster.step_down_all()
+                    await eventually(lambda: group.leader is not None)
+                publisher = await broker.publisher()
+                behind.log_late_s = 60.0
+                pages = []
+                for n in (1, 2):
+                    await publisher.send(record(n))
+                    await publisher.flush()
+                    page = await broker.read(BTC, limit=1)
+                    rest = await broker.read(BTC, page.cursor)
+                    pages += [(seqs(one.messages), one.at_head) for one in (page, rest)]
+                return pages
+
+        servers = Servers(it)
+        assert it.run(done(it, "reader", read)) == [
+            ([1], True),
+            ([], True),
+            ([1], False),
+            ([2], True),
+        ]

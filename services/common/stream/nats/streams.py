@@ -110,10 +110,10 @@ class LogState:
         elif pending == 0 and self.replicated:
             # The replica that answered may lag behind; its leader knows what there is.
             more = await self.next(subject, (found[-1].seq if found else after) + 1)
-            if more is not None:
-                pending = 1
-                if len(found) < limit:
-                    found.append(more)
+            if more is not None and len(found) < limit:
+                found.append(more)
+                more = await self.next(subject, more.seq + 1)
+            pending = 0 if more is None else 1
         return found, pending
 
     async def next(self, subject: str, seq: int) -> NatsMessage | None:
