@@ -142,6 +142,15 @@ def test_nothing_follows_a_lost_log_but_a_base(say: tuple[int, ...]) -> None:
     assert whole(bench).cause == "log_lost"
 
 
+def test_whoever_doubts_the_book_gets_an_image_whatever_comes_next() -> None:
+    bench = based()
+    bench.stream.distrust("operator", "asked for", NOW)
+    bench.say(1006)
+    assert bench.stream.suspect
+    assert bench.image(1006)
+    assert len(bench.log.of("resync")) == 2
+
+
 def test_an_image_may_be_so_far_ahead_of_what_was_heard() -> None:
     for beyond, taken in ((0, True), (1, False)):
         bench = Bench()
@@ -178,6 +187,7 @@ def test_so_many_may_wait_and_one_more_lets_them_go(monkeypatch: pytest.MonkeyPa
     assert (bench.stream.held, bench.counts.drops) == (1, {"queue_full": 100})
     bench.say(1006)
     assert bench.stream.suspect, "what followed it is gone"
+    assert bench.log.of("frame") == []
 
 
 def test_what_there_is_no_room_for_is_dated_and_a_later_image_is_taken() -> None:
@@ -197,8 +207,10 @@ def test_what_there_is_no_room_for_is_dated_and_a_later_image_is_taken() -> None
     bench.stream.distrust("operator", "asked for", NOW)
     bench.log.away = True
     assert bench.stream.image(bench.market.image(1007), NOW + 9 * SECOND)
-    # Why it stands is told when there is room; since when it lasts is known.
     assert bench.counts.gaps[-1] == "broker_away"
+    bench.log.away = False
+    assert bench.image(1007)
+    assert bench.counts.outcomes == ["snapshot", "snapshot"]
 
 
 def test_an_image_with_a_lower_number_is_taken_only_when_it_is_clearly_newer() -> None:
