@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.common.subjects import StreamKey
 from services.common.wire import LateBody, Missed, OpenGap
-from services.ingestor.integrity.open_gaps import MAX_OPEN
+from services.ingestor.streams import late
 from services.ingestor.streams.late import OpenTrades
 from services.ingestor.testing import Counts
 from services.ingestor.tests.test_open_gaps import KEY, NOW, Bench, rows
@@ -23,9 +25,10 @@ def told(bench: Bench) -> list[tuple[str, list[tuple[int, int]], list[tuple[int,
     ]
 
 
-def test_the_oldest_of_too_many_is_given_up() -> None:
+def test_the_oldest_of_too_many_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "MAX_OPEN", 5)
     bench = Bench()
-    for number in range(MAX_OPEN):
+    for number in range(5):
         bench.gap(11 + 2 * number, 11 + 2 * number)
     bench.gap(5001, 5002, NOW + 7)
     assert told(bench) == [("too_many", [(11, 11)], [], 7)]
@@ -33,12 +36,13 @@ def test_the_oldest_of_too_many_is_given_up() -> None:
     assert bench.open.left[-1] == (5001, 5002)
 
 
-def test_while_the_broker_has_no_room_one_more_is_open() -> None:
+def test_while_the_broker_has_no_room_one_more_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "MAX_OPEN", 5)
     bench = Bench()
-    for number in range(MAX_OPEN):
+    for number in range(5):
         bench.gap(11 + 2 * number, 11 + 2 * number)
     bench.log.away = True
-    assert len(bench.open.with_gap(5001, 5001, NOW)) == MAX_OPEN + 1
+    assert len(bench.open.with_gap(5001, 5001, NOW)) == 6
 
 
 def test_what_readers_were_told_to_be_lost_is_asked_for_again_but_for_what_is_open_anyway() -> None:

@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from services.common.domain.fold import TRADES_KEPT
 from services.common.wire import GapBody, LateBody, Missed
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.testing.streams import NOW, row
@@ -167,3 +168,104 @@ def test_what_was_asked_for_still_is_given_up_by_a_new_numbering() -> None:
     (late,) = bench.log.of("late")
     body = msgspec.json.decode(late.body, type=LateBody)
     assert (late.ts_recv, body.lost, body.reason) == (NOW + 7, [Missed(11, 12)], "renumbered")
+
+
+def test_every_trade_is_counted_and_what_the_broker_had_no_room_for_is_named() -> None:
+    bench = Bench()
+    bench.trade(7, 8, 8)
+    assert bench.stream.messages == 3
+    for held, first in ((None, 7), (6, 7)):
+        bench = connected(held)
+        bench.log.away = True
+        bench.trade(7)
+        assert bench.stream.state.evidence == f"trades {first}..7 missing (broker_away)"
+
+
+def test_the_state_behind_a_gap_is_the_newest_trades_before_it() -> None:
+    bench = Bench(held=10)
+    bench.trade(*range(11, 11 + TRADES_KEPT + 5))
+    last = 10 + TRADES_KEPT + 5
+    bench.trade(last + 2)
+    bench.stream.give_up(NOW)
+    body = msgspec.json.decode(bench.log.of("gap")[-1].body, type=GapBody)
+    assert body.message is not None
+    kept = [trade["trade_id"] for trade in msgspec.json.decode(body.message)]
+    assert kept == list(range(last - TRADES_KEPT + 1, last + 1))
+
+
+def test_a_trade_of_an_open_gap_that_comes_live_is_late_and_no_repetition() -> None:
+    bench = Bench(held=10)
+    bench.trade(13)
+    bench.stream.give_up(NOW)
+    bench.trade(11, 11)
+    (late,) = bench.log.of("late")
+    body = msgspec.json.decode(late.body, type=LateBody)
+    assert [msgspec.json.decode(each)["trade_id"] for each in body.messages] == [11]
+    assert late.ts_recv == NOW
+    assert bench.stream.duplicates == 1
+
+
+def test_a_number_is_old_only_by_the_time_of_the_newest_trade() -> None:
+    for order in ((11, 12), (12, 11)):
+        bench = Bench(held=10)
+        for number in order:
+            bench.trade(number, late_us=10_000_000 if number == 12 else 0)
+        bench.trade(5, 6, 7, late_us=10_500_000)
+        assert (bench.frames, bench.stream.duplicates) == ([11, 12], 3)
+
+
+def test_what_came_late_and_what_was_refilled_are_told_apart() -> None:
+    bench = connected(held=10)
+    bench.trade(14, 11, 12, 13)
+    assert "0 refilled, 3 late" in statuses(bench)[-1][1]
+    bench.trade(18)
+    assert (bench.refill(15), bench.refill(16, 17)) == (1, 2)
+    assert "3 refilled, 0 late" in statuses(bench)[-1][1]
+    assert bench.stream.refilled == 3
+
+
+def test_rows_that_nobody_asked_for_are_let_go() -> None:
+    bench = Bench(held=10)
+    assert bench.refill(11, 12) == 0
+    assert (bench.frames, bench.stream.held) == ([], 0)
+    fresh = Bench()
+    assert fresh.refill(11) == 0
+
+
+def test_a_tail_that_nothing_follows_is_given_up_to_its_end() -> None:
+    bench = Bench(held=10)
+    for _ in range(2):
+        bench.stream.heartbeat(13, NOW)
+    bench.stream.give_up(NOW)
+    assert bench.stream.open.left == [(11, 13)]
+    assert not bench.stream.healing
+
+
+def test_several_holes_of_one_resync_are_counted_together_and_end_together() -> None:
+    for denied, words in ((False, "0 lost, 4 still asked for"), (True, "4 lost, 0 still")):
+        bench = connected(held=10)
+        bench.trade(13, 16)
+        bench.stream.give_up(NOW, denied=denied)
+        assert words in statuses(bench)[-1][1]
+        assert (bench.stream.opened, bench.stream.lost) == ((0, 4) if denied else (4, 0))
+        assert bench.counts.outcomes == ["lost" if denied else "open"] * 2
+
+
+def test_the_same_end_told_again_is_asked_for_once() -> None:
+    bench = Bench(held=10)
+    for _ in range(2):
+        bench.stream.heartbeat(13, NOW)
+    bench.stream.seed(13, NOW, NOW)
+    assert bench.asked == 1
+    bench.stream.seed(14, NOW, NOW)
+    assert bench.asked == 2
+
+
+def test_ids_may_begin_with_nothing_and_begin_anew_with_the_first() -> None:
+    bench = connected(held=0)
+    bench.trade(3)
+    assert statuses(bench)[-1] == ("resyncing", "trades 1..2 missing (gap)")
+    bench = Bench(held=1_000)
+    bench.trade(1, 1, 1, late_us=5_000_000)
+    body = msgspec.json.decode(bench.log.of("gap")[-1].body, type=GapBody)
+    assert (body.cause, body.missed, bench.frames) == ("renumbered", Missed(0, 0), [1])
