@@ -88,12 +88,14 @@ def test_without_a_connection_silence_says_nothing() -> None:
     fresh.lost("never there", NOW)
     assert (fresh.product, fresh.heard, fresh.refused) == ("BTC-USD", 0, None)
     bench.join()
-    bench.feed(Kind.HEARTBEAT, 100, at=SECOND, trade_id=10)
-    bench.streams.lost("reset", NOW + 2 * SECOND)
+    for second in range(1, 6):
+        bench.feed(Kind.HEARTBEAT, 100, at=second * SECOND, trade_id=10)
+    bench.streams.lost("reset", NOW + 6 * SECOND)
     assert bench.streams.heard == 0
     bench.streams.watch(SUSPECT, NOW + 600 * SECOND)
     for channel in bench.logs:
-        assert said(bench, channel)[1:] == [("down", "reset", 2 * SECOND)]
+        assert said(bench, channel)[1:] == [("down", "reset", 6 * SECOND)]
+    assert bench.wants == []
     bench.streams.connected(NOW + 600 * SECOND)
     assert bench.streams.heard == 0
     bench.streams.watch(SUSPECT, NOW + 601 * SECOND)
