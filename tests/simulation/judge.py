@@ -10,6 +10,7 @@ from services.common.wire import decode_head
 from tests.simulation.client import Client, Records
 from tests.simulation.expected_errors import unexpected
 from tests.simulation.leftovers import grown, held_by
+from tests.simulation.plan import Plan
 from tests.simulation.platform import HTTP_PORT, SHARDS, Platform
 from tests.simulation.redis_part import RedisLogs
 from tests.simulation.stored import Archive, Logs, archive_differs, held_in, rows_differ
@@ -25,9 +26,6 @@ _WHOLE = ("live", "quiet")
 class Judge:
     """Run `wrong` once, as a process of the world.
 
-    Args:
-        names_in_order: whether the names of the archive's objects tell the order of their records.
-
     Attributes:
         archived: how many tick records the archive has.
     """
@@ -39,15 +37,14 @@ class Judge:
         logs: Logs | RedisLogs,
         witness: Witness,
         clients: Mapping[str, Client],
-        *,
-        names_in_order: bool,
+        plan: Plan,
     ) -> None:
         self._it = it
         self._platform = platform
         self._logs = logs
         self._witness = witness
         self._clients = clients
-        self._names_in_order = names_in_order
+        self._plan = plan
         self.archived = 0
 
     async def wrong(self, before: Mapping[str, Counter[str]], settle_s: float) -> list[str]:
@@ -93,7 +90,13 @@ class Judge:
         logs, stores = self._logs.ticks(), self._platform.stores
         archive = Archive(stores)
         wrong += rows_differ(logs, stores, archive)
-        wrong += archive_differs(logs, archive, SHARDS, names_in_order=self._names_in_order)
+        wrong += archive_differs(
+            logs,
+            archive,
+            SHARDS,
+            names_in_order=self._plan.names_in_order,
+            nothing_left_lying=self._plan.nothing_left_lying,
+        )
         self.archived = sum(map(len, logs.values()))
         return wrong
 
@@ -118,6 +121,7 @@ class Judge:
             chained = [(one.epoch, one.seq) for one in heads if one.type in ("tick", "reset")]
             if chained:
                 due[str(key)] = [place for place in chained if place[0] == chained[-1][0]]
+        self._platform.drop_older_ticks()
         records = Records()
         wants = [
             Want(channel, (product,), from_seq=places[0][1])

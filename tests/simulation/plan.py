@@ -122,7 +122,8 @@ Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault | RedisFau
 class Plan:
     """One run: its seed, its products, its faults, and how long it lasts until all are over.
 
-    `numbers` are the places that the faults have among those of the seed.
+    `numbers` are the places that the faults have among those of the seed. The snapshotters share
+    every log where they `overlap`, as in a rolling update; else each has shards of its own.
     """
 
     seed: int
@@ -130,7 +131,37 @@ class Plan:
     seconds: float
     faults: tuple[Fault, ...]
     numbers: tuple[int, ...]
+    overlap: bool
     broker: BrokerKind = "nats"
+
+    @property
+    def names_in_order(self) -> bool:
+        """Whether the names of the archive's objects tell the order of their records.
+
+        They have the ingestor's time (docs/archive.md).
+        """
+        return not any(
+            isinstance(fault, WrongClock) and fault.part == "ingestor" and fault.by_s < 0
+            for fault in self.faults
+        )
+
+    @property
+    def nothing_left_lying(self) -> bool:
+        """Whether each of the archive's objects is named by a commit.
+
+        Of one that is killed, what it had not committed stays where another shares its log, and
+        where S3 does it only once the next process has looked (services/snapshotter/README.md).
+        """
+        killed = any(
+            isinstance(fault, Kill) and fault.part.startswith("snapshotter")
+            for fault in self.faults
+        )
+        late = any(
+            (isinstance(fault, StoreFault) and (fault.store, fault.kind) == ("s3", "slow"))
+            or (isinstance(fault, Partition | Slow) and "s3" in fault.ends)
+            for fault in self.faults
+        )
+        return not (killed and (self.overlap or late))
 
     def only(self, numbers: Iterable[int], products: int) -> Plan:
         """The same with some of its faults, and with its first products."""
@@ -148,7 +179,8 @@ def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
     if broker == "redis":
         made = [at_redis(one, chance, LONGEST_S) for one in made]
     products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
-    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)), broker)
+    overlap = chance.random() < 0.5
+    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)), overlap, broker)
 
 
 def broker_of(seed: int) -> BrokerKind:

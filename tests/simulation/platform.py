@@ -45,11 +45,17 @@ class Platform:
     """
 
     def __init__(
-        self, world: World, products: tuple[str, ...], broker: BrokerKind = "nats"
+        self,
+        world: World,
+        products: tuple[str, ...],
+        broker: BrokerKind = "nats",
+        *,
+        overlap: bool,
     ) -> None:
         self.world = world
         self.products = products
         self.broker = broker
+        self._overlap = overlap
         self.disk = ModelServer("nats")
         self.redis = RedisPart()
         self.stores = Stores(world.loop, Random(world.random.getrandbits(64)))
@@ -95,6 +101,12 @@ class Platform:
         """The part's newest process."""
         return self._processes[part]
 
+    def drop_older_ticks(self) -> None:
+        """Let the tick logs go of their older half, as at their bound of bytes."""
+        for name, stream in self.disk.jetstream.streams.items():
+            if "_TICK_" in name:
+                stream.purge((stream.first + stream.last) // 2)
+
     # -- the parts
 
     async def _exchange(self) -> None:
@@ -129,8 +141,15 @@ class Platform:
         await Normalizer(settings, open_broker(settings), metrics).serve(Stop())
 
     async def _snapshotter(self) -> None:
+        part = running_process().machine.name
+        shard = part.removeprefix("snapshotter-")
+        own: dict[str, Any] = {
+            "snapshotter_shards": str(int(shard) - 1),
+            "archive_raw": shard == "1",
+        }
         settings = SnapshotterSettings(
             **self._common(),
+            **({} if self._overlap else own),
             snapshot_period_ms=500,
             archive_period_s=3,
             checkpoint_period_s=4,
@@ -144,7 +163,7 @@ class Platform:
             stores.bucket(),
             stores.latest(consistent=True),
         )
-        self.snapshotters[running_process().machine.name] = service
+        self.snapshotters[part] = service
         await service.run(Stop())
 
     async def _gateway(self) -> None:
@@ -168,8 +187,6 @@ class Platform:
             "redis_url": self.redis.url,
             "nats_urls": (f"nats://nats:{_NATS_PORT}",),
             "shard_count": SHARDS,
-            # So short that who comes back in the end is served from the archive first.
-            "js_retention_minutes": 0.75,
             "http_host": "0.0.0.0",
             "http_port": HTTP_PORT,
             "admin_port": None,

@@ -13,7 +13,7 @@ from tests.simulation.client import CHANNELS, Client, allowed_age_s
 from tests.simulation.happening import Happening
 from tests.simulation.judge import Judge
 from tests.simulation.leftovers import held_by
-from tests.simulation.plan import FIRST_S, Plan, WrongClock
+from tests.simulation.plan import FIRST_S, Plan
 from tests.simulation.platform import HTTP_PORT, Platform
 from tests.simulation.redis_part import RedisLogs
 from tests.simulation.stored import Logs
@@ -46,7 +46,7 @@ class _Run:
     def __init__(self, it: World, plan: Plan) -> None:
         self._it = it
         self._plan = plan
-        self._platform = Platform(it, plan.products, plan.broker)
+        self._platform = Platform(it, plan.products, plan.broker, overlap=plan.overlap)
         self._logs: Logs | RedisLogs = (
             Logs(self._platform.disk) if plan.broker == "nats" else RedisLogs(self._platform.redis)
         )
@@ -79,13 +79,7 @@ class _Run:
         await asyncio.sleep(self._plan.seconds - loop.time())
         for client in self._clients.values():
             client.judging = False
-        set_back = any(
-            isinstance(fault, WrongClock) and fault.part == "ingestor" and fault.by_s < 0
-            for fault in self._plan.faults
-        )
-        judge = Judge(
-            self._it, platform, self._logs, witness, self._clients, names_in_order=not set_back
-        )
+        judge = Judge(self._it, platform, self._logs, witness, self._clients, self._plan)
         wrong = await self._as_checker(partial(judge.wrong, self._before, SETTLE_S))
         report = Report(wrong, archived=judge.archived, happened=self._happening.told())
         for client in self._clients.values():

@@ -97,28 +97,41 @@ class _Place(msgspec.Struct):
 
 
 def archive_differs(
-    logs: Lines, archive: Archive, shards: int, *, names_in_order: bool = True
+    logs: Lines,
+    archive: Archive,
+    shards: int,
+    *,
+    names_in_order: bool = True,
+    nothing_left_lying: bool = True,
 ) -> list[str]:
-    """How the archive differs from what the logs were given.
+    """How the archive differs from what the logs were given, by its index and as it lies there.
 
-    Names have the order where no ingestor's clock was set back (docs/archive.md).
+    Without `names_in_order` nothing is said of the order as it lies, and without
+    `nothing_left_lying` a record may lie there twice.
     """
+    wrong = _lines_differ("by its index", logs, archive.indexed(shards))
+    lying = archive.lying()
+    if not nothing_left_lying:
+        lying = {key: list(dict.fromkeys(lines)) for key, lines in lying.items()}
+    if not names_in_order or not nothing_left_lying:
+        lying = {key: sorted(lines) for key, lines in lying.items()}
+        logs = {key: sorted(lines) for key, lines in logs.items()}
+    return wrong + _lines_differ("as it lies", logs, lying)
+
+
+def _lines_differ(how: str, logs: Lines, lines: Lines) -> list[str]:
     wrong = []
-    for how, lines, ordered in (
-        ("by its index", archive.indexed(shards), True),
-        ("as it lies", archive.lying(), names_in_order),
-    ):
-        for key in sorted(logs.keys() | lines.keys()):
-            due, there = logs.get(key, []), lines.get(key, [])
-            if there == due or (not ordered and sorted(there) == sorted(due)):
-                continue
-            missing, more = len(set(due) - set(there)), len(set(there) - set(due))
-            twice = len(there) - len(set(there))
-            order = "" if missing or more or twice else ", in another order"
-            wrong.append(
-                f"the archive of {key} {how} has {missing} missing, {more} more and {twice} "
-                f"twice of {len(due)}{order}"
-            )
+    for key in sorted(logs.keys() | lines.keys()):
+        due, there = logs.get(key, []), lines.get(key, [])
+        if there == due:
+            continue
+        missing, more = len(set(due) - set(there)), len(set(there) - set(due))
+        twice = len(there) - len(set(there))
+        order = "" if missing or more or twice else ", in another order"
+        wrong.append(
+            f"the archive of {key} {how} has {missing} missing, {more} more and {twice} "
+            f"twice of {len(due)}{order}"
+        )
     return wrong
 
 

@@ -14,7 +14,16 @@ from services.common.subjects import StreamKey
 from services.common.testing.tick_records import TickStream
 from services.snapshotter.settings import SnapshotterSettings
 from tests.simulation.happening import Happening
-from tests.simulation.plan import LONGEST_S, Fault, Kill, Partition, Slow, StoreFault, faults_of
+from tests.simulation.plan import (
+    LONGEST_S,
+    Fault,
+    Kill,
+    Partition,
+    Plan,
+    Slow,
+    StoreFault,
+    faults_of,
+)
 from tests.simulation.platform import SHARDS, Platform
 from tests.simulation.stored import Archive, Logs, archive_differs, rows_differ
 from tests.simulation.test_world import done
@@ -42,9 +51,11 @@ def concerns(fault: Fault) -> bool:
 def wrong_after(seed: int, count: int = 12) -> list[str]:
     """What differs in the end."""
     with world(seed) as it:
-        platform = Platform(it, ())
-        logs, happening = Logs(platform.disk), Happening(it, platform)
         chance = Random(it.random.getrandbits(64))
+        faults = faults_of(chance, count, 2.0, _FAULTS_S, concerns)
+        plan = Plan(seed, (), _FAULTS_S, tuple(faults), tuple(range(count)), seed % 2 == 0)
+        platform = Platform(it, (), overlap=plan.overlap)
+        logs, happening = Logs(platform.disk), Happening(it, platform)
 
         async def publish() -> None:
             keys = [StreamKey("coinbase", c, p) for c in ("ticker", "book", "trades") for p in "AB"]
@@ -67,14 +78,16 @@ def wrong_after(seed: int, count: int = 12) -> list[str]:
             archive = Archive(platform.stores)
             return [
                 *rows_differ(lines, platform.stores, archive),
-                *archive_differs(lines, archive, SHARDS),
+                *archive_differs(
+                    lines, archive, SHARDS, nothing_left_lying=plan.nothing_left_lying
+                ),
             ]
 
         async def script() -> list[str]:
             look()
             for part in _PARTS:
                 platform.start(part)
-            for fault in faults_of(chance, count, 2.0, _FAULTS_S, concerns):
+            for fault in plan.faults:
                 it.loop.call_at(fault.at_s, partial(happening.begin, fault))
             await done(it, "normalizer", publish)
             await asyncio.sleep(LONGEST_S)
