@@ -9,13 +9,15 @@ snapshotter's writers own theirs, because they know what may wait and what is ne
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-import aioboto3
 from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
 
 from services.common.errors import PlatformError, StoreMissing, StoreUnavailable
 from services.common.settings import AwsSettings
@@ -86,10 +88,20 @@ async def open_client(
         user_agent_extra="market-data-fanout",
         **options,
     )
-    session = aioboto3.Session(region_name=aws.aws_region)
-    async with session.client(service, endpoint_url=endpoint, config=config) as client:
+    session = get_session()
+    session.register_component("data_loader", _descriptions())
+    async with session.create_client(
+        service, region_name=aws.aws_region, endpoint_url=endpoint, config=config
+    ) as client:
         client.meta.events.register("after-call", _check_answer)
         yield client
+
+
+@functools.cache
+def _descriptions() -> Loader:
+    """Reads the SDK's descriptions of the services, megabytes of JSON, once for all clients."""
+    loader: Loader = get_session().get_component("data_loader")
+    return loader
 
 
 class AwsStore[Client]:
