@@ -126,6 +126,14 @@ def test_an_order_that_moves_within_its_level_is_one_change() -> None:
     assert orders.apply(event(OPEN, "b", "5", "10", "buy")) == [("buy", "10", "6")]
 
 
+def test_an_order_that_changes_its_price_is_found_by_its_name_still() -> None:
+    orders = OrderBook()
+    orders.apply(event(OPEN, "a", "1", "10", "buy"))
+    orders.apply(event(CHANGE, "a", "1", "11", "buy"))
+    assert orders.apply(event(DONE, "a", "0", "", "")) == [("buy", "11", "0")]
+    assert len(orders) == 0
+
+
 def test_pitfall_1_a_recorded_full_feed_is_contiguous_across_its_mixed_types(
     captures: Path,
 ) -> None:
