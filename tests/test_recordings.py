@@ -26,7 +26,7 @@ from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.integrity.silence import Silence, SilenceRule
 from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts
 from services.ingestor.venues.base import Kind
 from services.ingestor.venues.coinbase import CoinbaseFeed

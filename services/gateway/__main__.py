@@ -26,7 +26,7 @@ from services.common.stores.s3_archive import S3ArchiveReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.app import create_app, info_of, serve
-from services.gateway.http.public_routes import bare_health_routes, has_admin_port
+from services.gateway.http.pages import bare_health_routes, has_admin_port
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import FleetMetrics, Metrics
 from services.gateway.settings import GatewaySettings

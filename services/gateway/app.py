@@ -17,8 +17,7 @@ from services.common.observability.statistics import observed
 from services.common.runtime import serve_http
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.asyncapi import asyncapi_text
-from services.gateway.http.pages import docs_routes, web_routes
-from services.gateway.http.public_routes import bare_health_routes, has_admin_port
+from services.gateway.http.pages import bare_health_routes, docs_routes, has_admin_port, web_routes
 from services.gateway.http.routes import api_router
 from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint
 from services.gateway.lifecycle import Gateway

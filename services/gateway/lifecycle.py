@@ -21,8 +21,8 @@ from services.gateway.admission.auth import KeyRing, Places
 from services.gateway.backfill import Backfill
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session, SessionHost
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.metrics import Metrics

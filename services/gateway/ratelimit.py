@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 
 # What a command costs of its sender's rate beside the one that each costs: for each stream that it
 # names, and for so many bytes that have to be read.

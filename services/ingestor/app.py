@@ -20,12 +20,10 @@ from services.common.errors import (
     VenueRefused,
 )
 from services.common.observability.health import Health
-from services.common.resilience.backoff import Backoff
-from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
+from services.common.resilience import Backoff, Circuit, CircuitBreaker
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
-from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.records import Record
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs

@@ -21,8 +21,7 @@ import msgspec
 from services.common.domain.decimals import is_decimal
 from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is_row
 from services.common.errors import VenueRefused, VenueUnavailable
-from services.common.resilience.backoff import Backoff
-from services.common.resilience.circuit_breaker import CircuitBreaker
+from services.common.resilience import Backoff, CircuitBreaker
 from services.common.times import micros
 from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.rest_call import CallFailed, get, open_http

@@ -17,10 +17,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from services.common.clock import now_us
-from services.common.resilience.backoff import Backoff
-from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
-from services.ingestor.feed.dial import dial, why_closed
-from services.ingestor.feed.lifecycle import FeedState, checked_step
+from services.common.resilience import Backoff, Circuit, CircuitBreaker
+from services.ingestor.feed.connection import FeedState, checked_step, dial, why_closed
 from services.ingestor.feed.limiter import Limiter
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames

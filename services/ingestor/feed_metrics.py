@@ -9,13 +9,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.common.clock import now_us
-from services.common.resilience.circuit_breaker import Circuit
-from services.common.stream.storing import Storing
+from services.common.resilience import Circuit
+from services.common.stream.records import Storing
 from services.common.wire import StreamState
 from services.ingestor.cb_ws import Feed
 from services.ingestor.metrics import STREAM
 from services.ingestor.streams import BookStream
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 
 # Gravest last, so that `>=` means "at least as bad as".
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}

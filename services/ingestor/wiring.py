@@ -30,7 +30,7 @@ from services.ingestor.streams import (
     Want,
 )
 from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.venues.base import VenueRest
 from services.ingestor.venues.coinbase import CHANNELS, FULL, CoinbaseFeed
 

@@ -7,8 +7,7 @@ import structlog
 
 from services.common.errors import RecordRefused, RecordTooLarge
 from services.common.stream import Broker, Message, Record
-from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.wire import RECORD_VERSION, Missed, Parked, Reset, Tick, decode_record
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import RepairRequest

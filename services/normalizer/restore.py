@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.stream import Broker
 from services.common.subjects import StreamKey
 from services.normalizer.normalize import Normalizer

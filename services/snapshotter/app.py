@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from services.common.errors import BrokerUnavailable, StoreError, StoreMissing, StoreUnavailable
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.runtime import Stop, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader
@@ -28,8 +28,7 @@ from services.snapshotter.restore import Restorer
 from services.snapshotter.s3 import ArchiveLog, Bucket, CheckpointStore
 from services.snapshotter.settings import SnapshotterSettings
 from services.snapshotter.stream import Stream
-from services.snapshotter.write_scheduler import WriteScheduler
-from services.snapshotter.writers import CheckpointWriter, RowWriter
+from services.snapshotter.writers import CheckpointWriter, RowWriter, WriteScheduler
 
 log = structlog.get_logger(__name__)
 

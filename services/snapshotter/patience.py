@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.snapshotter.pacing import RETRY_S
 
 

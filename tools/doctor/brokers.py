@@ -12,8 +12,7 @@ from nats.js.errors import Error as JetStreamError
 from redis.exceptions import RedisError
 
 from services.common.settings import CommonSettings
-from services.common.stream.redis.client import tls_options
-from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
+from services.common.stream.redis.client import EVICTION_ACTION, eviction_of, tls_options
 from tools.doctor import Finding
 
 _TIMEOUT_S = 5.0

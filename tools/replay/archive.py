@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
-from services.common.stores.prefetch import prefetch
 from services.common.stores.s3 import S3Store
+from services.common.stores.s3_archive import prefetch
 from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
 
 # Names tell the receive time of an object's first and last record; those between may lie a little

@@ -18,7 +18,7 @@ from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.venues.base import Event, Kind, MalformedFrame
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.recording import Connected, Recording

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.common.errors import StoreUnavailable
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.settings import AwsSettings
 from services.common.stores.aws import DYNAMODB, READER, AwsStore, Limits, translated
 from services.common.stores.ports import LatestReader, LatestRow

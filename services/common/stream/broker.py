@@ -51,8 +51,17 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from services.common.errors import BrokerUnavailable, RecordRefused
-from services.common.stream.records import Held, LiveBatch, LogSpec, Message, Page, Position, Record
-from services.common.stream.storing import PublisherStats, Storing
+from services.common.stream.records import (
+    Held,
+    LiveBatch,
+    LogSpec,
+    Message,
+    Page,
+    Position,
+    PublisherStats,
+    Record,
+    Storing,
+)
 
 # Told of a record that was taken and that the server will never store. What it answers is stored in
 # its place (the same subject and position); None leaves the place empty. Must not wait.

@@ -17,8 +17,7 @@ import structlog
 
 from services.common.errors import RecordRefused
 from services.common.stream.broker import OnRefused
-from services.common.stream.records import InFlight, Record
-from services.common.stream.storing import PublisherStats
+from services.common.stream.records import InFlight, PublisherStats, Record
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.wire import RECORD_VERSION, Parked
 

@@ -14,18 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream import (
-    Broker,
-    LogSpec,
-    Position,
-    Publisher,
-    Record,
-    storing,
-)
+from services.common.stream import Broker, LogSpec, Position, Publisher, Record, records
 from services.common.stream.nats import publisher as nats_publisher
 from services.common.stream.nats.broker import NatsBroker
+from services.common.stream.records import NOT_STORING_S, PublisherStats, Storing, storing
 from services.common.stream.redis.broker import RedisBroker
-from services.common.stream.storing import NOT_STORING_S, PublisherStats, Storing
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, read_all, seqs, until
 from tools.embedded import NatsServer, ValkeyServer
 
@@ -39,17 +32,17 @@ def _stats(stalled_s: float, trouble: str | None = None) -> PublisherStats:
 
 
 def test_the_publisher_that_waits_longest_tells_whether_anything_is_stored() -> None:
-    assert storing.storing([]).problem is None
-    assert storing.storing([_stats(0.0), _stats(NOT_STORING_S - 0.1)]).problem is None
-    found = storing.storing([_stats(1.0), _stats(NOT_STORING_S + 7, "disk full"), _stats(2.0)])
+    assert storing([]).problem is None
+    assert storing([_stats(0.0), _stats(NOT_STORING_S - 0.1)]).problem is None
+    found = storing([_stats(1.0), _stats(NOT_STORING_S + 7, "disk full"), _stats(2.0)])
     assert found == Storing(NOT_STORING_S + 7, 9, "disk full")
     assert found.problem == "nothing stored for 12 s, 9 records wait: disk full"
-    assert "no answer" in str(storing.storing([_stats(60.0)]).problem)
+    assert "no answer" in str(storing([_stats(60.0)]).problem)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "NOT_STORING_S", 0.5)
+    monkeypatch.setattr(records, "NOT_STORING_S", 0.5)
 
 
 async def _fill(broker: Broker) -> Publisher:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from services.common.stream import Broker, LogSpec
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker

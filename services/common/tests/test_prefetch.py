@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.common.stores.prefetch import prefetch
+from services.common.stores.s3_archive import prefetch
 
 
 class _Source:

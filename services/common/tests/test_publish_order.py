@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.common.stream import LogSpec, Position, Publisher
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
-from services.common.stream.nats.publishing.readback import Fate, ReadBack
+from services.common.stream.nats.publishing.reconcile import Fate, ReadBack
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, record
 from services.common.testing.nats_script import ScriptedNats, Verdict
 

@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 
 from services.common.errors import BrokerClosed, RecordRefused
 from services.common.stream.publish_window import PublishWindow
-from services.common.stream.records import InFlight, Position, Record
-from services.common.stream.storing import PublisherStats
+from services.common.stream.records import InFlight, Position, PublisherStats, Record
 
 
 def _item(size: int) -> InFlight:

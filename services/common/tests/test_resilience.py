@@ -4,9 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.resilience.backoff import Backoff, delay_s
-from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import (
+    Backoff,
+    Circuit,
+    CircuitBreaker,
+    TokenBucket,
+    delay_s,
+)
 
 _DRAWS = st.floats(0, 1, exclude_max=True)
 

@@ -12,8 +12,12 @@ from nats.aio.transport import TcpTransport
 
 from services.common.stream import Position, Record
 from services.common.stream.nats.client import LeanClient
-from services.common.stream.nats.publishing.answers import Acks
-from services.common.stream.nats.publishing.encoding import append_batch, append_message, in_flight
+from services.common.stream.nats.publishing.messages import (
+    Acks,
+    append_batch,
+    append_message,
+    in_flight,
+)
 from services.common.stream.nats.wire import (
     Frames,
     description_of,

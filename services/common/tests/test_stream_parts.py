@@ -24,8 +24,7 @@ from services.common.stream.nats.records import (
 )
 from services.common.stream.records import Held
 from services.common.stream.redis.packing import Packed, pack, pack_record
-from services.common.stream.redis.records import Source
-from services.common.stream.redis.sources import Sources
+from services.common.stream.redis.records import Source, Sources
 from services.common.stream.retention import is_cut
 from services.common.stream.specs import log_specs
 from services.common.stream.unsynced_records import UnsyncedRecords

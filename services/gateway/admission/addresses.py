@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 
 # Addresses remembered at a time; the least recently seen are forgotten.
 _REMEMBERED = 10_000

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.common.errors import BrokerError, PositionLost, StoreUnavailable
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.subjects import StreamKey
 from services.common.wire import encode
 from services.gateway.backfill import Backfill

@@ -17,9 +17,8 @@ from services.gateway.admission.auth import Seat
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.command_queue import BAD_KEY, CommandQueue
 from services.gateway.clients.dependencies import GatewayParts, limits_message
-from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.live_streams import Subscriber
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import Outbox, encoding_of
 from services.gateway.protocol import (
     AUTH_REQUIRED,
     INTERNAL,

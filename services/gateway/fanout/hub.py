@@ -18,11 +18,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.delivery_times import DeliveryTimes
-from services.gateway.fanout.flush_schedule import FlushSchedule, Turns
 from services.gateway.fanout.live_streams import (
     LiveStream,
     Subscriber,
@@ -30,7 +29,7 @@ from services.gateway.fanout.live_streams import (
     ViewGroup,
 )
 from services.gateway.fanout.merged_sending import MergedSending
-from services.gateway.fanout.push_batch import Push, PushBatch
+from services.gateway.fanout.push_batch import FlushSchedule, Push, PushBatch, Turns
 from services.gateway.fanout.subscription import BEGINNING, Catching, State, Subscription, Terms
 from services.gateway.websocket.rfc6455.frames import text_frames
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from services.common.subjects import StreamKey
-from services.gateway.fanout.encoding import FrameEncoding
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import FrameEncoding, Outbox
 from services.gateway.fanout.subscription import Subscription, View
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.fanout.conflation import Conflation
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.live_streams import Subscriber
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import State, Subscription
 from services.gateway.websocket.rfc6455.frames import text_frame, text_frames
 

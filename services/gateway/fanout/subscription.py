@@ -33,7 +33,7 @@ from services.gateway.fanout.conflation import Conflation
 from services.gateway.websocket.rfc6455.frames import text_frame
 
 if TYPE_CHECKING:
-    from services.common.resilience.token_bucket import TokenBucket
+    from services.common.resilience import TokenBucket
     from services.gateway.fanout.live_streams import LiveStream, Subscriber
     from services.gateway.fanout.outbox import Outbox
 

@@ -1,7 +1,8 @@
 """The pages: the board at `/`, which follows the streams in a browser, and `/docs`.
 
-No build step, and nothing from other hosts. `web/sdk` is a link to the JavaScript SDK,
-clients/js/src; a wheel holds the files themselves.
+And what the public port says of the process's health while an admin port says the rest. No build
+step, and nothing from other hosts. `web/sdk` is a link to the JavaScript SDK, clients/js/src; a
+wheel holds the files themselves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+
+from services.common.settings import CommonSettings
 
 _WEB = Path(__file__).parent / "web"
 _TYPES = {
@@ -131,3 +134,21 @@ def _values(parameter: Mapping[str, Any]) -> str:
 def _about(parameter: Mapping[str, Any]) -> str:
     found: str = parameter.get("description", parameter["schema"].get("description", ""))
     return found
+
+
+def has_admin_port(settings: CommonSettings) -> bool:
+    """Whether health in detail, metrics and documents have a port of their own."""
+    return settings.admin_port not in (None, settings.http_port)
+
+
+def bare_health_routes(ready: Callable[[], Awaitable[bool]]) -> list[BaseRoute]:
+    """That it lives, and whether it is ready: for load balancers, and for whoever finds them."""
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"alive": True})
+
+    async def readyz(_request: Request) -> Response:
+        holds = await ready()
+        return JSONResponse({"ready": holds}, status_code=200 if holds else 503)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]

@@ -25,10 +25,9 @@ from services.gateway.protocol import (
     TOO_LARGE,
     Problem,
 )
-from services.gateway.websocket.asgi_call import Receive, Send
-from services.gateway.websocket.asgi_transport import AsgiTransport
+from services.gateway.websocket.asgi import AsgiTransport, Receive, Send
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.opening import EXTENSION
+from services.gateway.websocket.ends import EXTENSION
 
 Scope = dict[str, Any]
 # What a client is told whose message was so large that it was not even read.

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 from services.common.sharding import shard_of
 from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log

@@ -15,7 +15,7 @@ import structlog
 
 from services.common.clock import now_us
 from services.common.errors import BrokerError, PositionLost
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.sharding import shard_of
 from services.common.stream import Broker, Position
 from services.common.stream.worker import Bell

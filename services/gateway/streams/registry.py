@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import structlog
 
 from services.common.errors import BrokerError, BrokerUnavailable
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription
 from services.common.stream.records import Message

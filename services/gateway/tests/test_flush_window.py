@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.fanout.encoding import encoding_of
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import Outbox, encoding_of
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.testing import Market, bench, small_settings

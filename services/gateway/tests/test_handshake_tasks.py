@@ -11,8 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.gateway.admission.addresses import Proxies
-from services.gateway.admission.http_limits import HttpLimits
-from services.gateway.admission.refusals import Refusals
+from services.gateway.admission.http_limits import HttpLimits, Refusals
 from services.gateway.testing import WAIT_S
 from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.rfc6455.keepalive import Keepalive

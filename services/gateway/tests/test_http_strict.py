@@ -20,8 +20,7 @@ from uvicorn.server import ServerState
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.admission.addresses import Proxies
-from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimits
-from services.gateway.admission.refusals import Refusals
+from services.gateway.admission.http_limits import SLOWEST_BYTES_PER_S, HttpLimits, Refusals
 from services.gateway.testing import WAIT_S, Bench, bench, eventually
 from services.gateway.testing.wire import HANDSHAKE, RawClient
 from services.gateway.websocket.http_connection import HttpConnection, _SafeWriter

@@ -8,11 +8,10 @@ import pytest
 
 from services.common.stream import Position, Record
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.fanout.encoding import encoding_of
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import Outbox, encoding_of
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import Subscription, Terms
 from services.gateway.metrics import Metrics
 from services.gateway.testing import Market

@@ -19,10 +19,10 @@ from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session
-from services.gateway.fanout.encoding import encoding_of
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream
+from services.gateway.fanout.outbox import encoding_of
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import Mode, State, Subscription
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics

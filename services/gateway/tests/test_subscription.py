@@ -20,8 +20,8 @@ from services.gateway.admission.auth import EVERYONE, Seat
 from services.gateway.backfill import Backfill
 from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session, SessionHost
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import (
     State,
 )

@@ -8,9 +8,8 @@ import pytest
 
 from services.common.stream import Position
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.fanout.encoding import encoding_of
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import Outbox, encoding_of
 from services.gateway.fanout.subscription import (
     BEGINNING,
     Catching,

@@ -16,7 +16,7 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.app import create_app
 from services.gateway.testing import Bench, Client, bench, eventually
 from services.gateway.testing.wire import CLOSE, CONT, PING, PONG, TEXT, RawClient
-from services.gateway.websocket.asgi_call import AsgiCall
+from services.gateway.websocket.asgi import AsgiCall
 from services.gateway.websocket.rfc6455.frames import CloseCode
 from services.gateway.websocket.server_context import SOCKET_OPTIONS
 

@@ -12,11 +12,9 @@ import asyncio
 import struct
 from typing import Any
 
-from services.gateway.websocket.asgi_call import AsgiCall
-from services.gateway.websocket.closing import CLOSE_S, LINGER_S, Closing
-from services.gateway.websocket.frame_reader import FrameReader
-from services.gateway.websocket.frame_writer import FrameWriter
-from services.gateway.websocket.opening import Opening, websocket_scope
+from services.gateway.websocket.asgi import AsgiCall
+from services.gateway.websocket.ends import CLOSE_S, LINGER_S, Closing, Opening, websocket_scope
+from services.gateway.websocket.framing import FrameReader, FrameWriter
 from services.gateway.websocket.rfc6455 import deflate, handshake
 from services.gateway.websocket.rfc6455.frames import (
     BINARY,

@@ -12,9 +12,8 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.websocket.closing import LINGER_S
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.opening import request_target
+from services.gateway.websocket.ends import LINGER_S, request_target
 from services.gateway.websocket.rfc6455.handshake import refusal
 from services.gateway.websocket.server_context import ServerContext
 

@@ -17,11 +17,10 @@ from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from services.gateway.admission.addresses import Proxies
-from services.gateway.admission.http_limits import HttpLimits
-from services.gateway.admission.refusals import Refusals
+from services.gateway.admission.http_limits import HttpLimits, Refusals
 from services.gateway.websocket.connection import WebSocketConnection
+from services.gateway.websocket.ends import request_target
 from services.gateway.websocket.http_connection import MAX_HEAD, HttpConnection, LingeringClose
-from services.gateway.websocket.opening import request_target
 from services.gateway.websocket.rfc6455.handshake import Header, refusal
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
 from services.gateway.websocket.server_context import (

@@ -15,8 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.gateway.admission.addresses import Proxies
-from services.gateway.admission.http_limits import HttpLimits
-from services.gateway.admission.refusals import Refusals
+from services.gateway.admission.http_limits import HttpLimits, Refusals
 from services.gateway.websocket.rfc6455.inbound import MAX_FRAGMENTS
 from services.gateway.websocket.rfc6455.keepalive import Keepalive
 

@@ -25,11 +25,10 @@ from starlette.exceptions import HTTPException
 from services.common.errors import PlatformError
 from services.common.observability.health import Health
 from services.common.observability.metrics import HealthCollector, Together
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.runtime import Stop, serve_http
 from services.common.settings import child_environment
-from services.gateway.http.pages import docs_routes
-from services.gateway.http.public_routes import has_admin_port
+from services.gateway.http.pages import docs_routes, has_admin_port
 from services.gateway.metrics import FleetMetrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.workers.channel import ChannelDown, WorkerChannel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 
 
 class Limiter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.wire import Missed, OpenGap
 from services.ingestor.integrity.sequencer import Gap
 

@@ -17,11 +17,10 @@ from services.common.clock import now_us
 from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, RecordTooLarge
 from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
-from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
+from services.common.resilience import Circuit, CircuitBreaker
 from services.common.stream.broker import Publisher
 from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.records import Record
-from services.common.stream.storing import PublisherStats
+from services.common.stream.records import PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.wire import RECORD_VERSION, Parked, decode_raw
 from services.ingestor.metrics import Metrics

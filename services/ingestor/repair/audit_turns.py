@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 
 # Parts of the time a round may take; the rest is for audits that have to be made again.
 _SPARE = 0.9

@@ -16,7 +16,7 @@ from opentelemetry import trace
 
 from services.common.clock import now_us
 from services.common.errors import VenueError, VenueRefused
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.ingestor.integrity.open_gaps import denied
 from services.ingestor.integrity.sequencer import Gap
 from services.ingestor.streams import (

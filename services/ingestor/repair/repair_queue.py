@@ -15,7 +15,7 @@ import structlog
 
 from services.common.clock import now_us
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
-from services.common.resilience.backoff import Backoff
+from services.common.resilience import Backoff
 from services.common.stream.broker import Broker
 from services.common.stream.records import Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of

@@ -1,22 +1,27 @@
-"""A running ingestor on given servers, and reading what it wrote."""
+"""A running ingestor on given servers: what it wrote, and its books, to compare with the truth."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
+from services.common.domain.book import Book
 from services.common.observability.health import Health
 from services.common.runtime import Stop
 from services.common.stream.broker import Broker
 from services.common.subjects import StreamKey, raw_subject
-from services.common.wire import RawRecord, decode_raw
+from services.common.testing.waiting import eventually
+from services.common.wire import RawRecord, ResyncBody, decode_raw
 from services.ingestor.app import Ingestor
 from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
+from tools.simulator import SimulatedExchange
 
 
 @contextlib.asynccontextmanager
@@ -65,3 +70,53 @@ async def raw_records(broker: Broker, channel: str, product: str) -> list[RawRec
         cursor = page.cursor
         if page.at_head:
             return records
+
+
+class _Update(msgspec.Struct):
+    changes: list[tuple[str, str, str]]
+
+
+class _Whole(msgspec.Struct):
+    bids: list[list[str | int]]
+    asks: list[list[str | int]]
+
+
+def folded(records: Iterable[RawRecord]) -> Book:
+    """The book after these raw records of a book stream."""
+    book = Book()
+    for record in records:
+        if record.kind == "resync":
+            message = msgspec.json.decode(record.body, type=ResyncBody).message
+            whole = msgspec.json.decode(message, type=_Whole)
+            book.replace(
+                [[str(cell) for cell in row] for row in whole.bids],
+                [[str(cell) for cell in row] for row in whole.asks],
+            )
+        elif record.kind == "frame":
+            changes = record.changes
+            if changes is None:
+                changes = msgspec.json.decode(record.body, type=_Update).changes
+            book.apply(changes)
+    return book
+
+
+def true_book(exchange: SimulatedExchange, product: str) -> Book:
+    """The model's book now."""
+    state = exchange.state(product)
+    book = Book()
+    book.replace([row[:2] for row in state.bids], [row[:2] for row in state.asks])
+    return book
+
+
+async def check_books(broker: Broker, exchange: SimulatedExchange, products: Sequence[str]) -> None:
+    """The folded log equals the model's book, once every change was sent.
+
+    The market must stand still (unpaced or paused).
+    """
+    exchange.settle()
+    for product in products:
+        await eventually(partial(_holds, broker, product, true_book(exchange, product)), "the book")
+
+
+async def _holds(broker: Broker, product: str, truth: Book) -> bool:
+    return folded(await raw_records(broker, "book", product)) == truth

@@ -15,7 +15,7 @@ from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.repair.book_audit import Auditor, Outcome
 from services.ingestor.streams import BookStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog, eventually, raw_records, running
 from services.ingestor.venues.base import BookImage, OrderImage, Quote, TradeRow, VenueRest
 from tools.simulator import SimulatedExchange

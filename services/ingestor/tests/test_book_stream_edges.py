@@ -7,7 +7,7 @@ from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
 from services.ingestor.streams import BookStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.testing.streams import BOOK, NOW, statuses
 from services.ingestor.testing.streams import BookBench as Bench

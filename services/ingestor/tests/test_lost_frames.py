@@ -11,7 +11,7 @@ from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import RULES, Sequencer
 from services.ingestor.streams import BookStream, ProductStreams, TradesStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import Event, Kind, TradeRow
 from services.ingestor.venues.coinbase import CoinbaseFeed

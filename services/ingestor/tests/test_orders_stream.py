@@ -17,7 +17,7 @@ from services.ingestor.integrity.order_book import OrderBook
 from services.ingestor.integrity.sequencer import ORDERS_RULE, Sequencer
 from services.ingestor.streams import OrdersStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog, folded
 from services.ingestor.venues.base import OrderAction, OrderEvent, OrderImage
 from services.ingestor.venues.coinbase import CoinbaseFeed

@@ -5,7 +5,7 @@ from services.ingestor.integrity.book_replica import BookReplica
 from services.ingestor.integrity.sequencer import Gap, Numbering, Sequencer
 from services.ingestor.streams import BookStream, ProductStreams, TickerStream, TradesStream, Want
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.venues.base import BookImage, Event, Kind, TradeRow
 

@@ -9,10 +9,9 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.resilience.circuit_breaker import Circuit, CircuitBreaker
+from services.common.resilience import Circuit, CircuitBreaker
 from services.common.stream.broker import Publisher
-from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey

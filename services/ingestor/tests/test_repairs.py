@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.common.stream import Broker, Position, Record
-from services.common.stream.invalid_log import InvalidLog
+from services.common.stream.dead_letters import InvalidLog
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.common.errors import VenueRefused, VenueUnavailable
-from services.common.resilience.circuit_breaker import CircuitBreaker
+from services.common.resilience import CircuitBreaker
 from services.common.runtime import serve_http
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.feed.limiter import Limiter

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from services.common.errors import VenueError, VenueRefused, VenueUnavailable
-from services.common.resilience.circuit_breaker import CircuitBreaker
+from services.common.resilience import CircuitBreaker
 from services.common.stream.memory.broker import MemoryBroker
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.feed import rest_call

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.stream.storing import NOT_STORING_S, Storing
+from services.common.stream.records import NOT_STORING_S, Storing
 from services.common.subjects import StreamKey
 from services.common.wire import StreamState
-from services.ingestor.feed.lifecycle import STEPS, FeedState, checked_step
+from services.ingestor.feed.connection import STEPS, FeedState, checked_step
 from services.ingestor.feed_metrics import shown_state
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import RawLog
 
 NOW = 1_700_000_000_000_000

@@ -6,7 +6,7 @@ from services.common.subjects import StreamKey
 from services.ingestor.integrity.sequencer import Numbering, Sequencer
 from services.ingestor.streams import TickerStream
 from services.ingestor.streams.raw_writer import RawStreamWriter
-from services.ingestor.streams.stream_state import StreamStateTracker
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.testing.streams import NOW, statuses
 from services.ingestor.venues.base import Quote

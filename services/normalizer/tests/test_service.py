@@ -20,8 +20,7 @@ from services.common.stream import Broker
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey, tick_log, tick_subject
-from services.common.testing.full_nats import fill, make_room
-from services.common.testing.nats_cluster import NatsCluster
+from services.common.testing.nats_cluster import NatsCluster, fill, make_room
 from services.common.testing.raw_records import RawStream, log_bytes, publish_all
 from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord

@@ -22,11 +22,10 @@ from services.common.stream import Position, Record
 from services.common.stream.memory.records import StoredRecord
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import Fields, Level, Trade
-from services.gateway.fanout.encoding import PLAIN
-from services.gateway.fanout.flush_schedule import Turns
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream, Subscriber, SubscriptionListener
-from services.gateway.fanout.outbox import Outbox
+from services.gateway.fanout.outbox import PLAIN, Outbox
+from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import Subscription
 from services.gateway.metrics import Metrics
 from services.gateway.streams.record_reader import RecordReader

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from services.common.resilience.token_bucket import TokenBucket
+from services.common.resilience import TokenBucket
 from services.common.wire import UNREADABLE
 from tools.simulator.faults.feed_faults import (
     FaultRequest,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.common.stream.broker_base import BrokerBase, GroupOptions
+from services.common.stream.broker_base import BrokerBase, GroupOptions, PublisherOptions
 from services.common.stream.memory.client import MemoryClient, MemoryServer
 from services.common.stream.memory.group import MemoryGroup
 from services.common.stream.memory.live import MemoryLive
 from services.common.stream.memory.log import MemoryLog
 from services.common.stream.memory.publisher import MemoryPublisher
-from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from services.common.errors import BrokerUnavailable, RecordTooLarge
+from services.common.stream.broker_base import PublisherBase, PublisherOptions
 from services.common.stream.memory.client import MemoryClient
-from services.common.stream.publisher_base import PublisherBase, PublisherOptions
 from services.common.stream.records import InFlight, Record
 from services.common.subjects import log_of
 

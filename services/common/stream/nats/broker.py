@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerClosed, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from services.common.stream.broker_base import BrokerBase, GroupOptions
+from services.common.stream.broker_base import BrokerBase, GroupOptions, PublisherOptions
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.group import NatsGroup
 from services.common.stream.nats.link import Link, NatsOptions
@@ -28,7 +28,6 @@ from services.common.stream.nats.places import Places
 from services.common.stream.nats.publisher import NatsPublisher
 from services.common.stream.nats.records import parse_cursor, sequence_cursor
 from services.common.stream.nats.streams import LogState, Streams
-from services.common.stream.publisher_base import PublisherOptions
 from services.common.stream.records import Held, LogSpec, Message, Page, Position
 from services.common.subjects import log_of
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.stream.broker_base import GroupBase, GroupOptions
 from services.common.stream.nats.connection import ApiError, Connection
 from services.common.stream.nats.link import Link

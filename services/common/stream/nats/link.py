@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.connection import Connection
 from services.common.stream.worker import Worker, say_failed_try, wait_for

@@ -34,7 +34,7 @@ from collections import deque
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.stream.broker_base import LiveBase
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link

@@ -25,16 +25,21 @@ from functools import partial
 import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
+from services.common.stream.broker_base import PublisherBase, PublisherOptions
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link
-from services.common.stream.nats.publishing.answers import Acks, Refusal, read_refusal
-from services.common.stream.nats.publishing.encoding import Published, in_flight
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended
+from services.common.stream.nats.publishing.messages import (
+    Acks,
+    Published,
+    Refusal,
+    in_flight,
+    read_refusal,
+)
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
 from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
-from services.common.stream.publisher_base import PublisherBase, PublisherOptions
 from services.common.stream.worker import wait_for, worth_saying
 from services.common.subjects import log_of
 

@@ -17,12 +17,10 @@ import structlog
 
 from services.common.errors import BrokerClosed, BrokerUnavailable, PositionLost
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
-from services.common.resilience.backoff import delay_s
-from services.common.stream.broker_base import BrokerBase, GroupOptions
-from services.common.stream.publisher_base import PublisherOptions
+from services.common.resilience import delay_s
+from services.common.stream.broker_base import BrokerBase, GroupOptions, PublisherOptions
 from services.common.stream.records import LogSpec, Message, Page, Position
-from services.common.stream.redis.client import RedisClient, Refused
-from services.common.stream.redis.eviction import EVICTION_ACTION, eviction_of
+from services.common.stream.redis.client import EVICTION_ACTION, RedisClient, Refused, eviction_of
 from services.common.stream.redis.group import RedisGroup
 from services.common.stream.redis.live import RedisLive
 from services.common.stream.redis.logs import Logs, Trimmer

@@ -1,4 +1,4 @@
-"""Calls to Redis or Valkey with typed errors.
+"""Calls to Redis or Valkey with typed errors, and whether the server deletes records by itself.
 
 redis-py's own retries are off: what may be sent again, and when, is decided by the callers.
 """
@@ -6,7 +6,7 @@ redis-py's own retries are off: what may be sent again, and when, is decided by 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -159,3 +159,24 @@ class _Packing:
 def refusal(answer: Any) -> str | None:
     """The error text when a pipelined answer is an error."""
     return str(answer) if isinstance(answer, RedisError) else None
+
+
+EVICTION_ACTION = (
+    "set maxmemory-policy noeviction: a full server then refuses, records wait, and nothing that "
+    "was acknowledged is deleted"
+)
+
+
+def eviction_of(memory: object) -> str | None:
+    """What `INFO memory` says of it; None where nothing that is acknowledged is deleted.
+
+    Policies named `volatile-` delete keys that expire, and none of a log's keys does.
+    """
+    if not isinstance(memory, Mapping):
+        return None
+    told: Mapping[str, Any] = memory
+    policy = str(told.get("maxmemory_policy", "noeviction"))
+    bounded = str(told.get("maxmemory", 0)) not in ("0", "")
+    if not bounded or not policy.startswith("allkeys-"):
+        return None
+    return f"maxmemory-policy is {policy}: a full Redis deletes acknowledged records"

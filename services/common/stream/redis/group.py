@@ -20,8 +20,7 @@ from services.common.stream.records import Message
 from services.common.stream.redis.client import BLOCK_MS, Command, RedisClient, Refused, refusal
 from services.common.stream.redis.logs import Logs
 from services.common.stream.redis.packing import Packed, pack
-from services.common.stream.redis.records import RedisMessage, Source, id_before, parse_id
-from services.common.stream.redis.sources import Sources
+from services.common.stream.redis.records import RedisMessage, Source, Sources, id_before, parse_id
 from services.common.stream.redis.tail import Tail
 
 log = structlog.get_logger(__name__)

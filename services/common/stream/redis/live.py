@@ -9,8 +9,7 @@ from services.common.stream.broker_base import LiveBase
 from services.common.stream.records import LiveBatch
 from services.common.stream.redis.client import BLOCK_MS, RedisClient
 from services.common.stream.redis.logs import Logs
-from services.common.stream.redis.records import Source, parse_id, trimmed_id
-from services.common.stream.redis.sources import Sources
+from services.common.stream.redis.records import Source, Sources, parse_id, trimmed_id
 from services.common.stream.redis.tail import MAX_BUFFERED, Tail
 
 

@@ -22,8 +22,8 @@ from itertools import islice
 import structlog
 
 from services.common.errors import BrokerUnavailable, RecordRefused
-from services.common.resilience.backoff import delay_s
-from services.common.stream.publisher_base import PublisherBase, PublisherOptions, retention_s
+from services.common.resilience import delay_s
+from services.common.stream.broker_base import PublisherBase, PublisherOptions, retention_s
 from services.common.stream.records import Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs

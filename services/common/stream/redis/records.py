@@ -1,4 +1,4 @@
-"""How records look on Redis Streams: keys, entries, cursors. Pure.
+"""How records look on Redis Streams: keys, entries, cursors, and which may be read now. Pure.
 
 One stream a subject and epoch; an entry's id is `<seq>-<sub>`, so that the server itself refuses
 what it has and what comes out of order. An entry's fields: `p` payload, `h` headers as JSON where
@@ -165,3 +165,54 @@ def _read_headers(text: bytes) -> Mapping[str, str]:
     if not isinstance(held, dict):
         return {}
     return {name: value for name, value in held.items() if isinstance(value, str)}
+
+
+class Sources:
+    def __init__(self) -> None:
+        self._epochs: dict[str, list[int]] = {}
+        self._drained: set[Source] = set()
+        self._left_out: set[Source] = set()
+
+    def add(self, source: Source) -> bool:
+        """False when it was known."""
+        epochs = self._epochs.setdefault(source.subject, [])
+        if source.epoch in epochs:
+            return False
+        epochs.append(source.epoch)
+        epochs.sort()
+        return True
+
+    def readable_ones(self) -> list[Source]:
+        """All but those that are left out."""
+        known = (Source(subject, n) for subject, held in self._epochs.items() for n in held)
+        return [source for source in known if source not in self._left_out]
+
+    def left_out(self) -> list[Source]:
+        return sorted(self._left_out)
+
+    def leave_out(self, source: Source) -> None:
+        """It cannot be read."""
+        self._left_out.add(source)
+
+    def take_back(self, source: Source) -> None:
+        """It can be read (again)."""
+        self._left_out.discard(source)
+
+    def readable(self) -> tuple[list[Source], bool]:
+        """The streams to read, and whether newer ones wait behind them (then do not block)."""
+        found: list[Source] = []
+        behind = False
+        for subject, epochs in self._epochs.items():
+            for number, epoch in enumerate(epochs):
+                source = Source(subject, epoch)
+                if source in self._left_out:
+                    continue
+                found.append(source)
+                if source not in self._drained and number + 1 < len(epochs):
+                    behind = True
+                    break
+        return found, behind
+
+    def drained(self, source: Source) -> None:
+        """The stream gave all it held."""
+        self._drained.add(source)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from services.common.errors import BrokerUnavailable
-from services.common.stream.publisher_base import retention_s
+from services.common.stream.broker_base import retention_s
 from services.common.stream.records import InFlight
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs

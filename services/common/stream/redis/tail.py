@@ -15,11 +15,10 @@ from typing import Any
 import structlog
 
 from services.common.errors import BrokerUnavailable
-from services.common.resilience.backoff import delay_s
+from services.common.resilience import delay_s
 from services.common.stream.redis.client import RedisClient
 from services.common.stream.redis.logs import Logs
-from services.common.stream.redis.records import RedisMessage, Source, announced
-from services.common.stream.redis.sources import Sources
+from services.common.stream.redis.records import RedisMessage, Source, Sources, announced
 from services.common.stream.worker import Subscription
 
 log = structlog.get_logger(__name__)

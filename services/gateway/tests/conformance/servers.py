@@ -12,10 +12,10 @@ from services.gateway.admission.addresses import Proxies
 from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE
 from services.gateway.testing import WAIT_S
-from services.gateway.websocket.asgi_transport import AsgiTransport
+from services.gateway.websocket.asgi import AsgiTransport
 from services.gateway.websocket.connection import WebSocketConnection
+from services.gateway.websocket.ends import EXTENSION
 from services.gateway.websocket.http_front import ProtocolFactory
-from services.gateway.websocket.opening import EXTENSION
 from services.gateway.websocket.rfc6455.frames import text_frame
 from services.gateway.websocket.server_context import ReadLimits
 from services.gateway.websocket.transport import ClientTransport, TransportListener

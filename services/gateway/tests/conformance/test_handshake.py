@@ -12,7 +12,7 @@ from services.gateway.testing import eventually
 from services.gateway.testing.wire import HANDSHAKE, TEXT, RawClient, close_frame, frame
 from services.gateway.tests.conformance.servers import OTHER, OURS, echo, ours
 from services.gateway.websocket.connection import WebSocketConnection
-from services.gateway.websocket.opening import EXTENSION
+from services.gateway.websocket.ends import EXTENSION
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

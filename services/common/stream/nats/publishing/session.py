@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.nats.connection import Connection
-from services.common.stream.nats.publishing.encoding import Published, append_batch, append_message
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
+from services.common.stream.nats.publishing.messages import Published, append_batch, append_message
 from services.common.stream.nats.streams import LogState
 from services.common.stream.records import Position
 from services.common.subjects import log_of

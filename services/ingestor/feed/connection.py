@@ -1,6 +1,12 @@
-"""Making one WebSocket connection, and the one word for why there is none or why it ended."""
+"""One upstream connection: how it is made, its life, and the one word for why it ended.
+
+Its life is a table: a step that is not in it is a defect and raises. `failed` means that the venue
+refused the whole subscription: it is tried again only after the longest pause.
+"""
 
 from __future__ import annotations
+
+from enum import Enum
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
@@ -10,6 +16,38 @@ from services.common.network.proxies import proxy_for
 from services.ingestor.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+
+class FeedState(Enum):
+    STOPPED = "stopped"
+    CONNECTING = "connecting"
+    SUBSCRIBING = "subscribing"
+    ACTIVE = "active"
+    RECONNECTING = "reconnecting"
+    FAILED = "failed"
+
+
+# Any state may also be followed by STOPPED.
+STEPS = {
+    FeedState.STOPPED: {FeedState.CONNECTING},
+    FeedState.CONNECTING: {FeedState.SUBSCRIBING, FeedState.RECONNECTING},
+    FeedState.SUBSCRIBING: {FeedState.ACTIVE, FeedState.RECONNECTING, FeedState.FAILED},
+    FeedState.ACTIVE: {FeedState.RECONNECTING},
+    FeedState.RECONNECTING: {FeedState.CONNECTING},
+    FeedState.FAILED: {FeedState.CONNECTING},
+}
+
+
+def checked_step(before: FeedState, after: FeedState) -> FeedState:
+    """`after`.
+
+    Raises:
+        ValueError: it cannot follow `before`.
+    """
+    if after is not FeedState.STOPPED and after not in STEPS[before]:
+        raise ValueError(f"a feed that is {before.value} cannot become {after.value}")
+    return after
+
 
 # A BTC-USD book snapshot is 1.1 MB, and has been 1.3 MB.
 _MAX_FRAME = 32 * 1024 * 1024

@@ -1,10 +1,17 @@
-"""What a WebSocket reads of its transport: so much in one turn, messages that end in time."""
+"""What a WebSocket reads of its transport and writes to it.
+
+So much is read in one turn, and messages end in time. What is written goes through the transport in
+order, or past it where nothing waits in it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
-from services.common.resilience.token_bucket import TokenBucket
+from uvicorn.protocols.utils import is_ssl
+
+from services.common.resilience import TokenBucket
 from services.gateway.websocket.rfc6455.frames import CloseCode
 from services.gateway.websocket.rfc6455.inbound import Inbound, Receiver
 from services.gateway.websocket.server_context import ServerContext
@@ -138,3 +145,46 @@ class FrameReader:
         else:
             # Another message by now; or it is not the client's fault, who is not read from.
             self._time_message()
+
+
+@dataclass(slots=True, eq=False)
+class FrameWriter:
+    """Writes whole frames, behind an answer to the handshake or a pong that still waits.
+
+    Attributes:
+        paused: whether the transport still holds something, so that no more should be written.
+        answer: to the handshake; written before, and with, whatever is written next.
+        pong: the same; the newest one only.
+    """
+
+    _transport: asyncio.Transport
+    paused: bool = False
+    answer: bytes = b""
+    pong: bytes = b""
+
+    @property
+    def clear(self) -> bool:
+        """Whether nothing waits: the socket may be written to past the transport."""
+        return not (self.paused or self.answer or self.pong or self._transport.is_closing())
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor; negative where it cannot be written to."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or is_ssl(self._transport):
+            return -1
+        # A transport closes its descriptor after `connection_lost` only.
+        return int(sock.fileno())
+
+    @property
+    def buffered(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes | memoryview = b"") -> None:
+        """Write what waits, and `data` behind it."""
+        if self.answer:
+            data, self.answer = self.answer + bytes(data), b""
+        if self.pong:
+            # Whole frames follow: nobody writes past this transport while a pong waits (`clear`).
+            data, self.pong = self.pong + bytes(data), b""
+        self._transport.write(data)
