@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,18 +22,13 @@ from services.ingestor.streams.stream import StreamStateTracker
 _STATES: dict[StreamState, int] = {"live": 0, "quiet": 1, "resyncing": 2, "stale": 3, "down": 4}
 
 
+@dataclass(eq=False)
 class FeedCollector(Collector):
     """`feeds`: those that run; the list may change."""
 
-    def __init__(
-        self,
-        feeds: Sequence[Feed],
-        circuits: Callable[[], Mapping[str, Circuit]],
-        storing: Callable[[], Storing] = Storing,
-    ) -> None:
-        self._feeds = feeds
-        self._circuits = circuits
-        self._storing = storing
+    _feeds: Sequence[Feed]
+    _circuits: Callable[[], Mapping[str, Circuit]]
+    _storing: Callable[[], Storing] = Storing
 
     def collect(self) -> Iterator[Metric]:
         yield from self._of_feeds()

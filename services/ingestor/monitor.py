@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -33,6 +34,7 @@ def products_of(feeds: Iterable[Feed]) -> list[ProductStreams]:
     return [streams for feed in feeds for streams in feed.products.values()]
 
 
+@dataclass(eq=False)
 class Monitor:
     """See the module.
 
@@ -41,21 +43,12 @@ class Monitor:
         epoch: of the raw log, as it was when the publisher was opened.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        broker: Broker,
-        metrics: Metrics,
-        health: Health,
-        feeds: Sequence[Feed],
-        epoch: int,
-    ) -> None:
-        self._settings = settings
-        self._broker = broker
-        self._metrics = metrics
-        self._health = health
-        self._feeds = feeds
-        self._log_epoch = epoch
+    _settings: Settings
+    _broker: Broker
+    _metrics: Metrics
+    _health: Health
+    _feeds: Sequence[Feed]
+    _log_epoch: int
 
     async def run(self, raw_publisher: RawPublisher, healer: Healer) -> None:
         """Until cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -45,6 +46,7 @@ _LEAST_TIME_US = 10**15
 _Parts = tuple[RawStreamWriter, StreamStateTracker, Sequencer]
 
 
+@dataclass(eq=False)
 class FeedFactory:
     """Makes feeds and product streams.
 
@@ -52,23 +54,17 @@ class FeedFactory:
         want: told what a product's streams need fetched, and how its book is subscribed anew.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        broker: Broker,
-        metrics: Metrics,
-        *,
-        raw_publisher: RawPublisher,
-        unreadable: UnreadableFrames,
-        want: Callable[[ProductStreams, Want, Resubscribe], None],
-    ) -> None:
-        self._settings = settings
-        self._broker = broker
-        self._metrics = metrics
-        self._venue = CoinbaseFeed(settings.credentials, orders=FULL in settings.coinbase_channels)
-        self._raw_publisher = raw_publisher
-        self._unreadable = unreadable
-        self._want = want
+    _settings: Settings
+    _broker: Broker
+    _metrics: Metrics
+    raw_publisher: RawPublisher
+    unreadable: UnreadableFrames
+    want: Callable[[ProductStreams, Want, Resubscribe], None]
+
+    def __post_init__(self) -> None:
+        self._venue = CoinbaseFeed(
+            self._settings.credentials, orders=FULL in self._settings.coinbase_channels
+        )
 
     async def feed(self, name: str, products: Sequence[str]) -> Feed:
         """A connection, not made yet, that will serve `products`.
@@ -80,8 +76,8 @@ class FeedFactory:
             name,
             self._venue,
             self._settings,
-            self._raw_publisher,
-            self._unreadable,
+            self.raw_publisher,
+            self.unreadable,
             self._metrics,
         )
         for product in products:
@@ -96,7 +92,7 @@ class FeedFactory:
         """
 
         def ask(want: Want) -> None:
-            self._want(streams, want, feed.resubscribe_book)
+            self.want(streams, want, feed.resubscribe_book)
 
         channels = sorted(
             {ours for named in self._settings.coinbase_channels for ours in CHANNELS[named]}
@@ -110,7 +106,7 @@ class FeedFactory:
             book and self._book(book, lambda: ask(Want.BOOK)),
             ticker and TickerStream(*ticker, lambda: ask(Want.TICKER), metrics),
             ask,
-            self._unreadable.park,
+            self.unreadable.park,
         )
         return streams
 
@@ -138,7 +134,7 @@ class FeedFactory:
         return writer, StreamStateTracker(writer, now_us()), sequencer
 
     async def _writer(self, key: StreamKey) -> RawStreamWriter:
-        line, offer = self._settings.line, self._raw_publisher.offer
+        line, offer = self._settings.line, self.raw_publisher.offer
         last = await self._broker.last(raw_subject(key))
         if last is None:
             epoch = await self._broker.log_epoch(RAW_LOG)

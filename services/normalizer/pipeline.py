@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class _Batch(NamedTuple):
     spans: Sequence[Span]
 
 
+@dataclass(eq=False)
 class Pipeline:
     """One member of a group on the raw log, working on some shards.
 
@@ -63,41 +65,31 @@ class Pipeline:
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        metrics: Metrics,
-        *,
-        group: str,
-        shard_count: int,
-        shards: frozenset[int],
-        max_batch: int = 512,
-        max_pending: int = 8192,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._broker = broker
-        self._metrics = metrics
-        self._group = group
-        self._shard_count = shard_count
-        self._shards = shards
-        self._max_batch = max_batch
-        self._max_pending = max_pending
-        self._clock = clock
-        self._normalizer = Normalizer(shard_count)
-        self._heads = Heads(broker, self._normalizer, clock)
-        self._refused = RefusedRecords(broker, metrics)
-        self._ticket = 0
-        # Of what was given to the publisher since the last batch.
-        self._subjects: list[str] = []
-        self._member: GroupSubscription | None = None
+    _broker: Broker
+    _metrics: Metrics
+    group: str
+    shard_count: int
+    shards: frozenset[int]
+    max_batch: int = 512
+    max_pending: int = 8192
+    clock: Callable[[], float] = time.monotonic
+    _ticket: int = 0
+    # Of what was given to the publisher since the last batch.
+    _subjects: list[str] = field(default_factory=list)
+    _member: GroupSubscription | None = None
+    # Of traced records that were given to the publisher since the last batch.
+    _spans: list[Span] = field(default_factory=list)
+    published: int = 0
+    # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
+    newest_ts_recv: int = 0
+
+    def __post_init__(self) -> None:
+        self._normalizer = Normalizer(self.shard_count)
+        self._heads = Heads(self._broker, self._normalizer, self.clock)
+        self._refused = RefusedRecords(self._broker, self._metrics)
         # Opened by `run`.
         self._publisher: Publisher
-        # Of traced records that were given to the publisher since the last batch.
-        self._spans: list[Span] = []
-        self.published = 0
-        # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
-        self.newest_ts_recv = 0
-        self.worked_at = clock()
+        self.worked_at = self.clock()
 
     async def run(self, stop: Stop) -> None:
         """Work until `stop`; then finish and acknowledge what was taken.
@@ -111,25 +103,25 @@ class Pipeline:
         )
         member = await patiently(
             lambda: self._broker.group(
-                RAW_LOG, self._group, max_pending=self._max_pending, ack_wait_s=_ACK_WAIT_S
+                RAW_LOG, self.group, max_pending=self.max_pending, ack_wait_s=_ACK_WAIT_S
             )
         )
         self._member = member
         self._ticket = 0
-        log.info("consuming", group=self._group, shards=sorted(self._shards))
+        log.info("consuming", group=self.group, shards=sorted(self.shards))
         finished: asyncio.Queue[_Batch | None] = asyncio.Queue(maxsize=_OUTSTANDING)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._acknowledge(member, finished), name="ack")
                 stopping = tasks.create_task(stop.wait(), name="stopping")
                 while not stop.requested:
-                    taking = tasks.create_task(member.next_batch(self._max_batch), name="take")
+                    taking = tasks.create_task(member.next_batch(self.max_batch), name="take")
                     await asyncio.wait((taking, stopping), return_when=asyncio.FIRST_COMPLETED)
                     if not taking.done():
                         taking.cancel()
                         break
                     batch = taking.result()
-                    taken_at = self._clock()
+                    taken_at = self.clock()
                     await self._work_on(batch)
                     spans, self._spans = self._spans, []
                     await finished.put(_Batch(batch, self._ticket, taken_at, spans))
@@ -163,9 +155,9 @@ class Pipeline:
             for span in batch.spans:
                 span.end()
             exemplar = exemplar_of(batch.spans[0]) if batch.spans else None
-            self._metrics.publish_seconds.observe(self._clock() - batch.taken_at, exemplar)
+            self._metrics.publish_seconds.observe(self.clock() - batch.taken_at, exemplar)
             await patiently(partial(member.ack, batch.messages))
-            self.worked_at = self._clock()
+            self.worked_at = self.clock()
 
     async def _work_on(self, batch: Sequence[Message]) -> None:
         streams = self._own_streams(batch)
@@ -201,7 +193,7 @@ class Pipeline:
         self.newest_ts_recv = fast_path.newest_ts_recv
         await self._refused.flush()
         self.published += len(self._subjects)
-        self._metrics.published(self._subjects, self._shard_count)
+        self._metrics.published(self._subjects, self.shard_count)
         self._subjects.clear()
 
     def _own_streams(self, batch: Sequence[Message]) -> dict[str, StreamKey]:
@@ -217,7 +209,7 @@ class Pipeline:
                         self._refused.record(message, refusal)
                 continue
             # A pulse is of products of any shard.
-            if key.channel == PULSE or shard_of(key.product, self._shard_count) in self._shards:
+            if key.channel == PULSE or shard_of(key.product, self.shard_count) in self.shards:
                 streams[subject] = key
         return streams
 
@@ -227,7 +219,7 @@ class Pipeline:
             raw = self._normalizer.read(message.subject, message.position, message.payload)
             self._normalizer.fast_path.newest_ts_recv = raw.ts_recv
             if raw.kind == "pulse":
-                pulses = self._normalizer.pulses(key, raw, self._shards)
+                pulses = self._normalizer.pulses(key, raw, self.shards)
         except Unmappable as error:
             # Its place in the stream stays empty; the next record's `prev` brings that to light.
             self._refused.record(message, error)
@@ -259,7 +251,7 @@ class Pipeline:
             log.warning("raw_log_break", stream=str(key), seq=raw.seq, prev=raw.prev)
         headers = _trace_context(message)
         if tracing.ACTIVE is not None and headers is not None:
-            shard = shard_of(key.product, self._shard_count)
+            shard = shard_of(key.product, self.shard_count)
             begin = partial(tracing.ACTIVE.begin, key=key, seq=raw.seq, shard=shard)
             done = begin("normalize", parent=headers, kind=SpanKind.CONSUMER, start_us=began)
             span = begin("publish tick", parent=done, kind=SpanKind.PRODUCER)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -23,35 +24,29 @@ log = structlog.get_logger(__name__)
 OnArchived = Callable[[Mapping[str, Head], int], Awaitable[None]]
 
 
+@dataclass(eq=False)
 class Archiver:
     """One per log. Whoever feeds it sets `on_archived` before `run`.
 
     While S3 is away the batch grows; the pump that feeds it stops at its byte bound.
     """
 
-    def __init__(
-        self,
-        name: str,
-        archive: ArchiveLog,
-        batch: Batch,
-        *,
-        on_ok: Callable[[str], None],
-        on_error: Callable[[StoreError], None],
-    ) -> None:
-        self._name = name
-        self._kind = "raw" if name == "raw" else "ticks"
-        self._archive = archive
-        self._batch = batch
-        self._on_ok = on_ok
-        self._on_error = on_error
-        self._wake = asyncio.Event()
-        self._draining = False
-        # Told how far each stream of a written batch goes, and how many of its bytes were refilled.
-        self.on_archived: OnArchived | None = None
+    _name: str
+    _archive: ArchiveLog
+    _batch: Batch
+    on_ok: Callable[[str], None]
+    on_error: Callable[[StoreError], None]
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _draining: bool = False
+    # Told how far each stream of a written batch goes, and how many of its bytes were refilled.
+    on_archived: OnArchived | None = None
+
+    def __post_init__(self) -> None:
+        self._kind = "raw" if self._name == "raw" else "ticks"
 
     async def restore(self) -> Mapping[str, Head]:
         """How far each stream is archived already; waits for S3 as long as it takes."""
-        return await patiently(self._archive.restore, StoreError, self._on_error)
+        return await patiently(self._archive.restore, StoreError, self.on_error)
 
     def add(
         self, key: StreamKey, shard: int, head: Head, ts: int, payload: bytes, *, refilled: bool
@@ -88,11 +83,11 @@ class Archiver:
             metrics.WRITE_SECONDS.labels("archive").observe(time.monotonic() - started)
             return size
 
-        size = await patiently(write, StoreError, self._on_error)
+        size = await patiently(write, StoreError, self.on_error)
         metrics.BATCHES.labels(self._kind).inc()
         metrics.BYTES.labels(self._kind).inc(size)
         metrics.RECORDS.labels(self._kind).inc(batch.count)
         log.debug("batch_archived", log=self._name, records=batch.count, bytes=size)
-        self._on_ok(S3)
+        self.on_ok(S3)
         if self.on_archived is not None:
             await self.on_archived(batch.heads, batch.refilled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,20 +20,14 @@ from services.snapshotter.stream import Stream, View
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class Restorer:
     """Reads latest rows and checkpoints; `on_error` is told of each reading that is tried again."""
 
-    def __init__(
-        self,
-        latest: LatestReader,
-        checkpoints: CheckpointReader,
-        shard_count: int,
-        on_error: Callable[[StoreError], None],
-    ) -> None:
-        self._latest = latest
-        self._checkpoints = checkpoints
-        self._shard_count = shard_count
-        self._on_error = on_error
+    _latest: LatestReader
+    _checkpoints: CheckpointReader
+    _shard_count: int
+    _on_error: Callable[[StoreError], None]
 
     async def restore(
         self,

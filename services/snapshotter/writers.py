@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 
 from opentelemetry.trace import SpanKind
 
@@ -97,19 +98,13 @@ class WriteScheduler[K: Hashable]:
         self._wake.set()
 
 
+@dataclass(eq=False)
 class RowWriter:
     """Latest rows. `on_stored` is told of a stream whose row is up to some position now."""
 
-    def __init__(
-        self,
-        rows: RowStore,
-        *,
-        on_stored: Callable[[Stream], Awaitable[None]],
-        on_ok: Callable[[str], None],
-    ) -> None:
-        self._rows = rows
-        self._on_stored = on_stored
-        self._on_ok = on_ok
+    _rows: RowStore
+    on_stored: Callable[[Stream], Awaitable[None]]
+    on_ok: Callable[[str], None]
 
     async def write(self, stream: Stream) -> None:
         """Write the stream's row if it is behind.
@@ -148,19 +143,17 @@ class RowWriter:
             await self._rows.name_checkpoint(stream.key, row.position, newest)
         # Refused means that a newer row is there, which covers this one as well.
         view.written(row.position)
-        self._on_ok(DYNAMODB)
-        await self._on_stored(stream)
+        self.on_ok(DYNAMODB)
+        await self.on_stored(stream)
 
 
+@dataclass(eq=False)
 class CheckpointWriter:
     """Whole books, and the rows that name them."""
 
-    def __init__(
-        self, checkpoints: CheckpointStore, rows: RowStore, *, on_ok: Callable[[str], None]
-    ) -> None:
-        self._checkpoints = checkpoints
-        self._rows = rows
-        self._on_ok = on_ok
+    _checkpoints: CheckpointStore
+    _rows: RowStore
+    on_ok: Callable[[str], None]
 
     async def write(self, stream: Stream) -> None:
         """Write the book's checkpoint if it changed since the last one.
@@ -176,7 +169,7 @@ class CheckpointWriter:
         object_key, size = await self._checkpoints.write(checkpoint)
         metrics.WRITE_SECONDS.labels("checkpoint").observe(time.monotonic() - started)
         metrics.CHECKPOINT_BYTES.inc(size)
-        self._on_ok(S3)
+        self.on_ok(S3)
         view.checkpoint = object_key
         if not view.dirty and view.stored is not None:
             # No later row is due that would name it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -51,6 +52,7 @@ class UnreadableFrames:
         self._dead_letters.add(Parked(RECORD_VERSION, reason, "", "", ts, text))
 
 
+@dataclass(eq=False)
 class RawPublisher:
     """Offers records to the publisher's bounded window and remembers when it was full.
 
@@ -63,26 +65,16 @@ class RawPublisher:
             offered; its probe looks whether the window has drained to half (a hysteresis).
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        metrics: Metrics,
-        unreadable: UnreadableFrames,
-        *,
-        max_records: int,
-        max_bytes: int,
-        breaker: CircuitBreaker,
-    ) -> None:
-        self._publisher = publisher
-        self._unreadable = unreadable
-        self._metrics = metrics
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._breaker = breaker
-        self._traced: deque[tuple[int, float, Span]] = deque()
-        self._has_traced = asyncio.Event()
-        self.ticket = 0
-        self.refused = 0
+    _publisher: Publisher
+    _metrics: Metrics
+    _unreadable: UnreadableFrames
+    max_records: int
+    max_bytes: int
+    breaker: CircuitBreaker
+    _traced: deque[tuple[int, float, Span]] = field(default_factory=deque, init=False)
+    _has_traced: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    ticket: int = 0
+    refused: int = 0
 
     def offer(self, record: Record) -> bool:
         """Take a record, or answer False when there is no room for it now.
@@ -92,7 +84,7 @@ class RawPublisher:
             BrokerFailed: the publisher broke, and with it went what was not stored. Where streams
                 go on is for the log to say, so the ingestor ends and begins anew from there.
         """
-        if self._breaker.state is not Circuit.CLOSED and not self.has_room():
+        if self.breaker.state is not Circuit.CLOSED and not self.has_room():
             self.refused += 1
             return False
         span = None
@@ -106,7 +98,7 @@ class RawPublisher:
             log.error("record_refused", subject=error.subject, reason=error.reason)
             raise
         if ticket is None:
-            self._breaker.failed(time.monotonic())
+            self.breaker.failed(time.monotonic())
             self.refused += 1
             return False
         self.ticket = ticket
@@ -117,7 +109,7 @@ class RawPublisher:
 
     def has_room(self) -> bool:
         """Whether records are taken now."""
-        breaker, now = self._breaker, time.monotonic()
+        breaker, now = self.breaker, time.monotonic()
         if breaker.state is Circuit.CLOSED:
             return True
         if not breaker.allows(now):
@@ -129,9 +121,7 @@ class RawPublisher:
         return True
 
     def _more_than_half(self, stats: PublisherStats) -> bool:
-        return (
-            stats.in_flight * 2 > self._max_records or stats.bytes_in_flight * 2 > self._max_bytes
-        )
+        return stats.in_flight * 2 > self.max_records or stats.bytes_in_flight * 2 > self.max_bytes
 
     async def backpressure(self) -> None:
         """Wait a moment when more than half of the window is used and the broker still takes more.
@@ -139,7 +129,7 @@ class RawPublisher:
         Reading slower for a moment is better than dropping: the socket's buffers hold what comes.
         A broker that is away is not waited for.
         """
-        if self._breaker.state is not Circuit.CLOSED:
+        if self.breaker.state is not Circuit.CLOSED:
             return
         stats = self._publisher.stats()
         if self._more_than_half(stats):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
@@ -50,6 +51,7 @@ _LONGEST_REBASE_PAUSE_S = 30.0
 Resubscribe = Callable[[str], Awaitable[bool]]
 
 
+@dataclass(eq=False)
 class Healer:
     """Serves the streams' wants.
 
@@ -60,20 +62,12 @@ class Healer:
         max_trades: a hole larger than this is healed at its newer end only.
     """
 
-    def __init__(
-        self,
-        rest: VenueRest,
-        group: asyncio.TaskGroup,
-        has_room: Callable[[], bool],
-        max_queue_s: float,
-        max_trades: int,
-    ) -> None:
-        self._rest = rest
-        self._group = group
-        self._has_room = has_room
-        self._max_queue_s = max_queue_s
-        self._max_trades = max_trades
-        self._tasks: dict[tuple[str, Want], asyncio.Task[None]] = {}
+    _rest: VenueRest
+    _group: asyncio.TaskGroup
+    _has_room: Callable[[], bool]
+    _max_queue_s: float
+    _max_trades: int
+    _tasks: dict[tuple[str, Want], asyncio.Task[None]] = field(default_factory=dict)
 
     @property
     def under_way(self) -> int:
