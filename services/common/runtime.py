@@ -12,7 +12,7 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ import uvloop
 
 from services.common.errors import PlatformError
 from services.common.observability.telemetry import configure_logging, configure_tracing
+from services.common.resilience import Backoff
 from services.common.settings import CommonSettings
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,16 @@ class Stop:
 
     async def wait(self) -> None:
         await self._event.wait()
+
+    async def allows(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether `work` came to its end before a request, which otherwise cancels it."""
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work)
+            stopping = group.create_task(self.wait())
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            stopping.cancel()
+        return not self.requested
 
 
 def run_service(
@@ -71,6 +82,25 @@ def run_service(
     finally:
         if tracing is not None:
             tracing.shutdown()
+
+
+async def patiently[T, E: Exception](
+    call: Callable[[], Awaitable[T]],
+    unavailable: type[E] | tuple[type[E], ...],
+    tell: Callable[[E], None],
+    pauses: Backoff | None = None,
+) -> T:
+    """Call until it does not raise `unavailable`, with growing pauses; cancel to give up.
+
+    `tell` is told of each failure.
+    """
+    pauses = pauses or Backoff(0.1, 5.0)
+    while True:
+        try:
+            return await call()
+        except unavailable as error:
+            tell(error)
+            await asyncio.sleep(pauses.next_delay())
 
 
 def tune_collector() -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from services.common.clock import now_us
 from services.common.errors import BrokerError, BrokerUnavailable
+from services.common.observability.health import Health
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stream import Broker, LogSpec
 from services.gateway.admission.addresses import Door, KeyGuesses, Proxies
@@ -23,7 +24,6 @@ from services.gateway.clients.dependencies import GatewayParts
 from services.gateway.clients.session import Session, SessionHost
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.push_batch import Turns
-from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
@@ -66,7 +66,9 @@ class Gateway(SessionHost):
         self.settings = settings
         self.broker = broker
         self.metrics = metrics
-        self.health = GatewayHealth()
+        # What stores cannot do is `degraded`: all gateways share them, and if their absence made
+        # all unready, clients that can be served from the log would be served by nobody.
+        self.health = Health("gateway", "broker", "serving")
         self.ready = asyncio.Event()
         self.sessions: dict[Session, None] = {}
         self.draining = False

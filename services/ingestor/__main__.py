@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from services.common.observability.health import Health
 from services.common.observability.statistics import observed
 from services.common.runtime import Stop, run_service, serve_http
 from services.common.settings import load_or_exit
-from services.common.stream.broker import Broker
 from services.common.stream.factory import open_broker
 from services.ingestor.app import Ingestor
 from services.ingestor.http import make_app
@@ -29,21 +27,11 @@ async def serve(settings: Settings, stop: Stop) -> None:
         observed(metrics.registry, metrics.loop, STATISTICS),
     ):
         try:
-            if await _opened(broker, stop):
+            # For as long as it takes.
+            if await stop.allows(broker.open()):
                 await ingestor.run(stop)
         finally:
             await broker.aclose()
-
-
-async def _opened(broker: Broker, stop: Stop) -> bool:
-    """Wait for the broker as long as it takes; False when the service is to end before that."""
-    async with asyncio.TaskGroup() as group:
-        opening = group.create_task(broker.open(), name="open-broker")
-        stopping = group.create_task(stop.wait(), name="stop")
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        opening.cancel()
-        stopping.cancel()
-    return not opening.cancelled()
 
 
 def main() -> int:

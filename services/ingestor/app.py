@@ -21,7 +21,7 @@ from services.common.errors import (
 )
 from services.common.observability.health import Health
 from services.common.resilience import Backoff, Circuit, CircuitBreaker
-from services.common.runtime import Stop
+from services.common.runtime import Stop, patiently
 from services.common.stream.broker import Broker
 from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.records import Record
@@ -105,8 +105,7 @@ class Ingestor:
             BrokerFailed: (in a group) the publisher broke; see `RawPublisher.offer`.
         """
         settings = self.settings
-        await self._while_unavailable(stop)
-        if stop.requested:
+        if not await stop.allows(self._prepare_logs()):
             return
         publisher = await self._broker.publisher(
             max_records=settings.broker_buffer_records,
@@ -283,16 +282,14 @@ class Ingestor:
         self.feeds.append(feed)
         self._tasks[feed.name] = self._group.create_task(feed.run(), name=f"feed:{feed.name}")
 
-    async def _while_unavailable(self, stop: Stop) -> None:
-        """Prepare the logs, waiting for the broker as long as it takes."""
-        pauses = Backoff(0.1, 2.0, least=0.0, immediate=True)
-        while not stop.requested:
-            try:
-                await self._broker.ensure(log_specs(self.settings))
-                return
-            except BrokerUnavailable as error:
-                self._health.failed("broker", str(error))
-                await asyncio.sleep(pauses.next_delay())
+    async def _prepare_logs(self) -> None:
+        """Wait for the broker as long as it takes."""
+        await patiently(
+            lambda: self._broker.ensure(log_specs(self.settings)),
+            BrokerUnavailable,
+            lambda error: self._health.failed("broker", str(error)),
+            Backoff(0.1, 2.0, least=0.0, immediate=True),
+        )
 
 
 class _Ended(Exception):

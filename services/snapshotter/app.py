@@ -9,11 +9,16 @@ from functools import partial
 import structlog
 from starlette.applications import Starlette
 
-from services.common.errors import BrokerUnavailable, StoreError, StoreMissing, StoreUnavailable
+from services.common.errors import (
+    BrokerUnavailable,
+    PlatformError,
+    StoreError,
+    StoreMissing,
+    StoreUnavailable,
+)
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
-from services.common.resilience import Backoff
-from services.common.runtime import Stop, serve_http
+from services.common.runtime import Stop, patiently, serve_http
 from services.common.stores.aws import DYNAMODB, S3
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.layout import RAW, TICKS
@@ -96,15 +101,10 @@ class Snapshotter:
             self._latest,
             serve_http(application, settings.http_host, port, lifespan="off") as self.port,
             observed(metrics.REGISTRY, metrics.LOOP, metrics.STATISTICS),
-            asyncio.TaskGroup() as tasks,
         ):
             self.listening.set()
-            starting = tasks.create_task(self._prepare(), name="prepare")
-            stopping = tasks.create_task(stop.wait(), name="stop")
             try:
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-                await _cancel([starting, stopping])
-                if not stop.requested:
+                if await stop.allows(self._prepare()):
                     await self._work(stop)
             finally:
                 await self._broker.aclose()
@@ -124,17 +124,13 @@ class Snapshotter:
         await self._broker.ensure(self._specs)
 
     async def _until_ok(self, action: Callable[[], Awaitable[None]], check: str) -> None:
-        backoff = Backoff(0.2, 5.0)
-        while True:
-            try:
-                await action()
-            except (BrokerUnavailable, StoreUnavailable) as error:
-                self.health.failed(check, error.reason)
-                log.warning("dependency_unavailable", check=check, reason=error.reason)
-                await asyncio.sleep(backoff.next_delay())
-            else:
-                self.health.passed(check)
-                return
+        def unavailable(error: PlatformError) -> None:
+            assert isinstance(error, BrokerUnavailable | StoreUnavailable)
+            self.health.failed(check, error.reason)
+            log.warning("dependency_unavailable", check=check, reason=error.reason)
+
+        await patiently(action, (BrokerUnavailable, StoreUnavailable), unavailable)
+        self.health.passed(check)
 
     # ---------------------------------------------------------------- working
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.common.errors import StoreError
+from services.common.runtime import patiently
 from services.common.stores.aws import S3
 from services.common.stores.index import Head
 from services.common.subjects import StreamKey
 from services.snapshotter import metrics
 from services.snapshotter.batch import Batch, SealedBatch
-from services.snapshotter.patience import patiently
 from services.snapshotter.s3 import ArchiveLog
 
 log = structlog.get_logger(__name__)

@@ -9,12 +9,12 @@ import structlog
 
 from services.common.domain.book import BadLevel
 from services.common.errors import StoreError
+from services.common.runtime import patiently
 from services.common.sharding import shard_of
 from services.common.stores.index import Head
 from services.common.stores.ports import CheckpointReader, LatestReader, LatestRow
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
-from services.snapshotter.patience import patiently
 from services.snapshotter.stream import Stream, View
 
 log = structlog.get_logger(__name__)

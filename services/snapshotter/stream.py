@@ -43,14 +43,9 @@ class BookImage:
 
     def encoded(self) -> Checkpoint:
         """As it is stored; milliseconds for a large book."""
-        return Checkpoint(
-            key=self.key,
-            position=self.position,
-            cursor=self.cursor,
-            shard=self.shard,
-            ts_snapshot=self.ts_snapshot,
-            state=encode({"bids": self.bids, "asks": self.asks}),
-        )
+        state = encode({"bids": self.bids, "asks": self.asks})
+        place = (self.position, self.cursor, self.shard)
+        return Checkpoint(self.key, *place, self.ts_snapshot, state)
 
 
 class View:
@@ -142,15 +137,8 @@ class View:
         """The row to write now (`now` in microseconds); None when the row is not behind."""
         if not self.dirty or self.fold.position is None:
             return None
-        return LatestRow(
-            key=self.key,
-            position=self.fold.position,
-            cursor=self.cursor,
-            shard=shard,
-            ts_snapshot=now,
-            state=self.fold.state(BOOK_DEPTH),
-            checkpoint=self.checkpoint,
-        )
+        place = (self.fold.position, self.cursor, shard)
+        return LatestRow(self.key, *place, now, self.fold.state(BOOK_DEPTH), self.checkpoint)
 
     def changed_book(self, shard: int, now: int) -> BookImage | None:
         """The whole book, as it is now; None when the last checkpoint still is it."""

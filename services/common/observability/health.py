@@ -49,6 +49,10 @@ class Health:
         """The check does not hold; `reason` is shown to whoever asks."""
         self._set(name, reason)
 
+    def forgotten(self, name: str) -> None:
+        """What this check was about is not needed any more."""
+        self._checks.pop(name, None)
+
     def judge(self, name: str, problems: Sequence[str]) -> None:
         """`failed` while there are any problems, else `passed`."""
         if problems:

@@ -156,16 +156,9 @@ _decode_checkpoint = msgspec.json.Decoder(_CheckpointBody).decode
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The object's bytes: gzip JSON. Takes tens of milliseconds for a large book."""
-    body = _CheckpointBody(
-        v=1,
-        stream=str(checkpoint.key),
-        epoch=checkpoint.position.epoch,
-        seq=checkpoint.position.seq,
-        cursor=checkpoint.cursor,
-        shard=checkpoint.shard,
-        ts_snapshot=checkpoint.ts_snapshot,
-        state=msgspec.Raw(checkpoint.state),
-    )
+    place = (*checkpoint.position[:2], checkpoint.cursor, checkpoint.shard)
+    state = msgspec.Raw(checkpoint.state)
+    body = _CheckpointBody(1, str(checkpoint.key), *place, checkpoint.ts_snapshot, state)
     # Level 1 is several times faster than 6 and gives away a sixth of the size.
     return gzip.compress(msgspec.json.encode(body), 1, mtime=0)
 
@@ -178,14 +171,9 @@ def unpack_checkpoint(stored: bytes) -> Checkpoint:
     """
     try:
         body = _decode_checkpoint(gzip.decompress(stored))
-        return Checkpoint(
-            key=StreamKey.parse(body.stream),
-            position=Position(body.epoch, body.seq),
-            cursor=body.cursor,
-            shard=body.shard,
-            ts_snapshot=body.ts_snapshot,
-            state=bytes(body.state),
-        )
+        key, position = StreamKey.parse(body.stream), Position(body.epoch, body.seq)
+        state = bytes(body.state)
+        return Checkpoint(key, position, body.cursor, body.shard, body.ts_snapshot, state)
     # InvalidSubject, DecodeError and zlib's error have no common root; all mean the same here.
     except Exception as error:
         raise BadObject(f"not a checkpoint: {error!r}") from error

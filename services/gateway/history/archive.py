@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.common.errors import StoreMissing, StoreUnavailable
+from services.common.observability.health import Health
 from services.common.stores.ports import ArchiveReader
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 from services.common.wire import UNREADABLE
 from services.gateway.chain.stream_record import StreamRecord
-from services.gateway.health import GatewayHealth
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Archive:
     """
 
     reader: ArchiveReader | None
-    health: GatewayHealth
+    health: Health
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def page(

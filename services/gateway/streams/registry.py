@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import structlog
 
 from services.common.errors import BrokerError, BrokerUnavailable
+from services.common.observability.health import Health
 from services.common.resilience import Backoff
 from services.common.sharding import shard_of
 from services.common.stream.broker import LiveSubscription
@@ -22,7 +23,6 @@ from services.common.subjects import StreamKey, is_pulse, tick_log
 from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget
 from services.gateway.fanout.hub import Hub
-from services.gateway.health import GatewayHealth
 from services.gateway.streams.feed import FeedSources, StreamFeed
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class StreamRegistry:
         self,
         sources: FeedSources,
         hub: Hub,
-        health: GatewayHealth,
+        health: Health,
         *,
         total_bytes: int,
         linger_s: float,
@@ -165,7 +165,7 @@ class _Shard:
             log's end and what is live.
     """
 
-    def __init__(self, number: int, sources: FeedSources, health: GatewayHealth) -> None:
+    def __init__(self, number: int, sources: FeedSources, health: Health) -> None:
         self.number = number
         self.check = f"shard-{number}"
         self.feeds: dict[str, StreamFeed] = {}

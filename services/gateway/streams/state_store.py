@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from services.common.errors import StoreError
-from services.common.stores.ports import Checkpoint, CheckpointReader, LatestReader, LatestRow
-from services.common.stream import Position
+from services.common.observability.health import Health
+from services.common.stores.ports import CheckpointReader, LatestReader, StoredState
 from services.common.subjects import StreamKey
-from services.gateway.health import GatewayHealth
 from services.gateway.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -24,22 +23,13 @@ _ANSWER_S = 1.5
 _PAUSE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """A whole state at a position, and the log's cursor of that position ("" when unknown)."""
-
-    position: Position
-    cursor: str
-    state: bytes
-
-
 @dataclass
 class StateStore:
     """Reads latest rows and checkpoints; without readers, or while they fail, it knows nothing."""
 
     latest: LatestReader | None
     checkpoints: CheckpointReader | None
-    health: GatewayHealth
+    health: Health
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
     _paused_until: float = 0.0
@@ -50,12 +40,13 @@ class StateStore:
     async def base(self, key: StreamKey, shard: int) -> StoredState | None:
         """The newest whole state of a stream, if there is one and the stores answer.
 
-        A book's row holds its best levels only, so a book begins with its checkpoint.
+        Its cursor is that of the log of `shard`, or "" when that is not known. A book's row holds
+        its best levels only, so a book begins with its checkpoint.
         """
         if self.latest is None:
             return None
         row = await self._ask(self.latest.get(key))
-        found: LatestRow | Checkpoint | None = row
+        found: StoredState | None = row
         if row is not None and key.channel == "book":
             found = None
             if row.checkpoint is not None and self.checkpoints is not None:
@@ -63,8 +54,7 @@ class StateStore:
         if found is None:
             return None
         # A cursor belongs to one log; with another number of shards the stream moved to another.
-        cursor = found.cursor if found.shard == shard else ""
-        return StoredState(found.position, cursor, found.state)
+        return found if found.shard == shard else replace(found, cursor="")
 
     async def known(self, keys: Sequence[StreamKey]) -> list[StreamKey] | None:
         """Those of `keys` that have a row; None: the stores do not answer."""

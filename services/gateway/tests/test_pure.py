@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
+from services.common.observability.health import Health
 from services.common.stream import Position
 from services.common.wire import Fields
 from services.gateway.admission.auth import KeyRing, offered_key
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.chain.window import Budget, Window
 from services.gateway.fanout.outbox import Outbox
-from services.gateway.health import GatewayHealth
 from services.gateway.metrics import Metrics
 from services.gateway.protocol import (
     ERROR_CODES,
@@ -220,7 +220,7 @@ def test_error_codes_are_unique() -> None:
 
 async def test_a_store_that_does_not_answer_is_left_alone_for_a_while() -> None:
     now = [0.0]
-    rows, health = Rows(), GatewayHealth()
+    rows, health = Rows(), Health("gateway")
     rows.away = True
     stores = StateStore(rows, rows, health, Metrics(), clock=lambda: now[0])
     key = Market(None).key

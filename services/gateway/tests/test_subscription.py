@@ -13,6 +13,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.common.observability.health import Health
 from services.common.stream import Publisher
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
@@ -25,7 +26,6 @@ from services.gateway.fanout.push_batch import Turns
 from services.gateway.fanout.subscription import (
     State,
 )
-from services.gateway.health import GatewayHealth
 from services.gateway.history.archive import Archive
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import Metrics
@@ -98,7 +98,7 @@ class _World:
         records = RecordReader(metrics)
         await broker.open()
         await broker.ensure(log_specs(chosen))
-        clock, loop, health = Clock(), asyncio.get_running_loop(), GatewayHealth()
+        clock, loop, health = Clock(), asyncio.get_running_loop(), Health("gateway")
         hub = Hub(Turns(loop.call_soon, clock.at, lambda: clock.now), lambda: 0, product_rate)
         stores = StateStore(None, None, health, metrics)
         streams = StreamRegistry(

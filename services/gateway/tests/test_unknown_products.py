@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from services.common.observability.health import Health
 from services.common.stores.ports import LatestRow
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey
-from services.gateway.health import GatewayHealth
 from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
 from services.gateway.streams.state_store import StateStore
@@ -34,7 +34,7 @@ async def catalog(
     await broker.open()
     await broker.ensure(log_specs(small_settings(shard_count=1)))
     metrics = Metrics() if metrics is None else metrics
-    stores = StateStore(rows, rows, GatewayHealth(), metrics)
+    stores = StateStore(rows, rows, Health("gateway"), metrics)
     return Catalog(broker, stores, 1, metrics, asked_per_s=asked_per_s)
 
 

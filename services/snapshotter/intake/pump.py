@@ -13,6 +13,7 @@ from services.common.domain.book import BadLevel
 from services.common.errors import BrokerUnavailable, PositionLost
 from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT
+from services.common.runtime import patiently
 from services.common.stores.index import Head
 from services.common.stream import Broker, GroupSubscription, Message, Page
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
@@ -21,7 +22,6 @@ from services.snapshotter import metrics
 from services.snapshotter.archiver import Archiver
 from services.snapshotter.intake.bound import IntakeBound
 from services.snapshotter.intake.delivered import Delivered, read_raw, read_tick, stream_of
-from services.snapshotter.patience import patiently
 from services.snapshotter.restore import Restorer
 from services.snapshotter.stream import DeliveryVerdict, Stream, View
 
