@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from prometheus_client.core import Exemplar, Metric, Sample
+from prometheus_client.core import Exemplar, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.requests import Request
@@ -84,23 +84,14 @@ def routes(ask: Ask, info: Callable[[], Mapping[str, Any]]) -> list[BaseRoute]:
     ]
 
 
-# A family: its name, documentation, type, unit, and its samples: name, labels, value, exemplar.
-Family = tuple[str, str, str, str, list[tuple[str, dict[str, str], float, Any]]]
+# A family: its name, documentation, type and unit, and its samples' fields.
+Family = tuple[str, str, str, str, Sequence[Sequence[Any]]]
 
 
 def exported_families(collector: Collector) -> list[Family]:
     """A process's metrics, as they are told to another process."""
     return [
-        (
-            family.name,
-            family.documentation,
-            family.type,
-            family.unit,
-            [
-                (one.name, dict(one.labels), one.value, _told(one.exemplar))
-                for one in family.samples
-            ],
-        )
+        (family.name, family.documentation, family.type, family.unit, family.samples)
         for family in collector.collect()
     ]
 
@@ -110,7 +101,7 @@ class MergedMetrics(Collector):
     """The metrics of several processes; each sample says by `worker` whose it is.
 
     Args:
-        told: what `families` gave, by worker.
+        told: what `exported_families` gave, by worker.
         own: of the process that asks; they are shown as they are.
     """
 
@@ -124,21 +115,10 @@ class MergedMetrics(Collector):
                 family = found.get(name)
                 if family is None:
                     family = found[name] = Metric(name, about, kind, unit)
-                for sample, labels, value, exemplar in samples:
-                    labels = {**labels, "worker": worker}
-                    family.samples.append(Sample(sample, labels, value, None, _read(exemplar)))
+                for sample, labels, value, _time, exemplar, *_ in samples:
+                    told_with = None if exemplar is None else Exemplar(*exemplar)
+                    family.add_sample(sample, {**labels, "worker": worker}, value, None, told_with)
         yield from found.values()
-
-
-def _told(exemplar: Exemplar | None) -> Any:
-    if exemplar is None:
-        return None
-    stamp = exemplar.timestamp
-    return dict(exemplar.labels), exemplar.value, None if stamp is None else float(stamp)
-
-
-def _read(exemplar: Any) -> Exemplar | None:
-    return None if exemplar is None else Exemplar(*exemplar)
 
 
 def merged_degradations(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
