@@ -56,11 +56,7 @@ class StreamKey(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `venue:channel:product`.
-
-        Raises:
-            InvalidSubject: it does not have that form.
-        """
+        """Read `venue:channel:product`. Raises InvalidSubject when it does not have that form."""
         parts = text.split(":")
         if len(parts) != 3:
             raise InvalidSubject(text, "expected venue:channel:product")

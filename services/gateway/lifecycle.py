@@ -91,38 +91,15 @@ class Gateway(SessionHost):
         )
         stores = StateStore(latest, checkpoints, self.health, metrics)
         records = RecordReader(metrics)
-        sources = FeedSources(
-            broker,
-            settings.shard_count,
-            stores,
-            records,
-            metrics,
-            settings.window_bytes,
-            settings.stale_after_ms * 1000,
-            settings.snapshots_kept,
-            micros=micros,
-        )
-        streams = StreamRegistry(
-            sources,
-            hub,
-            self.health,
-            total_bytes=settings.window_total_bytes,
-            linger_s=settings.stream_linger_s,
-        )
+        sources = FeedSources(broker, settings, stores, records, metrics, micros=micros)
         max_age_us = int(settings.backfill_max_minutes * 60e6)
         self.parts = GatewayParts(
             settings,
             metrics,
             records,
             hub,
-            streams,
-            Catalog(
-                broker,
-                stores,
-                settings.shard_count,
-                metrics,
-                asked_per_s=settings.unknown_products_per_sec,
-            ),
+            StreamRegistry(sources, hub, self.health),
+            Catalog(sources),
             Backfill(broker, records, Archive(archive, self.health), max_age_us),
             KeyRing(settings.api_keys),
             Places(),

@@ -223,11 +223,7 @@ def make_cursor(epoch: int, seq: int) -> str:
 
 
 def parse_cursor(cursor: str) -> tuple[int, int]:
-    """(seq, epoch) of a resume cursor.
-
-    Raises:
-        Problem: it is none of ours.
-    """
+    """(seq, epoch) of a resume cursor. Raises Problem when it is none of ours."""
     epoch, _, seq = cursor.partition(".")
     if not (0 < len(epoch) < 20 and epoch.isdecimal() and 0 < len(seq) < 20 and seq.isdecimal()):
         message = "cursor: expected a cursor from a `drain` message"
@@ -246,11 +242,7 @@ def check_size(text: str) -> None:
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """The JSON object in a message.
-
-    Raises:
-        Problem: it is too large, no JSON, or no object.
-    """
+    """The JSON object in a message. Raises Problem when it is too large, no JSON, or no object."""
     check_size(text)
     try:
         # As bytes: half a surrogate pair in a text is then no JSON like any other.

@@ -35,11 +35,7 @@ class Transcript:
 
 
 def transcripts(folder: Path = FOLDER) -> list[Transcript]:
-    """All cases, by name.
-
-    Raises:
-        ValueError: a step is none that is known.
-    """
+    """All cases, by name. Raises ValueError when a step is none of `STEPS`."""
     found = []
     for path in sorted(folder.glob("*.json")):
         case = json.loads(path.read_text())

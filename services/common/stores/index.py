@@ -79,11 +79,7 @@ def pack_commit(commit: Commit) -> bytes:
 
 
 def unpack_commit(stored: bytes) -> Commit:
-    """Read an index object.
-
-    Raises:
-        BadCommit: it is not one.
-    """
+    """Read an index object. Raises BadCommit when it is not one."""
     try:
         return _decode(gzip.decompress(stored))
     except (OSError, EOFError, zlib.error, *UNREADABLE) as error:

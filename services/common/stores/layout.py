@@ -164,11 +164,7 @@ def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 
 def unpack_checkpoint(stored: bytes) -> Checkpoint:
-    """Read a checkpoint object.
-
-    Raises:
-        BadObject: it is not one.
-    """
+    """Read a checkpoint object. Raises BadObject when it is not one."""
     try:
         body = _decode_checkpoint(gzip.decompress(stored))
         key, position = StreamKey.parse(body.stream), Position(body.epoch, body.seq)

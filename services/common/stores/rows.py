@@ -59,11 +59,7 @@ def row_to_item(row: LatestRow) -> dict[str, Any]:
 
 
 def row_from_item(item: Mapping[str, Any]) -> LatestRow:
-    """Read an item back.
-
-    Raises:
-        BadRow: it was not written by `row_to_item`.
-    """
+    """Read an item back. Raises BadRow when it was not written by `row_to_item`."""
     try:
         checkpoint = item.get("checkpoint")
         return LatestRow(

@@ -64,11 +64,7 @@ class SubscribePlan:
 async def plan_start(
     plan: SubscribePlan, command: Subscribe, feed: StreamFeed, backfill: Backfill
 ) -> None:
-    """Decide what this stream begins with.
-
-    Raises:
-        Problem: it cannot begin.
-    """
+    """Decide what this stream begins with. Raises Problem when it cannot begin."""
     from_seq, epoch = command.position_of(plan.key.product)
     if (
         plan.subscription is not None

@@ -10,10 +10,8 @@ from collections.abc import Iterable
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.resilience import TokenBucket
 from services.common.sharding import shard_of
-from services.common.stream import Broker
 from services.common.subjects import CHANNELS, StreamKey, check_token, is_pulse, key_of, tick_log
-from services.gateway.metrics import Metrics
-from services.gateway.streams.state_store import StateStore
+from services.gateway.streams.feed import FeedSources
 
 # A command may name many products; the stores are not asked for more than so many of them at once,
 # and not again for a while for one that they did not have.
@@ -27,26 +25,18 @@ class Catalog:
 
     Args:
         refresh_s: a log is asked at most so often for products never seen.
-        asked_per_s: of those, so many a second are asked for at the stores; names are anybody's,
-            and a read for each would be the platform's cost.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        stores: StateStore,
-        shard_count: int,
-        metrics: Metrics,
-        refresh_s: float = 1.0,
-        asked_per_s: float = 20,
-    ) -> None:
-        self._broker = broker
-        self._stores = stores
-        self._metrics = metrics
-        self._shard_count = shard_count
+    def __init__(self, sources: FeedSources, refresh_s: float = 1.0) -> None:
+        self._broker = sources.broker
+        self._stores = sources.stores
+        self._metrics = sources.metrics
+        self._shard_count = shard_count = sources.settings.shard_count
         self._refresh_s = refresh_s
         self._streams: dict[int, set[StreamKey]] = {shard: set() for shard in range(shard_count)}
         self._asked: dict[int, float] = {}
+        # Names are anybody's, and a read of the stores for each would be the platform's cost.
+        asked_per_s = sources.settings.unknown_products_per_sec
         self._questions = TokenBucket(asked_per_s, _ASKED_AT_ONCE, time.monotonic())
         # Products that the stores did not have, until when nobody asks again; oldest first.
         self._absent: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -96,11 +86,7 @@ class Catalog:
         return {product for product in products if not self._held(venue, product)}
 
     async def streams(self) -> list[StreamKey]:
-        """All that are known, sorted.
-
-        Raises:
-            BrokerUnavailable: the logs do not answer.
-        """
+        """All that are known, sorted. Raises BrokerUnavailable when the logs do not answer."""
         await self._refresh_all(range(self._shard_count))
         return sorted(key for held in self._streams.values() for key in held)
 

@@ -35,6 +35,7 @@ from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.live_streams import LiveStream
 from services.gateway.fanout.subscription import BEGINNING
 from services.gateway.metrics import Metrics
+from services.gateway.settings import GatewaySettings
 from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.state_store import StateStore
 from services.gateway.websocket.rfc6455.frames import text_frame
@@ -54,22 +55,15 @@ class FeedSources:
     """Where records and states come from.
 
     Attributes:
-        window_bytes: of recent records kept for each stream.
-        stale_after_us: age at which what is served is called stale, microseconds.
-        snapshots_kept: framed snapshots of one stream, by reason and depth, while its head stands
-            still.
         pulses: of all shards that are followed.
         micros: the time of day, microseconds.
     """
 
     broker: Broker
-    shard_count: int
+    settings: GatewaySettings
     stores: StateStore
     records: RecordReader
     metrics: Metrics
-    window_bytes: int
-    stale_after_us: int = 10_000_000
-    snapshots_kept: int = 8
     pulses: Pulses = field(default_factory=Pulses)
     micros: Callable[[], int] = now_us
 
@@ -91,12 +85,15 @@ class StreamFeed:
         self, key: StreamKey, sources: FeedSources, hub: Hub, budget: Budget, joined: asyncio.Event
     ) -> None:
         self.key = key
-        self.shard = shard_of(key.product, sources.shard_count)
+        self.shard = shard_of(key.product, sources.settings.shard_count)
         self.subject = tick_subject(self.shard, key)
         self.live_stream = LiveStream(key, sources.metrics.of_stream(key))
-        self.replica = Replica(key, Window(budget, sources.window_bytes))
+        self.replica = Replica(key, Window(budget, sources.settings.window_bytes))
         self.condition = StreamCondition(
-            key, self.shard, self.replica, Age(sources.stale_after_us, sources.micros())
+            key,
+            self.shard,
+            self.replica,
+            Age(sources.settings.stale_after_ms * 1000, sources.micros()),
         )
         self.ready = asyncio.Event()
         self.wanted = asyncio.Event()
@@ -126,7 +123,7 @@ class StreamFeed:
             self._cached_at = position
         cached = self._cache.get((reason, depth))
         if cached is None:
-            if len(self._cache) >= self._sources.snapshots_kept:
+            if len(self._cache) >= self._sources.settings.snapshots_kept:
                 # A depth is any number that a client chooses; the oldest goes.
                 del self._cache[next(iter(self._cache))]
                 self._sources.metrics.snapshots_let_go.inc()

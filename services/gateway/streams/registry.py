@@ -52,20 +52,12 @@ class StreamLease:
 class StreamRegistry:
     """All feeds, and the shard readers they need. Enter it for as long as the service runs."""
 
-    def __init__(
-        self,
-        sources: FeedSources,
-        hub: Hub,
-        health: Health,
-        *,
-        total_bytes: int,
-        linger_s: float,
-    ) -> None:
+    def __init__(self, sources: FeedSources, hub: Hub, health: Health) -> None:
         self._sources = sources
         self._health = health
         self._hub = hub
-        self._budget = Budget(total_bytes)
-        self._linger_s = linger_s
+        self._budget = Budget(sources.settings.window_total_bytes)
+        self._linger_s = sources.settings.stream_linger_s
         self._group: asyncio.TaskGroup | None = None
         self._feeds: dict[StreamKey, StreamFeed] = {}
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
@@ -105,7 +97,7 @@ class StreamRegistry:
         feed = self._feeds.get(key)
         if feed is None:
             assert self._group is not None, "streams are followed before the registry is started"
-            number = shard_of(key.product, self._sources.shard_count)
+            number = shard_of(key.product, self._sources.settings.shard_count)
             shard = self._shards.get(number)
             if shard is None:
                 shard = self._shards[number] = _Shard(number, self._sources, self._health)

@@ -15,8 +15,8 @@ from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.gateway.backfill import Start
 from services.gateway.protocol import TOO_OLD, Problem
 from services.gateway.streams.catalog import Catalog
-from services.gateway.streams.feed import StreamFeed
-from services.gateway.testing import Bench, Market, bench, eventually
+from services.gateway.streams.feed import FeedSources, StreamFeed
+from services.gateway.testing import Bench, Market, bench, eventually, small_settings
 
 
 class Clock:
@@ -176,8 +176,9 @@ async def test_logs_that_do_not_answer_are_all_waited_for() -> None:
 
     broker.subjects = subjects  # type: ignore[method-assign]  # the fault
     async with bench(MemoryBroker()) as gateway:
-        stores = gateway.gateway.parts.catalog._stores
-        catalog = Catalog(broker, stores, 4, gateway.gateway.metrics)
+        parts, settings = gateway.gateway.parts, small_settings(shard_count=4)
+        stores = parts.catalog._stores
+        catalog = Catalog(FeedSources(broker, settings, stores, parts.records, parts.metrics))
         with pytest.raises(BrokerUnavailable):
             await catalog.streams()
         assert running == 0

@@ -92,7 +92,12 @@ class _World:
     @asynccontextmanager
     async def running(product_rate: float = 0.0) -> AsyncIterator[_World]:
         chosen = small_settings(
-            ws_queue_bytes=_QUEUE, ws_burst=1000, product_max_msgs_per_sec=product_rate
+            ws_queue_bytes=_QUEUE,
+            ws_burst=1000,
+            product_max_msgs_per_sec=product_rate,
+            window_bytes=6000,
+            window_total_bytes=1 << 20,
+            stream_linger_s=60,
         )
         broker, metrics = MemoryBroker(), Metrics()
         records = RecordReader(metrics)
@@ -101,18 +106,13 @@ class _World:
         clock, loop, health = Clock(), asyncio.get_running_loop(), Health("gateway")
         hub = Hub(Turns(loop.call_soon, clock.at, lambda: clock.now), lambda: 0, product_rate)
         stores = StateStore(None, None, health, metrics)
-        streams = StreamRegistry(
-            FeedSources(broker, chosen.shard_count, stores, records, metrics, window_bytes=6000),
-            hub,
-            health,
-            total_bytes=1 << 20,
-            linger_s=60,
-        )
+        sources = FeedSources(broker, chosen, stores, records, metrics)
+        streams = StreamRegistry(sources, hub, health)
         parts = replace(
             Gateway(chosen, broker, log_specs(chosen), metrics).parts,
             hub=hub,
             streams=streams,
-            catalog=Catalog(broker, stores, chosen.shard_count, metrics),
+            catalog=Catalog(sources),
             backfill=Backfill(broker, records, Archive(None, health), 10**15),
         )
         publisher = await broker.publisher()

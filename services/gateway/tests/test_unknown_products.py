@@ -11,6 +11,8 @@ from services.common.stream.specs import log_specs
 from services.common.subjects import StreamKey
 from services.gateway.metrics import Metrics
 from services.gateway.streams.catalog import Catalog
+from services.gateway.streams.feed import FeedSources
+from services.gateway.streams.record_reader import RecordReader
 from services.gateway.streams.state_store import StateStore
 from services.gateway.testing import Rows, bench, small_settings
 
@@ -31,11 +33,12 @@ async def catalog(
     rows: Counted, asked_per_s: float = 0.001, metrics: Metrics | None = None
 ) -> Catalog:
     broker = MemoryBroker()
+    settings = small_settings(shard_count=1, unknown_products_per_sec=asked_per_s)
     await broker.open()
-    await broker.ensure(log_specs(small_settings(shard_count=1)))
+    await broker.ensure(log_specs(settings))
     metrics = Metrics() if metrics is None else metrics
     stores = StateStore(rows, rows, Health("gateway"), metrics)
-    return Catalog(broker, stores, 1, metrics, asked_per_s=asked_per_s)
+    return Catalog(FeedSources(broker, settings, stores, RecordReader(metrics), metrics))
 
 
 async def test_a_name_that_is_not_there_is_asked_for_once() -> None:

@@ -70,11 +70,7 @@ class WorkerChannel:
                     asked.set_exception(ChannelDown("the process is gone"))
 
     async def ask(self, what: Any) -> Any:
-        """The other side's answer.
-
-        Raises:
-            ChannelDown: there is none within 3 s.
-        """
+        """The other side's answer. Raises ChannelDown when there is none within 3 s."""
         if self._writer is None:
             raise ChannelDown("the process is not there")
         id = next(self._ids)

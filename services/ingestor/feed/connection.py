@@ -39,11 +39,7 @@ STEPS = {
 
 
 def checked_step(before: FeedState, after: FeedState) -> FeedState:
-    """`after`.
-
-    Raises:
-        ValueError: it cannot follow `before`.
-    """
+    """`after`. Raises ValueError when it cannot follow `before`."""
     if after is not FeedState.STOPPED and after not in STEPS[before]:
         raise ValueError(f"a feed that is {before.value} cannot become {after.value}")
     return after

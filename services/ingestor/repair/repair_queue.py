@@ -42,11 +42,7 @@ class Repairs:
         self._venue = venue
 
     async def run(self) -> None:
-        """Serve until cancelled.
-
-        Raises:
-            BrokerClosed: the broker was closed.
-        """
+        """Serve until cancelled. Raises BrokerClosed when the broker was closed."""
         pauses = Backoff(0.1, 5.0, least=0.0, immediate=True)
         while True:
             try:

@@ -102,22 +102,14 @@ class MalformedFrame(ValueError):
 
 
 def decimal_text(text: object) -> str:
-    """`text` itself.
-
-    Raises:
-        MalformedFrame: it is not a decimal number's text.
-    """
+    """`text` itself. Raises MalformedFrame when it is not a decimal number's text."""
     if not isinstance(text, str) or not is_decimal(text):
         raise MalformedFrame("bad_decimal", repr(text)[:80])
     return text
 
 
 def decimal_value(text: object) -> Decimal:
-    """What `text` says.
-
-    Raises:
-        MalformedFrame: it is not a decimal number's text.
-    """
+    """What `text` says. Raises MalformedFrame when it is not a decimal number's text."""
     try:
         return to_decimal(text)
     except BadDecimal as error:

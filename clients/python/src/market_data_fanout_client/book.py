@@ -16,11 +16,7 @@ _is_decimal = re.compile(r"[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,2})?
 
 
 def to_decimal(text: str) -> Decimal:
-    """The value of `text`, exactly.
-
-    Raises:
-        ValueError: it is no decimal number.
-    """
+    """The value of `text`, exactly. Raises ValueError when it is no decimal number."""
     if _is_decimal(text) is None:
         raise ValueError(f"not a decimal number: {text[:80]!r}")
     return Decimal(text)
