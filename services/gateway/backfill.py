@@ -39,16 +39,11 @@ _LAGS_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a backfill begins.
+    """Where a backfill begins."""
 
-    Attributes:
-        position: everything after it is to be sent.
-        seq: what the client holds by its own word; the first record's `prev` is not above it.
-        complete: whether nothing is missing between what was asked for and the first record.
-    """
-
-    position: Position
-    seq: int
+    position: Position  # everything after it is to be sent
+    seq: int  # what the client holds by its own word; the first record's `prev` is not above it
+    # Whether nothing is missing between what was asked for and the first record.
     complete: bool = True
 
 

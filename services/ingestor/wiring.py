@@ -48,17 +48,14 @@ _Parts = tuple[RawStreamWriter, StreamStateTracker, Sequencer]
 
 @dataclass(eq=False)
 class FeedFactory:
-    """Makes feeds and product streams.
-
-    Args:
-        want: told what a product's streams need fetched, and how its book is subscribed anew.
-    """
+    """Makes feeds and product streams."""
 
     _settings: Settings
     _broker: Broker
     _metrics: Metrics
     raw_publisher: RawPublisher
     unreadable: UnreadableFrames
+    # Told what a product's streams need fetched, and how its book is subscribed anew.
     want: Callable[[ProductStreams, Want, Resubscribe], None]
 
     def __post_init__(self) -> None:

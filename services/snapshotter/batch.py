@@ -59,15 +59,10 @@ class SealedObject:
 
 @dataclass(frozen=True, slots=True)
 class SealedBatch:
-    """A batch that takes no more records.
+    """A batch that takes no more records."""
 
-    Attributes:
-        objects: in an order in which no stream goes backwards.
-        refilled: bytes of records that the broker has not delivered yet.
-    """
-
-    objects: Sequence[SealedObject]
-    refilled: int
+    objects: Sequence[SealedObject]  # in an order in which no stream goes backwards
+    refilled: int  # bytes of records that the broker has not delivered yet
 
     @property
     def count(self) -> int:

@@ -44,19 +44,12 @@ _MISSING = {"ResourceNotFoundException", "NoSuchBucket"}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a client waits and how much it does at once.
+    """How long a client waits and how much it does at once."""
 
-    Attributes:
-        connect_s: for a connection, TLS included.
-        read_s: for each read of an answer.
-        attempts: calls in all that the SDK makes for one of ours; 1 means no retry.
-        connections: size of the pool; callers beyond it wait.
-    """
-
-    connect_s: float
-    read_s: float
-    attempts: int
-    connections: int
+    connect_s: float  # for a connection, TLS included
+    read_s: float  # for each read of an answer
+    attempts: int  # calls in all that the SDK makes for one of ours; 1 means no retry
+    connections: int  # size of the pool; callers beyond it wait
 
 
 # Somebody waits for a reader's answer, so it fails soon and lets the caller choose another way.

@@ -17,23 +17,14 @@ from services.common.subjects import StreamKey
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """The state of a stream at a position.
+    """The state of a stream at a position."""
 
-    Attributes:
-        key: the stream.
-        position: (epoch, seq) of the last record that is part of the state.
-        cursor: the broker's cursor of that record, to go on reading from it.
-        shard: the shard whose tick log the cursor belongs to.
-        ts_snapshot: when the state was taken, microseconds.
-        state: JSON as in `Snapshot.state`.
-    """
-
-    key: StreamKey
-    position: Position
-    cursor: str
-    shard: int
-    ts_snapshot: int
-    state: bytes
+    key: StreamKey  # the stream
+    position: Position  # (epoch, seq) of the last record that is part of the state.
+    cursor: str  # the broker's cursor of that record, to go on reading from it
+    shard: int  # the shard whose tick log the cursor belongs to
+    ts_snapshot: int  # when the state was taken, microseconds
+    state: bytes  # JSON as in `Snapshot.state`.
 
 
 @dataclass(frozen=True, slots=True)

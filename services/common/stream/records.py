@@ -84,23 +84,15 @@ def _check_headers(subject: str, headers: Mapping[str, str]) -> None:
 
 
 class InFlight(msgspec.Struct, gc=False, eq=False):
-    """A record that was taken and is not known to be stored.
-
-    Attributes:
-        size: of what is sent of it, bytes, at most.
-        taken_at: by the window's clock.
-        stored: nothing more is to be done for it.
-        lost: it is not stored, and can never be.
-        replaced: it stands where one was that the server refused for good.
-    """
+    """A record that was taken and is not known to be stored."""
 
     record: Record
-    size: int
+    size: int  # of what is sent of it, bytes, at most
     ticket: int = 0
-    taken_at: float = 0.0
-    stored: bool = False
-    lost: bool = False
-    replaced: bool = False
+    taken_at: float = 0.0  # by the window's clock
+    stored: bool = False  # nothing more is to be done for it
+    lost: bool = False  # it is not stored, and can never be
+    replaced: bool = False  # it stands where one was that the server refused for good
 
 
 class Message(ABC):
@@ -127,19 +119,13 @@ class Message(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LogSpec:
-    """How a log is to be kept.
+    """How a log is to be kept."""
 
-    Attributes:
-        log: its name, `raw`, `tick.<shard>` or `invalid`.
-        retention_s: records older than this may be dropped by the broker.
-        duplicate_window_s: how long B3 is promised.
-        max_bytes: in each replica; the oldest records go when it is reached, before their time.
-            0 is no bound. Where a broker keeps by age alone it is not used (Redis, memory).
-    """
-
-    log: str
-    retention_s: float
-    duplicate_window_s: float = 120.0
+    log: str  # its name, `raw`, `tick.<shard>` or `invalid`
+    retention_s: float  # records older than this may be dropped by the broker
+    duplicate_window_s: float = 120.0  # how long B3 is promised
+    # In each replica; the oldest records go when it is reached, before their time. 0 is no bound.
+    # Where a broker keeps by age alone it is not used (Redis, memory).
     max_bytes: int = 0
 
 
@@ -175,47 +161,32 @@ NOT_STORING_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class PublisherStats:
-    """Counters since the publisher was opened; `in_flight` and what follows are now.
+    """Counters since the publisher was opened; `in_flight` and what follows are now."""
 
-    Attributes:
-        sent: records taken.
-        stored: of these, stored by this publisher.
-        duplicates: of these, found stored already.
-        refused: of these, refused for good by the server (`OnRefused`); also replaced ones.
-        lost: of these, and of what was acknowledged of late, found missing beneath a newer record
-            of their subject, where they can no longer be stored in order.
-        retried: sent once more.
-        in_flight: not known to be stored.
-        bytes_in_flight: the same in bytes.
-        stalled_s: how long the oldest of these has been waited for: since it was taken, or since
-            the one before it was stored. 0 when there is none.
-        trouble: what is in the way of storing, as the server or the connection said it.
-    """
-
-    sent: int
-    stored: int
-    duplicates: int
-    retried: int
-    in_flight: int
-    bytes_in_flight: int
+    sent: int  # records taken
+    stored: int  # of these, stored by this publisher
+    duplicates: int  # of these, found stored already
+    retried: int  # sent once more
+    in_flight: int  # not known to be stored
+    bytes_in_flight: int  # the same in bytes
+    # How long the oldest of these has been waited for: since it was taken, or since the one before
+    # it was stored. 0 when there is none.
     stalled_s: float = 0.0
+    # What is in the way of storing, as the server or the connection said it.
     trouble: str | None = None
+    # Of those taken, and of what was acknowledged of late, found missing beneath a newer record of
+    # their subject, where they can no longer be stored in order.
     lost: int = 0
-    refused: int = 0
+    refused: int = 0  # refused for good by the server (`OnRefused`); also replaced ones
 
 
 class Storing(NamedTuple):
-    """The publisher that has waited longest.
+    """The publisher that has waited longest."""
 
-    Attributes:
-        stalled_s: for how long its oldest record has been waited for; 0 when nobody waits.
-        in_flight: how many records wait in it.
-        trouble: what is in the way, as the server or the connection said it.
-    """
-
+    # For how long its oldest record has been waited for; 0 when nobody waits.
     stalled_s: float = 0.0
-    in_flight: int = 0
-    trouble: str | None = None
+    in_flight: int = 0  # how many records wait in it
+    trouble: str | None = None  # what is in the way, as the server or the connection said it
 
     @property
     def problem(self) -> str | None:

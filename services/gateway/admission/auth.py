@@ -20,21 +20,14 @@ _PATTERN = re.compile(r"[A-Za-z0-9_*?.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the holder of a key may do. None: no limit but the gateway's own.
+    """What the holder of a key may do. None: no limit but the gateway's own."""
 
-    Attributes:
-        name: how the key is called where it must not be shown itself.
-        products: patterns such as `BTC-USD` or `ETH-*`; none at all: every product.
-        connections: WebSockets at a time at one gateway.
-        subscriptions: streams of one connection.
-        commands: commands a second of one connection.
-    """
-
-    name: str
+    name: str  # how the key is called where it must not be shown itself
+    # Patterns such as `BTC-USD` or `ETH-*`; none at all: every product.
     products: tuple[str, ...] = ()
-    connections: int | None = None
-    subscriptions: int | None = None
-    commands: float | None = None
+    connections: int | None = None  # WebSockets at a time at one gateway.
+    subscriptions: int | None = None  # streams of one connection
+    commands: float | None = None  # commands a second of one connection
 
     def entitled(self, product: str) -> bool:
         """Whether this product may be asked for."""
@@ -95,18 +88,12 @@ class Places:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """One connection's place, from the moment its key is known until `release`.
-
-    Attributes:
-        grant: what it may do; None while no valid key came.
-        address: where the client comes from.
-        door_pass: its places by address, where those are counted.
-    """
+    """One connection's place, from the moment its key is known until `release`."""
 
     _places: Places
-    address: str = ""
-    grant: Grant | None = None
-    door_pass: Pass | None = None
+    address: str = ""  # where the client comes from
+    grant: Grant | None = None  # what it may do; None while no valid key came
+    door_pass: Pass | None = None  # its places by address, where those are counted
 
     def acquire(self, grant: Grant) -> bool:
         """Take a place under this grant, once; False: the key has no place left."""

@@ -53,16 +53,12 @@ class GatewayStatus(StreamRecord):
 
 @dataclass(slots=True, eq=False)
 class StreamCondition:
-    """One stream's.
-
-    Attributes:
-        age: how old what is served is.
-    """
+    """One stream's."""
 
     _key: StreamKey
     _shard: int
     _replica: Replica
-    age: Age
+    age: Age  # how old what is served is
     # Whether the last that subscribers were told is the gateway's `stale`.
     _overruled: bool = False
 

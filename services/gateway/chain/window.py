@@ -50,15 +50,11 @@ class Budget:
 
 
 class Run(NamedTuple):
-    """Records that follow each other, at least one.
-
-    Attributes:
-        chained: how many of them advance `seq`.
-        frames: what a client is sent for all of them, whatever its depth; None: not made yet.
-    """
+    """Records that follow each other, at least one."""
 
     records: Sequence[StreamRecord]
-    chained: int
+    chained: int  # how many of them advance `seq`
+    # What a client is sent for all of them, whatever its depth; None: not made yet.
     frames: bytes | None
 
 

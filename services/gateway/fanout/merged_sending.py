@@ -18,17 +18,12 @@ _CALM = 10
 
 @dataclass(slots=True)
 class MergedSending:
-    """The subscriptions that are owed something.
-
-    Args:
-        flush: called when what was not due falls due.
-        touch: called with a client in whose outbox something was put.
-        failed: called with a client for which something went wrong, while the error is handled.
-    """
+    """The subscriptions that are owed something."""
 
     turns: Turns
-    flush: Callable[[], None]
-    touch: Callable[[Subscriber], None]
+    flush: Callable[[], None]  # called when what was not due falls due
+    touch: Callable[[Subscriber], None]  # called with a client in whose outbox something was put
+    # Called with a client for which something went wrong, while the error is handled.
     failed: Callable[[Subscriber], None]
     _owing: dict[Subscription, None] = field(default_factory=dict)
     _timer: float | None = None

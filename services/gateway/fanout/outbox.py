@@ -20,19 +20,12 @@ from services.gateway.websocket.rfc6455.frames import array_frames, payloads_of
 
 @dataclass(slots=True, eq=False)
 class Outbox:
-    """Frames of one client.
+    """Frames of one client."""
 
-    Attributes:
-        limit: bytes of data that may wait.
-        size: bytes of data that wait now.
-        control_size: bytes of control that wait now.
-        dirty: whether the owner already knows that there is something to write.
-    """
-
-    limit: int
-    size: int = 0
-    control_size: int = 0
-    dirty: bool = False
+    limit: int  # bytes of data that may wait
+    size: int = 0  # bytes of data that wait now
+    control_size: int = 0  # bytes of control that wait now
+    dirty: bool = False  # whether the owner already knows that there is something to write
     control: list[bytes] = field(default_factory=list)
     # Not a deque: an empty one takes 0.7 KiB, and most outboxes are empty most of the time.
     data: list[bytes] = field(default_factory=list)

@@ -22,23 +22,15 @@ _KEPT = 256
 
 @dataclass(slots=True, eq=False)
 class Push:
-    """Records that directly follow `before`, for everyone who is in `group` at that moment.
-
-    Attributes:
-        frames: the messages as plain frames.
-        messages: how many.
-        records: how many records they are sent for.
-        receivers: clients that get it.
-        bit: of its group in this turn.
-    """
+    """Records that directly follow `before`, for everyone who is in `group` at that moment."""
 
     group: ViewGroup
-    frames: bytes
-    messages: int
+    frames: bytes  # the messages as plain frames
+    messages: int  # how many
     before: Position
-    records: int
-    receivers: int
-    bit: int = 0
+    records: int  # how many records they are sent for
+    receivers: int  # clients that get it
+    bit: int = 0  # of its group in this turn
 
 
 class PushBatch:
@@ -133,37 +125,23 @@ class PushBatch:
 
 
 class Turns(NamedTuple):
-    """The event loop as the fan-out sees it.
+    """The event loop as the fan-out sees it."""
 
-    Attributes:
-        schedule: calls back at the end of the event loop's turn.
-        schedule_at: calls back at a time of `clock`.
-        clock: seconds, does not go back.
-    """
-
+    # Calls back at the end of the event loop's turn.
     schedule: Callable[[Callable[[], None]], object]
-    schedule_at: Callable[[float, Callable[[], None]], object]
-    clock: Callable[[], float]
+    schedule_at: Callable[[float, Callable[[], None]], object]  # calls back at a time of `clock`
+    clock: Callable[[], float]  # seconds, does not go back
 
 
 @dataclass(slots=True)
 class FlushSchedule:
-    """Sees to it that `flush` is called once, however often it is asked for.
-
-    Args:
-        window: pushes come at least so many seconds after those before; 0 is every turn.
-        flush: what is to be called.
-
-    Attributes:
-        flushing: it is to be called, or is running.
-        held: what is pushed waits for the end of the window.
-    """
+    """Sees to it that `flush` is called once, however often it is asked for."""
 
     turns: Turns
-    window: float
-    flush: Callable[[], None]
-    flushing: bool = False
-    held: bool = False
+    window: float  # pushes come at least so many seconds after those before; 0 is every turn
+    flush: Callable[[], None]  # what is to be called
+    flushing: bool = False  # it is to be called, or is running
+    held: bool = False  # what is pushed waits for the end of the window
     _pushed_at: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -60,72 +60,48 @@ class WrongState(Exception):
 
 
 class View(NamedTuple):
-    """What of a stream is sent; clients with one view get the same bytes.
+    """What of a stream is sent; clients with one view get the same bytes."""
 
-    Attributes:
-        depth: a book's levels on each side; 0 for all.
-        late: trades of an announced gap too, that were found afterwards.
-    """
-
-    depth: int = 0
-    late: bool = False
+    depth: int = 0  # a book's levels on each side; 0 for all
+    late: bool = False  # trades of an announced gap too, that were found afterwards
 
 
 class Terms(NamedTuple):
-    """How a client wants a stream sent.
-
-    Attributes:
-        max_rate: messages a second in `latest` mode; None for as many as it takes.
-    """
+    """How a client wants a stream sent."""
 
     mode: Mode = "full"
+    # Messages a second in `latest` mode; None for as many as it takes.
     max_rate: float | None = None
     view: View = View()
     on_unrecoverable: Literal["snapshot", "error"] = "snapshot"
 
 
 class Piece(NamedTuple):
-    """What is handed out at once.
+    """What is handed out at once."""
 
-    Attributes:
-        frames: none, where all of it is for others (late trades).
-        records: how many of it advance `seq`.
-        whole: whether the chain goes on behind it; otherwise what comes next is missing.
-    """
-
-    frames: bytes
-    records: int
-    whole: bool
+    frames: bytes  # none, where all of it is for others (late trades)
+    records: int  # how many of it advance `seq`
+    whole: bool  # whether the chain goes on behind it; otherwise what comes next is missing
 
 
 @dataclass(slots=True, eq=False)
 class Catching:
-    """Where a client stands that catches up.
+    """Where a client stands that catches up."""
 
-    Attributes:
-        reason: why it does. `backfill`: it asked to; `slow`: it did not take what was pushed;
-            `snapshot`: a state is sent to it for which there was no room.
-        position: the last record that was handed out.
-        seq: the chain's seq the client holds by then; None: it holds nothing.
-        start: of a backfill, what was asked for.
-        count: records handed out.
-        since: when it began (the caller's clock, seconds).
-        preface: frames that come before any record.
-        page: records that were read and come next.
-        cursor: where the log is read on behind `page`; empty: it has to be looked for.
-        reading: whether somebody fetches what comes next.
-    """
-
+    # Why it does. `backfill`: it asked to; `slow`: it did not take what was pushed; `snapshot`: a
+    # state is sent to it for which there was no room
     reason: Reason
-    position: Position
-    seq: int | None
-    since: float = 0.0
-    preface: deque[bytes] = field(default_factory=deque)
+    position: Position  # the last record that was handed out
+    seq: int | None  # the chain's seq the client holds by then; None: it holds nothing
+    since: float = 0.0  # when it began (the caller's clock, seconds)
+    preface: deque[bytes] = field(default_factory=deque)  # frames that come before any record
+    # Records that were read and come next.
     page: deque[StreamRecord] = field(default_factory=deque, init=False)
+    # Where the log is read on behind `page`; empty: it has to be looked for.
     cursor: str = field(default="", init=False)
-    start: int = field(init=False)
-    count: int = field(default=0, init=False)
-    reading: bool = field(default=False, init=False)
+    start: int = field(init=False)  # of a backfill, what was asked for
+    count: int = field(default=0, init=False)  # records handed out
+    reading: bool = field(default=False, init=False)  # whether somebody fetches what comes next
 
     def __post_init__(self) -> None:
         self.start = self.seq or 0
@@ -206,27 +182,18 @@ def _follows(record: StreamRecord, held: Position) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """See the module's docstring; at most one of a client is there for a stream.
-
-    Attributes:
-        terms: how the client wants it sent.
-        state: see above.
-        version: counts the changes of state, so that what was noted about one of them is known to
-            be over.
-        conflation: while `MERGED`.
-        catching: while `CATCHING_UP`.
-        quota: of messages a second; the hub's.
-    """
+    """See the module's docstring; at most one of a client is there for a stream."""
 
     client: Subscriber
     live_stream: LiveStream
-    terms: Terms = field(default_factory=Terms)
+    terms: Terms = field(default_factory=Terms)  # how the client wants it sent
     outbox: Outbox = field(init=False)
-    state: State = field(default=State.IDLE, init=False)
+    state: State = field(default=State.IDLE, init=False)  # see above
+    # Counts the changes of state, so that what was noted about one of them is known to be over.
     version: int = field(default=0, init=False)
-    conflation: Conflation | None = field(default=None, init=False)
-    catching: Catching | None = field(default=None, init=False)
-    quota: TokenBucket | None = field(default=None, init=False)
+    conflation: Conflation | None = field(default=None, init=False)  # while `MERGED`
+    catching: Catching | None = field(default=None, init=False)  # while `CATCHING_UP`
+    quota: TokenBucket | None = field(default=None, init=False)  # of messages a second; the hub's
 
     def __post_init__(self) -> None:
         self.outbox = self.client.outbox

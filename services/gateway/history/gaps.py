@@ -84,21 +84,13 @@ def _add_late(gaps: deque[dict[str, Any]], late: dict[str, Any]) -> None:
 
 @dataclass
 class GapHistory:
-    """See the module's docstring.
+    """See the module's docstring."""
 
-    Args:
-        broker: the logs.
-        records: reads what stands in them.
-        shard_count: number of tick logs.
-        budget: records that one request looks through, in all streams together.
-        kept_s: how long what was found is not looked for again.
-    """
-
-    broker: Broker
-    records: RecordReader
-    shard_count: int
-    budget: int = 200_000
-    kept_s: float = 3.0
+    broker: Broker  # the logs
+    records: RecordReader  # reads what stands in them
+    shard_count: int  # number of tick logs
+    budget: int = 200_000  # records that one request looks through, in all streams together
+    kept_s: float = 3.0  # how long what was found is not looked for again
     _looked: dict[StreamKey, _Looked] = field(default_factory=lambda: defaultdict(_Looked))
 
     async def of(self, keys: Sequence[StreamKey]) -> tuple[list[dict[str, Any]], bool]:

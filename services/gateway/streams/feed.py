@@ -52,20 +52,15 @@ _STATUS_STEPS = (1 << 6, 1 << 12, 1 << 20, 1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class FeedSources:
-    """Where records and states come from.
-
-    Attributes:
-        pulses: of all shards that are followed.
-        micros: the time of day, microseconds.
-    """
+    """Where records and states come from."""
 
     broker: Broker
     settings: GatewaySettings
     stores: StateStore
     records: RecordReader
     metrics: Metrics
-    pulses: Pulses = field(default_factory=Pulses)
-    micros: Callable[[], int] = now_us
+    pulses: Pulses = field(default_factory=Pulses)  # of all shards that are followed
+    micros: Callable[[], int] = now_us  # the time of day, microseconds
 
 
 class StreamFeed:

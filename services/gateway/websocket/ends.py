@@ -19,20 +19,15 @@ EXTENSION = "mdf.transport"
 
 @dataclass(slots=True, eq=False)
 class Opening:
-    """What is kept from the request to the answer, and until what came early was read.
+    """What is kept from the request to the answer, and until what came early was read."""
 
-    Attributes:
-        accept_key: the value of `Sec-WebSocket-Accept`.
-        early: bytes that came before the answer. RFC 6455, 4.1: a client waits for the answer.
-            One that does not is not lost for it.
-        extensions: the headers of what was agreed upon.
-        deciding: whether the application's call is under way in this very turn, so that what it
-            says next goes out together with the answer.
-    """
-
-    accept_key: bytes
+    accept_key: bytes  # the value of `Sec-WebSocket-Accept`
+    # Bytes that came before the answer. RFC 6455, 4.1: a client waits for the answer. One that does
+    # not is not lost for it
     early: list[bytes]
-    extensions: list[Header] = field(default_factory=list)
+    extensions: list[Header] = field(default_factory=list)  # the headers of what was agreed upon
+    # Whether the application's call is under way in this very turn, so that what it says next goes
+    # out together with the answer
     deciding: bool = False
 
 

@@ -149,18 +149,13 @@ class FrameReader:
 
 @dataclass(slots=True, eq=False)
 class FrameWriter:
-    """Writes whole frames, behind an answer to the handshake or a pong that still waits.
-
-    Attributes:
-        paused: whether the transport still holds something, so that no more should be written.
-        answer: to the handshake; written before, and with, whatever is written next.
-        pong: the same; the newest one only.
-    """
+    """Writes whole frames, behind an answer to the handshake or a pong that still waits."""
 
     _transport: asyncio.Transport
+    # Whether the transport still holds something, so that no more should be written.
     paused: bool = False
-    answer: bytes = b""
-    pong: bytes = b""
+    answer: bytes = b""  # to the handshake; written before, and with, whatever is written next
+    pong: bytes = b""  # the same; the newest one only
 
     @property
     def clear(self) -> bool:

@@ -32,29 +32,18 @@ from services.gateway.websocket.server_context import (
 
 @dataclass(kw_only=True)
 class ProtocolFactory:
-    """For `uvicorn.Config(http=ProtocolFactory(...))`: makes the protocol of each connection.
+    """For `uvicorn.Config(http=ProtocolFactory(...))`: makes the protocol of each connection."""
 
-    Args:
-        handshake_s: time for a request or a handshake to arrive completely.
-        ping_interval_s: between two pings to a WebSocket.
-        ping_timeout_s: how long a ping may stay unanswered.
-        reading: what one WebSocket may send.
-        deflate: whether clients that ask for permessage-deflate get it.
-        silent: connections at a time that have sent nothing yet.
-        limits: of what speaks HTTP.
-        proxies: whose word on where a client comes from is taken.
-        on_refused: called with the reason of each connection or request that is refused.
-    """
-
-    handshake_s: float
-    ping_interval_s: float
-    ping_timeout_s: float
-    limits: HttpLimits
-    proxies: Proxies
+    handshake_s: float  # time for a request or a handshake to arrive completely
+    ping_interval_s: float  # between two pings to a WebSocket
+    ping_timeout_s: float  # how long a ping may stay unanswered
+    limits: HttpLimits  # of what speaks HTTP
+    proxies: Proxies  # whose word on where a client comes from is taken
+    # Called with the reason of each connection or request that is refused.
     on_refused: Callable[[str], None]
-    reading: ReadLimits = field(default_factory=ReadLimits)
-    deflate: bool = False
-    silent: int = 10_000
+    reading: ReadLimits = field(default_factory=ReadLimits)  # what one WebSocket may send
+    deflate: bool = False  # whether clients that ask for permessage-deflate get it
+    silent: int = 10_000  # connections at a time that have sent nothing yet
     _context: ServerContext | None = field(default=None, init=False)
 
     def __call__(

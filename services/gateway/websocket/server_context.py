@@ -37,21 +37,15 @@ _REQUESTS_A_TURN = 2
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What one WebSocket may send.
+    """What one WebSocket may send."""
 
-    Attributes:
-        max_bytes: of a message; a larger one ends the connection with 1009.
-        max_fragments: of a message; one more ends the connection with 1008.
-        control_per_s: pings, and pongs that nobody asked for, a second of one connection, on
-            average; ten times as many at once.
-        message_s: how long a message may take from its first byte to its last.
-        too_large: the text message that is sent before a close with 1009; empty: none is.
-    """
-
-    max_bytes: int = MAX_READ_BYTES
-    max_fragments: int = MAX_FRAGMENTS
+    max_bytes: int = MAX_READ_BYTES  # of a message; a larger one ends the connection with 1009
+    max_fragments: int = MAX_FRAGMENTS  # of a message; one more ends the connection with 1008
+    # Pings, and pongs that nobody asked for, a second of one connection, on average; ten times as
+    # many at once
     control_per_s: float = 20
-    message_s: float = 10
+    message_s: float = 10  # how long a message may take from its first byte to its last
+    # The text message that is sent before a close with 1009; empty: none is.
     too_large: bytes = b""
 
 
@@ -126,30 +120,22 @@ class TurnQueue:
 
 @dataclass(slots=True, eq=False)
 class ServerContext:
-    """Of one listener.
-
-    Attributes:
-        deflate: whether clients that ask for permessage-deflate get it.
-        reading: what one WebSocket may send.
-        proxies: whose word on where a client comes from is taken.
-        limits: of the connections that speak HTTP.
-        refusals: where refused connections and requests are counted.
-        max_silent: connections at a time that have sent nothing yet; so many are `silent` now.
-        first_bytes: sockets whose first bytes have come.
-        requests: HTTP connections with a request to begin.
-    """
+    """Of one listener."""
 
     config: Config
     state: ServerState
     app_state: dict[str, Any]
     loop: asyncio.AbstractEventLoop
     keepalive: Keepalive
-    proxies: Proxies
-    limits: HttpLimits
-    refusals: Refusals
-    reading: ReadLimits = field(default_factory=ReadLimits)
-    deflate: bool = False
+    proxies: Proxies  # whose word on where a client comes from is taken
+    limits: HttpLimits  # of the connections that speak HTTP
+    refusals: Refusals  # where refused connections and requests are counted
+    reading: ReadLimits = field(default_factory=ReadLimits)  # what one WebSocket may send
+    deflate: bool = False  # whether clients that ask for permessage-deflate get it
+    # Connections at a time that have sent nothing yet; so many are `silent` now.
     max_silent: int = 10_000
     silent: int = 0
+    # Sockets whose first bytes have come.
     first_bytes: TurnQueue = field(default_factory=lambda: TurnQueue(_FIRST_BYTES_A_TURN))
+    # HTTP connections with a request to begin.
     requests: TurnQueue = field(default_factory=lambda: TurnQueue(_REQUESTS_A_TURN))

@@ -30,17 +30,13 @@ class TransportListener(ABC):
 
 
 class ClientTransport(ABC):
-    """Of one client. Written to without waiting; backpressure is `paused`.
-
-    Attributes:
-        deflated: whether the client agreed to compressed frames without context takeover.
-        ended: why it is over, if its listener did not close it: `client`, `violation`, `abuse`,
-            `ping_timeout` or `service_restart`.
-    """
+    """Of one client. Written to without waiting; backpressure is `paused`."""
 
     __slots__ = ()
 
-    deflated: bool
+    deflated: bool  # whether the client agreed to compressed frames without context takeover
+    # Why it is over, if its listener did not close it: `client`, `violation`, `abuse`,
+    # `ping_timeout` or `service_restart`
     ended: str
 
     @abstractmethod

@@ -98,15 +98,10 @@ def exported_families(collector: Collector) -> list[Family]:
 
 @dataclass
 class MergedMetrics(Collector):
-    """The metrics of several processes; each sample says by `worker` whose it is.
+    """The metrics of several processes; each sample says by `worker` whose it is."""
 
-    Args:
-        told: what `exported_families` gave, by worker.
-        own: of the process that asks; they are shown as they are.
-    """
-
-    told: Mapping[str, Iterable[Family]]
-    own: Collector
+    told: Mapping[str, Iterable[Family]]  # what `exported_families` gave, by worker
+    own: Collector  # of the process that asks; they are shown as they are
 
     def collect(self) -> Iterator[Metric]:
         found = {family.name: family for family in self.own.collect()}

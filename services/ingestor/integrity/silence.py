@@ -19,15 +19,10 @@ _DOUBLINGS = 6
 
 
 class SilenceRule(NamedTuple):
-    """When silence is suspect.
+    """When silence is suspect."""
 
-    Attributes:
-        steps: of the sequence without an update; 0 never suspects.
-        grace_us: how long before now a heartbeat must have named them, µs.
-    """
-
-    steps: int = 20
-    grace_us: int = 1_500_000
+    steps: int = 20  # of the sequence without an update; 0 never suspects
+    grace_us: int = 1_500_000  # how long before now a heartbeat must have named them, µs
 
 
 class Silence:

@@ -54,22 +54,15 @@ class UnreadableFrames:
 
 @dataclass(eq=False)
 class RawPublisher:
-    """Offers records to the publisher's bounded window and remembers when it was full.
+    """Offers records to the publisher's bounded window and remembers when it was full."""
 
-    Args:
-        publisher: open; closed by whoever opened it.
-        unreadable: for records that the log can never hold.
-        max_records: the publisher's window, to judge when there is room again.
-        max_bytes: the same in bytes.
-        breaker: opened by a full window. While it is open records are refused without being
-            offered; its probe looks whether the window has drained to half (a hysteresis).
-    """
-
-    _publisher: Publisher
+    _publisher: Publisher  # open; closed by whoever opened it.
     _metrics: Metrics
-    _unreadable: UnreadableFrames
-    max_records: int
-    max_bytes: int
+    _unreadable: UnreadableFrames  # for records that the log can never hold.
+    max_records: int  # the publisher's window, to judge when there is room again.
+    max_bytes: int  # the same in bytes.
+    # Opened by a full window. While it is open records are refused without being offered; its probe
+    # looks whether the window has drained to half (a hysteresis).
     breaker: CircuitBreaker
     _traced: deque[tuple[int, float, Span]] = field(default_factory=deque, init=False)
     _has_traced: asyncio.Event = field(default_factory=asyncio.Event, init=False)

@@ -53,20 +53,13 @@ Resubscribe = Callable[[str], Awaitable[bool]]
 
 @dataclass(eq=False)
 class Healer:
-    """Serves the streams' wants.
-
-    Args:
-        group: parent of the tasks.
-        has_room: whether the broker takes records now.
-        max_queue_s: the allowance, seconds.
-        max_trades: a hole larger than this is healed at its newer end only.
-    """
+    """Serves the streams' wants."""
 
     _rest: VenueRest
-    _group: asyncio.TaskGroup
-    _has_room: Callable[[], bool]
-    _max_queue_s: float
-    _max_trades: int
+    _group: asyncio.TaskGroup  # parent of the tasks.
+    _has_room: Callable[[], bool]  # whether the broker takes records now.
+    _max_queue_s: float  # the allowance, seconds.
+    _max_trades: int  # a hole larger than this is healed at its newer end only.
     _tasks: dict[tuple[str, Want], asyncio.Task[None]] = field(default_factory=dict)
 
     @property

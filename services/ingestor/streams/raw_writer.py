@@ -8,6 +8,7 @@ sequencer behind the stream then finds by itself what is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -42,48 +43,29 @@ Offer = Callable[[Record], bool]
 OpenGaps = tuple[OpenGap, ...]
 
 
+@dataclass(eq=False)
 class RawStreamWriter:
-    """See the module.
+    """See the module."""
 
-    Args:
-        line: which ingestor writes.
-        epoch: of the stream's last record, or of the log when it holds none.
-        seq: of the stream's last record; None when the log holds none, or only statuses.
-        sub: of the stream's last record.
-        heard: when the stream's last record was received, µs; 0 when that is not known.
-        open_gaps: whose trades are still asked for, as the log tells it.
-        open_at: (`seq`, `sub`) of the newest record that lists them.
-    """
+    key: StreamKey
+    line: str  # which ingestor writes
+    _offer: Offer
+    epoch: int  # of the stream's last record, or of the log when it holds none
+    # Of the stream's last record; None when the log holds none, or only statuses.
+    seq: int | None = None
+    sub: int = 0  # of the stream's last record
+    heard: int = 0  # when the stream's last record was received, µs; 0 when that is not known
+    open_gaps: OpenGaps = ()  # whose trades are still asked for, as the log tells it
+    open_at: tuple[int, int] | None = None  # (`seq`, `sub`) of the newest record that lists them.
+    # When the newest record that advanced `seq` was received, µs; 0 before the first.
+    advanced_at: int = 0
+    # When the newest record that lists the open gaps was written, µs; 0: by no one here.
+    told_open_at: int = 0
+    # The state before the next record as the venue would tell it, where it need not be asked.
+    state_of: Callable[[], bytes] | None = None
 
-    def __init__(
-        self,
-        key: StreamKey,
-        line: str,
-        offer: Offer,
-        *,
-        epoch: int,
-        seq: int | None = None,
-        sub: int = 0,
-        heard: int = 0,
-        open_gaps: OpenGaps = (),
-        open_at: tuple[int, int] | None = None,
-    ) -> None:
-        self.key = key
-        self.line = line
-        self.epoch = epoch
-        self.seq = seq
-        self.sub = sub
-        self.heard = heard
-        # When the newest record that advanced `seq` was received, µs; 0 before the first.
-        self.advanced_at = 0
-        self.open_gaps = open_gaps
-        self._open_at = open_at
-        # When the newest record that lists the open gaps was written, µs; 0: by no one here.
-        self.told_open_at = 0
-        # The state before the next record as the venue would tell it, where it need not be asked.
-        self.state_of: Callable[[], bytes] | None = None
-        self._offer = offer
-        self._subject = raw_subject(key)
+    def __post_init__(self) -> None:
+        self._subject = raw_subject(self.key)
 
     def frame(self, seq: int, body: bytes, ts: int, changes: Changes | None = None) -> bool:
         """The venue's own message at `seq`, which must be above the last one.
@@ -126,7 +108,7 @@ class RawStreamWriter:
         self.seq = None
         self.sub = 0
         # It was told in the former epoch; the next record that can lists what is open.
-        self._open_at = None
+        self.open_at = None
 
     def after(self, wanted: int) -> int:
         """`wanted`, or the lowest seq still possible when that is behind."""
@@ -164,7 +146,7 @@ class RawStreamWriter:
                 prev_sub,
                 changes,
                 list(gaps) if gaps and lists else None,
-                self._open_at if gaps and not lists else None,
+                self.open_at if gaps and not lists else None,
             )
         )
         try:
@@ -183,7 +165,7 @@ class RawStreamWriter:
             self.advanced_at = ts
         if lists:
             self.open_gaps = gaps
-            self._open_at = (seq, sub) if gaps else None
+            self.open_at = (seq, sub) if gaps else None
             self.told_open_at = ts
         return True
 

@@ -50,46 +50,27 @@ class OrderAction(Enum):
 
 
 class OrderEvent(NamedTuple):
-    """A message of the order-level feed; every one of them counts `sequence` up by one.
+    """A message of the order-level feed; every one of them counts `sequence` up by one."""
 
-    Attributes:
-        sequence: the venue's, contiguous per product.
-        time: event time in µs, 0 when unknown.
-        action: what it does to the book.
-        order_id: whose (of a match: the resting order's), "" when the book is not touched.
-        side: `buy` or `sell`, of OPEN only.
-        price: of OPEN and CHANGE; "" when a CHANGE does not say one.
-        size: what rests now (OPEN, CHANGE), or what was traded (MATCH).
-    """
-
-    sequence: int
-    time: int
-    action: OrderAction
-    order_id: str = ""
-    side: str = ""
-    price: str = ""
-    size: Decimal = Decimal(0)
+    sequence: int  # the venue's, contiguous per product
+    time: int  # event time in µs, 0 when unknown
+    action: OrderAction  # what it does to the book
+    order_id: str = ""  # whose (of a match: the resting order's), "" when the book is not touched
+    side: str = ""  # `buy` or `sell`, of OPEN only
+    price: str = ""  # of OPEN and CHANGE; "" when a CHANGE does not say one
+    size: Decimal = Decimal(0)  # what rests now (OPEN, CHANGE), or what was traded (MATCH)
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """A frame, understood as far as continuity needs it.
+    """A frame, understood as far as continuity needs it."""
 
-    Attributes:
-        kind: what it is.
-        product: whose, "" when it belongs to the connection.
-        number: trade id (TRADE, TRADE_SEED), venue sequence (TICKER, HEARTBEAT), else 0.
-        time: event time in µs; 0 when the venue gave none that makes sense.
-        trade_id: last trade the message knows of (TICKER, HEARTBEAT), 0 when absent.
-        text: the venue's words (REFUSED), the frame's type (UNKNOWN).
-        order: of ORDER, and of TRADE where trades come from the order-level feed.
-    """
-
-    kind: Kind
-    product: str
-    number: int = 0
-    time: int = 0
-    trade_id: int = 0
-    text: str = ""
+    kind: Kind  # what it is
+    product: str  # whose, "" when it belongs to the connection
+    number: int = 0  # trade id (TRADE, TRADE_SEED), venue sequence (TICKER, HEARTBEAT), else 0
+    time: int = 0  # event time in µs; 0 when the venue gave none that makes sense
+    trade_id: int = 0  # last trade the message knows of (TICKER, HEARTBEAT), 0 when absent
+    text: str = ""  # the venue's words (REFUSED), the frame's type (UNKNOWN)
+    # Of ORDER, and of TRADE where trades come from the order-level feed.
     order: OrderEvent | None = None
 
 

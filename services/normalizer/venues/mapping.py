@@ -47,27 +47,19 @@ class MappedState(NamedTuple):
 
 
 class FastMapping(NamedTuple):
-    """A channel's most frequent message, for those who decode a raw record and its body at once.
+    """A channel's most frequent message, for those who decode a raw record and its body at once."""
 
-    Attributes:
-        body: the struct of the message.
-        fields: what a decoded message says, as in `Mapped`; instead of `Fields` the third may be
-            anything that is encoded to the same bytes. Raises Unmappable for whatever is not the
-            plain case: such a message is then mapped by `VenueMapper.fields`, which has the say.
-    """
-
-    body: type[msgspec.Struct]
+    body: type[msgspec.Struct]  # the struct of the message
+    # What a decoded message says, as in `Mapped`; instead of `Fields` the third may be anything
+    # that is encoded to the same bytes. Raises Unmappable for whatever is not the plain case: such
+    # a message is then mapped by `VenueMapper.fields`, which has the say
     fields: Callable[[StreamKey, Any, int], tuple[int, int | None, msgspec.Struct]]
 
 
 class VenueMapper(Protocol):
-    """Turns a venue's own messages into the platform's words. Pure: same input, same output.
+    """Turns a venue's own messages into the platform's words. Pure: same input, same output."""
 
-    Attributes:
-        fast_path: by channel.
-    """
-
-    fast_path: Mapping[str, FastMapping]
+    fast_path: Mapping[str, FastMapping]  # by channel
 
     def fields(
         self,

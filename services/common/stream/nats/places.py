@@ -21,16 +21,11 @@ from services.common.subjects import group_subject
 
 
 class Place(NamedTuple):
-    """Everything up to here is acked.
+    """Everything up to here is acked."""
 
-    Attributes:
-        epoch: of the log.
-        seq: the stream's sequence.
-        time: when the record there was stored, as the server writes it; "" if it was gone already.
-    """
-
-    epoch: int
-    seq: int
+    epoch: int  # of the log
+    seq: int  # the stream's sequence
+    # When the record there was stored, as the server writes it; "" if it was gone already.
     time: str
 
 

@@ -34,15 +34,11 @@ Part = Publisher | GroupSubscription | LiveSubscription
 
 
 class Backend(ABC):
-    """A server under test.
+    """A server under test."""
 
-    Attributes:
-        too_large: bytes of a record that is refused, or None where the limit is out of reach.
-        replaces: after `refuse` smaller ETH records are stored.
-    """
-
+    # Bytes of a record that is refused, or None where the limit is out of reach.
     too_large: int | None = None
-    replaces: bool = True
+    replaces: bool = True  # after `refuse` smaller ETH records are stored
 
     @abstractmethod
     def broker(self) -> Broker:

@@ -77,24 +77,16 @@ class _Violation(Exception):
 
 @dataclass(slots=True, eq=False)
 class Inbound:
-    """One connection's incoming side.
+    """One connection's incoming side."""
 
-    Attributes:
-        stopped: set by the owner, also from inside a callback: nothing more is read until `go_on`.
-        messages: how many were read whole.
-
-    Args:
-        max_bytes: of one message, unmasked and inflated; a larger one is refused (1009) as soon as
-            its size is known.
-        deflate: whether permessage-deflate without context takeover was agreed upon.
-        max_fragments: of one message; one that has more is refused (1008).
-    """
-
+    # Of one message, unmasked and inflated; a larger one is refused (1009) as soon as its size is
+    # known
     max_bytes: int
-    deflate: bool = False
-    max_fragments: int = MAX_FRAGMENTS
+    deflate: bool = False  # whether permessage-deflate without context takeover was agreed upon
+    max_fragments: int = MAX_FRAGMENTS  # of one message; one that has more is refused (1008)
+    # Set by the owner, also from inside a callback: nothing more is read until `go_on`.
     stopped: bool = field(default=False, init=False)
-    messages: int = field(default=0, init=False)
+    messages: int = field(default=0, init=False)  # how many were read whole
     # Of the call that reads now: what it has cost so far.
     _spent: int = field(default=0, init=False)
     _ended: bool = field(default=False, init=False)

@@ -44,18 +44,12 @@ class Keepalive:
 
     A timer for each connection would cost it a timer's memory and the loop a heap of them. Here
     one timer turns the wheel, only while somebody is on it.
-
-    Args:
-        interval_s: between two pings.
-        timeout_s: how long a ping may stay unanswered.
-        schedule: calls back after so many seconds.
-        clock: seconds, does not go back.
     """
 
-    interval_s: float
-    timeout_s: float
-    schedule: Callable[[float, Callable[[], None]], object]
-    clock: Callable[[], float]
+    interval_s: float  # between two pings
+    timeout_s: float  # how long a ping may stay unanswered
+    schedule: Callable[[float, Callable[[], None]], object]  # calls back after so many seconds
+    clock: Callable[[], float]  # seconds, does not go back
     _slots: dict[int, dict[Pinged, None]] = field(default_factory=dict)
     _turned: int = 0
     _turning: bool = False

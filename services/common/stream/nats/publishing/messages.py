@@ -21,23 +21,15 @@ _MOST_ADDED = 400
 
 
 class Published(InFlight, kw_only=True):
-    """A record in the window, or (with a ticket below 0) one that is written again.
+    """A record in the window, or (with a ticket below 0) one that is written again."""
 
-    Attributes:
-        identity: its message id.
-        headers: the record's own.
-        sent: it was sent before, on this connection or an earlier one.
-        refused: in a batch of which the server had a record; so it has not stored this one now.
-        epoch: of the log that stored it.
-        lane: the one it was put into last.
-    """
-
-    identity: str
-    headers: str
-    sent: bool = False
+    identity: str  # its message id
+    headers: str  # the record's own
+    sent: bool = False  # it was sent before, on this connection or an earlier one
+    # In a batch of which the server had a record; so it has not stored this one now.
     refused: bool = False
-    epoch: int = 0
-    lane: Any = None
+    epoch: int = 0  # of the log that stored it
+    lane: Any = None  # the one it was put into last
 
 
 def in_flight(record: Record) -> Published:
@@ -125,24 +117,15 @@ class Acks:
 
 
 class Refusal(NamedTuple):
-    """An answer that something is not stored.
+    """An answer that something is not stored."""
 
-    Attributes:
-        reason: in the server's words.
-        for_good: it will say so however often this is sent.
-        has_some: it is a batch of which the server has a record; so none of it was stored now.
-        of_batch: it is about a batch as such; its records may be stored one by one.
-        cut_short: it is about a batch of which not all came in time; that may pass.
-        unlike: the log's newest record is not the one that this one names.
-        full: there is no room, for one of a batch's records (a bound of its subject) or for any.
-    """
-
-    reason: str
-    for_good: bool
-    has_some: bool
-    of_batch: bool
-    cut_short: bool
-    unlike: bool
+    reason: str  # in the server's words
+    for_good: bool  # it will say so however often this is sent
+    has_some: bool  # it is a batch of which the server has a record; so none of it was stored now
+    of_batch: bool  # it is about a batch as such; its records may be stored one by one
+    cut_short: bool  # it is about a batch of which not all came in time; that may pass
+    unlike: bool  # the log's newest record is not the one that this one names
+    # There is no room, for one of a batch's records (a bound of its subject) or for any.
     full: bool
 
 

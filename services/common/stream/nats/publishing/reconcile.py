@@ -51,16 +51,11 @@ class Fate(Enum):
 
 
 class ReadBack(NamedTuple):
-    """What a log holds of a subject. Pure.
+    """What a log holds of a subject. Pure."""
 
-    Attributes:
-        found: the records read, with the log's sequence of each.
-        newest: the subject's newest record, None without any.
-        floor: everything from here on was read; None where nothing ever went from the log's front.
-    """
-
-    found: Mapping[Position, int]
-    newest: Position | None
+    found: Mapping[Position, int]  # the records read, with the log's sequence of each
+    newest: Position | None  # the subject's newest record, None without any
+    # Everything from here on was read; None where nothing ever went from the log's front.
     floor: Position | None
 
     def fate(self, position: Position) -> Fate:
