@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -27,21 +28,13 @@ TRACEPARENT = "traceparent"
 _W3C = TraceContextTextMapPropagator()
 
 
+@dataclass(eq=False)
 class Tracing:
-    """Makes spans. There is one in a process that traces.
+    """Makes spans. There is one in a process that traces."""
 
-    Args:
-        tracer: of an SDK that samples whatever is begun here.
-        ratio: which part of the records is traced, 0 to 1.
-        chance: uniform in [0, 1).
-    """
-
-    def __init__(
-        self, tracer: Tracer, ratio: float, chance: Callable[[], float] = random.random
-    ) -> None:
-        self._tracer = tracer
-        self._ratio = ratio
-        self._chance = chance
+    _tracer: Tracer  # of an SDK that samples whatever is begun here.
+    _ratio: float  # which part of the records is traced, 0 to 1.
+    _chance: Callable[[], float] = random.random  # uniform in [0, 1).
 
     def chosen(self) -> bool:
         """Whether the record at hand is to be traced; every call is a new throw."""

@@ -12,6 +12,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -22,40 +23,29 @@ from services.common.stream.records import InFlight, PublisherStats, Record
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class PublishWindow[T: InFlight]:
-    """The records of one publisher that are under way.
+    """The records of one publisher that are under way."""
 
-    Args:
-        max_records: B2.
-        max_bytes: B2.
-        clock: seconds; only differences count.
-
-    Attributes:
-        items: oldest first.
-        taken: the newest ticket.
-        horizon: the newest ticket that is done, and all before it.
-        trouble: why nothing is stored at the moment, as the server or the connection said it;
-            None once something was stored again.
-    """
-
-    def __init__(self, max_records: int, max_bytes: int, clock: Callable[[], float]) -> None:
-        self.items: deque[T] = deque()
-        self.taken = 0
-        self.horizon = 0
-        self.stored = 0
-        self.duplicates = 0
-        self.retried = 0
-        self.lost = 0
-        self.refused = 0
-        self.trouble: str | None = None
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._clock = clock
-        self._bytes = 0
-        self._moved = False
-        self._moved_at = 0.0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._waits = 0
+    _max_records: int  # B2.
+    _max_bytes: int  # B2.
+    _clock: Callable[[], float]  # seconds; only differences count.
+    items: deque[T] = field(default_factory=deque)  # oldest first.
+    taken: int = 0  # the newest ticket.
+    horizon: int = 0  # the newest ticket that is done, and all before it.
+    stored: int = 0
+    duplicates: int = 0
+    retried: int = 0
+    lost: int = 0
+    refused: int = 0
+    # Why nothing is stored at the moment, as the server or the connection said it; None once
+    # something was stored again.
+    trouble: str | None = None
+    _bytes: int = 0
+    _moved: bool = False
+    _moved_at: float = 0.0
+    _waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
+    _waits: int = 0
 
     def __len__(self) -> int:
         return len(self.items)

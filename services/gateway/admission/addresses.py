@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.common.resilience import TokenBucket
 
@@ -101,22 +101,16 @@ class Pass:
             less(self._door.by_address, self._address)
 
 
+@dataclass(eq=False)
 class Door:
-    """WebSockets that are open: by address, and those without a valid key apart.
+    """WebSockets that are open: by address, and those without a valid key apart."""
 
-    Args:
-        most: of one address; 0 is unlimited.
-        keyless: without a key, of all addresses together.
-        keyless_most: without a key, of one address.
-    """
-
-    def __init__(self, most: int, keyless: int, keyless_most: int) -> None:
-        self.keyless = 0
-        self.by_address: Counter[str] = Counter()
-        self.keyless_by: Counter[str] = Counter()
-        self._most = most
-        self._keyless = keyless
-        self._keyless_most = keyless_most
+    _most: int  # of one address; 0 is unlimited.
+    _keyless: int  # without a key, of all addresses together.
+    _keyless_most: int  # without a key, of one address.
+    keyless: int = 0
+    by_address: Counter[str] = field(default_factory=Counter)
+    keyless_by: Counter[str] = field(default_factory=Counter)
 
     def acquire(self, address: str, *, keyless: bool) -> Pass | str:
         """Let one in; or why not: `address` or `keyless`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
@@ -25,28 +26,19 @@ class _Held(NamedTuple):
     size: int
 
 
+@dataclass(eq=False)
 class HttpLimits:
-    """Of one listener.
+    """Of one listener."""
 
-    Args:
-        connections: that speak HTTP at a time; WebSockets are none of them.
-        per_address: of them, from one address; 0 is unlimited.
-        queue_bytes: of answers that wait for all of them.
-        write_s: how long an answer may wait beside the time that its size takes.
-    """
-
-    def __init__(
-        self, connections: int, queue_bytes: int, write_s: float, per_address: int = 0
-    ) -> None:
-        self.open = 0
-        self.by_address: Counter[str] = Counter()
-        self._per_address = per_address
-        self.held_bytes = 0
-        self._connections = connections
-        self._queue_bytes = queue_bytes
-        self._write_s = write_s
-        # Who waits, in the order in which they began to.
-        self._held: dict[Hashable, _Held] = {}
+    _connections: int  # that speak HTTP at a time; WebSockets are none of them.
+    _queue_bytes: int  # of answers that wait for all of them.
+    _write_s: float  # how long an answer may wait beside the time that its size takes.
+    per_address: int = 0  # connections from one address; 0 is unlimited.
+    open: int = 0
+    by_address: Counter[str] = field(default_factory=Counter)
+    held_bytes: int = 0
+    # Who waits, in the order in which they began to.
+    _held: dict[Hashable, _Held] = field(default_factory=dict)
 
     def acquire(self, address: str = "") -> str:
         """Take a place; or why there is none, and none was taken: `connections` or `address`.
@@ -55,7 +47,7 @@ class HttpLimits:
         """
         if self.open >= self._connections:
             return "connections"
-        if address and self._per_address and self.by_address[address] >= self._per_address:
+        if address and self.per_address and self.by_address[address] >= self.per_address:
             return "address"
         self.open += 1
         if address:

@@ -73,23 +73,17 @@ IN_ORDER, DUPLICATE = Verdict.IN_ORDER, Verdict.DUPLICATE
 REORDERED, RESTARTED = Verdict.REORDERED, Verdict.RESTARTED
 
 
+@dataclass(slots=True, eq=False)
 class Sequencer:
-    """One stream's numbers. `held` is the last one passed on, None before the first.
+    """One stream's numbers. `held` is the last one passed on, None before the first."""
 
-    Args:
-        held: the last number passed on before this sequencer was made.
-        held_time: event time of that number, µs; 0 when unknown (no restart is then concluded
-            before a first number was passed on).
-    """
-
-    __slots__ = ("_ahead", "_held_time", "_rule", "_witnesses", "held")
-
-    def __init__(self, numbering: Numbering, held: int | None = None, held_time: int = 0) -> None:
-        self._rule = numbering
-        self.held = held
-        self._held_time = held_time
-        self._witnesses = 0
-        self._ahead: int | None = None
+    _rule: Numbering
+    held: int | None = None  # the last number passed on before this sequencer was made.
+    # Event time of that number, µs; 0 when unknown (no restart is then concluded before a first
+    # number was passed on).
+    _held_time: int = 0
+    _witnesses: int = 0
+    _ahead: int | None = None
 
     def observe(self, number: int, time: int = 0) -> Verdict | Gap:
         """Judge a message's number; `time` is its event time in µs. Changes nothing held."""

@@ -8,6 +8,7 @@ the broker had no room for is offered again by `retry`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.subjects import StreamKey
@@ -92,33 +93,18 @@ StreamParts = tuple[
 ]
 
 
+@dataclass(eq=False)
 class Stream:
-    """One stream, from the venue's messages to raw records.
+    """One stream, from the venue's messages to raw records."""
 
-    Args:
-        writer: where records go.
-        state: the stream's state.
-        sequencer: judges its numbers; holds the last one that is in the log.
-        ask: called when something has to be fetched (again).
-        events: who counts.
-    """
-
-    def __init__(
-        self,
-        writer: RawStreamWriter,
-        state: StreamStateTracker,
-        sequencer: Sequencer,
-        ask: Callable[[], None],
-        events: StreamEvents,
-    ) -> None:
-        self.writer = writer
-        self.state = state
-        self._sequencer = sequencer
-        self._ask = ask
-        self._events = events
-        self.messages = 0
-        self.duplicates = 0
-        self.gaps = 0
+    writer: RawStreamWriter  # where records go.
+    state: StreamStateTracker  # the stream's state.
+    _sequencer: Sequencer  # judges its numbers; holds the last one that is in the log.
+    _ask: Callable[[], None]  # called when something has to be fetched (again).
+    _events: StreamEvents  # who counts.
+    messages: int = 0
+    duplicates: int = 0
+    gaps: int = 0
 
     @property
     def held(self) -> int:

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class IntakeBound:
-    """Counts what one log's intake holds, and makes it wait while that is too much.
+    """Counts what one log's intake holds, and makes it wait while that is too much."""
 
-    Args:
-        name: the log.
-        limit: nothing more is taken while so many bytes are held.
-        show: told how many are held.
-
-    Attributes:
-        unacked: bytes of deliveries that are not acknowledged.
-        refilled: bytes of records read from the log that are not archived.
-        waiting: bytes of deliveries of streams that are being restored.
-        paused: whether the intake waits now.
-    """
-
-    def __init__(self, name: str, limit: int, show: Callable[[float], None]) -> None:
-        self._name = name
-        self._limit = limit
-        self.unacked = 0
-        self.refilled = 0
-        self.waiting = 0
-        self.paused = False
-        self._room = asyncio.Event()
-        self._show = show
+    _name: str  # the log.
+    _limit: int  # nothing more is taken while so many bytes are held.
+    _show: Callable[[float], None]  # told how many are held.
+    unacked: int = 0  # bytes of deliveries that are not acknowledged.
+    refilled: int = 0  # bytes of records read from the log that are not archived.
+    waiting: int = 0  # bytes of deliveries of streams that are being restored.
+    paused: bool = False  # whether the intake waits now.
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def held(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from services.common.errors import BrokerUnavailable
 from services.common.stream.memory.log import MemoryLog
@@ -15,27 +16,17 @@ from services.common.stream.records import LogSpec
 from services.common.stream.worker import Bell
 
 
+@dataclass(eq=False)
 class MemoryServer:
-    """The logs that memory brokers share.
+    """The logs that memory brokers share."""
 
-    Args:
-        clock: seconds; only differences count.
-        max_payload: largest record taken, bytes.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        max_payload: int = 8 * 1024 * 1024,
-    ) -> None:
-        self.clock = clock
-        self.max_payload = max_payload
-        self.running = True
-        self.bell = Bell()
-        self._logs: dict[str, MemoryLog] = {}
-        self._newest_epoch = 0
-        self._resume: list[Callable[[], None]] = []
+    clock: Callable[[], float] = time.monotonic  # seconds; only differences count.
+    max_payload: int = 8 * 1024 * 1024  # largest record taken, bytes.
+    running: bool = True
+    bell: Bell = field(default_factory=Bell)
+    _logs: dict[str, MemoryLog] = field(default_factory=dict)
+    _newest_epoch: int = 0
+    _resume: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
         self.running = True

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -103,26 +104,19 @@ async def read_back(state: LogState, subject: str, wanted: Sequence[Position]) -
     return ReadBack(found, newest.position, floor)
 
 
+@dataclass(eq=False)
 class Reconciler:
-    """Knows the newest record that each log acknowledged, and finds out what became of the rest.
+    """Knows the newest record that each log acknowledged, and finds out what became of the rest."""
 
-    Args:
-        streams: the logs.
-        window: the publisher's; records in it are marked as stored or lost.
-        unsynced: what was acknowledged of late.
-    """
-
-    def __init__(
-        self, streams: Streams, window: PublishWindow[Published], unsynced: UnsyncedRecords
-    ) -> None:
-        self._streams = streams
-        self._window = window
-        self._unsynced = unsynced
-        self._confirmed: dict[str, Confirmed] = {}
-        # Logs of which acknowledged records may be gone, until they are written again.
-        self._incomplete: set[str] = set()
-        # The ticket given last to a record that is written again.
-        self._again = 0
+    _streams: Streams  # the logs.
+    # The publisher's; records in it are marked as stored or lost.
+    _window: PublishWindow[Published]
+    _unsynced: UnsyncedRecords  # what was acknowledged of late.
+    _confirmed: dict[str, Confirmed] = field(default_factory=dict)
+    # Logs of which acknowledged records may be gone, until they are written again.
+    _incomplete: set[str] = field(default_factory=set)
+    # The ticket given last to a record that is written again.
+    _again: int = 0
 
     async def look_up(self, session: Session) -> None:
         """Find out what the logs have of what was sent to them before, and put it into the window.
