@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -36,20 +37,15 @@ def is_cut(held: Held, retention_s: float) -> bool:
     return at_bound and held.oldest_s < _LONG_ENOUGH * retention_s
 
 
+@dataclass(eq=False)
 class RetentionWatch:
-    """Looks at some logs and says when one begins to be cut, and when it is whole again.
+    """Looks at some logs and says when one begins to be cut, and when it is whole again."""
 
-    Args:
-        broker: open.
-        specs: of the logs.
-        cut: set to 1 or 0 by log; see `services.common.observability.metrics.retention_gauge`.
-    """
-
-    def __init__(self, broker: Broker, specs: Sequence[LogSpec], cut: Gauge) -> None:
-        self._broker = broker
-        self._specs = specs
-        self._gauge = cut
-        self._cut: set[str] = set()
+    _broker: Broker  # open.
+    _specs: Sequence[LogSpec]  # of the logs.
+    # Set to 1 or 0 by log; see `services.common.observability.metrics.retention_gauge`.
+    _gauge: Gauge
+    _cut: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""

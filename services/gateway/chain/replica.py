@@ -16,7 +16,7 @@ behind it and counts up `generation`. Those who followed it need its state anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from services.common.domain.book import BadLevel
@@ -53,38 +53,32 @@ class WantPage:
     after: Position | None
 
 
+@dataclass(eq=False)
 class Replica:
-    """See the module's docstring.
+    """See the module's docstring."""
 
-    Attributes:
-        head: position of the newest tick or reset (None: there is none yet).
-        mark: position of the newest record of any kind.
-        status: the newest status record.
-        whole: whether the folded state is complete: a book that begins in the middle is not.
-        generation: how often the chain had to start over.
-        last_ingest: `ts_ingest` of the newest record, microseconds.
-    """
+    key: StreamKey
+    window: Window
+    max_held: int = 20_000
+    head: Position | None = None  # position of the newest tick or reset (None: there is none yet).
+    mark: Position | None = None  # position of the newest record of any kind.
+    status: StreamRecord | None = None  # the newest status record.
+    # Whether the folded state is complete: a book that begins in the middle is not.
+    whole: bool = False
+    generation: int = 0  # how often the chain had to start over.
+    last_ingest: int = 0  # `ts_ingest` of the newest record, microseconds.
+    phase: Phase = Phase.BASE
+    _held: list[StreamRecord] = field(default_factory=list)
+    # Whether a stored state may help with the next hole: not twice without being live between.
+    _may_load: bool = False
+    _cursor: str = ""
+    # While there is no mark: everything up to here is over.
+    _after: Position | None = None
+    _unfolded: list[StreamRecord] = field(default_factory=list)
+    _proven: list[StreamRecord] = field(default_factory=list)
 
-    def __init__(self, key: StreamKey, window: Window, *, max_held: int = 20_000) -> None:
-        self.key = key
-        self.window = window
-        self.head: Position | None = None
-        self.mark: Position | None = None
-        self.status: StreamRecord | None = None
-        self.whole = False
-        self.generation = 0
-        self.last_ingest = 0
-        self.phase = Phase.BASE
-        self._max_held = max_held
-        self._held: list[StreamRecord] = []
-        # Whether a stored state may help with the next hole: not twice without being live between.
-        self._may_load = False
-        self._cursor = ""
-        # While there is no mark: everything up to here is over.
-        self._after: Position | None = None
-        self._fold = Fold(key)
-        self._unfolded: list[StreamRecord] = []
-        self._proven: list[StreamRecord] = []
+    def __post_init__(self) -> None:
+        self._fold = Fold(self.key)
 
     def want(self) -> WantBase | WantPage | None:
         """What has to be fetched for the chain to go on; None while live."""
@@ -222,7 +216,7 @@ class Replica:
         self._cursor = ""
 
     def _hold(self, records: Sequence[StreamRecord]) -> None:
-        if len(self._held) + len(records) <= self._max_held:
+        if len(self._held) + len(records) <= self.max_held:
             self._held.extend(records)
         else:
             # They are in the log; the next live record will not follow and has them read.

@@ -41,6 +41,7 @@ class _Claim:
     doubts: int = 0
 
 
+@dataclass(slots=True, eq=False)
 class JumpGuard:
     """Judges the numbers of one numbering, from whatever messages name them.
 
@@ -53,19 +54,14 @@ class JumpGuard:
             them is the last witness; with 0 it takes two messages of any kind.
     """
 
-    __slots__ = ("_at", "_behind", "_claims", "_limit", "_marks", "_per_s", "known")
-
-    def __init__(
-        self, limit: int, known: int | None = None, per_s: int = 0, *, at: int = 0, marks: int = 2
-    ) -> None:
-        self._limit = limit
-        self._per_s = per_s
-        self._marks = marks
-        self.known = known
-        # When a number was last believed, µs; 0 before the first.
-        self._at = at
-        self._claims: list[_Claim] = []
-        self._behind = 0
+    _limit: int
+    known: int | None = None
+    per_s: int = 0
+    # When a number was last believed, µs; 0 before the first.
+    at: int = 0
+    marks: int = 2
+    _claims: list[_Claim] = field(default_factory=list)
+    _behind: int = 0
 
     def believes(
         self, number: int, witness: Hashable, ts: int = 0, *, is_mark: bool = False
@@ -81,10 +77,10 @@ class JumpGuard:
                 self._claims = []
             self.known = number
             self._behind = 0
-            self._at = ts
+            self.at = ts
             return True
         if self._judge(number, witness, ts, is_mark=is_mark):
-            self._at = ts
+            self.at = ts
             return True
         return False
 
@@ -93,8 +89,8 @@ class JumpGuard:
         if known is None:
             self.known = number
             return True
-        self._at = self._at or ts
-        if number <= known + self._limit + max(0, ts - self._at) * self._per_s // 1_000_000:
+        self.at = self.at or ts
+        if number <= known + self._limit + max(0, ts - self.at) * self.per_s // 1_000_000:
             self._near_or_behind(number, known)
             return True
         limit = self._limit
@@ -107,14 +103,14 @@ class JumpGuard:
             if witness not in claim.witnesses and (is_mark or not self._has_witnesses(claim)):
                 claim.witnesses.add(witness)
                 claim.marks += is_mark
-        if not any(claim.marks >= self._marks and self._has_witnesses(claim) for claim in near):
+        if not any(claim.marks >= self.marks and self._has_witnesses(claim) for claim in near):
             return False
         self.known = max(claim.high for claim in near)
         self._claims = [claim for claim in self._claims if claim not in near]
         return True
 
     def _has_witnesses(self, claim: _Claim) -> bool:
-        return len(claim.witnesses) > max(1, self._marks)
+        return len(claim.witnesses) > max(1, self.marks)
 
     def reaches(self, number: int) -> bool:
         """Whether this number is believed as it is."""

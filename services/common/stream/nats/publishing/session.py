@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.common.errors import BrokerUnavailable
@@ -51,39 +52,25 @@ class _Mark:
         self.duplicate: tuple[Published, bytes] | None = None
 
 
+@dataclass(eq=False)
 class Session:
-    """Begins with a new connection and is over with it.
+    """Begins with a new connection and is over with it."""
 
-    Args:
-        connection: what is published goes there, and is answered on `<inbox>.<ticket>`.
-        prepare: makes sure that a log exists and answers; returns its state.
-        contended: the logs that others were seen to write to.
+    _connection: Connection  # what is published goes there, and is answered on `<inbox>.<ticket>`.
+    # Makes sure that a log exists and answers; returns its state.
+    _prepare: Callable[[Connection, str], Awaitable[LogState]]
+    _contended: Contended  # the logs that others were seen to write to.
+    acked: int = 0  # how many answers came that something is stored.
+    trouble: str | None = None  # why it must end, once it must.
+    advancing: bool = False  # whether the window is about to be looked at.
+    over: bool = False  # it has ended, and what the server says now counts no longer.
+    _logs: dict[str, LogState] = field(default_factory=dict)
+    _marks: dict[str, _Mark] = field(default_factory=dict)
+    _lanes: dict[str, Lane[Published] | BatchLane[Published]] = field(default_factory=dict)
+    _batches: int = 0
 
-    Attributes:
-        acked: how many answers came that something is stored.
-        trouble: why it must end, once it must.
-        advancing: whether the window is about to be looked at.
-        over: it has ended, and what the server says now counts no longer.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        prepare: Callable[[Connection, str], Awaitable[LogState]],
-        contended: Contended,
-    ) -> None:
-        self.inbox = connection.new_inbox()
-        self.acked = 0
-        self.trouble: str | None = None
-        self.advancing = False
-        self.over = False
-        self._connection = connection
-        self._prepare = prepare
-        self._contended = contended
-        self._logs: dict[str, LogState] = {}
-        self._marks: dict[str, _Mark] = {}
-        self._lanes: dict[str, Lane[Published] | BatchLane[Published]] = {}
-        self._batches = 0
+    def __post_init__(self) -> None:
+        self.inbox = self._connection.new_inbox()
 
     async def state(self, log: str) -> LogState:
         """The log's state, as it was when the log was first needed here."""
