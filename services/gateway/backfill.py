@@ -50,6 +50,8 @@ class Start:
 class Backfill:
     """Finds places in the log and the archive, and reads from them.
 
+    Raises BrokerUnavailable where the log has to be asked and does not answer.
+
     Args:
         max_age_us: how old the first record of a backfill may be, microseconds. The archive is
             asked only where the log does not reach back so far.
@@ -78,7 +80,6 @@ class Backfill:
 
         Raises:
             Problem: 4000, 4001 or 4002: it cannot be served exactly.
-            BrokerUnavailable: the log had to be asked and did not answer.
         """
         for _ in range(_TRIES):
             try:
@@ -124,9 +125,6 @@ class Backfill:
         What is live comes to each gateway by itself, and to some before it is stored: a client may
         hold what the next gateway has not seen yet. A gateway that is too busy to keep up, just
         when many come to it, asks the log before it refuses what it has not seen.
-
-        Raises:
-            BrokerUnavailable: the log does not answer.
         """
         if await _comes(feed, seq, _BEHIND_S):
             return True
@@ -143,7 +141,6 @@ class Backfill:
 
         Raises:
             PositionLost: the cursor expired; try again without it.
-            BrokerUnavailable: the log does not answer.
         """
         subject = feed.subject
         if cursor:

@@ -88,19 +88,15 @@ _decode_trade = msgspec.json.Decoder(_Trade).decode
 class CoinbaseRest(VenueRest):
     """Use as a context manager.
 
-    Args:
-        base_url: where the API is.
-        limiter: shared by everything that calls this venue.
-        breaker: likewise; while its circuit is open, calls fail at once.
-
     Raises:
         BadProxy: the environment names a proxy for `base_url` that cannot be used.
     """
 
     def __init__(
         self,
-        base_url: str,
-        limiter: Limiter | None = None,
+        base_url: str,  # where the API is.
+        limiter: Limiter | None = None,  # shared by everything that calls this venue.
+        # Likewise; while its circuit is open, calls fail at once.
         breaker: CircuitBreaker | None = None,
     ) -> None:
         self._client = open_http(base_url, _TIMEOUT)

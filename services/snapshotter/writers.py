@@ -27,21 +27,15 @@ from services.snapshotter.stream import Stream
 
 
 class WriteScheduler[K: Hashable]:
-    """Calls `work(item)` for changed items as the pacer allows.
-
-    Args:
-        period_s: each item at most this often.
-        slots: how many at once, at most.
-        work: writes the item as it is now; StoreError means "again later".
-        on_error: told of each failure.
-    """
+    """Calls `work(item)` for changed items as the pacer allows."""
 
     def __init__(
         self,
-        period_s: float,
-        slots: int,
+        period_s: float,  # each item at most this often.
+        slots: int,  # how many at once, at most.
+        # Writes the item as it is now; StoreError means "again later".
         work: Callable[[K], Awaitable[None]],
-        on_error: Callable[[StoreError], None],
+        on_error: Callable[[StoreError], None],  # told of each failure.
     ) -> None:
         self._pacer: Pacer[K] = Pacer(period_s)
         self._concurrency = Concurrency(slots)

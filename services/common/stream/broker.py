@@ -41,7 +41,8 @@ B9  Identity. `log_epoch(log)` is the same integer while the log exists and a gr
 B10 Outages. A server that goes away and comes back with its log is survived by every open
     publisher and subscription without the caller's help: nothing that was sent is lost or stored
     twice, and ordered readers see neither a hole nor a repetition. A live subscription that may
-    have missed something says so (`LiveBatch.interrupted`).
+    have missed something says so (`LiveBatch.interrupted`). A question that a server does not
+    answer, or that is about a log it does not have, raises `BrokerUnavailable`.
 """
 
 from __future__ import annotations
@@ -77,8 +78,6 @@ class Publisher(ABC):
 
         Raises:
             RecordRefused: it can never be stored (`check_record`; RecordTooLarge); not taken.
-            BrokerClosed: the publisher or its broker was closed.
-            BrokerFailed: it broke.
         """
 
     @abstractmethod
@@ -87,12 +86,7 @@ class Publisher(ABC):
 
     @abstractmethod
     async def durable(self, ticket: int) -> None:
-        """Return once everything up to `ticket` is stored.
-
-        Raises:
-            BrokerClosed: it was closed before that.
-            BrokerFailed: it broke before that.
-        """
+        """Return once everything up to `ticket` is stored; B7 where it ends before that."""
 
     async def flush(self) -> None:
         """Return once everything sent so far is stored."""
@@ -113,9 +107,7 @@ class GroupSubscription(ABC):
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
         """Wait for at least one record; return what is there, at most `max_records`.
 
-        Raises:
-            BrokerClosed: the subscription or its broker was closed.
-            BrokerFailed: it broke; what it held is delivered to the next.
+        What a member that ended (B7) still held is delivered to the next.
         """
 
     @abstractmethod
@@ -124,19 +116,11 @@ class GroupSubscription(ABC):
 
     @abstractmethod
     async def lag(self) -> int:
-        """How many records of the log this group has not acked yet.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """How many records of the log this group has not acked yet."""
 
     @abstractmethod
     async def unread(self) -> int:
-        """How many of these nobody was given yet: the group's, and those this member holds ready.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """How many of these nobody was given yet: the group's, and what this member holds ready."""
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -152,9 +136,7 @@ class LiveSubscription(ABC):
     async def next_batch(self) -> LiveBatch:
         """Wait for at least one record or an interruption.
 
-        Raises:
-            BrokerClosed: the subscription or its broker was closed.
-            BrokerFailed: it broke; open another, and read what was missed meanwhile.
+        After one that ended (B7) read what was missed meanwhile.
         """
 
     @abstractmethod
@@ -179,11 +161,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def ensure(self, specs: Sequence[LogSpec]) -> None:
-        """Create the logs or bring their settings up to date; repeating it changes nothing.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """Create the logs or bring their settings up to date; repeating it changes nothing."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -223,18 +201,11 @@ class Broker(ABC):
         """Join `group` on `log`; a new group begins at the oldest record the log holds.
 
         What the group has not acked is delivered again, also what another member still holds.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer, or the log does not exist.
         """
 
     @abstractmethod
     async def live(self, log: str) -> LiveSubscription:
-        """Follow all subjects of `log` from now on. Active when this returns.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer, or the log does not exist.
-        """
+        """Follow all subjects of `log` from now on. Active when this returns."""
 
     @abstractmethod
     async def read(self, subject: str, cursor: str = "", *, limit: int = 1000) -> Page:
@@ -244,7 +215,6 @@ class Broker(ABC):
 
         Raises:
             PositionLost: the log cannot go on from this cursor (B5).
-            BrokerUnavailable: the broker does not answer.
         """
 
     @abstractmethod
@@ -272,11 +242,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def held(self, log: str) -> Held | None:
-        """How much of a log is kept; None where a broker bounds no log by its size.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """How much of a log is kept; None where a broker bounds no log by its size."""
 
     async def publish(self, *records: Record) -> None:
         """Store these, in order, and wait for them: for rare writes."""

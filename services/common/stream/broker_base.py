@@ -55,20 +55,14 @@ class PublisherOptions(NamedTuple):
 
 
 class PublisherBase[T: InFlight](Worker, Publisher):
-    """A window in front, the records acknowledged of late behind.
-
-    Args:
-        options: as its broker was asked for it.
-        limit: the largest record that the server takes, bytes, as far as it is known.
-        clock: the window's seconds.
-    """
+    """A window in front, the records acknowledged of late behind."""
 
     def __init__(
         self,
-        options: PublisherOptions,
-        limit: int,
+        options: PublisherOptions,  # as its broker was asked for it.
+        limit: int,  # the largest record that the server takes, bytes, as far as it is known.
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,  # the window's seconds.
     ) -> None:
         super().__init__("publisher")
         max_records, max_bytes, self._on_refused = options

@@ -40,23 +40,18 @@ _TURN_BYTES = 256 * 1024
 
 
 class Hub:
-    """Fans out. One per process.
-
-    Args:
-        micros: the time of day in microseconds, to compare with `ts_ingest`.
-        product_rate: messages a second of one stream to one connection; 0 is unlimited.
-        window: pushes come at least so many seconds after those before; 0 is every turn.
-        most: bytes that may be written to one client past its outbox.
-        write: hands a buffer to the kernel and tells how much of it was taken; or OSError.
-    """
+    """Fans out. One per process."""
 
     def __init__(
         self,
         turns: Turns,
-        micros: Callable[[], int],
+        micros: Callable[[], int],  # the time of day in microseconds, to compare with `ts_ingest`.
+        # Messages a second of one stream to one connection; 0 is unlimited.
         product_rate: float = 0,
+        # Pushes come at least so many seconds after those before; 0 is every turn.
         window: float = 0,
-        most: int = 128 * 1024,
+        most: int = 128 * 1024,  # bytes that may be written to one client past its outbox.
+        # Hands a buffer to the kernel and tells how much of it was taken; or OSError.
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         self._clock = turns.clock

@@ -86,18 +86,15 @@ class PushBatch:
 
     def write(
         self,
-        most: int,
+        most: int,  # bytes that may be written to one client past its outbox.
+        # Hands a buffer to the kernel and tells how much of it was taken; or OSError.
         write: Callable[[int, bytes], int],
+        # Called with a client that could not be written to, while the error is handled.
         failed: Callable[[Subscriber], None],
     ) -> list[Subscriber]:
         """Write to clients for which nothing waits, past their transports; answers the others.
 
         Those have to get it through their outbox.
-
-        Args:
-            most: bytes that may be written to one client past its outbox.
-            write: hands a buffer to the kernel and tells how much of it was taken; or OSError.
-            failed: called with a client that could not be written to, while the error is handled.
         """
         others: list[Subscriber] = []
         mine, encoding, buffer, fits = 0, PLAIN, b"", False

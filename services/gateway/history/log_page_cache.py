@@ -46,6 +46,8 @@ class LogPageCache:
 
     A page that does not reach the head never changes, and is kept; one that does is shared only
     with those who asked while it was read.
+
+    Raises BrokerUnavailable where the log has to be asked and does not answer.
     """
 
     def __init__(self, broker: Broker, records: RecordReader, max_bytes: int = _MAX_BYTES) -> None:
@@ -59,12 +61,7 @@ class LogPageCache:
         self._places: OrderedDict[tuple[str, Position], str] = OrderedDict()
 
     async def after(self, subject: str, cursor: str) -> LogPage:
-        """The page that follows a cursor.
-
-        Raises:
-            PositionLost: the cursor expired, and the page is not held.
-            BrokerUnavailable: the log does not answer.
-        """
+        """The page that follows a cursor; PositionLost: it expired, and the page is not held."""
         key = (subject, cursor)
         while (held := self._held.get(key)) is None:
             reading = self._reading.get(key)
@@ -81,7 +78,6 @@ class LogPageCache:
 
         Raises:
             PositionLost: what followed was dropped between two questions; ask again.
-            BrokerUnavailable: the log does not answer.
         """
         place = (subject, position)
         cursor = self._places.get(place)

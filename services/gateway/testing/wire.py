@@ -21,26 +21,16 @@ HANDSHAKE = (
 
 
 def frame(
-    opcode: int,
-    payload: bytes = b"",
+    opcode: int,  # of the frame, 0 to 15.
+    payload: bytes = b"",  # before masking.
     *,
-    fin: bool = True,
-    rsv: int = 0,
-    mask: bytes | None = None,
-    masked: bool = True,
-    size: int | None = None,
+    fin: bool = True,  # whether it is the message's last.
+    rsv: int = 0,  # the three reserved bits as a number, RSV1 being 4.
+    mask: bytes | None = None,  # four bytes; random when not given.
+    masked: bool = True,  # False leaves the mask out, as only a server may.
+    size: int | None = None,  # announced instead of the payload's own.
 ) -> bytes:
-    """A frame as a client sends it, right or wrong.
-
-    Args:
-        opcode: of the frame, 0 to 15.
-        payload: before masking.
-        fin: whether it is the message's last.
-        rsv: the three reserved bits as a number, RSV1 being 4.
-        mask: four bytes; random when not given.
-        masked: False leaves the mask out, as only a server may.
-        size: announced instead of the payload's own.
-    """
+    """A frame as a client sends it, right or wrong."""
     size = len(payload) if size is None else size
     first = (0x80 if fin else 0) | rsv << 4 | opcode
     bit = 0x80 if masked else 0

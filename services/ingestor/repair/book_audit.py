@@ -60,24 +60,16 @@ _RIGHT = (Outcome.PASSED, Outcome.AUCTION)
 
 
 class Auditor:
-    """Compares one product after the other, for ever.
-
-    Args:
-        products: those that are served now.
-        period_s: the longest pause from the beginning of one audit to the next one's.
-        counted: told each outcome.
-        turn_s: within this time each product's book is compared.
-        suspected: told of each suspicion.
-    """
+    """Compares one product after the other, for ever."""
 
     def __init__(
         self,
         rest: VenueRest,
-        products: Callable[[], Iterable[ProductStreams]],
-        period_s: float,
-        counted: Callable[[str], None],
-        turn_s: float = 300.0,
-        suspected: Callable[[], None] = lambda: None,
+        products: Callable[[], Iterable[ProductStreams]],  # those that are served now.
+        period_s: float,  # the longest pause from the beginning of one audit to the next one's.
+        counted: Callable[[str], None],  # told each outcome.
+        turn_s: float = 300.0,  # within this time each product's book is compared.
+        suspected: Callable[[], None] = lambda: None,  # told of each suspicion.
     ) -> None:
         self._rest = rest
         self._products = products

@@ -24,12 +24,7 @@ _HOUR_US = 3_600_000_000
 
 
 class LateTrades:
-    """Serves the open gaps of all products.
-
-    Args:
-        max_hours: gaps announced longer ago are given up.
-        restate_s: what is open is written again so often, that it does not leave the log.
-    """
+    """Serves the open gaps of all products."""
 
     def __init__(
         self,
@@ -37,8 +32,8 @@ class LateTrades:
         products: Callable[[], Iterable[ProductStreams]],
         has_room: Callable[[], bool],
         *,
-        max_hours: float,
-        restate_s: float,
+        max_hours: float,  # gaps announced longer ago are given up.
+        restate_s: float,  # what is open is written again so often, that it does not leave the log.
     ) -> None:
         self._rest = rest
         self._products = products

@@ -33,13 +33,7 @@ _PAGE = 256
 
 
 class Pump:
-    """One log's intake.
-
-    Args:
-        buffer_bytes: nothing more is taken while this much is not stored.
-        on_changed: told of a stream whose view changed.
-        on_broker: told why the broker did not answer.
-    """
+    """One log's intake."""
 
     def __init__(
         self,
@@ -48,9 +42,9 @@ class Pump:
         restorer: Restorer,
         archiver: Archiver,
         *,
-        buffer_bytes: int,
-        on_changed: Callable[[Stream], None],
-        on_broker: Callable[[BrokerUnavailable], None],
+        buffer_bytes: int,  # nothing more is taken while this much is not stored.
+        on_changed: Callable[[Stream], None],  # told of a stream whose view changed.
+        on_broker: Callable[[BrokerUnavailable], None],  # told why the broker did not answer.
     ) -> None:
         self.name = name
         self.streams: dict[StreamKey, Stream] = {}
