@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.common.stores.index import Head, ObjectEntry, Span
+from services.common.stores.index import Head, IndexedObject, Span
 from services.common.stores.layout import Partition, archive_key, end_mark, mark, partition_of
 from services.common.subjects import StreamKey
 
 
-class Entry(NamedTuple):
+class BatchedRecord(NamedTuple):
     """One record of a batch: what the archive has to know of it, and its line."""
 
     key: StreamKey
@@ -25,10 +25,10 @@ class SealedObject:
     """An object to write: its place in the index, and its records in order."""
 
     partition: Partition
-    records: Sequence[Entry]
+    records: Sequence[BatchedRecord]
 
     @property
-    def entry(self) -> ObjectEntry:
+    def entry(self) -> IndexedObject:
         first, last = self.records[0], self.records[-1]
         spans: dict[str, Span] = {}
         for record in self.records:
@@ -41,7 +41,7 @@ class SealedObject:
             mark(first.key, first.head.position, first.ts),
             end_mark(self.lines, last.ts),
         )
-        return ObjectEntry(name, spans)
+        return IndexedObject(name, spans)
 
     @property
     def lines(self) -> list[bytes]:
@@ -99,7 +99,7 @@ class Batch:
         self._clear()
 
     def _clear(self) -> None:
-        self._parts: dict[Partition, list[Entry]] = {}
+        self._parts: dict[Partition, list[BatchedRecord]] = {}
         self._hours: dict[StreamKey, Partition] = {}
         self._opened: float | None = None
         self.records = 0
@@ -124,7 +124,9 @@ class Batch:
         if held is not None and held.hour > partition.hour:
             partition = held
         self._hours[key] = partition
-        self._parts.setdefault(partition, []).append(Entry(key, head, ts, one_line(payload)))
+        self._parts.setdefault(partition, []).append(
+            BatchedRecord(key, head, ts, one_line(payload))
+        )
         if self._opened is None:
             self._opened = now
         self.records += 1

@@ -16,7 +16,7 @@ from services.common.stores.aws import OBJECT_WRITER, S3, Limits, answered, tran
 from services.common.stores.index import (
     Commit,
     Head,
-    ObjectEntry,
+    IndexedObject,
     archived_heads,
     next_commit,
     pack_commit,
@@ -154,11 +154,11 @@ class ArchiveLog:
                 self._refused.update(entry.key for entry in entries)
 
     async def _put_objects(
-        self, objects: Sequence[SealedObject], entries: Sequence[ObjectEntry]
+        self, objects: Sequence[SealedObject], entries: Sequence[IndexedObject]
     ) -> int:
         limit = asyncio.Semaphore(_WRITES)
 
-        async def put(sealed: SealedObject, entry: ObjectEntry) -> int | StoreError:
+        async def put(sealed: SealedObject, entry: IndexedObject) -> int | StoreError:
             async with limit:
                 content = await asyncio.to_thread(_compressed, sealed.lines)
                 try:

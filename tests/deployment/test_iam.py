@@ -26,7 +26,7 @@ from services.common.errors import StoreUnavailable
 from services.common.settings import AwsSettings
 from services.common.stores.aws import READER, open_client
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
+from services.common.stores.index import Head, IndexedObject, Span, next_commit, pack_commit
 from services.common.stores.layout import pending_key
 from services.common.stores.ports import ArchiveReader, CheckpointReader, LatestReader
 from services.common.stores.rows import KEY
@@ -207,7 +207,8 @@ async def unfinished_commit(bucket: Bucket) -> None:
     spans = [Span(Position(1, n), Head(Position(1, n), ""), 1) for n in (1, 2)]
     for folder in ("ticks", "raw"):
         objects = [
-            ObjectEntry(f"{folder}/{n}.jsonl.gz", {"stream": span}) for n, span in enumerate(spans)
+            IndexedObject(f"{folder}/{n}.jsonl.gz", {"stream": span})
+            for n, span in enumerate(spans)
         ]
         await bucket.put(objects[1].key, b"x", "application/gzip")
         pending = next_commit(log, None, objects, START)

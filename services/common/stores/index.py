@@ -38,7 +38,9 @@ class Span(msgspec.Struct, frozen=True):
     count: int
 
 
-class ObjectEntry(msgspec.Struct, frozen=True):
+class IndexedObject(msgspec.Struct, frozen=True):
+    """What the index says of one object."""
+
     key: str
     streams: dict[str, Span]
 
@@ -50,7 +52,7 @@ class Commit(msgspec.Struct, frozen=True):
     log: str
     number: int
     ts: int
-    objects: list[ObjectEntry]
+    objects: list[IndexedObject]
     heads: dict[str, Head]
 
     def objects_of(self, stream: str, after: Position) -> list[str]:
@@ -87,7 +89,7 @@ def unpack_commit(stored: bytes) -> Commit:
 
 
 def next_commit(
-    log: str, previous: Commit | None, objects: Sequence[ObjectEntry], ts: int
+    log: str, previous: Commit | None, objects: Sequence[IndexedObject], ts: int
 ) -> Commit:
     """The commit that adds `objects` to what `previous` has."""
     heads: dict[str, Head] = dict(previous.heads) if previous is not None else {}
@@ -112,7 +114,7 @@ def settle_pending(
 
     An object that exists is dropped only when an earlier part of one of its streams is missing.
     """
-    kept: list[ObjectEntry] = []
+    kept: list[IndexedObject] = []
     orphans: list[str] = []
     broken: set[str] = set()
     for entry in pending.objects:

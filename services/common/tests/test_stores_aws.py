@@ -13,7 +13,7 @@ from services.common.errors import StoreMissing, StoreUnavailable
 from services.common.settings import AwsSettings
 from services.common.stores.aws import READER, open_client
 from services.common.stores.dynamodb import DynamoLatestReader
-from services.common.stores.index import Commit, Head, ObjectEntry, Span, next_commit, pack_commit
+from services.common.stores.index import Commit, Head, IndexedObject, Span, next_commit, pack_commit
 from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.ports import LatestRow
 from services.common.stores.rows import KEY, row_to_item
@@ -143,7 +143,7 @@ async def write_commit(
         key = f"ticks/{number}-{n}.jsonl.gz"
         lines = b"".join(record.payload + b"\n" for record in records)
         await store.put(key, gzip.compress(lines), "application/gzip")
-        entries.append(ObjectEntry(key, spans))
+        entries.append(IndexedObject(key, spans))
     commit = next_commit("tick.0", previous, entries, ts)
     for name in (pending_key("tick.0"), commit_key("tick.0", number)):
         await store.put(name, pack_commit(commit), "application/gzip")

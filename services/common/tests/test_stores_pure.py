@@ -12,7 +12,7 @@ from services.common.stores.index import (
     BadCommit,
     Commit,
     Head,
-    ObjectEntry,
+    IndexedObject,
     Span,
     next_commit,
     pack_commit,
@@ -104,8 +104,8 @@ def head(seq: int) -> Head:
     return Head(Position(1, seq), f"c{seq}")
 
 
-def entry(name: str, **spans: tuple[int, int]) -> ObjectEntry:
-    return ObjectEntry(
+def entry(name: str, **spans: tuple[int, int]) -> IndexedObject:
+    return IndexedObject(
         name,
         {
             f"a:b:{stream}": Span(Position(1, first), head(last), last - first + 1)

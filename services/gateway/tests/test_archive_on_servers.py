@@ -9,7 +9,7 @@ import nats
 import pytest
 
 from services.common.settings import AwsSettings
-from services.common.stores.index import Head, ObjectEntry, Span, next_commit, pack_commit
+from services.common.stores.index import Head, IndexedObject, Span, next_commit, pack_commit
 from services.common.stores.layout import commit_key, pending_key
 from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import S3ArchiveReader
@@ -30,7 +30,7 @@ async def archive(store: S3Store, market: Market) -> None:
         lines = market.records[start : start + PER_OBJECT]
         places = [StreamRecord(line).position for line in lines]
         span = Span(places[0], Head(places[-1], ""), len(lines))
-        entry = ObjectEntry(f"ticks/{start:06d}.jsonl.gz", {str(market.key): span})
+        entry = IndexedObject(f"ticks/{start:06d}.jsonl.gz", {str(market.key): span})
         await store.put(entry.key, gzip.compress(b"\n".join(lines) + b"\n"), "application/gzip")
         commit = next_commit(log, commit, [entry], time.time_ns() // 1000)
         for name in (commit_key(log, commit.number), pending_key(log)):

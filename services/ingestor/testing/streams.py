@@ -84,25 +84,27 @@ BOOK = StreamKey("coinbase", "book", "BTC-USD")
 NOW = 1_790_000_000_000_000
 
 
-class TradesBench:
-    """A stream of trades with its log."""
+class _Bench:
+    """What a stream is made of, with its log."""
 
-    def __init__(self, held: int | None = None, *, max_held: int = 20_000) -> None:
+    def __init__(self, key: StreamKey, held: int | None, sequencer: Sequencer) -> None:
         self.log = RawLog()
         self.counts = Counts()
         self.asked = 0
-        writer = RawStreamWriter(TRADES, "test", self.log.offer, epoch=1, seq=held)
-        self.stream = TradesStream(
-            writer,
-            StreamStateTracker(writer, NOW),
-            Sequencer(Numbering.CONTIGUOUS, held, NOW if held else 0),
-            self._ask,
-            self.counts,
-            max_held=max_held,
-        )
+        writer = RawStreamWriter(key, "test", self.log.offer, epoch=1, seq=held)
+        state = StreamStateTracker(writer, NOW)
+        self.parts = (writer, state, sequencer, self._ask, self.counts)
 
     def _ask(self) -> None:
         self.asked += 1
+
+
+class TradesBench(_Bench):
+    """A stream of trades with its log."""
+
+    def __init__(self, held: int | None = None, *, max_held: int = 20_000) -> None:
+        super().__init__(TRADES, held, Sequencer(Numbering.CONTIGUOUS, held, NOW if held else 0))
+        self.stream = TradesStream(*self.parts, max_held=max_held)
 
     def trade(self, *numbers: int, late_us: int = 0) -> None:
         for number in numbers:
@@ -121,24 +123,12 @@ def row(number: int) -> TradeRow:
     return TradeRow(number, NOW, b'{"trade_id":%d}' % number)
 
 
-class BookBench:
+class BookBench(_Bench):
     """A book's stream with its log; times are microseconds after `NOW`."""
 
     def __init__(self, held: int | None = None) -> None:
-        self.log = RawLog()
-        self.counts = Counts()
-        self.asked = 0
-        writer = RawStreamWriter(BOOK, "test", self.log.offer, epoch=1, seq=held)
-        self.stream = BookStream(
-            writer,
-            StreamStateTracker(writer, NOW),
-            Sequencer(Numbering.BY_TIME),
-            self._ask,
-            self.counts,
-        )
-
-    def _ask(self) -> None:
-        self.asked += 1
+        super().__init__(BOOK, held, Sequencer(Numbering.BY_TIME))
+        self.stream = BookStream(*self.parts)
 
     def update(self, *times: int) -> None:
         for time in times:
