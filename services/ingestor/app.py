@@ -22,9 +22,8 @@ from services.common.errors import (
 from services.common.observability.health import Health
 from services.common.resilience import Backoff, Circuit, CircuitBreaker
 from services.common.runtime import Stop, patiently
-from services.common.stream.broker import Broker
+from services.common.stream import Broker, Record
 from services.common.stream.dead_letters import DeadLetters, InvalidLog
-from services.common.stream.records import Record
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
 from services.common.subjects import INVALID_LOG, RAW_LOG, key_of

@@ -11,7 +11,7 @@ import structlog
 from services.common.clock import now_us
 from services.common.errors import BrokerError
 from services.common.observability.health import Health
-from services.common.stream.broker import Broker
+from services.common.stream import Broker
 from services.common.subjects import RAW_LOG
 from services.ingestor.cb_ws import Feed
 from services.ingestor.metrics import Metrics

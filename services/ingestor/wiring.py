@@ -10,8 +10,7 @@ import structlog
 
 from services.common.clock import now_us
 from services.common.errors import PositionLost, VenueError, VenueRefused
-from services.common.stream.broker import Broker
-from services.common.stream.records import Position
+from services.common.stream import Broker, Position
 from services.common.subjects import RAW_LOG, StreamKey, raw_subject
 from services.common.wire import UNREADABLE, RawRecord, decode_raw
 from services.ingestor.cb_ws import Feed

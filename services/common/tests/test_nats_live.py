@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from services.common.stream import Position
 from services.common.stream.nats.connection import Connection
 from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.nats.live import NatsLive
 from services.common.stream.nats.records import message_id
 from services.common.stream.nats.streams import LogState, Streams
-from services.common.stream.records import Position
 from services.common.subjects import StreamKey, raw_subject
 from tools.embedded import NatsServer
 

@@ -17,8 +17,7 @@ import trustme
 
 from services.common.errors import SettingsError
 from services.common.settings import CommonSettings, load
-from services.common.stream import LogSpec, Position, Record
-from services.common.stream.broker import Broker
+from services.common.stream import Broker, LogSpec, Position, Record
 from services.common.stream.factory import open_broker
 from services.common.stream.nats.broker import NatsBroker
 from tools.doctor.brokers import check_server

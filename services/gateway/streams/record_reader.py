@@ -10,7 +10,7 @@ import structlog
 from services.common.observability import tracing
 from services.common.observability.metrics import STAGE_TICK
 from services.common.observability.tracing import TRACEPARENT
-from services.common.stream.records import Message
+from services.common.stream import Message
 from services.common.wire import UNREADABLE
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.metrics import Metrics

@@ -17,8 +17,7 @@ from services.common.errors import BrokerError, BrokerUnavailable
 from services.common.observability.health import Health
 from services.common.resilience import Backoff
 from services.common.sharding import shard_of
-from services.common.stream.broker import LiveSubscription
-from services.common.stream.records import Message
+from services.common.stream import LiveSubscription, Message
 from services.common.subjects import StreamKey, is_pulse, tick_log
 from services.common.wire import UNREADABLE, decode_pulse
 from services.gateway.chain.window import Budget

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
+from services.common.stream import Message
 from services.common.stream.memory.broker import MemoryBroker
-from services.common.stream.records import Message
 from services.gateway.http.ticks import TickPage, TickPages
 from services.gateway.testing import bench, eventually
 from services.gateway.testing.serving import small_settings

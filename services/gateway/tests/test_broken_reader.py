@@ -9,10 +9,9 @@ import httpx
 import pytest
 
 from services.common.errors import BrokerClosed, BrokerFailed
-from services.common.stream import LiveSubscription
+from services.common.stream import LiveSubscription, Page
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.live import NatsLive
-from services.common.stream.records import Page
 from services.common.testing.broken import PartsBroker, break_part
 from services.gateway.testing import Bench, bench, eventually
 from tools.embedded.nats import NatsServer

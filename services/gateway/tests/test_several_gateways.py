@@ -6,10 +6,8 @@ import asyncio
 
 import pytest
 
-from services.common.stream import Message
-from services.common.stream.broker import LiveSubscription
+from services.common.stream import LiveBatch, LiveSubscription, Message
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.records import LiveBatch
 from services.common.subjects import tick_log
 from services.gateway import backfill
 from services.gateway.testing import Bench, Market, bench, eventually

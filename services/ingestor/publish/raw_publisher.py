@@ -19,9 +19,8 @@ from services.common.errors import BrokerClosed, BrokerFailed, RecordRefused, Re
 from services.common.observability import tracing
 from services.common.observability.tracing import Tracing, exemplar_of, headers_of
 from services.common.resilience import Circuit, CircuitBreaker
-from services.common.stream.broker import Publisher
+from services.common.stream import Publisher, PublisherStats, Record
 from services.common.stream.dead_letters import DeadLetters
-from services.common.stream.records import PublisherStats, Record
 from services.common.subjects import key_of
 from services.common.wire import RECORD_VERSION, Parked, decode_raw
 from services.ingestor.metrics import Metrics

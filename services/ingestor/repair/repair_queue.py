@@ -16,8 +16,7 @@ import structlog
 from services.common.clock import now_us
 from services.common.errors import BrokerFailed, BrokerUnavailable, InvalidSubject
 from services.common.resilience import Backoff
-from services.common.stream.broker import Broker
-from services.common.stream.records import Message
+from services.common.stream import Broker, Message
 from services.common.subjects import INVALID_LOG, StreamKey, key_of
 from services.common.wire import UNREADABLE, Parked
 from services.ingestor.streams import ProductStreams

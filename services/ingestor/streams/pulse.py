@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.common.stream.records import Position, Record
+from services.common.stream import Position, Record
 from services.common.subjects import pulse_key, raw_subject
 from services.common.wire import RECORD_VERSION, PulseBody, RawRecord, encode, to_raw
 from services.ingestor.streams import ProductStreams

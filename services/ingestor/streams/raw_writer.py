@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from services.common.errors import RecordRefused
-from services.common.stream.records import Position, Record
+from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import (
     RECORD_VERSION,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.common.domain.book import Book
 from services.common.observability.health import Health
 from services.common.runtime import Stop
-from services.common.stream.broker import Broker
+from services.common.stream import Broker
 from services.common.subjects import StreamKey, raw_subject
 from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord, ResyncBody, decode_raw

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from services.common.stream.records import Record
+from services.common.stream import Record
 from services.common.subjects import StreamKey
 from services.common.wire import UNCHAINED, RawRecord, decode_raw
 from services.ingestor.integrity.sequencer import Numbering, Sequencer

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from services.common.stream import LogSpec, Position, Record
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_SUBJECT, StreamKey, raw_subject
 from services.common.wire import Parked, RawRecord, ResyncBody, encode
 from services.ingestor.app import Ingestor

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from services.common.errors import BrokerFailed
+from services.common.stream import Record
 from services.common.stream.memory.broker import MemoryBroker
-from services.common.stream.records import Record
 from services.common.subjects import INVALID_SUBJECT, StreamKey, is_pulse, raw_subject
 from services.common.testing.broken import PartsBroker, break_part, refuse_once
 from services.common.wire import Parked, PulseBody, decode_raw

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from services.common.stream.broker import Broker
+from services.common.stream import Broker
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.wire import LateBody, RawRecord

@@ -13,9 +13,8 @@ import httpx
 import pytest
 
 from services.common.settings import child_environment
-from services.common.stream.broker import Broker
+from services.common.stream import Broker, LogSpec
 from services.common.stream.nats.broker import NatsBroker
-from services.common.stream.records import LogSpec
 from services.common.testing.nats_cluster import fill, make_room
 from services.ingestor.testing import eventually, raw_records
 from tools.embedded import NatsServer, free_port

@@ -10,10 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.resilience import Circuit, CircuitBreaker
-from services.common.stream.broker import Publisher
+from services.common.stream import LogSpec, Position, Publisher, Record
 from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.common.stream.records import LogSpec, Position, Record
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
 from services.common.testing.waiting import WAIT_S
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.common.errors import RecordRefused
-from services.common.stream.records import Position, Record
+from services.common.stream import Position, Record
 from services.common.subjects import StreamKey, raw_subject
 from services.common.wire import (
     GapBody,

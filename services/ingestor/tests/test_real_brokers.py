@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.common.stream.broker import Broker
+from services.common.stream import Broker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker
 from services.ingestor.testing import eventually, raw_records, running
