@@ -21,14 +21,14 @@ _MOST_DOUBLINGS = 30
 
 
 def delay_s(
-    attempt: int,  # how many attempts failed before this one.
+    attempt: int,  # how many attempts failed before this one
     *,
-    first_s: float = 0.05,  # the bound of the first delay; each next bound is twice the one before.
-    cap_s: float = 2.0,  # the largest bound.
+    first_s: float = 0.05,  # the bound of the first delay; each next bound is twice the one before
+    cap_s: float = 2.0,  # the largest bound
     # The share of the bound that a delay has at least. One half keeps a refusing server from being
     # hammered; 0.0 (full jitter) spreads many clients best; 1.0 is no jitter.
     least: float = 0.5,
-    draw: Callable[[], float] = random.random,  # a number in [0, 1).
+    draw: Callable[[], float] = random.random,  # a number in [0, 1)
 ) -> float:
     """Seconds to wait after failed attempt number `attempt` (0, 1, ...)."""
     bound = min(cap_s, first_s * 2.0 ** min(attempt, _MOST_DOUBLINGS))
@@ -36,24 +36,20 @@ def delay_s(
 
 
 class Backoff:
-    """Counts the attempts of one caller. `next_delay` after a failure, `reset` after a success.
-
-    Attributes:
-        attempts: failures since the last success.
-    """
+    """Counts the attempts of one caller. `next_delay` after a failure, `reset` after a success."""
 
     def __init__(
         self,
-        first_s: float,  # as in `delay_s`; so are `cap_s`, `least` and `draw`.
+        first_s: float,  # as in `delay_s`; so are `cap_s`, `least` and `draw`
         cap_s: float,
         *,
         least: float = 0.5,
-        immediate: bool = False,  # the first delay is zero, and the bounds begin with the second.
+        immediate: bool = False,  # the first delay is zero, and the bounds begin with the second
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._delay_s = partial(delay_s, first_s=first_s, cap_s=cap_s, least=least, draw=draw)
         self._immediate = immediate
-        self.attempts = 0
+        self.attempts = 0  # failures since the last success
 
     def next_delay(self) -> float:
         """Seconds to wait before the next attempt."""

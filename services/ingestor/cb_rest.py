@@ -94,8 +94,8 @@ class CoinbaseRest(VenueRest):
 
     def __init__(
         self,
-        base_url: str,  # where the API is.
-        limiter: Limiter | None = None,  # shared by everything that calls this venue.
+        base_url: str,  # where the API is
+        limiter: Limiter | None = None,  # shared by everything that calls this venue
         # Likewise; while its circuit is open, calls fail at once.
         breaker: CircuitBreaker | None = None,
     ) -> None:

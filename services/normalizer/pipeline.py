@@ -56,14 +56,14 @@ class _Batch(NamedTuple):
 class Pipeline:
     """One member of a group on the raw log, working on some shards."""
 
-    _broker: Broker  # open; the raw, tick and invalid logs exist.
+    _broker: Broker  # open; the raw, tick and invalid logs exist
     _metrics: Metrics
-    group: str  # the consumer group; members of one group share the work, two groups each see all.
+    group: str  # the consumer group; members of one group share the work, two groups each see all
     shard_count: int
-    shards: frozenset[int]  # those this process works on; records of others are passed over.
-    max_batch: int = 512  # raw records taken at a time.
-    max_pending: int = 8192  # raw records taken and not acknowledged, at most.
-    clock: Callable[[], float] = time.monotonic  # monotonic seconds.
+    shards: frozenset[int]  # those this process works on; records of others are passed over
+    max_batch: int = 512  # raw records taken at a time
+    max_pending: int = 8192  # raw records taken and not acknowledged, at most
+    clock: Callable[[], float] = time.monotonic  # monotonic seconds
     _ticket: int = 0
     # Of what was given to the publisher since the last batch.
     _subjects: list[str] = field(default_factory=list)

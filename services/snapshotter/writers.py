@@ -31,11 +31,11 @@ class WriteScheduler[K: Hashable]:
 
     def __init__(
         self,
-        period_s: float,  # each item at most this often.
-        slots: int,  # how many at once, at most.
+        period_s: float,  # each item at most this often
+        slots: int,  # how many at once, at most
         # Writes the item as it is now; StoreError means "again later".
         work: Callable[[K], Awaitable[None]],
-        on_error: Callable[[StoreError], None],  # told of each failure.
+        on_error: Callable[[StoreError], None],  # told of each failure
     ) -> None:
         self._pacer: Pacer[K] = Pacer(period_s)
         self._concurrency = Concurrency(slots)

@@ -32,9 +32,9 @@ _W3C = TraceContextTextMapPropagator()
 class Tracing:
     """Makes spans. There is one in a process that traces."""
 
-    _tracer: Tracer  # of an SDK that samples whatever is begun here.
-    _ratio: float  # which part of the records is traced, 0 to 1.
-    _chance: Callable[[], float] = random.random  # uniform in [0, 1).
+    _tracer: Tracer  # of an SDK that samples whatever is begun here
+    _ratio: float  # which part of the records is traced, 0 to 1
+    _chance: Callable[[], float] = random.random  # uniform in [0, 1)
 
     def chosen(self) -> bool:
         """Whether the record at hand is to be traced; every call is a new throw."""

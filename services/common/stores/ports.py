@@ -20,11 +20,11 @@ class StoredState:
     """The state of a stream at a position."""
 
     key: StreamKey  # the stream
-    position: Position  # (epoch, seq) of the last record that is part of the state.
+    position: Position  # (epoch, seq) of the last record that is part of the state
     cursor: str  # the broker's cursor of that record, to go on reading from it
     shard: int  # the shard whose tick log the cursor belongs to
     ts_snapshot: int  # when the state was taken, microseconds
-    state: bytes  # JSON as in `Snapshot.state`.
+    state: bytes  # JSON as in `Snapshot.state`
 
 
 @dataclass(frozen=True, slots=True)

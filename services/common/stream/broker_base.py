@@ -59,10 +59,10 @@ class PublisherBase[T: InFlight](Worker, Publisher):
 
     def __init__(
         self,
-        options: PublisherOptions,  # as its broker was asked for it.
-        limit: int,  # the largest record that the server takes, bytes, as far as it is known.
+        options: PublisherOptions,  # as its broker was asked for it
+        limit: int,  # the largest record that the server takes, bytes, as far as it is known
         *,
-        clock: Callable[[], float] = time.monotonic,  # the window's seconds.
+        clock: Callable[[], float] = time.monotonic,  # the window's seconds
     ) -> None:
         super().__init__("publisher")
         max_records, max_bytes, self._on_refused = options

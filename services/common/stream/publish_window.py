@@ -27,12 +27,12 @@ log = structlog.get_logger(__name__)
 class PublishWindow[T: InFlight]:
     """The records of one publisher that are under way."""
 
-    _max_records: int  # B2.
-    _max_bytes: int  # B2.
-    _clock: Callable[[], float]  # seconds; only differences count.
-    items: deque[T] = field(default_factory=deque)  # oldest first.
-    taken: int = 0  # the newest ticket.
-    horizon: int = 0  # the newest ticket that is done, and all before it.
+    _max_records: int  # B2
+    _max_bytes: int  # B2
+    _clock: Callable[[], float]  # seconds; only differences count
+    items: deque[T] = field(default_factory=deque)  # oldest first
+    taken: int = 0  # the newest ticket
+    horizon: int = 0  # the newest ticket that is done, and all before it
     stored: int = 0
     duplicates: int = 0
     retried: int = 0

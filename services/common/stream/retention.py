@@ -41,8 +41,8 @@ def is_cut(held: Held, retention_s: float) -> bool:
 class RetentionWatch:
     """Looks at some logs and says when one begins to be cut, and when it is whole again."""
 
-    _broker: Broker  # open.
-    _specs: Sequence[LogSpec]  # of the logs.
+    _broker: Broker  # open
+    _specs: Sequence[LogSpec]  # of the logs
     # Set to 1 or 0 by log; see `services.common.observability.metrics.retention_gauge`.
     _gauge: Gauge
     _cut: set[str] = field(default_factory=set)

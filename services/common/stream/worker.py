@@ -73,19 +73,15 @@ class Worker:
     Args:
         what: its name in errors and logs.
         changed: to be rung; a bell of its own without.
-
-    Attributes:
-        ended: it works no more, as it was closed or failed.
-        closed: it was closed, whether it had failed before or not.
-        failure: the error by which it ended, whether it was closed since or not; CancelledError
-            where somebody else cancelled its task.
     """
 
     def __init__(self, what: str, changed: Bell | None = None) -> None:
         self.what = what
-        self.ended = False
+        self.ended = False  # it works no more, as it was closed or failed
         self.changed = changed or Bell()
-        self.closed = False
+        self.closed = False  # it was closed, whether it had failed before or not
+        # The error by which it ended, whether it was closed since or not; CancelledError where
+        # somebody else cancelled its task.
         self.failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
         self._tell_owner: Callable[[Worker], None] | None = None
@@ -178,12 +174,8 @@ class Worker:
 
 
 class Subscription(Worker):
-    """A worker that follows a log.
-
-    Attributes:
-        joined: set once it is active.
-    """
+    """A worker that follows a log."""
 
     def __init__(self, what: str, changed: Bell | None = None) -> None:
         super().__init__(what, changed)
-        self.joined = asyncio.Event()
+        self.joined = asyncio.Event()  # set once it is active

@@ -105,9 +105,9 @@ class Pass:
 class Door:
     """WebSockets that are open: by address, and those without a valid key apart."""
 
-    _most: int  # of one address; 0 is unlimited.
-    _keyless: int  # without a key, of all addresses together.
-    _keyless_most: int  # without a key, of one address.
+    _most: int  # of one address; 0 is unlimited
+    _keyless: int  # without a key, of all addresses together
+    _keyless_most: int  # without a key, of one address
     keyless: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
     keyless_by: Counter[str] = field(default_factory=Counter)
@@ -135,15 +135,11 @@ def less[K](counts: Counter[K], holder: K) -> None:
 
 
 class Guessing(Exception):
-    """Too many wrong keys came from an address.
-
-    Attributes:
-        wait_s: until one from there is looked at again.
-    """
+    """Too many wrong keys came from an address."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__("too many wrong keys came from this address")
-        self.wait_s = wait_s
+        self.wait_s = wait_s  # until one from there is looked at again
 
 
 class KeyGuesses:

@@ -25,7 +25,7 @@ class Grant:
     name: str  # how the key is called where it must not be shown itself
     # Patterns such as `BTC-USD` or `ETH-*`; none at all: every product.
     products: tuple[str, ...] = ()
-    connections: int | None = None  # WebSockets at a time at one gateway.
+    connections: int | None = None  # WebSockets at a time at one gateway
     subscriptions: int | None = None  # streams of one connection
     commands: float | None = None  # commands a second of one connection
 

@@ -30,10 +30,10 @@ class _Held(NamedTuple):
 class HttpLimits:
     """Of one listener."""
 
-    _connections: int  # that speak HTTP at a time; WebSockets are none of them.
-    _queue_bytes: int  # of answers that wait for all of them.
-    _write_s: float  # how long an answer may wait beside the time that its size takes.
-    per_address: int = 0  # connections from one address; 0 is unlimited.
+    _connections: int  # that speak HTTP at a time; WebSockets are none of them
+    _queue_bytes: int  # of answers that wait for all of them
+    _write_s: float  # how long an answer may wait beside the time that its size takes
+    per_address: int = 0  # connections from one address; 0 is unlimited
     open: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
     held_bytes: int = 0

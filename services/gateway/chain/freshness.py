@@ -35,20 +35,14 @@ class Pulses:
 
 
 class Age:
-    """One stream's.
-
-    Attributes:
-        heard: up to when what is served is whole.
-        stale: whether it is older than it may be.
-        since: when it became what it is.
-    """
+    """One stream's."""
 
     __slots__ = ("_arrived", "_mark", "_most", "_proven", "heard", "since", "stale")
 
     def __init__(self, most: int, now: int) -> None:
-        self.heard = now
-        self.stale = False
-        self.since = now
+        self.heard = now  # up to when what is served is whole
+        self.stale = False  # whether it is older than it may be
+        self.since = now  # when it became what it is
         self._most = most
         self._mark: object = None
         self._arrived = now

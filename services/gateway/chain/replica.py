@@ -60,13 +60,13 @@ class Replica:
     key: StreamKey
     window: Window
     max_held: int = 20_000
-    head: Position | None = None  # position of the newest tick or reset (None: there is none yet).
-    mark: Position | None = None  # position of the newest record of any kind.
-    status: StreamRecord | None = None  # the newest status record.
+    head: Position | None = None  # position of the newest tick or reset (None: there is none yet)
+    mark: Position | None = None  # position of the newest record of any kind
+    status: StreamRecord | None = None  # the newest status record
     # Whether the folded state is complete: a book that begins in the middle is not.
     whole: bool = False
-    generation: int = 0  # how often the chain had to start over.
-    last_ingest: int = 0  # `ts_ingest` of the newest record, microseconds.
+    generation: int = 0  # how often the chain had to start over
+    last_ingest: int = 0  # `ts_ingest` of the newest record, microseconds
     phase: Phase = Phase.BASE
     _held: list[StreamRecord] = field(default_factory=list)
     # Whether a stored state may help with the next hole: not twice without being live between.

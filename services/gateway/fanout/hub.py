@@ -45,12 +45,12 @@ class Hub:
     def __init__(
         self,
         turns: Turns,
-        micros: Callable[[], int],  # the time of day in microseconds, to compare with `ts_ingest`.
+        micros: Callable[[], int],  # the time of day in microseconds, to compare with `ts_ingest`
         # Messages a second of one stream to one connection; 0 is unlimited.
         product_rate: float = 0,
         # Pushes come at least so many seconds after those before; 0 is every turn.
         window: float = 0,
-        most: int = 128 * 1024,  # bytes that may be written to one client past its outbox.
+        most: int = 128 * 1024,  # bytes that may be written to one client past its outbox
         # Hands a buffer to the kernel and tells how much of it was taken; or OSError.
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:

@@ -38,28 +38,22 @@ class SubscriptionListener(ABC):
 
 
 class Subscriber(ABC):
-    """The hub's view of a connection.
-
-    Attributes:
-        quick: nothing waits for it and its transport takes data: it gets what all get, at once.
-        encoding: how frames are written for it.
-        fd: descriptor that may be written to while it is `quick`; negative: `unsent` has to be
-            called instead. What the kernel does not take has to be given to `unsent` then.
-        brought: how many of the turn's pushes it was given on its own. The hub's.
-        subscriptions: told what became of them; the owner sets it.
-    """
+    """The hub's view of a connection."""
 
     # Side by side in memory: with thousands of clients it is cache misses that a loop over them
     # costs, more than instructions.
     __slots__ = ("brought", "encoding", "fd", "outbox", "quick", "subscriptions")
 
-    subscriptions: SubscriptionListener
+    subscriptions: SubscriptionListener  # told what became of them; the owner sets it
 
     def __init__(self, outbox: Outbox, encoding: FrameEncoding, fd: int) -> None:
+        # Nothing waits for it and its transport takes data: it gets what all get, at once.
         self.quick = False
-        self.encoding = encoding
+        self.encoding = encoding  # how frames are written for it
+        # Descriptor that may be written to while it is `quick`; negative: `unsent` has to be called
+        # instead. What the kernel does not take has to be given to `unsent` then.
         self.fd = fd
-        self.brought = 0
+        self.brought = 0  # how many of the turn's pushes it was given on its own. The hub's.
         self.outbox = outbox
 
     @abstractmethod

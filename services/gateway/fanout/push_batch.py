@@ -34,19 +34,14 @@ class Push:
 
 
 class PushBatch:
-    """Pushes in the order they came.
-
-    Attributes:
-        size: bytes of all of them.
-        individual: clients that were given a part of it on their own.
-    """
+    """Pushes in the order they came."""
 
     __slots__ = ("_bits", "_buffers", "individual", "pushes", "size")
 
     def __init__(self) -> None:
         self.pushes: list[Push] = []
-        self.size = 0
-        self.individual: list[Subscriber] = []
+        self.size = 0  # bytes of all of them
+        self.individual: list[Subscriber] = []  # clients that were given a part of it on their own
         self._bits: dict[ViewGroup, int] = {}
         self._buffers: dict[tuple[int, FrameEncoding], tuple[bytes, int]] = {}
 
@@ -86,7 +81,7 @@ class PushBatch:
 
     def write(
         self,
-        most: int,  # bytes that may be written to one client past its outbox.
+        most: int,  # bytes that may be written to one client past its outbox
         # Hands a buffer to the kernel and tells how much of it was taken; or OSError.
         write: Callable[[int, bytes], int],
         # Called with a client that could not be written to, while the error is handled.

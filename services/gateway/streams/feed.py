@@ -68,12 +68,6 @@ class StreamFeed:
 
     Args:
         joined: set while live records are received.
-
-    Attributes:
-        interest: how many hold it; at zero it lingers and is then dropped.
-        ready: set while the chain has a position to begin from.
-        moved: rings when the chain went on.
-        condition: what subscribers are told of the stream's state.
     """
 
     def __init__(
@@ -84,16 +78,17 @@ class StreamFeed:
         self.subject = tick_subject(self.shard, key)
         self.live_stream = LiveStream(key, sources.metrics.of_stream(key))
         self.replica = Replica(key, Window(budget, sources.settings.window_bytes))
+        # What subscribers are told of the stream's state.
         self.condition = StreamCondition(
             key,
             self.shard,
             self.replica,
             Age(sources.settings.stale_after_ms * 1000, sources.micros()),
         )
-        self.ready = asyncio.Event()
+        self.ready = asyncio.Event()  # set while the chain has a position to begin from
         self.wanted = asyncio.Event()
-        self.moved = Bell()
-        self.interest = 0
+        self.moved = Bell()  # rings when the chain went on
+        self.interest = 0  # how many hold it; at zero it lingers and is then dropped
         self.idle_since = 0.0
         self._joined = joined
         self._sources = sources

@@ -149,17 +149,14 @@ async def _follow(feed: StreamFeed) -> None:
 
 
 class _Shard:
-    """The live reader of one tick log.
-
-    Attributes:
-        joined: set while it receives; a feed fetches only then, so that nothing falls between the
-            log's end and what is live.
-    """
+    """The live reader of one tick log."""
 
     def __init__(self, number: int, sources: FeedSources, health: Health) -> None:
         self.number = number
         self.check = f"shard-{number}"
         self.feeds: dict[str, StreamFeed] = {}
+        # Set while it receives; a feed fetches only then, so that nothing falls between the log's
+        # end and what is live.
         self.joined = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self._sources = sources

@@ -31,17 +31,13 @@ from services.gateway.testing.market import Market
 
 
 class Rows(LatestReader, CheckpointReader, ArchiveReader):
-    """Stores in a dictionary. While `away` is set, they do not answer.
-
-    Attributes:
-        archived: the archived records of each stream, in order.
-        asked: how often the archive was read.
-    """
+    """Stores in a dictionary. While `away` is set, they do not answer."""
 
     def __init__(self) -> None:
         self.away = False
+        # The archived records of each stream, in order.
         self.archived: dict[StreamKey, list[bytes]] = {}
-        self.asked = 0
+        self.asked = 0  # how often the archive was read
         self.rows: dict[StreamKey, LatestRow] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
 

@@ -21,14 +21,14 @@ HANDSHAKE = (
 
 
 def frame(
-    opcode: int,  # of the frame, 0 to 15.
-    payload: bytes = b"",  # before masking.
+    opcode: int,  # of the frame, 0 to 15
+    payload: bytes = b"",  # before masking
     *,
-    fin: bool = True,  # whether it is the message's last.
-    rsv: int = 0,  # the three reserved bits as a number, RSV1 being 4.
-    mask: bytes | None = None,  # four bytes; random when not given.
-    masked: bool = True,  # False leaves the mask out, as only a server may.
-    size: int | None = None,  # announced instead of the payload's own.
+    fin: bool = True,  # whether it is the message's last
+    rsv: int = 0,  # the three reserved bits as a number, RSV1 being 4
+    mask: bytes | None = None,  # four bytes; random when not given
+    masked: bool = True,  # False leaves the mask out, as only a server may
+    size: int | None = None,  # announced instead of the payload's own
 ) -> bytes:
     """A frame as a client sends it, right or wrong."""
     size = len(payload) if size is None else size

@@ -78,7 +78,7 @@ class Sequencer:
     """One stream's numbers. `held` is the last one passed on, None before the first."""
 
     _rule: Numbering
-    held: int | None = None  # the last number passed on before this sequencer was made.
+    held: int | None = None  # the last number passed on before this sequencer was made
     # Event time of that number, µs; 0 when unknown (no restart is then concluded before a first
     # number was passed on).
     _held_time: int = 0

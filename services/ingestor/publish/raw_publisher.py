@@ -55,11 +55,11 @@ class UnreadableFrames:
 class RawPublisher:
     """Offers records to the publisher's bounded window and remembers when it was full."""
 
-    _publisher: Publisher  # open; closed by whoever opened it.
+    _publisher: Publisher  # open; closed by whoever opened it
     _metrics: Metrics
-    _unreadable: UnreadableFrames  # for records that the log can never hold.
-    max_records: int  # the publisher's window, to judge when there is room again.
-    max_bytes: int  # the same in bytes.
+    _unreadable: UnreadableFrames  # for records that the log can never hold
+    max_records: int  # the publisher's window, to judge when there is room again
+    max_bytes: int  # the same in bytes
     # Opened by a full window. While it is open records are refused without being offered; its probe
     # looks whether the window has drained to half (a hysteresis).
     breaker: CircuitBreaker

@@ -65,11 +65,11 @@ class Auditor:
     def __init__(
         self,
         rest: VenueRest,
-        products: Callable[[], Iterable[ProductStreams]],  # those that are served now.
-        period_s: float,  # the longest pause from the beginning of one audit to the next one's.
-        counted: Callable[[str], None],  # told each outcome.
-        turn_s: float = 300.0,  # within this time each product's book is compared.
-        suspected: Callable[[], None] = lambda: None,  # told of each suspicion.
+        products: Callable[[], Iterable[ProductStreams]],  # those that are served now
+        period_s: float,  # the longest pause from the beginning of one audit to the next one's
+        counted: Callable[[str], None],  # told each outcome
+        turn_s: float = 300.0,  # within this time each product's book is compared
+        suspected: Callable[[], None] = lambda: None,  # told of each suspicion
     ) -> None:
         self._rest = rest
         self._products = products

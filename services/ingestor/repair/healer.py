@@ -56,10 +56,10 @@ class Healer:
     """Serves the streams' wants."""
 
     _rest: VenueRest
-    _group: asyncio.TaskGroup  # parent of the tasks.
-    _has_room: Callable[[], bool]  # whether the broker takes records now.
-    _max_queue_s: float  # the allowance, seconds.
-    _max_trades: int  # a hole larger than this is healed at its newer end only.
+    _group: asyncio.TaskGroup  # parent of the tasks
+    _has_room: Callable[[], bool]  # whether the broker takes records now
+    _max_queue_s: float  # the allowance, seconds
+    _max_trades: int  # a hole larger than this is healed at its newer end only
     _tasks: dict[tuple[str, Want], asyncio.Task[None]] = field(default_factory=dict)
 
     @property

@@ -32,8 +32,8 @@ class LateTrades:
         products: Callable[[], Iterable[ProductStreams]],
         has_room: Callable[[], bool],
         *,
-        max_hours: float,  # gaps announced longer ago are given up.
-        restate_s: float,  # what is open is written again so often, that it does not leave the log.
+        max_hours: float,  # gaps announced longer ago are given up
+        restate_s: float,  # what is open is written again so often, that it does not leave the log
     ) -> None:
         self._rest = rest
         self._products = products

@@ -42,10 +42,6 @@ class ProductStreams:
 
     What names a number far ahead waits for another message that confirms it (`Gate`); `park` is
     told of what none did.
-
-    Attributes:
-        heard: when the product's last heartbeat came on this connection; 0 before the first.
-        refused: why the venue will not serve the product, or None.
     """
 
     def __init__(
@@ -61,8 +57,9 @@ class ProductStreams:
         self.trades = trades
         self.book = book
         self.ticker = ticker
+        # When the product's last heartbeat came on this connection; 0 before the first.
         self.heard = 0
-        self.refused: str | None = None
+        self.refused: str | None = None  # why the venue will not serve the product, or None
         self._ask = ask
         self._connected_at = 0
         # Heartbeats of this connection.

@@ -24,13 +24,10 @@ class Pulse:
         line: which ingestor writes.
         offer: where records go. A pulse that is refused is not repeated: the next one says more.
         suspect_us: age of a product's last heartbeat at which it is no longer heard of.
-
-    Attributes:
-        key: where it goes.
     """
 
     def __init__(self, venue: str, name: str, line: str, offer: Offer, suspect_us: int) -> None:
-        self.key = pulse_key(venue, name)
+        self.key = pulse_key(venue, name)  # where it goes
         self._line = line
         self._offer = offer
         self._suspect_us = suspect_us

@@ -56,7 +56,7 @@ class RawStreamWriter:
     sub: int = 0  # of the stream's last record
     heard: int = 0  # when the stream's last record was received, µs; 0 when that is not known
     open_gaps: OpenGaps = ()  # whose trades are still asked for, as the log tells it
-    open_at: tuple[int, int] | None = None  # (`seq`, `sub`) of the newest record that lists them.
+    open_at: tuple[int, int] | None = None  # (`seq`, `sub`) of the newest record that lists them
     # When the newest record that advanced `seq` was received, µs; 0 before the first.
     advanced_at: int = 0
     # When the newest record that lists the open gaps was written, µs; 0: by no one here.

@@ -97,11 +97,11 @@ StreamParts = tuple[
 class Stream:
     """One stream, from the venue's messages to raw records."""
 
-    writer: RawStreamWriter  # where records go.
-    state: StreamStateTracker  # the stream's state.
-    _sequencer: Sequencer  # judges its numbers; holds the last one that is in the log.
-    _ask: Callable[[], None]  # called when something has to be fetched (again).
-    _events: StreamEvents  # who counts.
+    writer: RawStreamWriter  # where records go
+    state: StreamStateTracker  # the stream's state
+    _sequencer: Sequencer  # judges its numbers; holds the last one that is in the log
+    _ask: Callable[[], None]  # called when something has to be fetched (again)
+    _events: StreamEvents  # who counts
     messages: int = 0
     duplicates: int = 0
     gaps: int = 0

@@ -13,16 +13,11 @@ from services.common.wire import Fields
 
 
 class Unmappable(PlatformError):
-    """A raw record that is not understood. It is parked, and its place in the stream is a reset.
-
-    Attributes:
-        code: one word for metrics: few different ones exist.
-        detail: what was found and where.
-    """
+    """A raw record that is not understood. It is parked, and its place in the stream is a reset."""
 
     def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
+        self.code = code  # one word for metrics: few different ones exist
+        self.detail = detail  # what was found and where
         super().__init__(f"{code}: {detail}")
 
 

@@ -15,13 +15,13 @@ log = structlog.get_logger(__name__)
 class IntakeBound:
     """Counts what one log's intake holds, and makes it wait while that is too much."""
 
-    _name: str  # the log.
-    _limit: int  # nothing more is taken while so many bytes are held.
-    _show: Callable[[float], None]  # told how many are held.
-    unacked: int = 0  # bytes of deliveries that are not acknowledged.
-    refilled: int = 0  # bytes of records read from the log that are not archived.
-    waiting: int = 0  # bytes of deliveries of streams that are being restored.
-    paused: bool = False  # whether the intake waits now.
+    _name: str  # the log
+    _limit: int  # nothing more is taken while so many bytes are held
+    _show: Callable[[float], None]  # told how many are held
+    unacked: int = 0  # bytes of deliveries that are not acknowledged
+    refilled: int = 0  # bytes of records read from the log that are not archived
+    waiting: int = 0  # bytes of deliveries of streams that are being restored
+    paused: bool = False  # whether the intake waits now
     _room: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

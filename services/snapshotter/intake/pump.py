@@ -42,9 +42,9 @@ class Pump:
         restorer: Restorer,
         archiver: Archiver,
         *,
-        buffer_bytes: int,  # nothing more is taken while this much is not stored.
-        on_changed: Callable[[Stream], None],  # told of a stream whose view changed.
-        on_broker: Callable[[BrokerUnavailable], None],  # told why the broker did not answer.
+        buffer_bytes: int,  # nothing more is taken while this much is not stored
+        on_changed: Callable[[Stream], None],  # told of a stream whose view changed
+        on_broker: Callable[[BrokerUnavailable], None],  # told why the broker did not answer
     ) -> None:
         self.name = name
         self.streams: dict[StreamKey, Stream] = {}

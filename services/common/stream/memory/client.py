@@ -20,8 +20,8 @@ from services.common.stream.worker import Bell
 class MemoryServer:
     """The logs that memory brokers share."""
 
-    clock: Callable[[], float] = time.monotonic  # seconds; only differences count.
-    max_payload: int = 8 * 1024 * 1024  # largest record taken, bytes.
+    clock: Callable[[], float] = time.monotonic  # seconds; only differences count
+    max_payload: int = 8 * 1024 * 1024  # largest record taken, bytes
     running: bool = True
     bell: Bell = field(default_factory=Bell)
     _logs: dict[str, MemoryLog] = field(default_factory=dict)

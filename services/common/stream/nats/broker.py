@@ -35,30 +35,22 @@ _DEFAULT_LIMIT = 1024 * 1024
 
 
 class NatsBroker(BrokerBase):
-    """See `Broker`.
-
-    Args:
-        servers: URLs; one is picked at each connect.
-        prefix: of the streams' names.
-        creds_file: NATS credentials.
-        user, password: instead of a credentials file.
-        tls: whom to believe, and the client certificate to show, where a server is `tls://`.
-        replicas: of each stream.
-        live_check_s: how often a live subscription looks whether it has seen everything.
-    """
+    """See `Broker`."""
 
     live_may_miss = True
 
     def __init__(
         self,
-        servers: Sequence[str],
+        servers: Sequence[str],  # URLs; one is picked at each connect
         *,
-        prefix: str = "MARKET",
-        creds_file: str | None = None,
-        user: str | None = None,
+        prefix: str = "MARKET",  # of the streams' names
+        creds_file: str | None = None,  # NATS credentials
+        user: str | None = None,  # with the password, instead of a credentials file
         password: SecretStr | None = None,
+        # Whom to believe, and the client certificate to show, where a server is `tls://`.
         tls: TlsFiles = NO_TLS_FILES,
-        replicas: int = 1,
+        replicas: int = 1,  # of each stream
+        # How often a live subscription looks whether it has seen everything.
         live_check_s: float = 10.0,
     ) -> None:
         super().__init__()

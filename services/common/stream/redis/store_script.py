@@ -94,16 +94,11 @@ class Refusal(Exception):
 
 
 class StoreScript:
-    """Makes the calls, and knows what need not be said again.
-
-    Attributes:
-        epochs: of the logs that were prepared.
-        announced: the streams that their registries name.
-    """
+    """Makes the calls, and knows what need not be said again."""
 
     def __init__(self, logs: Logs) -> None:
-        self.epochs: dict[str, int] = {}
-        self.announced: set[Source] = set()
+        self.epochs: dict[str, int] = {}  # of the logs that were prepared
+        self.announced: set[Source] = set()  # the streams that their registries name
         self._logs = logs
         # When each stream was given its last mark.
         self._marked: dict[Source, float] = {}

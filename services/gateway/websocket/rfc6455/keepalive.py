@@ -14,21 +14,16 @@ _GRAIN = 1 / 16
 
 
 class Pinged(ABC):
-    """A connection that is kept alive.
-
-    Attributes:
-        slot: the wheel's; None while it is on no wheel.
-        ping: number of the ping that waits for its answer, 0 when none does. The owner sets it to
-            0 when a pong with this number comes.
-        pinged: when that ping was sent.
-    """
+    """A connection that is kept alive."""
 
     __slots__ = ("ping", "pinged", "slot")
 
     def __init__(self) -> None:
-        self.slot: dict[Pinged, None] | None = None
+        self.slot: dict[Pinged, None] | None = None  # the wheel's; None while it is on no wheel
+        # Number of the ping that waits for its answer, 0 when none does. The owner sets it to 0
+        # when a pong with this number comes.
         self.ping = 0
-        self.pinged = 0.0
+        self.pinged = 0.0  # when that ping was sent
 
     @abstractmethod
     def send_ping(self, payload: bytes) -> None: ...

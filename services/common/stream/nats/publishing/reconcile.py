@@ -108,10 +108,10 @@ async def read_back(state: LogState, subject: str, wanted: Sequence[Position]) -
 class Reconciler:
     """Knows the newest record that each log acknowledged, and finds out what became of the rest."""
 
-    _streams: Streams  # the logs.
+    _streams: Streams  # the logs
     # The publisher's; records in it are marked as stored or lost.
     _window: PublishWindow[Published]
-    _unsynced: UnsyncedRecords  # what was acknowledged of late.
+    _unsynced: UnsyncedRecords  # what was acknowledged of late
     _confirmed: dict[str, Confirmed] = field(default_factory=dict)
     # Logs of which acknowledged records may be gone, until they are written again.
     _incomplete: set[str] = field(default_factory=set)

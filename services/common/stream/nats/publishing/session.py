@@ -56,14 +56,14 @@ class _Mark:
 class Session:
     """Begins with a new connection and is over with it."""
 
-    _connection: Connection  # what is published goes there, and is answered on `<inbox>.<ticket>`.
+    _connection: Connection  # what is published goes there, and is answered on `<inbox>.<ticket>`
     # Makes sure that a log exists and answers; returns its state.
     _prepare: Callable[[Connection, str], Awaitable[LogState]]
-    _contended: Contended  # the logs that others were seen to write to.
-    acked: int = 0  # how many answers came that something is stored.
-    trouble: str | None = None  # why it must end, once it must.
-    advancing: bool = False  # whether the window is about to be looked at.
-    over: bool = False  # it has ended, and what the server says now counts no longer.
+    _contended: Contended  # the logs that others were seen to write to
+    acked: int = 0  # how many answers came that something is stored
+    trouble: str | None = None  # why it must end, once it must
+    advancing: bool = False  # whether the window is about to be looked at
+    over: bool = False  # it has ended, and what the server says now counts no longer
     _logs: dict[str, LogState] = field(default_factory=dict)
     _marks: dict[str, _Mark] = field(default_factory=dict)
     _lanes: dict[str, Lane[Published] | BatchLane[Published]] = field(default_factory=dict)
