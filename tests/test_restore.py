@@ -62,7 +62,7 @@ async def rows(platform: Platform) -> Mapping[StreamKey, tuple[Position, bytes, 
 
 
 async def archived(platform: Platform) -> tuple[list[bytes], list[bytes]]:
-    return sorted(await platform.raw_lines()), sorted(await platform.tick_lines())
+    return sorted(await platform.lines("raw/")), sorted(await platform.lines("ticks/"))
 
 
 async def drop_table(platform: Platform) -> None:

@@ -16,8 +16,9 @@ from services.common.observability.health import Health
 from services.common.runtime import Stop
 from services.common.stream import Broker
 from services.common.subjects import StreamKey, raw_subject
+from services.common.testing.conformance import read_all
 from services.common.testing.waiting import eventually
-from services.common.wire import RawRecord, ResyncBody, decode_raw
+from services.common.wire import RawRecord, decode_raw
 from services.ingestor.app import Ingestor
 from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
@@ -62,23 +63,7 @@ async def running(
 async def raw_records(broker: Broker, channel: str, product: str) -> list[RawRecord]:
     """Everything the raw log holds of a stream, in order."""
     subject = raw_subject(StreamKey("coinbase", channel, product))
-    records: list[RawRecord] = []
-    cursor = ""
-    while True:
-        page = await broker.read(subject, cursor)
-        records += [decode_raw(message.payload) for message in page.messages]
-        cursor = page.cursor
-        if page.at_head:
-            return records
-
-
-class _Update(msgspec.Struct):
-    changes: list[tuple[str, str, str]]
-
-
-class _Whole(msgspec.Struct):
-    bids: list[list[str | int]]
-    asks: list[list[str | int]]
+    return [decode_raw(message.payload) for message in await read_all(broker, subject)]
 
 
 def folded(records: Iterable[RawRecord]) -> Book:
@@ -86,17 +71,10 @@ def folded(records: Iterable[RawRecord]) -> Book:
     book = Book()
     for record in records:
         if record.kind == "resync":
-            message = msgspec.json.decode(record.body, type=ResyncBody).message
-            whole = msgspec.json.decode(message, type=_Whole)
-            book.replace(
-                [[str(cell) for cell in row] for row in whole.bids],
-                [[str(cell) for cell in row] for row in whole.asks],
-            )
+            whole = msgspec.json.decode(record.body)["message"]
+            book.replace(whole["bids"], whole["asks"])
         elif record.kind == "frame":
-            changes = record.changes
-            if changes is None:
-                changes = msgspec.json.decode(record.body, type=_Update).changes
-            book.apply(changes)
+            book.apply(record.changes or msgspec.json.decode(record.body)["changes"])
     return book
 
 

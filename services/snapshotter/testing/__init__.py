@@ -91,15 +91,8 @@ class Platform:
         latest = DynamoLatestReader(settings, consistent=True)
         return Snapshotter(settings, self.new_broker(), SPECS, rows, bucket, latest)
 
-    async def raw_lines(self) -> list[bytes]:
-        """Every line of every raw object, in the order of the objects' names."""
-        return await self._lines("raw/")
-
-    async def tick_lines(self) -> list[bytes]:
-        """Every line of every tick object."""
-        return await self._lines("ticks/")
-
-    async def _lines(self, prefix: str) -> list[bytes]:
+    async def lines(self, prefix: str) -> list[bytes]:
+        """Every line of the objects whose names begin so, in the order of the names."""
         keys = await self.store.keys(prefix)
         contents = [await self.store.get(key) for key in keys]
         return [

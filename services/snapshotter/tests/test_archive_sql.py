@@ -32,7 +32,7 @@ async def streams(platform: Platform, tmp_path: Path) -> list[TickStream]:
     ]
 
     async def archived() -> bool:
-        return len(await platform.tick_lines()) == sum(len(stream.records) for stream in made)
+        return len(await platform.lines("ticks/")) == sum(len(stream.records) for stream in made)
 
     async with platform.snapshotter(), platform.publisher() as (_, publisher):
         for _ in range(2):

@@ -258,7 +258,7 @@ async def test_raw_records_are_archived_once_over_a_restart(platform: Platform) 
             expected = [record.payload for record in records[:end]]
 
             async def archived_so_far(expected: list[bytes] = expected) -> bool:
-                return await platform.raw_lines() == expected
+                return await platform.lines("raw/") == expected
 
             async with platform.snapshotter():
                 await publish(publisher, records[start:end])

@@ -135,7 +135,7 @@ async def test_sigkill_at_random_moments_under_load_loses_nothing_and_archives_n
     await client.close()
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
-    assert len(await platform.tick_lines()) == sum(len(stream.records) for stream in streams)
+    assert len(await platform.lines("ticks/")) == sum(len(stream.records) for stream in streams)
 
 
 async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
@@ -159,6 +159,6 @@ async def test_two_that_overlap_as_in_a_rolling_update_archive_nothing_twice(
     await assert_rows_equal_an_independent_fold(platform, streams)
     await assert_archive_has_every_record_once(platform, streams)
     # Also who reads the folder without the index finds every record once.
-    assert sorted(await platform.tick_lines()) == sorted(
+    assert sorted(await platform.lines("ticks/")) == sorted(
         record.payload for stream in streams for record in stream.records
     )
