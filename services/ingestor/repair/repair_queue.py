@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -30,15 +31,13 @@ _CAUSES = frozenset({"raw_log_break", "record_too_large", "record_refused"})
 _SHOWN = 200
 
 
+@dataclass
 class Repairs:
-    """Follows the log for ever; `products`: those that are served now."""
+    """Follows the log for ever."""
 
-    def __init__(
-        self, broker: Broker, products: Callable[[], Iterable[ProductStreams]], venue: str
-    ) -> None:
-        self._broker = broker
-        self._products = products
-        self._venue = venue
+    _broker: Broker
+    _products: Callable[[], Iterable[ProductStreams]]  # those that are served now
+    _venue: str
 
     async def run(self) -> None:
         """Serve until cancelled. Raises BrokerClosed when the broker was closed."""

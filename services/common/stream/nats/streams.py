@@ -32,19 +32,14 @@ class LogState:
     """What STREAM.INFO says of a log, and reading it by direct get.
 
     Reading raises BrokerUnavailable when the server does not answer.
-
-    Attributes:
-        epoch: when it was made, microseconds.
-        first, last: sequences; an empty stream's `first` is `last` + 1.
-        replicated: it has replicas.
-        batches: it takes atomic batches.
     """
 
     def __init__(self, connection: Connection, log: str, stream: str, info: dict[str, Any]) -> None:
         state = info["state"]
         self.replicated = int(info["config"]["num_replicas"]) > 1
-        self.batches = bool(info["config"].get("allow_atomic"))
-        self.epoch = _microseconds(str(info["created"]))
+        self.batches = bool(info["config"].get("allow_atomic"))  # it takes atomic batches
+        self.epoch = _microseconds(str(info["created"]))  # when it was made
+        # Sequences; an empty stream's `first` is `last` + 1.
         self.last = int(state["last_seq"])
         self.first = int(state["first_seq"]) if state["messages"] else self.last + 1
         self._connection = connection
