@@ -36,19 +36,14 @@ def products_of(feeds: Iterable[Feed]) -> list[ProductStreams]:
 
 @dataclass(eq=False)
 class Monitor:
-    """See the module.
-
-    Args:
-        feeds: those that run; the list may change.
-        epoch: of the raw log, as it was when the publisher was opened.
-    """
+    """See the module."""
 
     _settings: Settings
     _broker: Broker
     _metrics: Metrics
     _health: Health
-    _feeds: Sequence[Feed]
-    _log_epoch: int
+    _feeds: Sequence[Feed]  # those that run; the list may change
+    _log_epoch: int  # the raw log's, as it was when the publisher was opened
 
     async def run(self, raw_publisher: RawPublisher, healer: Healer) -> None:
         """Until cancelled."""

@@ -52,14 +52,8 @@ _decode_book = msgspec.json.Decoder(BookState).decode
 class StreamRecord:
     """One record of a stream.
 
-    Attributes:
-        prev: `seq` of the record before it in the chain; one that is not in the chain has none.
-        chained: whether it advances `seq` (ticks and resets do, statuses and late trades do not).
-        plain: whether it is one message, the same for everyone.
-        unreadable: why it is `unknown`; None for all others.
-        ts_ingest: when the ingestor received it, microseconds.
-        size: bytes of the payload.
-        trace: of a record that is traced: when it came here (µs), and the headers it came with.
+    It is `chained` if it advances `seq` (ticks and resets do, statuses and late trades do not), and
+    `plain` if it is one message, the same for everyone.
     """
 
     __slots__ = (
@@ -75,10 +69,12 @@ class StreamRecord:
         """
         self._held = payload
         self._at = -1
-        self.size = len(payload)
+        self.size = len(payload)  # bytes
+        # Of a record that is traced: when it came here (µs), and the headers it came with.
         self.trace: tuple[int, Mapping[str, str]] | None = None
-        self.unreadable: Unreadable | None = None
+        self.unreadable: Unreadable | None = None  # why it is `unknown`; None for all others
         self.repair: str | None = None
+        # `seq` of the record before it in the chain; one that is not in the chain has none.
         self.prev: int | None = None
         self.kind: Kind
         try:
@@ -86,7 +82,7 @@ class StreamRecord:
         except UNREADABLE:
             self._read_head(payload)
             return
-        self.ts_ingest = record.ts_ingest
+        self.ts_ingest = record.ts_ingest  # when the ingestor received it, microseconds
         # Nearly all are ticks, and each is read here once.
         if isinstance(record, Tick):
             self.kind = "tick"

@@ -13,11 +13,7 @@ from services.gateway.fanout.live_streams import LiveStream
 
 
 class DeliveryTimes:
-    """Of the records that were published since the last write.
-
-    Args:
-        micros: the time of day in microseconds, to compare with `ts_ingest`.
-    """
+    """Of the records that were published since the last write, by `micros`, the time of day."""
 
     __slots__ = ("_micros", "_newest", "_traced")
 

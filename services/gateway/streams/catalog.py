@@ -21,11 +21,7 @@ _ABSENT_KEPT = 10_000
 
 
 class Catalog:
-    """Streams seen so far.
-
-    Args:
-        refresh_s: a log is asked at most so often for products never seen.
-    """
+    """Streams seen so far. A log is asked every `refresh_s` at most for products never seen."""
 
     def __init__(self, sources: FeedSources, refresh_s: float = 1.0) -> None:
         self._broker = sources.broker

@@ -17,11 +17,7 @@ __all__ = ["MemoryBroker", "MemoryServer"]
 
 
 class MemoryBroker(BrokerBase):
-    """See `Broker`.
-
-    Args:
-        server: whose logs it reads and writes; its own without.
-    """
+    """See `Broker`. Reads and writes the logs of `server`; without one, of a server of its own."""
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         super().__init__()

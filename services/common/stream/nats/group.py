@@ -48,14 +48,7 @@ _KEEP_S = 1.0
 
 
 class NatsGroup(GroupBase):
-    """See `GroupSubscription`.
-
-    Args:
-        link: the broker's shared connection.
-        streams: the logs.
-        places: where groups' places are kept.
-        options: the group's name is that of its durable consumer.
-    """
+    """See `GroupSubscription`. The group's name is that of its durable consumer."""
 
     def __init__(self, link: Link, streams: Streams, places: Places, options: GroupOptions) -> None:
         super().__init__(options.what)

@@ -57,11 +57,7 @@ _NEVER = Position(-1, 0)
 class NatsLive(LiveBase):
     """See `LiveSubscription`. Holds at most 65,536 records or 64 MiB, then drops and says so.
 
-    Args:
-        link: the broker's shared connection.
-        streams: the logs.
-        log_name: the log.
-        check_s: how often to look whether everything was seen.
+    Every `check_s` it looks whether it has seen everything.
     """
 
     def __init__(self, link: Link, streams: Streams, log_name: str, *, check_s: float) -> None:

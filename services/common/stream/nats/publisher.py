@@ -58,14 +58,7 @@ class _Unanswered(BrokerUnavailable):
 
 
 class NatsPublisher(PublisherBase[Published]):
-    """See `Publisher`.
-
-    Args:
-        link: this publisher's own connection; closed with it.
-        streams: the logs.
-        options: see `PublisherBase`.
-        known_limit: the server's largest message, bytes.
-    """
+    """See `Publisher`. The link is its own, closed with it."""
 
     _in_flight = staticmethod(in_flight)
 

@@ -43,13 +43,7 @@ _LOOK_S = 1.0
 
 
 class RedisPublisher(PublisherBase[Sent]):
-    """See `Publisher`.
-
-    Args:
-        client: this publisher's own connections; closed with it.
-        logs: where records go.
-        options: see `PublisherBase`.
-    """
+    """See `Publisher`. The client is its own, closed with it."""
 
     def __init__(self, client: RedisClient, logs: Logs, options: PublisherOptions) -> None:
         super().__init__(options, _MAX_RECORD)
