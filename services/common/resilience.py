@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -69,20 +70,15 @@ class Circuit(Enum):
     OPEN = 2
 
 
+@dataclass(eq=False)
 class CircuitBreaker:
-    """Ask `allows` before each call and tell how it went. Times in seconds, any clock.
+    """Ask `allows` before each call and tell how it went. Times in seconds, any clock."""
 
-    Args:
-        threshold: failures in a row that open the circuit.
-        recovery_s: how long it stays open before one call may probe.
-    """
-
-    def __init__(self, threshold: int, recovery_s: float) -> None:
-        self._threshold = threshold
-        self._recovery_s = recovery_s
-        self._failures = 0
-        self._probe_at = 0.0
-        self.state = Circuit.CLOSED
+    threshold: int  # failures in a row that open the circuit
+    recovery_s: float  # how long it stays open before one call may probe
+    _failures: int = 0
+    _probe_at: float = 0.0
+    state: Circuit = Circuit.CLOSED
 
     def allows(self, now: float) -> bool:
         """Whether a call may be made; True in an open circuit makes this call the probe."""
@@ -92,7 +88,7 @@ class CircuitBreaker:
             return False
         self.state = Circuit.HALF_OPEN
         # A probe that is never told of (its caller was cancelled) is replaced after a while.
-        self._probe_at = now + self._recovery_s
+        self._probe_at = now + self.recovery_s
         return True
 
     def wait(self, now: float) -> float:
@@ -105,9 +101,9 @@ class CircuitBreaker:
 
     def failed(self, now: float) -> None:
         self._failures += 1
-        if self.state is Circuit.HALF_OPEN or self._failures >= self._threshold:
+        if self.state is Circuit.HALF_OPEN or self._failures >= self.threshold:
             self.state = Circuit.OPEN
-            self._probe_at = now + self._recovery_s
+            self._probe_at = now + self.recovery_s
 
 
 class TokenBucket:

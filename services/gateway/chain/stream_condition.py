@@ -63,12 +63,7 @@ class StreamCondition:
     _overruled: bool = False
 
     def judge(self, pulse: int | None, now: int) -> GatewayStatus | None:
-        """Look at the age; what subscribers have to be told, if anything.
-
-        Args:
-            pulse: time of the product's newest pulse.
-            now: the time of day.
-        """
+        """What subscribers have to be told, if anything; `pulse`: when the product's newest was."""
         replica = self._replica
         if replica.phase is Phase.LIVE:
             self.age.prove(pulse, replica.last_ingest, replica.mark, now)

@@ -107,10 +107,5 @@ PLAIN = _ENCODINGS[False, False]
 
 
 def encoding_of(*, arrays: bool, deflated: bool) -> FrameEncoding:
-    """The encoding for these.
-
-    Args:
-        arrays: the client takes frames that hold an array of messages (`batch`).
-        deflated: permessage-deflate was agreed on.
-    """
+    """Of frames that may hold an `array` of messages (`batch`), or by permessage-deflate."""
     return _ENCODINGS[arrays, deflated]

@@ -43,22 +43,15 @@ class _Claim:
 
 @dataclass(slots=True, eq=False)
 class JumpGuard:
-    """Judges the numbers of one numbering, from whatever messages name them.
+    """Judges the numbers of one numbering, from whatever messages name them."""
 
-    Args:
-        limit: how far ahead of all that is known a single message is believed.
-        known: the highest number believed so far; None believes the first one.
-        per_s: how much farther for each second in which nothing was heard.
-        at: when `known` was reached, µs; 0 counts from the first message.
-        marks: how many heartbeats in a row have to name a number far ahead. Any message beside
-            them is the last witness; with 0 it takes two messages of any kind.
-    """
-
-    _limit: int
-    known: int | None = None
-    per_s: int = 0
-    # When a number was last believed, µs; 0 before the first.
+    _limit: int  # how far ahead of all that is known a single message is believed
+    known: int | None = None  # the highest number believed so far; None believes the first one
+    per_s: int = 0  # how much farther for each second in which nothing was heard
+    # When a number was last believed, µs; 0 counts from the first message.
     at: int = 0
+    # How many heartbeats in a row have to name a number far ahead. Any message beside them is the
+    # last witness; with 0 it takes two messages of any kind.
     marks: int = 2
     _claims: list[_Claim] = field(default_factory=list)
     _behind: int = 0

@@ -9,6 +9,7 @@ theirs: a book found wrong makes the next round a quick one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from services.common.resilience import delay_s
 
@@ -25,23 +26,17 @@ _FIRST_S = 30.0
 _LONGEST_S = 600.0
 
 
+@dataclass
 class AuditTurns:
-    """See the module.
+    """See the module."""
 
-    Args:
-        turn_s: each product has its turn within this time.
-        longest_s: the longest pause between two audits, however few products there are.
-    """
-
-    def __init__(self, turn_s: float, longest_s: float) -> None:
-        self._turn_s = turn_s
-        self._longest_s = longest_s
-        self._seen: dict[str, int] = {}
-        # Of this round: how often each product was audited, whatever came of it.
-        self._attempts: dict[str, int] = {}
-        self._done: set[str] = set()
-        # Audits that are still to be made quickly.
-        self._quick = 0
+    _turn_s: float  # each product has its turn within this time
+    _longest_s: float  # the longest pause between two audits, however few products there are
+    _seen: dict[str, int] = field(default_factory=dict)
+    # Of this round: how often each product was audited, whatever came of it.
+    _attempts: dict[str, int] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
+    _quick: int = 0  # audits that are still to be made quickly
 
     def pause_s(self, products: int) -> float:
         """From the beginning of one audit to the next one's."""

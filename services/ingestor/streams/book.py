@@ -25,18 +25,15 @@ class BookStream(BasedStream):
     """Passes updates on top of a snapshot; asks for a new snapshot when it is suspect.
 
     Updates that arrive before a connection's snapshot are dropped: they cannot be applied to
-    anything (an old and a new socket may overlap).
-
-    Args:
-        sequencer: BY_TIME.
-        replica: told of everything that is passed on, so that it can be audited.
-        silence: when a book without updates is suspect.
+    anything (an old and a new socket may overlap). Its sequencer is BY_TIME.
     """
 
     def __init__(
         self,
         *parts: *StreamParts,
+        # Told of everything that is passed on, so that it can be audited.
         replica: BookReplica | None = None,
+        # When a book without updates is suspect.
         silence: SilenceRule = SilenceRule(),  # noqa: B008 - a tuple, never changed
     ) -> None:
         super().__init__(*parts)

@@ -19,9 +19,7 @@ class OrdersStream(BasedStream):
 
     While something is missing, messages wait here by number. If what is missing comes late, they
     follow it; else all resting orders are fetched, and those above the answer's number follow it.
-
-    Args:
-        sequencer: CONTIGUOUS, holding nothing yet.
+    Its sequencer is CONTIGUOUS, and holds nothing yet.
     """
 
     def __init__(self, *parts: *StreamParts) -> None:

@@ -38,8 +38,7 @@ class _Episode:
 class TradesStream(Stream):
     """While something is missing, newer trades wait here, by id, until all before them are there.
 
-    Args:
-        max_held: how many trades may wait; beyond it those waiting are let go and fetched later.
+    Beyond `max_held` of them those waiting are let go and fetched later.
     """
 
     def __init__(self, *parts: *StreamParts, max_held: int = 20_000) -> None:
