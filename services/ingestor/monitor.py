@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import structlog
 
 from services.common.clock import now_us
-from services.common.errors import BrokerError
 from services.common.observability.health import Health
 from services.common.stream import Broker
 from services.common.subjects import RAW_LOG
@@ -65,15 +64,10 @@ class Monitor:
 
     async def _check_health(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(_PING_TIMEOUT_S):
-                    # First what can be asked of a broker that stores nothing.
-                    self._log_is(await self._broker.log_epoch(RAW_LOG))
-                    await self._broker.ping()
-            except (BrokerError, TimeoutError) as error:
-                self._health.failed("broker", str(error) or "no answer")
-            else:
-                self._health.passed("broker")
+            async with self._health.asking("broker", _PING_TIMEOUT_S):
+                # First what can be asked of a broker that stores nothing.
+                self._log_is(await self._broker.log_epoch(RAW_LOG))
+                await self._broker.ping()
             self._health.tell_hazards("broker", self._broker.hazards())
             self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             waiting = [

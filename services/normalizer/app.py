@@ -8,7 +8,6 @@ import time
 import structlog
 from starlette.applications import Starlette
 
-from services.common.errors import BrokerUnavailable
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
 from services.common.runtime import Stop, serve_http
@@ -98,16 +97,10 @@ class App:
     async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
         """Keep `/readyz` and the lag metrics telling the truth."""
         while not stop.requested:
-            try:
-                async with asyncio.timeout(_PING_TIMEOUT_S):
-                    # First what can be asked of a broker that stores nothing.
-                    self._judge(pipeline, await pipeline.lag())
-                    await self._broker.ping()
-            except (BrokerUnavailable, TimeoutError) as error:
-                reason = str(error) or f"no answer within {_PING_TIMEOUT_S:.0f} s"
-                self.health.failed("broker", reason)
-            else:
-                self.health.passed("broker")
+            async with self.health.asking("broker", _PING_TIMEOUT_S):
+                # First what can be asked of a broker that stores nothing.
+                self._judge(pipeline, await pipeline.lag())
+                await self._broker.ping()
             self.health.tell_hazards("broker", self._broker.hazards())
             self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
             await asyncio.sleep(_MONITOR_S)

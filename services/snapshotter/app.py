@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -47,41 +48,33 @@ _PROBE_TIMEOUT_S = 5.0
 _CHECKPOINTS_AT_ONCE = 2
 
 
+@dataclass(eq=False)
 class Snapshotter:
-    """The service. `run` returns when it was asked to stop and has stored what it held.
+    """The service. `run` returns when it was asked to stop and has stored what it held."""
 
-    Args:
-        broker: not open yet; `run` opens it, so that `/readyz` answers meanwhile, and closes it.
-        specs: how the logs are to be kept.
-        rows, bucket: written to; `latest` reads the rows, as they were written last. `run` opens
-            and closes them.
-    """
+    _settings: SnapshotterSettings
+    # Not open yet; `run` opens it, so that `/readyz` answers meanwhile, and closes it.
+    _broker: Broker
+    _specs: list[LogSpec]  # how the logs are to be kept
+    # `run` opens and closes the stores.
+    _rows: RowStore
+    _bucket: Bucket
+    _latest: DynamoLatestReader  # reads the rows, as they were written last
+    health: Health = field(
+        default_factory=lambda: Health("snapshotter", BROKER, DYNAMODB, S3, CONSUMING)
+    )
+    pumps: list[Pump] = field(default_factory=list)
+    port: int | None = None
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    _standstills: dict[str, Standstill] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        settings: SnapshotterSettings,
-        broker: Broker,
-        specs: list[LogSpec],
-        rows: RowStore,
-        bucket: Bucket,
-        latest: DynamoLatestReader,
-    ) -> None:
-        self.health = Health("snapshotter", BROKER, DYNAMODB, S3, CONSUMING)
-        self._settings = settings
-        self._broker = broker
-        self._specs = specs
-        self._rows = rows
-        self._bucket = bucket
-        self._latest = latest
-        create = settings.environment != "production"
-        self._ensure: dict[str, Callable[[], Awaitable[None]]] = {
+    @property
+    def _ensure(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        create = self._settings.environment != "production"
+        return {
             DYNAMODB: partial(self._rows.ensure, create=create),
             S3: partial(self._bucket.ensure, create=create),
         }
-        self.pumps: list[Pump] = []
-        self._standstills: dict[str, Standstill] = {}
-        self.port: int | None = None
-        self.listening = asyncio.Event()
 
     async def run(self, stop: Stop) -> None:
         """Serve until `stop`.
@@ -308,15 +301,8 @@ class Snapshotter:
         self.health.judge(CONSUMING, problems)
 
     async def _ask(self, check: str, question: Callable[[], Awaitable[None]]) -> None:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await question()
-        except TimeoutError:
-            self.health.failed(check, f"no answer within {_PROBE_TIMEOUT_S:.0f} s")
-        except (BrokerUnavailable, StoreError) as error:
-            self.health.failed(check, str(error))
-        else:
-            self.health.passed(check)
+        async with self.health.asking(check, _PROBE_TIMEOUT_S):
+            await question()
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

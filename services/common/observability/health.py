@@ -7,7 +7,9 @@ is a service when each of these checks has held once; it stays so for the proces
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.common.clock import now_us
+from services.common.errors import BrokerError, StoreError
 from services.common.observability.metrics import HealthCollector, Together
 
 
@@ -57,6 +60,17 @@ class Health:
         """`failed` while there are any problems, else `passed`."""
         if problems:
             self.failed(name, "; ".join(problems))
+        else:
+            self.passed(name)
+
+    @asynccontextmanager
+    async def asking(self, name: str, seconds: float) -> AsyncIterator[None]:
+        """`passed` if what the block asks of a dependency is answered within so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except (BrokerError, StoreError, TimeoutError) as error:
+            self.failed(name, str(error) or f"no answer within {seconds:.0f} s")
         else:
             self.passed(name)
 
