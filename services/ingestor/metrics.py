@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 
 from services.common.observability.event_loop import LoopMetrics
 from services.common.observability.metrics import (
-    FAST_SECONDS,
     STAGE_RAW,
     STAGE_VENUE,
     STORE_SECONDS,
@@ -20,6 +19,7 @@ from services.common.observability.metrics import (
     new_registry,
     prepare,
     retention_gauge,
+    storing_metrics,
 )
 from services.common.observability.statistics import Figure
 from services.common.subjects import StreamKey
@@ -59,7 +59,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
         self.loop = LoopMetrics(registry)
-        counter, gauge, histogram = makers(registry)
+        counter, _, histogram = makers(registry)
         self._reason = Bounded(_REASONS)
         self._gaps = counter(
             "md_seq_gap", "Holes found in what the venue sent.", (*STREAM, "cause", "stage")
@@ -94,19 +94,9 @@ class Metrics:
         self._suspicions = counter(
             "md_book_suspicion", "Books that a ticker, a trade or their own two sides contradicted."
         )
-        publish_seconds = histogram(
-            "md_broker_publish_seconds",
-            "From offering a record to its durability (sampled).",
-            ("stage",),
-            buckets=FAST_SECONDS,
+        self.publish_seconds, self.unconfirmed_seconds = storing_metrics(
+            registry, STAGE_RAW, "From offering a record to its durability (sampled)."
         )
-        self.publish_seconds = publish_seconds.labels(STAGE_RAW)
-        unconfirmed = gauge(
-            "md_broker_unconfirmed_seconds",
-            "How long the oldest record given to the broker has waited to be stored; 0 for none.",
-            ("stage",),
-        )
-        self.unconfirmed_seconds = unconfirmed.labels(STAGE_RAW)
         self.retention_cut = retention_gauge(registry)
 
     def prepare(self, key: StreamKey) -> None:

@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.common.observability.event_loop import LoopMetrics
 from services.common.observability.metrics import (
-    FAST_SECONDS,
     STAGE_RAW,
     STAGE_TICK,
     makers,
     new_registry,
     prepare,
     retention_gauge,
+    storing_metrics,
 )
 from services.common.observability.statistics import Figure
 from services.common.sharding import shard_of
@@ -45,7 +45,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = self.registry = new_registry() if registry is None else registry
         self.loop = LoopMetrics(registry)
-        counter, gauge, histogram = makers(registry)
+        counter, gauge, _ = makers(registry)
         self.normalized = counter(
             "md_normalized_total", "Records given to the tick log.", ["venue", "channel", "shard"]
         )
@@ -78,19 +78,9 @@ class Metrics:
             "Age of the newest raw record worked on while there is a lag, else 0.",
             ["shard"],
         )
-        publish_seconds = histogram(
-            "md_broker_publish_seconds",
-            "From a batch's first record taken to all its ticks durable.",
-            ["stage"],
-            buckets=FAST_SECONDS,
+        self.publish_seconds, self.unconfirmed_seconds = storing_metrics(
+            registry, STAGE_TICK, "From a batch's first record taken to all its ticks durable."
         )
-        self.publish_seconds = publish_seconds.labels(STAGE_TICK)
-        unconfirmed = gauge(
-            "md_broker_unconfirmed_seconds",
-            "How long the oldest record given to the broker has waited to be stored; 0 for none.",
-            ["stage"],
-        )
-        self.unconfirmed_seconds = unconfirmed.labels(STAGE_TICK)
         self.retention_cut = retention_gauge(registry)
 
     def invalid(self, reason: str) -> None:

@@ -76,6 +76,22 @@ def retention_gauge(registry: CollectorRegistry) -> Gauge:
     )
 
 
+def storing_metrics(
+    registry: CollectorRegistry, stage: str, measured: str
+) -> tuple[Histogram, Gauge]:
+    """For a service that publishes: how long that takes (`measured` from where), and what waits."""
+    publish_seconds = Histogram(
+        "md_broker_publish_seconds", measured, ["stage"], buckets=FAST_SECONDS, registry=registry
+    )
+    unconfirmed = Gauge(
+        "md_broker_unconfirmed_seconds",
+        "How long the oldest record given to the broker has waited to be stored; 0 for none.",
+        ["stage"],
+        registry=registry,
+    )
+    return publish_seconds.labels(stage), unconfirmed.labels(stage)
+
+
 def prepare(metric: Counter, *values: Iterable[str]) -> None:
     """Show every combination of these label values as 0 from the start.
 
