@@ -70,7 +70,7 @@ class Circuit(Enum):
     OPEN = 2
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class CircuitBreaker:
     """Ask `allows` before each call and tell how it went. Times in seconds, any clock."""
 

@@ -64,15 +64,11 @@ class Pipeline:
     max_batch: int = 512  # raw records taken at a time
     max_pending: int = 8192  # raw records taken and not acknowledged, at most
     clock: Callable[[], float] = time.monotonic  # monotonic seconds
-    _ticket: int = 0
     # Of what was given to the publisher since the last batch.
     _subjects: list[str] = field(default_factory=list)
     _member: GroupSubscription | None = None
     # Of traced records that were given to the publisher since the last batch.
     _spans: list[Span] = field(default_factory=list)
-    published: int = 0
-    # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
-    newest_ts_recv: int = 0
 
     def __post_init__(self) -> None:
         self._normalizer = Normalizer(self.shard_count)
@@ -80,6 +76,10 @@ class Pipeline:
         self._refused = RefusedRecords(self._broker, self._metrics)
         # Opened by `run`.
         self._publisher: Publisher
+        self._ticket = 0
+        # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
+        self.published = 0
+        self.newest_ts_recv = 0
         self.worked_at = self.clock()
 
     async def run(self, stop: Stop) -> None:

@@ -28,7 +28,7 @@ TRACEPARENT = "traceparent"
 _W3C = TraceContextTextMapPropagator()
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Tracing:
     """Makes spans. There is one in a process that traces."""
 

@@ -23,7 +23,7 @@ from services.common.stream.records import InFlight, PublisherStats, Record
 log = structlog.get_logger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class PublishWindow[T: InFlight]:
     """The records of one publisher that are under way."""
 

@@ -26,7 +26,7 @@ class _Held(NamedTuple):
     size: int
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class HttpLimits:
     """Of one listener."""
 

@@ -53,7 +53,7 @@ class WantPage:
     after: Position | None
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Replica:
     """See the module's docstring."""
 
@@ -76,6 +76,7 @@ class Replica:
     _after: Position | None = None
     _unfolded: list[StreamRecord] = field(default_factory=list)
     _proven: list[StreamRecord] = field(default_factory=list)
+    _fold: Fold = field(init=False)
 
     def __post_init__(self) -> None:
         self._fold = Fold(self.key)

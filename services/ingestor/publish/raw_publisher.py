@@ -51,7 +51,7 @@ class UnreadableFrames:
         self._dead_letters.add(Parked(RECORD_VERSION, reason, "", "", ts, text))
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class RawPublisher:
     """Offers records to the publisher's bounded window and remembers when it was full."""
 

@@ -8,7 +8,7 @@ sequencer behind the stream then finds by itself what is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -43,7 +43,7 @@ Offer = Callable[[Record], bool]
 OpenGaps = tuple[OpenGap, ...]
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class RawStreamWriter:
     """See the module."""
 
@@ -63,6 +63,7 @@ class RawStreamWriter:
     told_open_at: int = 0
     # The state before the next record as the venue would tell it, where it need not be asked.
     state_of: Callable[[], bytes] | None = None
+    _subject: str = field(init=False)
 
     def __post_init__(self) -> None:
         self._subject = raw_subject(self.key)

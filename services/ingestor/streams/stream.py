@@ -93,7 +93,7 @@ StreamParts = tuple[
 ]
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Stream:
     """One stream, from the venue's messages to raw records."""
 

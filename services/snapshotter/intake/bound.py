@@ -11,7 +11,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class IntakeBound:
     """Counts what one log's intake holds, and makes it wait while that is too much."""
 

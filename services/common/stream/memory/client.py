@@ -16,7 +16,7 @@ from services.common.stream.records import LogSpec
 from services.common.stream.worker import Bell
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class MemoryServer:
     """The logs that memory brokers share."""
 

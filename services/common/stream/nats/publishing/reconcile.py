@@ -104,7 +104,7 @@ async def read_back(state: LogState, subject: str, wanted: Sequence[Position]) -
     return ReadBack(found, newest.position, floor)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Reconciler:
     """Knows the newest record that each log acknowledged, and finds out what became of the rest."""
 

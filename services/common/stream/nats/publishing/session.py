@@ -52,7 +52,7 @@ class _Mark:
         self.duplicate: tuple[Published, bytes] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Session:
     """Begins with a new connection and is over with it."""
 
@@ -68,6 +68,7 @@ class Session:
     _marks: dict[str, _Mark] = field(default_factory=dict)
     _lanes: dict[str, Lane[Published] | BatchLane[Published]] = field(default_factory=dict)
     _batches: int = 0
+    inbox: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.inbox = self._connection.new_inbox()
