@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from services.ingestor.streams.stream_state import StreamStateTracker
 
 from services.common.subjects import StreamKey
 from services.common.wire import Missed, ResyncBody
@@ -14,6 +13,7 @@ from services.ingestor.integrity.sequencer import ORDERS_RULE, Numbering, Sequen
 from services.ingestor.streams import OrdersStream, ProductStreams, TickerStream, TradesStream, Want
 from services.ingestor.streams.gate import IMPLAUSIBLE
 from services.ingestor.streams.raw_writer import RawStreamWriter
+from services.ingestor.streams.stream import StreamStateTracker
 from services.ingestor.testing import Counts, RawLog
 from services.ingestor.testing.streams import statuses
 from services.ingestor.tests.test_product_streams import NOW, SECOND, SUSPECT, Bench
