@@ -47,7 +47,7 @@ _Parts = tuple[RawStreamWriter, StreamStateTracker, Sequencer]
 
 @dataclass(eq=False)
 class FeedFactory:
-    """Makes feeds and product streams."""
+    """Makes feeds and product streams; BrokerUnavailable: where these end in the log is unknown."""
 
     _settings: Settings
     _broker: Broker
@@ -63,11 +63,7 @@ class FeedFactory:
         )
 
     async def feed(self, name: str, products: Sequence[str]) -> Feed:
-        """A connection, not made yet, that will serve `products`.
-
-        Raises:
-            BrokerUnavailable: where the streams end is unknown.
-        """
+        """A connection, not made yet, that will serve `products`."""
         feed = Feed(
             name,
             self._venue,
@@ -81,11 +77,7 @@ class FeedFactory:
         return feed
 
     async def product_streams(self, product: str, feed: Feed) -> ProductStreams:
-        """A product's streams for `feed`, each going on where it ends in the log.
-
-        Raises:
-            BrokerUnavailable: where that is, is unknown.
-        """
+        """A product's streams for `feed`, each going on where it ends in the log."""
 
         def ask(want: Want) -> None:
             self.want(streams, want, feed.resubscribe_book)
@@ -162,11 +154,7 @@ class FeedFactory:
 
 
 async def open_gaps(broker: Broker, last: RawRecord) -> tuple[OpenGaps, tuple[int, int] | None]:
-    """The gaps that are open after a stream's newest record, and the place that lists them.
-
-    Raises:
-        BrokerUnavailable: the log does not answer.
-    """
+    """The gaps that are open after a stream's newest record, and the place that lists them."""
     if last.open_gaps is not None:
         return tuple(last.open_gaps), (last.seq, last.sub)
     if last.open_at is None:

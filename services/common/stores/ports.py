@@ -3,6 +3,8 @@
 The snapshotter writes latest rows and archive batches; the gateway reads them. Adapters:
 `services/common/stores/dynamodb.py` and `s3.py` (reading side) and the snapshotter's `ddb.py` and
 `s3.py` (writing side).
+
+What reads raises `StoreUnavailable` when its store does not answer.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Checkpoint(StoredState):
 class LatestReader(ABC):
     """Reads latest rows.
 
-    Every method raises `StoreUnavailable` when the store does not answer, and `StoreMissing` when
-    there is no table (yet: in development the snapshotter makes it).
+    Every method raises `StoreMissing` when there is no table (yet: in development the snapshotter
+    makes it).
     """
 
     @abstractmethod
@@ -60,11 +62,7 @@ class LatestReader(ABC):
 class CheckpointReader(ABC):
     @abstractmethod
     async def get_checkpoint(self, object_key: str) -> Checkpoint | None:
-        """The checkpoint a row names, or None when it is gone.
-
-        Raises:
-            StoreUnavailable: the store does not answer.
-        """
+        """The checkpoint a row names, or None when it is gone."""
 
 
 class ArchiveReader(ABC):
@@ -73,9 +71,6 @@ class ArchiveReader(ABC):
         """The archived tick records of a stream with a position > `after`, in order, as published.
 
         Close it (`contextlib.aclosing`) when it is not read to its end.
-
-        Raises:
-            StoreUnavailable: the store does not answer.
         """
 
     @abstractmethod
@@ -83,7 +78,4 @@ class ArchiveReader(ABC):
         """How far the stream was archived at `ts` (microseconds); None when nothing was.
 
         Whatever was received at `ts` or later has a greater position.
-
-        Raises:
-            StoreUnavailable: the store does not answer.
         """

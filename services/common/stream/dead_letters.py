@@ -168,9 +168,7 @@ class DeadLetters:
     async def flush(self) -> None:
         """Return when all that were added before are stored, however long the broker takes.
 
-        Raises:
-            BrokerClosed: the broker was closed.
-            BrokerFailed: the publisher broke.
+        Raises BrokerClosed and BrokerFailed, as `InvalidLog.write` does.
         """
         if not self._waiting and not self._writing.locked():
             self._some.clear()

@@ -19,7 +19,8 @@ from services.common.stream.nats.wire import Failed, Frames, Handler, RunHandler
 class LeanClient(Client):
     """Messages are handed to plain functions, from within the reading task.
 
-    A handler must not wait and keeps its own bounds.
+    A handler must not wait and keeps its own bounds. What sends raises ConnectionClosedError where
+    there is no connection.
     """
 
     def __init__(self) -> None:
@@ -75,11 +76,7 @@ class LeanClient(Client):
         failed: Failed | None = None,
         run: RunHandler | None = None,
     ) -> str:
-        """Subscribe; answers what `detach` wants. For the handlers see `Frames`.
-
-        Raises:
-            ConnectionClosedError: there is no connection.
-        """
+        """Subscribe; answers what `detach` wants. For the handlers see `Frames`."""
         self._sid += 1
         sid = str(self._sid)
         self._frames.handlers[sid] = handler
@@ -91,29 +88,20 @@ class LeanClient(Client):
         return sid
 
     def detach(self, sid: str) -> None:
-        """Raises ConnectionClosedError when there is no connection."""
+        """Unsubscribe what `attach` answered."""
         self._frames.handlers.pop(sid, None)
         self._frames.runs.pop(sid, None)
         self._frames.failed.pop(sid, None)
         self.write(f"UNSUB {sid}\r\n".encode())
 
     def write(self, frames: bytes) -> None:
-        """Send whole frames. Each call is a system call, so join what goes together.
-
-        Raises:
-            ConnectionClosedError: there is no connection.
-        """
+        """Send whole frames. Each call is a system call, so join what goes together."""
         if self._transport is None or not self.is_connected:
             raise errors.ConnectionClosedError
         self._transport.write(frames)
 
     async def drained(self) -> None:
-        """Wait while the transport holds more than it wants to.
-
-        Raises:
-            ConnectionClosedError: there is no connection.
-            OSError: it broke.
-        """
+        """Wait while the transport holds more than it wants to; OSError: it broke."""
         if self._transport is None:
             raise errors.ConnectionClosedError
         await self._transport.drain()  # type: ignore[no-untyped-call]  # nats-py left it so

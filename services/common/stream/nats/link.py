@@ -44,7 +44,7 @@ class NatsOptions:
 
 
 class Link(Worker):
-    """Keeps one connection up until closed."""
+    """Keeps one connection up until closed; its calls then raise BrokerClosed."""
 
     def __init__(self, options: NatsOptions, name: str) -> None:
         super().__init__(f"nats link {name}")
@@ -58,21 +58,12 @@ class Link(Worker):
         return self._options.target
 
     async def connected(self) -> Connection:
-        """The connection, waiting for one as long as it takes.
-
-        Raises:
-            BrokerClosed: the link was closed.
-        """
+        """The connection, waiting for one as long as it takes."""
         await self.until(lambda: self._up)
         return self.current()
 
     def current(self) -> Connection:
-        """The connection there is now.
-
-        Raises:
-            BrokerUnavailable: there is none.
-            BrokerClosed: the link was closed.
-        """
+        """The connection there is now. Raises BrokerUnavailable when there is none."""
         self.check_open()
         if self._up is None:
             raise BrokerUnavailable(self.target, "not connected")

@@ -70,11 +70,7 @@ class ReadBack(NamedTuple):
 
 
 async def read_back(state: LogState, subject: str, wanted: Sequence[Position]) -> ReadBack:
-    """Look for `wanted` (ascending, not empty) in a log whose state was just asked for.
-
-    Raises:
-        BrokerUnavailable: the server does not answer.
-    """
+    """Look for `wanted` (ascending, not empty) in a log whose state was just asked for."""
     newest = await state.last_of(subject)
     if newest is None:
         return ReadBack({}, None, None)

@@ -54,7 +54,7 @@ class _Mark:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """Begins with a new connection and is over with it."""
+    """Begins with a new connection and is over with it. What writes does `check` first."""
 
     _connection: Connection  # what is published goes there, and is answered on `<inbox>.<ticket>`
     # Makes sure that a log exists and answers; returns its state.
@@ -82,11 +82,7 @@ class Session:
         return state
 
     async def enqueue(self, unsent: deque[Published]) -> None:
-        """Hand each record to its log's lane.
-
-        Raises:
-            BrokerUnavailable: see `check`; or a log does not answer.
-        """
+        """Hand each record to its log's lane; BrokerUnavailable: one does not answer."""
         self.check()
         lanes = self._lanes
         while unsent:
@@ -110,11 +106,7 @@ class Session:
         return Lane(runs=not (contended or state.replicated))
 
     def frames(self) -> bytes:
-        """What may be written now, or the first part of it.
-
-        Raises:
-            BrokerUnavailable: see `check`. Since records were taken, a refusal may have come.
-        """
+        """What may be written now, or the first part; since records came, a refusal may have too."""
         self.check()
         frames: list[bytes] = []
         size = 0
