@@ -106,7 +106,7 @@ class Session:
         return Lane(runs=not (contended or state.replicated))
 
     def frames(self) -> bytes:
-        """What may be written now, or the first part; since records came, a refusal may have too."""
+        """What may be written now, or the first part; a refusal may have come since records did."""
         self.check()
         frames: list[bytes] = []
         size = 0
