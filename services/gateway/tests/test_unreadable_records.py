@@ -11,6 +11,7 @@ import pytest
 
 from services.common.stream import Record
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
+from services.gateway.chain.replica import Replica
 from services.gateway.chain.stream_record import StreamRecord
 from services.gateway.testing import Bench, Market, bench, eventually
 
@@ -174,7 +175,9 @@ def test_fields_that_a_newer_writer_adds_are_ignored() -> None:
     assert (entry.kind, entry.chained) == ("tick", True)
 
 
-async def test_other_streams_go_on_when_a_stream_fails_in_a_way_nobody_foresaw() -> None:
+async def test_other_streams_go_on_when_a_stream_fails_in_a_way_nobody_foresaw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with bench(MemoryBroker()) as gateway:
         market, other = gateway.market(), gateway.market("ETH-USD")
         await market.ticks(3)
@@ -184,16 +187,16 @@ async def test_other_streams_go_on_when_a_stream_fails_in_a_way_nobody_foresaw()
             await client.reach(market)
             await client.reach(other)
             feed = gateway.gateway.parts.streams.feeds[market.key]
-            on_live = feed.replica.on_live
+            on_live = Replica.on_live
             failed = asyncio.Event()
 
-            def fails_once(records: Any) -> None:
-                if not failed.is_set():
+            def fails_once(replica: Replica, records: Any) -> None:
+                if replica is feed.replica and not failed.is_set():
                     failed.set()
                     raise KeyError("nobody foresaw this")
-                on_live(records)
+                on_live(replica, records)
 
-            feed.replica.on_live = fails_once  # type: ignore[method-assign]  # the fault
+            monkeypatch.setattr(Replica, "on_live", fails_once)  # the fault
             await market.ticks(1)
             await other.ticks(1)
             await client.reach(other)

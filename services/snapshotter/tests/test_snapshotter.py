@@ -30,6 +30,7 @@ from services.common.testing.waiting import eventually
 from services.common.wire import Pulse, Reset, Tick, decode_record, encode
 from services.snapshotter import app
 from services.snapshotter.app import Snapshotter
+from services.snapshotter.intake.bound import IntakeBound
 from services.snapshotter.testing import SHARDS, Platform
 
 KEYS = [
@@ -329,13 +330,14 @@ async def test_readiness_tells_of_a_log_that_is_not_taken_though_the_broker_answ
     async with platform.snapshotter() as service, platform.publisher() as (_, publisher):
         pump = service.pumps[0]
         going_on = asyncio.Event()
-        wait_for_room = pump.bound._wait
+        wait_for_room = IntakeBound._wait
 
-        async def stuck(held: Callable[[], int]) -> None:
-            await going_on.wait()
-            await wait_for_room(held)
+        async def stuck(bound: IntakeBound, held: Callable[[], int]) -> None:
+            if bound is pump.bound:
+                await going_on.wait()
+            await wait_for_room(bound, held)
 
-        monkeypatch.setattr(pump.bound, "_wait", stuck)
+        monkeypatch.setattr(IntakeBound, "_wait", stuck)
         await publish_some(publisher, streams, rounds=2)
         await eventually(lambda: _check_is(service, "consuming", ok=False))
         assert (await _report(service))["checks"]["broker"]["ok"]
