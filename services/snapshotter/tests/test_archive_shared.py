@@ -77,7 +77,7 @@ async def test_what_another_archived_first_is_deleted_though_that_fails_at_first
     await second.write(batch_of(records[:9]))
     due = [record.payload for _key, record in records[:9]]
     assert await indexed(bucket) == due
-    assert await platform.tick_lines() == due
+    assert await platform.lines("ticks/") == due
 
 
 async def test_objects_that_begin_and_end_alike_do_not_replace_each_other(
@@ -96,4 +96,4 @@ async def test_objects_that_begin_and_end_alike_do_not_replace_each_other(
     await second.write(batch_of(between))
     due = sorted(record.payload for _key, record in both)
     assert sorted(await indexed(bucket)) == due
-    assert sorted(await platform.tick_lines()) == due
+    assert sorted(await platform.lines("ticks/")) == due
