@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+from tests.simulation.nats_part import FullStore, LateAcks, LeaderChange, ServerDown
 from tests.simulation.plan import Fault, FeedFault, Kill, Partition, Slow, StoreFault, WrongClock
 from tests.simulation.platform import Platform
 from tests.simulation.redis_part import Failover, Oom, ReadOnly
@@ -30,22 +31,21 @@ class Happening:
 
     def begin(self, fault: Fault) -> None:
         loop, network, platform = self._it.loop, self._it.network, self._platform
+        part_of = platform.nats.part_of
         happened = True
         match fault:
             case Kill():
-                happened = platform.running(fault.part)
-                if happened:
-                    platform.kill(fault.part, unplugged=fault.unplugged)
-                    loop.call_later(fault.for_s, platform.start, fault.part)
+                part = part_of(fault.part, fault.at_s)
+                happened = platform.down(part, fault.for_s, unplugged=fault.unplugged)
             case Partition():
-                one, other = map(network.machine, fault.ends)
+                one, other = (network.machine(part_of(end, fault.at_s)) for end in fault.ends)
                 ways = [network.way(one, other)]
                 ways += [] if fault.one_way else [network.way(other, one)]
                 for way in ways:
                     way.blocked = True
                     loop.call_later(fault.for_s, setattr, way, "blocked", False)
             case Slow():
-                one, other = map(network.machine, fault.ends)
+                one, other = (network.machine(part_of(end, fault.at_s)) for end in fault.ends)
                 for way in (network.way(one, other), network.way(other, one)):
                     before = way.jitter_ns
                     way.jitter_ns = max(before, round(fault.by_s * _NS))
@@ -54,9 +54,13 @@ class Happening:
                 if platform.exchange is not None:
                     platform.exchange.control(**{fault.kind: {"count": fault.count}})
             case WrongClock():
-                network.machine(fault.part).clock_ahead_ns += round(fault.by_s * _NS)
+                network.machine(part_of(fault.part, fault.at_s)).clock_ahead_ns += round(
+                    fault.by_s * _NS
+                )
             case Oom() | ReadOnly() | Failover():
                 happened = platform.redis.begin(fault, platform)
+            case LeaderChange() | FullStore() | LateAcks() | ServerDown():
+                happened = platform.nats.begin(fault, platform)
             case StoreFault():
                 wrong = platform.stores.remotes[fault.store].wrong
                 wrong[fault.kind] += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
+from tests.simulation.nats_part import CLUSTER_FAULTS, ClusterFault, cluster_fault
 from tests.simulation.redis_part import RedisFault, at_redis
 
 BrokerKind = Literal["nats", "redis"]
@@ -115,7 +116,7 @@ class StoreFault:
     for_s: float
 
 
-Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault | RedisFault
+Fault = Kill | Partition | Slow | FeedFault | WrongClock | StoreFault | RedisFault | ClusterFault
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ class Plan:
     """One run: its seed, its products, its faults, and how long it lasts until all are over.
 
     `numbers` are the places that the faults have among those of the seed. The snapshotters share
-    every log where they `overlap`, as in a rolling update; else each has shards of its own.
+    every log where they `overlap`, as in a rolling update; else each has shards of its own. NATS
+    has one server, or three, which are a cluster, have three replicas of each log, and faults of
+    their own.
     """
 
     seed: int
@@ -133,6 +136,7 @@ class Plan:
     numbers: tuple[int, ...]
     overlap: bool
     broker: BrokerKind = "nats"
+    servers: int = 1
 
     @property
     def names_in_order(self) -> bool:
@@ -180,12 +184,25 @@ def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
         made = [at_redis(one, chance, LONGEST_S) for one in made]
     products = _PRODUCTS[: chance.randint(1, len(_PRODUCTS))]
     overlap = chance.random() < 0.5
-    return Plan(seed, products, seconds, tuple(made), tuple(range(faults)), overlap, broker)
+    servers = servers_of(seed)
+    if servers > 1:
+        own = [
+            cluster_fault(chance, chance.uniform(FIRST_S, last), LONGEST_S)
+            for _ in range(CLUSTER_FAULTS)
+        ]
+        made = sorted([*made, *own], key=lambda one: one.at_s)
+    numbers = tuple(range(len(made)))
+    return Plan(seed, products, seconds, tuple(made), numbers, overlap, broker, servers)
 
 
 def broker_of(seed: int) -> BrokerKind:
     """Which broker the platform of a seed has."""
     return Random(f"broker of {seed}").choice(("nats", "redis"))
+
+
+def servers_of(seed: int) -> int:
+    """How many servers the broker of a seed has."""
+    return 1 if broker_of(seed) == "redis" else Random(f"servers of {seed}").choice((1, 3))
 
 
 def faults_of(

@@ -25,14 +25,13 @@ from services.normalizer.settings import NormalizerSettings
 from services.snapshotter.app import Snapshotter
 from services.snapshotter.settings import SnapshotterSettings
 from tests.simulation.machine import Process, running_process
-from tests.simulation.nats_model.server import ModelServer
+from tests.simulation.nats_part import NatsPart
 from tests.simulation.plan import BrokerKind
 from tests.simulation.redis_part import RedisPart
 from tests.simulation.stores.opened import Stores
 from tests.simulation.world import World
 from tools.simulator.exchange import SimulatedExchange
 
-_NATS_PORT = 4222
 HTTP_PORT = 8080
 SHARDS = 2
 
@@ -49,6 +48,7 @@ class Platform:
         world: World,
         products: tuple[str, ...],
         broker: BrokerKind = "nats",
+        servers: int = 1,
         *,
         overlap: bool,
     ) -> None:
@@ -56,16 +56,16 @@ class Platform:
         self.products = products
         self.broker = broker
         self._overlap = overlap
-        self.disk = ModelServer("nats")
         self.redis = RedisPart()
         self.stores = Stores(world.loop, Random(world.random.getrandbits(64)))
+        self.nats = NatsPart(Random(world.random.getrandbits(64) if servers > 1 else 0), servers)
         self.exchange: SimulatedExchange | None = None
         # Each snapshotter that runs, by its part.
         self.snapshotters: dict[str, Snapshotter] = {}
         self._processes: dict[str, Process] = {}
         self._mains: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "exchange": self._exchange,
-            broker: self._nats if broker == "nats" else self.redis.main,
+            **(self.nats.mains if broker == "nats" else {"redis": self.redis.main}),
             "ingestor": self._ingestor,
             "normalizer-1": self._normalizer,
             "normalizer-2": self._normalizer,
@@ -89,10 +89,18 @@ class Platform:
         process = self._processes[part]
         if process.alive:
             self.world.loop.kill(process, unplugged=unplugged)
-            if part == "nats":
-                self.disk.kill()
+            if part in self.nats.servers:
+                self.nats.servers[part].kill()
             elif part == "redis":
                 self.redis.killed(unplugged=unplugged)
+
+    def down(self, part: str, for_s: float, *, unplugged: bool = False) -> bool:
+        """Kill a part and start it again after `for_s`; whether it ran."""
+        if not self.running(part):
+            return False
+        self.kill(part, unplugged=unplugged)
+        self.world.loop.call_later(for_s, self.start, part)
+        return True
 
     def running(self, part: str) -> bool:
         return self._processes[part].alive
@@ -103,9 +111,11 @@ class Platform:
 
     def drop_older_ticks(self) -> None:
         """Let the tick logs go of their older half, as at their bound of bytes."""
-        for name, stream in self.disk.jetstream.streams.items():
+        for name, stream in self.nats.disk.jetstream.streams.items():
             if "_TICK_" in name:
-                stream.purge((stream.first + stream.last) // 2)
+                before = (stream.first + stream.last) // 2
+                for server in self.nats.servers.values():
+                    server.jetstream.streams[name].purge(before)
 
     # -- the parts
 
@@ -119,11 +129,6 @@ class Platform:
             rate=20.0,
         ) as self.exchange:
             await asyncio.get_running_loop().create_future()
-
-    async def _nats(self) -> None:
-        self.disk.port = _NATS_PORT
-        await self.disk.start("0.0.0.0")
-        await asyncio.get_running_loop().create_future()
 
     async def _ingestor(self) -> None:
         settings = IngestorSettings(
@@ -185,7 +190,8 @@ class Platform:
         return {
             "broker_kind": self.broker,
             "redis_url": self.redis.url,
-            "nats_urls": (f"nats://nats:{_NATS_PORT}",),
+            "nats_urls": self.nats.urls,
+            "js_replicas": len(self.nats.servers),
             "shard_count": SHARDS,
             "http_host": "0.0.0.0",
             "http_port": HTTP_PORT,

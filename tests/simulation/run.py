@@ -46,9 +46,13 @@ class _Run:
     def __init__(self, it: World, plan: Plan) -> None:
         self._it = it
         self._plan = plan
-        self._platform = Platform(it, plan.products, plan.broker, overlap=plan.overlap)
+        self._platform = Platform(
+            it, plan.products, plan.broker, plan.servers, overlap=plan.overlap
+        )
         self._logs: Logs | RedisLogs = (
-            Logs(self._platform.disk) if plan.broker == "nats" else RedisLogs(self._platform.redis)
+            Logs(self._platform.nats.disk)
+            if plan.broker == "nats"
+            else RedisLogs(self._platform.redis)
         )
         self._happening = Happening(it, self._platform)
         self._before: dict[str, Counter[str]] = {}

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.simulation.nats_part import CLUSTER_FAULTS, ClusterFault
 from tests.simulation.plan import Kill, Plan, plan_of, shrunk
 
 
@@ -17,7 +18,7 @@ def test_a_seed_is_one_plan_and_seeds_differ() -> None:
 def test_all_faults_are_over_when_the_plan_is() -> None:
     for seed in range(200):
         plan = plan_of(seed)
-        assert len(plan.faults) == 5
+        assert len(plan.faults) == 5 + (CLUSTER_FAULTS if plan.servers > 1 else 0)
         assert all(one.at_s + getattr(one, "for_s", 0.0) <= plan.seconds for one in plan.faults)
 
 
@@ -25,9 +26,28 @@ def test_all_faults_are_over_when_the_plan_is() -> None:
 def test_every_kind_of_fault_comes_about_often(broker: str, kinds: int, least: int) -> None:
     plans = [plan for plan in map(plan_of, range(200)) if plan.broker == broker]
     assert 70 < len(plans) < 130
-    names = Counter(type(fault).__name__ for plan in plans for fault in plan.faults)
+    names = Counter(
+        type(fault).__name__
+        for plan in plans
+        for fault in plan.faults
+        if not isinstance(fault, ClusterFault)
+    )
     assert len(names) == kinds
     assert min(names.values()) > least
+
+
+def test_every_other_nats_is_a_cluster_with_faults_of_its_own() -> None:
+    plans = [plan for plan in map(plan_of, range(200)) if plan.broker == "nats"]
+    clusters = [plan for plan in plans if plan.servers == 3]
+    assert 0.3 < len(clusters) / len(plans) < 0.7
+    names = Counter(
+        type(fault).__name__
+        for plan in plans
+        for fault in plan.faults
+        if isinstance(fault, ClusterFault)
+    )
+    assert names.total() == CLUSTER_FAULTS * len(clusters)
+    assert len(names) == 4
 
 
 def test_faults_meet_the_broker_that_is_there() -> None:

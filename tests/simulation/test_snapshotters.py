@@ -55,7 +55,7 @@ def wrong_after(seed: int, count: int = 12) -> list[str]:
         faults = faults_of(chance, count, 2.0, _FAULTS_S, concerns)
         plan = Plan(seed, (), _FAULTS_S, tuple(faults), tuple(range(count)), seed % 2 == 0)
         platform = Platform(it, (), overlap=plan.overlap)
-        logs, happening = Logs(platform.disk), Happening(it, platform)
+        logs, happening = Logs(platform.nats.disk), Happening(it, platform)
 
         async def publish() -> None:
             keys = [StreamKey("coinbase", c, p) for c in ("ticker", "book", "trades") for p in "AB"]
