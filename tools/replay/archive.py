@@ -1,8 +1,8 @@
 """Raw batches as the snapshotter archived them: in S3, or as files in a folder.
 
-The objects of one lane (venue, channel, shard), sorted by hour and name, hold every stream's
-records in order. The lanes are merged by receive time, one object of each in memory and the next
-one being fetched.
+The objects of one lane (venue, channel, shard) are read by the time of their first records, and
+what was written side by side is put in order. The lanes are merged by receive time; about a minute
+and an object of each are in memory, and the next object is being fetched.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
 from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import prefetch
 from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
+from tools.replay.side_by_side import SideBySide
 
 # Names tell the receive time of an object's first and last record; those between may lie a little
 # outside, because trades that were refilled, or that waited for them, stand in the order of ids.
@@ -118,14 +119,18 @@ class ArchiveSource(Source):
             for name in await self._objects.names(self._selection):
                 lanes.setdefault(name.lane, []).append(name)
             for names in lanes.values():
-                names.sort(key=lambda name: (name.hour, name.name))
+                names.sort(key=lambda name: (name.first, name.name))
             self._lanes = [lanes[lane] for lane in sorted(lanes)]
         return self._lanes
 
     async def _lane(self, names: Sequence[ArchiveName]) -> AsyncGenerator[Recorded]:
+        order, following = SideBySide(), iter(names[1:])
         async with contextlib.aclosing(prefetch(_each(names), self._load, 1)) as loaded:
             async for records in loaded:
-                for recorded in records:
+                order.add(records)
+                # The name of a file of another form tells no time: its files follow each other.
+                first = name.first if (name := next(following, None)) is not None else 0
+                for recorded in order.take(first - _SLACK_US if first else None):
                     yield recorded
 
     async def _load(self, name: ArchiveName) -> list[Recorded]:

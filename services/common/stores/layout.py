@@ -81,8 +81,8 @@ def archive_key(partition: Partition, first: str, last: str) -> str:
 class ArchiveName(NamedTuple):
     """What an archive object's key says of it; times in microseconds.
 
-    `lane` is its path without date and hour: the objects of one lane, sorted by (hour, name), hold
-    every stream's records in order.
+    `lane` is its path without date and hour: the objects of one lane, by the times of their first
+    records, hold every stream's records in order, but for writers that overlapped.
     """
 
     key: str
