@@ -208,6 +208,16 @@ class Stream:
         self.held = position
         self.cursor = cursor
 
+    def take_over(self, stored: View | None) -> bool:
+        """Go on from a state that another process stored, if it is newer than the view."""
+        if self.view is None or stored is None:
+            return False
+        own, theirs = self.view.fold.position, stored.fold.position
+        if theirs is None or (own is not None and theirs <= own):
+            return False
+        self.view = stored
+        return True
+
     def wants_archived(self, position: Position) -> bool:
         return self.batched is None or position > self.batched
 

@@ -245,6 +245,7 @@ class Pump:
                 log.warning("records_lost", stream=str(stream.key), reason=str(error))
                 metrics.CATCH_UPS.labels("lost").inc()
                 stream.cursor = ""
+                await self._take_over(stream)
                 continue
             at_head = page.at_head
             if not page.messages:
@@ -261,6 +262,19 @@ class Pump:
             # Retention took it out of the log after it was delivered.
             self._read_and_hold(stream, message, refilled=False)
         metrics.CATCH_UPS.labels("read").inc()
+
+    async def _take_over(self, stream: Stream) -> None:
+        """Past records that are lost: go on from what another member may have stored behind them.
+
+        One that shares the log and is given no record of a stream for as long as the log keeps them
+        has only this to make a whole book of again.
+        """
+        if stream.view is not None:
+            (stored,) = await self._restorer.restore(
+                {stream.key: stream.subject}, self._shard, self._heads
+            )
+            if stream.take_over(stored.view):
+                log.info("stored_state_taken_over", stream=str(stream.key))
 
     def _read_and_hold(self, stream: Stream, message: Message, *, refilled: bool) -> None:
         try:
