@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from services.common.stream.nats.link import Link, NatsOptions
 from services.common.stream.redis.broker import RedisBroker
 from services.common.stream.redis.client import RedisClient
 from services.common.testing.conformance import BTC, LOG, PATIENCE_S, follow, seqs, take, until
-from services.common.testing.nats_script import ScriptedNats
+from tests.simulation.nats_model.scripted import ScriptedNats
 from tools.embedded import ValkeyServer
 
 # ---------------------------------------------------------------------- NATS
@@ -44,15 +45,15 @@ ODD: dict[str, Any] = {
 
 
 class _OddNats(ScriptedNats):
-    """Answers all of JetStream's API but what is asked of streams as a whole with `odd`."""
+    """Answers with `odd` what is asked of JetStream's API by a verb that begins with `verb`."""
 
-    def __init__(self, replicas: int) -> None:
-        super().__init__(replicas=replicas, batches=False, verdicts=[])
-        self.odd: Any = None
-        self.verb = ""
+    odd: Any = None
+    verb = ""
 
-    def answer(self, verb: str, body: dict[str, Any]) -> Any:
-        return self.odd if self.verb and verb.startswith(self.verb) else super().answer(verb, body)
+    def answer_of(self, verb: str, payload: bytes, now_ns: int) -> bytes | None:
+        if self.verb and verb.startswith(self.verb):
+            return json.dumps(self.odd).encode()
+        return super().answer_of(verb, payload, now_ns)
 
 
 def _calls(broker: NatsBroker) -> list[Callable[[], Coroutine[Any, Any, object]]]:
@@ -69,11 +70,11 @@ def _calls(broker: NatsBroker) -> list[Callable[[], Coroutine[Any, Any, object]]
     ]
 
 
-@pytest.mark.parametrize("verb", ["STREAM.INFO", "STREAM.MSG", "INFO"])
+@pytest.mark.parametrize("verb", ["STREAM.INFO", "STREAM.MSG"])
 @pytest.mark.parametrize("odd", ODD)
 async def test_an_answer_of_jetstream_with_odd_fields_is_no_answer(odd: str, verb: str) -> None:
-    async with _OddNats(3) as server, NatsBroker([server.url]) as broker:
-        await broker.log_epoch(LOG)
+    async with _OddNats() as server, NatsBroker([server.url], replicas=3) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
         server.odd, server.verb = ODD[odd], verb
         refused = 0
         for call in _calls(broker):
@@ -88,6 +89,17 @@ async def test_an_answer_of_jetstream_with_odd_fields_is_no_answer(odd: str, ver
         assert await broker.log_epoch(LOG)
 
 
+@pytest.mark.parametrize(
+    "odd", ["a text", "an error without its code", "an error with another code"]
+)
+async def test_a_ping_that_is_answered_oddly_is_not_answered(odd: str) -> None:
+    async with _OddNats() as server, NatsBroker([server.url]) as broker:
+        await broker.ping()
+        server.odd, server.verb = ODD[odd], "INFO"
+        with pytest.raises(BrokerUnavailable):
+            await broker.ping()
+
+
 @pytest.mark.parametrize("field", ["num_ack_pending", "ack_floor", "config"])
 async def test_a_group_whose_consumer_is_told_with_odd_fields_goes_on_when_it_is_not(
     field: str,
@@ -98,7 +110,8 @@ async def test_a_group_whose_consumer_is_told_with_odd_fields_goes_on_when_it_is
         "num_pending": 0,
         "ack_floor": {"stream_seq": 0},
     }
-    async with _OddNats(1) as server, NatsBroker([server.url]) as broker:
+    async with _OddNats() as server, NatsBroker([server.url]) as broker:
+        await broker.ensure([LogSpec(LOG, 3600)])
         server.odd, server.verb = {**info, field: "odd"}, "CONSUMER"
         async with asyncio.TaskGroup() as tasks:
             joining = tasks.create_task(broker.group(LOG, "readers"))
@@ -128,11 +141,11 @@ async def _more(broker: NatsBroker, requests: int) -> bool:
     ],
 )
 async def test_a_line_that_nats_py_cannot_take_ends_the_connection_at_once(line: bytes) -> None:
-    async with ScriptedNats(replicas=1, batches=False, verdicts=[]) as server:
+    async with ScriptedNats() as server:
         link = Link(NatsOptions((server.url,)), "test")
         connection = await link.connected()
-        for writer in list(server._writers):
-            writer.write(line + b"\r\n")
+        for client in server.clients:
+            client.transport.write(line + b"\r\n")
         async with asyncio.timeout(PATIENCE_S):
             await connection.lost.wait()
             assert await link.connected() is not connection

@@ -15,7 +15,7 @@ from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.nats.publishing.lanes import BatchLane, Contended, Lane
 from services.common.stream.nats.publishing.reconcile import Fate, ReadBack
 from services.common.testing.conformance import BTC, ETH, LOG, PATIENCE_S, record
-from services.common.testing.nats_script import ScriptedNats, Verdict
+from tests.simulation.nats_model.scripted import ScriptedNats, Verdict, identity_of
 
 
 class _Log:
@@ -211,7 +211,7 @@ async def _publish(lane: str, verdicts: Sequence[Verdict]) -> tuple[ScriptedNats
     """Publish on two subjects in turn until all is stored or lost; the server, the publisher."""
     replicas, batches, count = LANES[lane]
     async with (
-        ScriptedNats(replicas=replicas, batches=batches, verdicts=list(verdicts)) as server,
+        ScriptedNats(batches=batches, verdicts=verdicts) as server,
         NatsBroker([server.url], replicas=replicas) as broker,
     ):
         await broker.ensure([LogSpec(LOG, 3600)])
@@ -290,4 +290,4 @@ async def test_a_batch_that_the_log_forgot_is_written_again_while_nothing_newer_
 
 
 def _forgotten(server: ScriptedNats, subject: str) -> set[str]:
-    return {s.identity.split(":")[4] for s in server.forgotten if s.subject == subject}
+    return {identity_of(s).split(":")[4] for s in server.forgotten if s.subject == subject}

@@ -30,7 +30,7 @@ _LONGEST_PULL_NS = 3600 * 1_000_000_000
 _MAX_PENDING = 64 * 1024 * 1024
 
 
-class _Client(asyncio.Protocol):
+class Client(asyncio.Protocol):
     def __init__(self, server: ModelServer) -> None:
         self._server = server
         self._commands = Commands()
@@ -88,7 +88,7 @@ class ModelServer:
 
     def __init__(self, name: str = "model") -> None:
         self.jetstream = JetStream(name)
-        self.clients: dict[_Client, None] = {}
+        self.clients: dict[Client, None] = {}
         # Whether its store takes nothing more, and how late it says what was stored.
         self.full = False
         self.answers_late_s = 0.0
@@ -123,7 +123,7 @@ class ModelServer:
     async def start(self, host: str = "127.0.0.1") -> None:
         """Listen, on the port that it had before if it had one."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Client(self), host, self.port)
+        self._server = await loop.create_server(lambda: Client(self), host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def kill(self) -> None:
@@ -157,7 +157,7 @@ class ModelServer:
 
     # -- subjects
 
-    def _subscribed(self, subject: str) -> Iterator[tuple[_Client, str]]:
+    def _subscribed(self, subject: str) -> Iterator[tuple[Client, str]]:
         for client in self.clients:
             for sid, pattern in client.subscriptions.items():
                 if matches(pattern, subject):
@@ -177,7 +177,7 @@ class ModelServer:
         return bool(found)
 
     def published(
-        self, client: _Client, subject: str, reply: str, headers: bytes, payload: bytes
+        self, client: Client, subject: str, reply: str, headers: bytes, payload: bytes
     ) -> None:
         """What a client published."""
         if len(headers) + len(payload) > self.max_payload:
