@@ -79,7 +79,10 @@ MODULES = {
     "late": _module("ingestor/streams/late.py", "late_edges", "open_gaps"),
     "orders-stream": _module("ingestor/streams/orders.py", "orders_stream_edges", "orders_stream"),
     "product-streams": _module(
-        "ingestor/streams/product_streams.py", "product_streams_edges", "product_streams"
+        "ingestor/streams/product_streams.py",
+        "product_streams_edges",
+        "product_streams_begin",
+        "product_streams",
     ),
     "pulse": _module("ingestor/streams/pulse.py", "pulse"),
 }
