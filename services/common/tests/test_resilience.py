@@ -117,7 +117,8 @@ class TestTokenBucket:
         bucket.charge(0.0, taken)
         wait = bucket.acquire(0.0, spare=spare)
         if wait == 0:
-            assert bucket.wait(0.0, spare) == 0
+            # What 9 tokens less one leave is no exact sum of floats.
+            assert bucket.wait(0.0, spare) <= 1e-9
         else:
             assert bucket.acquire(wait + 1e-6, spare=spare) == 0
 

@@ -149,7 +149,11 @@ async def test_lost_messages_of_orders_are_found_by_number_and_the_book_is_the_m
             exchange.advance(1)
             # What nobody read is lost with the connection, which numbers tell nothing of.
             await eventually(lambda: heard(ingestor) > before, "some of it")  # noqa: B023 - awaited here
+            (feed,) = ingestor.feeds
+            lost = feed.reconnects
             exchange.control(disconnect={})
+            # Before it knows, its books are still based, and what comes next is lost with the rest.
+            await eventually(lambda: feed.reconnects > lost, "a lost connection")  # noqa: B023 - awaited here
             await based(ingestor, exchange)
 
         async def found() -> bool:
