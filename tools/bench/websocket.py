@@ -7,6 +7,7 @@ import base64
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from typing import cast
 
 import msgspec
@@ -50,7 +51,7 @@ def command(**fields: object) -> bytes:
     return frame(TEXT, msgspec.json.encode(fields))
 
 
-class Follower(asyncio.Protocol):
+class Follower(ABC, asyncio.Protocol):
     """Subscribes, takes everything at once, and `found` is told of each `pattern` in it."""
 
     pattern: re.Pattern[bytes]
@@ -64,9 +65,9 @@ class Follower(asyncio.Protocol):
         self.upgraded = False
         self.transport: asyncio.Transport
 
+    @abstractmethod
     def found(self, match: re.Match[bytes], now: int) -> None:
         """Read at `now`, microseconds since the Unix epoch."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but name.

@@ -317,9 +317,7 @@ async def fleet(nats_url: str, drain_s: float = DRAIN_S) -> AsyncIterator[Fleet]
             yield found
             stop.set()
             await trading
-            async with asyncio.timeout(START_S):
-                while not found.caught_up():  # noqa: ASYNC110 - two hundred clients' own state
-                    await asyncio.sleep(0.02)
+            await eventually(found.caught_up, "everybody at the head", START_S, every=0.02)
             for task in tasks:
                 task.cancel()
 
@@ -364,8 +362,7 @@ async def test_without_the_drain_clients_are_refused_or_cut_and_still_miss_nothi
         # The drain is the time that a balancer has to notice: here it has none.
         await found.restart_unnoticed(restarted)
         await killed.end(signal.SIGKILL)
-        while not found.harm()["abnormal closes"]:  # noqa: ASYNC110 - the clients' own state
-            await asyncio.sleep(0.05)
+        await eventually(lambda: found.harm()["abnormal closes"] > 0, "a client that was cut")
     tell(capsys, "one restarted without a drain, one killed", found)
     # The check of the test above would not hold: that is what it is able to see.
     harm = found.harm()

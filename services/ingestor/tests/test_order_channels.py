@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -65,12 +64,14 @@ def streams(ingestor: Ingestor, product: str) -> tuple[TradesStream, OrdersStrea
 
 async def based(ingestor: Ingestor, exchange: SimulatedExchange) -> None:
     """All books have a base; the market moves on meanwhile, since a base needs its messages."""
-    async with asyncio.timeout(30):
-        while not ingestor.feeds or not all(
-            streams(ingestor, product)[1].based for product in PRODUCTS
-        ):
-            exchange.advance(0.2)
-            await asyncio.sleep(0.05)
+
+    def all_based() -> bool:
+        if ingestor.feeds and all(streams(ingestor, product)[1].based for product in PRODUCTS):
+            return True
+        exchange.advance(0.2)
+        return False
+
+    await eventually(all_based, "a base for each book", 30, every=0.05)
 
 
 def home(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:
@@ -186,6 +187,17 @@ async def test_an_image_of_a_cache_is_asked_for_again_until_it_reaches_what_wait
         assert streams(ingestor, "ETH-USD")[1].gaps == 0
 
 
+def _trusted(ingestor: Ingestor, exchange: SimulatedExchange) -> bool:
+    """Whether all books are, whatever they are made of; if not, the market moves on."""
+    if ingestor.feeds and all(
+        streams.book is not None and not streams.book.suspect
+        for streams in ingestor.feeds[0].products.values()
+    ):
+        return True
+    exchange.advance(0.2)
+    return False
+
+
 async def test_another_numbering_of_the_book_begins_another_epoch(
     broker: MemoryBroker, exchange: SimulatedExchange
 ) -> None:
@@ -197,13 +209,7 @@ async def test_another_numbering_of_the_book_begins_another_epoch(
         ("level2_batch", "matches"),
     ):
         async with by_order(broker, exchange, channels) as ingestor:
-            async with asyncio.timeout(30):
-                while not ingestor.feeds or not all(
-                    streams.book is not None and not streams.book.suspect
-                    for streams in ingestor.feeds[0].products.values()
-                ):
-                    exchange.advance(0.2)
-                    await asyncio.sleep(0.05)
+            await eventually(partial(_trusted, ingestor, exchange), "trusted books", 30, every=0.05)
             exchange.advance(1)
     records = await raw_records(broker, "book", "BTC-USD")
     epochs = list(dict.fromkeys(record.epoch for record in records))
