@@ -16,7 +16,7 @@ from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.gateway.testing import Market
 from tools.embedded import NatsServer, ValkeyServer, free_port
-from tools.embedded.process import EmbeddedServer, die_with_parent
+from tools.embedded.process import EmbeddedServer, die_with_me
 from tools.stack.process import Process
 
 SHARDS = 8
@@ -91,7 +91,7 @@ async def trading(market: Market, per_s: float) -> AsyncIterator[None]:
 @asynccontextmanager
 async def child(*command: str, **options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program that is ended when the block is left, and with this process."""
-    process = await asyncio.create_subprocess_exec(*command, preexec_fn=die_with_parent, **options)
+    process = await asyncio.create_subprocess_exec(*command, preexec_fn=die_with_me(), **options)
     try:
         yield process
     finally:

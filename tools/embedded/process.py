@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,10 +33,18 @@ class ServerFailed(Exception):
         super().__init__(f"{name} {reason}\n{log_tail}".rstrip())
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: have the kernel kill this child when its parent dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_me() -> Callable[[], None]:
+    """A `preexec_fn` by which the kernel kills the child when this process dies (Linux only)."""
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            # The kernel tells of no death before that: one between the fork and here is over.
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return die_with_parent
 
 
 class ChildDied(Exception):
@@ -100,7 +108,7 @@ class ChildProcess(ABC):
                 cwd=folder,
                 # A terminal's Ctrl-C reaches the whole process group; the owner decides the order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_me(),
                 env=dict(environment),
             )
 

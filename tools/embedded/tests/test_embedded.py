@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import httpx
 import pytest
 
@@ -39,3 +42,28 @@ async def test_a_server_that_cannot_start_says_why() -> None:
     async with NatsServer(port=port):
         with pytest.raises(ServerFailed, match="address already in use"):
             await NatsServer(port=port).start()
+
+
+_DEAD_BEFORE_THE_CHILD_ASKED = """
+import os
+from tools.embedded.process import die_with_me
+
+die = die_with_me()
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        os.sched_yield()
+    die()
+    print("outlived it")
+"""
+
+
+def test_a_child_whose_parent_died_right_behind_the_fork_dies_too() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _DEAD_BEFORE_THE_CHILD_ASKED],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Its output ends when the last process that holds it is gone.
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
