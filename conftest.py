@@ -19,21 +19,33 @@ from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
 ROOT = Path(__file__).resolve().parent
-# How long an example takes, or its making, is the machine's business: no test fails by it.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes, or its making, is the machine's business: no test fails by it. And no
+# run fails by luck: each has the same examples, until a test is changed; the night has others.
+settings.register_profile(
+    "unhurried",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "random", parent=settings.get_profile("unhurried"), derandomize=False, print_blob=True
+)
 # For mutation testing: one failing example finds a mutant, the smallest one is not wanted.
 # Every mutant is run by the same process, with other instances of the tests' classes.
 settings.register_profile(
     "mutants",
     parent=settings.get_profile("unhurried"),
-    derandomize=True,
-    database=None,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 # For the run at night: many more interleavings of the tests that ask for as many as there are.
 settings.register_profile(
-    "nightly", parent=settings.get_profile("unhurried"), max_examples=10_000, print_blob=True
+    "nightly",
+    parent=settings.get_profile("unhurried"),
+    derandomize=False,
+    max_examples=10_000,
+    print_blob=True,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unhurried"))
 

@@ -7,6 +7,7 @@
     │   ├── BrokerUnavailable  no answer from the broker now; try again later
     │   ├── BrokerClosed       somebody closed this broker object; stop using it
     │   ├── BrokerFailed       it broke by an error nobody foresaw; open another, or end
+    │   ├── LogWentBack        a log lost what a publisher's records follow; compute them again
     │   ├── PositionLost       the log no longer holds what follows a cursor; take a snapshot
     │   └── RecordRefused      the broker can never store this record; park it and go on
     │       └── RecordTooLarge for its size
@@ -68,6 +69,24 @@ class BrokerFailed(BrokerError):
         self.what = what
         self.reason = reason
         super().__init__(f"{what} failed: {reason}")
+
+
+class LogWentBack(BrokerError):
+    """What stands before `position` is gone from the log, whose newest there is `newest`."""
+
+    def __init__(
+        self,
+        subject: str,
+        position: tuple[int, int, int],
+        newest: tuple[int, int, int] | None,
+    ) -> None:
+        self.subject = subject
+        self.position = position
+        self.newest = newest
+        super().__init__(
+            f"{subject}: what stands before {tuple(position)} is gone; the newest is "
+            f"{newest and tuple(newest)}"
+        )
 
 
 class PositionLost(BrokerError):

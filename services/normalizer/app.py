@@ -8,8 +8,10 @@ import time
 import structlog
 from starlette.applications import Starlette
 
+from services.common.errors import LogWentBack
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
+from services.common.resilience import Backoff
 from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
 from services.common.stream.retention import RetentionWatch
@@ -25,6 +27,8 @@ log = structlog.get_logger(__name__)
 _MONITOR_S = 2.0
 _PING_TIMEOUT_S = 5.0
 _NO_PROGRESS_S = 30.0
+# Between a pipeline that found the tick log without its end, and the next.
+_ANEW_S = (0.05, 1.0)
 # How long a stop waits for what was taken to become durable; afterwards it is left to redelivery.
 _DRAIN_S = 10.0
 
@@ -75,24 +79,40 @@ class App:
         settings = self._settings
         async with self._broker:
             await patiently(lambda: self._broker.ensure(log_specs(settings)))
-            pipeline = self._pipeline = Pipeline(
-                self._broker,
-                self._metrics,
-                group=settings.group,
-                shard_count=settings.shard_count,
-                shards=settings.shards,
-                max_batch=settings.normalizer_max_batch,
-                max_pending=settings.normalizer_max_pending,
-            )
             async with asyncio.TaskGroup() as tasks:
-                monitor = tasks.create_task(self._monitor(pipeline, stop), name="monitor")
                 logs = {tick_log(shard) for shard in settings.shards}
                 own = [spec for spec in log_specs(settings) if spec.log in logs]
                 retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
                 watch = tasks.create_task(retention.run(), name="retention")
+                backoff = Backoff(*_ANEW_S)
+                while True:
+                    if await self._finished(stop):
+                        break
+                    await asyncio.sleep(backoff.next_delay())
+                watch.cancel()
+
+    async def _finished(self, stop: Stop) -> bool:
+        """Run a pipeline; False: the tick log lost what it built upon, and another has to begin."""
+        finished = True
+        settings = self._settings
+        pipeline = self._pipeline = Pipeline(
+            self._broker,
+            self._metrics,
+            group=settings.group,
+            shard_count=settings.shard_count,
+            shards=settings.shards,
+            max_batch=settings.normalizer_max_batch,
+            max_pending=settings.normalizer_max_pending,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                monitor = tasks.create_task(self._monitor(pipeline, stop), name="monitor")
                 await pipeline.run(stop)
                 monitor.cancel()
-                watch.cancel()
+        except* LogWentBack:
+            log.warning("begun_anew", group=settings.group)
+            finished = stop.requested
+        return finished
 
     async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
         """Keep `/readyz` and the lag metrics telling the truth."""

@@ -79,6 +79,10 @@ class Chain:
     def __init__(self) -> None:
         self._places: dict[StreamKey, Place] = {}
 
+    def forget(self) -> None:
+        """Hold nothing: the tick log may have less than it had."""
+        self._places.clear()
+
     def place(self, key: StreamKey) -> Place | None:
         return self._places.get(key)
 

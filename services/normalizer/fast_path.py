@@ -116,6 +116,10 @@ class FastPath:
         position = tuple.__new__(Position, (frame.epoch, seq, 0))
         return Record(stream.subject, payload, position, headers)
 
+    def forget(self) -> None:
+        """Ask the chain again for each stream."""
+        self._streams.clear()
+
     def _stream(self, subject: str) -> _Stream | None:
         """What is held of the subject, once something is."""
         key = key_of(subject)

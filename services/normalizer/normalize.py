@@ -67,6 +67,11 @@ class Normalizer:
         self._shard_count = shard_count
         self._venues = venues
 
+    def forget(self) -> None:
+        """Hold nothing of any stream, as if it had just begun."""
+        self.chain.forget()
+        self.fast_path.forget()
+
     def subject(self, key: StreamKey) -> str:
         """Where the stream's ticks are published."""
         return tick_subject(shard_of(key.product, self._shard_count), key)

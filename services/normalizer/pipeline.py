@@ -30,6 +30,7 @@ from services.common.wire import RawRecord
 from services.normalizer.chain import RAW_LOG_BREAK, ChainVerdict
 from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import INVALID_MESSAGE, Normalizer
+from services.normalizer.predecessor import predecessor
 from services.normalizer.refused_records import RefusedRecords
 from services.normalizer.restore import Heads, patiently
 from services.normalizer.stand_in import too_large
@@ -77,6 +78,7 @@ class Pipeline:
         # Opened by `run`.
         self._publisher: Publisher
         self._ticket = 0
+        self._joins = 0
         # For whoever watches: records published, the newest `ts_recv` seen, the last ack.
         self.published = 0
         self.newest_ts_recv = 0
@@ -88,9 +90,12 @@ class Pipeline:
         Raises:
             BrokerClosed: (in a group) the broker was closed underneath.
             BrokerFailed: (in a group) the publisher or the group broke.
+            LogWentBack: (in a group) the tick log lost what was to be built upon. What is not
+                acknowledged is delivered to another pipeline, which finds what is missing in the
+                raw log.
         """
         publisher = self._publisher = await patiently(
-            lambda: self._broker.publisher(on_refused=self._on_refused)
+            lambda: self._broker.publisher(on_refused=self._on_refused, predecessor=predecessor)
         )
         member = await patiently(
             lambda: self._broker.group(
@@ -98,6 +103,7 @@ class Pipeline:
             )
         )
         self._member = member
+        self._joins = member.joins
         self._ticket = 0
         log.info("consuming", group=self.group, shards=sorted(self.shards))
         finished: asyncio.Queue[_Batch | None] = asyncio.Queue(maxsize=_OUTSTANDING)
@@ -112,6 +118,9 @@ class Pipeline:
                         taking.cancel()
                         break
                     batch = taking.result()
+                    if member.joins != self._joins:
+                        self._joins = member.joins
+                        self._heads.forget()
                     taken_at = self.clock()
                     await self._work_on(batch)
                     spans, self._spans = self._spans, []

@@ -3,7 +3,8 @@
 A stream's head is read before its first record is worked on, and again when it was not read for
 `REFRESH_S`: another normalizer may write the same ticks, and this one may be far behind it. The
 broker drops a tick that was stored within its duplicate window; reading the head well within that
-window makes sure that none older is sent a second time.
+window makes sure that none older is sent a second time. After an outage every head is read again,
+as the log may have lost its end: what was delivered again must not pass for a duplicate then.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class Heads:
     def stale(self, key: StreamKey) -> bool:
         read_at = self._read_at.get(key)
         return read_at is None or self._clock() - read_at > REFRESH_S
+
+    def forget(self) -> None:
+        """What was read or published may be gone: read each head again before it is built upon."""
+        self._read_at.clear()
+        self._normalizer.forget()
 
     async def refresh(self, keys: Iterable[StreamKey]) -> None:
         """Read the heads of these streams' tick logs."""

@@ -15,6 +15,10 @@ B2  Durability. `Publisher.durable(ticket)` returns only after the record of tha
     At most `max_records` and `max_bytes` are held; then `send` waits and `offer` answers None.
     What can never be stored is not taken (`RecordRefused`), and what follows it goes on. Where only
     the server knows, the publisher's owner is told (`OnRefused`), and all others go on.
+    A log that lost its end is given it again by who wrote it, before anything newer. Where several
+    write a subject's records, each says what its record follows (`predecessor`): above a hole it
+    stores nothing, and ends by `LogWentBack`, as what is missing is another's or has to be made
+    again.
 B3  Idempotence. A record whose (subject, epoch, seq, sub) was already stored inside the duplicate
     window is acknowledged and not stored again. (Redis and memory: for as long as the subject's
     newest record is retained.)
@@ -52,6 +56,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from services.common.errors import BrokerUnavailable, RecordRefused
+from services.common.stream.holes import Predecessor
 from services.common.stream.records import (
     Held,
     LiveBatch,
@@ -102,6 +107,8 @@ class Publisher(ABC):
 
 class GroupSubscription(ABC):
     """One member of a group (B4, B6)."""
+
+    joins: int  # how often it joined: since an outage the log may hold less than before
 
     @abstractmethod
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
@@ -191,8 +198,13 @@ class Broker(ABC):
         max_records: int = 4096,
         max_bytes: int = 32 * 1024 * 1024,
         on_refused: OnRefused | None = None,
+        predecessor: Predecessor | None = None,
     ) -> Publisher:
-        """Open a publisher. Without `on_refused` it breaks where a taken record is refused."""
+        """Open a publisher. Without `on_refused` it breaks where a taken record is refused.
+
+        With `predecessor`, by which several can share a subject, it ends by `LogWentBack` where
+        what a record follows is gone (B2).
+        """
 
     @abstractmethod
     async def group(

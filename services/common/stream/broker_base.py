@@ -21,6 +21,7 @@ from services.common.stream.broker import (
     OnRefused,
     Publisher,
 )
+from services.common.stream.holes import Predecessor
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.records import (
     InFlight,
@@ -47,11 +48,12 @@ def retention_s(specs: Mapping[str, LogSpec], name: str) -> float:
 
 
 class PublisherOptions(NamedTuple):
-    """What a publisher holds at most (B2), and who is told of what the server refuses."""
+    """What a publisher holds at most (B2), who is told of what is refused, and who knows holes."""
 
     max_records: int
     max_bytes: int
-    on_refused: OnRefused | None
+    on_refused: OnRefused | None = None
+    predecessor: Predecessor | None = None
 
 
 class PublisherBase[T: InFlight](Worker, Publisher):
@@ -65,7 +67,7 @@ class PublisherBase[T: InFlight](Worker, Publisher):
         clock: Callable[[], float] = time.monotonic,  # the window's seconds
     ) -> None:
         super().__init__("publisher")
-        max_records, max_bytes, self._on_refused = options
+        max_records, max_bytes, self._on_refused, self._predecessor = options
         self._limit = limit
         self._window = PublishWindow[T](max_records, max_bytes, clock)
         self._unsynced = UnsyncedRecords(_KEPT_WINDOWS * max_records, max_bytes)
@@ -218,8 +220,10 @@ class BrokerBase(Broker):
         max_records: int = 4096,
         max_bytes: int = 32 * 1024 * 1024,
         on_refused: OnRefused | None = None,
+        predecessor: Predecessor | None = None,
     ) -> Publisher:
-        return self._own(self._publisher(PublisherOptions(max_records, max_bytes, on_refused)))
+        options = PublisherOptions(max_records, max_bytes, on_refused, predecessor)
+        return self._own(self._publisher(options))
 
     async def group(
         self, log: str, group: str, *, max_pending: int = 8192, ack_wait_s: float = 30.0

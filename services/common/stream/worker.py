@@ -2,7 +2,8 @@
 
 Each is the parent of at most one background task. It ends with `aclose`: then callers get
 `BrokerClosed`. Should it end by an error nobody foresaw, callers get `BrokerFailed`, which names
-it, instead of waiting for ever: whoever opened it has to open another, or to end. Its owner, the
+it, instead of waiting for ever: whoever opened it has to open another, or to end. (`LogWentBack` is
+foreseen, and given as it is.) Its owner, the
 broker (`broker_base.py`), is told of every end.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from services.common.errors import BrokerClosed, BrokerError, BrokerFailed
+from services.common.errors import BrokerClosed, BrokerError, BrokerFailed, LogWentBack
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +107,10 @@ class Worker:
         if self.ended:
             return
         self.failure = error
-        log.error("broker_worker_failed", what=self.what, exc_info=error)
+        if isinstance(error, LogWentBack):
+            log.warning("log_went_back", what=self.what, reason=str(error))
+        else:
+            log.error("broker_worker_failed", what=self.what, exc_info=error)
         if self._task is not None:
             self._task.cancel()
         self._end()
@@ -143,6 +147,8 @@ class Worker:
         if self.closed or self.failure is None:
             return BrokerClosed(self.what)
         failure = self.failure
+        if isinstance(failure, LogWentBack):
+            return LogWentBack(failure.subject, failure.position, failure.newest)
         error = BrokerFailed(self.what, str(failure) or type(failure).__name__)
         error.__cause__ = failure
         return error
@@ -179,3 +185,10 @@ class Subscription(Worker):
     def __init__(self, what: str, changed: Bell | None = None) -> None:
         super().__init__(what, changed)
         self.joined = asyncio.Event()  # set once it is active
+        self.joins = 0  # how often it became active: at first, and after each outage
+
+    def has_joined(self) -> None:
+        """It is active (again)."""
+        self.joins += 1
+        self.joined.set()
+        self.changed.ring()

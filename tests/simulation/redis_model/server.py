@@ -57,17 +57,15 @@ class _Client(asyncio.Protocol):
 
     def wait(self, blocked: Blocked) -> None:
         """Answer later: when there is something, or nothing in time."""
-        if self.blocked is None:
-            self._server.engine.blocked += 1
         self.blocked = blocked
+        self._server.wait_last(self)
         if self._timer is None and blocked.timeout_ms:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(blocked.timeout_ms / 1000, self.end_waiting, None)
 
     def stop_waiting(self) -> None:
-        if self.blocked is not None:
-            self._server.engine.blocked -= 1
         self.blocked = None
+        self._server.wait_no_more(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -84,6 +82,8 @@ class ModelServer:
     def __init__(self) -> None:
         self.engine = Engine()
         self.clients: dict[_Client, None] = {}
+        # Who waits for something to read, in the order in which they are served.
+        self._blocked: dict[_Client, None] = {}
         self.port = 0
         self._server: asyncio.AbstractServer | None = None
         self._numbers = 0
@@ -180,13 +180,22 @@ class ModelServer:
             loop = asyncio.get_running_loop()
             loop.call_later(timeout_ms / 1000, client.end_waiting, 0)
 
+    def wait_last(self, client: _Client) -> None:
+        self.wait_no_more(client)
+        self._blocked[client] = None
+        self.engine.blocked = len(self._blocked)
+
+    def wait_no_more(self, client: _Client) -> None:
+        self._blocked.pop(client, None)
+        self.engine.blocked = len(self._blocked)
+
     def _serve_waiting(self) -> None:
         """Run again what waits for keys of which there are news."""
         news = self.engine.database.news
         while news:
             key = next(iter(news))
             added = news.pop(key)
-            for client in list(self.clients):
+            for client in list(self._blocked):
                 blocked = client.blocked
                 if blocked is not None and key in blocked.keys and (added or blocked.for_a_group):
                     self._run(client, blocked.again)

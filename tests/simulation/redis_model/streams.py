@@ -185,9 +185,12 @@ class Reading:
 
 def _xread(database: Database, arguments: Sequence[bytes], _now_us: int) -> Answer:
     asked = Reading(arguments, name="xread")
-    streams = [database.find(key, Stream) for key in asked.keys]
+    streams: list[Stream | None] = []
     places: list[Id] = []
-    for number, stream in enumerate(streams):
+    # One after the other, as it shows in which of two errors is told.
+    for number, key in enumerate(asked.keys):
+        stream = database.find(key, Stream)
+        streams.append(stream)
         if asked.places[number] == b"$":
             place = Id(0, 0) if stream is None else stream.last
             asked.places[number] = place.written()

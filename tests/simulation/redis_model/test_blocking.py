@@ -36,20 +36,23 @@ class _Readers:
         self._tasks = tasks
         self._writer = RedisClient(server.url)
         self.call = self._writer.call
+        # One that keeps its connection.
+        self.first = RedisClient(server.url)
         self._waiting = 0
 
-    async def wait(self, *command: Any) -> asyncio.Task[Any]:
+    async def wait(self, *command: Any, client: RedisClient | None = None) -> asyncio.Task[Any]:
         """Begin to wait for the answer to a command, and be sure that the server has it."""
         self._waiting += 1
-        client = RedisClient(self._url)
+        own = client or RedisClient(self._url)
 
         async def told() -> Any:
             try:
-                return await client.call(*command)
+                return await own.call(*command)
             except Refused as refused:
                 return refused.reason
             finally:
-                await client.aclose()
+                if client is None:
+                    await own.aclose()
 
         waiter = self._tasks.create_task(told())
         await self.until_waiting(self._waiting)
@@ -64,6 +67,7 @@ class _Readers:
         await until(all_wait)
 
     async def aclose(self) -> None:
+        await self.first.aclose()
         await self._writer.aclose()
 
 
@@ -105,13 +109,18 @@ async def test_one_script_that_writes_to_two_streams_wakes_a_reader_once(
 async def test_members_of_a_group_are_served_in_the_order_in_which_they_came(
     readers: _Readers,
 ) -> None:
-    first = await readers.wait(*_read_group("one"))
+    first = await readers.wait(*_read_group("one"), client=readers.first)
     second = await readers.wait(*_read_group("one"))
     await readers.call("XADD", "one", "1-0", "p", "a")
     assert await first == [[b"one", [(b"1-0", {b"p": b"a"})]]]
     await readers.until_waiting(1)
+    # Who comes back waits behind those who wait already, whoever connected first.
+    again = await readers.wait(*_read_group("one"), client=readers.first)
     await readers.call("XADD", "one", "2-0", "p", "b")
     assert await second == [[b"one", [(b"2-0", {b"p": b"b"})]]]
+    await readers.until_waiting(1)
+    await readers.call("XADD", "one", "3-0", "p", "c")
+    assert await again == [[b"one", [(b"3-0", {b"p": b"c"})]]]
 
 
 @pytest.mark.parametrize(

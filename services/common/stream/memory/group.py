@@ -19,7 +19,7 @@ class MemoryGroup(GroupBase):
         self._client = client
         self._log_name, self._group, self._max_pending, self._ack_wait_s = options
         self._state().take_over()
-        self.joined.set()
+        self.has_joined()
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
         server = self._client.server

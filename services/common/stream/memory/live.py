@@ -18,7 +18,7 @@ class MemoryLive(LiveBase):
         self._log_name = log_name
         self._log = client.log(log_name)
         self._seq = self._log.last_seq
-        self.joined.set()
+        self.has_joined()
 
     async def next_batch(self) -> LiveBatch:
         while True:

@@ -148,8 +148,7 @@ class NatsGroup(GroupBase):
                 await connection.api(self._verb("DELETE"))
                 await self._make(connection, state, _from(floor + 1))
         self._epoch = state.epoch
-        self.joined.set()
-        self.changed.ring()
+        self.has_joined()
 
     async def _make(
         self, connection: Connection, state: LogState, start: dict[str, Any] | None = None

@@ -118,8 +118,7 @@ class NatsLive(LiveBase):
                 self._joining = False
                 self._interrupted |= self.joined.is_set()
                 self.changed.ring()
-            self.joined.set()
-            self.changed.ring()
+            self.has_joined()
             await self._check(connection, state)
         finally:
             connection.unsubscribe(subscription)

@@ -8,7 +8,8 @@ looked for: it is there, or it was trimmed, or it is lost, as somebody stored a 
 Without an answer the same records are sent again.
 After any trouble, what was acknowledged of late is sent first, in case the log went back (see
 `unsynced_records.py`); for that a lost connection must not be replaced unseen, so the client is a
-sticky one.
+sticky one. Where others publish to the same subjects too, nothing is sent above what is missing of
+theirs (see `holes.py`): they have a moment to send it, then this publisher ends.
 (A script, and not MULTI, because it takes the client a third of the time.)
 """
 
@@ -21,12 +22,13 @@ from itertools import islice
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordRefused
+from services.common.errors import BrokerUnavailable, LogWentBack, RecordRefused
 from services.common.resilience import delay_s
 from services.common.stream.broker_base import PublisherBase, PublisherOptions, retention_s
 from services.common.stream.records import Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
+from services.common.stream.redis.proof import Proof
 from services.common.stream.redis.records import Source
 from services.common.stream.redis.store_script import Refusal, Sent, StoreScript, read_answer
 from services.common.stream.worker import wait_for
@@ -40,6 +42,8 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_RECORD = 512 * 1024 * 1024
 # An idle publisher looks this often whether its connection, and so the log's end, still stands.
 _LOOK_S = 1.0
+# How often a hole is looked at again before somebody else has to fill it.
+_PATIENCE = 5
 
 
 class RedisPublisher(PublisherBase[Sent]):
@@ -50,6 +54,7 @@ class RedisPublisher(PublisherBase[Sent]):
         self._client = client
         self._logs = logs
         self._script = StoreScript(logs)
+        self._proof = Proof(client, logs.names, options.predecessor)
         # The last one of each subject.
         self._sources: dict[str, Source] = {}
         self.start(self._run())
@@ -68,7 +73,7 @@ class RedisPublisher(PublisherBase[Sent]):
     # ------------------------------------------------------------------ sending
 
     async def _run(self) -> None:
-        attempt = 0
+        attempt = holes = 0
         doubtful = False
         limit_known = False
         while True:
@@ -86,16 +91,24 @@ class RedisPublisher(PublisherBase[Sent]):
                     await self._store()
                 else:
                     await self._idle()
+            except LogWentBack:
+                # Whoever wrote what is missing may be about to write it again.
+                if holes == _PATIENCE:
+                    raise
+                doubtful = True
+                await asyncio.sleep(delay_s(holes))
+                holes += 1
             except BrokerUnavailable as error:
                 # The server may have come back empty, or with less: look at everything again.
                 doubtful = True
                 limit_known = False
                 self._script.forget()
+                self._proof.doubt()
                 self._say_interrupted(error, attempt)
                 await asyncio.sleep(delay_s(attempt))
                 attempt += 1
             else:
-                attempt = 0
+                attempt = holes = 0
 
     async def _find_limit(self) -> None:
         """Ask how large a record may be: one that is larger would only lose us the connection."""
@@ -112,19 +125,28 @@ class RedisPublisher(PublisherBase[Sent]):
             await self._client.call("PING")
 
     async def _restore(self) -> None:
-        """Write again what the log has lost of what it had acknowledged."""
+        """Write again what the log has lost of what it had acknowledged.
+
+        Raises:
+            LogWentBack: some of it stood on what somebody else wrote, and that is lost too.
+        """
         await self._client.renew()
         script = self._script
+        first_hole: LogWentBack | None = None
         for name in self._unsynced.logs():
             await script.prepare(self._client, name)
             kept_s = retention_s(self._logs.specs, name)
             records = self._unsynced.of(name, script.epochs[name], kept_s, time.monotonic())
-            restored = len(records)
+            restored = 0
             for start in range(0, len(records), _BATCH):
-                items = [
+                items: Sequence[Sent] = [
                     Sent(record, 0, source=Source(record.subject, record.position.epoch))
                     for record in records[start : start + _BATCH]
                 ]
+                items, hole = await self._proof.sort_out(items)
+                first_hole = first_hole or hole
+                if not items:
+                    continue
                 fresh: list[Source] = []
                 [answer] = await self._client.batch([script.command(name, items, fresh)])
                 try:
@@ -134,12 +156,14 @@ class RedisPublisher(PublisherBase[Sent]):
                     self._unsynced.forget([record])
                     self._window.say_lost(name, [record])
                     raise BrokerUnavailable(self._client.target, refused.text) from refused
-                restored -= known + len(gone)
+                restored += len(items) - known - len(gone)
                 script.announced.update(fresh)
                 self._unsynced.forget([item.record for item in gone])
                 self._say_lost(name, gone)
             if restored:
                 log.warning("log_tail_written_again", log=name, records=restored)
+        if first_hole is not None:
+            raise first_hole
 
     async def _store(self) -> None:
         items = self._next_items()
@@ -155,6 +179,7 @@ class RedisPublisher(PublisherBase[Sent]):
             if item.sends:
                 self._window.retried += 1
             item.sends += 1
+        await self._proof.check([item for part in by_log.values() for item in part])
         script = self._script
         fresh: list[Source] = []
         commands: list[Command] = []

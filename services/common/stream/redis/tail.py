@@ -74,8 +74,7 @@ class Tail(Subscription, ABC):
         while True:
             try:
                 await self._join()
-                self.joined.set()
-                self.changed.ring()
+                self.has_joined()
                 while True:
                     await self._cycle()
                     attempt = 0
