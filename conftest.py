@@ -18,6 +18,9 @@ from tools.embedded import AwsServer, NatsServer, ValkeyServer
 from tools.embedded.nats import nats_version
 from tools.embedded.valkey import valkey_version
 
+# What its assertions compare is to be told, as in tests.
+pytest.register_assert_rewrite("services.common.testing.conformance")
+
 ROOT = Path(__file__).resolve().parent
 # How long an example takes, or its making, is the machine's business: no test fails by it. And no
 # run fails by luck: each has the same examples, until a test is changed; the night has others.

@@ -37,7 +37,7 @@ class NatsBackend(Backend):
             part._link.current().lose()
         else:
             assert isinstance(part, NatsPublisher)
-            let_raise(part, "_send_unsent")
+            let_raise(part, "_send")
             part._wake.set()
 
     async def delete_group(self, broker: Broker, group: str) -> None:

@@ -1,13 +1,15 @@
-"""Two normalizers of one group, and a Redis that lost the end of its logs."""
+"""Two normalizers of one group, and a broker that lost the end of its logs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from services.common.errors import BrokerUnavailable
 from services.common.runtime import Stop
 from services.common.settings import CommonSettings
 from services.common.stream import Position, Publisher, Record
@@ -15,7 +17,7 @@ from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
 from services.common.subjects import PULSE, StreamKey, tick_subject
 from services.common.testing.conformance import read_all
-from services.common.testing.lost_end import end_of, go_back
+from services.common.testing.lost_end import Server, go_back, keep, settings_for
 from services.common.testing.raw_records import RawStream, raw_message
 from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord
@@ -24,19 +26,24 @@ from services.normalizer.metrics import Metrics
 from services.normalizer.normalize import Normalizer
 from services.normalizer.predecessor import predecessor
 from services.normalizer.settings import NormalizerSettings
-from tools.embedded import ValkeyServer, free_port
+from tools.embedded import NatsServer, ValkeyServer, free_port
 
 KEY = StreamKey("coinbase", "trades", "BTC-USD")
 SUBJECT = tick_subject(0, KEY)
 PULSES = tick_subject(0, StreamKey("coinbase", PULSE, "line-1"))
 
 
+@pytest.fixture(params=[NatsServer, ValkeyServer])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with request.param() as found:
+        yield found
+
+
 @contextlib.asynccontextmanager
-async def running(valkey: ValkeyServer) -> AsyncIterator[None]:
+async def running(server: Server) -> AsyncIterator[None]:
     """A normalizer as deployed, until the block is left."""
     settings = NormalizerSettings(
-        broker_kind="redis",
-        redis_url=valkey.url,
+        **settings_for(server),
         shard_count=1,
         http_host="127.0.0.1",
         http_port=free_port(),
@@ -56,10 +63,10 @@ async def _publish(publisher: Publisher, records: list[RawRecord]) -> None:
 
 @pytest.mark.parametrize("trades", [20, 21], ids=["then quiet", "then a trade"])
 async def test_what_one_that_is_gone_had_written_is_made_again_from_the_raw_log(
-    valkey_server: ValkeyServer, trades: int
+    server: Server, tmp_path: Path, trades: int
 ) -> None:
     """The other may write nothing above it: not what it wrote before, and nothing new."""
-    settings = CommonSettings(broker_kind="redis", redis_url=valkey_server.url, shard_count=1)
+    settings = CommonSettings(**settings_for(server), shard_count=1)
     stream = RawStream(KEY)
     records = [stream.match(number) for number in range(1, trades + 1)]
     async with open_broker(settings) as broker:
@@ -69,18 +76,18 @@ async def test_what_one_that_is_gone_had_written_is_made_again_from_the_raw_log(
             return len(await read_all(broker, SUBJECT)) == count
 
         raw = await broker.publisher()
-        async with running(valkey_server):
+        async with running(server):
             await _publish(raw, records[:5])
             await eventually(lambda: stored(5))
-            end = end_of(valkey_server)
+            kept = keep(server, tmp_path)
             await _publish(raw, records[5:10])
             await eventually(lambda: stored(10))
-        async with running(valkey_server):
+        async with running(server):
             await _publish(raw, records[10:20])
             await eventually(lambda: stored(20))
-            await go_back(valkey_server, end)
+            await go_back(server, kept)
             await _publish(raw, records[20:])
-            await eventually(lambda: stored(trades))
+            await eventually(lambda: stored(trades), despite=BrokerUnavailable)
         found = await read_all(broker, SUBJECT)
         normalizer = Normalizer(1)
         undisturbed = [normalizer.normalize(KEY, each).records[0].payload for each in records]

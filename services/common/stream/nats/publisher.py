@@ -3,7 +3,7 @@
 Records go out in order on a connection of this publisher's own, each with a reply subject that
 carries its ticket; acks are matched by it. Whatever goes wrong, a lost connection, an error ack, an
 ack that does not come, has one cure: a new connection, on which everything unacked is sent again
-in order before anything newer. Four things keep that exact:
+in order before anything newer. Five things keep that exact:
 
 - no record is stored while an older one of its subject is not (`publishing/lanes.py`: by waiting
   for it, by naming it, or in batches of which all is stored or nothing);
@@ -12,7 +12,9 @@ in order before anything newer. Four things keep that exact:
   `publishing/reconcile.py`): so an outage longer than the duplicate window doubles nothing, and
   what is not there never counts as stored, whatever newer the log has;
 - that read is answered by the stream itself, so nothing is sent into a server whose streams are
-  still being recovered.
+  still being recovered;
+- where others publish to the same subjects too, nothing is sent above what is missing of theirs
+  (`publishing/proof.py`): they have a moment to send it, then this publisher ends.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from functools import partial
 
 import structlog
 
-from services.common.errors import BrokerUnavailable, RecordRefused
+from services.common.errors import BrokerUnavailable, LogWentBack, RecordRefused
 from services.common.resilience import delay_s
 from services.common.stream.broker_base import PublisherBase, PublisherOptions
 from services.common.stream.nats.connection import Connection
@@ -37,6 +39,7 @@ from services.common.stream.nats.publishing.messages import (
     in_flight,
     read_refusal,
 )
+from services.common.stream.nats.publishing.proof import Proof
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
 from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
@@ -46,6 +49,8 @@ from services.common.subjects import log_of
 log = structlog.get_logger(__name__)
 
 ACK_TIMEOUT_S = 5.0
+# How often a hole is looked at again before somebody else has to fill it.
+_PATIENCE = 5
 _STUCK = "the server answers and stores nothing"
 _STUCK_ACTION = (
     "nats-server stops a stream at its first write error (disk full) and does not try again: look "
@@ -72,6 +77,7 @@ class NatsPublisher(PublisherBase[Published]):
         self._by_ticket: dict[int, Published] = {}
         self._unsent: deque[Published] = deque()
         self._contended = Contended()
+        self._proof = Proof(options.predecessor)
         # Sessions in a row that ended as nothing was answered.
         self._unanswered = 0
         # Batches refused for what may pass, since the last one that was stored.
@@ -89,7 +95,7 @@ class NatsPublisher(PublisherBase[Published]):
     # ------------------------------------------------------------------ sending
 
     async def _run(self) -> None:
-        attempt = 0
+        attempt = holes = 0
         while True:
             connection = await self._link.connected()
             session = Session(connection, self._streams.state, self._contended)
@@ -100,6 +106,15 @@ class NatsPublisher(PublisherBase[Published]):
                 self._say_interrupted(error, attempt)
                 if isinstance(error, _Unanswered):
                     self._say_stuck(session)
+                if session.acked:
+                    holes = 0
+            except LogWentBack:
+                # Whoever wrote what is missing may be about to write it again.
+                if holes == _PATIENCE:
+                    raise
+                attempt = holes
+                holes += 1
+            self._proof.doubt()
             self._advance(session)
             session.over = True
             for name, confirmed in session.confirmed():
@@ -130,10 +145,14 @@ class NatsPublisher(PublisherBase[Published]):
         self._advance(session)
         self._unsent = deque(item for item in self._window.items if not item.stored)
         self._window.retried += sum(item.sent for item in self._unsent)
+        standing, hole = await self._proof.sort_out(session, self._unsent)
+        if hole is not None:
+            await self._store_only(connection, session, standing)
+            raise hole
         watched, seen = self._front(), asyncio.get_running_loop().time()
         while True:
             self._wake.clear()
-            await self._send_unsent(connection, session)
+            await self._send(connection, session, self._unsent)
             session.check()
             await wait_for(self._wake, ACK_TIMEOUT_S / 4 if self._window.items else None)
             now = asyncio.get_running_loop().time()
@@ -157,9 +176,24 @@ class NatsPublisher(PublisherBase[Published]):
     def _front(self) -> int | None:
         return self._window.items[0].ticket if self._window.items else None
 
-    async def _send_unsent(self, connection: Connection, session: Session) -> None:
+    async def _store_only(
+        self, connection: Connection, session: Session, items: list[Published]
+    ) -> None:
+        """Send these and nothing else, and return once they are stored."""
+        unsent = deque(items)
+        while not all(item.stored for item in items):
+            self._wake.clear()
+            await self._send(connection, session, unsent)
+            session.check()
+            if not await wait_for(self._wake, ACK_TIMEOUT_S):
+                raise _Unanswered(connection.target, f"no ack for {ACK_TIMEOUT_S:g} s")
+
+    async def _send(
+        self, connection: Connection, session: Session, unsent: deque[Published]
+    ) -> None:
         while True:
-            await session.enqueue(self._unsent)
+            await self._proof.check(session, unsent)
+            await session.enqueue(unsent)
             frames = session.frames()
             if not frames:
                 return
