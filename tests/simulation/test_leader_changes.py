@@ -229,3 +229,34 @@ def test_a_page_from_a_replica_that_lags_ends_where_the_log_does() -> None:
             ([1], False),
             ([2], True),
         ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_made_anew_has_nothing_of_the_one_before(seed: int) -> None:
+    """Servers lose everything while it is still open who leads the old stream next."""
+    with world(seed) as it:
+
+        async def publish() -> list[int]:
+            async with NatsBroker(servers.urls, replicas=3) as broker:
+                await ensure(broker)
+                await broker.publish(*(record(n) for n in range(1, 101)))
+            for server in servers.cluster.servers:
+                it.loop.kill(servers.processes[server])
+                server.kill()
+            servers.cluster.wipe()
+            for server in servers.cluster.servers:
+                servers.start(server)
+            async with NatsBroker(servers.urls, replicas=3) as broker:
+                await ensure(broker)
+                # Longer than it takes to have a new leader.
+                await asyncio.sleep(10)
+            streams = [each.jetstream.streams for each in servers.cluster.servers]
+            return [stream.last for each in streams for stream in each.values()]
+
+        async def script() -> list[int]:
+            return list(await done(it, "publisher", publish))
+
+        servers = Servers(it)
+        found = it.run(script())
+        assert len(found) >= 3
+        assert not any(found)

@@ -248,7 +248,7 @@ class ModelCluster:
         if head == ("STREAM", "CREATE") and group is None:
             self._place(stream, json.loads(payload))
         if head == ("STREAM", "DELETE"):
-            self.groups.pop(stream, None)
+            self._end(stream)
             for key in [key for key in self.consumers if key[0] == stream]:
                 self._forget(key)
         told = answers[speaks]
@@ -286,6 +286,10 @@ class ModelCluster:
                 self.later(_TELL_S, self._tell_again)
         if told:
             leader.deliver(reply, "", b"", told)
+
+    def _end(self, stream: str) -> None:
+        if (group := self.groups.pop(stream, None)) is not None:
+            group.end()
 
     def _forget(self, key: tuple[str, str]) -> None:
         self.consumers.pop(key, None)
@@ -364,7 +368,8 @@ class ModelCluster:
 
     def wipe(self) -> None:
         """Forget everything, on all disks."""
-        self.groups.clear()
+        for stream in list(self.groups):
+            self._end(stream)
         self.consumers.clear()
         self._told.clear()
         for server in self.servers:

@@ -165,6 +165,11 @@ class Group:
         log = self.logs[server]
         return (log[-1].term if log else 0, len(log))
 
+    def end(self) -> None:
+        """The stream is gone, and what is under way of it counts no longer."""
+        self.head = None
+        self.term += 1
+
     def join(self, server: ClusterServer) -> None:
         """Let go of what the leader does not have; the rest comes with what is replicated next."""
         leader = self.head
