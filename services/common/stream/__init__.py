@@ -13,7 +13,7 @@ What the backends share:
     broker_base.py        owner of what was opened on a broker; what callers of a publisher meet
     publish_window.py     what a publisher holds
     unsynced_records.py   what was acknowledged of late, should the log lose its end
-    holes.py              whether a record would stand above what others lost there
+    holes.py, proof.py    whether a record would stand above what others lost there
     worker.py             parent of one background task; bell, backoff, waiting with a limit
 
 What uses a broker:
@@ -30,7 +30,7 @@ A backend is a package. In each of them, in this order of reading:
 
     memory/   also log.py (the storage, pure)
     redis/    also logs.py (epochs, trimming), tail.py (what a group and a live subscription
-              read), store_script.py, proof.py (that nothing is stored above a hole), packing.py
+              read), store_script.py, packing.py
     nats/     also link.py and connection.py (above client.py), wire.py (the protocol), streams.py
               (logs), places.py (where groups stand), loss_check.py (of live), and publishing/:
               session.py, lanes.py, messages.py, and how it is looked up what is stored:

@@ -14,7 +14,7 @@ in order before anything newer. Five things keep that exact:
 - that read is answered by the stream itself, so nothing is sent into a server whose streams are
   still being recovered;
 - where others publish to the same subjects too, nothing is sent above what is missing of theirs
-  (`publishing/proof.py`): they have a moment to send it, then this publisher ends.
+  (`proof.py`): they have a moment to send it, then this publisher ends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -39,10 +40,11 @@ from services.common.stream.nats.publishing.messages import (
     in_flight,
     read_refusal,
 )
-from services.common.stream.nats.publishing.proof import Proof
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
 from services.common.stream.nats.publishing.session import Session
 from services.common.stream.nats.streams import Streams
+from services.common.stream.proof import Proof
+from services.common.stream.records import Position
 from services.common.stream.worker import wait_for, worth_saying
 from services.common.subjects import log_of
 
@@ -77,7 +79,10 @@ class NatsPublisher(PublisherBase[Published]):
         self._by_ticket: dict[int, Published] = {}
         self._unsent: deque[Published] = deque()
         self._contended = Contended()
-        self._proof = Proof(options.predecessor)
+        self._proof = Proof[str, Published](
+            options.predecessor, lambda item: item.record.subject, self._newest_of
+        )
+        self._session: Session
         # Sessions in a row that ended as nothing was answered.
         self._unanswered = 0
         # Batches refused for what may pass, since the last one that was stored.
@@ -98,7 +103,7 @@ class NatsPublisher(PublisherBase[Published]):
         attempt = holes = 0
         while True:
             connection = await self._link.connected()
-            session = Session(connection, self._streams.state, self._contended)
+            session = self._session = Session(connection, self._streams.state, self._contended)
             try:
                 await self._serve(connection, session)
             except BrokerUnavailable as error:
@@ -145,7 +150,7 @@ class NatsPublisher(PublisherBase[Published]):
         self._advance(session)
         self._unsent = deque(item for item in self._window.items if not item.stored)
         self._window.retried += sum(item.sent for item in self._unsent)
-        standing, hole = await self._proof.sort_out(session, self._unsent)
+        standing, hole = await self._proof.sort_out(self._unsent)
         if hole is not None:
             await self._store_only(connection, session, standing)
             raise hole
@@ -192,7 +197,7 @@ class NatsPublisher(PublisherBase[Published]):
         self, connection: Connection, session: Session, unsent: deque[Published]
     ) -> None:
         while True:
-            await self._proof.check(session, unsent)
+            await self._proof.check(unsent)
             await session.enqueue(unsent)
             frames = session.frames()
             if not frames:
@@ -201,6 +206,13 @@ class NatsPublisher(PublisherBase[Published]):
             await connection.drain()
             # The loop is given back, so that acks are read while a long backlog is sent.
             await asyncio.sleep(0)
+
+    async def _newest_of(self, subjects: Sequence[str]) -> Mapping[str, Position | None]:
+        newest: dict[str, Position | None] = {}
+        for subject in subjects:
+            last = await (await self._session.state(log_of(subject))).last_of(subject)
+            newest[subject] = None if last is None else last.position
+        return newest
 
     # ------------------------------------------------------------------ acks
 

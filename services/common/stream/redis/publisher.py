@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import structlog
@@ -25,11 +25,11 @@ import structlog
 from services.common.errors import BrokerUnavailable, LogWentBack, RecordRefused
 from services.common.resilience import delay_s
 from services.common.stream.broker_base import PublisherBase, PublisherOptions, retention_s
-from services.common.stream.records import Record
+from services.common.stream.proof import Proof
+from services.common.stream.records import Position, Record
 from services.common.stream.redis.client import Command, RedisClient, refusal
 from services.common.stream.redis.logs import Logs
-from services.common.stream.redis.proof import Proof
-from services.common.stream.redis.records import Source
+from services.common.stream.redis.records import Source, parse_id
 from services.common.stream.redis.store_script import Refusal, Sent, StoreScript, read_answer
 from services.common.stream.worker import wait_for
 from services.common.subjects import log_of
@@ -54,7 +54,9 @@ class RedisPublisher(PublisherBase[Sent]):
         self._client = client
         self._logs = logs
         self._script = StoreScript(logs)
-        self._proof = Proof(client, logs.names, options.predecessor)
+        self._proof = Proof[Source, Sent](
+            options.predecessor, lambda item: item.source, self._newest_of
+        )
         # The last one of each subject.
         self._sources: dict[str, Source] = {}
         self.start(self._run())
@@ -139,10 +141,11 @@ class RedisPublisher(PublisherBase[Sent]):
             records = self._unsynced.of(name, script.epochs[name], kept_s, time.monotonic())
             restored = 0
             for start in range(0, len(records), _BATCH):
-                items: Sequence[Sent] = [
+                items = [
                     Sent(record, 0, source=Source(record.subject, record.position.epoch))
                     for record in records[start : start + _BATCH]
                 ]
+                self._proof.doubt()
                 items, hole = await self._proof.sort_out(items)
                 first_hole = first_hole or hole
                 if not items:
@@ -162,8 +165,22 @@ class RedisPublisher(PublisherBase[Sent]):
                 self._say_lost(name, gone)
             if restored:
                 log.warning("log_tail_written_again", log=name, records=restored)
+        # What waits may follow what somebody else wrote behind these.
+        self._proof.doubt()
         if first_hole is not None:
             raise first_hole
+
+    async def _newest_of(self, sources: Sequence[Source]) -> Mapping[Source, Position | None]:
+        names = self._logs.names
+        asked = [("XINFO STREAM", names.stream(source)) for source in sources]
+        newest: dict[Source, Position | None] = {}
+        for source, answer in zip(sources, await self._client.batch(asked), strict=True):
+            text = refusal(answer)
+            if text is None:
+                newest[source] = Position(source.epoch, *parse_id(answer["last-generated-id"]))
+            elif "no such key" in text:
+                newest[source] = None
+        return newest
 
     async def _store(self) -> None:
         items = self._next_items()
