@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _PORT = 4222
 _NS = 1_000_000_000
+# As in the charts.
+_SYNC_NS = 10 * _NS
 # How many faults of its own a cluster has.
 CLUSTER_FAULTS = 2
 
@@ -103,6 +105,17 @@ class NatsPart:
         server.port = _PORT
         await server.start("0.0.0.0")
         await asyncio.get_running_loop().create_future()
+
+    def killed(self, part: str, now_ns: int, *, unplugged: bool) -> None:
+        """A server is gone; one that is alone has lost what it had not synced, if its machine is.
+
+        Of a cluster it is said what is lost (`ServerDown`).
+        """
+        server = self.servers[part]
+        server.kill()
+        if unplugged and self.cluster is None:
+            # Any time up to `sync_interval`, as the moment has it.
+            server.lose_tail(now_ns - now_ns % _SYNC_NS)
 
     def part_of(self, name: str, at_s: float) -> str:
         """The part that a plan means by a name: of a cluster one server, another each time."""

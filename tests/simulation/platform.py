@@ -90,7 +90,7 @@ class Platform:
         if process.alive:
             self.world.loop.kill(process, unplugged=unplugged)
             if part in self.nats.servers:
-                self.nats.servers[part].kill()
+                self.nats.killed(part, self.world.clock.true_time_ns(), unplugged=unplugged)
             elif part == "redis":
                 self.redis.killed(unplugged=unplugged)
 

@@ -23,7 +23,10 @@ Lines = dict[StreamKey, list[bytes]]
 
 
 class Logs:
-    """Every tick record that a log ever held, also after the log let go of it."""
+    """Every tick record that a log ever held, but not what a server lost and nobody wrote again.
+
+    Also after the log let go of it.
+    """
 
     def __init__(self, server: ModelServer) -> None:
         self._server = server
@@ -33,6 +36,10 @@ class Logs:
         """Take in what is new; often enough that nothing is dropped between two looks."""
         for name, stream in self._server.jetstream.streams.items():
             seen = self._seen.setdefault(name, {})
+            if stream.lost_from:
+                for number in [number for number in seen if number >= stream.lost_from]:
+                    del seen[number]
+                stream.lost_from = 0
             for number in range(max(seen, default=0) + 1, stream.last + 1):
                 record = stream.records.get(number)
                 if record is not None and not is_pulse(record.subject):

@@ -102,6 +102,8 @@ class Stream:
         self.first = 0
         self.last = 0
         self.last_ns = 0
+        # Where an end began that was lost, for whoever follows the stream; 0 once that was seen.
+        self.lost_from = 0
         # Of the newest record, also when that is gone.
         self.last_id = ""
         self.bytes = 0
@@ -268,6 +270,7 @@ class Stream:
             self._ids.pop(identity or "", None)
             self.remove(gone)
         self.last = min(self.last, max(0, seq - 1))
+        self.lost_from = min(seq, self.lost_from or seq)
         newest = self.records.get(self.last)
         self.last_id = (header_of(newest.headers, "Nats-Msg-Id") or "") if newest else ""
         self._batches.clear()
