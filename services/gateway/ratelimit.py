@@ -16,6 +16,15 @@ REFUSED_FRAME = 1.0
 OVER_THE_RATE = 0.02
 
 
+def retry_after_ms(wait_s: float) -> int:
+    """What who has to wait is told: whole milliseconds after which `wait_s` is surely over.
+
+    Also by a timer that is early by one, as those of event loops and browsers may be: who comes
+    back as told is not refused again.
+    """
+    return int(wait_s * 1000) + 2
+
+
 class CommandRate(TokenBucket):
     """Commands that a connection may send; `acquire` takes the one that each of them costs."""
 

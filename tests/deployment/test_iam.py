@@ -191,8 +191,16 @@ async def snapshotter_at_work(platform: Platform, calls: Calls) -> None:
                 for call in calls.made
             )
 
+        async def a_row_is_told_of_its_checkpoint() -> bool:
+            if any(call.operation == "UpdateItem" for call in calls.made):
+                return True
+            await feed.publish()
+            return False
+
         async with snapshotter():
             await eventually(checkpoints_are_removed)
+            # Slowly, as that is done where the row was written and nothing came since.
+            await eventually(a_row_is_told_of_its_checkpoint, every=0.2)
         async with snapshotter():
             await feed.publish()
     async with Bucket(platform.aws) as bucket:

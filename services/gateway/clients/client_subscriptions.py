@@ -40,6 +40,7 @@ from services.gateway.protocol import (
     make_cursor,
     unavailable,
 )
+from services.gateway.ratelimit import retry_after_ms
 from services.gateway.streams.feed import StreamFeed
 from services.gateway.streams.registry import StreamLease
 
@@ -145,7 +146,7 @@ class ClientSubscriptions(SubscriptionListener):
             {
                 "type": "rate_limit",
                 "scope": "product",
-                "retry_after_ms": int(1000 / rate) + 1,
+                "retry_after_ms": retry_after_ms(1 / rate),
                 "product": subscription.live_stream.key.product,
                 "stream": str(subscription.live_stream.key),
             },

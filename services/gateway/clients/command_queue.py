@@ -39,7 +39,13 @@ from services.gateway.protocol import (
     parse_json,
     streams_named,
 )
-from services.gateway.ratelimit import OVER_THE_RATE, REFUSED_FRAME, CommandRate, Strikes
+from services.gateway.ratelimit import (
+    OVER_THE_RATE,
+    REFUSED_FRAME,
+    CommandRate,
+    Strikes,
+    retry_after_ms,
+)
 from services.gateway.websocket.rfc6455.frames import CloseCode
 
 if TYPE_CHECKING:
@@ -145,7 +151,7 @@ class CommandQueue:
 
     def _limit(self, id: CommandId | None, wait: float) -> None:
         self._parts.metrics.rate_limited.labels("commands").inc()
-        retry = int(wait * 1000) + 1
+        retry = retry_after_ms(wait)
         self._client.tell(
             {"type": "rate_limit", **echo(id), "scope": "commands", "retry_after_ms": retry},
             control=True,
@@ -179,7 +185,7 @@ class CommandQueue:
             grant = self._parts.grant_of(key, self._seat.address)
         except Guessing as guessing:
             self._parts.metrics.rate_limited.labels("keys").inc()
-            wait_ms = int(guessing.wait_s * 1000) + 1
+            wait_ms = retry_after_ms(guessing.wait_s)
             limit = {"type": "rate_limit", **echo(id), "scope": "connection"}
             self._client.tell({**limit, "retry_after_ms": wait_ms}, control=True)
             self._strike(REFUSED_FRAME)

@@ -25,6 +25,7 @@ from services.gateway.protocol import (
     TOO_LARGE,
     Problem,
 )
+from services.gateway.ratelimit import retry_after_ms
 from services.gateway.websocket.asgi import AsgiTransport, Receive, Send
 from services.gateway.websocket.connection import WebSocketConnection
 from services.gateway.websocket.ends import EXTENSION
@@ -105,7 +106,7 @@ class Endpoint:
             grant = parts.grant_of(key, seat.address)
         except Guessing as guessing:
             parts.metrics.http_was_refused("key_guesses")
-            wait_ms = int(guessing.wait_s * 1000) + 1
+            wait_ms = retry_after_ms(guessing.wait_s)
             return 429, Problem(COMMAND_RATE, str(guessing), retry_after_ms=wait_ms)
         if counted:
             admitted = parts.door.acquire(seat.address, keyless=grant is None)

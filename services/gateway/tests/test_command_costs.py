@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.clients.client_subscriptions import ClientSubscriptions
 from services.gateway.protocol import Problem, Resync, parse_command, streams_named
+from services.gateway.ratelimit import CommandRate, retry_after_ms
 from services.gateway.testing import Bench, bench, eventually
 
 
@@ -199,3 +200,17 @@ def test_an_error_names_the_field_as_the_client_wrote_it(
     assert "constrained" not in message
     assert "dict[" not in message
     assert len(message) < 300
+
+
+@given(st.floats(0.01, 1000.0), st.floats(1.0, 100.0), st.lists(st.floats(0.0, 0.5), max_size=9))
+def test_who_comes_back_as_told_is_not_refused_though_a_timer_was_a_millisecond_early(
+    per_s: float, burst: float, pauses: list[float]
+) -> None:
+    now = 1000.0
+    rate = CommandRate(per_s, burst, now)
+    rate.charge(now, burst)
+    for pause in pauses:
+        now += pause
+        if (wait := rate.acquire(now)) > 0:
+            now += (retry_after_ms(wait) - 1) / 1000
+            assert rate.acquire(now) == 0
