@@ -1,8 +1,9 @@
 """Settings come from the environment, once, at the door.
 
-A service's `__main__` calls `load(ItsSettings)`; what it gets is frozen and passed down as values.
-Nothing else reads the environment. A missing or malformed setting stops the service at once with
-one line per problem that names the variable, the value and what is expected; secrets are masked.
+A service's `__main__` loads its own (`command_line.py`); what it gets is frozen and passed down as
+values. Nothing else reads the environment. A missing or malformed setting stops the service at once
+with one line per problem that names the variable, the value and what is expected; secrets are
+masked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
@@ -257,19 +259,22 @@ def settings_table(cls: type[BaseSettings]) -> str:
     """A Markdown table of the settings, for the services' README files."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in sorted(cls.model_fields.items()):
-        default = field.get_default(call_default_factory=True)
-        if field.is_required():
-            text = "required"
-        elif default is None:
-            text = "unset"
-        elif isinstance(default, SecretStr):
-            text = "unset" if not default.get_secret_value() else "***"
-        elif isinstance(default, tuple):
-            text = f"`{','.join(map(str, default))}`" if default else "empty"
-        else:
-            text = f"`{default}`"
+        default = default_text(field)
+        text = default if default in ("required", "unset", "empty", "***") else f"`{default}`"
         lines.append(f"| `{name.upper()}` | {text} | {field.description or ''} |")
     return "\n".join(lines) + "\n"
+
+
+def default_text(field: FieldInfo) -> str:
+    """What is taken where the environment does not name the setting; never a secret."""
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, SecretStr):
+        return "***" if default.get_secret_value() else "unset"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "empty"
+    return "unset" if default is None else str(default)
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

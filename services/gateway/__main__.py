@@ -17,9 +17,9 @@ from typing import Any
 import structlog
 from starlette.routing import BaseRoute
 
+from services.common.command_line import settings_of_service
 from services.common.observability.metrics import HealthCollector, Together
 from services.common.runtime import Stop, run_service
-from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import S3ArchiveReader
@@ -36,16 +36,23 @@ from services.gateway.workers.supervisor import OPENAPI, Supervisor
 
 
 def main() -> int:
-    settings = load_or_exit(GatewaySettings)
-    match sys.argv[1:]:
+    arguments = sys.argv[1:]
+    match arguments:
         case ["worker", fd, number]:
+            settings = _settings([])
             sock = socket.socket(fileno=int(fd))
             return run_service(
                 "gateway", settings, lambda stop: _work(settings, stop, sock, number), patient=True
             )
+    settings = _settings(arguments)
     if settings.web_concurrency > 1:
         return run_service("gateway", settings, Supervisor(settings, FleetMetrics()).run)
     return run_service("gateway", settings, lambda stop: _alone(settings, stop))
+
+
+def _settings(arguments: Sequence[str]) -> GatewaySettings:
+    purpose = "Serve WebSocket subscribers a snapshot, then every tick, from the tick logs."
+    return settings_of_service("gateway", purpose, GatewaySettings, arguments)
 
 
 async def _alone(settings: GatewaySettings, stop: Stop) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from services.common.command_line import settings_of_service
 from services.common.observability.health import Health
 from services.common.observability.statistics import observed
 from services.common.runtime import Stop, run_service, serve_http
-from services.common.settings import load_or_exit
 from services.common.stream.factory import open_broker
 from services.ingestor.app import Ingestor
 from services.ingestor.http import make_app
@@ -35,7 +35,8 @@ async def serve(settings: Settings, stop: Stop) -> None:
 
 
 def main() -> int:
-    settings = load_or_exit(Settings)
+    purpose = "Hold the venue's feed, prove that nothing was missed, and write the raw log."
+    settings = settings_of_service("ingestor", purpose, Settings, sys.argv[1:])
     return run_service("ingestor", settings, lambda stop: serve(settings, stop))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from services.common.command_line import settings_of_service
 from services.common.runtime import Stop, run_service
-from services.common.settings import load_or_exit
 from services.common.stores.dynamodb import DynamoLatestReader
 from services.common.stream.factory import open_broker
 from services.common.stream.specs import log_specs
@@ -16,7 +16,8 @@ from services.snapshotter.settings import SnapshotterSettings
 
 
 def main() -> int:
-    settings = load_or_exit(SnapshotterSettings)
+    purpose = "Keep the latest state in DynamoDB and everything, in batches, in S3."
+    settings = settings_of_service("snapshotter", purpose, SnapshotterSettings, sys.argv[1:])
 
     async def run(stop: Stop) -> None:
         # They are opened by the service, so that `/readyz` answers while they are waited for.
