@@ -131,7 +131,7 @@ class LateBody(msgspec.Struct, frozen=True):
 
 
 class PulseBody(msgspec.Struct, frozen=True):
-    """The products that the ingestor hears of now."""
+    """The products that the ingestor hears of now; none where a line says that it writes."""
 
     products: list[str]
 

@@ -30,6 +30,9 @@ from services.common.subjects import INVALID_LOG, RAW_LOG, key_of
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
 from services.ingestor.feed_metrics import FeedCollector
+from services.ingestor.lines.keeper import LeaseLost, LineKeeper
+from services.ingestor.lines.lease import Role
+from services.ingestor.lines.predecessor import predecessor
 from services.ingestor.metrics import Metrics
 from services.ingestor.monitor import Monitor, products_of
 from services.ingestor.publish.raw_publisher import (
@@ -76,6 +79,7 @@ class Ingestor:
         self._dead_letters = DeadLetters(self._invalid, keep=MAX_WAITING)
         self._unreadable = UnreadableFrames(self._dead_letters, metrics)
         self._raw_publisher: RawPublisher | None = None
+        self._keeper: LineKeeper | None = None  # None: it is alone, and writes
         self._healer: Healer | None = None
         self._factory: FeedFactory | None = None
         self._rest: VenueRest | None = None
@@ -89,7 +93,9 @@ class Ingestor:
         self._broker_breaker = CircuitBreaker(
             settings.broker_breaker_refusals, settings.broker_breaker_recovery_ms / 1000
         )
-        self._collector = FeedCollector(self.feeds, self._circuits, broker.storing)
+        self._collector = FeedCollector(
+            self.feeds, self._circuits, broker.storing, lambda: self.role is Role.ACTIVE
+        )
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -103,15 +109,22 @@ class Ingestor:
             VenueRefused: none of the products can be subscribed.
             BrokerFailed: (in a group) the publisher broke; see `RawPublisher.offer`.
         """
+        while await stop.allows(self._prepare_logs()) and await self._lost_lease(stop):
+            # Another line writes now: from here on this one listens, as after a start.
+            self.feeds.clear()
+            self._tasks.clear()
+
+    async def _lost_lease(self, stop: Stop) -> bool:
+        """Serve until `stop`, or until another line takes over: then True."""
         settings = self.settings
-        if not await stop.allows(self._prepare_logs()):
-            return
         publisher = await self._broker.publisher(
             max_records=settings.broker_buffer_records,
             max_bytes=settings.broker_buffer_bytes,
             on_refused=self._on_refused,
+            predecessor=None if settings.ingestor_pair is None else predecessor,
         )
         epoch = await self._broker.log_epoch(RAW_LOG)
+        keeper = self._keeper = self._new_keeper(epoch)
         monitor = Monitor(settings, self._broker, self._metrics, self._health, self.feeds, epoch)
         raw_publisher = self._raw_publisher = RawPublisher(
             publisher,
@@ -120,24 +133,59 @@ class Ingestor:
             max_records=settings.broker_buffer_records,
             max_bytes=settings.broker_buffer_bytes,
             breaker=self._broker_breaker,
+            may_write=None if keeper is None else keeper.may_write,
         )
         self._metrics.registry.register(self._collector)
+        lost = False
         try:
-            async with CoinbaseRest(settings.coinbase_rest_url, breaker=self._breaker) as rest:
+            async with (
+                CoinbaseRest(settings.coinbase_rest_url, breaker=self._breaker) as rest,
+                keeper or contextlib.nullcontext(),
+            ):
                 self._rest = rest
-                await self._serve(stop, raw_publisher, rest, monitor)
+                try:
+                    await self._serve(stop, raw_publisher, rest, monitor)
+                except* LeaseLost:
+                    lost = True
+                finally:
+                    await self._end_intake(raw_publisher, keeper, lost=lost)
         finally:
             self._metrics.registry.unregister(self._collector)
-            for feed in self.feeds:
-                feed.stopped("ingestor stopped")
-            abandoned = await raw_publisher.flush(settings.drain_timeout_ms / 1000)
-            if abandoned:
-                log.error("records_abandoned", count=abandoned)
             with contextlib.suppress(TimeoutError, BrokerClosed, BrokerFailed):
                 async with asyncio.timeout(settings.drain_timeout_ms / 1000):
                     await self._dead_letters.flush()
             await publisher.aclose()
             await self._invalid.aclose()
+        return lost
+
+    async def _end_intake(
+        self, raw_publisher: RawPublisher, keeper: LineKeeper | None, *, lost: bool
+    ) -> None:
+        """Make what was taken durable, and leave the rest to another line where there is one."""
+        if lost:
+            # What is not stored yet is the other line's to write.
+            return
+        if keeper is None:
+            for feed in self.feeds:
+                feed.stopped("ingestor stopped")
+        abandoned = await raw_publisher.flush(self.settings.drain_timeout_ms / 1000)
+        if abandoned:
+            log.error("records_abandoned", count=abandoned)
+        elif keeper is not None:
+            await keeper.release()
+
+    def _new_keeper(self, epoch: int) -> LineKeeper | None:
+        settings = self.settings
+        if settings.ingestor_pair is None:
+            return None
+        return LineKeeper(
+            self._broker,
+            epoch,
+            CoinbaseFeed.name,
+            settings.ingestor_pair,
+            settings.line,
+            settings.ingestor_takeover_ms / 1000,
+        )
 
     async def _serve(
         self, stop: Stop, raw_publisher: RawPublisher, rest: VenueRest, monitor: Monitor
@@ -163,8 +211,11 @@ class Ingestor:
                     unreadable=self._unreadable,
                     want=healer.want,
                 )
+                group.create_task(monitor.run(raw_publisher, healer), name="monitor")
                 for part in batched(products, settings.products_per_connection):
                     await self._start_feed(self._factory, part)
+                if self._keeper is not None:
+                    await self._stand_by(self._keeper, stop, group)
                 if settings.book_audit_period_ms and not settings.by_order:
                     auditor = Auditor(
                         rest,
@@ -187,14 +238,29 @@ class Ingestor:
                 group.create_task(repairs.run(), name="repairs")
                 group.create_task(self._dead_letters.run(), name="dead_letters")
                 group.create_task(raw_publisher.measure(_MEASURE_S), name="measure")
-                watching = monitor.run(raw_publisher, healer)
-                group.create_task(watching, name="monitor")
+                group.create_task(monitor.beat(raw_publisher), name="pulse")
                 own = [spec for spec in log_specs(settings) if spec.log in (RAW_LOG, INVALID_LOG)]
                 retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
                 group.create_task(retention.run(), name="retention")
                 await stop.wait()
                 # The group's tasks run for ever: this ends them, feeds and heals alike.
                 raise _Ended
+
+    async def _stand_by(self, keeper: LineKeeper, stop: Stop, group: asyncio.TaskGroup) -> None:
+        """Listen until this line writes; then put streams where the others ended in the log.
+
+        Raises:
+            _Ended: it was told to stop before.
+        """
+        group.create_task(keeper.run(), name="lease")
+        if not await stop.allows(keeper.active()):
+            raise _Ended
+        if self._factory is None:
+            return
+        for feed in self.feeds:
+            streams = [await self._factory.product_streams(each, feed) for each in feed.products]
+            await feed.take_over(streams)
+        log.info("line_writes", line=self.settings.line, products=len(self._all_products()))
 
     def _on_refused(self, record: Record, error: RecordRefused) -> Record | None:
         """The log will never hold a record that was taken; what stands in its place."""
@@ -220,6 +286,11 @@ class Ingestor:
         }
 
     @property
+    def role(self) -> Role:
+        """Whether it writes, or stands by for another ingestor of the same products."""
+        return Role.ACTIVE if self._keeper is None else self._keeper.role
+
+    @property
     def refused(self) -> int:
         """Records the broker's window had no room for."""
         return self._raw_publisher.refused if self._raw_publisher is not None else 0
@@ -241,6 +312,8 @@ class Ingestor:
         """
         if self._factory is None or self._rest is None:
             raise VenueRefused("products", "the ingestor has not started yet")
+        if self.role is not Role.ACTIVE:
+            raise VenueRefused("products", "this line stands by; ask the one that writes")
         async with self._changing:
             good = await tradable(self._rest, wanted)
             served = {product for feed in self.feeds for product in feed.products}
@@ -276,7 +349,9 @@ class Ingestor:
     async def _start_feed(self, factory: FeedFactory, products: Sequence[str]) -> None:
         if self._group is None:
             return
-        feed = await factory.feed(f"{CoinbaseFeed.name}-{self._made}", products)
+        waiting = self.role is not Role.ACTIVE
+        name = f"{CoinbaseFeed.name}-{self._made}"
+        feed = await factory.feed(name, products, waiting=waiting)
         self._made += 1
         self.feeds.append(feed)
         self._tasks[feed.name] = self._group.create_task(feed.run(), name=f"feed:{feed.name}")

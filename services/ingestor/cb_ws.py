@@ -24,6 +24,7 @@ from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher, UnreadableFrames
 from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
+from services.ingestor.streams.waiting import WaitingStreams
 from services.ingestor.venues.base import Event, Kind, MalformedFrame, VenueFeed
 
 log = structlog.get_logger(__name__)
@@ -114,13 +115,15 @@ class Feed:
 
     async def resubscribe_book(self, product: str) -> bool:
         """Have the venue send the product's book anew; False when that cannot be asked now."""
-        if self._socket is None or not self._book_channels:
+        return await self._rebook([product])
+
+    async def _rebook(self, products: Sequence[str]) -> bool:
+        channels = self._book_channels
+        if self._socket is None or not channels:
             return False
         return await self._send(
-            lambda: self.venue.unsubscribe([product], self._book_channels)
-        ) and await self._send(
-            lambda: self.venue.subscribe([product], self._book_channels, time.time())
-        )
+            lambda: self.venue.unsubscribe(products, channels)
+        ) and await self._send(lambda: self.venue.subscribe(products, channels, time.time()))
 
     async def add(self, streams: ProductStreams) -> None:
         """Serve one more product, without a reconnect of the others."""
@@ -130,6 +133,19 @@ class Feed:
         if self._socket is not None:
             streams.connected(now_us())
             await self._subscribe([streams.product])
+
+    async def take_over(self, streams: Sequence[ProductStreams]) -> None:
+        """Serve these instead of what waited in their place (`WaitingStreams`)."""
+        now = now_us()
+        for each in streams:
+            waiting = self._products[each.product]
+            self._products[each.product] = each
+            for stream in each.all:
+                self._metrics.prepare(stream.writer.key)
+            if isinstance(waiting, WaitingStreams) and self._socket is not None:
+                waiting.hand_over(each, now)
+        # The venue's books of this connection came long ago; they come anew in two messages.
+        await self._rebook(list(self._products))
 
     async def remove(self, product: str) -> None:
         """Serve a product no longer."""
@@ -289,12 +305,17 @@ class Feed:
             # All are counted and parked; one line per reason and connection is enough.
             self._malformed.add(error.reason)
             log.warning("frame_malformed", feed=self.name, reason=str(error)[:200])
-        self._unreadable.park(error.reason, frame, ts)
+        if not self._stands_by():
+            # The line that writes is sent the same, and says so.
+            self._unreadable.park(error.reason, frame, ts)
         about = self.venue.damaged(frame)
         named = self._products.get(about.product)
         for streams in (named,) if about.product else tuple(self._products.values()):
             if streams is not None:
                 streams.unreadable(about, f"a message cannot be read: {error}"[:200], ts)
+
+    def _stands_by(self) -> bool:
+        return any(isinstance(each, WaitingStreams) for each in self._products.values())
 
     def _about_connection(self, event: Event) -> None:
         if event.kind is Kind.REFUSED:

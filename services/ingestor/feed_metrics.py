@@ -29,6 +29,7 @@ class FeedCollector(Collector):
     _feeds: Sequence[Feed]
     _circuits: Callable[[], Mapping[str, Circuit]]
     _storing: Callable[[], Storing] = Storing
+    _writes: Callable[[], bool] = lambda: True  # whether this ingestor does, or stands by
 
     def collect(self) -> Iterator[Metric]:
         yield from self._of_feeds()
@@ -39,6 +40,8 @@ class FeedCollector(Collector):
         for target, state in self._circuits().items():
             circuits.add_metric((target,), state.value)
         yield circuits
+        writes = "1 on the ingestor that writes its products' streams, 0 on one that stands by."
+        yield GaugeMetricFamily("md_line_active", writes, 1 if self._writes() else 0)
 
     def _of_feeds(self) -> Iterator[Metric]:
         counter = partial(CounterMetricFamily, labels=("venue", "feed"))

@@ -36,7 +36,8 @@ def make_app(ingestor: Ingestor, health: Health) -> Starlette:
         return JSONResponse(openapi_document())
 
     async def feeds(_request: Request) -> Response:
-        return JSONResponse({"feeds": [feed.report() for feed in ingestor.feeds]})
+        reports = [feed.report() for feed in ingestor.feeds]
+        return JSONResponse({"role": ingestor.role.value, "feeds": reports})
 
     async def one_feed(request: Request) -> Response:
         name = request.path_params["name"]

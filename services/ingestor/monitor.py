@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import structlog
 
 from services.common.clock import now_us
+from services.common.errors import BrokerUnavailable
 from services.common.observability.health import Health
+from services.common.runtime import patiently
 from services.common.stream import Broker
-from services.common.subjects import RAW_LOG
+from services.common.subjects import RAW_LOG, pulse_key, raw_subject
 from services.ingestor.cb_ws import Feed
 from services.ingestor.metrics import Metrics
 from services.ingestor.publish.raw_publisher import RawPublisher
@@ -47,17 +49,29 @@ class Monitor:
     async def run(self, raw_publisher: RawPublisher, healer: Healer) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat(raw_publisher), name="pulse")
             tasks.create_task(self._check_health(), name="health")
             tasks.create_task(self._statistics(raw_publisher, healer), name="statistics")
 
-    async def _beat(self, raw_publisher: RawPublisher) -> None:
+    async def beat(self, raw_publisher: RawPublisher) -> None:
+        """Tell the log which products are heard of, until cancelled."""
         settings = self._settings
         suspect_us = settings.heartbeat_suspect_ms * 1000
-        # Not the host's name: with every new pod a broker would keep one subject more. Whoever
-        # runs several lines of the same products names them.
+        # Not the host's name: with every new pod a broker would keep one subject more.
         name = settings.ingestor_line or settings.coinbase_products[0]
-        pulse = Pulse(CoinbaseFeed.name, name, settings.line, raw_publisher.offer, suspect_us)
+        subject = raw_subject(pulse_key(CoinbaseFeed.name, name))
+        last = await patiently(
+            lambda: self._broker.last(subject),
+            BrokerUnavailable,
+            lambda error: self._health.failed("broker", error.reason),
+        )
+        pulse = Pulse(
+            CoinbaseFeed.name,
+            name,
+            settings.line,
+            raw_publisher.offer,
+            suspect_us,
+            after=0 if last is None else last.position.seq,
+        )
         while True:
             pulse.beat(products_of(self._feeds), self._log_epoch, now_us())
             await asyncio.sleep(settings.pulse_period_ms / 1000)

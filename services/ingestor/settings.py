@@ -93,6 +93,11 @@ class Settings(CommonSettings):
     """How long a stop waits for records to become durable, ms."""
     ingestor_line: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Name of this ingestor in its records; the host's name if unset."""
+    ingestor_pair: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,50}$")
+    """What ingestors of the same products have in common: one of them writes, the others stand by;
+    unset: this one writes, and no other may have its products."""
+    ingestor_takeover_ms: int = Field(600, ge=200)
+    """How long the one that writes may be silent before another takes over, ms."""
 
     _split = field_validator("coinbase_products", "coinbase_channels", mode="before")(split_commas)
 

@@ -31,6 +31,7 @@ from services.ingestor.streams import (
 )
 from services.ingestor.streams.raw_writer import OpenGaps, RawStreamWriter
 from services.ingestor.streams.stream import StreamStateTracker
+from services.ingestor.streams.waiting import WaitingStreams
 from services.ingestor.venues.base import VenueRest
 from services.ingestor.venues.coinbase import CHANNELS, FULL, CoinbaseFeed
 
@@ -62,8 +63,8 @@ class FeedFactory:
             self._settings.credentials, orders=FULL in self._settings.coinbase_channels
         )
 
-    async def feed(self, name: str, products: Sequence[str]) -> Feed:
-        """A connection, not made yet, that will serve `products`."""
+    async def feed(self, name: str, products: Sequence[str], *, waiting: bool = False) -> Feed:
+        """A connection, not made yet, that will serve `products`, or only listen to them."""
         feed = Feed(
             name,
             self._venue,
@@ -73,7 +74,8 @@ class FeedFactory:
             self._metrics,
         )
         for product in products:
-            await feed.add(await self.product_streams(product, feed))
+            streams = WaitingStreams(product) if waiting else None
+            await feed.add(streams or await self.product_streams(product, feed))
         return feed
 
     async def product_streams(self, product: str, feed: Feed) -> ProductStreams:

@@ -6,6 +6,7 @@ The pod of a service.
   http: whether it serves clients on 8080 beside the admin port
   hashLabel: optional label that tells old pods from new ones, so that the new ones are spread
     evenly among themselves during a rollout
+  spreadUnit: whether the pods of each unit are spread among themselves, and not all of the service
 */ -}}
 {{- define "mdf.pod" -}}
 {{- $root := .root -}}
@@ -72,6 +73,9 @@ spec:
       labelSelector:
         matchLabels:
           {{- include "mdf.selectorLabels" $root | nindent 10 }}
+          {{- if $.spreadUnit }}
+          market-data-fanout/unit: {{ $.unit | quote }}
+          {{- end }}
       {{- with $.hashLabel }}
       matchLabelKeys: [{{ . }}]
       {{- end }}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -63,6 +64,8 @@ class RawPublisher:
     # Opened by a full window. While it is open records are refused without being offered; its probe
     # looks whether the window has drained to half (a hysteresis).
     breaker: CircuitBreaker
+    # Whether this ingestor may write now; None where it is alone.
+    may_write: Callable[[], bool] | None = None
     _traced: deque[tuple[int, float, Span]] = field(default_factory=deque, init=False)
     _has_traced: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     ticket: int = 0
@@ -77,6 +80,9 @@ class RawPublisher:
                 go on is for the log to say, so the ingestor ends and begins anew from there.
         """
         if self.breaker.state is not Circuit.CLOSED and not self.has_room():
+            self.refused += 1
+            return False
+        if self.may_write is not None and not self.may_write():
             self.refused += 1
             return False
         span = None

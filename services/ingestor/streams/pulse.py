@@ -24,16 +24,20 @@ class Pulse:
         line: which ingestor writes.
         offer: where records go. A pulse that is refused is not repeated: the next one says more.
         suspect_us: age of a product's last heartbeat at which it is no longer heard of.
+        after: where the newest pulse of that name stands; another line with another clock may have
+            written it.
     """
 
-    def __init__(self, venue: str, name: str, line: str, offer: Offer, suspect_us: int) -> None:
+    def __init__(
+        self, venue: str, name: str, line: str, offer: Offer, suspect_us: int, *, after: int = 0
+    ) -> None:
         self.key = pulse_key(venue, name)  # where it goes
         self._line = line
         self._offer = offer
         self._suspect_us = suspect_us
         # Messages that each product had at the last beat.
         self._seen: dict[str, int] = {}
-        self._seq = 0
+        self._seq = after
 
     def beat(self, served: Iterable[ProductStreams], epoch: int, now: int) -> bool:
         """Write the products that are heard of; False when there are none, or no room.

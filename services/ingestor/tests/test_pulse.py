@@ -19,10 +19,10 @@ from services.ingestor.venues.base import Kind
 class Beating:
     """A pulse of given products, and what it wrote."""
 
-    def __init__(self, *products: ProductStreams, name: str = "BTC-USD") -> None:
+    def __init__(self, *products: ProductStreams, name: str = "BTC-USD", after: int = 0) -> None:
         self.log = RawLog()
         self.products = products
-        self.pulse = Pulse("coinbase", name, "line-1", self.log.offer, SUSPECT)
+        self.pulse = Pulse("coinbase", name, "line-1", self.log.offer, SUSPECT, after=after)
 
     def beat(self, at: int, epoch: int = 1) -> list[str]:
         """The products that are named now, by the beat's record."""
@@ -50,6 +50,14 @@ def test_messages_are_a_sign_of_life_where_no_heartbeat_comes() -> None:
     bench.feed(Kind.TICKER, 10, 1, trade_id=3)
     assert beating.beat(2) == ["BTC-USD"]
     assert beating.beat(3) == []
+
+
+def test_a_pulse_stands_above_the_newest_one_of_another_line_whose_clock_is_ahead() -> None:
+    bench = Bench()
+    bench.feed(Kind.HEARTBEAT, 1, 0, trade_id=0)
+    beating = Beating(bench.streams, after=NOW + 7 * SECOND)
+    assert beating.beat(1) == ["BTC-USD"]
+    assert beating.log.records[-1].seq == NOW + 7 * SECOND + 1
 
 
 def test_nothing_is_named_once_the_connection_is_gone() -> None:

@@ -14,6 +14,7 @@ from services.common.stream import LogSpec, Position, Publisher, Record
 from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, RAW_LOG, StreamKey
+from services.common.testing.conformance import read_all
 from services.common.testing.waiting import WAIT_S
 from services.common.wire import GapBody, Missed, Parked, decode_raw, encode
 from services.ingestor.metrics import Metrics
@@ -36,14 +37,32 @@ def raw_publisher_on(
 ) -> tuple[RawPublisher, DeadLetters]:
     metrics = Metrics(CollectorRegistry())
     dead_letters = DeadLetters(InvalidLog(broker))
-    limits = {"max_records": 10, "max_bytes": 1 << 20}
     return RawPublisher(
-        publisher, metrics, UnreadableFrames(dead_letters, metrics), **limits, breaker=breaker
+        publisher,
+        metrics,
+        UnreadableFrames(dead_letters, metrics),
+        max_records=10,
+        max_bytes=1 << 20,
+        breaker=breaker,
     ), dead_letters
 
 
 def record(seq: int) -> Record:
     return Record(SUBJECT, b"{}", Position(1, seq))
+
+
+async def test_a_line_that_may_not_write_takes_nothing_and_the_broker_is_not_blamed(
+    broker: MemoryBroker,
+) -> None:
+    breaker = CircuitBreaker(threshold=1, recovery_s=0.01)
+    raw_publisher, _ = raw_publisher_on(broker, await broker.publisher(), breaker)
+    answers = iter([True, False, True])
+    raw_publisher.may_write = lambda: next(answers)
+    assert [raw_publisher.offer(record(seq)) for seq in (1, 2, 3)] == [True, False, True]
+    assert raw_publisher.refused == 1
+    assert breaker.state is Circuit.CLOSED
+    assert await raw_publisher.flush(10) == 0
+    assert [each.position.seq for each in await read_all(broker, SUBJECT)] == [1, 3]
 
 
 async def test_a_full_window_opens_the_circuit_until_half_of_it_is_free(

@@ -110,7 +110,7 @@ def test_an_autoscaled_gateway_has_no_replica_count_to_fight_over(workspace: Wor
     assert window > spec["terminationGracePeriodSeconds"]
 
 
-def test_product_sets_and_shard_ranges_become_one_single_pod_workload_each(
+def test_product_sets_and_shard_ranges_become_one_workload_each(
     profile: Profile,
 ) -> None:
     objects = profile("production")
@@ -120,11 +120,13 @@ def test_product_sets_and_shard_ranges_become_one_single_pod_workload_each(
             for variable in item["spec"]["template"]["spec"]["containers"][0].get("env", [])
         }
         for item in objects
-        if item["kind"] == "Deployment" and item["spec"].get("replicas") == 1
+        if item["kind"] == "Deployment" and "market-data-fanout/unit" in item["metadata"]["labels"]
     }
     sets = {name for name in units if name.startswith("market-data-ingestor-")}
     # A set of the defaults beside them would be a second writer of BTC-USD.
     assert sets == {"market-data-ingestor-majors", "market-data-ingestor-others"}
     assert units["market-data-ingestor-majors"]["COINBASE_PRODUCTS"] == "BTC-USD,ETH-USD"
+    assert units["market-data-ingestor-majors"]["INGESTOR_PAIR"] == "majors"
+    assert units["market-data-ingestor-others"]["INGESTOR_PAIR"] == "others"
     assert units["market-data-normalizer-0-3"]["NORMALIZER_SHARDS"] == "0-3"
     assert units["market-data-normalizer-4-7"]["NORMALIZER_SHARDS"] == "4-7"
