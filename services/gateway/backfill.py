@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -17,8 +18,10 @@ from services.gateway.history.log_page_cache import LogPageCache
 from services.gateway.protocol import (
     FUTURE_POSITION,
     TOO_OLD,
+    LeftOut,
     Problem,
     epoch_changed,
+    left_out,
     too_old,
     unavailable,
 )
@@ -42,9 +45,10 @@ class Start:
     """Where a backfill begins."""
 
     position: Position  # everything after it is to be sent
-    seq: int  # what the client holds by its own word; the first record's `prev` is not above it
-    # Whether nothing is missing between what was asked for and the first record.
-    complete: bool = True
+    seq: int  # what the client holds by then; the first record's `prev` is not above it
+    asked: int  # the position as the client gave it
+    # What is left out though it is retained, or may be: the fields of an error. None: nothing.
+    warning: dict[str, Any] | None = None
 
 
 class Backfill:
@@ -101,7 +105,7 @@ class Backfill:
         if head is None:
             if from_seq:
                 raise Problem(FUTURE_POSITION, "the stream holds no record yet", head=None)
-            return Start(BEGINNING, 0)
+            return Start(BEGINNING, 0, 0)
         if from_seq > head.seq and not await self._reached(feed, from_seq):
             raise Problem(FUTURE_POSITION, f"the stream's head is {head.seq}", head=head.seq)
         head = feed.replica.head or head
@@ -110,14 +114,14 @@ class Backfill:
         position = Position(head.epoch, from_seq, 0 if late else LAST_SUB)
         first = await self._first_after(feed, position)
         if first is None and from_seq == head.seq:
-            return Start(position, from_seq)
+            return Start(position, from_seq, from_seq)
         oldest_us = now_us - self._max_age_us
         if not _continues(first, position) and (first is None or first.ts_ingest >= oldest_us):
             first = await self._archived_after(feed, position) or first
         if first is None or not _continues(first, position) or first.ts_ingest < oldest_us:
-            oldest = await self._oldest_entry(feed, oldest_us)
+            oldest, _ = await self._oldest_entry(feed, oldest_us)
             raise too_old(oldest.position.seq if oldest is not None else head.seq)
-        return Start(position, from_seq)
+        return Start(position, from_seq, from_seq)
 
     async def _reached(self, feed: StreamFeed, seq: int) -> bool:
         """Whether the head is at `seq` or soon will be.
@@ -209,29 +213,43 @@ class Backfill:
             cursor = page.cursor
 
     async def _oldest(self, feed: StreamFeed, now_us: int) -> Start:
-        oldest = await self._oldest_entry(feed, now_us - self._max_age_us)
-        if oldest is None:
-            mark = feed.replica.mark or BEGINNING
-            return Start(mark, mark.seq)
-        return Start(oldest.before, oldest.before.seq, oldest.prev is None)
+        oldest, cut = await self._oldest_entry(feed, now_us - self._max_age_us)
+        mark = feed.replica.mark or BEGINNING
+        before = oldest.before if oldest is not None else mark
+        if not before.seq:
+            # The epoch begins here.
+            cut = None
+        elif cut is None:
+            cut = await self._cut_in_archive(feed, before)
+        if cut is None:
+            return Start(before, before.seq, 0)
+        seq = oldest.position.seq if oldest is not None else None
+        return Start(before, before.seq, 0, left_out(cut, seq, self._max_age_us // 60_000_000))
 
-    async def _oldest_entry(self, feed: StreamFeed, oldest_us: int) -> StreamRecord | None:
-        """The oldest tick or reset retained that is young enough; None when none is."""
+    async def _oldest_entry(
+        self, feed: StreamFeed, oldest_us: int
+    ) -> tuple[StreamRecord | None, LeftOut | None]:
+        """The oldest tick or reset retained that is young enough, and why older ones are left out.
+
+        None for the record: none is young enough. None for why: no older one was seen.
+        """
         head = feed.replica.head
         first = await self._peek_after(feed, BEGINNING)
         if head is not None and (
             first is None or (first.prev is not None and first.ts_ingest >= oldest_us)
         ):
-            older = await self._oldest_archived(feed, head.epoch, oldest_us)
+            older, cut = await self._oldest_archived(feed, head.epoch, oldest_us)
             if older is not None and (first is None or older.position < first.position):
-                return older
+                return older, cut
+            return first, cut
         if first is None or head is None or first.ts_ingest >= oldest_us:
-            return first
+            return first, None
         # Older ones are still in the log: find the limit by halving the range of seqs.
         if first.position.epoch != head.epoch:
             first = await self._peek_after(feed, Position(head.epoch, 0))
             if first is None or first.ts_ingest >= oldest_us:
-                return first
+                # Of an epoch that begins here nothing is left out.
+                return first, None if first is not None and not first.before.seq else "age"
         low, high = first.position.seq, head.seq
         found: StreamRecord | None = None
         while low < high:
@@ -243,16 +261,28 @@ class Backfill:
                 found, high = record, middle
             else:
                 low = record.position.seq
-        return found
+        return found, "age"
+
+    async def _cut_in_archive(self, feed: StreamFeed, before: Position) -> LeftOut | None:
+        """Why records up to `before`, which the log does not hold, are left out; None: gone."""
+        try:
+            eldest = await self._archive.first_after(
+                feed.key, feed.shard, Position(before.epoch, 0)
+            )
+        except StoreUnavailable as error:
+            log.warning("archive_read_failed", stream=str(feed.key), reason=str(error))
+            return "archive"
+        return "age" if eldest is not None and eldest.position <= before else None
 
     async def _oldest_archived(
         self, feed: StreamFeed, epoch: int, oldest_us: int
-    ) -> StreamRecord | None:
+    ) -> tuple[StreamRecord | None, LeftOut | None]:
         try:
-            return await self._archive.oldest_since(feed.key, feed.shard, epoch, oldest_us)
+            found = await self._archive.oldest_since(feed.key, feed.shard, epoch, oldest_us)
         except StoreUnavailable as error:
             log.warning("archive_read_failed", stream=str(feed.key), reason=str(error))
-            return None
+            return None, "archive"
+        return found, None
 
 
 async def _comes(feed: StreamFeed, seq: int, seconds: float) -> bool:

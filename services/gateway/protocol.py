@@ -107,6 +107,23 @@ def too_old(oldest_seq: int) -> Problem:
     return Problem(TOO_OLD, message, oldest_seq=oldest_seq)
 
 
+# Why a backfill has less than was asked for and is, or may be, retained: it is older than
+# BACKFILL_MAX_MINUTES; the archive did not answer; it expired before it could be read.
+LeftOut = Literal["age", "archive", "expired"]
+
+
+def left_out(cause: LeftOut, oldest_seq: int | None, max_minutes: int = 0) -> dict[str, Any]:
+    """The `warning` of a backfill that is not complete; `oldest_seq` is the first that is given."""
+    if cause == "archive":
+        problem = unavailable("the archive does not answer; what only it holds is left out")
+    elif cause == "age":
+        message = f"records older than {max_minutes} minutes are left out"
+        problem = Problem(TOO_OLD, message, max_minutes=max_minutes)
+    else:
+        problem = Problem(TOO_OLD, "what follows the last record sent expired before it was read")
+    return {**problem.body(), "cause": cause, "oldest_seq": oldest_seq}
+
+
 Product = Annotated[str, Field(min_length=1, max_length=64)]
 Channel = Annotated[str, Field(min_length=1, max_length=64)]
 Position = Annotated[int, Field(ge=0, lt=2**63)]

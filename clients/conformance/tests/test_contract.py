@@ -14,7 +14,12 @@ from market_data_fanout_client.messages import Channel
 
 from services.common import models
 from services.common.subjects import CHANNELS
-from services.gateway.http.messages import SERVER_MESSAGES
+from services.gateway.http.messages import (
+    SERVER_MESSAGES,
+    BackfillMessage,
+    ErrorBody,
+    PositionWarning,
+)
 from services.gateway.protocol import COMMANDS
 
 CLIENTS = Path(__file__).resolve().parents[2]
@@ -68,6 +73,16 @@ def test_both_sdks_hand_out_all_that_a_late_record_says() -> None:
     late = models.Late.model_fields.keys() - INTERNAL - {"seq", "sub", "ts_ingest"}
     assert {field.name for field in fields(sdk.Late)} == late
     assert declared("LateEvent") - {"type"} == late - {"venue", "channel", "product"}
+
+
+def test_both_sdks_hand_out_all_that_a_backfill_says() -> None:
+    names = {"venue", "channel", "product"}
+    # `first` and `last` in Python, where `from` is a word of the language.
+    said = BackfillMessage.model_fields.keys() - {"type", "stream", "from_", "to"}
+    assert {field.name for field in fields(sdk.Backfill)} == said | {"first", "last"}
+    assert declared("BackfillEvent") - {"type"} == (said | {"from", "to"}) - names
+    warning = PositionWarning.model_fields.keys() - ErrorBody.model_fields.keys()
+    assert declared("PositionWarning") == warning | {"retry_after_ms"}
 
 
 def test_both_sdks_hand_out_all_that_a_tick_says() -> None:

@@ -77,15 +77,20 @@ export interface SubscribedEvent extends StreamNames {
   head: number | null;
   start: "live" | "backfill" | "snapshot";
   mode: "full" | "latest";
-  warning?: ErrorBody | null;
+  /** With `start` "snapshot": why the position cannot be served; with "backfill": what is left out. */
+  warning?: PositionWarning | null;
 }
 export interface BackfillEvent extends StreamNames {
   type: "backfill";
   state: "begin" | "end";
+  /** The seq they are asked after, as it was asked; 0: from the beginning. */
   from: number;
   to: number | null;
   count: number | null;
+  /** Whether everything after `from` that is retained is given. */
   complete: boolean;
+  /** What is left out when it is not. */
+  warning?: PositionWarning | null;
 }
 export interface ModeEvent extends StreamNames {
   type: "mode";
@@ -106,6 +111,15 @@ export interface ErrorBody {
   name: string;
   message: string;
   retry: "no" | "after" | "snapshot" | "reconnect";
+}
+/** What of a position is not served. */
+export interface PositionWarning extends ErrorBody {
+  /** Of a backfill: older than `max_minutes`, the archive was away, or it went before it was read. */
+  cause?: "age" | "archive" | "expired" | null;
+  /** The oldest that can be, or is, given. */
+  oldest_seq?: number | null;
+  max_minutes?: number | null;
+  retry_after_ms?: number | null;
 }
 export interface StreamErrorEvent extends StreamNames, ErrorBody { type: "streamError" }
 export interface ServerErrorEvent extends ErrorBody { type: "serverError" }

@@ -11,6 +11,7 @@ import pytest
 from market_data_conformance.proxy import BreakingProxy
 from market_data_fanout_client import (
     AnyEvent,
+    Backfill,
     Client,
     Connected,
     Disconnected,
@@ -55,6 +56,24 @@ async def reach(client: Client, market: Market, seen: list[AnyEvent]) -> None:
 
 def ticks(seen: list[AnyEvent]) -> list[int]:
     return [event.seq for event in seen if isinstance(event, Tick)]
+
+
+async def test_what_a_backfill_leaves_out_is_handed_over() -> None:
+    async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
+        market = gateway.market()
+        now = market.clock()
+        market.clock = lambda: now - 3_600_000_000
+        await market.ticks(5)
+        market.clock = lambda: now
+        await market.ticks(5)
+        async with Client(url(gateway)) as client:
+            await client.subscribe("BTC-USD", from_seq=0)
+            subscribed = await until(client, Subscribed)
+            begin, end = [await until(client, Backfill) for _ in range(2)]
+    assert (end.state, end.first, end.count, end.complete) == ("end", 0, 5, False)
+    assert end.warning is not None
+    assert (end.warning["cause"], end.warning["oldest_seq"]) == ("age", market.chain[5])
+    assert begin.warning == end.warning == subscribed.warning
 
 
 async def test_a_subscription_gives_snapshot_then_verified_typed_ticks() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from services.gateway.chain.stream_record import SnapshotReason, StreamRecord, s
 from services.gateway.fanout.hub import Hub
 from services.gateway.fanout.subscription import BEGINNING, Catching, Piece, Subscription
 from services.gateway.metrics import Metrics
-from services.gateway.protocol import TOO_OLD, Problem, unavailable
+from services.gateway.protocol import TOO_OLD, Problem, left_out, unavailable
 from services.gateway.streams.feed import StreamFeed
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class CatchUp:
         if not anew and head is not None and catching.seq not in (None, head.seq):
             self._lost(subscription, catching, feed)
             return
-        self._end(subscription, catching, complete=True)
+        self._end(subscription, catching, catching.warning)
         if anew:
             if (status := feed.status()) is not None:
                 self._client.tell(status)
@@ -250,21 +251,26 @@ class CatchUp:
             to = subscription.terms.mode
             self._client.tell(mode_message(feed.key, "catch_up", to, "recovered", catching.count))
 
-    def _end(self, subscription: Subscription, catching: Catching, *, complete: bool) -> None:
+    def _end(
+        self,
+        subscription: Subscription,
+        catching: Catching,
+        warning: Mapping[str, Any] | None,
+    ) -> None:
         if catching.reason != "backfill":
             return
         seconds = time.monotonic() - catching.since
         subscription.live_stream.metrics.backfill_seconds.observe(seconds)
-        key, place = subscription.live_stream.key, (catching.start, catching.seq)
-        self._client.tell(backfill_message(key, "end", *place, catching.count, complete))
+        key, place = subscription.live_stream.key, (catching.asked, catching.seq)
+        self._client.tell(backfill_message(key, "end", *place, catching.count, warning))
 
     def _lost(self, subscription: Subscription, catching: Catching, feed: StreamFeed) -> None:
         """The log does not hold what this client needs next: say what it misses, begin anew."""
-        self._end(subscription, catching, complete=False)
         head = feed.replica.head
+        oldest = head.seq if head is not None else None
+        self._end(subscription, catching, left_out("expired", oldest))
         if catching.reason == "backfill" and subscription.terms.on_unrecoverable == "error":
             message = "what follows the last record sent expired before it could be read"
-            oldest = head.seq if head is not None else None
             self._client.subscriptions.end_with(
                 Problem(TOO_OLD, message, oldest_seq=oldest), subscription
             )
@@ -318,10 +324,17 @@ def mode_message(key: StreamKey, old: str, new: str, reason: str, lag: int) -> d
 
 
 def backfill_message(
-    key: StreamKey, state: str, first: int, last: int | None, count: int | None, complete: bool
+    key: StreamKey,
+    state: str,
+    first: int,
+    last: int | None,
+    count: int | None,
+    warning: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """A backfill begins or has ended."""
-    what = {"from": first, "to": last, "count": count, "complete": complete}
+    """A backfill begins or has ended; it is complete unless `warning` says what is left out."""
+    what: dict[str, Any] = {"from": first, "to": last, "count": count, "complete": warning is None}
+    if warning is not None:
+        what["warning"] = dict(warning)
     return {"type": "backfill", "state": state, "stream": str(key), **stream_fields(key), **what}
 
 

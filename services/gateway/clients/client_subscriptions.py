@@ -302,8 +302,15 @@ class ClientSubscriptions(SubscriptionListener):
     def _begin_backfill(self, subscription: Subscription, feed: StreamFeed, start: Start) -> None:
         head = feed.replica.head
         to = head.seq if head is not None else start.seq
-        self._client.tell(backfill_message(feed.key, "begin", start.seq, to, None, start.complete))
-        catching = Catching("backfill", start.position, start.seq, time.monotonic())
+        self._client.tell(backfill_message(feed.key, "begin", start.asked, to, None, start.warning))
+        catching = Catching(
+            "backfill",
+            start.position,
+            start.seq,
+            time.monotonic(),
+            asked=start.asked,
+            warning=start.warning,
+        )
         self._catch_up.begin(subscription, feed, catching)
 
     async def unsubscribe(self, command: Unsubscribe, id: CommandId | None) -> None:

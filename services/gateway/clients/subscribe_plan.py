@@ -83,6 +83,8 @@ async def plan_start(
                 feed, from_seq, epoch, now_us, late=bool(command.late)
             )
             plan.kind = "backfill"
+            if plan.start.warning is not None:
+                plan.more["warning"] = plan.start.warning
             return
         except Problem as problem:
             if command.on_unrecoverable == "error":

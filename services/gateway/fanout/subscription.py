@@ -21,7 +21,7 @@ hub alone calls these, as a stream's lists of who is live have to follow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -99,12 +99,11 @@ class Catching:
     page: deque[StreamRecord] = field(default_factory=deque, init=False)
     # Where the log is read on behind `page`; empty: it has to be looked for.
     cursor: str = field(default="", init=False)
-    start: int = field(init=False)  # of a backfill, what was asked for
+    # Of a backfill: what was asked for, and what of it is left out from the start.
+    asked: int = 0
+    warning: Mapping[str, Any] | None = None
     count: int = field(default=0, init=False)  # records handed out
     reading: bool = field(default=False, init=False)  # whether somebody fetches what comes next
-
-    def __post_init__(self) -> None:
-        self.start = self.seq or 0
 
     def set_page(self, page: deque[StreamRecord], cursor: str) -> None:
         """Records were read that come next; none: the place has to be looked for again."""

@@ -35,6 +35,18 @@ class ErrorBody(ServerMessage):
     retry_after_ms: int | None = None
 
 
+class PositionWarning(ErrorBody):
+    """What of a position is not served, as an error would say it."""
+
+    cause: Literal["age", "archive", "expired"] | None = Field(
+        None,
+        description="Of a backfill that leaves something out: it is older than `max_minutes`, the "
+        "archive did not answer, or it expired before it was read.",
+    )
+    oldest_seq: int | None = Field(None, description="The oldest that can be, or is, given.")
+    max_minutes: int | None = None
+
+
 class Welcome(ServerMessage):
     """First frame."""
 
@@ -66,8 +78,10 @@ class Result(_Stream):
     depth: int | None = None
     late: bool | None = None
     error: ErrorBody | None = None
-    warning: ErrorBody | None = Field(
-        None, description="Why `from_seq` could not be served, where a snapshot is sent instead."
+    warning: PositionWarning | None = Field(
+        None,
+        description="With `start` `snapshot`: why `from_seq` could not be served. With `backfill`: "
+        "what is left out.",
     )
 
 
@@ -114,10 +128,16 @@ class BackfillMessage(_Stream):
 
     type: Literal["backfill"]
     state: Literal["begin", "end"]
-    from_: int = Field(alias="from")
+    from_: int = Field(alias="from", description="The position as it was asked for.")
     to: int | None
     count: int | None
-    complete: bool
+    complete: bool = Field(
+        description="Whether everything after `from` that is retained is given; of `begin`, as far "
+        "as it is known by then."
+    )
+    warning: PositionWarning | None = Field(
+        None, description="What is left out, when not `complete`."
+    )
 
 
 class GatewayEvidence(ServerMessage):

@@ -91,7 +91,8 @@ class Client:
         kind = message["type"]
         if kind == "backfill" and message["state"] == "begin":
             # What was held is given up for the position that was asked for.
-            self.held[_stream(message)] = message["from"]
+            # Who says 0 holds nothing: the first record may come after any.
+            self.held[_stream(message)] = message["from"] or None
             self._claimed.add(_stream(message))
         elif kind == "snapshot" and message.get("last", True):
             record = message["snapshot"]

@@ -138,12 +138,70 @@ async def test_zero_is_the_oldest_record_that_is_not_too_old(place: Place) -> No
     async with place.gateway.client() as client:
         await place.follow(client, 0)
         begin = await client.of("backfill")
-        assert (begin["complete"], begin["from"]) == (False, chain[19])
+        end = await client.of("backfill")
+        for message in (begin, end):
+            assert (message["complete"], message["from"]) == (False, 0)
+            warning = message["warning"]
+            assert (warning["code"], warning["cause"]) == (4001, "age")
+            assert (warning["oldest_seq"], warning["max_minutes"]) == (chain[20], 120)
         await client.reach(market)
         await place.follow(client, chain[18], on_unrecoverable="error")
         error = await client.of("error")
         assert (error["code"], error["oldest_seq"]) == (4001, chain[20])
     assert client.seen[str(market.key)] == chain[20:]
+
+
+async def test_all_that_is_retained_is_complete_though_the_first_record_is_gone(
+    place: Place,
+) -> None:
+    market = place.market
+    await market.ticks(20)
+    await place.expire()
+    await market.ticks(20)
+    place.rows.archived[market.key] = list(market.records)[10:]
+    async with place.gateway.client() as client:
+        result = await place.follow(client, 0)
+        assert "warning" not in result
+        begin, end = [await client.of("backfill") for _ in range(2)]
+    assert (begin["from"], begin["complete"]) == (0, True)
+    assert (end["from"], end["complete"], end["count"]) == (0, True, 30)
+    assert "warning" not in end
+    assert client.seen[str(market.key)] == market.chain[10:]
+
+
+async def test_what_the_archive_holds_beyond_the_limit_is_left_out_and_that_is_said(
+    place: Place,
+) -> None:
+    market = place.market
+    real = market.clock
+    market.clock = lambda: real() - 121 * MINUTE_US
+    await market.ticks(20)
+    place.archive()
+    await place.expire()
+    market.clock = real
+    await market.publish(market.status("quiet"))
+    async with place.gateway.client() as client:
+        result = await place.follow(client, 0)
+        begin, end = [await client.of("backfill") for _ in range(2)]
+        assert result["warning"] == begin["warning"] == end["warning"]
+        assert (end["complete"], end["count"], end["from"]) == (False, 0, 0)
+        assert end["warning"]["cause"] == "age"
+
+
+async def test_without_an_answer_of_the_archive_nobody_says_complete(place: Place) -> None:
+    market = place.market
+    await market.ticks(20)
+    place.archive()
+    await place.expire()
+    await market.ticks(20)
+    place.rows.away = True
+    async with place.gateway.client() as client:
+        await place.follow(client, 0)
+        begin, end = [await client.of("backfill") for _ in range(2)]
+    for message in (begin, end):
+        assert (message["complete"], message["from"]) == (False, 0)
+        assert (message["warning"]["code"], message["warning"]["cause"]) == (6001, "archive")
+        assert message["warning"]["oldest_seq"] == market.chain[20]
 
 
 async def test_the_archive_is_not_asked_for_what_is_too_old_anyway() -> None:

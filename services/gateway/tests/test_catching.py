@@ -35,7 +35,7 @@ def test_it_begins_with_nothing_read_and_nothing_handed_out() -> None:
     assert (catching.count, catching.since, catching.cursor) == (0, 3.0, "")
     assert catching.page == deque()
     assert not catching.reading
-    assert Catching("backfill", _HELD, None).start == 0
+    assert Catching("backfill", _HELD, None).asked == 0
     assert Catching("backfill", _HELD, None).since == 0.0
 
 

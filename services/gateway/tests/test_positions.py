@@ -214,6 +214,43 @@ async def test_too_old_by_age_names_the_oldest_seq() -> None:
         assert client.seen[str(market.key)] == chain[40:]
 
 
+async def test_from_the_beginning_says_what_the_limit_left_out() -> None:
+    async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
+        market = gateway.market()
+        now = time.time_ns() // 1000
+        market.clock = lambda: now - 3_600_000_000
+        await market.ticks(40)
+        market.clock = lambda: now
+        await market.ticks(10)
+        chain = market.chain
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=0)
+            result = (await client.of("subscribed"))["results"][0]
+            begin, end = [await client.of("backfill") for _ in range(2)]
+            await client.reach(market)
+    warning = result["warning"]
+    assert (warning["code"], warning["cause"], warning["max_minutes"]) == (4001, "age", 10)
+    assert warning["oldest_seq"] == chain[40]
+    assert begin["warning"] == end["warning"] == warning
+    assert (begin["from"], begin["to"], begin["complete"]) == (0, chain[-1], False)
+    assert (end["from"], end["count"], end["complete"]) == (0, 10, False)
+    assert client.seen[str(market.key)] == chain[40:]
+
+
+async def test_from_the_beginning_with_all_too_old_gives_nothing_and_is_not_complete() -> None:
+    async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
+        market = gateway.market()
+        now = time.time_ns() // 1000
+        market.clock = lambda: now - 3_600_000_000
+        await market.ticks(40)
+        async with gateway.client() as client:
+            await client.send(type="subscribe", products=["BTC-USD"], from_seq=0)
+            begin, end = [await client.of("backfill") for _ in range(2)]
+    assert (begin["from"], begin["complete"]) == (0, False)
+    assert (end["from"], end["count"], end["complete"]) == (0, 0, False)
+    assert (end["warning"]["cause"], end["warning"]["oldest_seq"]) == ("age", None)
+
+
 async def test_too_old_by_retention() -> None:
     now = [0.0]
     broker = MemoryBroker(MemoryServer(clock=lambda: now[0]))

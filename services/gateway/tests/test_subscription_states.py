@@ -189,7 +189,7 @@ def test_who_falls_behind_begins_where_it_was_left_at_that_time(
     catching = subscription.fall_behind(_HELD, 5.0)
     assert subscription.catching is catching
     assert (catching.reason, catching.position, catching.seq) == ("slow", _HELD, 107)
-    assert (catching.since, catching.start, catching.count) == (5.0, 107, 0)
+    assert (catching.since, catching.seq, catching.count) == (5.0, 107, 0)
     subscription.go_live()
     # It was given everything, and there was nothing.
     assert subscription.fall_behind(BEGINNING, 0.0).seq is None

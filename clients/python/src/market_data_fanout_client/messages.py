@@ -159,7 +159,11 @@ class Status(Event):
 
 @dataclass(frozen=True, slots=True)
 class Subscribed(Event):
-    """The stream was accepted. `head` is its newest seq; None when it has no record yet."""
+    """The stream was accepted. `head` is its newest seq; None when it has no record yet.
+
+    `warning`: of a position that is not served whole: the fields of an error (`code`, `name`,
+    `message` ...). With `start` `snapshot` it says why, with `backfill` what is left out.
+    """
 
     epoch: int | None = None
     head: int | None = None
@@ -170,13 +174,23 @@ class Subscribed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Backfill(Event):
-    """Ticks of the past begin or end here."""
+    """Ticks of the past begin or end here.
+
+    Attributes:
+        first: the seq they are asked after; 0: from the beginning.
+        last: of the last tick; None when the stream has none.
+        count: of ticks and resets, once they have come.
+        complete: whether everything after `first` that is retained is given.
+        warning: what is left out when it is not: the fields of an error, `cause` (`age`, `archive`
+            or `expired`) and `oldest_seq`, the first that is given.
+    """
 
     state: Literal["begin", "end"]
     first: int
     last: int | None
     count: int | None = None
     complete: bool = False
+    warning: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,9 @@ const handlers = {
   },
   subscribed(event) {
     if (outage && event.start === "backfill") outage.waiting += 1;
-    if (event.warning) say(`${named(event)}: ${event.warning.message}; a snapshot instead`, "wait");
+    if (!event.warning) return;
+    const instead = event.start === "backfill" ? "" : "; a snapshot instead";
+    say(`${named(event)}: ${event.warning.message}${instead}`, "wait");
   },
   backfill(event) {
     if (!outage || event.state !== "end") return;
