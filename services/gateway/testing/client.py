@@ -91,8 +91,10 @@ class Client:
         kind = message["type"]
         if kind == "backfill" and message["state"] == "begin":
             # What was held is given up for the position that was asked for.
-            # Who says 0 holds nothing: the first record may come after any.
-            self.held[_stream(message)] = message["from"] or None
+            self.held.pop(_stream(message), None)
+            if message["from"]:
+                # Who says 0 holds nothing: the first record may come after any.
+                self.held[_stream(message)] = message["from"]
             self._claimed.add(_stream(message))
         elif kind == "snapshot" and message.get("last", True):
             record = message["snapshot"]
