@@ -31,7 +31,7 @@ class Happening:
 
     def begin(self, fault: Fault) -> None:
         loop, network, platform = self._it.loop, self._it.network, self._platform
-        part_of = platform.nats.part_of
+        part_of = platform.part_of
         happened = True
         match fault:
             case Kill():

@@ -102,15 +102,15 @@ class Judge:
 
     def _leftovers(self, before: Mapping[str, Counter[str]]) -> list[str]:
         platform, wrong = self._platform, []
-        servers = platform.nats.servers
-        # Whose clients go from one to another.
-        cluster = [part for part in before if part in servers] if len(servers) > 1 else []
-        if cluster:
-            had = sum((before[part] for part in cluster), Counter())
-            now = (held_by(self._it.loop, platform.process(part)) for part in cluster)
-            wrong += grown("nats", had, sum(now, Counter()))
+        # Parts that take each other's place, or whose clients go from one to another.
+        servers = [part for part in platform.nats.servers if part in before]
+        together = [group for group in (servers, platform.lines) if len(group) > 1]
+        for group in together:
+            had = sum((before[part] for part in group), Counter())
+            now = (held_by(self._it.loop, platform.process(part)) for part in group)
+            wrong += grown(group[0], had, sum(now, Counter()))
         for part, held in before.items():
-            if part in cluster:
+            if any(part in group for group in together):
                 continue
             after = held_by(self._it.loop, platform.process(part))
             # A client of Redis keeps as many connections as it had calls under way at once.

@@ -126,7 +126,7 @@ class Plan:
     `numbers` are the places that the faults have among those of the seed. The snapshotters share
     every log where they `overlap`, as in a rolling update; else each has shards of its own. NATS
     has one server, or three, which are a cluster, have three replicas of each log, and faults of
-    their own.
+    their own. Of ingestors there is one, or two `lines` of the same products.
     """
 
     seed: int
@@ -137,17 +137,22 @@ class Plan:
     overlap: bool
     broker: BrokerKind = "nats"
     servers: int = 1
+    lines: int = 1
 
     @property
     def names_in_order(self) -> bool:
         """Whether the names of the archive's objects tell the order of their records.
 
         They have the ingestor's time, and snapshotters that share a log each write some of the same
-        minutes (docs/archive.md).
+        minutes (docs/archive.md). Of two lines each has a time of its own.
         """
-        return not self.overlap and not any(
-            isinstance(fault, WrongClock) and fault.part == "ingestor" and fault.by_s < 0
-            for fault in self.faults
+        return (
+            not self.overlap
+            and self.lines == 1
+            and not any(
+                isinstance(fault, WrongClock) and fault.part == "ingestor" and fault.by_s < 0
+                for fault in self.faults
+            )
         )
 
     @property
@@ -193,7 +198,8 @@ def plan_of(seed: int, seconds: float = 60.0, faults: int = FAULTS) -> Plan:
         ]
         made = sorted([*made, *own], key=lambda one: one.at_s)
     numbers = tuple(range(len(made)))
-    return Plan(seed, products, seconds, tuple(made), numbers, overlap, broker, servers)
+    lines = Random(f"lines of {seed}").choice((1, 1, 2))
+    return Plan(seed, products, seconds, tuple(made), numbers, overlap, broker, servers, lines)
 
 
 def broker_of(seed: int) -> BrokerKind:

@@ -49,6 +49,7 @@ class Platform:
         products: tuple[str, ...],
         broker: BrokerKind = "nats",
         servers: int = 1,
+        lines: int = 1,
         *,
         overlap: bool,
     ) -> None:
@@ -56,6 +57,10 @@ class Platform:
         self.products = products
         self.broker = broker
         self._overlap = overlap
+        # The ingestors' parts.
+        self.lines = [f"ingestor-{number + 1}" for number in range(lines)]
+        if lines == 1:
+            self.lines = ["ingestor"]
         self.redis = RedisPart()
         self.stores = Stores(world.loop, Random(world.random.getrandbits(64)))
         self.nats = NatsPart(Random(world.random.getrandbits(64) if servers > 1 else 0), servers)
@@ -66,7 +71,7 @@ class Platform:
         self._mains: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "exchange": self._exchange,
             **(self.nats.mains if broker == "nats" else {"redis": self.redis.main}),
-            "ingestor": self._ingestor,
+            **dict.fromkeys(self.lines, self._ingestor),
             "normalizer-1": self._normalizer,
             "normalizer-2": self._normalizer,
             "snapshotter-1": self._snapshotter,
@@ -101,6 +106,12 @@ class Platform:
         self.kill(part, unplugged=unplugged)
         self.world.loop.call_later(for_s, self.start, part)
         return True
+
+    def part_of(self, name: str, at_s: float) -> str:
+        """The part that a fault at a time means: of several with one name the time says which."""
+        if name == "ingestor":
+            return self.lines[int(at_s * 1e6) % len(self.lines)]
+        return self.nats.part_of(name, at_s)
 
     def running(self, part: str) -> bool:
         return self._processes[part].alive
@@ -137,6 +148,8 @@ class Platform:
             coinbase_ws_primary=f"ws://exchange:{HTTP_PORT}",
             coinbase_ws_fallback=None,
             coinbase_rest_url=f"http://exchange:{HTTP_PORT}",
+            ingestor_line=running_process().machine.name,
+            ingestor_pair="main" if len(self.lines) > 1 else None,
         )
         await serve_ingestor(settings, Stop())
 

@@ -47,7 +47,7 @@ class _Run:
         self._it = it
         self._plan = plan
         self._platform = Platform(
-            it, plan.products, plan.broker, plan.servers, overlap=plan.overlap
+            it, plan.products, plan.broker, plan.servers, plan.lines, overlap=plan.overlap
         )
         self._logs: Logs | RedisLogs = (
             Logs(self._platform.nats.disk)

@@ -69,7 +69,8 @@ class PublisherBase[T: InFlight](Worker, Publisher):
         super().__init__("publisher")
         max_records, max_bytes, self._on_refused, self._predecessor = options
         self._limit = limit
-        self._window = PublishWindow[T](max_records, max_bytes, clock)
+        shared = self._predecessor is not None
+        self._window = PublishWindow[T](max_records, max_bytes, clock, shared)
         self._unsynced = UnsyncedRecords(_KEPT_WINDOWS * max_records, max_bytes)
         # Set when there is something to do.
         self._wake = asyncio.Event()

@@ -30,6 +30,8 @@ class PublishWindow[T: InFlight]:
     _max_records: int  # B2
     _max_bytes: int  # B2
     _clock: Callable[[], float]  # seconds; only differences count
+    # Whether several write its subjects, each by what its record follows (`holes.Predecessor`).
+    shared: bool = False
     items: deque[T] = field(default_factory=deque)  # oldest first
     taken: int = 0  # the newest ticket
     horizon: int = 0  # the newest ticket that is done, and all before it
@@ -116,15 +118,19 @@ class PublishWindow[T: InFlight]:
     def say_lost(self, name: str, records: Sequence[Record]) -> None:
         """These can no longer be stored in the log `name`; where they were taken, they are done."""
         self.lost += len(records)
-        log.error(
-            "records_lost",
-            log=name,
-            records=len(records),
-            subject=records[0].subject,
-            first=records[0].position,
-            last=records[-1].position,
-            reason="not in the log, and a newer record of the subject is",
-        )
+        told = {
+            "log": name,
+            "records": len(records),
+            "subject": records[0].subject,
+            "first": records[0].position,
+            "last": records[-1].position,
+        }
+        reason = "not in the log, and a newer record of the subject is"
+        if self.shared:
+            # Which is another writer's, and was proven to follow what stands before it.
+            log.warning("records_passed_by", **told, reason=reason)
+        else:
+            log.error("records_lost", **told, reason=reason)
 
     def say_refused(
         self, record: Record, error: RecordRefused, on_refused: OnRefused | None

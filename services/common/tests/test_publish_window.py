@@ -200,6 +200,16 @@ def test_what_is_lost_is_said_with_its_place() -> None:
     ]
 
 
+def test_what_another_writers_records_stand_above_is_passed_by_and_no_loss() -> None:
+    window = PublishWindow[InFlight](9, 99, _Clock(), shared=True)
+    with capture_logs() as lines:
+        window.say_lost("raw", [_record(1)])
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("records_passed_by", "warning")
+    ]
+    assert window.stats().lost == 1
+
+
 def test_a_refusal_is_said_and_handed_to_whoever_answers_what_stands_in_its_place() -> None:
     window = PublishWindow[InFlight](9, 99, _Clock())
     error, told = RecordRefused("market.raw", "too old"), list[tuple[Record, RecordRefused]]()

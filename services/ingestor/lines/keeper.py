@@ -77,7 +77,8 @@ class LineKeeper:
         await self._active.wait()
 
     async def __aenter__(self) -> Self:
-        self._publisher = await self._broker.publisher()
+        # A beat needs none before it, and one that another line's stands above is no loss.
+        self._publisher = await self._broker.publisher(predecessor=lambda _beat: None)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

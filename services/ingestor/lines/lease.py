@@ -22,6 +22,9 @@ from typing import NamedTuple
 TERM = 10**9
 # The number of a term's last beat, with which its line lets go.
 RELEASED = TERM - 1
+# After the log did not answer: whoever writes may need so long to find its way back to it, and has
+# to write again first what a log lost at its end.
+_AFTER_OUTAGE_S = 5.0
 # Beats in the time after which another line takes over: one that is late takes nothing away.
 _BEATS_IN_TIME = 4
 
@@ -69,6 +72,8 @@ class Lease:
     _still: float | None = field(default=None, init=False)
     # It let go, and takes nothing back.
     _left: bool = field(default=False, init=False)
+    # Whether the log did not answer since the newest beat was read.
+    _outage: bool = field(default=False, init=False)
     # When this line wrote its last beat.
     _beaten: float = field(default=float("-inf"), init=False)
 
@@ -85,6 +90,7 @@ class Lease:
                 self._still = now
         else:
             self._still = now
+            self._outage = False
             self.newest = found
             own = (found.line, found.since) == (self._line, self._since)
             self.role = Role.ACTIVE if own and found.number != RELEASED else Role.STANDBY
@@ -96,6 +102,7 @@ class Lease:
         """The log did not answer: what it holds meanwhile is unknown, so no silence is judged."""
         self._asked = now
         self._still = None
+        self._outage = True
 
     def due(self, now: float) -> Beat | None:
         """The beat to be written now, if any: the next one of this line's term, or a claim."""
@@ -121,7 +128,8 @@ class Lease:
         newest = self.newest
         if newest is None or newest.number == RELEASED:
             return True
-        return now - self._still >= self._takeover_s
+        patience = max(self._takeover_s, _AFTER_OUTAGE_S if self._outage else 0.0)
+        return now - self._still >= patience
 
     def may_write(self, now: float) -> bool:
         """Whether this line may write streams' records.
