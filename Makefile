@@ -107,7 +107,7 @@ soak-snapshotter: $(STAMP) ## Snapshotter: SIGKILL 20 times under load, stores a
 
 .PHONY: bench-snapshot-lag
 bench-snapshot-lag: $(STAMP) ## How far latest rows are behind: the stack at 50 products and 500 ticks/s (2 min)
-	@$(PY) -m tools.dev.snapshot_lag
+	@$(PY) -m tools.bench snapshot-lag --rounds 4
 
 .PHONY: bench-replay
 bench-replay: $(STAMP) ## An hour of simulated market recorded, archived, replayed: the same ticks, byte for byte (10 min)

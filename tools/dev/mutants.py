@@ -12,7 +12,6 @@ import difflib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import yaml
+
+from tools.dev.captured import captured
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("services", "tools", "clients", "docs", "conftest.py", "pyproject.toml", "README.md")
@@ -36,55 +38,20 @@ ALIVE = (0, 33)
 
 
 class Module(NamedTuple):
-    """What is changed, and the tests that state its rules (not those that need a server)."""
+    """What is changed, and the tests that state its rules (`mutants.yaml`)."""
 
     path: str
     tests: list[str]
 
 
-def _module(path: str, *tests: str) -> Module:
-    home = path.split("/", 1)[0]
-    return Module(f"services/{path}", [f"services/{home}/tests/test_{name}.py" for name in tests])
-
-
 MODULES = {
-    "sequencer": _module("ingestor/integrity/sequencer.py", "sequencer"),
-    "chain": _module("normalizer/chain.py", "chain", "normalize", "known_answers"),
-    "subscription": _module("gateway/fanout/subscription.py", "subscription_states", "catching"),
-    "conflation": _module("gateway/fanout/conflation.py", "conflation"),
-    "outbox": _module("gateway/fanout/outbox.py", "outbox"),
-    "window": _module("gateway/chain/window.py", "window"),
-    "replica": _module("gateway/chain/replica.py", "replica_edges"),
-    "freshness": _module("gateway/chain/freshness.py", "freshness_edges"),
-    "book": _module("common/domain/book.py", "book"),
-    "fold": _module("common/domain/fold.py", "fold"),
-    "decimals": _module("common/domain/decimals.py", "decimals"),
-    "publish-lanes": _module("common/stream/nats/publishing/lanes.py", "publish_lanes"),
-    "publish-window": _module("common/stream/publish_window.py", "publish_window"),
-    "raw-writer": _module("ingestor/streams/raw_writer.py", "raw_writer"),
-    "trades-stream": _module(
-        "ingestor/streams/trades.py", "trades_stream", "trades_stream_edges", "open_gaps"
-    ),
-    "ticker-stream": _module("ingestor/streams/ticker.py", "ticker_stream", "product_streams"),
-    "book-stream": _module(
-        "ingestor/streams/book.py", "book_stream", "book_stream_edges", "product_streams"
-    ),
-    "silence": _module("ingestor/integrity/silence.py", "silence"),
-    "suspicion": _module("ingestor/integrity/suspicion.py", "suspicion"),
-    "plausibility": _module("ingestor/integrity/plausibility.py", "plausibility"),
-    "open-gaps": _module("ingestor/integrity/open_gaps.py", "open_gaps"),
-    "order-book": _module("ingestor/integrity/order_book.py", "order_book"),
-    "book-replica": _module("ingestor/integrity/book_replica.py", "book_replica"),
-    "gate": _module("ingestor/streams/gate.py", "gate", "gate_edges"),
-    "late": _module("ingestor/streams/late.py", "late_edges", "open_gaps"),
-    "orders-stream": _module("ingestor/streams/orders.py", "orders_stream_edges", "orders_stream"),
-    "product-streams": _module(
-        "ingestor/streams/product_streams.py",
-        "product_streams_edges",
-        "product_streams_begin",
-        "product_streams",
-    ),
-    "pulse": _module("ingestor/streams/pulse.py", "pulse"),
+    name: Module(
+        f"services/{path}",
+        [f"services/{path.split('/')[0]}/tests/test_{test}.py" for test in tests],
+    )
+    for name, (path, *tests) in yaml.safe_load(
+        Path(__file__).with_suffix(".yaml").read_text()
+    ).items()
 }
 
 
@@ -115,13 +82,8 @@ def run(module: Module, home: Path, processes: int) -> Outcome:
     with (home / "pyproject.toml").open("a") as settings:
         paths = json.dumps([module.path])
         settings.write(SETTINGS.format(paths=paths, tests=json.dumps(module.tests)))
-    done = subprocess.run(
-        [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-m", "mutmut", "run", "--max-children", str(processes))
+    done = captured(*command, cwd=home)
     if done.returncode:
         raise click.ClickException(f"{module.path}: {done.stdout[-4000:]}{done.stderr[-4000:]}")
     noted = json.loads((home / "mutants" / f"{module.path}.meta").read_text())

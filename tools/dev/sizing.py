@@ -2,34 +2,20 @@
 
     python -m tools.dev.sizing clients=20000 messages_s=2 ticks_s=800 delivery_us=5
 
-Every name of `FIGURES` and `PRICES` may be given another value.
+Every figure and price of `sizing.yaml` may be given another value.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
-# What is asked, the settings that cost, what was measured (docs/performance.md), limits of others.
-FIGURES = {
-    "clients": 20_000, "messages_s": 10, "streams": 5, "merged": 0, "compressed": 0,
-    "products": 100, "ticks_s": 5_000, "busiest_s": 50, "row_period_s": 1,
-    "checkpoint_period_s": 30, "retention_h": 2, "archive_months": 1, "shards": 8,
-    "delivery_us": 5.08, "tick_us": 5.7, "merge_us": 15, "handshake_us": 95, "subscribe_us": 64,
-    "connection_kib": 9.47, "stream_kib": 2, "process_mib": 110, "tick_bytes": 525,
-    "raw_bytes": 587, "message_bytes": 609, "deflated_bytes": 332, "header_bytes": 200,
-    "stored_around_bytes": 232, "archived_bytes": 199.9, "nats_delivery_us": 1.15,
-    "log_read_us": 12, "ingest_us": 24, "normalize_us": 36, "row_us": 1700, "fold_us": 30,
-    "core_share": 0.6, "gateway_mib": 1024, "window_mib": 256, "window_stream_mib": 4,
-    "node_gateways": 3, "node_vcpu": 3.5, "zones": 3, "nats_servers": 3, "nats_gbit": 10,
-    "nlb_targets": 500,
-}  # fmt: skip
-# US dollars of the list, us-east-1, mid 2025; never looked up since: check them.
-PRICES = {
-    "eks_hour": 0.10, "node_hour": 0.145, "nats_hour": 0.0816, "disk_gb": 0.08,
-    "nlb_hour": 0.0225, "nlb_unit_hour": 0.006, "nat_hour": 0.045, "nat_gb": 0.045,
-    "zones_gb": 0.02, "write_units_million": 0.625, "s3_gb": 0.023, "s3_puts_thousand": 0.005,
-}  # fmt: skip
+import yaml
+
+_GIVEN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+FIGURES: dict[str, float] = _GIVEN["figures"]
+PRICES: dict[str, float] = _GIVEN["prices"]
 # To the internet: up to so many GB a month, US dollars for each.
 EGRESS = ((100.0, 0.0), (10_240.0, 0.09), (51_200.0, 0.085), (153_600.0, 0.07), (math.inf, 0.05))
 # Of all ticks, and DynamoDB write units of a row: book, ticker, trades.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tools.dev.captured import captured
 
 type Object = dict[str, Any]
 
@@ -28,32 +29,10 @@ NAMESPACE = "market-data"
 HEADER = (
     "# Rendered from charts/market-data-fanout by `make manifests`; change the charts instead.\n"
 )
-# What goes on top of a file by `--set`, as helm/README.md says it.
-_KEDA = (
-    "gateway.autoscaling.enabled=true",
-    "gateway.autoscaling.kind=keda",
-    "gateway.autoscaling.targetConnections=5000",
-    "gateway.metrics.serviceMonitor.enabled=true",
+# Values files of the umbrella and `--set` pairs, by the name of what a release can be made of.
+PROFILES: dict[str, list[str]] = yaml.safe_load(
+    Path(__file__).with_name("profiles.yaml").read_text()
 )
-_ROLLOUTS = ("gateway.canary.enabled=true", "gateway.metrics.serviceMonitor.enabled=true")
-_EXTERNAL_NATS = (
-    "nats.enabled=false",
-    "global.natsCredsSecret=market-data-nats-creds",
-    r"global.settings.NATS_URLS=nats://nats-0.nats.example.com:4222\,nats://nats-1.nats.example.com:4222",
-)
-# The values a release can be made of, by name: files of the umbrella and `--set` pairs, each over
-# the one before. Its values.yaml lies under all of them.
-PROFILES: dict[str, tuple[str, ...]] = {
-    "values": (),
-    "dev": ("values-dev.yaml",),
-    "staging": ("values-staging.yaml",),
-    "production": ("values-production.yaml",),
-    "production-keda": ("values-production.yaml", *_KEDA),
-    "production-rollouts": ("values-production.yaml", *_ROLLOUTS),
-    "production-keda-rollouts": ("values-production.yaml", *_KEDA, *_ROLLOUTS),
-    "external-nats": _EXTERNAL_NATS,
-    "redis": ("values-redis.yaml",),
-}
 
 
 class HelmFailed(Exception):
@@ -100,13 +79,8 @@ class Helm:
             name: str(Path(self._home.name, name.lower()))
             for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         }
-        done = subprocess.run(
-            [self._binary, *command],
-            env={"PATH": os.environ.get("PATH", ""), "KUBECONFIG": os.devnull, **home},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = {"PATH": os.environ.get("PATH", ""), "KUBECONFIG": os.devnull, **home}
+        done = captured(self._binary, *command, env=env)
         if done.returncode != 0:
             raise HelmFailed(command, done.stderr + done.stdout)
         return done.stdout
@@ -201,7 +175,13 @@ def manifests(workspace: Workspace) -> dict[str, str]:
     for item in objects:
         by_chart[item["metadata"]["labels"]["app.kubernetes.io/name"]].append(item)
     files = {f"{chart}.yaml": HEADER + _dump(*by_chart[chart]) for chart in CHARTS}
-    files["namespace.yaml"] = HEADER + _dump(_namespace())
+    labels = {
+        f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+    }
+    namespace = {"name": NAMESPACE, "labels": labels}
+    files["namespace.yaml"] = HEADER + _dump(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}
+    )
     files["kustomization.yaml"] = HEADER + _dump(
         {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -211,17 +191,6 @@ def manifests(workspace: Workspace) -> dict[str, str]:
         }
     )
     return files
-
-
-def _namespace() -> Object:
-    labels = {
-        f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": labels},
-    }
 
 
 def _dump(*documents: Object) -> str:

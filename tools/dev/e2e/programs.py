@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.dev.captured import captured
 from tools.dev.charts.workspace import HelmFailed, helm_binary
 
 WHERE = {
@@ -74,15 +75,9 @@ class Programs:
         command = (name, *arguments)
         began = time.monotonic()
         try:
-            done = subprocess.run(
-                [self._paths[name] or name, *arguments],
-                input=given,
-                env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
-                capture_output=True,
-                text=True,
-                timeout=patience,
-                check=False,
-            )
+            env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+            program = self._paths[name] or name
+            done = captured(program, *arguments, input=given, env=env, timeout=patience)
         except subprocess.TimeoutExpired as error:
             raise ProgramFailed(command, f"not done after {patience:.0f} s", "") from error
         if done.returncode:

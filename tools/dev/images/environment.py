@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 
+from tools.dev.captured import captured
+
 # Imports the packages named, all that is below them, and prints the failures as JSON.
 _IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -123,14 +125,8 @@ class Environment:
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """This Python with these arguments, and of the environment only what is given."""
-        return subprocess.run(
-            [self.python, *arguments],
-            cwd=self.packages.parent,
-            env={"PATH": os.defpath, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = {"PATH": os.defpath, **variables}
+        return captured(self.python, *arguments, cwd=self.packages.parent, env=env)
 
 
 _BY_HASH = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement")
@@ -149,12 +145,7 @@ def wheels_for(platform: str, requirements: Path, python: Path) -> None:
 
 
 def _uv(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "uv", "pip", *arguments, "--quiet"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = captured(sys.executable, "-m", "uv", "pip", *arguments, "--quiet")
     if done.returncode:
         raise NotInstallable(done.stderr.strip())
 
@@ -170,14 +161,9 @@ def pins(requirements: Path) -> Iterator[Requirement]:
 
 def build_wheel(source: Path, target: Path) -> Path:
     """The wheel that a build makes of its working folder."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--no-index", "--wheel-dir", str(target), str(source)),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    captured(
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--no-index", "--wheel-dir", target, source),
+    ).check_returncode()
     (wheel,) = target.glob("*.whl")
     return wheel

