@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,15 +179,6 @@ class _Levels(msgspec.Struct):
     changes: list[list[str]] = []
 
 
-def _state_before(frames: Iterable[Frame]) -> dict[str, _Recorded]:
-    """Each product as it stood before the first frame, as far as later ones tell."""
-    found: defaultdict[str, _Recorded] = defaultdict(_Recorded)
-    for frame in frames:
-        if frame.product:
-            found[frame.product].foresee(frame)
-    return dict(found)
-
-
 class ReplayMarket:
     """Gives out recorded frames in order and knows the state they add up to.
 
@@ -202,11 +193,17 @@ class ReplayMarket:
     def __init__(self, capture: Capture, truth: Capture | None = None) -> None:
         self._frames = capture.frames
         self.left_out = capture.left_out
-        self._recorded = _state_before(capture.frames)
+        # Each product as it stood before the first frame, as far as later ones tell.
+        recorded: defaultdict[str, _Recorded] = defaultdict(_Recorded)
+        for frame in capture.frames:
+            if frame.product:
+                recorded[frame.product].foresee(frame)
+        self._recorded = dict(recorded)
         self.products: list[Product] = [product(name) for name in self._recorded]
         self._truth = ReplayMarket(truth) if truth is not None else None
         self._with_ticker = {each.product for each in self._frames if each.type == "ticker"}
-        self._with_beats = {each.product for each in self._frames if each.type == "heartbeat"}
+        with_beats = {each.product for each in self._frames if each.type == "heartbeat"}
+        self._without_beats = [name for name in self._recorded if name not in with_beats]
         self.first_us = self._frames[0].at_us
         self._now = self.first_us
         self.position = 0
@@ -279,7 +276,7 @@ class ReplayMarket:
             end += 1
         out = self._give(end)
         if not self.cut_due:
-            self._beats_until(to_us, out)
+            self._beat(self._without_beats, to_us, out)
         return out
 
     def _give(self, end: int) -> list[Outgoing]:
@@ -287,7 +284,7 @@ class ReplayMarket:
         while self.position < end and not self.cut_due:
             frame = self._frames[self.position]
             self.position += 1
-            self._beats_until(frame.at_us, out)
+            self._beat(self._without_beats, frame.at_us, out)
             if self._truth is not None:
                 self._truth.follow(frame.at_us)
             recorded = self._recorded.get(frame.product)
@@ -310,11 +307,6 @@ class ReplayMarket:
         state = self.state(trade.product_id, depth=1)
         ticker = ticker_of(trade, {}, state.bids, state.asks)
         return Outgoing((Channel.TICKER, Channel.TICKER_BATCH), trade.product_id, "ticker", ticker)
-
-    def _beats_until(self, to_us: int, out: list[Outgoing]) -> None:
-        """`_beat` of those products that have none recorded."""
-        silent = [name for name in self._recorded if name not in self._with_beats]
-        self._beat(silent, to_us, out)
 
     def _beat(self, names: Collection[str], to_us: int, out: list[Outgoing]) -> None:
         """Move the clock, with heartbeats of these products on whole seconds."""

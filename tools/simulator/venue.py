@@ -9,7 +9,7 @@ from typing import Protocol
 
 from services.common.domain.book import BUY
 from tools.simulator.clock import iso6
-from tools.simulator.market.products import DELISTED, Product, product_rows, trim
+from tools.simulator.market.products import DELISTED, Product, currency_rows, product_rows, trim
 from tools.simulator.protocol.messages import (
     LEVEL3_SCHEMA,
     Channel,
@@ -179,19 +179,5 @@ def ticker_of(
 
 def status(products: Sequence[Product]) -> Status:
     """What the `status` channel says: all that is traded, and what was until it was delisted."""
-    currencies = sorted({name for each in products for name in (each.base, each.quote)})
-    return Status(
-        products=product_rows([each for each in products if each not in DELISTED]),
-        currencies=[
-            {
-                "id": name,
-                "name": name,
-                "min_size": "0.00000001",
-                "status": "online",
-                "status_message": "",
-                "max_precision": "0.00000001",
-                "convertible_to": [],
-            }
-            for name in currencies
-        ],
-    )
+    traded = [each for each in products if each not in DELISTED]
+    return Status(products=product_rows(traded), currencies=currency_rows(products))
