@@ -20,7 +20,7 @@ from rich.table import Table
 
 from services.common.runtime import tune_collector
 from tools.bench.documents import CASE_TITLES, DOCUMENT, case_rows, own_tables, write
-from tools.bench.registry import Case, Run, benchmarks, usual
+from tools.bench.registry import Case, NotHere, Run, benchmarks, usual
 
 RESULTS = Path("bench-results")
 
@@ -73,12 +73,12 @@ def main(
         tune_collector()
         try:
             uvloop.run(known[name](run))
+        except NotHere as why:
+            console.print(f"skipped: {why}", markup=False)
+            continue
         except Exception:  # noqa: BLE001 - whatever it was, the others are still to be measured
             traceback.print_exc()
             failed.append(name)
-            continue
-        if run.skipped:
-            console.print(f"skipped: {run.skipped}", markup=False)
             continue
         console.print(_table(list(run.cases.values())))
         for lines in own_tables(name, run.results):

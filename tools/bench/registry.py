@@ -58,6 +58,10 @@ def proc_kib(file: str, name: str) -> float:
     return sum(float(line.split()[1]) for line in lines if line.startswith(name))
 
 
+class NotHere(Exception):
+    """It cannot be measured on this machine; the message says why."""
+
+
 @dataclass(slots=True)
 class Sample:
     """One measured stretch; `count` is set by whoever measures (records, requests)."""
@@ -83,26 +87,21 @@ class Case:
         return spread([1e6 * sample.client_s / sample.count for sample in self.samples])
 
     def server_us(self) -> Spread | None:
-        found = [
-            1e6 * sample.server_s / sample.count
-            for sample in self.samples
-            if sample.server_s is not None
-        ]
-        return spread(found) if found else None
+        used = [(one.server_s, one.count) for one in self.samples if one.server_s is not None]
+        return spread([1e6 * seconds / count for seconds, count in used]) if used else None
 
     def wall_ms(self) -> Spread:
         return spread([1e3 * sample.wall_s for sample in self.samples])
 
     def as_json(self) -> dict[str, Any]:
+        figures = (self.client_us, self.server_us, self.wall_ms)
         return {
             "bench": self.bench,
             "case": self.name,
             "unit": self.unit,
             "note": self.note,
             "count": self.samples[0].count if self.samples else 0,
-            "client_us": self.client_us() if self.samples else None,
-            "server_us": self.server_us() if self.samples else None,
-            "wall_ms": self.wall_ms() if self.samples else None,
+            **{one.__name__: one() if self.samples else None for one in figures},
             "samples": len(self.samples),
         }
 
@@ -118,7 +117,6 @@ class Run:
         quick: only show that it runs; the figures mean nothing.
         rounds: how often each case is measured.
         results: what the benchmark found besides, as its own table reads it; goes into the JSON.
-        skipped: why it was not measured on this machine; empty when it was.
     """
 
     def __init__(self, bench: str, *, full: bool, rounds: int, quick: bool = False) -> None:
@@ -127,19 +125,18 @@ class Run:
         self.rounds = rounds
         self.cases: dict[str, Case] = {}
         self.results: dict[str, list[Any]] = {}
-        self.skipped = ""
         self._bench = bench
 
     @contextmanager
     def measure(
-        self, case: str, *servers: EmbeddedServer | None, unit: str = "record"
+        self, case: str, *servers: EmbeddedServer | int | None, unit: str = "record"
     ) -> Iterator[Sample]:
-        """Measure the block, and all `servers` meanwhile, as one sample of `case`.
+        """Measure the block, and all `servers` (or processes) meanwhile, as one sample of `case`.
 
         The block sets `count`.
         """
         sample = Sample()
-        pids = [server.pid for server in servers if server is not None]
+        pids = [one if isinstance(one, int) else one.pid for one in servers if one is not None]
         server_before = sum(map(process_cpu_s, pids))
         wall, cpu = time.perf_counter(), time.process_time()
         yield sample
@@ -149,14 +146,11 @@ class Run:
             sample.server_s = sum(map(process_cpu_s, pids)) - server_before
         self.case(case, unit=unit).samples.append(sample)
 
-    def sample(self, case: str, *, unit: str = "record") -> Sample:
-        """A sample of `case` that was measured elsewhere: whoever asks fills it in."""
-        sample = Sample()
+    def sample(self, case: str, unit: str, count: int = 0, **seconds: float) -> Sample:
+        """A sample of `case` that was measured elsewhere, or is filled in by whoever asks."""
+        sample = Sample(count, **seconds)
         self.case(case, unit=unit).samples.append(sample)
         return sample
-
-    def skip(self, reason: str) -> None:
-        self.skipped = reason
 
     def case(self, name: str, *, unit: str = "record") -> Case:
         return self.cases.setdefault(name, Case(self._bench, name, unit))

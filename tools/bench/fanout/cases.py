@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tools.bench.fanout.servers import SERVERS, NoCompiler, program, running
+from tools.bench.fanout.servers import SERVERS, program, running
 from tools.bench.fanout.sink import Found, sink
-from tools.bench.registry import Run, bench
+from tools.bench.registry import NotHere, Run, bench
 
 _FLUSHES = {1: 200, 10: 60}
 # A flush of these takes up to 40 times as long.
@@ -23,13 +23,8 @@ _PACED_S = 5
 async def fanout(run: Run) -> None:
     """CPU for each delivery, delays, cost of connections; beside a C `send()` loop and others."""
     if not sys.platform.startswith("linux"):
-        run.skip("it reads CPU times of Linux")
-        return
-    try:
-        program("limit"), program("sink")
-    except NoCompiler as error:
-        run.skip(str(error))
-        return
+        raise NotHere("it reads CPU times of Linux")
+    program("limit"), program("sink")
     await _load(run)
     await _paced(run)
     await _many(run)
@@ -40,11 +35,11 @@ def _keep(
 ) -> None:
     """What a round gave, for the table of `part` and for that of all cases."""
     run.results.setdefault(part, []).append({"server": server, "round": number, **figures})
-    sample = run.sample(f"{case}: {server}", unit="frame")
-    sample.count, sample.wall_s, sample.server_s = found.deliveries, found.wall_s, found.cpu_s
+    taken = {"wall_s": found.wall_s, "server_s": found.cpu_s}
+    run.sample(f"{case}: {server}", "frame", found.deliveries, **taken)
 
 
-def _in_turn(run: Run, servers: Sequence[str] = SERVERS) -> Iterator[tuple[int, str]]:
+def _in_turn(run: Run, servers: Sequence[str] = tuple(SERVERS)) -> Iterator[tuple[int, str]]:
     """(round, server), back and forth, so that what drifts falls on both sides of a pair."""
     for number in range(run.rounds):
         for name in servers if number % 2 == 0 else reversed(servers):

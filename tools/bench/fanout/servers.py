@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from services.common.settings import child_environment
 from tools.bench.fanout.ticks import FIRST, message, on_credits, record
+from tools.bench.registry import NotHere
 from tools.bench.servers import SHARDS, child, gateway_process, publisher_on
 from tools.embedded import NatsServer
 
@@ -27,7 +29,7 @@ _BUILT = Path(__file__).parents[3] / ".mdf" / "native"
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 
 
-class NoCompiler(Exception):
+class NoCompiler(NotHere):
     """There is no C compiler on this machine, or it cannot compile this."""
 
 
@@ -61,26 +63,34 @@ def program(name: str) -> Path:
     return built
 
 
-SERVERS = (
-    "limit",
-    "gateway",
-    "gateway-batch",
-    "gateway-nats",
-    "websockets",
-    "fastapi",
-    "fastapi-queues",
-)
-_MODULES = {
-    "gateway": ("gateway_server",),
-    "gateway-batch": ("gateway_server",),
-    "websockets": ("websockets_server",),
-    "fastapi": ("fastapi_server", "turns"),
-    "fastapi-queues": ("fastapi_server", "queues"),
-}
-_SUBSCRIBE = {
-    "gateway": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}',
-    "gateway-batch": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades","batch":true}',
-    "gateway-nats": '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"}',
+class Kind(NamedTuple):
+    """A server of the comparison.
+
+    Attributes:
+        title: in tables.
+        program: the module here that is one, and its arguments; none where it is started otherwise.
+        subscribe: what a client sends first; empty where nothing has to be said.
+    """
+
+    title: str
+    program: tuple[str, ...] = ()
+    subscribe: str = ""
+
+
+_TRADES = '{"type":"subscribe","products":["BTC-USD"],"channel":"trades"%s}'
+_PLAIN, _BATCH = _TRADES % "", _TRADES % ',"batch":true'
+SERVERS = {
+    "limit": Kind("C, one `send()` for each client and flush: the limit"),
+    "gateway": Kind("gateway, fed in its process", ("gateway_server",), _PLAIN),
+    "gateway-batch": Kind(
+        "the same, to clients that take arrays (`batch`)", ("gateway_server",), _BATCH
+    ),
+    "gateway-nats": Kind("gateway as deployed, on NATS JetStream", (), _PLAIN),
+    "websockets": Kind("`websockets.broadcast`", ("websockets_server",)),
+    "fastapi": Kind("FastAPI, `send_text` to one after the other", ("fastapi_server", "turns")),
+    "fastapi-queues": Kind(
+        "FastAPI, `send_text` from a queue and task for each client", ("fastapi_server", "queues")
+    ),
 }
 _SNAPSHOT = '"type":"snapshot"'
 _START_S = 60.0
@@ -146,13 +156,13 @@ async def running(name: str, ticks: int, **variables: str) -> AsyncIterator[Runn
         else:
             arguments = _command(name, reads, ticks, stack)
             pid, port = await stack.enter_async_context(_child(arguments, reads, variables))
-        subscribe = _SUBSCRIBE.get(name, "")
+        subscribe = SERVERS[name].subscribe
         yield Running(name, pid, port, writes, subscribe, _SNAPSHOT if subscribe else "")
 
 
 def _command(name: str, pipe: int, ticks: int, stack: AsyncExitStack) -> list[str]:
-    if name in _MODULES:
-        module, *more = _MODULES[name]
+    if SERVERS[name].program:
+        module, *more = SERVERS[name].program
         return [sys.executable, "-m", f"tools.bench.fanout.{module}", str(pipe), str(ticks), *more]
     template = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tick.json"
     template.write_bytes(message(FIRST))

@@ -11,17 +11,6 @@ from tools.bench.fanout.servers import SERVERS
 from tools.bench.registry import spread
 
 Sample = dict[str, Any]
-_TITLES = {
-    "limit": "C, one `send()` for each client and flush: the limit",
-    "gateway": "gateway, fed in its process",
-    "gateway-batch": "the same, to clients that take arrays (`batch`)",
-    "gateway-nats": "gateway as deployed, on NATS JetStream",
-    "websockets": "`websockets.broadcast`",
-    "fastapi": "FastAPI, `send_text` to one after the other",
-    "fastapi-queues": "FastAPI, `send_text` from a queue and task for each client",
-}
-
-
 # Of the table of many connections: title, figure, digits.
 _MANY = (
     ("handshakes/s", "handshakes_per_s", 0),
@@ -112,7 +101,7 @@ def load(parts: dict[str, list[Sample]]) -> list[str]:
     samples = parts["load"]
     rows = []
     for server in _present(samples):
-        row = [_TITLES[server]]
+        row = [SERVERS[server].title]
         for ticks in (1, 10):
             some = load_of(samples, ticks)
             mine, limit = (of_server(some, one, "cpu_us") for one in (server, "limit"))
@@ -149,7 +138,7 @@ def paced(parts: dict[str, list[Sample]]) -> list[str]:
     limit = of_server(samples, "limit", "p99_ms")
     rows = [
         [
-            _TITLES[server],
+            SERVERS[server].title,
             *(
                 spread(of_server(samples, server, figure)).text(2)
                 for figure in ("p50_ms", "p99_ms")
@@ -171,7 +160,7 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
     samples = parts["many"]
     rows = [
         [
-            _TITLES[server],
+            SERVERS[server].title,
             *(spread(of_server(samples, server, name)).text(digits) for _, name, digits in _MANY),
         ]
         for server in _present(samples)

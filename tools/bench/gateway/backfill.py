@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import msgspec
 
@@ -90,12 +89,9 @@ async def backfill(run: Run) -> None:
 
 
 def _compare(run: Run, case: str, bare: str, most: float) -> None:
-    ratios = [of(_walls(run, case)) / of(_walls(run, bare)) for of in (median, min)]
-    run.note(case, "x {:.2f}, best to best {:.2f}; the aim is {:g}".format(*ratios, most))
-
-
-def _walls(run: Run, case: str) -> list[float]:
-    return [sample.wall_s for sample in run.case(case).samples]
+    took, least = run.case(case).wall_ms(), run.case(bare).wall_ms()
+    to_bare, best = took.median / least.median, took.least / least.least
+    run.note(case, f"x {to_bare:.2f}, best to best {best:.2f}; the aim is {most:g}")
 
 
 # ---------------------------------------------------------------------- what is read

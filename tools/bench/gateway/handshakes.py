@@ -12,7 +12,6 @@ from tools.bench.fanout.servers import Running, running
 from tools.bench.registry import Run, bench, proc_kib, process_cpu_s, spread
 from tools.bench.websocket import TEXT, frame, handshake
 
-_SERVERS = ("limit", "gateway", "websockets", "fastapi")
 _TITLES = {
     "limit": "C: `accept`, SHA-1, `send`",
     "gateway": "gateway",
@@ -39,7 +38,7 @@ async def handshakes(run: Run) -> None:
     clients = 200 if run.quick else 5000 if run.full else 2000
     found: list[dict[str, Any]] = []
     for _ in range(run.rounds):
-        for name in _SERVERS:
+        for name in _TITLES:
             async with running(name, 1, WS_PING_INTERVAL_S="3600") as server:
                 # What is made once, by the first.
                 await _close(await _open(server, 20))
@@ -52,17 +51,14 @@ async def _measure(run: Run, server: Running, clients: int) -> dict[str, Any]:
     kernel = _kernel_kib()
     open_ = await _open(server, clients)
     opened_s = process_cpu_s(server.pid) - cpu
-    idle_kib = (_private_kib(server.pid) - memory) / clients
-    kernel_kib = (_kernel_kib() - kernel) / clients
     result: dict[str, Any] = {
         "server": server.name,
         "clients": clients,
         "handshake_us": 1e6 * opened_s / clients,
-        "idle_kib": idle_kib,
-        "kernel_kib": kernel_kib,
+        "idle_kib": (_private_kib(server.pid) - memory) / clients,
+        "kernel_kib": (_kernel_kib() - kernel) / clients,
     }
-    sample = run.sample(_TITLES[server.name], unit="handshake")
-    sample.count, sample.server_s = clients, opened_s
+    run.sample(_TITLES[server.name], "handshake", clients, server_s=opened_s)
     if server.subscribe:
         cpu = process_cpu_s(server.pid)
         for sockets in batched(open_, _AT_ONCE):
@@ -73,8 +69,7 @@ async def _measure(run: Run, server: Running, clients: int) -> dict[str, Any]:
         subscribed_s = process_cpu_s(server.pid) - cpu
         result["subscribe_us"] = 1e6 * subscribed_s / clients
         result["subscribed_kib"] = (_private_kib(server.pid) - memory) / clients
-        sample = run.sample("gateway, subscribe", unit="subscription")
-        sample.count, sample.server_s = clients, subscribed_s
+        run.sample("gateway, subscribe", "subscription", clients, server_s=subscribed_s)
     await _close(open_)
     return result
 
@@ -120,12 +115,13 @@ def _kernel_kib() -> float:
 
 @table("handshakes:idle")
 def idle(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
-    rows = []
-    for server in _SERVERS:
-        mine = [one for one in parts["idle"] if one["server"] == server]
-        if mine:
-            keys = ("handshake_us", "idle_kib", "subscribe_us", "subscribed_kib")
-            rows.append([_TITLES[server], *(_spread(mine, key) for key in keys)])
+    found = {name: [one for one in parts["idle"] if one["server"] == name] for name in _TITLES}
+    keys = ("handshake_us", "idle_kib", "subscribe_us", "subscribed_kib")
+    rows = [
+        [_TITLES[name], *(_spread(mine, key) for key in keys)]
+        for name, mine in found.items()
+        if mine
+    ]
     titles = ["", "handshake, us CPU", "idle, KiB", "subscribe, us CPU", "subscribed, KiB"]
     return markdown(titles, rows)
 

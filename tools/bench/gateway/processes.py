@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tools.bench.documents import Parts, markdown, table
-from tools.bench.fanout.servers import NoCompiler, program, running
+from tools.bench.fanout.servers import program, running
 from tools.bench.fanout.sink import sink
 from tools.bench.registry import Run, bench, spread
 
@@ -15,6 +15,7 @@ _CLIENTS = 1000
 _FEW = 4
 # Of one flush: one tick, and as many as make the cost of a tick visible beside a flush's own.
 _ONE, _MANY = 1, 20
+_LOADS = ((_FEW, _ONE), (_FEW, _MANY), (_CLIENTS, _ONE))
 _CORES = (1, 2, 4, 8, 16)
 _MODEL_TICKS_PER_S = (100, 1000, 5000)
 
@@ -26,30 +27,21 @@ async def processes(run: Run) -> None:
     A flush follows when the one before was delivered completely, so that no two share a write. With
     four clients what is left is each process's own tail: that is what a further process costs.
     """
-    try:
-        program("sink")
-    except NoCompiler as missing:
-        run.skip(str(missing))
-        return
+    program("sink")
     flushes = 50 if run.quick else 500
     found: list[dict[str, Any]] = []
     for _ in range(run.rounds):
         for workers in _WORKERS:
-            for clients, ticks in ((_FEW, _ONE), (_FEW, _MANY), (_CLIENTS, _ONE)):
-                starting = running(
-                    "gateway-nats", ticks, WEB_CONCURRENCY=str(workers), DRAIN_SECONDS="0"
-                )
-                async with starting as server:
+            for clients, ticks in _LOADS:
+                settings = {"WEB_CONCURRENCY": str(workers), "DRAIN_SECONDS": "0"}
+                async with running("gateway-nats", ticks, **settings) as server:
                     seen = await sink(
                         server, [clients], flushes=flushes + 20, warmup=20, ticks=ticks
                     )
-                flush_us = 1e6 * seen.cpu_s / flushes
-                found.append(
-                    {"workers": workers, "clients": clients, "ticks": ticks, "flush_us": flush_us}
-                )
+                one = {"workers": workers, "clients": clients, "ticks": ticks}
+                found.append({**one, "flush_us": 1e6 * seen.cpu_s / flushes})
                 case = f"{workers} workers, {clients:,} clients, {ticks} ticks a flush"
-                sample = run.sample(case, unit="flush")
-                sample.count, sample.server_s = flushes, seen.cpu_s
+                run.sample(case, "flush", flushes, server_s=seen.cpu_s)
     run.results["flushes"] = found
 
 
@@ -66,11 +58,7 @@ def flushes(parts: Parts) -> list[str]:
     rows = []
     best = min(_of(parts, 1, _CLIENTS))
     for workers in _WORKERS:
-        cases = [
-            _of(parts, workers, _FEW),
-            _of(parts, workers, _FEW, _MANY),
-            _of(parts, workers, _CLIENTS),
-        ]
+        cases = [_of(parts, workers, *load) for load in _LOADS]
         texts = [spread(one).text(0) for one in cases]
         rows.append([str(workers), *texts, f"{min(cases[-1]) / best:.2f}"])
     about = "CPU of all processes for a flush, us: median (min-max); to one: best of each."

@@ -102,7 +102,7 @@ async def send_path(run: Run) -> None:
 
 async def _measure(run: Run, case: _Case, ticks: int) -> None:
     turns = case.turns(ticks)
-    sample = run.sample(f"{case.name}, {ticks} a turn", unit="frame")
+    sample = run.sample(f"{case.name}, {ticks} a turn", "frame")
     for turn in turns:
         began = time.thread_time()
         for feed, entry in turn:
@@ -126,7 +126,7 @@ async def _measure_limit(run: Run, case: _Case, ticks: int) -> None:
     entries = [StreamRecord(_tick(market, number).payload) for number in range(ticks)]
     buffer = text_frames(message for entry in entries for message in entry.messages())
     fds = [session.fd for session in case.sessions]
-    sample = run.sample(f"{_LIMIT}, {ticks} a turn", unit="frame")
+    sample = run.sample(f"{_LIMIT}, {ticks} a turn", "frame")
     for _ in range(_TURNS):
         began = time.thread_time()
         for fd in fds:

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 
 from services.gateway.testing import Market
-from tools.bench.registry import Run, bench, process_cpu_s, quantile
+from tools.bench.registry import Run, bench, quantile
 from tools.bench.servers import gateway_process, publisher_on, trading
 from tools.bench.websocket import Follower, command, handshake
 from tools.embedded import NatsServer
 
 _SLOW = 10
+_NAMES = {True: f"with {_SLOW} slow readers", False: "without slow readers"}
 _TICKS_PER_S = 20
 # Reached after some seconds at this rate; with the default of 1 MiB it would take minutes.
 _QUEUE_BYTES = 65_536
@@ -41,12 +42,10 @@ async def slow_readers(run: Run) -> None:
                     # Until the slow ones are slow, the two cases are the same.
                     await asyncio.sleep(3.0)
                     place.forget()
-                    cpu = process_cpu_s(place.pid)
-                    with run.measure(_name(with_slow), unit="frame") as sample:
+                    with run.measure(_NAMES[with_slow], place.pid, unit="frame") as sample:
                         await asyncio.sleep(seconds)
                     latencies = place.latencies()
                     sample.count = len(latencies)
-                    sample.server_s = process_cpu_s(place.pid) - cpu
                     found[with_slow] += latencies
                     for task in reading:
                         task.cancel()
@@ -55,19 +54,14 @@ async def slow_readers(run: Run) -> None:
                     resets += counts["reset"]
                     stepped_down += counts["mode"] > 0
                     caught_up += 1
-    ratio = quantile(found[True], 0.99) / quantile(found[False], 0.99)
-    for with_slow, values in found.items():
-        run.note(_name(with_slow), f"{clients} clients, p99 {quantile(values, 0.99) / 1000:.1f} ms")
+    beside, alone = (quantile(found[with_slow], 0.99) / 1000 for with_slow in (True, False))
+    run.note(_NAMES[False], f"{clients} clients, p99 {alone:.1f} ms")
     run.note(
-        _name(True),
-        f"{clients} clients, p99 {quantile(found[True], 0.99) / 1000:.1f} ms; ratio {ratio:.2f}; "
+        _NAMES[True],
+        f"{clients} clients, p99 {beside:.1f} ms; ratio {beside / alone:.2f}; "
         f"{caught_up} slow ones ({stepped_down} taken off live) verified to the head, "
         f"{resets} resets",
     )
-
-
-def _name(with_slow: bool) -> str:
-    return "with 10 slow readers" if with_slow else "without slow readers"
 
 
 class Place:

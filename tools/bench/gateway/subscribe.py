@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from tools.bench.gateway.slow_clients import SUBSCRIBE, Place, QuickReader
-from tools.bench.registry import Run, bench, process_cpu_s, quantile
+from tools.bench.registry import Run, bench, quantile
 
 _RAMP_PER_S = 200
 _SNAPSHOT = b'{"type":"snapshot"'
@@ -25,7 +25,7 @@ async def subscribe(run: Run) -> None:
     clients = 1000
     async with AsyncExitStack() as stack:
         given = os.environ.get("BENCH_GATEWAY_PORT")
-        pid = 0
+        pid: int | None = None
         if given is None:
             place = await stack.enter_async_context(Place(0))
             port, pid = place.port, place.pid
@@ -36,8 +36,7 @@ async def subscribe(run: Run) -> None:
             for case, seconds in found.items():
                 loop = asyncio.get_running_loop()
                 readers: list[_Subscriber] = []
-                cpu = process_cpu_s(pid)
-                with run.measure(case, unit="client") as sample:
+                with run.measure(case, pid, unit="client") as sample:
                     sample.count = clients
                     for number in range(clients):
                         _, reader = await loop.create_connection(
@@ -54,16 +53,14 @@ async def subscribe(run: Run) -> None:
                     async with asyncio.timeout(60):
                         for reader in readers:
                             await reader.served.wait()
-                    sample.server_s = process_cpu_s(pid) - cpu if pid else None
                 seconds += [reader.took for reader in readers]
                 for reader in readers:
                     reader.transport.abort()
                 await asyncio.sleep(0.5)
         for case, seconds in found.items():
             p50, p99 = (quantile(seconds, share) for share in (0.5, 0.99))
-            run.note(
-                case, f"snapshot after subscribe: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms"
-            )
+            text = f"snapshot after subscribe: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms"
+            run.note(case, text)
 
 
 class _Subscriber(QuickReader):
