@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,9 @@ from services.common.wire import UNCHAINED, RawKind, RawRecord, encode
 
 EPOCH = 1_791_000_000_000_000
 FIRST_TS = 1_791_000_100_000_000
+_MESSAGES: dict[str, dict[str, Any]] = msgspec.json.decode(
+    Path(__file__).with_name("venue_messages.json").read_bytes()
+)
 
 
 class RawStream:
@@ -53,64 +57,23 @@ class RawStream:
         self.records.append(record)
         return record
 
-    def match(self, trade_id: int, *, price: str = "100.00", **changes: Any) -> RawRecord:
+    def match(self, trade_id: int, **changes: Any) -> RawRecord:
         """A `match` whose maker sold."""
-        body = {
-            "type": "match",
-            "trade_id": trade_id,
-            "maker_order_id": "6b380eba-fd1d-43a8-91a0-fdb06e6ce87f",
-            "taker_order_id": "b3639a38-ae66-493c-96ba-d2319e503590",
-            "side": "sell",
-            "size": "0.50000000",
-            "price": price,
-            "product_id": self.key.product,
-            "sequence": 1000 + 7 * trade_id,
-            "time": "2026-07-07T22:58:17.164892Z",
-        }
+        body = self._body("match", trade_id=trade_id, sequence=1000 + 7 * trade_id)
         return self.add("frame", trade_id, body | changes)
 
-    def ticker(self, sequence: int, *, price: str = "100.00", **changes: Any) -> RawRecord:
-        body = {
-            "type": "ticker",
-            "sequence": sequence,
-            "product_id": self.key.product,
-            "price": price,
-            "open_24h": "99.00",
-            "volume_24h": "1836.96781750",
-            "low_24h": "98.00",
-            "high_24h": "101.00",
-            "volume_30d": "55555.12345678",
-            "best_bid": "99.99",
-            "best_bid_size": "0.19921154",
-            "best_ask": "100.01",
-            "best_ask_size": "1.00000000",
-            "side": "sell",
-            "time": "2026-07-07T22:58:17.164892Z",
-            "trade_id": sequence // 10,
-            "last_size": "0.00000025",
-        }
+    def ticker(self, sequence: int, **changes: Any) -> RawRecord:
+        body = self._body("ticker", sequence=sequence, trade_id=sequence // 10)
         return self.add("frame", sequence, body | changes)
 
     def changes(self, seq: int, rows: list[tuple[str, str, str]]) -> RawRecord:
-        body = {
-            "type": "l2update",
-            "product_id": self.key.product,
-            "changes": rows,
-            "time": "2026-07-07T22:58:17.164892Z",
-        }
-        return self.add("frame", seq, body)
+        return self.add("frame", seq, self._body("l2update", changes=rows))
 
     def order(
         self, sequence: int, kind: str, rows: list[tuple[str, str, str]], **fields: Any
     ) -> RawRecord:
         """A message of `full`, with what it changed in the levels."""
-        body = {
-            "type": kind,
-            "product_id": self.key.product,
-            "sequence": sequence,
-            "order_id": "d50ec984-77a8-460a-b958-66f114b0de9b",
-            "time": "2026-07-07T22:58:17.164892Z",
-        }
+        body = self._body("order", type=kind, sequence=sequence)
         record = self.add("frame", sequence, body | fields)
         self.records[-1] = msgspec.structs.replace(record, changes=rows)
         return self.records[-1]
@@ -118,13 +81,7 @@ class RawStream:
     def snapshot(
         self, seq: int, bids: list[list[str]], asks: list[list[str]], *, cause: str = "start"
     ) -> RawRecord:
-        message = {
-            "type": "snapshot",
-            "product_id": self.key.product,
-            "asks": asks,
-            "bids": bids,
-            "time": "2026-07-07T22:58:17.050195Z",
-        }
+        message = self._body("snapshot", asks=asks, bids=bids)
         body = {"cause": cause, "repair": "snapshot", "message": message}
         return self.add("resync", seq, body)
 
@@ -135,16 +92,7 @@ class RawStream:
 
     def late(self, first: int, last: int, trade_ids: Sequence[int], **body: Any) -> RawRecord:
         """Trades of the gap `first` to `last`, as REST tells them."""
-        rows = [
-            {
-                "trade_id": trade_id,
-                "side": "sell",
-                "size": "0.50000000",
-                "price": "100.00",
-                "time": "2026-07-07T22:58:17.164892Z",
-            }
-            for trade_id in trade_ids
-        ]
+        rows = [_MESSAGES["trade"] | {"trade_id": trade_id} for trade_id in trade_ids]
         missed = {"from": first, "to": last, "count": last - first + 1}
         whole = {"missed": missed, "messages": rows, "open": [], "lost": [], "reason": "found"}
         return self.add("late", self.seq, whole | body)
@@ -152,6 +100,10 @@ class RawStream:
     def status(self, state: str = "live") -> RawRecord:
         body = {"state": state, "since": FIRST_TS, "evidence": "heartbeat"}
         return self.add("status", self.seq, body)
+
+    def _body(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """A message of the venue, as `venue_messages.json` has it but for these fields."""
+        return _MESSAGES[kind] | {"product_id": self.key.product} | fields
 
 
 def raw_message(record: RawRecord) -> Record:

@@ -56,6 +56,13 @@ class Backend(ABC):
     async def wipe(self) -> None:
         """Make the stopped server forget every log."""
 
+    async def restart(self, *, wiped: bool = False) -> None:
+        """Kill it and bring it back, `wiped` without any log."""
+        await self.kill()
+        if wiped:
+            await self.wipe()
+        await self.start()
+
     @abstractmethod
     async def expire(self, broker: Broker) -> None:
         """Do what makes records of a log with 1 s of retention go away a little later."""
@@ -142,6 +149,15 @@ async def follow(live: LiveSubscription, count: int) -> list[Message]:
 async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
     """Wait until the condition holds; an unavailable broker counts as no."""
     await eventually(condition, seconds=patience_s, despite=BrokerUnavailable)
+
+
+async def until_is[T](ask: Callable[[], Awaitable[T]], wanted: T) -> None:
+    """`until` the answer is the one wanted."""
+
+    async def holds() -> bool:
+        return await ask() == wanted
+
+    await until(holds)
 
 
 async def answers(broker: Broker) -> bool:

@@ -170,8 +170,7 @@ class FailureClauses:
             sending = group.create_task(_send(publisher, 1, 3000))
             for point in (700, 1700):
                 await _sent(publisher, point)
-                await backend.kill()
-                await backend.start()
+                await backend.restart()
             await sending
         async with asyncio.timeout(PATIENCE_S):
             await publisher.flush()
@@ -198,8 +197,7 @@ class FailureClauses:
             group.create_task(consume())
             for point in (500, 1300):
                 await _sent(publisher, point)
-                await backend.kill()
-                await backend.start()
+                await backend.restart()
         for delivered in seen.values():
             newest = 0
             for seq in delivered:
@@ -233,8 +231,7 @@ class FailureClauses:
             following = group.create_task(follow_btc())
             await _send(publisher, 1, 900)
             await publisher.flush()
-            await backend.kill()
-            await backend.start()
+            await backend.restart()
             await _send(publisher, 901, 1990)
             await publisher.flush()
             extra = 1991
@@ -258,9 +255,7 @@ class FailureClauses:
         await publisher.flush()
         await take(member, 20)
         await follow(live, 20)
-        await backend.kill()
-        await backend.wipe()
-        await backend.start()
+        await backend.restart(wiped=True)
         async with asyncio.timeout(PATIENCE_S):
             assert (await live.next_batch()).interrupted
             # Positions that the lost log had held are free again in the new one.

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.common.stream import Broker, GroupSubscription, LogSpec
+from services.common.stream import Broker, LogSpec
 from services.common.testing.conformance import (
     BTC,
     ETH,
@@ -17,7 +17,7 @@ from services.common.testing.conformance import (
     seqs,
     take,
     trips,
-    until,
+    until_is,
 )
 
 
@@ -42,7 +42,7 @@ class GroupClauses:
         member = await broker.group(LOG, "readers")
         taken = await take(member, 100, ack=False)
         await member.ack(taken[:40])
-        await until(lambda: _lag_is(member, 60))
+        await until_is(member.lag, 60)
         await member.aclose()
         async with backend.broker() as other:
             await other.ensure([LogSpec(LOG, 3600)])
@@ -55,7 +55,7 @@ class GroupClauses:
         await broker.publish(*(record(n) for n in range(1, 31)))
         member = await broker.group(LOG, "readers")
         await take(member, 30)
-        await until(lambda: _lag_is(member, 0))
+        await until_is(member.lag, 0)
         await member.aclose()
         successor = await broker.group(LOG, "readers")
         await broker.publish(record(31))
@@ -74,11 +74,11 @@ class GroupClauses:
         member = await broker.group(LOG, "readers")
         assert await member.lag() == 0
         await broker.publish(*(record(n, s) for n in range(1, 11) for s in (BTC, ETH)))
-        await until(lambda: _lag_is(member, 20))
+        await until_is(member.lag, 20)
         taken = await take(member, 20, ack=False)
-        await until(lambda: _lag_is(member, 20))
+        await until_is(member.lag, 20)
         await member.ack(taken[:5])
-        await until(lambda: _lag_is(member, 15))
+        await until_is(member.lag, 15)
 
     @pytest.mark.parametrize("running", [False, True], ids=["while-away", "while-running"])
     async def test_b4_a_group_whose_consumer_was_deleted_goes_on_at_its_acked_place(
@@ -90,7 +90,7 @@ class GroupClauses:
         await member.ack(taken[:60])
         # What is acked behind a hole is no place to go on from.
         await member.ack(taken[70:80])
-        await until(lambda: _kept(backend, broker, 60))
+        await until_is(lambda: backend.kept(broker, "readers"), 60)
         if not running:
             await member.aclose()
         await backend.delete_group(broker, "readers")
@@ -101,8 +101,8 @@ class GroupClauses:
         while 110 not in found:
             found += seqs(await take(member, 1))
         assert list(dict.fromkeys(found)) == list(range(61, 111))
-        await until(lambda: _lag_is(member, 0))
-        await until(lambda: _kept(backend, broker, 110))
+        await until_is(member.lag, 0)
+        await until_is(lambda: backend.kept(broker, "readers"), 110)
 
     async def test_b4_a_log_that_was_lost_is_read_from_its_beginning(
         self, backend: Backend, broker: Broker
@@ -110,10 +110,8 @@ class GroupClauses:
         await broker.publish(*(record(n) for n in range(1, 101)))
         member = await broker.group(LOG, "readers")
         await take(member, 100)
-        await until(lambda: _kept(backend, broker, 100))
-        await backend.kill()
-        await backend.wipe()
-        await backend.start()
+        await until_is(lambda: backend.kept(broker, "readers"), 100)
+        await backend.restart(wiped=True)
         await broker.publish(*(record(n) for n in range(1, 11)))
         assert seqs(await take(member, 10)) == list(range(1, 11))
         await member.aclose()
@@ -126,11 +124,11 @@ class GroupClauses:
         member = await broker.group(LOG, "readers")
         assert await member.unread() == 0
         await broker.publish(*(record(n) for n in range(1, 21)))
-        await until(lambda: _unread_is(member, 20))
+        await until_is(member.unread, 20)
         taken = await member.next_batch(8)
-        await until(lambda: _unread_is(member, 20 - len(taken)))
+        await until_is(member.unread, 20 - len(taken))
         await member.ack(taken)
-        await until(lambda: _lag_is(member, 20 - len(taken)))
+        await until_is(member.lag, 20 - len(taken))
         assert await member.unread() == 20 - len(taken)
 
     # ------------------------------------------------------------------ B6
@@ -152,15 +150,3 @@ class GroupClauses:
         await member.ack(more)
         rest = await take(member, 20 - len(more))
         assert seqs(held + more + rest) == list(range(1, 31))
-
-
-async def _kept(backend: Backend, broker: Broker, count: int) -> bool:
-    return await backend.kept(broker, "readers") == count
-
-
-async def _unread_is(member: GroupSubscription, count: int) -> bool:
-    return await member.unread() == count
-
-
-async def _lag_is(member: GroupSubscription, count: int) -> bool:
-    return await member.lag() == count

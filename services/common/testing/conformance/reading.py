@@ -20,6 +20,7 @@ from services.common.testing.conformance import (
     seqs,
     take,
     until,
+    until_is,
 )
 
 
@@ -143,21 +144,14 @@ class ReadingClauses:
         assert await broker.log_epoch(LOG) == epoch
         await broker.publish(record(1))
         [message] = await read_all(broker)
-        await backend.kill()
-        await backend.start()
-        await until(lambda: _epoch_is(broker, epoch))
-        await backend.kill()
-        await backend.wipe()
-        await backend.start()
-        await until(lambda: _epoch_is_not(broker, epoch))
+        await backend.restart()
+        await until_is(lambda: broker.log_epoch(LOG), epoch)
+        await backend.restart(wiped=True)
+
+        async def is_new() -> bool:
+            return await broker.log_epoch(LOG) != epoch
+
+        await until(is_new)
         assert await broker.log_epoch(LOG) > epoch
         with pytest.raises(PositionLost):
             await broker.read(BTC, message.cursor)
-
-
-async def _epoch_is(broker: Broker, epoch: int) -> bool:
-    return await broker.log_epoch(LOG) == epoch
-
-
-async def _epoch_is_not(broker: Broker, epoch: int) -> bool:
-    return await broker.log_epoch(LOG) != epoch
