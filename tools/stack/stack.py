@@ -33,6 +33,16 @@ EXCHANGE = "exchange"
 # Producers first: whatever is still on its way reaches the stages behind before these are ended.
 STOP_ORDER = (*SERVICES, EXCHANGE)
 _WATCH_INTERVAL = 0.1
+_WHAT = {
+    "nats": "JetStream: the logs",
+    "valkey": "Redis Streams (Valkey): the logs",
+    "aws": "DynamoDB and S3 APIs: latest rows, archive",
+    EXCHANGE: "simulated Coinbase exchange",
+    "ingestor": "feed in, gaps found and healed",
+    "normalizer": "ticks, sharded and chained",
+    "snapshotter": "latest rows and archive",
+    "gateway": "WebSocket fan-out",
+}
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,8 @@ class Stack:
         return f"ws://127.0.0.1:{self.services['gateway'].port}/ws"
 
     def url(self, name: str) -> str:
-        """HTTP address of a service or of the exchange."""
-        return f"http://127.0.0.1:{self.components[name].port}"
+        """Address of a component."""
+        return self.components[name].url
 
     # ------------------------------------------------------------------ life
 
@@ -169,29 +179,14 @@ class Stack:
         began = time.monotonic()
         await component.start()
         self._down.discard(component.name)
-        what, where = self._describe(component)
-        self._on_started(Started(component.name, what, where, time.monotonic() - began))
+        took = time.monotonic() - began
+        self._on_started(Started(component.name, self._what(component.name), component.url, took))
 
-    def _describe(self, component: ChildProcess) -> tuple[str, str]:
-        if component is self.broker:
-            kind = "Redis Streams (Valkey)" if self.options.broker_kind == "redis" else "JetStream"
-            return f"{kind}: the logs", self.broker.url
-        if component is self.aws:
-            return "DynamoDB and S3 APIs: latest rows, archive", self.aws.url
-        if component is self.exchange:
-            if self.capture is None:
-                what = "simulated Coinbase exchange"
-            else:
-                speed = replay_speed(self.options, self.capture)
-                what = f"replay of {self.capture.seconds:.0f} s at {speed:.1f}x"
-            return what, self.url(EXCHANGE)
-        what = {
-            "ingestor": "feed in, gaps found and healed",
-            "normalizer": "ticks, sharded and chained",
-            "snapshotter": "latest rows and archive",
-            "gateway": "WebSocket fan-out",
-        }[component.name]
-        return what, self.url(component.name)
+    def _what(self, name: str) -> str:
+        if name != EXCHANGE or self.capture is None:
+            return _WHAT[name]
+        speed = replay_speed(self.options, self.capture)
+        return f"replay of {self.capture.seconds:.0f} s at {speed:.1f}x"
 
     async def supervise(self) -> None:
         """Run beside the work: never returns.
