@@ -47,6 +47,11 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+def where(rows: Sequence[dict[str, Any]], **equal: object) -> list[dict[str, Any]]:
+    """Of a benchmark's results those that have all these values."""
+    return [row for row in rows if all(row[name] == value for name, value in equal.items())]
+
+
 def blocks(text: str) -> list[str]:
     return [found["name"] for found in _BLOCK.finditer(text)]
 
@@ -64,8 +69,7 @@ def fill(text: str, results: dict[str, Any]) -> str:
         bench = name.partition(":")[0]
         run = benches[bench]
         if name == bench:
-            cases = [case for case in results["cases"] if case["bench"] == bench]
-            lines = markdown(CASE_TITLES, case_rows(cases))
+            lines = markdown(CASE_TITLES, case_rows(where(results["cases"], bench=bench)))
         else:
             lines = _tables[name](run["results"])
         return [*lines, "", _circumstances(results, run)]

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -49,6 +50,7 @@ class Tempo:
         return max(0, ts - self._first) / 1e6 / self._speed if self._speed else 0.0
 
 
+@dataclass
 class Player:
     """One replay.
 
@@ -62,21 +64,13 @@ class Player:
         on_progress: told the receive time that was reached and the records so far, now and then.
     """
 
-    def __init__(
-        self,
-        broker: Broker | None,
-        tempo: Tempo,
-        *,
-        publish: bool,
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        self.ledger = Ledger()
-        self.published = 0
-        self._broker = broker
-        self._tempo = tempo
-        self._publish = publish
-        self._on_progress = on_progress
-        self._heads: dict[StreamKey, Position | None] = {}
+    broker: Broker | None
+    tempo: Tempo
+    publish: bool = field(kw_only=True)
+    on_progress: Callable[[int, int], None] = field(kw_only=True)
+    ledger: Ledger = field(default_factory=Ledger)
+    published: int = 0
+    _heads: dict[StreamKey, Position | None] = field(default_factory=dict)
 
     async def play(self, source: Source) -> None:
         """Replay all of it; what was published is durable when this returns.
@@ -85,11 +79,11 @@ class Player:
             BadSource, StoreError, OSError: the recording cannot be read (further).
             BrokerError: the log cannot be read, or refuses a record for its size.
         """
-        if not self._publish or self._broker is None:
+        if not self.publish or self.broker is None:
             await self._read(source, None)
             return
-        epoch = await self._broker.log_epoch(RAW_LOG)
-        publisher, pulses = await self._broker.publisher(), await self._broker.publisher()
+        epoch = await self.broker.log_epoch(RAW_LOG)
+        publisher, pulses = await self.broker.publisher(), await self.broker.publisher()
         try:
             async with asyncio.TaskGroup() as group:
                 beating = group.create_task(self._beat(pulses, epoch), name="pulse")
@@ -131,27 +125,27 @@ class Player:
                 self.ledger.add(recorded, already=already)
                 count += 1
                 if count % _TURN == 0:
-                    self._on_progress(recorded.ts, count)
+                    self.on_progress(recorded.ts, count)
                     await asyncio.sleep(0)
                 if publisher is None or already:
                     continue
-                wait = began + self._tempo.due(recorded.ts) - clock()
+                wait = began + self.tempo.due(recorded.ts) - clock()
                 if wait > 0:
-                    self._on_progress(recorded.ts, count)
+                    self.on_progress(recorded.ts, count)
                     await asyncio.sleep(wait)
                 await publisher.send(recorded.record())
-        self._on_progress(self.ledger.last_ts, count)
+        self.on_progress(self.ledger.last_ts, count)
 
     async def _head(self, key: StreamKey) -> Position | None:
         """Where the stream's log stood when its first record was met."""
         if key not in self._heads:
             last = None
-            if self._broker is not None:
+            if self.broker is not None:
                 try:
-                    last = await self._broker.last(raw_subject(key))
+                    last = await self.broker.last(raw_subject(key))
                 except BrokerUnavailable:
                     # To look at, a log that nobody has made yet is an empty one.
-                    if self._publish:
+                    if self.publish:
                         raise
             self._heads[key] = last.position if last is not None else None
         return self._heads[key]

@@ -14,6 +14,7 @@ import uvloop
 
 from services.common.observability.telemetry import configure_logging
 from services.common.runtime import flatten, tune_collector
+from tools.options import ProductList
 from tools.simulator.exchange import ExchangeConfig, SimulatedExchange
 from tools.simulator.faults.feed_faults import (
     Disconnect,
@@ -35,19 +36,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NOT_NEGATIVE = click.FloatRange(min=0)
 
 
-def _names(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
-
-
-def _product_ids(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(_names(text)))
+def _pairs(
+    _context: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
     for name in names:
         base, _, quote = name.partition("-")
         if not base or not quote or name != name.upper():
             raise click.BadParameter(f"{name!r} is not a product such as BTC-USD")
-    if not names:
-        raise click.BadParameter("at least one product is needed")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _depths(
@@ -83,7 +79,8 @@ def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
     "--products",
     default=",".join(DEFAULT_PRODUCTS),
     envvar=["SIM_PRODUCTS", "COINBASE_PRODUCTS"],
-    callback=_product_ids,
+    type=ProductList(),
+    callback=_pairs,
     help="Products to list, comma-separated. Ignored with --capture.",
 )
 @click.option("--seed", default=1, help="Same seed, same market.")
@@ -118,8 +115,8 @@ def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
 )
 @click.option(
     "--untraded",
-    default="",
-    metavar="PRODUCTS",
+    default=(),
+    type=ProductList(),
     help="Listed products that nobody trades: empty book, no last trade. Comma-separated.",
 )
 @click.option(
@@ -201,7 +198,7 @@ def _credentials(key: str, secret: str, passphrase: str) -> Credentials:
 def simulate(
     *,
     products: tuple[str, ...],
-    untraded: str,
+    untraded: tuple[str, ...],
     capture: Path | None,
     truth: Path | None,
     open_channels: bool,
@@ -227,19 +224,17 @@ def simulate(
     """
     if truth is not None and capture is None:
         raise click.UsageError("--truth goes with --capture")
-    for name in _names(untraded):
-        if name not in products:
-            raise click.BadParameter(f"{name!r} is not in --products", param_hint="--untraded")
+    if unlisted := set(untraded) - set(products):
+        unknown = ", ".join(map(repr, sorted(unlisted)))
+        raise click.BadParameter(f"{unknown} is not in --products", param_hint="--untraded")
     configure_logging("simulator", log_level.upper(), log_format)
-    more: dict[str, Any] = {}
     if drop:
-        more["drop"] = Drop(probability=drop)
+        faults = faults.model_copy(update={"drop": Drop(probability=drop)})
     if disconnect_every:
-        more["disconnect"] = Disconnect(every_s=disconnect_every)
-    faults = faults.model_copy(update=more)
+        faults = faults.model_copy(update={"disconnect": Disconnect(every_s=disconnect_every)})
     config = ExchangeConfig(
         products=products,
-        untraded=_names(untraded),
+        untraded=untraded,
         capture=capture,
         truth=truth,
         credentials=None if open_channels else _credentials(api_key, api_secret, api_passphrase),
@@ -257,13 +252,13 @@ async def _serve(config: ExchangeConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    failures: list[BaseException] = []
+    status = 0
     try:
         async with SimulatedExchange(config):
             await stop.wait()
     except* (OSError, BadCapture, NotPossible) as group:
-        failures = list(flatten(group))
-    for error in failures:
-        log.error("exchange_failed", reason=str(error))
+        status = 1
+        for error in flatten(group):
+            log.error("exchange_failed", reason=str(error))
     log.info("exchange_stopped")
-    return 1 if failures else 0
+    return status

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from tools.bench.documents import markdown, table
+from tools.bench.documents import markdown, table, where
 from tools.bench.fanout.servers import SERVERS
 from tools.bench.registry import spread
 
@@ -39,17 +39,13 @@ class Ratio(NamedTuple):
 
 def of_server(samples: Sequence[Sample], server: str, figure: str) -> list[float]:
     """A figure of one server, by rounds."""
-    found = [sample for sample in samples if sample["server"] == server]
-    return [float(sample[figure]) for sample in sorted(found, key=lambda sample: sample["round"])]
+    found = sorted(where(samples, server=server), key=lambda sample: sample["round"])
+    return [float(sample[figure]) for sample in found]
 
 
 def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
     pairs = [one / other for one, other in zip(mine, others, strict=True)]
     return Ratio(min(mine) / min(others), median(pairs))
-
-
-def load_of(samples: Sequence[Sample], ticks: int) -> list[Sample]:
-    return [sample for sample in samples if sample["ticks"] == ticks]
 
 
 class Bound(NamedTuple):
@@ -78,7 +74,7 @@ def bounds(load: Sequence[Sample], paced: Sequence[Sample]) -> list[Bound]:
     ) -> Ratio:
         return ratio(of_server(samples, mine, figure), of_server(samples, server, figure))
 
-    one, ten = load_of(load, 1), load_of(load, 10)
+    one, ten = (where(load, ticks=ticks) for ticks in (1, 10))
     found = [
         Bound("CPU, 1 tick per flush, to C", 1.35, to(one, "limit")),
         Bound("CPU, 10 ticks per flush, to C", 2.0, to(ten, "limit")),
@@ -103,7 +99,7 @@ def load(parts: dict[str, list[Sample]]) -> list[str]:
     for server in _present(samples):
         row = [SERVERS[server].title]
         for ticks in (1, 10):
-            some = load_of(samples, ticks)
+            some = where(samples, ticks=ticks)
             mine, limit = (of_server(some, one, "cpu_us") for one in (server, "limit"))
             row += [spread(mine).text(2), ratio(mine, limit).text()] if mine else ["", ""]
         rows.append(row)
@@ -175,4 +171,4 @@ def many(parts: dict[str, list[Sample]]) -> list[str]:
 
 
 def _present(samples: Sequence[Sample]) -> list[str]:
-    return [server for server in SERVERS if any(one["server"] == server for one in samples)]
+    return [server for server in SERVERS if where(samples, server=server)]

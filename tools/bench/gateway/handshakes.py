@@ -7,7 +7,7 @@ import socket
 from itertools import batched
 from typing import Any
 
-from tools.bench.documents import markdown, table
+from tools.bench.documents import markdown, table, where
 from tools.bench.fanout.servers import Running, running
 from tools.bench.registry import Run, bench, proc_kib, process_cpu_s, spread
 from tools.bench.websocket import TEXT, frame, handshake
@@ -115,7 +115,7 @@ def _kernel_kib() -> float:
 
 @table("handshakes:idle")
 def idle(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
-    found = {name: [one for one in parts["idle"] if one["server"] == name] for name in _TITLES}
+    found = {name: where(parts["idle"], server=name) for name in _TITLES}
     keys = ("handshake_us", "idle_kib", "subscribe_us", "subscribed_kib")
     rows = [
         [_TITLES[name], *(_spread(mine, key) for key in keys)]

@@ -13,12 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from services.common.stream.nats.client import LeanClient
 from services.common.stream.nats.wire import publish_frame
 from services.common.testing.waiting import eventually
-from tools.bench.documents import Parts, markdown, table
+from tools.bench.documents import Parts, markdown, table, where
 from tools.bench.gateway.slow_clients import QuickReader
 from tools.bench.registry import Run, bench, quantile, spread
 from tools.bench.websocket import command
@@ -38,16 +38,6 @@ class Load(NamedTuple):
     products: int
     rate: float
     traced: float
-
-
-class Found(TypedDict):
-    """Microseconds between two places, of one load in one round."""
-
-    load: str
-    hop: str
-    p50: float
-    p99: float
-    count: int
 
 
 LOADS = (Load("500 ticks/s", 20, 530, 0.1), Load("10 ticks/s", 1, 10, 1.0))
@@ -75,7 +65,8 @@ _NEEDED = frozenset({"ingest", "publish raw", "normalize", "publish tick", "fan 
 async def latency(run: Run) -> None:
     """The whole stack at 500 and at 10 ticks a second: p50 and p99 of each hop of a tick."""
     seconds = 2.0 if run.quick else 20.0 if run.full else 10.0
-    found: list[Found] = []
+    # Of each hop and round: microseconds between its two places.
+    found: list[dict[str, Any]] = []
     for load in LOADS:
         with Collector() as collector, tempfile.TemporaryDirectory(prefix="mdf-bench-") as folder:
             environment = {
@@ -120,7 +111,7 @@ async def latency(run: Run) -> None:
                     note = f"{len(arrived) / seconds:.0f} messages/s to a client of everything"
                     run.note(load.name, note)
                 reader.transport.abort()
-    run.results["hops"] = list(found)
+    run.results["hops"] = found
 
 
 def _hops(
@@ -128,7 +119,7 @@ def _hops(
     traces: Sequence[Sequence[CollectedSpan]],
     arrived: Sequence[int],
     bare: Sequence[float],
-) -> list[Found]:
+) -> list[dict[str, Any]]:
     ways = [{span.name: span for span in spans} for spans in traces]
     whole = [way for way in ways if way.keys() >= _NEEDED]
     values = {
@@ -188,5 +179,5 @@ def hops(parts: Parts) -> list[str]:
 
 
 def _text(found: list[dict[str, Any]], load: str, hop: str, which: str) -> str:
-    some = [one[which] / 1e3 for one in found if one["load"] == load and one["hop"] == hop]
+    some = [one[which] / 1e3 for one in where(found, load=load, hop=hop)]
     return spread(some).text(2) if some else ""

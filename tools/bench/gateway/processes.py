@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.bench.documents import Parts, markdown, table
+from tools.bench.documents import Parts, markdown, table, where
 from tools.bench.fanout.servers import program, running
 from tools.bench.fanout.sink import sink
 from tools.bench.registry import Run, bench, spread
@@ -46,11 +46,8 @@ async def processes(run: Run) -> None:
 
 
 def _of(parts: Parts, workers: int, clients: int, ticks: int = _ONE) -> list[float]:
-    return [
-        one["flush_us"]
-        for one in parts["flushes"]
-        if (one["workers"], one["clients"], one["ticks"]) == (workers, clients, ticks)
-    ]
+    found = where(parts["flushes"], workers=workers, clients=clients, ticks=ticks)
+    return [one["flush_us"] for one in found]
 
 
 @table("processes:flushes")

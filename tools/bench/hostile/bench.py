@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from services.common.settings import child_environment
+from services.common.testing.waiting import eventually
 from services.gateway.testing import Market
-from tools.bench.documents import markdown, table
+from tools.bench.documents import markdown, table, where
 from tools.bench.hostile.kinds import KINDS
 from tools.bench.registry import Run, bench, proc_kib
 from tools.bench.servers import child, gateway_process, publisher_on, trading
@@ -101,14 +102,12 @@ async def hostile(run: Run) -> None:
         )
         pid, port = await enter(starting)
         loop = asyncio.get_running_loop()
-        subscribers: list[Subscriber] = []
-        for _ in range(_SUBSCRIBERS):
-            _, subscriber = await loop.create_connection(Subscriber, "127.0.0.1", port)
-            subscribers.append(subscriber)
+        subscribers = [
+            (await loop.create_connection(Subscriber, "127.0.0.1", port))[1]
+            for _ in range(_SUBSCRIBERS)
+        ]
         await enter(trading(market, _TICKS_PER_S))
-        async with asyncio.timeout(90):
-            while not all(one.seq is not None for one in subscribers):  # noqa: ASYNC110 - theirs
-                await asyncio.sleep(0.05)
+        await eventually(lambda: all(one.seq is not None for one in subscribers), "ticks", 90)
         # `HOSTILE=depths,gaps`: those only.
         chosen = os.environ.get("HOSTILE", "").split(",")
         for kind in ("nobody", *(one for one in KINDS if chosen == [""] or one in chosen)):
@@ -146,22 +145,15 @@ async def _measure(
 def kinds(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = []
     for kind in ("nobody", *KINDS):
-        mine = [one for one in parts["kinds"] if one["kind"] == kind]
+        mine = where(parts["kinds"], kind=kind)
         if not mine:
             continue
         row = ["nobody" if kind == "nobody" else KINDS[kind].title]
         for keyed in (False, True):
-            these = [one for one in mine if one["keyed"] is keyed]
-            row.append(f"{max(one['pause_ms'] for one in these):.0f}")
-            row.append(f"{max(one['rss_mib'] for one in these):.0f}")
+            these = where(mine, keyed=keyed)
+            row += [f"{max(one[name] for one in these):.0f}" for name in ("pause_ms", "rss_mib")]
         row.append(str(sum(one["breaks"] + one["lost"] for one in mine)))
         rows.append(row)
-    titles = [
-        "beside them",
-        "no key: longest pause, ms",
-        "most memory, MiB",
-        "with a key: longest pause, ms",
-        "most memory, MiB ",
-        "chains broken",
-    ]
-    return markdown(titles, rows)
+    of_each = ("longest pause, ms", "most memory, MiB")
+    titles = [f"{key}: {title}" for key in ("no key", "with a key") for title in of_each]
+    return markdown(["beside them", *titles, "chains broken"], rows)

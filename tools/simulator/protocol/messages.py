@@ -6,7 +6,9 @@ with six digits. Optional fields that are None are left out.
 
 from __future__ import annotations
 
+import tomllib
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -78,27 +80,9 @@ class L2Update(msgspec.Struct, tag_field="type", tag="l2update", frozen=True):
     time: str
 
 
-# What happens to an order: the fields of each type that are known, in this order. `activate` has
-# neither a sequence nor a time, as on the venue.
-ORDER_FIELDS = {
-    "received": (
-        *("order_id", "order_type", "side", "product_id", "sequence", "time", "size", "price"),
-    ),
-    "open": ("order_id", "side", "price", "remaining_size", "product_id", "sequence", "time"),
-    "done": (
-        *("order_id", "reason", "side", "product_id", "sequence", "time"),
-        *("price", "remaining_size"),
-    ),
-    # A resting order that became smaller has a price; one that was moved has the old and the new.
-    "change": (
-        *("reason", "order_id", "side", "old_size", "new_size", "price", "old_price", "new_price"),
-        *("product_id", "sequence", "time"),
-    ),
-    "activate": (
-        *("product_id", "timestamp", "order_id", "stop_type", "side", "stop_price", "size"),
-        *("funds", "private"),
-    ),
-}
+_FIELDS = tomllib.loads(Path(__file__).with_name("fields.toml").read_text())
+ORDER_FIELDS: dict[str, list[str]] = _FIELDS["order"]
+LEVEL3_SCHEMA: dict[str, list[str]] = _FIELDS["level3"]
 OrderMessage = dict[str, Any]
 
 
@@ -136,18 +120,6 @@ class Channel(StrEnum):
     LEVEL3 = "level3"
     FULL = "full"
     STATUS = "status"
-
-
-LEVEL3_SCHEMA: dict[str, list[str]] = {
-    "change": ["type", "product_id", "sequence", "order_id", "price", "size", "time"],
-    "done": ["type", "product_id", "sequence", "order_id", "time"],
-    "match": [
-        *("type", "product_id", "sequence", "maker_order_id", "taker_order_id"),
-        *("price", "size", "time"),
-    ],
-    "noop": ["type", "product_id", "sequence", "time"],
-    "open": ["type", "product_id", "sequence", "order_id", "side", "price", "size", "time"],
-}
 
 
 def level3_row(event: OrderMessage | Match) -> list[str]:

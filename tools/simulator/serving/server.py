@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -55,31 +55,24 @@ class FlowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     running: bool
 
 
+@dataclass
 class Surface:
     """Requests and connections; what they ask is answered from `venue`, `hub` and `control`."""
 
-    def __init__(
-        self,
-        venue: Venue,
-        hub: Hub,
-        limits: Limits,
-        credentials: Credentials | None,
-        control: Callable[[FaultRequest], dict[str, Any]],
-        report: Callable[[], dict[str, Any]],
-        flow: Callable[[bool], None],
-    ) -> None:
-        self._venue = venue
-        self._hub = hub
-        self._limits = limits
-        self._credentials = credentials
-        self._control = control
-        self._report = report
-        self._flow = flow
-        self.api = RestApi(venue)
-        self.rest_fault: tuple[RestFault, int] | None = None
-        self.refusing = False
-        self._cache = EdgeCache()
-        self._buckets: dict[str, TokenBucket] = {}
+    venue: Venue
+    hub: Hub
+    limits: Limits
+    credentials: Credentials | None
+    control: Callable[[FaultRequest], dict[str, Any]]
+    report: Callable[[], dict[str, Any]]
+    flow: Callable[[bool], None]
+    rest_fault: tuple[RestFault, int] | None = None
+    refusing: bool = False
+    _cache: EdgeCache = field(default_factory=EdgeCache)
+    _buckets: dict[str, TokenBucket] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.api = RestApi(self.venue)
 
     def application(self) -> Starlette:
         return Starlette(
@@ -105,22 +98,22 @@ class Surface:
         await socket.accept()
         feed = socket.scope["extensions"][EXTENSION]
         assert isinstance(feed, FeedProtocol)
-        subscriptions = ClientSubscriptions(self._is_tradable, self._credentials)
+        subscriptions = ClientSubscriptions(self._is_tradable, self.credentials)
         client = Client(feed, subscriptions)
-        self._hub.add(client)
+        self.hub.add(client)
         try:
             await self._serve(socket, client)
         except WebSocketDisconnect:
             pass
         finally:
-            self._hub.remove(client)
+            self.hub.remove(client)
 
     def _is_tradable(self, product: str) -> bool:
-        return product in online(self._venue.products)
+        return product in online(self.venue.products)
 
     async def _serve(self, socket: WebSocket, client: Client) -> None:
         loop = asyncio.get_running_loop()
-        deadline: float | None = loop.time() + self._limits.subscribe_deadline_s
+        deadline: float | None = loop.time() + self.limits.subscribe_deadline_s
         while client.kicked is None:
             try:
                 async with asyncio.timeout_at(deadline) as client.waiting:
@@ -137,11 +130,11 @@ class Surface:
         await socket.close(*client.kicked)
 
     def _on_message(self, client: Client, text: str | bytes) -> None:
-        plan = self._hub.answers.plan(
+        plan = self.hub.answers.plan(
             client.subscriptions, client.subscriptions.handle(text, time.time())
         )
         answer = plan.answer
-        self._hub.leave(client, answer.removed)
+        self.hub.leave(client, answer.removed)
         if not plan.ack_after:
             self._acknowledge(client, plan)
         for pair in answer.added:
@@ -152,17 +145,17 @@ class Surface:
             else:
                 self._greet(client, pair)
         # Nothing of the market happens in between, so what comes next continues the greeting.
-        self._hub.join(client, answer.added)
+        self.hub.join(client, answer.added)
         if plan.ack_after:
             late = partial(self._acknowledge, client, plan)
             client.later.append(Later(plan.ack_after, None, late))
 
     def _acknowledge(self, client: Client, plan: Plan) -> None:
         for each in (plan.answer.reply, *plan.behind):
-            self._hub.reply(client, each)
+            self.hub.reply(client, each)
 
     def _greet(self, client: Client, pair: Pair) -> None:
-        self._hub.greet(client, greeting(self._venue, *pair))
+        self.hub.greet(client, greeting(self.venue, *pair))
 
     # ------------------------------------------------------------ REST
 
@@ -179,20 +172,20 @@ class Surface:
             if fault.status:
                 return _respond(RestAnswer(fault.status, encode({"message": "Injected failure"})))
         url = f"{request.url.path}?{request.url.query}"
-        answer = self._cache.find(url, now) if self._limits.rest_cache else None
+        answer = self._cache.find(url, now) if self.limits.rest_cache else None
         if answer is None:
             answer = self.api.get(request.url.path, request.query_params)
-            if self._limits.rest_cache:
+            if self.limits.rest_cache:
                 answer = self._cache.keep(url, answer, now)
         return _respond(answer)
 
     def _allowed(self, request: Request, now: float) -> bool:
-        if self._limits.rest_rate <= 0:
+        if self.limits.rest_rate <= 0:
             return True
         host = request.client.host if request.client else ""
         bucket = self._buckets.get(host)
         if bucket is None:
-            bucket = TokenBucket(self._limits.rest_rate, self._limits.rest_burst, now)
+            bucket = TokenBucket(self.limits.rest_rate, self.limits.rest_burst, now)
             self._buckets[host] = bucket
         return bucket.acquire(now) == 0.0
 
@@ -202,7 +195,7 @@ class Surface:
         fault, left = self.rest_fault
         if fault.paths and not any(part in path for part in fault.paths):
             return None
-        if not self._hub.faults.chance(fault.probability):
+        if not self.hub.faults.chance(fault.probability):
             return None
         if fault.count:
             self.rest_fault = (fault, left - 1) if left > 1 else None
@@ -214,11 +207,11 @@ class Surface:
         return JSONResponse({"status": "ok"})
 
     async def _get_control(self, _request: Request) -> Response:
-        return JSONResponse(self._report())
+        return JSONResponse(self.report())
 
     async def _post_faults(self, request: Request) -> Response:
         try:
-            return JSONResponse(self._control(request_of(await request.body())))
+            return JSONResponse(self.control(request_of(await request.body())))
         except (ValueError, NotPossible) as error:
             return JSONResponse({"message": str(error)}, status_code=400)
 
@@ -227,12 +220,12 @@ class Surface:
             wanted = msgspec.json.decode(await request.body(), type=FlowRequest)
         except UNREADABLE as error:
             return JSONResponse({"message": str(error)}, status_code=400)
-        self._flow(wanted.running)
+        self.flow(wanted.running)
         return JSONResponse({"running": wanted.running})
 
     async def _get_model(self, request: Request) -> Response:
         try:
-            state = self._venue.state(request.path_params["product"])
+            state = self.venue.state(request.path_params["product"])
         except KeyError:
             return JSONResponse({"message": "NotFound"}, status_code=404)
         trade = state.last_trade
@@ -247,7 +240,7 @@ class Surface:
                 "bids": [row[:2] for row in state.bids],
                 "asks": [row[:2] for row in state.asks],
             }
-            if self._venue.has_book(state.product)
+            if self.venue.has_book(state.product)
             else None,
         }
         return Response(encode(body), media_type="application/json")
