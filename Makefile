@@ -87,6 +87,19 @@ test-again: $(STAMP) ## The suite again and again, each time in another order (n
 simulate-years: $(STAMP) ## The platform on virtual time under seeded faults (not in CI) [SEEDS=100 FIRST=0 FAULTS=5]
 	@PYTHONPATH=clients/python/src:clients/conformance $(PY) -m tests.simulation --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0) --faults $(or $(FAULTS),5)
 
+FUZZED = $(or $(TARGET),$(basename $(notdir $(filter-out %/__init__.py,$(wildcard tests/fuzz/targets/*.py)))))
+.PHONY: fuzz
+fuzz: .mdf/fuzz/site/.ready ## Fuzz a parser, guided by coverage (Linux on x86-64; not in CI) [TARGET=all SECONDS=60]
+	@for target in $(FUZZED); do \
+	  PYTHONPATH=.mdf/fuzz/site $(PY) -m tests.fuzz $$target --seconds $(or $(SECONDS),60); \
+	done
+
+# atheris is 37 MB that nothing else needs, and is not to be had for every machine.
+.mdf/fuzz/site/.ready: $(STAMP) requirements/fuzz.txt
+	@$(PY) -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+	  --upgrade --target $(@D) -r requirements/fuzz.txt
+	@touch $@
+
 .PHONY: mutants
 mutants: $(STAMP) ## Does a test fail when one thing in a rule is changed? By module (not in CI) [MODULES="chain ..." all: an hour]
 	@$(PY) -m tools.dev.mutants $(MODULES)
@@ -199,6 +212,9 @@ lock: $(STAMP) ## Pin what pyproject.toml and dev.in ask for, other pins as they
 	solve $(if $(UPGRADE),--upgrade) --all-extras pyproject.toml requirements/dev.in \
 	  --output-file requirements/dev.txt; \
 	solve --constraints requirements/dev.txt requirements/build.in --output-file requirements/build.txt; \
+	for apart in fuzz audit; do \
+	  solve $(if $(UPGRADE),--upgrade) requirements/$$apart.in --output-file requirements/$$apart.txt; \
+	done; \
 	for extra in ingestor normalizer snapshotter gateway tools; do \
 	  solve --extra $$extra --constraints requirements/dev.txt pyproject.toml \
 	    --output-file requirements/$$extra.txt; \

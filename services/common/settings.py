@@ -205,12 +205,28 @@ def load[S: BaseSettings](cls: type[S]) -> S:
     Raises:
         SettingsError: with one line per problem.
     """
+    # What Python stands in for bytes that are no text is none for whoever reads a setting either.
+    foreign = [
+        f"{name.upper()}: expected text in UTF-8"
+        for name in cls.model_fields
+        if not _is_text(os.environ.get(name.upper(), ""))
+    ]
+    if foreign:
+        raise SettingsError(foreign)
     try:
         return cls()
     except ValidationError as error:
         raise SettingsError([_problem(cls, problem) for problem in error.errors()]) from error
     except UnreadableSetting as error:
         raise SettingsError([_unreadable(cls, str(error))]) from error
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_or_exit[S: BaseSettings](cls: type[S]) -> S:

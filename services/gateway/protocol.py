@@ -19,6 +19,7 @@ SUBPROTOCOL = "md.v1.json"
 MAX_MESSAGE_BYTES = 64 * 1024
 # A message up to this size is looked into for its id although its sender is over the rate.
 _SHORT = 1024
+_CURSOR = re.compile(r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})")
 
 Retry = Literal["no", "after", "snapshot", "reconnect"]
 
@@ -241,11 +242,12 @@ def make_cursor(epoch: int, seq: int) -> str:
 
 def parse_cursor(cursor: str) -> tuple[int, int]:
     """(seq, epoch) of a resume cursor. Raises Problem when it is none of ours."""
-    epoch, _, seq = cursor.partition(".")
-    if not (0 < len(epoch) < 20 and epoch.isdecimal() and 0 < len(seq) < 20 and seq.isdecimal()):
+    found = _CURSOR.fullmatch(cursor)
+    epoch, seq = (-1, -1) if found is None else map(int, found.groups())
+    if not (0 <= epoch < 2**63 and 0 <= seq < 2**63):
         message = "cursor: expected a cursor from a `drain` message"
         raise Problem(BAD_FIELD, message, field="cursor")
-    return int(seq), int(epoch)
+    return seq, epoch
 
 
 def check_size(text: str) -> None:

@@ -13,16 +13,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import msgspec
 
 from services.common.domain.decimals import is_decimal
-from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is_row
+from services.common.domain.levels import SIDES, Unreadable, check_rows_json, is_row, readable_rows
 from services.common.errors import VenueRefused, VenueUnavailable
 from services.common.resilience import Backoff, CircuitBreaker
 from services.common.times import micros
+from services.common.wire import UNREADABLE
 from services.ingestor.feed.limiter import Limiter
 from services.ingestor.feed.rest_call import CallFailed, get, open_http
 from services.ingestor.venues.base import (
@@ -178,7 +180,12 @@ class CoinbaseRest(VenueRest):
     async def orders(self, product: str) -> OrderImage:
         path = f"/products/{product}/book"
         answer = await self._one_at_a_time(product, path, {"level": "3"})
-        book = self._read(_Orders, answer, path)
+        try:
+            book = self._read(_Orders, answer, path)
+        except VenueUnavailable:
+            with suppress(*UNREADABLE):
+                answer = readable_rows(answer)
+            book = self._read(_Orders, answer, path)
         time = micros(book.time) or 0
         # One row that makes no sense must not cost the book: the next answer would hold it too.
         bids, asks = _sensible(book.bids), _sensible(book.asks)

@@ -15,7 +15,7 @@ class SnapshotterSettings(CommonSettings, AwsSettings):
     """A stream's latest row is written at most this often, milliseconds."""
     archive_period_s: float = Field(60, gt=0)
     """An archive batch is written when its first record is this old."""
-    archive_max_bytes: int = Field(5_000_000, gt=0)
+    archive_max_bytes: int = Field(5_000_000, gt=0, le=100_000_000)
     """An archive batch is written when it has so many bytes of JSON."""
     archive_raw: bool = True
     """Whether raw records are archived too."""

@@ -9,7 +9,7 @@ connection began. The rules go by shape, not by recorder.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -156,9 +156,13 @@ def _time(value: object) -> int | None:
     whole, _, fraction = found["iso"].replace(",", ".").partition(".")
     try:
         moment = datetime.fromisoformat(whole + (found["zone"] or "Z"))
-    except ValueError:
+        second = round(moment.timestamp())
+    except (ValueError, OverflowError):
         return None
-    return round(moment.astimezone(UTC).timestamp()) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+    if second < 0:
+        # Nobody recorded a feed before 1970.
+        return None
+    return second * 1_000_000 + int(fraction[:6].ljust(6, "0"))
 
 
 def _scaled(text: str) -> int | None:

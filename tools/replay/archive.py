@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import heapq
 import zlib
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.common.stores.layout import RAW, ArchiveName, parse_archive_key
+from services.common.stores.packed import unpacked
 from services.common.stores.s3 import S3Store
 from services.common.stores.s3_archive import prefetch
 from tools.replay.records import BadSource, Recorded, Selection, Source, read_line
@@ -139,7 +139,7 @@ class ArchiveSource(Source):
 
     def _read(self, key: str, content: bytes) -> list[Recorded]:
         try:
-            lines = gzip.decompress(content).splitlines()
+            lines = unpacked(content).splitlines()
         except (OSError, EOFError, zlib.error) as error:
             raise BadSource(f"{key} is not gzip: {error}") from error
         records = []

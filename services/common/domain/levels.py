@@ -17,6 +17,7 @@ import msgspec
 
 from services.common.domain.decimals import POSSESSIVE_PATTERN as DECIMAL
 from services.common.domain.decimals import are_decimals, first_bad, is_decimal
+from services.common.wire import UNREADABLE, encode
 
 # Side, price, new size.
 Change = tuple[str, str, str]
@@ -29,6 +30,8 @@ _are_changes_json = re.compile(
     rf'\[(?:\["(?:buy|sell)","{DECIMAL}","{DECIMAL}"\](?:,(?=\[)|(?=\])))*+\]'.encode()
 ).fullmatch
 _decode_changes = msgspec.json.Decoder(list[Change] | None).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 # What is told of something unreadable, characters.
 _SHOWN = 200
 
@@ -71,6 +74,32 @@ def check_rows_json(text: bytes | msgspec.Raw) -> None:
     begin = bytes(memoryview(text)[:80])
     if begin[:1] != b"[" and begin != b"null":
         raise Unreadable("bad_field", f"rows: {begin!r}")
+
+
+def readable_rows(body: bytes) -> bytes:
+    """The same book, with null for each row that holds a number no reader can (`1e400`).
+
+    For whoever cannot decode a book: such a row costs itself, like any other that is none.
+
+    Raises:
+        UNREADABLE: it is no JSON object.
+    """
+    fields: dict[str, Any] = _decode_fields(body)
+    for side in ("bids", "asks"):
+        try:
+            rows = _decode_list(fields.get(side, b""))
+        except UNREADABLE:
+            continue
+        fields[side] = [row if _is_held(row) else None for row in rows]
+    return encode(fields)
+
+
+def _is_held(value: msgspec.Raw) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def is_row(row: Any) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from services.common.stores.packed import unpacked
 from services.common.stream import Position
 from services.common.wire import UNREADABLE
 
@@ -83,7 +84,7 @@ def pack_commit(commit: Commit) -> bytes:
 def unpack_commit(stored: bytes) -> Commit:
     """Read an index object. Raises BadCommit when it is not one."""
     try:
-        return _decode(gzip.decompress(stored))
+        return _decode(unpacked(stored))
     except (OSError, EOFError, zlib.error, *UNREADABLE) as error:
         raise BadCommit(f"not an index object: {error!r}") from error
 

@@ -21,12 +21,15 @@ from typing import NamedTuple
 import msgspec
 import xxhash
 
+from services.common.stores.packed import unpacked
 from services.common.stores.ports import Checkpoint
 from services.common.stream import Position
 from services.common.subjects import StreamKey
 
 TICKS = "ticks"
 RAW = "raw"
+# Of a time in an object's name, microseconds.
+TIME_DIGITS = 16
 
 
 class Partition(NamedTuple):
@@ -48,7 +51,10 @@ class Partition(NamedTuple):
 
 
 def partition_of(kind: str, key: StreamKey, ts: int, shard: int) -> Partition:
-    """The partition of a record of `key` that was received at `ts` (microseconds)."""
+    """The partition of a record of `key` that was received at `ts` (microseconds).
+
+    Times in names have `TIME_DIGITS` digits: `ts` is 0 to 10^16 - 1.
+    """
     hour = datetime.fromtimestamp(ts // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
     return Partition(kind, key.venue, key.channel, hour, shard)
 
@@ -59,7 +65,7 @@ def mark(key: StreamKey, position: Position, ts: int) -> str:
     Names sort by time.
     """
     identity = f"{key}:{position.epoch}:{position.seq}:{position.sub}"
-    return f"{ts:016d}.{xxhash.xxh64_hexdigest(identity.encode())}"
+    return f"{ts:0{TIME_DIGITS}d}.{xxhash.xxh64_hexdigest(identity.encode())}"
 
 
 def end_mark(lines: Iterable[bytes], ts: int) -> str:
@@ -71,7 +77,7 @@ def end_mark(lines: Iterable[bytes], ts: int) -> str:
     content = xxhash.xxh64()
     for line in lines:
         content.update(line)
-    return f"{ts:016d}.{content.hexdigest()}"
+    return f"{ts:0{TIME_DIGITS}d}.{content.hexdigest()}"
 
 
 def archive_key(partition: Partition, first: str, last: str) -> str:
@@ -166,7 +172,7 @@ def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
 def unpack_checkpoint(stored: bytes) -> Checkpoint:
     """Read a checkpoint object. Raises BadObject when it is not one."""
     try:
-        body = _decode_checkpoint(gzip.decompress(stored))
+        body = _decode_checkpoint(unpacked(stored))
         key, position = StreamKey.parse(body.stream), Position(body.epoch, body.seq)
         state = bytes(body.state)
         return Checkpoint(key, position, body.cursor, body.shard, body.ts_snapshot, state)

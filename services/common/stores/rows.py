@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.common.errors import InvalidSubject
+from services.common.stores.packed import unpacked
 from services.common.stores.ports import LatestRow
 from services.common.stream import Position
 from services.common.subjects import StreamKey
@@ -83,4 +84,4 @@ def pack_state(state: bytes) -> bytes:
 
 def unpack_state(stored: bytes) -> bytes:
     """JSON again; no JSON text begins with gzip's two magic bytes."""
-    return gzip.decompress(stored) if stored.startswith(_GZIP_MAGIC) else stored
+    return unpacked(stored) if stored.startswith(_GZIP_MAGIC) else stored

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -18,6 +17,7 @@ from services.common.errors import StoreUnavailable
 from services.common.stores.aws import S3
 from services.common.stores.index import BadCommit, Commit, unpack_commit
 from services.common.stores.layout import commit_key, index_prefix, pending_key
+from services.common.stores.packed import unpacked
 from services.common.stores.ports import ArchiveReader
 from services.common.stores.s3 import S3Store
 from services.common.stream import Position
@@ -227,7 +227,7 @@ def _lines_of(stored: bytes, object_key: str, key: StreamKey) -> list[tuple[Posi
     """One stream's records in an object."""
     found: list[tuple[Position, bytes]] = []
     mine = f'"{key.product}"'.encode()
-    for line in gzip.decompress(stored).splitlines():
+    for line in unpacked(stored).splitlines():
         # A substring test is far cheaper than a decode, and most lines are other products'.
         if mine not in line:
             continue

@@ -10,6 +10,7 @@ long the oldest record has been waited for, of those that nobody confirmed.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,17 @@ from services.common.subjects import INVALID_SUBJECT, key_of
 
 # Both halves of a Redis entry id are unsigned 64 bits; what is archived has to fit signed ones.
 MAX_NUMBER = 2**63 - 1
+
+
+_is_number = re.compile(r"0|[1-9][0-9]{0,19}").fullmatch
+
+
+def number_in(text: str) -> int | None:
+    """The number that a part of a cursor says, 0 to 10^20 - 1; None for a text that none writes.
+
+    Other texts of the same number (`007`, digits of other scripts) would be other cursors of it.
+    """
+    return None if _is_number(text) is None else int(text)
 
 
 class Position(NamedTuple):

@@ -211,3 +211,12 @@ def test_a_childs_environment_has_the_extras_on_top(monkeypatch: pytest.MonkeyPa
     given_environment(monkeypatch, {"STREAM_NAME": "one", "REDIS_URL": "two"})
     child = child_environment({"STREAM_NAME": "three"})
     assert (child["STREAM_NAME"], child["REDIS_URL"]) == ("three", "two")
+
+
+def test_a_value_that_is_no_text_is_a_problem_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert problems(monkeypatch, PRODUCTS="BTC-\udcff", API_SECRET="a secret \udcff") == [
+        "PRODUCTS: expected text in UTF-8",
+        "API_SECRET: expected text in UTF-8",
+    ]

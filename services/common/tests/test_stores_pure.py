@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ from services.common.stores.layout import (
     partition_of,
     unpack_checkpoint,
 )
+from services.common.stores.packed import MAX_UNPACKED_BYTES, unpacked
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stores.rows import COMPRESS_ABOVE, BadRow, row_from_item, row_to_item
 from services.common.stream import Position
@@ -170,3 +172,27 @@ def test_settling_leaves_no_hole_in_any_stream_and_no_object_outside_the_index(
     assert {stream: found.position.seq for stream, found in final.heads.items()} == reached
     if stored == {found.key for found in pending.objects}:
         assert settlement.commit == pending
+
+
+def test_what_unpacks_to_more_than_anything_of_ours_is_not_unpacked() -> None:
+    bomb = gzip.compress(bytes(MAX_UNPACKED_BYTES + 1), 1)
+    with pytest.raises(gzip.BadGzipFile, match=str(MAX_UNPACKED_BYTES)):
+        unpacked(bomb)
+    with pytest.raises(BadCommit):
+        unpack_commit(bomb)
+    with pytest.raises(BadObject):
+        unpack_checkpoint(bomb)
+    with pytest.raises(BadRow):
+        row_from_item(
+            {**row_to_item(LatestRow(KEY, Position(1, 2), "", 0, 0, b"{}")), "state": {"B": bomb}}
+        )
+
+
+def test_an_object_of_several_members_is_one_and_one_that_is_cut_off_is_none() -> None:
+    both = gzip.compress(b"one") + gzip.compress(b"two") + bytes(4)
+    assert unpacked(both) == b"onetwo"
+    for cut in (both[:-20], both[:5]):
+        with pytest.raises(EOFError):
+            unpacked(cut)
+    with pytest.raises(zlib.error):
+        unpacked(gzip.compress(b"one") + b"more")

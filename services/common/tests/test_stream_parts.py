@@ -60,6 +60,12 @@ def test_a_cursor_is_read_back_by_its_own_log_only(
         parse_cursor(BTC, sequence_cursor(epoch, seq), epoch + 1)
 
 
+@pytest.mark.parametrize("text", ["07", "p1.2.03", "٧", "p1.2.٣", "7 ", "", "p1.2", "1.2.3"])
+def test_no_other_text_is_a_cursor(text: str) -> None:
+    with pytest.raises(PositionLost):
+        parse_cursor(BTC, f"5@{text}", 5)
+
+
 def test_the_stream_sequence_is_found_in_both_forms_of_ack_subjects() -> None:
     assert sequence_of_reply("$JS.ACK.MARKET_RAW.readers.1.42.7.1700000000.5") == 42
     assert sequence_of_reply("$JS.ACK.hub.AbCd.MARKET_RAW.readers.1.42.7.1700000000.5.xyz") == 42

@@ -187,6 +187,14 @@ def test_a_cursor_comes_back_as_it_was_made(epoch: int, seq: int) -> None:
     assert parse_cursor(make_cursor(epoch, seq)) == (seq, epoch)
 
 
+@pytest.mark.parametrize(
+    "text", ["01.2", "1.02", "١.2", "1.²", "1.2\n", "1._2", "9223372036854775808.0", "0.-1"]
+)
+def test_no_other_text_is_a_cursor(text: str) -> None:
+    with pytest.raises(Problem, match="cursor"):
+        parse_cursor(text)
+
+
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: b.decode("latin-1")))
 def test_any_text_is_a_command_or_a_problem(text: str) -> None:
     # Anything else would be an error of ours and fail here.

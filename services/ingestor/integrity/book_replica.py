@@ -15,7 +15,7 @@ import msgspec
 
 from services.common.domain.book import BUY, SELL, BadLevel, Book
 from services.common.domain.decimals import to_decimal
-from services.common.domain.levels import Change, is_row
+from services.common.domain.levels import Change, is_row, readable_rows
 from services.common.wire import UNREADABLE
 from services.ingestor.integrity.suspicion import Key, TopCheck, told_by
 
@@ -109,7 +109,7 @@ class BookReplica:
         try:
             for whole, body in batch:
                 if whole:
-                    book = _decode_whole(body)
+                    book = _whole(body)
                     changes.clear()
                     self._book.replace(_texts(book.bids), _texts(book.asks))
                     self._top.rebased()
@@ -163,7 +163,7 @@ class BookReplica:
         Raises:
             UNREADABLE: `body` is no book.
         """
-        image = _decode_whole(body)
+        image = _whole(body)
         found: dict[Key, tuple[str, str]] = {}
         touched = self._touched or set()
         for side, rows, held in (
@@ -184,6 +184,13 @@ class BookReplica:
 
 
 _NOTHING = Decimal(0)
+
+
+def _whole(body: bytes) -> _Whole:
+    try:
+        return _decode_whole(body)
+    except UNREADABLE:
+        return _decode_whole(readable_rows(body))
 
 
 def _texts(rows: Iterable[Any] | None) -> list[tuple[str, str]]:

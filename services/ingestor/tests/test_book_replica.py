@@ -147,6 +147,11 @@ def test_a_row_that_makes_no_sense_costs_that_row_only_and_the_replica_goes_on()
     replica.fold(replica.pop_updates())
     assert replica.usable
     assert replica.contradicted(b'{"bids":[],"asks":[["11","1"]]}') == {}
+    # A number that nobody can hold is in a row, too.
+    replica.base(b'{"bids":[],"asks":[["11","1"],["12",1e400],1e400]}')
+    replica.fold(replica.pop_updates())
+    assert replica.usable
+    assert replica.contradicted(b'{"bids":[],"asks":[["11","1"],["13",1e400]]}') == {}
 
 
 def test_an_update_that_makes_no_sense_ends_the_replica_until_the_next_base_and_is_told() -> None:

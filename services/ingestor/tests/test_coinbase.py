@@ -61,6 +61,10 @@ def test_errors_come_as_messages() -> None:
         (b'{"product_id":"BTC-USD"}', "bad_field"),
         (b'{"type":"match","product_id":"BTC-USD","trade_id":"7"}', "bad_field"),
         (b'{"type":"match","product_id":"BTC-USD"}', "missing_field"),
+        # Also where only others would read it.
+        (b'{"type":"heartbeat","product_id":"BTC-USD","x":"\xff"}', "bad_json"),
+        (b'{"type":"level3","schema":{"open":["\xff"]}}', "bad_json"),
+        (b'{"type":"level3","schema":{"open":' + b"[" * 5000, "bad_json"),
         (b'{"type":"match","trade_id":7}', "missing_field"),
         (b'{"type":"ticker","product_id":"BTC-USD","trade_id":7}', "missing_field"),
         *(

@@ -132,6 +132,13 @@ async def test_another_document_is_an_answer_of_no_call(
             await call(rest)  # type: ignore[misc]  # any of its coroutines
 
 
+async def test_an_order_with_a_number_that_nobody_can_hold_costs_itself() -> None:
+    book = b'{"bids":[["1","2","a"],["1",1e400,"b"]],"asks":null,"sequence":3}'
+    async with socket_that_says(iter([answer(book)])) as url, client(url) as rest:
+        orders = await rest.orders("BTC-USD")
+    assert (orders.sequence, orders.bids, orders.asks) == (3, [("1", "2", "a")], [])
+
+
 async def test_what_the_client_library_cannot_read_of_the_proxy_variables_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

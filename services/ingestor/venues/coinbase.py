@@ -146,6 +146,9 @@ class CoinbaseFeed(VenueFeed):
         self._level3 = Level3()
 
     def parse(self, frame: bytes) -> Event:
+        if not frame.isascii():
+            # Fields that are read over here are read, or passed on as text, by others.
+            _check_text(frame)
         if frame[:1] == b"[":
             return self._level3.row(frame)
         try:
@@ -219,7 +222,7 @@ class CoinbaseFeed(VenueFeed):
     def _order(frame: bytes, time: int) -> OrderEvent:
         try:
             order = _decode_order(frame)
-        except msgspec.ValidationError as error:
+        except UNREADABLE as error:
             raise MalformedFrame("bad_field", str(error)) from error
         if order.sequence <= 0:
             raise MalformedFrame("missing_field", f"{order.type} without its number")
@@ -267,6 +270,13 @@ class CoinbaseFeed(VenueFeed):
             "type": verb,
             "channels": [{"name": channel, "product_ids": ids} for channel in channels],
         }
+
+
+def _check_text(frame: bytes) -> None:
+    try:
+        frame.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedFrame("bad_json", str(error)) from error
 
 
 def _check_book(message: _Frame, *, whole: bool) -> None:

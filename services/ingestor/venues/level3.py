@@ -76,7 +76,7 @@ class Level3:
         """
         try:
             announced = _decode_schema(frame).schema
-        except msgspec.ValidationError as error:
+        except UNREADABLE as error:
             raise MalformedFrame("bad_field", str(error)) from error
         self._foreign = "; ".join(differences(announced))
         if self._foreign:

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.subjects import StreamKey
 from services.common.wire import Fields
 from services.normalizer.tests.test_coinbase import (
     BTC,
+    MAPPER,
+    TS_RECV,
     body_of,
     fields,
     state,
@@ -89,3 +92,20 @@ def test_no_odd_field_does_worse_than_being_refused(channel: str, data: st.DataO
     except Unmappable:
         return
     assert msgspec.json.decode(msgspec.json.encode(mapped.fields), type=Fields) == mapped.fields
+
+
+def test_a_number_that_nobody_can_hold_costs_its_own_field() -> None:
+    text = msgspec.json.encode(body_of("ticker", best_ask=None)).replace(
+        b'"best_ask":null', b'"best_ask":1e400'
+    )
+    mapped = MAPPER.fields(StreamKey("coinbase", "ticker", BTC), text, TS_RECV)
+    assert mapped.fields.best_ask is None
+    assert [refusal.code for refusal in mapped.refused] == ["bad_decimal"]
+
+
+@pytest.mark.parametrize("row", [b"1e400", b'["1",1e400]'])
+def test_a_row_with_a_number_that_nobody_can_hold_costs_that_row(row: bytes) -> None:
+    body = b'{"bids":[["10","1"],%b],"asks":[["11","1"]]}' % row
+    mapped = state("book", body)
+    assert mapped.state == {"bids": [["10", "1"]], "asks": [["11", "1"]]}
+    assert [refusal.code for refusal in mapped.refused] == ["bad_row"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from services.common.errors import InvalidSubject
+from services.common.stores.layout import TIME_DIGITS
 from services.common.subjects import StreamKey, key_of
 from services.common.wire import Late, Reset, Status, Tick, decode_record
 
@@ -33,6 +34,7 @@ class Delivered(msgspec.Struct):
 def read_tick(payload: bytes) -> Delivered:
     """A record of a tick log; raises what is in UNREADABLE."""
     record = decode_record(payload)
+    _check_time(record.ts_ingest)
     if isinstance(record, Status | Late):
         return Delivered(None, None, record.ts_ingest, None)
     return Delivered(record.prev, record.prev_sub, record.ts_ingest, record)
@@ -41,7 +43,14 @@ def read_tick(payload: bytes) -> Delivered:
 def read_raw(payload: bytes) -> Delivered:
     """A record of the raw log, which is archived only; raises what is in UNREADABLE."""
     head = _decode_raw_head(payload)
+    _check_time(head.ts_recv)
     return Delivered(head.prev, head.prev_sub, head.ts_recv, None)
+
+
+def _check_time(ts: int) -> None:
+    """Raise ValidationError unless an archive object can be named by it (until the year 2286)."""
+    if not 0 <= ts < 10**TIME_DIGITS:
+        raise msgspec.ValidationError(f"a receive time of {str(ts)[:40]} us")
 
 
 def stream_of(subject: str) -> StreamKey | None:

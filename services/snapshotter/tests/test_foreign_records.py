@@ -49,6 +49,14 @@ NO_TEXT = b'{"type":"tick","venue":"\xff","kind":"\xff","line":"\xff"}'
 TOO_DEEP = b'{"x":' * 5000 + b"1" + b"}" * 5000
 
 
+# Its archive object could not be named.
+NO_TIME = (
+    b'{"type":"status","v":1,"kind":"status","venue":"coinbase","channel":"ticker","product":"A",'
+    b'"shard":0,"epoch":1,"seq":1,"sub":1,"prev":null,"state":"live","since":1,"evidence":"feed",'
+    b'"line":"a","body":{},"ts_ingest":18446744073709551615,"ts_recv":18446744073709551615}'
+)
+
+
 async def test_bytes_that_nobody_can_read_are_counted_and_cost_no_other_record(
     broker_platform: Platform,
 ) -> None:
@@ -57,7 +65,7 @@ async def test_bytes_that_nobody_can_read_are_counted_and_cost_no_other_record(
 
     async def odd(publisher: Publisher) -> None:
         for stream in streams[:3]:
-            for n, payload in enumerate((NO_TEXT, TOO_DEEP)):
+            for n, payload in enumerate((NO_TEXT, TOO_DEEP, NO_TIME)):
                 position = Position(stream.epoch, stream.seq, stream.sub + 500 + n)
                 await publisher.send(Record(stream.subject, payload, position))
                 raw = Record(raw_subject(stream.key), payload, position)

@@ -185,3 +185,12 @@ def test_beside_times_a_blank_line_between_two_frames_is_a_lost_connection(tmp_p
         "Connected",
         "Framed",
     ]
+
+
+@pytest.mark.parametrize(
+    "noted", ["0001-01-01T00:00:00+10:00", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59-10:00"]
+)
+def test_a_time_that_nobody_recorded_at_is_none(noted: str) -> None:
+    found = read_line(f"{noted} {FRAME}".encode())
+    assert isinstance(found, Framed)
+    assert found.received_us is None or found.received_us > 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from services.common.errors import PositionLost
 from services.common.stream.memory.records import StoredRecord
-from services.common.stream.records import LogSpec, Position, Record
+from services.common.stream.records import LogSpec, Position, Record, number_in
 
 
 class _Subject:
@@ -120,8 +120,8 @@ class MemoryLog:
 
     def _parse(self, subject: str, cursor: str, held: _Subject) -> int:
         epoch, _, text = cursor.partition("@")
-        seq = int(text) if text.isdecimal() else -1
-        if epoch != str(self.epoch) or not held.purged <= seq <= self.last_seq:
+        seq = number_in(text)
+        if epoch != str(self.epoch) or seq is None or not held.purged <= seq <= self.last_seq:
             oldest = held.records[0].cursor if held.records else None
             raise PositionLost(subject, cursor, oldest)
         return seq

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from services.common.errors import InvalidSubject, PositionLost
 from services.common.stream.nats.wire import header_of, headers_of
-from services.common.stream.records import Message, Position
+from services.common.stream.records import Message, Position, number_in
 from services.common.subjects import INVALID_LOG, INVALID_SUBJECT, key_of
 
 _BEHIND_VERSION = len("NATS/1.0")
@@ -21,8 +21,6 @@ _BEHIND_VERSION = len("NATS/1.0")
 NO_POSITION = Position(0, 0)
 # Three numbers of 20 digits and what is between them.
 _LONGEST_POSITION = 62
-# Of a number in a cursor.
-_DIGITS = 20
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -134,15 +132,13 @@ def parse_cursor(subject: str, cursor: str, epoch: int) -> int | Position:
     """
     made, _, place = cursor.partition("@")
     if made == str(epoch):
-        if place.isdecimal() and len(place) <= _DIGITS:
-            return int(place)
-        parts = place.removeprefix("p").split(".")
-        if (
-            place.startswith("p")
-            and len(parts) == 3
-            and all(part.isdecimal() and len(part) <= _DIGITS for part in parts)
-        ):
-            return Position(*map(int, parts))
+        sequence = number_in(place)
+        if sequence is not None:
+            return sequence
+        numbers = [number_in(part) for part in place.removeprefix("p").split(".")]
+        match numbers:
+            case [int(seen_epoch), int(seq), int(sub)] if place.startswith("p"):
+                return Position(seen_epoch, seq, sub)
     raise PositionLost(subject, cursor, None)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.common.errors import PositionLost
-from services.common.stream.records import MAX_NUMBER, Message, Position
+from services.common.stream.records import MAX_NUMBER, Message, Position, number_in
 from services.common.subjects import redis_key, redis_registry_key
 
 ZERO = (0, 0)
@@ -111,11 +111,11 @@ def parse_cursor(subject: str, cursor: str, log_epoch: int) -> Position:
     made, _, place = cursor.partition("@")
     epoch, _, rest = place.partition(".")
     seq, _, sub = rest.partition("-")
-    parts = (epoch, seq, sub)
-    if made == str(log_epoch) and all(p.isdecimal() and len(p) <= _ID_DIGITS for p in parts):
-        position = Position(int(epoch), int(seq), int(sub))
-        if max(position) <= _LARGEST_SUB:
-            return position
+    match number_in(epoch), number_in(seq), number_in(sub):
+        case int(of_epoch), int(of_seq), int(of_sub) if made == str(log_epoch):
+            position = Position(of_epoch, of_seq, of_sub)
+            if max(position) <= _LARGEST_SUB:
+                return position
     raise PositionLost(subject, cursor, None)
 
 

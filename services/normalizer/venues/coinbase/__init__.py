@@ -27,6 +27,7 @@ from services.normalizer.venues.coinbase.messages import (
 )
 from services.normalizer.venues.coinbase.states import book_state, ticker_state, trades_state
 from services.normalizer.venues.coinbase.trades_and_tickers import (
+    decode_ticker,
     match_fields,
     read_ticker,
     ticker_fields,
@@ -58,7 +59,7 @@ class CoinbaseMapper:
         if key.channel == "trades":
             return Mapped(*match_fields(key, decode(MatchMessage, body), ts_recv))
         if key.channel == "ticker":
-            return read_ticker(key, decode(TickerMessage, body), ts_recv)
+            return read_ticker(key, decode_ticker(TickerMessage, body), ts_recv)
         raise Unmappable("unknown_channel", key.channel)
 
     def state(self, key: StreamKey, body: bytes, ts_recv: int) -> MappedState:

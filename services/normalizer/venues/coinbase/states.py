@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import msgspec
 
 from services.common.domain.decimals import are_decimals, is_decimal
-from services.common.domain.levels import is_row
+from services.common.domain.levels import is_row, readable_rows
 from services.common.subjects import StreamKey
 from services.common.times import micros
-from services.common.wire import Fields, Stats24h, Trade, encode
+from services.common.wire import UNREADABLE, Fields, Stats24h, Trade, encode
 from services.normalizer.venues.coinbase.messages import (
     BookMessage,
     BookRow,
@@ -24,6 +25,7 @@ from services.normalizer.venues.coinbase.messages import (
 from services.normalizer.venues.coinbase.trades_and_tickers import (
     OptionalFields,
     check_decimals,
+    decode_ticker,
     expect,
     level_of,
     read_ticker,
@@ -35,10 +37,10 @@ from services.normalizer.venues.mapping import MappedState, Unmappable, decode
 def ticker_state(key: StreamKey, body: bytes, ts_recv: int) -> MappedState:
     """The state that a ticker of the WebSocket or of REST gives."""
     if decode(TypedMessage, body).type is not None:
-        mapped = read_ticker(key, decode(TickerMessage, body), ts_recv)
+        mapped = read_ticker(key, decode_ticker(TickerMessage, body), ts_recv)
         state = msgspec.Raw(encode(mapped.fields))
         return MappedState(mapped.ts_event, state, mapped.refused)
-    ticker = decode(RestTicker, body)
+    ticker = decode_ticker(RestTicker, body)
     check_decimals(ticker.price)
     optional = OptionalFields(ticker)
     size, volume = optional.decimal("size"), optional.decimal("volume")
@@ -93,6 +95,8 @@ def _decode_book(body: bytes) -> BookMessage[Any]:
         return decode(BookMessage[BookRow], body)
     except Unmappable:
         # Perhaps some rows are none; that costs them only.
+        with suppress(*UNREADABLE):
+            body = readable_rows(body)
         return decode(BookMessage[Any], body)
 
 

@@ -11,9 +11,9 @@ import msgspec
 from services.common.domain.decimals import are_decimals, first_bad, is_decimal
 from services.common.subjects import StreamKey
 from services.common.times import micros
-from services.common.wire import Fields, Level, Stats24h, Trade
+from services.common.wire import Fields, Level, Stats24h, Trade, encode
 from services.normalizer.venues.coinbase.messages import MAX_ID, MatchMessage, TickerMessage
-from services.normalizer.venues.mapping import Mapped, Unmappable
+from services.normalizer.venues.mapping import Mapped, Unmappable, decode
 
 _TAKER = {"buy": "sell", "sell": "buy"}
 
@@ -57,6 +57,32 @@ def _is_side(value: Any) -> bool:
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_ID
+
+
+def decode_ticker[T: msgspec.Struct](kind: type[T], body: bytes) -> T:
+    """Decode a ticker; a number that no reader can hold (`1e400`) costs its own field only.
+
+    Raises:
+        Unmappable: as `decode` does.
+    """
+    try:
+        return decode(kind, body)
+    except Unmappable:
+        fields = decode(dict[str, msgspec.Raw], body)
+        told = {name: raw if _is_held(raw) else _NOT_HELD for name, raw in fields.items()}
+        return decode(kind, encode(told))
+
+
+# Stands for it, and is no value of any field.
+_NOT_HELD = "a value that no number can hold"
+
+
+def _is_held(value: msgspec.Raw) -> bool:
+    try:
+        decode(object, value)
+    except Unmappable:
+        return False
+    return True
 
 
 def ticker_fields(

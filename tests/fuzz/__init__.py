@@ -1,0 +1,1 @@
+"""Every parser of bytes from outside, fed with what nobody sends: `make fuzz`, docs/testing.md."""
