@@ -7,10 +7,11 @@ import socket
 from itertools import batched
 from typing import Any
 
+from services.gateway.testing.wire import TEXT
 from tools.bench.documents import markdown, table, where
 from tools.bench.fanout.servers import Running, running
 from tools.bench.registry import Run, bench, proc_kib, process_cpu_s, spread
-from tools.bench.websocket import TEXT, frame, handshake
+from tools.bench.websocket import frame, handshake
 
 _TITLES = {
     "limit": "C: `accept`, SHA-1, `send`",

@@ -12,7 +12,8 @@ import sys
 
 import msgspec
 
-from tools.bench.websocket import TEXT, frame, handshake
+from services.gateway.testing.wire import TEXT
+from tools.bench.websocket import frame, handshake
 
 
 def main(port: int) -> None:

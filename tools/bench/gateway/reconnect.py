@@ -12,8 +12,8 @@ from services.common.stream.memory.broker import MemoryBroker
 from services.common.testing.waiting import eventually
 from services.ingestor.app import Ingestor
 from services.ingestor.cb_ws import Feed
-from services.ingestor.settings import Settings
 from services.ingestor.testing import running
+from tools.bench.ingest.ingestor import DEPLOYED
 from tools.bench.registry import Run, bench
 from tools.simulator import SimulatedExchange
 from tools.simulator.market.products import DEFAULT_PRODUCTS
@@ -36,12 +36,6 @@ _NOTES = {
     "silent": "from when it is given up, after 10 s",
 }
 
-# What a deployed ingestor has; those for tests wait for ever.
-_DEFAULTS = {
-    name: Settings.model_fields[name].default
-    for name in ("heartbeat_suspect_ms", "heartbeat_dead_ms")
-}
-
 
 @bench("reconnect")
 async def reconnect(run: Run) -> None:
@@ -50,7 +44,7 @@ async def reconnect(run: Run) -> None:
     async with (
         MemoryBroker() as broker,
         SimulatedExchange(products=products, rate=500, depth=200) as exchange,
-        running(broker, exchange.ws_url, exchange.rest_url, *products, **_DEFAULTS) as ingestor,
+        running(broker, exchange.ws_url, exchange.rest_url, *products, **DEPLOYED) as ingestor,
     ):
         # It complains of each connection that the exchange refuses on purpose.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any
 
-import msgspec
-
+from services.common.testing.waiting import eventually
 from services.gateway.testing import Market
 from tools.bench.registry import Run, bench, quantile
 from tools.bench.servers import gateway_process, publisher_on, trading
-from tools.bench.websocket import Follower, command, handshake
+from tools.bench.websocket import Follower, command
 from tools.embedded import NatsServer
+from tools.subscriber import Subscriber, Want
 
 _SLOW = 10
 _NAMES = {True: f"with {_SLOW} slow readers", False: "without slow readers"}
@@ -24,7 +21,6 @@ _TICKS_PER_S = 20
 # Reached after some seconds at this rate; with the default of 1 MiB it would take minutes.
 _QUEUE_BYTES = 65_536
 SUBSCRIBE = command(type="subscribe", product="BTC-USD")
-_SEQ = re.compile(rb'"seq":(\d+),')
 
 
 @bench("gateway-slow")
@@ -36,9 +32,9 @@ async def slow_readers(run: Run) -> None:
     async with Place(clients) as place:
         for _ in range(run.rounds):
             for with_slow in (False, True):
-                slow = [await _SlowReader.connect(place.port) for _ in range(_SLOW * with_slow)]
+                slow = [_SlowReader(place.port) for _ in range(_SLOW * with_slow)]
                 async with asyncio.TaskGroup() as group:
-                    reading = [group.create_task(one.read_slowly()) for one in slow]
+                    reading = [group.create_task(one.run()) for one in slow]
                     # Until the slow ones are slow, the two cases are the same.
                     await asyncio.sleep(3.0)
                     place.forget()
@@ -47,13 +43,13 @@ async def slow_readers(run: Run) -> None:
                     latencies = place.latencies()
                     sample.count = len(latencies)
                     found[with_slow] += latencies
+                    for one in slow:
+                        await one.catch_up(place.market)
+                        resets += one.seen["reset"]
+                        stepped_down += one.seen["mode"] > 0
+                        caught_up += 1
                     for task in reading:
                         task.cancel()
-                for one in slow:
-                    counts = await one.catch_up(place.market)
-                    resets += counts["reset"]
-                    stepped_down += counts["mode"] > 0
-                    caught_up += 1
     beside, alone = (quantile(found[with_slow], 0.99) / 1000 for with_slow in (True, False))
     run.note(_NAMES[False], f"{clients} clients, p99 {alone:.1f} ms")
     run.note(
@@ -121,71 +117,27 @@ class QuickReader(Follower):
         self.latencies.append(now - int(match[1]))
 
 
-class _SlowReader:
-    """Reads 1 KB/s, and in the end everything, to see whether anything is missing."""
+class _SlowReader(Subscriber):
+    """Takes a message a second, about 1 KB, and in the end all, to see whether one is missing."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._data = bytearray()
+    def __init__(self, port: int) -> None:
+        self.seen: Counter[str] = Counter()
+        super().__init__(
+            f"ws://127.0.0.1:{port}/ws",
+            [Want("ticker", ("BTC-USD",))],
+            on_message=lambda message, _verdict: self.seen.update([message["type"]]),
+            pause_s=1.0,
+        )
 
-    @classmethod
-    async def connect(cls, port: int) -> _SlowReader:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, handshake())
-        reader = cls(sock)
-        reader._data += await loop.sock_recv(sock, 256)
-        await loop.sock_sendall(sock, SUBSCRIBE)
-        return reader
-
-    async def read_slowly(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._data += await loop.sock_recv(self._sock, 256)
-            await asyncio.sleep(0.25)
-
-    async def catch_up(self, market: Market) -> Counter[str]:
-        """Read on to the market's newest tick; how many messages of each type came in all.
+    async def catch_up(self, market: Market) -> None:
+        """Read on to the market's newest tick.
 
         Raises:
-            RuntimeError: something is missing that was not announced.
+            RuntimeError: something is missing that was not announced, or the connection was lost.
         """
-        loop = asyncio.get_running_loop()
-        wanted, newest = market.seq or 0, 0
-        # From now on the window is no longer what makes it slow.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
-        async with asyncio.timeout(60):
-            while newest < wanted:
-                if not (data := await loop.sock_recv(self._sock, 65_536)):
-                    raise RuntimeError("the gateway closed the connection")
-                self._data += data
-                newest = max([newest, *map(int, _SEQ.findall(data))])
-        self._sock.close()
-        held: int | None = None
-        counts: Counter[str] = Counter()
-        for message in _messages(bytes(self._data)):
-            counts[message["type"]] += 1
-            if message["type"] == "snapshot":
-                held = message["snapshot"]["seq"]
-            elif message["type"] in ("incr", "reset"):
-                record = message.get("tick", message)
-                if record["prev"] != held:
-                    raise RuntimeError(f"{record['seq']} came after {held}, not {record['prev']}")
-                held = record["seq"]
-        return counts
-
-
-def _messages(data: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON of every whole text frame behind the handshake's answer."""
-    at = data.index(b"\r\n\r\n") + 4
-    while at + 2 <= len(data):
-        kind, size, at = data[at] & 15, data[at + 1], at + 2
-        if size > 125:
-            width = 2 if size == 126 else 8
-            size, at = int.from_bytes(data[at : at + width]), at + width
-        if kind == 1 and at + size <= len(data):
-            yield msgspec.json.decode(data[at : at + size])
-        at += size
+        self.hurry()
+        (chain,) = self.chains.values()
+        wanted = market.seq or 0
+        await eventually(lambda: (chain.seq or 0) >= wanted, "the market's head")
+        if chain.counts.breaks or self.resumes or self.errors:
+            raise RuntimeError(f"{chain.counts}, {self.resumes} lost connections, {self.errors}")

@@ -15,7 +15,8 @@ from functools import partial
 from itertools import count
 from typing import cast
 
-from tools.bench.websocket import CONTINUATION, PING, PONG, TEXT, command, frame, handshake
+from services.gateway.testing.wire import CONT, PING, PONG, TEXT
+from tools.bench.websocket import command, frame, handshake
 
 _CHUNK = 64 * 1024
 
@@ -114,11 +115,11 @@ KINDS = {
     "pongs": Kind("pongs nobody asked for", lambda: _always(frame(PONG))),
     "continuations": Kind(
         "empty continuations",
-        lambda: _always(frame(CONTINUATION, fin=False), frame(TEXT, fin=False)),
+        lambda: _always(frame(CONT, fin=False), frame(TEXT, fin=False)),
     ),
     "fragments": Kind(
         "fragments of 1 byte",
-        lambda: _always(frame(CONTINUATION, b" ", fin=False), frame(TEXT, b"{", fin=False)),
+        lambda: _always(frame(CONT, b" ", fin=False), frame(TEXT, b"{", fin=False)),
     ),
     "endless": Kind("messages that never end", _trickle, connections=50, pause_s=0.05),
     "giant": Kind("7,000 products x 16 channels", _giant),

@@ -8,17 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 
 import httpx
-from prometheus_client import CollectorRegistry
 from websockets.asyncio.client import connect
 
-from services.common.observability.health import Health
-from services.common.runtime import Stop
 from services.common.stream import Broker
-from services.ingestor.app import Ingestor
-from services.ingestor.metrics import Metrics
 from services.ingestor.settings import Settings
 from services.ingestor.streams import BookStream
-from services.ingestor.testing import eventually
+from services.ingestor.testing import eventually, running
 from services.ingestor.venues.coinbase import CoinbaseFeed
 from tools.bench.ingest.venue_feed import PRODUCTS
 from tools.bench.registry import Run, bench
@@ -26,6 +21,11 @@ from tools.bench.servers import broker, child, server
 from tools.embedded.process import EmbeddedServer
 
 _GREETINGS = 2 * len(PRODUCTS)
+# What a deployed ingestor has; those for tests wait for ever.
+DEPLOYED = {
+    name: Settings.model_fields[name].default
+    for name in ("heartbeat_suspect_ms", "heartbeat_dead_ms")
+}
 
 
 @bench("ingest")
@@ -76,20 +76,9 @@ async def _ingested(
     on: EmbeddedServer | None,
 ) -> None:
     """The whole service but its HTTP side."""
-    settings = Settings(
-        coinbase_ws_primary=f"ws://127.0.0.1:{port}/",
-        coinbase_ws_fallback=None,
-        coinbase_rest_url=f"http://127.0.0.1:{port}",
-        coinbase_products=tuple(PRODUCTS),
-        ws_compression=compression,
-        shard_count=1,
-    )
-    ingestor = Ingestor(
-        settings, found, Metrics(CollectorRegistry()), Health("ingestor", "broker", "feed")
-    )
-    stop = Stop()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(ingestor.run(stop))
+    urls = f"ws://127.0.0.1:{port}/", f"http://127.0.0.1:{port}"
+    settings = {"ws_compression": compression, "shard_count": 1, **DEPLOYED}
+    async with running(found, *urls, *PRODUCTS, **settings) as ingestor:
         await eventually(
             lambda: bool(ingestor.feeds) and ingestor.feeds[0].messages >= _GREETINGS, "a feed"
         )
@@ -103,7 +92,6 @@ async def _ingested(
             for streams in feed.products.values():
                 if isinstance(streams.book, BookStream) and streams.book.replica is not None:
                     streams.book.replica.fold(streams.book.replica.pop_updates())
-        stop.request("done")
     gaps = sum(stream.gaps for streams in feed.products.values() for stream in streams.all)
     if gaps or ingestor.refused:
         run.note(case, f"{gaps} gaps, {ingestor.refused} refused: not a clean run")
