@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from statistics import median
+from typing import Any
 
 import click
 import structlog
 
 from tools.bench.fanout.servers import SERVERS, running
 from tools.bench.fanout.sink import sink
+from tools.bench.fanout.tables import ratio
+from tools.bench.registry import spread
 
 
 @click.command()
@@ -20,12 +22,10 @@ from tools.bench.fanout.sink import sink
 @click.option("--flushes", default=200, show_default=True)
 @click.option("--rate", default=0.0, help="Flushes a second; 0: each after the one before.")
 @click.option("--rounds", default=3, show_default=True, help="Each server in turn, so many times.")
-def main(
-    names: tuple[str, ...], ticks: int, clients: int, flushes: int, rate: float, rounds: int
-) -> None:
+def main(names: tuple[str, ...], **asked: Any) -> None:
     """Measure the servers NAMES and the limit in turn; print each run and the ratios."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    asyncio.run(_measure(("limit", *names), ticks, clients, flushes, rate, rounds))
+    asyncio.run(_measure(("limit", *names), **asked))
 
 
 async def _measure(
@@ -41,11 +41,9 @@ async def _measure(
             cpu[name].append(found.cpu_us)
             print(f"{name:14} {found.cpu_us:6.3f} us a delivery", found.delay_us, found.stages[0])
     for name, values in cpu.items():
-        pairs = [one / limit for one, limit in zip(values, cpu["limit"], strict=True)]
-        print(
-            f"{name:14} {median(values):6.3f} ({min(values):.3f}-{max(values):.3f}) us, x limit: "
-            f"best of each {min(values) / min(cpu['limit']):.2f}, median pair {median(pairs):.2f}"
-        )
+        best, pairs = ratio(values, cpu["limit"])
+        text = f"x limit: best of each {best:.2f}, median pair {pairs:.2f}"
+        print(f"{name:14} {spread(values).text(3)} us, {text}")
 
 
 if __name__ == "__main__":
