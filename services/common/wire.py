@@ -18,6 +18,9 @@ from services.common.subjects import StreamKey
 
 RECORD_VERSION = 1
 
+# The last receive time (µs, in the year 2286) that an archive object's name has digits for.
+LAST_RECEIVED = 10**16 - 1
+
 RawKind = Literal["frame", "resync", "gap", "status", "late", "pulse"]
 # Kinds and types of records that do not advance `seq`: `sub` counts them since that `seq`.
 UNCHAINED = frozenset({"status", "late"})

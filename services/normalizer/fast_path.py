@@ -10,14 +10,14 @@ that is not declined gives the bytes `Normalizer` would give (a property test sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from services.common.sharding import shard_of
 from services.common.stream import Message, Position, Record
 from services.common.subjects import StreamKey, key_of, tick_subject
-from services.common.wire import RECORD_VERSION, Tick, encode
+from services.common.wire import LAST_RECEIVED, RECORD_VERSION, Tick, encode
 from services.normalizer.chain import Chain, Place
 from services.normalizer.venues.mapping import FastMapping, Unmappable, VenueMapper
 
@@ -34,7 +34,7 @@ class FrameRecord[Body](msgspec.Struct, gc=False):
     seq: int
     sub: Literal[0]
     prev: int
-    ts_recv: int
+    ts_recv: Annotated[int, msgspec.Meta(ge=0, le=LAST_RECEIVED)]
     line: str
     body: Body
     prev_sub: int

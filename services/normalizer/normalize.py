@@ -14,6 +14,7 @@ from services.common.sharding import shard_of
 from services.common.stream import Position, Record
 from services.common.subjects import PULSE, StreamKey, key_of, tick_subject
 from services.common.wire import (
+    LAST_RECEIVED,
     RECORD_VERSION,
     UNCHAINED,
     GapBody,
@@ -89,6 +90,8 @@ class Normalizer:
             raise Unmappable("wrong_subject", f"{raw.venue}:{raw.channel}:{raw.product}")
         if (raw.epoch, raw.seq, raw.sub) != position:
             raise Unmappable("wrong_position", f"{(raw.epoch, raw.seq, raw.sub)}")
+        if not 0 <= raw.ts_recv <= LAST_RECEIVED:
+            raise Unmappable("bad_field", f"ts_recv {str(raw.ts_recv)[:40]}")
         if (raw.kind == "pulse") is not (raw.channel == PULSE):
             raise Unmappable("unexpected_type", f"{raw.kind} on {raw.channel}")
         if raw.kind in UNCHAINED:

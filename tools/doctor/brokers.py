@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from redis.exceptions import RedisError
 
+from services.common.network.nats_credentials import BadCredentials, NatsCredentials
 from services.common.settings import CommonSettings
 from services.common.stream.redis.client import EVICTION_ACTION, eviction_of, tls_options
 from tools.doctor import Finding
@@ -31,20 +32,20 @@ async def check_server(settings: CommonSettings) -> list[Finding]:
 
 
 async def _nats(settings: CommonSettings) -> list[Finding]:
-    name = "JetStream"
+    name, creds = "JetStream", settings.nats_creds_file
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             client = await nats.connect(
                 list(settings.nats_urls),
-                user_credentials=settings.nats_creds_file,
                 user=settings.nats_user,
                 password=settings.nats_password and settings.nats_password.get_secret_value(),
                 tls=settings.nats_tls.context() if settings.nats_tls else None,
                 allow_reconnect=False,
                 connect_timeout=2,
                 error_cb=_ignored,
+                **(NatsCredentials.read(creds).options() if creds is not None else {}),
             )
-    except (NatsError, OSError, TimeoutError) as error:
+    except (BadCredentials, NatsError, OSError, TimeoutError) as error:
         text = str(error) or "no answer"
         return [Finding(name, "error", text, "check NATS_URLS, and credentials or user")]
     try:

@@ -28,8 +28,6 @@ from services.common.subjects import StreamKey
 
 TICKS = "ticks"
 RAW = "raw"
-# Of a time in an object's name, microseconds.
-TIME_DIGITS = 16
 
 
 class Partition(NamedTuple):
@@ -53,7 +51,7 @@ class Partition(NamedTuple):
 def partition_of(kind: str, key: StreamKey, ts: int, shard: int) -> Partition:
     """The partition of a record of `key` that was received at `ts` (microseconds).
 
-    Times in names have `TIME_DIGITS` digits: `ts` is 0 to 10^16 - 1.
+    Times in names have 16 digits: `ts` is 0 to `wire.LAST_RECEIVED`.
     """
     hour = datetime.fromtimestamp(ts // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
     return Partition(kind, key.venue, key.channel, hour, shard)
@@ -65,7 +63,7 @@ def mark(key: StreamKey, position: Position, ts: int) -> str:
     Names sort by time.
     """
     identity = f"{key}:{position.epoch}:{position.seq}:{position.sub}"
-    return f"{ts:0{TIME_DIGITS}d}.{xxhash.xxh64_hexdigest(identity.encode())}"
+    return f"{ts:016d}.{xxhash.xxh64_hexdigest(identity.encode())}"
 
 
 def end_mark(lines: Iterable[bytes], ts: int) -> str:
@@ -77,7 +75,7 @@ def end_mark(lines: Iterable[bytes], ts: int) -> str:
     content = xxhash.xxh64()
     for line in lines:
         content.update(line)
-    return f"{ts:0{TIME_DIGITS}d}.{content.hexdigest()}"
+    return f"{ts:016d}.{content.hexdigest()}"
 
 
 def archive_key(partition: Partition, first: str, last: str) -> str:

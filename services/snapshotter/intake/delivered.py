@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from services.common.errors import InvalidSubject
-from services.common.stores.layout import TIME_DIGITS
 from services.common.subjects import StreamKey, key_of
-from services.common.wire import Late, Reset, Status, Tick, decode_record
+from services.common.wire import LAST_RECEIVED, Late, Reset, Status, Tick, decode_record
 
 
 class _RawHead(msgspec.Struct):
@@ -48,8 +47,8 @@ def read_raw(payload: bytes) -> Delivered:
 
 
 def _check_time(ts: int) -> None:
-    """Raise ValidationError unless an archive object can be named by it (until the year 2286)."""
-    if not 0 <= ts < 10**TIME_DIGITS:
+    """Raise ValidationError unless an archive object can be named by it."""
+    if not 0 <= ts <= LAST_RECEIVED:
         raise msgspec.ValidationError(f"a receive time of {str(ts)[:40]} us")
 
 

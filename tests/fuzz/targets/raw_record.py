@@ -95,4 +95,6 @@ SEEDS = (
         b'{"missed":{"from":5,"to":8},"messages":[%b],"open":[],"lost":[],"reason":""}' % _MATCH,
     ),
     _BEGIN % (b"pulse", b"pulse", 1783000000000000, 0, b"null", b'{"products":["BTC-USD","A"]}'),
+    # Received at a time for which no archive object has a name.
+    (_BEGIN % (b"frame", b"ticker", 9, 0, b"null", _TICKER)).replace(b"1783000000000000", b"-1"),
 )

@@ -16,6 +16,7 @@ import structlog
 from pydantic import SecretStr
 
 from services.common.errors import BrokerUnavailable
+from services.common.network.nats_credentials import BadCredentials, NatsCredentials
 from services.common.network.tls import NO_TLS_FILES, TlsFiles
 from services.common.resilience import delay_s
 from services.common.stream.nats.client import LeanClient
@@ -115,7 +116,10 @@ class Link(Worker):
 
         options: dict[str, Any] = {}
         if self._options.creds_file is not None:
-            options["user_credentials"] = self._options.creds_file
+            try:
+                options |= NatsCredentials.read(self._options.creds_file).options()
+            except BadCredentials as error:
+                raise BrokerUnavailable(self.target, f"credentials: {error}") from error
         if self._options.password is not None:
             options["user"] = self._options.user
             options["password"] = self._options.password.get_secret_value()
