@@ -23,7 +23,10 @@ from websockets.asyncio.client import connect
 from services.common.network.nats_credentials import NatsCredentials
 from services.common.network.tls import TlsFiles
 from services.common.settings import AwsSettings, CommonSettings
-from services.common.testing.waiting import WAIT_S
+from services.common.stream.nats.records import position_of
+from services.common.testing.waiting import WAIT_S, eventually
+from services.normalizer.normalize import Normalizer
+from services.normalizer.venues.mapping import Unmappable
 from services.snapshotter.ddb import RowStore
 from services.snapshotter.s3 import Bucket
 from tests.deployment.nats_identities import Operator, permissions_of
@@ -252,6 +255,28 @@ async def test_who_takes_over_a_service_may_do_what_it_does_and_no_more(
         await client.subscribe(hears)
         async with asyncio.timeout(WAIT_S):
             assert "permissions violation for subscription" in (await refused.get()).lower()
+
+
+async def test_an_answer_that_is_sent_to_a_log_is_no_record(secured: Secured) -> None:
+    """NATS does not check where an answer is to go; the server itself then publishes it."""
+    async with (
+        connected(secured, "operator") as (operator, _),
+        connected(secured, "gateway") as (gateway, refused),
+    ):
+        store = operator.jetstream()
+        await store.add_stream(name="MARKET_RAW", subjects=["market.raw.>"])
+        await gateway.publish("$JS.API.STREAM.INFO.MARKET_RAW", b"", reply=RAW)
+
+        async def arrived() -> bool:
+            return (await store.stream_info("MARKET_RAW")).state.messages == 1
+
+        await eventually(arrived)
+        assert refused.empty()
+        stored = await store.get_msg("MARKET_RAW", 1)
+    assert stored.subject == RAW
+    assert stored.data is not None
+    with pytest.raises(Unmappable):
+        Normalizer(1).read(RAW, position_of(RAW, ""), stored.data)
 
 
 @pytest.mark.parametrize("wrong", ["no credentials", "no certificate", "another operator"])
