@@ -19,6 +19,8 @@ from services.common.errors import (
     RecordRefused,
     VenueRefused,
 )
+from services.common.lines.keeper import LeaseLost, LineKeeper, RawBeats
+from services.common.lines.lease import Role
 from services.common.observability.health import Health
 from services.common.resilience import Backoff, Circuit, CircuitBreaker
 from services.common.runtime import Stop, patiently
@@ -26,13 +28,10 @@ from services.common.stream import Broker, Record
 from services.common.stream.dead_letters import DeadLetters, InvalidLog
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
-from services.common.subjects import INVALID_LOG, RAW_LOG, key_of
+from services.common.subjects import INVALID_LOG, RAW_LOG, key_of, pulse_key
 from services.ingestor.cb_rest import CoinbaseRest
 from services.ingestor.cb_ws import Feed
 from services.ingestor.feed_metrics import FeedCollector
-from services.ingestor.lines.keeper import LeaseLost, LineKeeper
-from services.ingestor.lines.lease import Role
-from services.ingestor.lines.predecessor import predecessor
 from services.ingestor.metrics import Metrics
 from services.ingestor.monitor import Monitor, products_of
 from services.ingestor.publish.raw_publisher import (
@@ -47,6 +46,7 @@ from services.ingestor.repair.late_trades import LateTrades
 from services.ingestor.repair.repair_queue import Repairs
 from services.ingestor.settings import Settings
 from services.ingestor.streams import ProductStreams
+from services.ingestor.streams.predecessor import predecessor
 from services.ingestor.streams.raw_writer import RECORD_REFUSED, gap_instead
 from services.ingestor.venues.base import VenueRest
 from services.ingestor.venues.coinbase import CoinbaseFeed
@@ -178,14 +178,9 @@ class Ingestor:
         settings = self.settings
         if settings.ingestor_pair is None:
             return None
-        return LineKeeper(
-            self._broker,
-            epoch,
-            CoinbaseFeed.name,
-            settings.ingestor_pair,
-            settings.line,
-            settings.ingestor_takeover_ms / 1000,
-        )
+        beats = RawBeats(pulse_key(CoinbaseFeed.name, f"line-{settings.ingestor_pair}"))
+        takeover_s = settings.ingestor_takeover_ms / 1000
+        return LineKeeper(self._broker, epoch, beats, settings.line, takeover_s)
 
     async def _serve(
         self, stop: Stop, raw_publisher: RawPublisher, rest: VenueRest, monitor: Monitor

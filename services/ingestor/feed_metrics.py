@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.common.clock import now_us
+from services.common.observability.metrics import LINE_ACTIVE
 from services.common.resilience import Circuit
 from services.common.stream.records import Storing
 from services.common.wire import StreamState
@@ -40,8 +41,7 @@ class FeedCollector(Collector):
         for target, state in self._circuits().items():
             circuits.add_metric((target,), state.value)
         yield circuits
-        writes = "1 on the ingestor that writes its products' streams, 0 on one that stands by."
-        yield GaugeMetricFamily("md_line_active", writes, 1 if self._writes() else 0)
+        yield GaugeMetricFamily(*LINE_ACTIVE, 1 if self._writes() else 0)
 
     def _of_feeds(self) -> Iterator[Metric]:
         counter = partial(CounterMetricFamily, labels=("venue", "feed"))

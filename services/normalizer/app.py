@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import structlog
 from starlette.applications import Starlette
 
 from services.common.errors import LogWentBack
+from services.common.lines.keeper import LeaseLost, LineKeeper, TickBeats
 from services.common.observability.health import Health, Standstill, health_routes
 from services.common.observability.statistics import observed
 from services.common.resilience import Backoff
@@ -16,7 +18,7 @@ from services.common.runtime import Stop, serve_http
 from services.common.stream import Broker
 from services.common.stream.retention import RetentionWatch
 from services.common.stream.specs import log_specs
-from services.common.subjects import tick_log
+from services.common.subjects import pulse_key, tick_log
 from services.normalizer.metrics import STATISTICS, Metrics
 from services.normalizer.pipeline import Pipeline
 from services.normalizer.restore import patiently
@@ -84,16 +86,65 @@ class App:
                 own = [spec for spec in log_specs(settings) if spec.log in logs]
                 retention = RetentionWatch(self._broker, own, self._metrics.retention_cut)
                 watch = tasks.create_task(retention.run(), name="retention")
-                backoff = Backoff(*_ANEW_S)
-                while True:
-                    if await self._finished(stop):
-                        break
-                    await asyncio.sleep(backoff.next_delay())
+                if settings.normalizer_standby:
+                    while await self._lost_lease(stop):
+                        log.info("stands_by", group=settings.group)
+                else:
+                    await self._pipelines(stop)
                 watch.cancel()
+
+    async def _lost_lease(self, stop: Stop) -> bool:
+        """Stand by, then work, until `stop`; or until another line takes over: then True."""
+        settings = self._settings
+        shard = min(settings.shards)
+        epoch = await patiently(lambda: self._broker.log_epoch(tick_log(shard)))
+        beats = TickBeats(shard, pulse_key("normalizer", f"line-{settings.group}"))
+        takeover_s = settings.normalizer_takeover_ms / 1000
+        name, lost = socket.gethostname(), False
+        async with LineKeeper(self._broker, epoch, beats, name, takeover_s) as keeper:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    keeping = tasks.create_task(keeper.run(), name="lease")
+                    if await self._stood_by(keeper, stop):
+                        await self._pipelines(stop)
+                    keeping.cancel()
+            except* LeaseLost:
+                # What was not finished is delivered to the other one, and gives the same bytes.
+                self._pipeline, lost = None, True
+            else:
+                await keeper.release()
+        return lost
+
+    async def _pipelines(self, stop: Stop) -> None:
+        """One pipeline, and another one after each that found its tick log without its end."""
+        backoff = Backoff(*_ANEW_S)
+        while True:
+            if await self._finished(stop):
+                return
+            await asyncio.sleep(backoff.next_delay())
+
+    async def _stood_by(self, keeper: LineKeeper, stop: Stop) -> bool:
+        """Wait until this line works; False: it was told to stop before."""
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch_broker(stop), name="broker")
+            works = await stop.allows(keeper.active())
+            watching.cancel()
+        return works
+
+    async def _watch_broker(self, stop: Stop) -> None:
+        """Keep `/readyz` telling the truth while another line works."""
+        self._metrics.line_active.set(0)
+        while not stop.requested:
+            async with self.health.asking("broker", _PING_TIMEOUT_S):
+                await self._broker.ping()
+            self.health.passed("consuming")
+            self._metrics.lag_messages.labels(self._settings.shards_label).set(0)
+            await asyncio.sleep(_MONITOR_S)
 
     async def _finished(self, stop: Stop) -> bool:
         """Run a pipeline; False: the tick log lost what it built upon, and another has to begin."""
         finished = True
+        self._metrics.line_active.set(1)
         settings = self._settings
         pipeline = self._pipeline = Pipeline(
             self._broker,

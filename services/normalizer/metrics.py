@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.common.observability.event_loop import LoopMetrics
 from services.common.observability.metrics import (
+    LINE_ACTIVE,
     STAGE_RAW,
     STAGE_TICK,
     makers,
@@ -70,6 +71,7 @@ class Metrics:
             "md_normalizer_catch_ups_total",
             "Times a stream was read from the raw log, because what was delivered did not follow.",
         )
+        self.line_active = gauge(*LINE_ACTIVE)
         self.lag_messages = gauge(
             "md_shard_lag_messages", "Raw records this group has not acknowledged yet.", ["shard"]
         )

@@ -18,6 +18,11 @@ class NormalizerSettings(CommonSettings):
     normalizer_max_pending: int = Field(8192, ge=1, le=65_536)
     """Raw records taken and not yet acknowledged, at most."""
 
+    normalizer_standby: bool = False
+    """Whether one of the group works and the others stand by; else all of them share the work."""
+    normalizer_takeover_ms: int = Field(600, ge=200)
+    """How long the one that works may be silent before another takes over, ms."""
+
     @model_validator(mode="after")
     def _shards_exist(self) -> Self:
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from market_data_conformance.node import WITHOUT_NODE, find_node
-from market_data_conformance.play import play
+from market_data_conformance.play import Failed, Player, play
 from market_data_conformance.script import Transcript, difference, transcripts
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -44,6 +45,20 @@ async def test_the_javascript_sdk_passes() -> None:
     node = find_node()
     assert node is not None
     assert await failures(f"{' '.join(node)} {FOLDER / 'drivers' / 'js_sdk.mjs'}", CASES) == {}
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.2])
+async def test_what_comes_after_a_silence_belongs_to_the_next_step(late_s: float) -> None:
+    """Though the player woke up long after the silence was over."""
+    steps: list[dict[str, Any]] = [{"nothing_ms": 100}, {"command": {"type": "resync"}}]
+    player = Player(Transcript("silence", "", "ticker", steps))
+    player.commands.put_nowait((asyncio.get_running_loop().time() + late_s, {"type": "resync"}))
+    if late_s:
+        await player.play()
+        assert player.commands.empty()
+    else:
+        with pytest.raises(Failed, match="expected nothing"):
+            await player.play()
 
 
 async def test_a_client_that_believes_everything_fails_where_it_should(tmp_path: Path) -> None:

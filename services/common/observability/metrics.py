@@ -76,6 +76,10 @@ def retention_gauge(registry: CollectorRegistry) -> Gauge:
     )
 
 
+# Of the services of which several may have the same work (`services.common.lines`).
+LINE_ACTIVE = ("md_line_active", "1 on the line that works, 0 on one that stands by.")
+
+
 def storing_metrics(
     registry: CollectorRegistry, stage: str, measured: str
 ) -> tuple[Histogram, Gauge]:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.errors import VenueRefused
+from services.common.lines.keeper import LineKeeper, RawBeats
+from services.common.lines.lease import RELEASED, Role
 from services.common.stream import LogSpec, Position, Record
 from services.common.stream.memory.broker import MemoryBroker
 from services.common.subjects import (
@@ -22,9 +24,7 @@ from services.common.subjects import (
 from services.common.testing.conformance import read_all
 from services.common.testing.raw_records import raw_message
 from services.ingestor.app import Ingestor
-from services.ingestor.lines.keeper import LineKeeper
-from services.ingestor.lines.lease import RELEASED, Role
-from services.ingestor.lines.predecessor import predecessor
+from services.ingestor.streams.predecessor import predecessor
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.waiting import WaitingStreams
 from services.ingestor.testing import RawLog, eventually, raw_records, running
@@ -34,7 +34,7 @@ from services.ingestor.venues.base import Event, Kind
 from tools.simulator import SimulatedExchange
 
 PRODUCT = "BTC-USD"
-BEATS = raw_subject(pulse_key("coinbase", "line-main"))
+BEATS = pulse_key("coinbase", "line-main")
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +43,7 @@ async def keeping(broker: MemoryBroker, line: str) -> AsyncIterator[LineKeeper]:
     await broker.ensure([LogSpec(RAW_LOG, 600)])
     epoch = await broker.log_epoch(RAW_LOG)
     async with (
-        LineKeeper(broker, epoch, "coinbase", "main", line, 0.2) as keeper,
+        LineKeeper(broker, epoch, RawBeats(BEATS), line, 0.2) as keeper,
         asyncio.TaskGroup() as group,
     ):
         running = group.create_task(keeper.run())
@@ -54,7 +54,10 @@ async def keeping(broker: MemoryBroker, line: str) -> AsyncIterator[LineKeeper]:
 
 async def beats(broker: MemoryBroker) -> list[tuple[int, int]]:
     """Term and number of each in the log."""
-    return [divmod(each.position.seq, RELEASED + 1) for each in await read_all(broker, BEATS)]
+    return [
+        divmod(each.position.seq, RELEASED + 1)
+        for each in await read_all(broker, raw_subject(BEATS))
+    ]
 
 
 async def test_who_lets_go_is_followed_at_once_in_the_next_term(broker: MemoryBroker) -> None:
@@ -170,4 +173,4 @@ def test_a_raw_record_names_what_stands_before_it() -> None:
     writer.frame(3, b"{}", 1)
     places = [predecessor(raw_message(each)) for each in log.records]
     assert places == [None, Position(5, 0, 1), Position(5, 7, 0), Position(5, 7, 1), None]
-    assert predecessor(Record(BEATS, b"", Position(1, 1))) is None
+    assert predecessor(Record(raw_subject(BEATS), b"", Position(1, 1))) is None

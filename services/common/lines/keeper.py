@@ -1,27 +1,30 @@
-"""Keeps a line's lease in the raw log: asks for the newest beat, and writes this line's own."""
+"""Keeps a line's lease in a log: asks for the newest beat, and writes this line's own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import structlog
 
 from services.common.clock import now_us
 from services.common.errors import BrokerUnavailable, PlatformError
+from services.common.lines.lease import Beat, Lease, Role
 from services.common.stream import Broker, Message, Position, Publisher, Record
-from services.common.subjects import pulse_key, raw_subject
+from services.common.subjects import StreamKey, raw_subject, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
     UNREADABLE,
+    Pulse,
     PulseBody,
     RawRecord,
+    decode_pulse,
     decode_raw,
     encode,
     to_raw,
 )
-from services.ingestor.lines.lease import Beat, Lease, Role
 
 log = structlog.get_logger(__name__)
 
@@ -36,28 +39,79 @@ class LeaseLost(PlatformError):
     def __init__(self, line: str, term: int) -> None:
         self.line = line
         self.term = term
-        super().__init__(f"line {line} writes since term {term}")
+        super().__init__(f"line {line} works since term {term}")
+
+
+class BeatForm(Protocol):
+    """A beat as a record of a log: a pulse without products, which all readers pass over."""
+
+    @property
+    def subject(self) -> str:
+        """Where the beats of these lines are, and nothing else."""
+
+    def payload(self, beat: Beat, position: Position) -> bytes:
+        """The record of a beat."""
+
+    def named(self, payload: bytes) -> tuple[str, int]:
+        """Line and `since` of a record's beat; raises one of UNREADABLE."""
+
+
+@dataclass(frozen=True)
+class RawBeats:
+    """In the raw log, for those who may write there."""
+
+    key: StreamKey  # of a pulse
+
+    @property
+    def subject(self) -> str:
+        return raw_subject(self.key)
+
+    def payload(self, beat: Beat, position: Position) -> bytes:
+        place = (*self.key, *position)
+        tail = (None, beat.since, beat.line, _NO_PRODUCTS)
+        return encode(RawRecord(RECORD_VERSION, "pulse", *place, *tail))
+
+    def named(self, payload: bytes) -> tuple[str, int]:
+        raw = decode_raw(payload)
+        return raw.line, raw.ts_recv
+
+
+@dataclass(frozen=True)
+class TickBeats:
+    """In the tick log of a shard, likewise."""
+
+    shard: int
+    key: StreamKey  # of a pulse
+
+    @property
+    def subject(self) -> str:
+        return tick_subject(self.shard, self.key)
+
+    def payload(self, beat: Beat, _position: Position) -> bytes:
+        return encode(Pulse(RECORD_VERSION, self.key.venue, beat.line, self.shard, beat.since, []))
+
+    def named(self, payload: bytes) -> tuple[str, int]:
+        pulse = decode_pulse(payload)
+        return pulse.line, pulse.ts_ingest
 
 
 class LineKeeper:
     """One line's, while it is entered.
 
     Args:
-        broker: open, with the raw log made.
-        epoch: of the raw log.
-        venue: of the products.
-        pair: what the lines of the same products have in common.
+        broker: open, with the log made.
+        epoch: of that log.
+        form: where the beats are, the same for all of these lines.
         line: this one's name.
         takeover_s: how long a line is silent before another one takes over.
     """
 
     def __init__(
-        self, broker: Broker, epoch: int, venue: str, pair: str, line: str, takeover_s: float
+        self, broker: Broker, epoch: int, form: BeatForm, line: str, takeover_s: float
     ) -> None:
         self._broker = broker
         self._epoch = epoch
-        self._key = pulse_key(venue, f"line-{pair}")
-        self._subject = raw_subject(self._key)
+        self._form = form
         self._period_s = takeover_s / _ASKED_IN_TIME
         self._patience_s = takeover_s / 2
         self._lease = Lease(line, now_us(), takeover_s)
@@ -73,7 +127,7 @@ class LineKeeper:
         return self._lease.may_write(time.monotonic())
 
     async def active(self) -> None:
-        """Return once this line writes."""
+        """Return once this line is the one that works."""
         await self._active.wait()
 
     async def __aenter__(self) -> Self:
@@ -111,11 +165,11 @@ class LineKeeper:
         was = self._lease.role
         try:
             async with asyncio.timeout(self._patience_s):
-                last = await self._broker.last(self._subject)
+                last = await self._broker.last(self._form.subject)
         except (TimeoutError, BrokerUnavailable):
             self._lease.missed(time.monotonic())
             return
-        self._lease.heard(None if last is None else _read(last), time.monotonic())
+        self._lease.heard(None if last is None else self._read(last), time.monotonic())
         newest = self._lease.newest
         if newest is None or self._lease.role is was:
             return
@@ -132,24 +186,14 @@ class LineKeeper:
         if publisher is None or publisher.stats().in_flight:
             return
         position = Position(self._epoch, beat.seq)
-        raw = RawRecord(
-            RECORD_VERSION,
-            "pulse",
-            *self._key,
-            *position,
-            None,
-            beat.since,
-            beat.line,
-            _NO_PRODUCTS,
-        )
-        publisher.offer(Record(self._subject, encode(raw), position))
+        payload = self._form.payload(beat, position)
+        publisher.offer(Record(self._form.subject, payload, position))
 
-
-def _read(message: Message) -> Beat | None:
-    try:
-        raw = decode_raw(message.payload)
-    except UNREADABLE as error:
-        # Somebody else's, and below whatever this line writes.
-        log.warning("beat_unreadable", reason=str(error))
-        return None
-    return Beat.at(message.position.seq, raw.line, raw.ts_recv)
+    def _read(self, message: Message) -> Beat | None:
+        try:
+            line, since = self._form.named(message.payload)
+        except UNREADABLE as error:
+            # Somebody else's, and below whatever this line writes.
+            log.warning("beat_unreadable", reason=str(error))
+            return None
+        return Beat.at(message.position.seq, line, since)

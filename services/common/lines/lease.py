@@ -1,6 +1,6 @@
-"""Which line writes, and when another one takes over. Pure.
+"""Which line works, and when another one takes over. Pure.
 
-The line that writes proves it by beats, records of one subject of the raw log, at positions that
+The line that works proves it by beats, records of one subject of a log, at positions that
 count terms and, within a term, beats. The log is the only judge: it keeps one record at a position,
 so of two lines that claim a term at once one is stored, and both read which. No line needs another
 one's clock: what counts is that the newest beat did not change for `takeover_s` of one's own time,
@@ -30,7 +30,7 @@ _BEATS_IN_TIME = 4
 
 
 class Beat(NamedTuple):
-    """A line's word that it writes."""
+    """A line's word that it works."""
 
     term: int  # 1 for the first line that ever wrote
     number: int  # within the term

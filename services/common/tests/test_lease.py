@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.ingestor.lines.lease import RELEASED, TERM, Beat, Lease, Role
+from services.common.lines.lease import RELEASED, TERM, Beat, Lease, Role
 
 TAKEOVER_S = 1.0
 

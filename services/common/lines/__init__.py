@@ -1,0 +1,1 @@
+"""Several processes of one service with the same work, called lines, of which one does it."""

@@ -1,1 +1,0 @@
-"""Several ingestors of the same products, called lines, of which one writes the raw log."""

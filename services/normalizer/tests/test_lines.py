@@ -1,0 +1,149 @@
+"""Two normalizers of one group as processes, on real brokers: one works, one stands by."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from services.common.stream import Broker
+from services.common.subjects import tick_log
+from services.common.testing.raw_records import publish_all
+from services.common.testing.waiting import eventually
+from services.common.wire import RawRecord
+from services.normalizer.tests.test_service import (
+    SHARDS,
+    Environment,
+    Service,
+    each_kind,
+    holds,
+    opened,
+    service,
+    session,
+    ticks,
+    undisturbed,
+)
+
+__all__ = ["each_kind"]  # a fixture
+
+_STEPS = 2000
+
+
+class Pair:
+    """Both, and who puts records before them."""
+
+    def __init__(self, broker: Broker, lines: list[Service], records: list[RawRecord]) -> None:
+        self.broker = broker
+        self.lines = lines
+        self._left = records
+
+    async def worker(self, among: list[Service] | None = None) -> Service:
+        """Which of them works, once one does."""
+        found: list[Service] = []
+
+        async def one_works() -> bool:
+            found[:] = [line for line in among or self.lines if await _works(line)]
+            return len(found) == 1
+
+        await eventually(one_works, "one of them works")
+        return found[0]
+
+    def other(self, line: Service) -> Service:
+        return next(each for each in self.lines if each is not line)
+
+    async def more(self, count: int = 500) -> None:
+        """So many raw records."""
+        given, self._left = self._left[:count], self._left[count:]
+        assert given
+        await publish_all(self.broker, given)
+
+    async def goes_on(self) -> None:
+        """The tick logs grow."""
+        before = await self._newest()
+        await self.more()
+
+        async def grown() -> bool:
+            return await self._newest() > before
+
+        await eventually(grown, "more ticks")
+
+    async def _newest(self) -> int:
+        lasts = [
+            await self.broker.last(subject)
+            for shard in range(SHARDS)
+            for subject in await self.broker.subjects(tick_log(shard))
+            if ".trades." in subject
+        ]
+        return sum(last.position.seq for last in lasts if last is not None)
+
+
+async def _works(line: Service) -> bool:
+    return "\nmd_line_active 1.0\n" in (await line.get("/metrics")).text
+
+
+async def killed(pair: Pair, line: Service) -> None:
+    await pair.more()
+    await line.kill()
+    assert await pair.worker([pair.other(line)]) is pair.other(line)
+    await pair.goes_on()
+    await line.start()
+
+
+async def told_to_stop(pair: Pair, line: Service) -> None:
+    await pair.more()
+    await line.stop()
+    assert await line.wait() == 0, line.log_tail()
+    assert await pair.worker([pair.other(line)]) is pair.other(line)
+    await pair.goes_on()
+    await line.start()
+
+
+async def held_up(pair: Pair, line: Service) -> None:
+    """It comes back in the middle of what it did, when another one works."""
+    await pair.more()
+    assert line.pid is not None
+    os.kill(line.pid, signal.SIGSTOP)
+    try:
+        assert await pair.worker([pair.other(line)]) is pair.other(line)
+        await pair.goes_on()
+    finally:
+        os.kill(line.pid, signal.SIGCONT)
+
+    async def stands_by() -> bool:
+        return not await _works(line)
+
+    await eventually(stands_by, "it stands by")
+
+
+Accident = Callable[[Pair, Service], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    "accident", [killed, told_to_stop, held_up], ids=lambda each: each.__name__
+)
+async def test_the_other_line_goes_on_with_what_an_undisturbed_run_writes(
+    each_kind: Environment, accident: Accident
+) -> None:
+    records = session(_STEPS)
+    whole = undisturbed(records)
+    async with opened(each_kind) as broker, AsyncExitStack() as stack:
+        lines = [
+            await stack.enter_async_context(service({**each_kind, "NORMALIZER_STANDBY": "true"}))
+            for _ in range(2)
+        ]
+        pair = Pair(broker, lines, records)
+        for line in lines:
+            await eventually(line.is_ready)
+        for _ in range(2):
+            line = await pair.worker()
+            await pair.goes_on()
+            await accident(pair, line)
+            await pair.goes_on()
+        await pair.more(len(records))
+        await eventually(lambda: holds(broker, whole))
+        assert await ticks(broker) == whole
+        await asyncio.gather(*(eventually(line.is_ready) for line in lines))
