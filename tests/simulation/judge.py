@@ -102,9 +102,7 @@ class Judge:
 
     def _leftovers(self, before: Mapping[str, Counter[str]]) -> list[str]:
         platform, wrong = self._platform, []
-        # Parts that take each other's place, or whose clients go from one to another.
-        servers = [part for part in platform.nats.servers if part in before]
-        together = [group for group in (servers, platform.lines) if len(group) > 1]
+        together = [group for group in platform.together if all(part in before for part in group)]
         for group in together:
             had = sum((before[part] for part in group), Counter())
             now = (held_by(self._it.loop, platform.process(part)) for part in group)

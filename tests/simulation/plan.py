@@ -126,7 +126,8 @@ class Plan:
     `numbers` are the places that the faults have among those of the seed. The snapshotters share
     every log where they `overlap`, as in a rolling update; else each has shards of its own. NATS
     has one server, or three, which are a cluster, have three replicas of each log, and faults of
-    their own. Of ingestors there is one, or two `lines` of the same products.
+    their own. Of ingestors there is one, or two `lines` of the same products, and then one of the
+    normalizers works and the other stands by.
     """
 
     seed: int

@@ -107,6 +107,14 @@ class Platform:
         self.world.loop.call_later(for_s, self.start, part)
         return True
 
+    @property
+    def together(self) -> list[list[str]]:
+        """Parts that take each other's place, or whose clients go from one to another."""
+        groups = [list(self.nats.servers), self.lines]
+        if len(self.lines) > 1:
+            groups.append(["normalizer-1", "normalizer-2"])
+        return [group for group in groups if len(group) > 1]
+
     def part_of(self, name: str, at_s: float) -> str:
         """The part that a fault at a time means: of several with one name the time says which."""
         if name == "ingestor":
@@ -154,7 +162,7 @@ class Platform:
         await serve_ingestor(settings, Stop())
 
     async def _normalizer(self) -> None:
-        settings = NormalizerSettings(**self._common())
+        settings = NormalizerSettings(**self._common(), normalizer_standby=len(self.lines) > 1)
         metrics = NormalizerMetrics(CollectorRegistry())
         await Normalizer(settings, open_broker(settings), metrics).serve(Stop())
 

@@ -58,6 +58,30 @@ spec:
       {{- include "mdf.selectorLabels" . | nindent 6 }}
 {{- end }}
 
+{{- /* The same for workloads that are divided: one for each of `units`, which have `lines` pods each. */ -}}
+{{- define "mdf.unitPdbs" -}}
+{{- $root := .root -}}
+{{- if and $root.Values.pdb.enabled (gt (int $root.Values.lines) 1) }}
+{{- range $unit := .units }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: "{{ include "mdf.fullname" $root }}-{{ $unit }}"
+  labels:
+    {{- include "mdf.labels" $root | nindent 4 }}
+    market-data-fanout/unit: {{ $unit | quote }}
+spec:
+  maxUnavailable: {{ toJson $root.Values.pdb.maxUnavailable }}
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "mdf.selectorLabels" $root | nindent 6 }}
+      market-data-fanout/unit: {{ $unit | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* What the operator's Prometheus selects by: the chart's own labels, over the release's. */ -}}
 {{- define "mdf.monitorLabels" -}}
 {{- $global := .root.Values.global | default dict -}}

@@ -28,7 +28,7 @@ from services.ingestor.streams.predecessor import predecessor
 from services.ingestor.streams.raw_writer import RawStreamWriter
 from services.ingestor.streams.waiting import WaitingStreams
 from services.ingestor.testing import RawLog, eventually, raw_records, running
-from services.ingestor.tests.test_against_exchange import joined
+from services.ingestor.tests.test_against_exchange import joined, streams_of
 from services.ingestor.tests.test_product_streams import NOW, SECOND, Bench
 from services.ingestor.venues.base import Event, Kind
 from tools.simulator import SimulatedExchange
@@ -106,6 +106,7 @@ async def test_a_line_that_stands_by_listens_and_writes_nothing(
             lambda: {first.role, second.role} == {Role.ACTIVE, Role.STANDBY}, "one writes"
         )
         writer, other = (first, second) if first.role is Role.ACTIVE else (second, first)
+        await eventually(lambda: bool(streams_of(writer, PRODUCT).all), "streams in their place")
         await joined(writer, PRODUCT)
         exchange.advance(3)
         before = writer.feeds[0].messages - other.feeds[0].messages

@@ -156,9 +156,12 @@ def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
     assert of_kind(objects, "PodDisruptionBudget").keys() == several
 
 
-def test_the_lines_of_a_product_set_are_spread_among_themselves(workspace: Workspace) -> None:
+@pytest.mark.parametrize(("chart", "unit"), [("ingestor", "default"), ("normalizer", "all")])
+def test_the_lines_of_a_workload_are_spread_among_themselves(
+    workspace: Workspace, chart: str, unit: str
+) -> None:
     for lines in ("1", "2"):
-        objects = workspace.render("ingestor", settings={"lines": lines})
+        objects = workspace.render(chart, settings={"lines": lines})
         (deployment,) = of_kind(objects, "Deployment").values()
         spec = deployment["spec"]
         assert spec["replicas"] == int(lines)
@@ -166,7 +169,7 @@ def test_the_lines_of_a_product_set_are_spread_among_themselves(workspace: Works
         assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
         for spread in spec["template"]["spec"]["topologySpreadConstraints"]:
             wanted = spread["labelSelector"]["matchLabels"].get("market-data-fanout/unit")
-            assert wanted == ("default" if lines == "2" else None)
+            assert wanted == (unit if lines == "2" else None)
             assert spread["matchLabelKeys"] == ["pod-template-hash"]
 
 
