@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from market_data_fanout_client import AnyEvent, Refused, ServerError, StreamError
+from market_data_fanout_client import AnyEvent, Freshness, Refused, ServerError, StreamError
 from market_data_fanout_client.chain import ChainCounts, Verdict
+from market_data_fanout_client.freshness import lost_after_us
 from market_data_fanout_client.protocol import SUBPROTOCOL, Protocol
 from market_data_fanout_client.reconnect import longest_wait_s
 from websockets.asyncio.client import ClientConnection, connect
@@ -100,6 +101,10 @@ class Subscriber:
     def counts(self, channel: str | None = None) -> ChainCounts:
         return self.protocol.counts(channel)
 
+    def freshness(self, channel: str, product: str, venue: str = "coinbase") -> Freshness:
+        """Whether what is held of a stream that is wanted may be taken for the market now."""
+        return self.protocol.freshness(f"{venue}:{channel}:{product}", time.monotonic())
+
     @property
     def resumes(self) -> int:
         return max(0, self.protocol.connections - 1)
@@ -142,6 +147,7 @@ class Subscriber:
             except (OSError, TimeoutError, ConnectionClosed) as error:
                 reason = error
             self.connected.clear()
+            self.protocol.line.lost()
             established = self.protocol.connections > before
             failures = 0 if established else failures + 1
             self._tell(f"disconnected: {str(reason) or type(reason).__name__}")
@@ -156,6 +162,7 @@ class Subscriber:
         return self._random.uniform(0.02, bound)
 
     async def _one_connection(self) -> None:
+        asked = time.monotonic()
         async with connect(
             self.url,
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType over str
@@ -173,11 +180,13 @@ class Subscriber:
             sock=await _connect_narrow(self.url) if self._pause_s else None,
         ) as connection:
             self._socket = connection
-            self.protocol.opened()
+            self.protocol.opened(asked)
             self._tell("connected")
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._send_commands(connection), name="subscriber:commands")
+                    if not self._pause_s:
+                        group.create_task(self._listen(), name="subscriber:listen")
                     await self._receive(connection)
             except ExceptionGroup as both:
                 # A lost connection ends both directions; a refusal is the better answer.
@@ -193,6 +202,19 @@ class Subscriber:
                 self._take(message, received, now)
             if self._pause_s:
                 await asyncio.sleep(self._pause_s)
+
+    async def _listen(self) -> None:
+        """Raises TimeoutError when nothing was heard for too long: the line is dead."""
+        line, quiet = self.protocol.line, 0
+        connected = time.monotonic()
+        while True:
+            lost = lost_after_us(round(line.heartbeat_s * 1_000_000)) / 1_000_000
+            await asyncio.sleep(lost / 8)
+            heard = line.heard or connected
+            # Twice, as this process may itself have been away.
+            quiet = quiet + 1 if time.monotonic() - heard > lost else 0
+            if quiet > 1:
+                raise TimeoutError(f"nothing was heard for {lost:g} s")
 
     async def _send_commands(self, connection: ClientConnection) -> None:
         protocol = self.protocol

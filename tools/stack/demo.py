@@ -162,6 +162,7 @@ class Demo:
     async def _observe(self) -> None:
         self._where_to_look()
         self._subscribers = [self._subscriber(first=not n) for n in range(self._options.clients)]
+        self._board.freshness = self._subscribers[0].freshness
         began = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:

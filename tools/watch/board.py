@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from market_data_fanout_client import Freshness
 from market_data_fanout_client.chain import Verdict
 
 from services.common.domain.decimals import BadDecimal, to_decimal
@@ -58,6 +60,8 @@ class Row:
     latency_ms: float | None = None
     chain: str = "waiting"
     feed: str = ""
+    # The verdict at the last `judge`; None before the first.
+    freshness: Freshness | None = None
     breaks: int = 0
     rate: Rate = field(default_factory=Rate)
     direction: int = 0
@@ -77,7 +81,7 @@ class Row:
 class Depth:
     """The best levels of a book, (price, size), best first; `complete` when it may be believed."""
 
-    product: str
+    row: Row
     complete: bool
     bids: list[tuple[str, str]]
     asks: list[tuple[str, str]]
@@ -87,7 +91,8 @@ class Board:
     """Feed it every message with the chain's verdict; read `rows`, `log`, `connection`.
 
     There is a row for each product and channel. `ladder`: levels a side of the first product's book
-    to show; 0 shows none. `latency` is that of the ticks received, where somebody counts it.
+    to show; 0 shows none. `latency` is that of the ticks received, where somebody counts it;
+    `freshness` tells of a channel and product whether what is held is the market now.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Board:
         ladder: int = 0,
     ) -> None:
         self.latency: LatencyHistogram | None = None
+        self.freshness: Callable[[str, str], Freshness] | None = None
         self.ladder = ladder if "book" in channels else 0
         self.rows = {
             (channel, product): Row(product, channel)
@@ -113,9 +119,15 @@ class Board:
         """The book to show; None when none is wanted."""
         if not self.ladder:
             return None
-        (_, product), book = next(iter(self._books.items()))
+        key, book = next(iter(self._books.items()))
         bids, asks = book.book.bids(self.ladder), book.book.asks(self.ladder)
-        return Depth(product, book.complete, bids, asks)
+        return Depth(self.rows[key], book.complete, bids, asks)
+
+    def judge(self) -> None:
+        """Ask whether what the rows show is the market now; also while nothing comes."""
+        if self.freshness is not None:
+            for (channel, product), row in self.rows.items():
+                row.freshness = self.freshness(channel, product)
 
     def connection_changed(self, state: str, now: float) -> None:
         """Take in what the subscriber says of its connection; `now` in seconds."""

@@ -156,6 +156,7 @@ async def _board(
         on_connection=lambda state: board.connection_changed(state, time.time()),
     )
     board.latency = subscriber.latency
+    board.freshness = subscriber.freshness
     async with asyncio.TaskGroup() as group:
         drawing = group.create_task(draw(board, url, Console()), name="board")
         try:
@@ -168,6 +169,7 @@ async def draw(board: Board, title: str, console: Console) -> None:
     """Redraw the board until cancelled; the last picture stays on the terminal."""
 
     def picture() -> RenderableType:
+        board.judge()
         # Asked anew each time: the window may have been resized.
         return render(board, time.time(), title=title, width=console.width, height=console.height)
 

@@ -62,44 +62,61 @@ def render(
 
 def _ladder(depth: Depth, levels: int) -> RenderableType:
     """A book's best levels, bids at the left; a shade shows that it cannot be believed now."""
-    state = "verified" if depth.complete else "not known: a snapshot is awaited"
+    if depth.complete:
+        state = "verified" if _is_now(depth.row) else _data(depth.row).plain
+    else:
+        state = "not known: a snapshot is awaited"
+    believed = depth.complete and _is_now(depth.row)
     table = Table(
-        title=f"{depth.product} book, {state}",
-        title_justify="left",
         box=box.SIMPLE_HEAD,
-        style="" if depth.complete else "dim",
+        style="" if believed else "dim",
     )
     for name in ("size", "bid", "ask", "size"):
         table.add_column(name, justify="left" if name == "ask" else "right", no_wrap=True)
     for n in range(levels):
         bid = depth.bids[n] if n < len(depth.bids) else ("", "")
         ask = depth.asks[n] if n < len(depth.asks) else ("", "")
-        table.add_row(bid[1], Text(bid[0], _UP), Text(ask[0], _DOWN), ask[1])
-    return table
+        up, down = (_UP, _DOWN) if believed else ("", "")
+        table.add_row(bid[1], Text(bid[0], up), Text(ask[0], down), ask[1])
+    # Above it and not its title, which would be as narrow as the table.
+    title = Text(f"\n{depth.row.product} book, {state}", "italic", no_wrap=True)
+    return Group(title, table)
 
 
 def _columns(board: Board, now: float) -> list[_Column]:
     rows = list(board.rows.values())
     columns = [_Column("product", 0, [Text(row.product, "bold") for row in rows], right=False)]
     if len({row.channel for row in rows}) > 1:
-        columns.append(_Column("channel", 1, [Text(row.channel) for row in rows], right=False))
+        columns.append(_Column("channel", 2, [Text(row.channel) for row in rows], right=False))
     return [
         *columns,
-        _Column("last", 2, [_last(row) for row in rows]),
-        _Column("bid", 3, [Text(row.bid or "–") for row in rows]),
-        _Column("ask", 4, [Text(row.ask or "–") for row in rows]),
-        _Column("change", 7, [_change(row) for row in rows]),
-        _Column("ticks", 10, [Text(f"{row.ticks:,}") for row in rows]),
-        _Column("ticks/s", 6, [Text(f"{row.rate.per_second(now):.1f}") for row in rows]),
+        _Column("last", 3, [_last(row) for row in rows]),
+        _Column("bid", 5, [_plain(row, row.bid or "–") for row in rows]),
+        _Column("ask", 6, [_plain(row, row.ask or "–") for row in rows]),
+        _Column("change", 8, [_change(row) for row in rows]),
+        _Column("ticks", 11, [Text(f"{row.ticks:,}") for row in rows]),
+        _Column("ticks/s", 7, [Text(f"{row.rate.per_second(now):.1f}") for row in rows]),
         _Column(
-            "ms", 8, [Text("–" if r.latency_ms is None else f"{r.latency_ms:.1f}") for r in rows]
+            "ms", 9, [Text("–" if r.latency_ms is None else f"{r.latency_ms:.1f}") for r in rows]
         ),
-        _Column("chain", 5, [_chain(row) for row in rows], right=False),
-        _Column("feed", 9, [_feed(row) for row in rows], right=False),
+        _Column("age", 4, [_age(row) for row in rows]),
+        _Column("chain", 10, [_chain(row) for row in rows], right=False),
+        # Whether the others may be believed: it never goes.
+        _Column("data", 1, [_data(row) for row in rows], right=False),
     ]
 
 
+def _is_now(row: Row) -> bool:
+    return row.freshness is not None and row.freshness.fresh
+
+
+def _plain(row: Row, text: str) -> Text:
+    return Text(text, "" if _is_now(row) else "dim")
+
+
 def _last(row: Row) -> Text:
+    if not _is_now(row):
+        return _plain(row, row.last or "–")
     return Text(row.last or "–", style={1: _UP, -1: _DOWN}.get(row.direction, ""))
 
 
@@ -107,17 +124,37 @@ def _change(row: Row) -> Text:
     change = row.change_percent
     if change is None:
         return Text("–")
+    if not _is_now(row):
+        return _plain(row, f"{change:+.2f}%")
     return Text(f"{change:+.2f}%", style=_UP if change > 0 else _DOWN if change < 0 else "")
 
 
 def _chain(row: Row) -> Text:
+    if row.chain == "unbroken" and not _is_now(row):
+        return _plain(row, row.chain)
     style = {"unbroken": _UP, "resyncing": "bold red"}.get(row.chain, "yellow")
     return Text(row.chain, style=style)
 
 
-def _feed(row: Row) -> Text:
-    style = {"live": _UP, "quiet": "cyan"}.get(row.feed, "yellow")
-    return Text(row.feed or "–", style=style)
+def _age(row: Row) -> Text:
+    age = None if row.freshness is None else row.freshness.age_ms
+    return _plain(row, "–" if age is None else f"{age / 1000:.1f} s")
+
+
+def _data(row: Row) -> Text:
+    """The verdict; of what is not of now, when it was."""
+    verdict = row.freshness
+    if verdict is None:
+        return Text("–")
+    words = verdict.state.replace("_", " ")
+    if verdict.mode == "latest":
+        words += ", latest"
+    if verdict.lag:
+        words += f", {verdict.lag:,} behind"
+    if not verdict.fresh and verdict.as_of is not None:
+        at = datetime.fromtimestamp(verdict.as_of / 1e6).astimezone()
+        words += f", as of {at:%H:%M:%S}"
+    return Text(words, style={"live": _UP, "quiet": "cyan"}.get(verdict.state, "bold yellow"))
 
 
 def _footer(board: Board, log_lines: int) -> RenderableType:

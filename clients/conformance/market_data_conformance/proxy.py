@@ -1,4 +1,4 @@
-"""A TCP line between a client and a gateway that breaks at random points."""
+"""TCP lines between a client and a gateway: one breaks at random points, one is slow or dead."""
 
 from __future__ import annotations
 
@@ -90,3 +90,71 @@ async def _pass(
             if left <= 0:
                 return True
     return False
+
+
+class SlowProxy:
+    """Listens on `port` of 127.0.0.1 and passes bytes on to `target`, as late as it is told.
+
+    Attributes:
+        delay_s: how long the target's bytes are under way from now on; in order in any case.
+        dead: nothing comes through, either way, and no connection ends by it.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.delay_s = 0.0
+        self.dead = False
+        self._target = target
+        self._server: asyncio.Server
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        self._server.close()
+        for end in list(self._ends):
+            end.transport.abort()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = {writer}
+        self._ends.add(writer)
+        try:
+            answers, onward = await asyncio.open_connection("127.0.0.1", self._target)
+            ends.add(onward)
+            self._ends.add(onward)
+            late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+            async with asyncio.TaskGroup() as group:
+                said = group.create_task(self._listen(reader, onward))
+                giving = group.create_task(self._give(late, writer))
+                while data := await answers.read(4096):
+                    late.put_nowait((asyncio.get_running_loop().time() + self.delay_s, data))
+                await late.join()
+                giving.cancel()
+                said.cancel()
+        except* OSError:
+            pass
+        finally:
+            for end in ends:
+                end.transport.abort()
+            self._ends -= ends
+
+    async def _listen(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(4096):
+                if not self.dead and not onward.is_closing():
+                    onward.write(data)
+        onward.transport.abort()
+
+    async def _give(
+        self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            due, data = await late.get()
+            await asyncio.sleep(due - asyncio.get_running_loop().time())
+            if not self.dead and not writer.is_closing():
+                writer.write(data)
+            late.task_done()

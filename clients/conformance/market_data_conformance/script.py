@@ -11,6 +11,8 @@ Json = dict[str, Any]
 FOLDER = Path(__file__).parent / "transcripts"
 # Texts of numbers: `ascending` lists of texts that say one value, and what is none (`invalid`).
 DECIMALS = Path(__file__).parent / "decimals.json"
+# How old data is: `lost` lines, the server's `clock`, `verdicts` on streams.
+FRESHNESS = Path(__file__).parent / "freshness.json"
 EPOCH = 1_700_000_000_000_000
 # Steps of a transcript; each is an object with one of these names.
 STEPS = (

@@ -1,8 +1,7 @@
 import { Protocol, Refused, SUBPROTOCOL } from "./protocol.js";
+import { lostAfterUs } from "./freshness.js";
 import { longestWaitMs } from "./reconnect.js";
 
-const SILENT_HEARTBEATS = 3;
-const SILENT_AT_LEAST_MS = 5000;
 // Events that may wait for a slow `for await`; beyond it the connection rests until half are taken.
 const MAX_WAITING = 10_000;
 
@@ -79,6 +78,10 @@ export class MarketDataClient {
     return { epoch: chain.epoch, seq: chain.seq };
   }
 
+  freshness(product, channel = "ticker", venue = "coinbase") {
+    return this.#protocol.freshness(`${venue}:${channel}:${product}`, now());
+  }
+
   /** Call `listener` with every event of a type, or with all of them ("event"); returns its end. */
   on(type, listener) {
     if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
@@ -138,14 +141,14 @@ export class MarketDataClient {
     }
     this.#established = false;
     this.#socket = socket;
-    this.#heard = now();
+    const asked = (this.#heard = now());
     const mine = (act) => (event) => {
       if (this.#socket === socket) act(event);
     };
     socket.onopen = mine(() => {
       this.#established = true;
       this.#heard = now();
-      this.#protocol.opened();
+      this.#protocol.opened(asked);
       if (this.apiKey) this.#send({ type: "auth", api_key: this.apiKey });
       this.#sendReady();
     });
@@ -206,6 +209,7 @@ export class MarketDataClient {
 
   #abandon(socket) {
     this.#socket = null;
+    this.#protocol.line.lost();
     this.#sleep();
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.onerror = () => {};
@@ -248,7 +252,7 @@ export class MarketDataClient {
     const opening = this.#socket?.readyState !== 1;
     const silence = opening
       ? this.openTimeoutMs
-      : Math.max(SILENT_AT_LEAST_MS, SILENT_HEARTBEATS * this.#protocol.heartbeatMs);
+      : lostAfterUs(Math.round(this.#protocol.heartbeatMs * 1000)) / 1000;
     const due = opening ? null : this.#protocol.nextDue;
     const at = Math.min(due ?? Infinity, this.#heard + silence);
     // A timer that comes too early only looks again: it is not set anew with every message.

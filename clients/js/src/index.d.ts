@@ -167,6 +167,29 @@ export interface SubscribeOptions {
   onUnrecoverable?: "snapshot" | "error";
 }
 
+/** Whether what is held of a stream may be taken for the market now. */
+export interface Freshness {
+  /**
+   * `live` or `quiet` (nothing happens there) when it may; else why not: `offline` (no connection, or
+   * two heartbeats long nothing was heard), `refused`, `waiting` (nothing came yet), `resyncing`,
+   * `down`, `stale` (older than 10 s, or the gateway says so), `catching_up`.
+   */
+  state:
+    | "live" | "quiet" | "offline" | "refused" | "waiting" | "resyncing" | "down" | "stale" | "catching_up";
+  /** Whether it may be shown as live. */
+  fresh: boolean;
+  /** When it was the market, by the server's clock; null when nothing is held. */
+  asOf: number | null;
+  /** Of the newest record, from the platform's receiving it until now; null when none came yet. */
+  ageMs: number | null;
+  /** The newest `status`; empty before the first. */
+  feed: string;
+  /** `full`, `latest` or `catch_up`; empty before it is known. */
+  mode: string;
+  /** Records to catch up. */
+  lag: number;
+}
+
 export declare class MarketDataClient implements AsyncIterable<MarketDataEvent> {
   constructor(url: string | URL, options?: ClientOptions);
   /** How many times it connected. */
@@ -178,6 +201,8 @@ export declare class MarketDataClient implements AsyncIterable<MarketDataEvent> 
   book(product: string, venue?: string): OrderBook;
   /** What the client has taken in; give it to `subscribe` to go on after a restart. */
   position(product: string, channel?: Channel, venue?: string): { epoch: number; seq: number } | null;
+  /** How old what is held is, and whether it is the market now; null when it is not subscribed. */
+  freshness(product: string, channel?: Channel, venue?: string): Freshness | null;
   /** Have every event of a type given to `listener`; the result takes it off again. */
   on<T extends MarketDataEvent["type"]>(type: T, listener: (event: EventOf<T>) => void): () => void;
   on(type: "event", listener: (event: MarketDataEvent) => void): () => void;

@@ -3,6 +3,7 @@
 
 import { OrderBook } from "./book.js";
 import { Chain } from "./chain.js";
+import { Facts, Line } from "./freshness.js";
 
 export const SUBPROTOCOL = "md.v1.json";
 // So that a command stays far below the 64 KiB a gateway takes.
@@ -23,6 +24,7 @@ class StreamState {
     this.stateDue = false;
     // How `drain` named a position of this stream.
     this.cursor = null;
+    this.facts = new Facts();
   }
 
   get names() {
@@ -54,6 +56,7 @@ export class Protocol {
     this.streams = new Map();
     this.connections = 0;
     this.heartbeatMs = 0;
+    this.line = new Line();
     this.reconnectAfterMs = null;
     this.outbox = [];
     this.unanswered = new Map();
@@ -80,9 +83,13 @@ export class Protocol {
     }
   }
 
-  /** A connection stands: everything wanted is asked for, from where it is held. */
-  opened() {
+  /**
+   * A connection stands, which was asked for at `asked`: everything wanted is asked for, from where
+   * it is held.
+   */
+  opened(asked = null) {
     this.connections += 1;
+    this.line.opened(asked);
     this.reconnectAfterMs = null;
     this.outbox = [];
     this.unanswered.clear();
@@ -90,6 +97,7 @@ export class Protocol {
       stream.chain.reconnected();
       stream.parts = [];
       stream.backfilling = false;
+      stream.facts.accepted = null;
     }
     for (const command of this.#subscriptions(this.streams.values())) this.#command(command);
   }
@@ -105,15 +113,25 @@ export class Protocol {
     return this.outbox.length ? Math.min(...this.outbox.map((entry) => entry.due)) : null;
   }
 
+  /** Whether what is held of a stream may be taken for the market now; null: it is not wanted. */
+  freshness(name, now) {
+    const stream = this.streams.get(name);
+    if (!stream) return null;
+    const broken = stream.chain.waiting || (stream.stateDue && stream.channel === "book");
+    return this.line.judge(stream.facts, now, { broken, backfilling: stream.backfilling });
+  }
+
   /** Take in one server message; the events to hand out. */
   take(message, now) {
+    this.line.heard = now;
     if (message.type === "incr") return this.#incr(message);
     if (message.type !== "rate_limit" && message.type !== "error") {
       this.unanswered.delete(message.id);
     }
     switch (message.type) {
       case "welcome":
-        this.heartbeatMs = message.heartbeat_ms ?? 0;
+        this.heartbeatMs = this.line.heartbeatMs = message.heartbeat_ms ?? 0;
+        this.line.welcomed(message.server_time, now);
         return [{ type: "connected", number: this.connections, session: message.session }];
       case "snapshot":
         return this.#snapshot(message);
@@ -126,11 +144,12 @@ export class Protocol {
       case "late":
       case "status":
       case "mode":
-        return this.streams.has(nameOf(message)) ? [message] : [];
+        return this.#told(message);
       case "backfill": {
         const stream = this.streams.get(nameOf(message));
         if (!stream) return [];
         stream.backfilling = message.state === "begin";
+        if (!stream.backfilling) this.line.caughtUp(stream.facts);
         return [message];
       }
       case "rate_limit":
@@ -154,8 +173,20 @@ export class Protocol {
     const verdict = stream.chain.incr(tick.epoch, tick.seq, prev);
     if (verdict === "ignore") return [];
     if (verdict !== "apply") return [this.#resync(stream, verdict, held, tick.seq)];
+    stream.facts.ingested(tick.ts_ingest);
     if (stream.book?.valid) stream.book.apply(tick.epoch, tick.seq, tick.fields.changes ?? []);
     return [{ ...tick, type: "tick", prev, merged: message.merged ?? 1 }];
+  }
+
+  #told(message) {
+    const stream = this.streams.get(nameOf(message));
+    if (!stream) return [];
+    if (message.type === "status") stream.facts.feed = message.state;
+    if (message.type === "mode") {
+      stream.facts.mode = message.to;
+      stream.facts.lag = message.to === "catch_up" ? (message.lag ?? 0) : 0;
+    }
+    return [message];
   }
 
   #snapshot(message) {
@@ -177,6 +208,7 @@ export class Protocol {
     stream.stateDue = false;
     const { epoch, seq } = message.snapshot;
     stream.chain.snapshot(epoch, seq);
+    this.line.caughtUp(stream.facts);
     let state = parts[0].state;
     if (stream.book) {
       const side = (name) => parts.flatMap((part) => part.state[name] ?? []);
@@ -197,12 +229,14 @@ export class Protocol {
 
   #heartbeat(message, now) {
     const events = [];
+    this.line.says(message.server_time, now);
     for (const [name, head] of Object.entries(message.heads ?? {})) {
       const stream = this.streams.get(name);
       if (!stream || stream.backfilling || head === null) continue;
       const held = stream.chain.seq;
       const verdict = stream.chain.head(head, now, this.heartbeatMs);
       if (verdict !== "apply") events.push(this.#resync(stream, verdict, held, head));
+      else if (held !== null && head <= held) this.line.caughtUp(stream.facts);
     }
     return events;
   }
@@ -213,11 +247,13 @@ export class Protocol {
       const stream = this.streams.get(nameOf(result));
       if (!stream) continue;
       const { ok, seq, error, ...rest } = result;
+      const retried = error?.retry === "after";
+      Object.assign(stream.facts, { accepted: retried ? null : Boolean(ok), mode: rest.mode ?? "", lag: 0 });
       if (ok) {
         events.push({ ...rest, type: "subscribed", head: seq ?? null });
         continue;
       }
-      if (error?.retry === "after") {
+      if (retried) {
         const due = retryAt(error, now);
         for (const command of this.#subscriptions([stream])) this.#command(command, due);
       }

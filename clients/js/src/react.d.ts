@@ -1,5 +1,5 @@
 import type {
-  ClientOptions, OrderBook, RefusedEvent, ServerErrorEvent, SnapshotEvent, StreamErrorEvent,
+  ClientOptions, Freshness, OrderBook, RefusedEvent, ServerErrorEvent, SnapshotEvent, StreamErrorEvent,
   SubscribeOptions, TickEvent,
 } from "./index.js";
 
@@ -9,6 +9,8 @@ export interface MarketDataView {
   ticks: Record<string, TickEvent>;
   /** The state of each product, ticks merged in; of the channel `book` the local book. */
   snapshot: Record<string, SnapshotEvent["state"] | OrderBook | undefined>;
+  /** Whether what is shown of each product is the market now: state, age, mode, lag. */
+  freshness: Record<string, Freshness | undefined>;
   error: StreamErrorEvent | ServerErrorEvent | RefusedEvent | null;
 }
 

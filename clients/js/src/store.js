@@ -4,7 +4,16 @@ const repaint = (act) =>
   typeof requestAnimationFrame === "function" ? requestAnimationFrame(act) : setTimeout(act, 16);
 
 /** What is shown before the first event, and on a server. */
-export const EMPTY = Object.freeze({ status: "connecting", ticks: {}, snapshot: {}, error: null });
+export const EMPTY = Object.freeze({
+  status: "connecting",
+  ticks: {},
+  snapshot: {},
+  freshness: {},
+  error: null,
+});
+// What of a verdict is news; an age is by the second.
+const gist = ({ state, feed, mode, lag, ageMs }) =>
+  JSON.stringify([state, feed, mode, lag, ageMs === null ? null : Math.floor(ageMs / 1000)]);
 
 /** An external store as React's `useSyncExternalStore` wants it. */
 export class MarketDataStore {
@@ -36,6 +45,13 @@ export class MarketDataStore {
       default:
         return undefined;
     }
+  }
+
+  /** Take in the client's verdict on a product, of now. */
+  judge(product, freshness) {
+    const held = this.#next.freshness[product];
+    if (held && gist(held) === gist(freshness)) return;
+    this.#change({ ...this.#next, freshness: { ...this.#next.freshness, [product]: freshness } });
   }
 
   subscribe = (listener) => {

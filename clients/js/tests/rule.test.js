@@ -8,6 +8,7 @@ import { Chain } from "../src/chain.js";
 import { compareDecimals, isDecimal } from "../src/decimal.js";
 import { createUseMarketData } from "../src/hook.js";
 import { Protocol, Refused } from "../src/protocol.js";
+import { Facts, judge, lostAfterUs, ServerClock, silentAfterUs } from "../src/freshness.js";
 import { longestWaitMs } from "../src/reconnect.js";
 import { MarketDataStore } from "../src/store.js";
 
@@ -39,6 +40,31 @@ test("decimals are compared as numbers are, whatever their text", () => {
   }
   assert.equal(compareDecimals("9289.70", "9289.7"), 0);
   assert.equal(compareDecimals("007", "7.0"), 0);
+});
+
+const shared = (name) =>
+  JSON.parse(readFileSync(new URL(`../../conformance/market_data_conformance/${name}`, import.meta.url), "utf8"));
+
+test("how old data is and what may be shown as live, by the cases that all clients share", () => {
+  const { lost, clock, verdicts } = shared("freshness.json");
+  for (const { heartbeat, silent_after, lost_after } of lost) {
+    assert.deepEqual([silentAfterUs(heartbeat), lostAfterUs(heartbeat)], [silent_after, lost_after]);
+  }
+  for (const { about, heard, now } of clock) {
+    const found = new ServerClock();
+    for (const [server, at, asked] of heard) found.heard(server, at, asked);
+    for (const [at, expected] of now) assert.equal(found.now(at), expected, about);
+  }
+  for (const { about, facts, context, state, age_ms } of verdicts) {
+    const { as_of, ...others } = facts;
+    const { server_now, ...given } = context;
+    const held = Object.assign(new Facts(), others, { asOf: as_of });
+    const found = judge(held, { ...given, serverNow: server_now });
+    assert.deepEqual([found.state, found.ageMs], [state, age_ms], about);
+    assert.equal(found.fresh, ["live", "quiet"].includes(state), about);
+    assert.deepEqual([found.mode, found.lag], [facts.mode, facts.lag], about);
+  }
+  assert.ok(lost.length && clock.length && verdicts.length);
 });
 
 test("numbers are read as the platform reads them, by the vectors all readers share", () => {

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from market_data_conformance.proxy import BreakingProxy
+from market_data_conformance.proxy import BreakingProxy, SlowProxy
 from market_data_fanout_client import (
     AnyEvent,
     Backfill,
@@ -56,6 +56,30 @@ async def reach(client: Client, market: Market, seen: list[AnyEvent]) -> None:
 
 def ticks(seen: list[AnyEvent]) -> list[int]:
     return [event.seq for event in seen if isinstance(event, Tick)]
+
+
+async def test_what_is_held_is_known_to_be_old_on_a_dead_line_and_fresh_again_after_it() -> None:
+    async with bench(MemoryBroker()) as gateway, SlowProxy(gateway.port) as line:
+        await gateway.market().ticks(3)
+        async with Client(f"ws://127.0.0.1:{line.port}/ws", reconnect_spread_s=0.05) as client:
+            with pytest.raises(NotSubscribed):
+                client.freshness("BTC-USD")
+            await client.subscribe("BTC-USD")
+            assert client.freshness("BTC-USD").state == "offline"
+            await until(client, Snapshot)
+            while not client.freshness("BTC-USD").fresh:
+                await anext(client)
+            line.dead = True
+            lost = await until(client, Disconnected)
+            assert lost.reason == "nothing was heard for 3 s"
+            held = client.freshness("BTC-USD")
+            assert (held.state, held.fresh) == ("offline", False)
+            assert held.as_of is not None
+            line.dead = False
+            await until(client, Subscribed)
+            await until(client, Backfill)
+            await until(client, Backfill)
+            assert client.freshness("BTC-USD").state in ("live", "stale")
 
 
 async def test_what_a_backfill_leaves_out_is_handed_over() -> None:

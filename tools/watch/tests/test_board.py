@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from market_data_fanout_client import Freshness
 from market_data_fanout_client.chain import Verdict
 from rich.console import Console
 
@@ -174,14 +175,52 @@ def test_a_narrow_terminal_shows_fewer_columns_and_whole_prices() -> None:
         Verdict.APPLY,
         NOW,
     )
-    wide, narrow = picture(board, 120), picture(board, 60)
-    assert "feed" in "\n".join(wide)
-    assert "feed" not in "\n".join(narrow)
+    wide, narrow = picture(board, 130), picture(board, 60)
+    assert "ticks/s" in "\n".join(wide)
+    assert "ticks/s" not in "\n".join(narrow)
     for price in ("110000.00", "109999.99"):
         assert price in "\n".join(narrow)
     assert max(map(len, narrow)) <= 60
     for width in range(40, 140):
         assert "…" not in "\n".join(picture(board, width)[:6])
+
+
+def fresh(state: Any, **more: Any) -> Freshness:
+    held: dict[str, Any] = {"as_of": int(NOW * 1e6), "age_ms": 1500, "feed": "live"}
+    return Freshness(**{"state": state, "mode": "full", "lag": 0, **held, **more})
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 80, 130])
+def test_whether_the_data_can_be_trusted_is_shown_at_any_width(width: int) -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    board.take(incr("ticker", 5, last_trade=trade("110.00")), Verdict.APPLY, NOW)
+    for verdict, words in (
+        (fresh("live"), "live"),
+        (fresh("stale"), "stale, as of"),
+        (fresh("catching_up", as_of=None, lag=700), "catching up, 700 b"),
+    ):
+        board.freshness = lambda _channel, _product, verdict=verdict: verdict
+        board.judge()
+        assert words in "\n".join(picture(board, width)), width
+
+
+def test_numbers_that_are_not_of_now_are_no_colour() -> None:
+    board = Board((PRODUCT,), ("ticker",))
+    for seq, price in ((5, "110.00"), (6, "111.00")):
+        board.take(incr("ticker", seq, last_trade=trade(price)), Verdict.APPLY, NOW)
+
+    def painted(state: str) -> str:
+        board.freshness = lambda _channel, _product: fresh(state)
+        board.judge()
+        console = Console(width=120, file=StringIO(), force_terminal=True, color_system="standard")
+        console.print(render(board, NOW, title="a gateway"))
+        assert isinstance(console.file, StringIO)
+        return console.file.getvalue()
+
+    green = "\x1b[32m111.00"
+    assert green in painted("live")
+    assert green not in painted("offline")
+    assert "\x1b[32munbroken" not in painted("stale")
 
 
 def test_a_reset_that_carries_the_state_makes_the_book_whole_at_once() -> None:

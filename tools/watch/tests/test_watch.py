@@ -11,12 +11,15 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+from market_data_conformance.proxy import SlowProxy
+from market_data_fanout_client import Freshness
 from market_data_fanout_client.chain import Verdict
 from rich.console import Console
 
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import bench, eventually
 from tools.latency import LatencyHistogram
+from tools.subscriber import Subscriber, Want
 from tools.watch.board import Board
 from tools.watch.render import render
 
@@ -30,6 +33,8 @@ def book_board() -> Board:
     names = {"venue": "coinbase", "channel": "book", "product": "BTC-USD"}
     record = {**names, "epoch": 1, "seq": 4, "state": state}
     board.take({"type": "snapshot", "snapshot": record}, Verdict.APPLY, 0.0)
+    board.freshness = lambda _channel, _product: Freshness("live", 1, None, "live", "full", 0)
+    board.judge()
     return board
 
 
@@ -47,6 +52,36 @@ def test_the_book_is_shown_level_by_level_where_there_is_room_for_it() -> None:
     for cell in ("99", "1.5", "98", "101", "7", "102"):
         assert cell in text
     assert "book, verified" not in picture(board, height=12)
+
+
+def test_a_book_that_is_not_of_now_is_not_called_verified() -> None:
+    board = book_board()
+    board.freshness = lambda _channel, _product: Freshness("offline", 1, None, "live", "full", 0)
+    board.judge()
+    text = picture(board)
+    assert "BTC-USD book, offline, as of" in text
+    assert "verified" not in text
+
+
+async def test_a_dead_line_is_given_up_and_what_came_over_it_is_offline() -> None:
+    states: list[str] = []
+    async with (
+        bench(MemoryBroker(), ws_heartbeat_ms=200) as gateway,
+        SlowProxy(gateway.port) as line,
+        asyncio.TaskGroup() as group,
+    ):
+        await gateway.market().ticks(3)
+        wants = [Want("ticker", ("BTC-USD",))]
+        url = f"ws://127.0.0.1:{line.port}/ws"
+        subscriber = Subscriber(url, wants, on_connection=states.append)
+        running = group.create_task(subscriber.run())
+        await eventually(lambda: subscriber.freshness("ticker", "BTC-USD").fresh)
+        line.dead = True
+        await eventually(lambda: subscriber.freshness("ticker", "BTC-USD").state == "offline")
+        await eventually(lambda: any("nothing was heard for 3 s" in state for state in states))
+        line.dead = False
+        await eventually(lambda: subscriber.freshness("ticker", "BTC-USD").fresh)
+        running.cancel()
 
 
 def test_the_percentiles_of_latency_are_shown() -> None:

@@ -116,6 +116,9 @@ test("a lost connection shows, and comes back by itself", async () => {
   astray = 2;
   sockets[0].close();
   await until(() => !shown().startsWith("connected"), "the loss shown");
+  await until(() => view.freshness["BTC-USD"].state === "offline", "known to be old");
+  assert.ok(view.freshness["BTC-USD"].asOf > 0);
   await until(() => sockets.length > 1 && shown() === "connected BTC-USD", "connected again");
   await until(() => view.ticks["BTC-USD"].seq > held, "moving");
+  await until(() => view.freshness["BTC-USD"].fresh, "fresh again");
 });

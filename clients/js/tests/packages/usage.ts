@@ -63,9 +63,15 @@ async function follow(): Promise<void> {
 void follow;
 
 function view(): string {
-  const { status, ticks, snapshot, error }: MarketDataView = useMarketData(["BTC-USD"], { maxRate: 10, apiKey: "k" });
+  const { status, ticks, snapshot, freshness, error }: MarketDataView = useMarketData(["BTC-USD"], { maxRate: 10, apiKey: "k" });
   const state = snapshot["BTC-USD"];
   const price = state && "last_trade" in state ? state.last_trade?.price : undefined;
+  const fresh: boolean | undefined = freshness["BTC-USD"]?.fresh;
+  const age: number | null | undefined = freshness["BTC-USD"]?.ageMs;
+  const own = client.freshness("BTC-USD", "book")?.asOf;
+  // @ts-expect-error: no such state
+  const odd = freshness["BTC-USD"]?.state === "green";
+  void [fresh, age, own, odd];
   return `${status} ${ticks["BTC-USD"]?.seq} ${price} ${error?.message ?? ""}`;
 }
 void view;

@@ -3,6 +3,7 @@
 from market_data_fanout_client.book import Depth, OrderBook
 from market_data_fanout_client.client import Client
 from market_data_fanout_client.errors import ClientError, NotSubscribed, Refused
+from market_data_fanout_client.freshness import Freshness
 from market_data_fanout_client.messages import (
     AnyEvent,
     Backfill,
@@ -36,6 +37,7 @@ __all__ = [
     "Disconnected",
     "Event",
     "Fields",
+    "Freshness",
     "Late",
     "Level",
     "ModeChange",

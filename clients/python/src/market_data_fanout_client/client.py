@@ -23,14 +23,12 @@ from websockets.exceptions import (
 from market_data_fanout_client.book import OrderBook
 from market_data_fanout_client.decode import Json
 from market_data_fanout_client.errors import NotSubscribed, Refused
+from market_data_fanout_client.freshness import Freshness, lost_after_us
 from market_data_fanout_client.messages import AnyEvent, Channel, Disconnected
 from market_data_fanout_client.protocol import SUBPROTOCOL, Protocol
 from market_data_fanout_client.reconnect import longest_wait_s
 
 E = TypeVar("E")
-# Without any message for this many heartbeats (and at least so many seconds) the line is dead.
-_SILENT_HEARTBEATS = 3
-_SILENT_AT_LEAST_S = 5.0
 # Events given out without letting other tasks run.
 _EVENTS_PER_TURN = 64
 # What `proxy=True` may have been read from.
@@ -176,6 +174,19 @@ class Client:
             return None
         return stream.chain.epoch, stream.chain.seq
 
+    def freshness(
+        self, product: str, channel: Channel = "ticker", venue: str = "coinbase"
+    ) -> Freshness:
+        """Whether what you hold of a stream may be taken for the market now, and how old it is.
+
+        Ask it when you show or use a price, also between two events. It knows what you have
+        iterated: who stops iterating for two heartbeats is told `offline`.
+
+        Raises:
+            NotSubscribed: the stream is not subscribed.
+        """
+        return self._protocol.freshness(f"{venue}:{channel}:{product}", time.monotonic())
+
     @property
     def connections(self) -> int:
         """How many times it connected."""
@@ -235,6 +246,7 @@ class Client:
         """Close the connection; iteration ends."""
         self._closed = True
         socket, self._socket = self._socket, None
+        self._protocol.line.lost()
         if socket is not None:
             await socket.close()
 
@@ -244,6 +256,7 @@ class Client:
         wait = self._not_before - time.monotonic()
         if wait > 0:
             await asyncio.sleep(wait)
+        asked = time.monotonic()
         try:
             self._socket = await connect(
                 self.url,
@@ -269,14 +282,14 @@ class Client:
         except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
             self._lost(str(error) or type(error).__name__)
         else:
-            self._protocol.opened()
+            self._protocol.opened(asked)
             await self._send_ready()
 
     async def _receive(self, socket: ClientConnection) -> None:
         """Take in one frame, or what time brought."""
         protocol = self._protocol
         now = time.monotonic()
-        silence = max(_SILENT_AT_LEAST_S, _SILENT_HEARTBEATS * protocol.heartbeat_s)
+        silence = lost_after_us(round(protocol.heartbeat_s * 1_000_000)) / 1_000_000
         due = protocol.next_due
         wait = silence if due is None else min(silence, max(0.0, due - now))
         try:
@@ -333,6 +346,7 @@ class Client:
 
     def _lost(self, reason: str) -> None:
         established, self._socket = self._socket is not None, None
+        self._protocol.line.lost()
         after = self._protocol.reconnect_after_s
         if after is not None:
             delay = self._random.uniform(*after)

@@ -17,6 +17,7 @@ from market_data_fanout_client.book import OrderBook
 from market_data_fanout_client.chain import Chain, ChainCounts, Verdict
 from market_data_fanout_client.decode import Json, stream_of
 from market_data_fanout_client.errors import NotSubscribed, Refused
+from market_data_fanout_client.freshness import Facts, Freshness, Line
 from market_data_fanout_client.messages import (
     AnyEvent,
     Backfill,
@@ -70,6 +71,7 @@ class StreamState:
     backfilling: bool = False
     state_due: bool = False
     cursor: tuple[int, int, str] | None = None
+    facts: Facts = field(default_factory=Facts)
 
     @property
     def names(self) -> dict[str, str]:
@@ -114,6 +116,7 @@ class Protocol:
         self.connections = 0
         self.heartbeat_s = 0.0
         self.reconnect_after_s: tuple[float, float] | None = None
+        self.line = Line()
         self._ids = 0
         self._unanswered: dict[int, Json] = {}
         # (when, order, command): what to send, soonest first.
@@ -170,9 +173,13 @@ class Protocol:
 
     # ------------------------------------------------------------------ connection
 
-    def opened(self) -> None:
-        """A connection stands: everything wanted is asked for, from where it is held."""
+    def opened(self, asked: float | None = None) -> None:
+        """A connection stands: everything wanted is asked for, from where it is held.
+
+        `asked`: when it was asked for, seconds on the clock of `take`.
+        """
         self.connections += 1
+        self.line.opened(asked)
         self.reconnect_after_s = None
         self._outbox.clear()
         self._unanswered.clear()
@@ -180,8 +187,22 @@ class Protocol:
             stream.chain.reconnected()
             stream.parts.clear()
             stream.backfilling = False
+            stream.facts.accepted = None
         for command in self._subscriptions(self.streams.values()):
             self._command(command)
+
+    def freshness(self, name: str, now: float) -> Freshness:
+        """Whether what is held of a stream may be taken for the market now.
+
+        Raises:
+            NotSubscribed: it is not wanted.
+        """
+        stream = self.streams.get(name)
+        if stream is None:
+            raise NotSubscribed(name)
+        void = stream.state_due and stream.channel == "book"
+        broken = stream.chain.waiting or void
+        return self.line.judge(stream.facts, now, broken=broken, backfilling=stream.backfilling)
 
     def ready(self, now: float) -> Json | None:
         """The next command whose time has come."""
@@ -202,12 +223,20 @@ class Protocol:
             Refused: the gateway will not let this client in.
         """
         self.judged = None
+        self.line.heard = now
         kind = str(message.get("type"))
         if kind == "incr":
             return self._incr(message)
         if kind in _ONLY_EVENTS:
-            wanted = not self._raw and stream_of(message) in self.streams
-            return [_ONLY_EVENTS[kind](message)] if wanted else []
+            stream = self.streams.get(stream_of(message))
+            if stream is None:
+                return []
+            if kind == "status":
+                stream.facts.feed = str(message["state"])
+            elif kind == "mode":
+                stream.facts.mode, lag = str(message["to"]), message.get("lag", 0)
+                stream.facts.lag = lag if stream.facts.mode == "catch_up" else 0
+            return [] if self._raw else [_ONLY_EVENTS[kind](message)]
         if kind not in ("rate_limit", "error"):
             self._unanswered.pop(message.get("id", 0), None)
         handler = getattr(self, f"_on_{kind}", None)
@@ -227,6 +256,7 @@ class Protocol:
             if verdict is Verdict.IGNORE:
                 return []
             return [self._resync(stream, verdict, held, row["seq"])]
+        stream.facts.ingested(row["ts_ingest"])
         if self._raw:
             return []
         tick = decode.tick(row, prev, message.get("merged", 1))
@@ -234,8 +264,10 @@ class Protocol:
             stream.book.apply(tick.epoch, tick.seq, tick.fields.changes)
         return [tick]
 
-    def _on_welcome(self, message: Json, _now: float) -> list[AnyEvent]:
+    def _on_welcome(self, message: Json, now: float) -> list[AnyEvent]:
         self.heartbeat_s = message.get("heartbeat_ms", 0) / 1000
+        self.line.heartbeat_s = self.heartbeat_s
+        self.line.welcomed(message.get("server_time"), now)
         return [Connected(self.connections, str(message.get("session", "")))]
 
     def _on_snapshot(self, message: Json, _now: float) -> list[AnyEvent]:
@@ -257,6 +289,7 @@ class Protocol:
         stream.parts.clear()
         stream.state_due = False
         stream.chain.snapshot(*_place(row))
+        self.line.caught_up(stream.facts)
         self.judged = stream, Verdict.APPLY
         if snapshot is None:
             return []
@@ -283,12 +316,15 @@ class Protocol:
         if stream is None:
             return []
         stream.backfilling = message["state"] == "begin"
+        if not stream.backfilling:
+            self.line.caught_up(stream.facts)
         if self._raw:
             return []
         return [decode.read(Backfill, message, first=message["from"], last=message.get("to"))]
 
     def _on_hb(self, message: Json, now: float) -> list[AnyEvent]:
         events: list[AnyEvent] = []
+        self.line.says(message.get("server_time"), now)
         for name, head in message.get("heads", {}).items():
             stream = self.streams.get(name)
             if stream is None or stream.backfilling or head is None:
@@ -296,6 +332,8 @@ class Protocol:
             verdict = stream.chain.head(head, now, self.heartbeat_s)
             if verdict.asks_resync:
                 events.append(self._resync(stream, verdict, stream.chain.seq, head))
+            elif stream.chain.seq is not None and head <= stream.chain.seq:
+                self.line.caught_up(stream.facts)
         return events
 
     def _on_subscribed(self, message: Json, now: float) -> list[AnyEvent]:
@@ -304,9 +342,12 @@ class Protocol:
             stream = self.streams.get(stream_of(result))
             if stream is None:
                 continue
+            retried = result.get("error", {}).get("retry") == "after"
+            stream.facts.accepted = None if retried else bool(result.get("ok"))
+            stream.facts.mode, stream.facts.lag = str(result.get("mode") or ""), 0
             if not result.get("ok"):
                 error = result.get("error", {})
-                if error.get("retry") == "after":
+                if retried:
                     for command in self._subscriptions([stream]):
                         self._command(command, _when(error, now))
                 events.append(decode.read(StreamError, {**error, **stream.names}))

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from market_data_fanout_client.book import OrderBook
 from market_data_fanout_client.client import Client
-from market_data_fanout_client.messages import AnyEvent
+from market_data_fanout_client.freshness import Freshness
+from market_data_fanout_client.messages import AnyEvent, Channel
 
 
 class SyncClient:
@@ -39,6 +40,12 @@ class SyncClient:
     def book(self, product: str, venue: str = "coinbase") -> OrderBook:
         """See `Client.book`."""
         return self._client.book(product, venue)
+
+    def freshness(
+        self, product: str, channel: Channel = "ticker", venue: str = "coinbase"
+    ) -> Freshness:
+        """See `Client.freshness`."""
+        return self._client.freshness(product, channel, venue)
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,10 +4,11 @@ import { MarketDataClient } from "./sdk/index.js";
 import { chart } from "./board/draw.js";
 import { Ladder } from "./board/ladder.js";
 import { Product, Rate } from "./board/model.js";
-import { Table, write } from "./board/table.js";
+import { caveat, Table, write } from "./board/table.js";
 
 const LOOK_FOR_PRODUCTS_MS = 5000;
 const CHART_MS = 100;
+const JUDGE_MS = 250;
 const LOG_LINES = 200;
 
 const element = (id) => document.getElementById(id);
@@ -78,6 +79,7 @@ const handlers = {
     }
   },
   disconnected(event) {
+    judge();
     show("connecting again", "wait");
     outage ??= { at: Date.now(), ticks: 0, waiting: 0 };
     outage.waiting = 0;
@@ -154,6 +156,23 @@ const handlers = {
   },
 };
 
+/** Ask the SDK what may be taken for the market now; also where nothing comes that could say so. */
+function judge() {
+  let old = 0;
+  let connected = false;
+  for (const product of products.values()) {
+    const freshness = client.freshness(product.name);
+    if (!freshness) continue;
+    product.judged(freshness);
+    old += !freshness.fresh;
+    connected ||= freshness.state !== "offline";
+  }
+  bookDirty = true;
+  const all = products.size;
+  const mark = !all ? "" : !connected ? "⚠ offline · " : old ? `⚠ ${old} of ${all} not live · ` : "";
+  document.title = `${mark}Market data`;
+}
+
 function paint() {
   requestAnimationFrame(paint);
   const now = Date.now();
@@ -166,15 +185,20 @@ function paint() {
   const product = products.get(chosen);
   if (!product) return;
   const text = product.fields.last_trade?.price ?? "";
-  chart(element("chart"), product.points, text.split(".")[1]?.length ?? 0);
-  write(element("chart-text"), product.points.length ? `${chosen} last traded at ${text}` : "");
+  const decimals = text.split(".")[1]?.length ?? 0;
+  chart(element("chart"), product.points, decimals, product.freshness?.fresh);
+  const old = product.freshness && caveat(product.freshness);
+  const traded = `${chosen} last traded at ${text}${old ? ` (${old})` : ""}`;
+  write(element("chart-text"), product.points.length ? traded : "");
   if (bookDirty) {
     bookDirty = false;
-    ladder.paint(client.book(chosen));
+    ladder.paint(client.book(chosen), client.freshness(chosen, "book"));
   }
 }
 
 client = new MarketDataClient(url, { apiKey });
+// A page in the background paints no frames; its title is seen all the same.
+setInterval(judge, JUDGE_MS);
 client.on("event", (event) => handlers[event.type]?.(event));
 element("break").addEventListener("click", () => {
   say("You broke the connection");

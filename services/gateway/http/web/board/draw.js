@@ -62,7 +62,7 @@ export function spark(canvas, points) {
   context.stroke();
 }
 
-export function chart(canvas, points, decimals) {
+export function chart(canvas, points, decimals, fresh) {
   const [context, width, height] = fit(canvas);
   context.font = "11px system-ui, sans-serif";
   context.fillStyle = palette.soft;
@@ -92,13 +92,13 @@ export function chart(canvas, points, decimals) {
   const end = clock(points[points.length - 1].at);
   context.fillText(end, width - right - context.measureText(end).width, height - 5);
   trace(context, points, x, y);
-  context.strokeStyle = palette.accent;
+  context.strokeStyle = fresh ? palette.accent : palette.soft;
   context.lineWidth = 1.75;
   context.lineJoin = "round";
   context.stroke();
   const last = points[points.length - 1];
   context.beginPath();
   context.arc(x(last.at), y(last.price), 3, 0, 7);
-  context.fillStyle = palette.accent;
+  context.fillStyle = fresh ? palette.accent : palette.soft;
   context.fill();
 }

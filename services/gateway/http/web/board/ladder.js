@@ -1,5 +1,5 @@
 import { canonical } from "../sdk/decimal.js";
-import { write } from "./table.js";
+import { caveat, write } from "./table.js";
 
 const LEVELS = 12;
 
@@ -13,7 +13,7 @@ function difference(a, b) {
 /** The best levels of a book, with bars for how much rests down to each. */
 export class Ladder {
   constructor(body, state) {
-    this.state = state;
+    Object.assign(this, { body, state });
     this.rows = Array.from({ length: LEVELS }, () => {
       const row = body.appendChild(document.createElement("tr"));
       const cell = (className) => {
@@ -27,7 +27,9 @@ export class Ladder {
     });
   }
 
-  paint(book) {
+  /** `freshness`: the SDK's verdict on the book; null when none is followed. */
+  paint(book, freshness) {
+    this.body.className = freshness?.fresh ? "" : "old";
     const { bids, asks } = book ? book.depth(LEVELS) : { bids: [], asks: [] };
     const sums = (levels) => {
       let sum = 0;
@@ -45,6 +47,8 @@ export class Ladder {
     });
     if (!book?.valid) {
       write(this.state, "not known: a snapshot is awaited", "wait quiet");
+    } else if (!freshness?.fresh) {
+      write(this.state, freshness ? caveat(freshness) : "waiting", "bad quiet");
     } else {
       const text = bids.length && asks.length ? ` · spread ${difference(asks[0].price, bids[0].price)}` : "";
       write(this.state, `verified · ${book.size} levels${text}`, "quiet");

@@ -42,7 +42,8 @@ export class Product {
     this.feed = "";
     this.chain = "waiting";
     this.rate = new Rate(now);
-    this.lastAt = null;
+    // The SDK's verdict on what is held, and the second it is as of; null before the first.
+    this.freshness = null;
     this.direction = 0;
     // Prices for drawing, one for each quarter of a second: the last of it.
     this.points = [];
@@ -63,7 +64,6 @@ export class Product {
       if (value !== null) this.fields[name] = value;
     }
     this.rate.add(now, tick.merged);
-    this.lastAt = now;
     this.chain = "unbroken";
     const step = Number(this.fields.last_trade?.price) - Number(before);
     if (step) this.direction = Math.sign(step);
@@ -75,6 +75,13 @@ export class Product {
     this.fields = {};
     this.chain = `reset: ${cause}`;
     this.dirty = true;
+  }
+
+  /** Take in the verdict of now. */
+  judged(freshness) {
+    const news = freshness.state !== this.freshness?.state;
+    this.freshness = freshness;
+    if (news || !freshness.fresh) this.dirty = true;
   }
 
   /** Percent since the opening 24 hours ago, or null. */

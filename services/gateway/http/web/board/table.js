@@ -2,13 +2,38 @@ import { spark } from "./draw.js";
 
 const SPARK_MS = 500;
 const COLUMNS = ["product", "last", "change", "bid", "ask", "trend", "rate", "age", "feed", "chain"];
+// What is not live is not coloured as if it were.
+const MOODS = { live: "good", quiet: "", waiting: "wait", catching_up: "wait", resyncing: "wait" };
 const NUMBERS = new Set(["last", "change", "bid", "ask", "rate", "age"]);
-const WIDE = new Set(["bid", "ask", "trend", "rate", "age"]);
+const WIDE = new Set(["bid", "ask", "trend", "rate"]);
+
+/** A time of the server, microseconds, as the page's clock shows it. */
+export const clockOf = (micros) => new Date(micros / 1000).toLocaleTimeString([], { hour12: false });
+
+/** What is said of numbers that are not of now; empty where they are. */
+export function caveat({ state, fresh, asOf }) {
+  if (fresh) return "";
+  return asOf === null ? words(state) : `${words(state)}, as of ${clockOf(asOf)}`;
+}
+
+/** A verdict as it is shown, with how the stream is sent where that is not record by record. */
+const verdict = ({ state, mode, lag }) =>
+  [words(state), mode === "latest" && "latest", lag && `${lag} behind`].filter(Boolean).join(", ");
+
+/** A state as it is shown. */
+export const words = (state) => state.replace("_", " ");
 
 /** Writes only what changed. */
 export function write(element, text, className) {
   if (element.firstChild?.data !== text) element.textContent = text;
   if (className !== undefined && element.className !== className) element.className = className;
+}
+
+/** How old the newest record is; of what is not of now, when it was. */
+function ageOf(freshness) {
+  if (!freshness || freshness.asOf === null) return "–";
+  if (!freshness.fresh) return `as of ${clockOf(freshness.asOf)}`;
+  return freshness.ageMs === null ? "–" : `${(freshness.ageMs / 1000).toFixed(1)} s`;
 }
 
 /** The products' rows; `choose(name)` is called when the user picks one. */
@@ -27,9 +52,10 @@ export class Table {
       }
       this.#moving(row, product, now);
       const isChosen = product.name === chosen;
-      if (row.chosen !== isChosen) {
-        row.chosen = isChosen;
-        row.element.className = isChosen ? "chosen" : "";
+      const isOld = !product.freshness?.fresh;
+      if (row.chosen !== isChosen || row.old !== isOld) {
+        Object.assign(row, { chosen: isChosen, old: isOld });
+        row.element.className = [isChosen && "chosen", isOld && "old"].filter(Boolean).join(" ");
         row.button.setAttribute("aria-pressed", String(isChosen));
       }
     }
@@ -40,7 +66,11 @@ export class Table {
     const cells = {};
     for (const column of COLUMNS) {
       const cell = document.createElement(column === "product" ? "th" : "td");
-      const classes = [NUMBERS.has(column) && "n", WIDE.has(column) && "wide"].filter(Boolean);
+      const classes = [
+        NUMBERS.has(column) && "n",
+        WIDE.has(column) && "wide",
+        column === "age" && "age",
+      ].filter(Boolean);
       cell.className = classes.join(" ");
       cells[column] = element.appendChild(cell);
     }
@@ -71,16 +101,17 @@ export class Table {
     write(cells.change, change === null ? "–" : `${sign}${change.toFixed(2)} %`, colour);
     write(cells.bid, fields.best_bid?.price ?? "–");
     write(cells.ask, fields.best_ask?.price ?? "–");
-    const mood = { live: "good", quiet: "", "": "", down: "bad", stale: "bad" };
-    write(cells.feed, product.feed || "–", mood[product.feed] ?? "wait");
-    write(cells.chain, product.chain, product.chain === "unbroken" ? "good" : "wait");
+    const state = product.freshness?.state ?? "waiting";
+    write(cells.feed, product.freshness ? verdict(product.freshness) : state, MOODS[state] ?? "bad");
+    const whole = product.chain === "unbroken";
+    write(cells.chain, product.chain, whole ? (product.freshness?.fresh ? "good" : "") : "wait");
   }
 
   #moving({ cells, canvas }, product, now) {
     if (now - product.drawn < SPARK_MS) return;
     product.drawn = now;
     write(cells.rate, product.rate.perSecond(now).toFixed(1));
-    write(cells.age, product.lastAt === null ? "–" : `${((now - product.lastAt) / 1000).toFixed(1)} s`);
+    write(cells.age, ageOf(product.freshness));
     spark(canvas, product.points);
   }
 }
