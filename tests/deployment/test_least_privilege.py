@@ -23,6 +23,8 @@ from websockets.asyncio.client import connect
 from services.common.network.nats_credentials import NatsCredentials
 from services.common.network.tls import TlsFiles
 from services.common.settings import AwsSettings, CommonSettings
+from services.common.stream import LogSpec, Position, Record
+from services.common.stream.factory import open_broker
 from services.common.stream.nats.records import position_of
 from services.common.testing.waiting import WAIT_S, eventually
 from services.normalizer.normalize import Normalizer
@@ -82,6 +84,16 @@ class Secured:
         return NatsCredentials.read(str(self._folder / name / "nats.creds"))
 
 
+@pytest.fixture(scope="module")
+def own_nats(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    """Staging, whose NATS is the charts' own, with certificates."""
+    secret = {"nats.tls.existingSecret": "market-data-nats-tls", "nats.tls.verify": "true"}
+    with Helm() as helm:
+        workspace = Workspace.copy(helm, tmp_path_factory.mktemp("charts"))
+        workspace.build()
+        return workspace.render(UMBRELLA, *workspace.profile("staging"), settings=secret)
+
+
 @pytest.fixture
 async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Secured]:
     folder = tmp_path_factory.mktemp("secrets")
@@ -91,6 +103,8 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
     client.cert_chain_pems[0].write_to_path(str(folder / "tls.crt"))
     client.private_key_pem.write_to_path(str(folder / "tls.key"))
     server.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    for name in ("server.crt", "server.key"):
+        (folder / name).write_bytes((folder / "server.pem").read_bytes())
     for user in (*SERVICES, "operator"):
         (folder / user).mkdir()
         text = operator.credentials(user, permissions_of(PERMISSIONS / f"{user}.conf"))
@@ -277,6 +291,53 @@ async def test_an_answer_that_is_sent_to_a_log_is_no_record(secured: Secured) ->
     assert stored.data is not None
     with pytest.raises(Unmappable):
         Normalizer(1).read(RAW, position_of(RAW, ""), stored.data)
+
+
+async def test_the_charts_own_server_wants_user_and_certificate(
+    own_nats: list[Object], secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pod,) = (pod for pod in pods(own_nats) if pod.owner.startswith("StatefulSet/"))
+    for name, value in environment(own_nats, pod).items():
+        monkeypatch.setenv(name, value)
+    (config,) = (
+        item["data"]["nats.conf"] for item in own_nats if "nats.conf" in item.get("data", {})
+    )
+    blocks = re.findall(r"(?ms)^(?:tls|authorization) \{.*?^\}", config)
+    assert len(blocks) == 2
+    folder = Path(str(secured.tls.ca)).parent
+    text = "\n".join(blocks).replace(f"{TLS}/tls.", f"{folder}/server.").replace(TLS, str(folder))
+    async with NatsServer(extra_config=text) as server:
+        for user in (*SERVICES, "operator"):
+            secret = SECRETS[f"market-data-nats-{user}"]
+            given = CommonSettings.model_validate(
+                {
+                    "nats_urls": server.url.replace("nats://", "tls://"),
+                    "nats_user": secret["NATS_USER"],
+                    "nats_password": secret["NATS_PASSWORD"],
+                    "nats_tls_ca_file": secured.tls.ca,
+                    "nats_tls_cert_file": secured.tls.cert,
+                    "nats_tls_key_file": secured.tls.key,
+                }
+            )
+            async with open_broker(given) as broker:
+                await broker.ensure([LogSpec("raw", 60)])
+                record = Record(RAW, b"x", Position(1, 1))
+                if user in ("ingestor", "operator"):
+                    await broker.publish(record)
+        for tls, password in (
+            (TlsFiles(ca=secured.tls.ca), "1e5 #gateway"),
+            (secured.tls, "wrong"),
+        ):
+            with pytest.raises((nats.errors.Error, OSError)):
+                await nats.connect(
+                    server.url.replace("nats://", "tls://"),
+                    user="gateway",
+                    password=password,
+                    tls=tls.context(),
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    connect_timeout=5,
+                )
 
 
 @pytest.mark.parametrize("wrong", ["no credentials", "no certificate", "another operator"])
