@@ -89,9 +89,9 @@ simulate-years: $(STAMP) ## The platform on virtual time under seeded faults (no
 
 FUZZED = $(or $(TARGET),$(basename $(notdir $(filter-out %/__init__.py,$(wildcard tests/fuzz/targets/*.py)))))
 .PHONY: fuzz
-fuzz: .mdf/fuzz/site/.ready ## Fuzz a parser, guided by coverage (Linux on x86-64; not in CI) [TARGET=all SECONDS=60]
+fuzz: .mdf/fuzz/site/.ready ## Fuzz a parser, guided by coverage (Linux on x86-64) [TARGET=all SECONDS=60 SEED=]
 	@for target in $(FUZZED); do \
-	  PYTHONPATH=.mdf/fuzz/site $(PY) -m tests.fuzz $$target --seconds $(or $(SECONDS),60); \
+	  PYTHONPATH=.mdf/fuzz/site $(PY) -m tests.fuzz $$target --seconds $(or $(SECONDS),60) --seed $(SEED); \
 	done
 
 # atheris is 37 MB that nothing else needs, and is not to be had for every machine.

@@ -86,6 +86,17 @@ def test_a_header_cannot_smuggle_another() -> None:
             header_block({name: "1"})
 
 
+def test_what_never_ends_is_not_waited_for() -> None:
+    for begun in (b"MSG a.b 1 999999999999\r\n", b"HMSG a.b 1 12 999999999999\r\n"):
+        with pytest.raises(ValueError, match="impossible size"):
+            Frames().feed(begun)
+    frames, piece = Frames(), b"x" * 65_536
+    for _ in range(16):
+        frames.feed(piece)
+    with pytest.raises(ValueError, match="without end"):
+        frames.feed(piece)
+
+
 @pytest.mark.parametrize(
     "line",
     [

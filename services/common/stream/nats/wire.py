@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping
 Handler = Callable[[str, str, bytes, bytes], None]
 
 HEADER_LINE = b"NATS/1.0"
+# What is waited for: a server's largest message (its `max_payload` is 64 MiB at most), and the line
+# that names all servers of the largest cluster.
+_LARGEST_MESSAGE = 128 * 1024 * 1024
+_LONGEST_LINE = 1024 * 1024
 
 
 # (buffer, where a message without headers begins); takes whole messages; where the next begins
@@ -68,7 +72,7 @@ class Frames:
                 if not begin <= body <= end:
                     raise ValueError(f"a message of impossible size: {line[:200]!r}")
                 if end + 2 > size:
-                    self._needed = end + 2 - at
+                    self._needed = self._size(end + 2 - at)
                     break
                 handler = handlers.get(args[2])
                 if handler is not None:
@@ -85,7 +89,7 @@ class Frames:
                     # The next look would begin before this line, and find it again for ever.
                     raise ValueError(f"a message of impossible size: {line[:200]!r}")
                 if end + 2 > size:
-                    self._needed = end + 2 - at
+                    self._needed = self._size(end + 2 - at)
                     break
                 try:
                     if args[2] in runs and (past := runs[args[2]](buffer, at)) > at:
@@ -103,7 +107,16 @@ class Frames:
         rest = buffer[at:] if at else buffer
         self._chunks = [rest] if rest else []
         self._held = len(rest)
+        if not self._needed and self._held > _LONGEST_LINE:
+            # Each look would begin at its beginning.
+            raise ValueError(f"a line without end: {rest[:200]!r}")
         return lines
+
+    @staticmethod
+    def _size(needed: int) -> int:
+        if needed > _LARGEST_MESSAGE:
+            raise ValueError(f"a message of impossible size: {needed} bytes")
+        return needed
 
     def _fail(self, sid: str, error: Exception) -> None:
         self.handlers.pop(sid, None)
