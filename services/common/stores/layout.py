@@ -16,6 +16,7 @@ import gzip
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ from services.common.subjects import StreamKey
 
 TICKS = "ticks"
 RAW = "raw"
+_HOUR_US = 3_600_000_000
 
 
 class Partition(NamedTuple):
@@ -53,8 +55,14 @@ def partition_of(kind: str, key: StreamKey, ts: int, shard: int) -> Partition:
 
     Times in names have 16 digits: `ts` is 0 to `wire.LAST_RECEIVED`.
     """
-    hour = datetime.fromtimestamp(ts // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
-    return Partition(kind, key.venue, key.channel, hour, shard)
+    return _partition(kind, key.venue, key.channel, ts // _HOUR_US, shard)
+
+
+# Asked for each record, and nearly always the same as for the one before.
+@lru_cache(maxsize=4096)
+def _partition(kind: str, venue: str, channel: str, hours: int, shard: int) -> Partition:
+    hour = datetime.fromtimestamp(hours * 3600, UTC).strftime("%Y-%m-%dT%H")
+    return Partition(kind, venue, channel, hour, shard)
 
 
 def mark(key: StreamKey, position: Position, ts: int) -> str:
