@@ -103,17 +103,13 @@ class Judge:
     def _leftovers(self, before: Mapping[str, Counter[str]]) -> list[str]:
         platform, wrong = self._platform, []
         together = [group for group in platform.together if all(part in before for part in group)]
-        for group in together:
+        alone = [[part] for part in before if not any(part in group for group in together)]
+        # A client of Redis keeps as many connections as it had calls under way at once.
+        connections = 64 if platform.broker == "redis" else 0
+        for group in [*together, *alone]:
             had = sum((before[part] for part in group), Counter())
             now = (held_by(self._it.loop, platform.process(part)) for part in group)
-            wrong += grown(group[0], had, sum(now, Counter()))
-        for part, held in before.items():
-            if any(part in group for group in together):
-                continue
-            after = held_by(self._it.loop, platform.process(part))
-            # A client of Redis keeps as many connections as it had calls under way at once.
-            connections = 64 if platform.broker == "redis" else 0
-            wrong += grown(part, held, after, connections=connections)
+            wrong += grown(group[0], had, sum(now, Counter()), connections=connections)
         for name, snapshotter in platform.snapshotters.items():
             for pump in snapshotter.pumps:
                 if held_bytes := pump.bound.held:
