@@ -77,6 +77,8 @@ class Subscriber:
         self.drains = 0
         self.rate_limits = 0
         self.errors: list[str] = []
+        # Why the last connection ended, or was not made.
+        self.lost_by = ""
         self.latency = LatencyHistogram()
         self.protocol = Protocol(raw=True)
         for want in wants:
@@ -141,7 +143,7 @@ class Subscriber:
                 raise Refused(0, str(error)) from error
             except InvalidHandshake as error:
                 status = getattr(getattr(error, "response", None), "status_code", 0)
-                if status in (401, 403):
+                if status in (401, 403) or (status == 404 and not self.protocol.connections):
                     raise Refused(status, f"the gateway refused the connection: {error}") from error
                 reason: BaseException = error
             except (OSError, TimeoutError, ConnectionClosed) as error:
@@ -150,7 +152,8 @@ class Subscriber:
             self.protocol.line.lost()
             established = self.protocol.connections > before
             failures = 0 if established else failures + 1
-            self._tell(f"disconnected: {str(reason) or type(reason).__name__}")
+            self.lost_by = str(reason) or type(reason).__name__
+            self._tell(f"disconnected: {self.lost_by}")
             await asyncio.sleep(self._delay(failures))
 
     def _delay(self, failures: int) -> float:

@@ -19,7 +19,7 @@ from services.gateway.admission.http_limits import HttpLimits
 from services.gateway.http.asyncapi import asyncapi_text
 from services.gateway.http.pages import bare_health_routes, docs_routes, has_admin_port, web_routes
 from services.gateway.http.routes import api_router
-from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint
+from services.gateway.http.ws_endpoint import TOO_LARGE_MESSAGE, Endpoint, Nowhere
 from services.gateway.lifecycle import Gateway
 from services.gateway.metrics import STATISTICS
 from services.gateway.protocol import SUBPROTOCOL
@@ -49,6 +49,7 @@ def create_app(gateway: Gateway, health: Sequence[BaseRoute] | None = None) -> F
 
     # Bare ASGI: FastAPI's own WebSocket endpoints cost as much again as the rest of a handshake.
     app.router.routes.append(WebSocketRoute("/ws", Endpoint(gateway), name="ws"))
+    app.router.routes.append(WebSocketRoute("/{path:path}", Nowhere()))
 
     @app.get("/ws", include_in_schema=False)
     async def not_upgraded() -> Response:

@@ -2,7 +2,7 @@
 
 from tools.embedded.aws import AwsServer
 from tools.embedded.nats import NatsLeaf, NatsServer
-from tools.embedded.ports import free_port
+from tools.embedded.ports import free_port, is_free
 from tools.embedded.process import ChildDied, ChildProcess, EmbeddedServer, ServerFailed
 from tools.embedded.valkey import ValkeyServer
 
@@ -16,4 +16,5 @@ __all__ = [
     "ServerFailed",
     "ValkeyServer",
     "free_port",
+    "is_free",
 ]

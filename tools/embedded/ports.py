@@ -60,7 +60,7 @@ class PortWalk:
         while True:
             port = self._next
             self._next = port + 1 if port < LAST else FIRST
-            if _is_free(host, port) and self._reservations.take(port):
+            if is_free(host, port) and self._reservations.take(port):
                 return port
 
 
@@ -76,7 +76,8 @@ def free_port(host: str = "127.0.0.1") -> int:
     return _walk.free(host)
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether nothing listens on this port."""
     with socket.socket() as probe:
         try:
             probe.bind((host, port))

@@ -17,6 +17,7 @@ from tools.options import POSITIVE, ProductList, option
 from tools.simulator.replay import BadCapture
 from tools.stack.demo import Demo, DemoOptions
 from tools.stack.options import StackOptions
+from tools.stack.stack import PortTaken
 
 _GAP_DURATION = 20.0
 _RUNS_KEPT = 5
@@ -97,7 +98,7 @@ def stack(
     on_board = sys.stdout.isatty() if board is None else board
     try:
         demo = Demo(DemoOptions(options, clients, gap, on_board, api_key))
-    except (BadCapture, OSError) as error:
+    except (BadCapture, PortTaken, OSError) as error:
         raise click.ClickException(str(error)) from error
     raise SystemExit(asyncio.run(demo.run()))
 

@@ -77,7 +77,7 @@ class Demo:
     """One run. Everything is said on standard output, the JSON summary last."""
 
     def __init__(self, options: DemoOptions) -> None:
-        """Raises `BadCapture` and OSError when what is to be replayed cannot be."""
+        """Raises `PortTaken`; `BadCapture`, OSError: what is to be replayed cannot be."""
         # A recording is over in seconds: the subscribers shall not come when it is.
         held = replace(options.stack, hold=options.stack.upstream == "replay")
         self._options = options

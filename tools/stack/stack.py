@@ -18,6 +18,7 @@ from tools.embedded import (
     NatsServer,
     ValkeyServer,
     free_port,
+    is_free,
 )
 from tools.stack.options import (
     DEFAULT_PRODUCTS,
@@ -55,6 +56,14 @@ class Started:
     seconds: float
 
 
+class PortTaken(Exception):
+    """Somebody listens where the gateway was to: nothing was started."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(f"port {port} is taken by another process (GATEWAY_PORT, --gateway-port)")
+
+
 class Stack:
     """`async with Stack(options) as stack:` - everything is ready inside the block.
 
@@ -65,6 +74,8 @@ class Stack:
     def __init__(
         self, options: StackOptions, on_started: Callable[[Started], None] | None = None
     ) -> None:
+        if options.gateway_port is not None and not is_free("0.0.0.0", options.gateway_port):
+            raise PortTaken(options.gateway_port)
         self.options = options
         self.run_dir = options.run_dir.absolute()
         self._on_started = on_started or (lambda _started: None)

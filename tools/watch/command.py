@@ -25,6 +25,7 @@ from tools.watch.board import Board
 from tools.watch.render import render
 
 _FRAMES_A_SECOND = 5
+_CONNECT_S = 30.0
 Keep = Callable[[Message], object]
 
 
@@ -83,7 +84,7 @@ def watch(
             else:
                 board = Board(products, channels, ladder=levels)
                 asyncio.run(_board(url, wants, api_key, board, keep))
-    except Refused as error:
+    except (Refused, NothingToWatch) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -102,6 +103,28 @@ def _recording(path: Path | None) -> Iterator[Keep]:
         yield lambda message: file.write(msgspec.json.encode(message).decode() + "\n")
 
 
+class NothingToWatch(Exception):
+    """There is no gateway, or it serves none of the streams."""
+
+
+async def _check_beginning(subscriber: Subscriber) -> None:
+    """Return when the gateway serves some stream.
+
+    Raises:
+        NothingToWatch: no subscription is answered in time, or none is accepted.
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            await subscriber.connected.wait()
+    except TimeoutError as error:
+        reason = subscriber.lost_by or "no subscription was answered"
+        message = f"no data from {subscriber.url} within {_CONNECT_S:.0f} s: {reason}"
+        raise NothingToWatch(message) from error
+    streams = subscriber.protocol.streams.values()
+    if all(stream.facts.accepted is False for stream in streams):
+        raise NothingToWatch("; ".join(subscriber.errors))
+
+
 async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -109,7 +132,9 @@ async def _until_stopped(subscriber: Subscriber, stopped: asyncio.Event) -> None
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(subscriber.run(), name="subscriber")
+            checking = group.create_task(_check_beginning(subscriber), name="beginning")
             await stopped.wait()
+            checking.cancel()
             running.cancel()
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from failed

@@ -23,6 +23,9 @@ export class MarketDataClient {
   #wakeAt = Infinity;
   #heard = 0;
   #failures = 0;
+  // Attempts in a row that came to nothing, and whether the connection that stands did not.
+  #inVain = 0;
+  #ofUse = false;
   #established = false;
   #closed = false;
   #resting = false;
@@ -38,6 +41,8 @@ export class MarketDataClient {
     }
     Object.assign(this, { url: String(url), apiKey, maxBackoffMs, openTimeoutMs });
     this.reconnectSpreadMs = reconnectSpreadMs;
+    this.maxAttempts = options.maxAttempts ?? Infinity;
+    this.logger = options.logger ?? null;
     this.Socket = Socket;
     // After this turn, so that what is subscribed and listened to in it counts from the start.
     queueMicrotask(() => this.#connect());
@@ -149,6 +154,7 @@ export class MarketDataClient {
       this.#established = true;
       this.#heard = now();
       this.#protocol.opened(asked);
+      this.logger?.info(`connected to ${this.url}`);
       if (this.apiKey) this.#send({ type: "auth", api_key: this.apiKey });
       this.#sendReady();
     });
@@ -172,9 +178,17 @@ export class MarketDataClient {
       const decoded = JSON.parse(data);
       for (const message of list(decoded)) {
         const events = this.#protocol.take(message, this.#heard);
-        if (events.length && message.type !== "welcome") this.#failures = 0;
+        if (events.length && message.type !== "welcome") {
+          this.#failures = 0;
+          this.#ofUse = true;
+        }
         // Whatever a listener does must not stop the chain, nor be hidden.
-        for (const event of events) this.#hand(event);
+        for (const event of events) {
+          if (event.type === "streamError" || event.type === "serverError") {
+            this.logger?.warn(`${event.name}: ${event.message}`);
+          }
+          this.#hand(event);
+        }
         if (this.#socket !== socket) return;
       }
     } catch (error) {
@@ -188,6 +202,12 @@ export class MarketDataClient {
   #lost(socket, reason) {
     this.#abandon(socket);
     if (this.#closed || this.#resting) return;
+    const attempts = (this.#inVain = this.#ofUse ? 0 : this.#inVain + 1);
+    this.#ofUse = false;
+    if (attempts >= this.maxAttempts) {
+      this.#end(new Refused(0, `${this.url} was not reached in ${attempts} attempts: ${reason}`));
+      return;
+    }
     let delay;
     const after = this.#protocol.reconnectAfterMs;
     if (after) {
@@ -204,7 +224,8 @@ export class MarketDataClient {
       this.#failures += 1;
     }
     this.#wake(delay, () => this.#connect());
-    this.#hand({ type: "disconnected", reason, retryInMs: delay });
+    this.logger?.warn(`no connection to ${this.url}: ${reason}; again in ${Math.round(delay)} ms`);
+    this.#hand({ type: "disconnected", reason, retryInMs: delay, attempts });
   }
 
   #abandon(socket) {
@@ -225,6 +246,7 @@ export class MarketDataClient {
     this.#closed = true;
     this.#sleep();
     if (this.#socket) this.#abandon(this.#socket);
+    if (error) this.logger?.warn(error.message);
     if (error) this.#hand({ type: "refused", code: error.code, message: error.message });
     for (const iterator of this.#iterators) {
       iterator.error = error;

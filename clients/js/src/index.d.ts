@@ -124,10 +124,19 @@ export interface PositionWarning extends ErrorBody {
 export interface StreamErrorEvent extends StreamNames, ErrorBody { type: "streamError" }
 export interface ServerErrorEvent extends ErrorBody { type: "serverError" }
 export interface ConnectedEvent { type: "connected"; number: number; session: string }
-export interface DisconnectedEvent { type: "disconnected"; reason: string; retryInMs: number }
+export interface DisconnectedEvent {
+  type: "disconnected";
+  reason: string;
+  retryInMs: number;
+  /** How many attempts in a row failed or were of no use, this one included; 0: it stood. */
+  attempts: number;
+}
 /** The gateway goes away soon; the client reconnects by itself. */
 export interface DrainEvent { type: "drain"; deadline_ms: number }
-/** Coming back would not help (a wrong key, code 0: an address that is none); the client is closed. */
+/**
+ * Coming back would not help (a wrong key; code 0: an address that is none, or that was not reached in
+ * `maxAttempts`); the client is closed.
+ */
 export interface RefusedEvent { type: "refused"; code: number; message: string }
 
 export type MarketDataEvent =
@@ -143,6 +152,10 @@ export interface ClientOptions {
   WebSocket?: new (url: string, protocol: string) => any;
   /** The longest wait between two attempts to connect (15000). */
   maxBackoffMs?: number;
+  /** Attempts in a row without a connection that was of use before it is given up (no limit). */
+  maxAttempts?: number;
+  /** What happens to the connection is said to it, for example `console`. */
+  logger?: { info(message: string): void; warn(message: string): void };
   /** How long one attempt may take (10000). */
   openTimeoutMs?: number;
   /** A connection that stood and is lost is made again at a random time within so long (3000). */

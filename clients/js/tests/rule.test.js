@@ -266,6 +266,26 @@ test("who lost a connection that stood is spread, others try soon", () => {
   assert.equal(bound(60, false), 15_000);
 });
 
+test("who is not reached in so many attempts is told, and the logger with it", async () => {
+  class Nobody {
+    readyState = 0;
+    constructor() {
+      setTimeout(() => this.onclose?.({ code: 1006, reason: "" }), 0);
+    }
+    close() {}
+  }
+  const said = [];
+  const logger = { info: (text) => said.push(text), warn: (text) => said.push(text) };
+  const client = new MarketDataClient("ws://one/ws", { WebSocket: Nobody, maxAttempts: 3, logger });
+  const attempts = [];
+  client.on("disconnected", (event) => attempts.push(event.attempts));
+  await assert.rejects(async () => {
+    for await (const event of client) assert.equal(event.type === "refused" || event.type === "disconnected", true);
+  }, /ws:\/\/one\/ws was not reached in 3 attempts/);
+  assert.deepEqual(attempts, [1, 2]);
+  assert.equal(said.length, 3);
+});
+
 test("an address that no WebSocket takes ends the client with a word", async () => {
   class Strict {
     constructor(url) {

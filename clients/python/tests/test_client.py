@@ -24,6 +24,7 @@ from market_data_fanout_client import (
     Subscribed,
     SyncClient,
     Tick,
+    Unreachable,
 )
 
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
@@ -80,6 +81,45 @@ async def test_what_is_held_is_known_to_be_old_on_a_dead_line_and_fresh_again_af
             await until(client, Backfill)
             await until(client, Backfill)
             assert client.freshness("BTC-USD").state in ("live", "stale")
+
+
+async def test_who_is_not_reached_in_so_many_attempts_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Client(
+        f"ws://127.0.0.1:{free_port()}/ws", max_attempts=2, max_backoff_s=0.01
+    ) as client:
+        lost = await until(client, Disconnected)
+        assert lost.attempts == 1
+        with pytest.raises(Unreachable, match="not reached in 2 attempts") as caught:
+            await anext(client)
+    assert caught.value.attempts == 2
+    assert "no connection to ws://127.0.0.1" in caplog.text
+
+
+async def test_attempts_are_counted_anew_after_a_connection_of_use() -> None:
+    async with bench(MemoryBroker()) as gateway, SlowProxy(gateway.port) as line:
+        await gateway.market().ticks(1)
+        address = f"ws://127.0.0.1:{line.port}/ws"
+        async with Client(
+            address, max_attempts=1, max_backoff_s=0.05, reconnect_spread_s=0.01
+        ) as client:
+            await client.subscribe("BTC-USD")
+            for _ in range(3):
+                await until(client, Subscribed)
+                assert client._socket is not None
+                client._socket.transport.abort()
+                assert (await until(client, Disconnected)).attempts == 0
+
+
+async def test_a_path_where_no_gateway_is_is_refused_at_once() -> None:
+    async with (
+        bench(MemoryBroker()) as gateway,
+        Client(f"ws://127.0.0.1:{gateway.port}/nowhere") as client,
+    ):
+        with pytest.raises(Refused) as caught:
+            await anext(client)
+    assert caught.value.code == 404
 
 
 async def test_what_a_backfill_leaves_out_is_handed_over() -> None:

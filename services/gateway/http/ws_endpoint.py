@@ -121,6 +121,20 @@ class Endpoint:
         return 503, connections_taken(grant)
 
 
+class Nowhere:
+    """Any other path: a handshake there is answered as any request is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008, "reason": "not_found"})
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+        body = b"the WebSocket is at /ws"
+        await send({"type": "websocket.http.response.body", "body": body})
+
+
 def _peer(scope: Scope) -> str:
     transport = scope.get("extensions", {}).get(EXTENSION)
     if isinstance(transport, WebSocketConnection):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from services.common.stream.memory.broker import MemoryBroker
@@ -285,6 +286,16 @@ async def test_origins_that_are_not_allowed_are_refused() -> None:
         assert b'"code": 2004' in (refused.value.response.body or b"")
         async with gateway.client(origin="https://good.example") as client:
             await client.of("welcome")
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/v1/products", "/ws/more"])
+async def test_a_handshake_where_no_websocket_is_is_not_found(path: str) -> None:
+    async with bench(MemoryBroker()) as gateway:
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"ws://127.0.0.1:{gateway.port}{path}"):
+                pass
+        assert refused.value.response.status_code == 404
+        assert refused.value.response.body == b"the WebSocket is at /ws"
 
 
 async def test_the_connection_quota_is_free_again_at_once() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from tools.stack.options import Capture, StackOptions, replay_speed, service_environment
+from tools.stack.stack import PortTaken, Stack
 
 
 def environment(name: str, options: StackOptions) -> dict[str, str]:
@@ -77,3 +79,13 @@ def test_what_is_asked_for_a_service_wins() -> None:
     assert environment("gateway", options)["WS_QUEUE_BYTES"] == "9"
     assert "WS_QUEUE_BYTES" not in environment("ingestor", options)
     assert environment("ingestor", options)["LOG_LEVEL"] == "DEBUG"
+
+
+def test_a_port_that_somebody_listens_on_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {port} is taken"):
+            Stack(StackOptions(run_dir=tmp_path / "run", gateway_port=port))
+    assert not (tmp_path / "run").exists()

@@ -117,6 +117,30 @@ async def test_in_a_pipe_it_prints_json_without_colour_and_records_the_same(tmp_
     assert recorded.read_text() == "".join(printed)
 
 
+async def ends(*arguments: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=ROOT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_it_ends_with_a_word_where_there_is_nothing_to_watch() -> None:
+    async with bench(MemoryBroker()) as gateway:
+        await gateway.market().ticks(1)
+        url = f"ws://127.0.0.1:{gateway.port}"
+        status, said = await ends("--url", f"{url}/ws", "--products", "NO-SUCH", "--json")
+        assert status == 1
+        assert "Error: coinbase:ticker:NO-SUCH: unknown_product" in said
+        status, said = await ends("--url", f"{url}/nowhere")
+        assert status == 1
+        assert "HTTP 404" in said
+
+
 async def test_ctrl_c_in_a_terminal_leaves_the_last_picture_and_status_0() -> None:
     async with bench(MemoryBroker()) as gateway:
         book = gateway.market(channel="book")

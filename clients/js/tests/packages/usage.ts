@@ -4,7 +4,7 @@ import {
 } from "market-data-fanout-client";
 import { useMarketData, type MarketDataView } from "market-data-fanout-client/react";
 
-const client = new MarketDataClient(new URL("ws://127.0.0.1:8080/ws"), { apiKey: "k", maxBackoffMs: 500 });
+const client = new MarketDataClient(new URL("ws://127.0.0.1:8080/ws"), { apiKey: "k", maxBackoffMs: 500, maxAttempts: 9, logger: console });
 client.subscribe(["BTC-USD"], { channel: ["ticker", "book"], fromSeq: { "BTC-USD": 7 }, epoch: 1, depth: 0 });
 client.subscribe("ETH-USD", { mode: "latest", maxRate: 5, onUnrecoverable: "error" });
 // @ts-expect-error: no such channel
@@ -38,7 +38,7 @@ function told(event: MarketDataEvent): string {
     case "streamError": return `${event.product}: ${event.retry}`;
     case "serverError": return event.name;
     case "connected": return `${event.number} ${event.session}`;
-    case "disconnected": return `${event.reason} ${event.retryInMs}`;
+    case "disconnected": return `${event.reason} ${event.retryInMs} ${event.attempts}`;
     case "drain": return `${event.deadline_ms}`;
     case "refused": return `${event.code} ${event.message}`;
   }

@@ -2,7 +2,7 @@
 
 from market_data_fanout_client.book import Depth, OrderBook
 from market_data_fanout_client.client import Client
-from market_data_fanout_client.errors import ClientError, NotSubscribed, Refused
+from market_data_fanout_client.errors import ClientError, NotSubscribed, Refused, Unreachable
 from market_data_fanout_client.freshness import Freshness
 from market_data_fanout_client.messages import (
     AnyEvent,
@@ -55,4 +55,5 @@ __all__ = [
     "SyncClient",
     "Tick",
     "Trade",
+    "Unreachable",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import time
@@ -22,13 +23,24 @@ from websockets.exceptions import (
 
 from market_data_fanout_client.book import OrderBook
 from market_data_fanout_client.decode import Json
-from market_data_fanout_client.errors import NotSubscribed, Refused
+from market_data_fanout_client.errors import NotSubscribed, Refused, Unreachable
 from market_data_fanout_client.freshness import Freshness, lost_after_us
-from market_data_fanout_client.messages import AnyEvent, Channel, Disconnected
+from market_data_fanout_client.messages import (
+    AnyEvent,
+    Channel,
+    Disconnected,
+    ServerError,
+    StreamError,
+)
 from market_data_fanout_client.protocol import SUBPROTOCOL, Protocol
 from market_data_fanout_client.reconnect import longest_wait_s
 
 E = TypeVar("E")
+log = logging.getLogger("market_data_fanout_client")
+# HTTP answers to a handshake that the same again would get again. Those of the second kind may also
+# come from a proxy while gateways are exchanged, and end only a client that never had a connection.
+_REFUSALS = frozenset((401, 403))
+_NO_GATEWAY = frozenset((400, 404, 405, 410, 426))
 # Events given out without letting other tasks run.
 _EVENTS_PER_TURN = 64
 # What `proxy=True` may have been read from.
@@ -50,6 +62,8 @@ class Client:
         max_backoff_s: the longest wait between two attempts to connect; waits are random below a
             doubling bound.
         open_timeout_s: how long one attempt may take.
+        max_attempts: raise `Unreachable` after so many attempts in a row without a connection that
+            was of use; None: try for ever.
         reconnect_spread_s: where a connection that stood is lost without a word, the next attempt
             is made at a random time within so long: the gateway's other clients come back too.
         compression: offer permessage-deflate: fewer bytes on the way, more CPU here. The gateway
@@ -65,6 +79,7 @@ class Client:
         api_key: str | None = None,
         max_backoff_s: float = 15.0,
         open_timeout_s: float = 10.0,
+        max_attempts: int | None = None,
         reconnect_spread_s: float = 3.0,
         compression: bool = False,
         proxy: str | Literal[True] | None = True,
@@ -74,6 +89,7 @@ class Client:
         self._headers = {"X-API-Key": api_key} if api_key else {}
         self._max_backoff_s = max_backoff_s
         self._open_timeout_s = open_timeout_s
+        self._max_attempts = max_attempts
         self._reconnect_spread_s = reconnect_spread_s
         self._compression = "deflate" if compression else None
         self._protocol = Protocol()
@@ -83,6 +99,9 @@ class Client:
         self._events: deque[AnyEvent] = deque()
         self._given = 0
         self._failures = 0
+        # Attempts in a row that came to nothing, and whether the connection that stands did not.
+        self._in_vain = 0
+        self._of_use = False
         self._not_before = 0.0
         self._closed = False
         self._callbacks: list[tuple[type, Callable[[Any], object]]] = []
@@ -219,6 +238,7 @@ class Client:
 
         Raises:
             Refused: the gateway will not let this client in.
+            Unreachable: `max_attempts` in a row failed.
             StopAsyncIteration: the client was closed.
         """
         while not self._events:
@@ -276,13 +296,14 @@ class Client:
             raise Refused(0, _proxy_reason(self._proxy, error)) from error
         except InvalidStatus as error:
             status = error.response.status_code
-            if status in (401, 403):
+            if status in _REFUSALS or (status in _NO_GATEWAY and not self.connections):
                 raise Refused(status, _reason(error)) from error
             self._lost(_reason(error))
         except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
             self._lost(str(error) or type(error).__name__)
         else:
             self._protocol.opened(asked)
+            log.info("connected to %s", self.url)
             await self._send_ready()
 
     async def _receive(self, socket: ClientConnection) -> None:
@@ -322,9 +343,13 @@ class Client:
             return
         if events:
             self._events.extend(events)
+            for event in events:
+                if isinstance(event, StreamError | ServerError):
+                    log.warning("%s: %s", event.name, event.message)
             if message.get("type") != "welcome":
                 # Only a connection that was of use ends the backing off.
                 self._failures = 0
+                self._of_use = True
 
     def _malformed(self, error: Exception) -> None:
         """Not this protocol: nothing that comes on this line can be trusted any more."""
@@ -346,6 +371,9 @@ class Client:
 
     def _lost(self, reason: str) -> None:
         established, self._socket = self._socket is not None, None
+        self._in_vain, self._of_use = (0 if self._of_use else self._in_vain + 1), False
+        if self._max_attempts is not None and self._in_vain >= self._max_attempts:
+            raise Unreachable(self.url, self._in_vain, reason)
         self._protocol.line.lost()
         after = self._protocol.reconnect_after_s
         if after is not None:
@@ -361,7 +389,8 @@ class Client:
             delay = self._random.uniform(0, bound)
             self._failures += 1
         self._not_before = time.monotonic() + delay
-        self._events.append(Disconnected(reason, delay))
+        log.warning("no connection to %s: %s; again in %.1f s", self.url, reason, delay)
+        self._events.append(Disconnected(reason, delay, self._in_vain))
 
 
 def _reason(error: InvalidStatus) -> str:

@@ -19,6 +19,19 @@ class Refused(ClientError):
         super().__init__(f"{message} (code {code})")
 
 
+class Unreachable(ClientError):
+    """No connection stood after as many attempts in a row as were allowed.
+
+    Attributes:
+        attempts: how many were made.
+        reason: why the last one failed.
+    """
+
+    def __init__(self, url: str, attempts: int, reason: str) -> None:
+        self.attempts, self.reason = attempts, reason
+        super().__init__(f"{url} was not reached in {attempts} attempts: {reason}")
+
+
 class NotSubscribed(ClientError):
     """There is no such stream among the subscriptions of this client."""
 

@@ -235,10 +235,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection ended; the next attempt is made after `retry_in_s`."""
+    """There is no connection; the next attempt is made after `retry_in_s`.
+
+    `attempts`: how many in a row failed or were of no use, this one included; 0: it stood.
+    """
 
     reason: str
     retry_in_s: float
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
