@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
 
 from services.common.errors import BrokerUnavailable, InvalidSubject
+from services.common.observability.health import package_version
 from services.common.sharding import shard_of
 from services.common.subjects import CHANNELS, Channel, StreamKey, check_token, tick_subject
 from services.common.wire import encode
@@ -215,6 +216,7 @@ def api_router(gateway: Gateway) -> APIRouter:
     async def status(request: Request) -> StatusReport:
         sessions = list(gateway.sessions)
         return StatusReport(
+            version=package_version(),
             ready=gateway.health.ready,
             draining=gateway.draining,
             connections=len(sessions),

@@ -76,6 +76,7 @@ class GapReport(BaseModel):
 class StatusReport(BaseModel):
     """This gateway: what it serves and to how many."""
 
+    version: str
     ready: bool
     draining: bool
     connections: int

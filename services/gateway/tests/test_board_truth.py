@@ -104,3 +104,34 @@ async def test_a_phone_shows_each_rows_age(width: int) -> None:
         age = page.locator("#rows tr", has_text="ETH-USD").locator(".age")
         await expect(age).to_be_in_viewport()
         await expect(age).to_contain_text(" s")
+
+
+async def test_a_key_is_asked_for_at_once_and_each_reason_is_named() -> None:
+    async with (
+        bench(MemoryBroker(), auth_api_keys="right,none;products=NO-SUCH", **AS_DEPLOYED) as gateway,
+        chromium() as browser,
+    ):
+        prices = Prices(gateway)
+        await prices.begin()
+        await prices.turn()
+        page = await browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        pill, words = page.locator("#connection"), page.locator("#key-words")
+        await page.goto(gateway.http)
+        await expect(pill).to_have_text("no key")
+        await expect(words).to_have_text("This gateway wants an API key")
+        await page.get_by_label("This gateway wants an API key").fill("wrong")
+        await page.keyboard.press("Enter")
+        await expect(pill).to_have_text("wrong key")
+        await expect(words).to_have_text("This API key is wrong; another one:")
+        await page.goto(f"{gateway.http}/?api_key=none")
+        await expect(page.locator("#empty")).to_have_text(
+            "This key covers no product that has been seen."
+        )
+        assert "none" not in page.url
+        await page.goto(f"{gateway.http}/?api_key=right")
+        await expect(page.locator("#rows tr")).to_have_count(4)
+        await expect(pill).to_have_text("connected")
+        await expect(page.locator("#version")).to_contain_text("Gateway ")
+        assert "api_key" not in page.url

@@ -14,6 +14,12 @@ const LOG_LINES = 200;
 const element = (id) => document.getElementById(id);
 // Kept by the tab alone, never in the address: that goes into histories, logs and screenshots.
 const KEY = "api_key";
+const address = new URL(location.href);
+if (address.searchParams.has(KEY)) {
+  sessionStorage.setItem(KEY, address.searchParams.get(KEY));
+  address.searchParams.delete(KEY);
+  history.replaceState(null, "", address);
+}
 const apiKey = sessionStorage.getItem(KEY);
 const url = `${location.protocol.replace("http", "ws")}//${location.host}/ws`;
 
@@ -24,6 +30,7 @@ const total = new Rate(Date.now());
 const counts = { breaks: 0, resumes: 0 };
 let chosen = null;
 let client = null;
+let refused = false;
 let bookDirty = true;
 let paintedAt = 0;
 // What a lost connection cost, from its end to the last stream that goes on.
@@ -57,9 +64,31 @@ function choose(name) {
   paintedAt = 0;
 }
 
+/** Without a key that is right there is nothing to follow, and nothing to try again. */
+function askForKey(text) {
+  refused = true;
+  client.close();
+  show(apiKey ? "wrong key" : "no key", "bad");
+  write(element("key-words"), text);
+  element("key").hidden = false;
+}
+
+const ask = (path) => fetch(path, { headers: apiKey ? { "X-API-Key": apiKey } : {} });
+
+async function lookForVersion() {
+  const answer = await ask("/v1/status");
+  if (answer.ok) write(element("version"), `Gateway ${(await answer.json()).version}.`);
+}
+
 async function lookForProducts() {
-  const answer = await fetch("/v1/products", { headers: apiKey ? { "X-API-Key": apiKey } : {} });
+  const answer = await ask("/v1/products");
+  if (answer.status === 401) {
+    askForKey(apiKey ? "This API key is wrong; another one:" : "This gateway wants an API key");
+  }
   if (!answer.ok) return;
+  const none = apiKey ? "This key covers no product that has been seen." : "No product has been seen yet.";
+  write(element("empty"), none);
+  if (!element("version").textContent) await lookForVersion();
   const listed = (await answer.json()).products.filter((one) => one.channels.includes("ticker"));
   const fresh = listed.map((one) => one.product).filter((name) => !products.has(name));
   if (!fresh.length) return;
@@ -83,12 +112,14 @@ const handlers = {
     show("connecting again", "wait");
     outage ??= { at: Date.now(), ticks: 0, waiting: 0 };
     outage.waiting = 0;
+    // What was to be made up for is asked for anew.
+    for (const product of products.values()) product.refill = null;
     say(`Connection lost: ${event.reason}`, "wait");
   },
   refused(event) {
-    show("refused", "bad");
     say(event.message, "bad");
-    element("key").hidden = false;
+    if (event.code === 2000 || event.code === 2001) askForKey(event.message);
+    else show("refused", "bad");
   },
   subscribed(event) {
     if (outage && event.start === "backfill") outage.waiting += 1;
@@ -97,6 +128,7 @@ const handlers = {
     say(`${named(event)}: ${event.warning.message}${instead}`, "wait");
   },
   backfill(event) {
+    if (event.channel === "ticker") products.get(event.product)?.backfill(event.state, event.complete);
     if (!outage || event.state !== "end") return;
     outage.ticks += event.count ?? 0;
     outage.waiting -= 1;
@@ -106,20 +138,21 @@ const handlers = {
     outage = null;
   },
   snapshot(event) {
-    if (event.channel === "ticker") products.get(event.product)?.snapshot(event.state, Date.now());
+    if (event.channel === "ticker") products.get(event.product)?.snapshot(event.state, event.reason);
     else bookDirty = true;
     if (event.reason === "resync") say(`${named(event)}: healed by a snapshot`, "good");
   },
   tick(event) {
     const now = Date.now();
-    total.add(now, event.merged);
+    const product = products.get(event.product);
+    if (event.channel !== "ticker" || !product?.refill) total.add(now, event.merged);
     if (event.channel === "ticker") products.get(event.product)?.tick(event, now);
     else bookDirty = true;
   },
   reset(event) {
     const missed = event.missed ? `, ${event.missed.from} to ${event.missed.to} missed` : "";
     say(`${named(event)}: starts over (${event.cause}, ${event.repair}${missed})`, "wait");
-    if (event.channel === "ticker") products.get(event.product)?.reset(event.cause);
+    if (event.channel === "ticker") products.get(event.product)?.reset(event.cause, event.repair);
     else bookDirty = true;
   },
   resync(event) {
@@ -186,7 +219,7 @@ function paint() {
   if (!product) return;
   const text = product.fields.last_trade?.price ?? "";
   const decimals = text.split(".")[1]?.length ?? 0;
-  chart(element("chart"), product.points, decimals, product.freshness?.fresh);
+  chart(element("chart"), product.points, decimals, product.freshness?.fresh, product.healed);
   const old = product.freshness && caveat(product.freshness);
   const traded = `${chosen} last traded at ${text}${old ? ` (${old})` : ""}`;
   write(element("chart-text"), product.points.length ? traded : "");
@@ -222,7 +255,7 @@ async function keepLooking() {
   } catch {
     // The gateway is away; the connection says so already.
   }
-  setTimeout(keepLooking, LOOK_FOR_PRODUCTS_MS);
+  if (!refused) setTimeout(keepLooking, LOOK_FOR_PRODUCTS_MS);
 }
 keepLooking();
 requestAnimationFrame(paint);

@@ -38,7 +38,7 @@ function trace(context, points, x, y) {
   context.beginPath();
   let first = true;
   for (const point of points) {
-    if (first) context.moveTo(x(point.at), y(point.price));
+    if (first || point.gap) context.moveTo(x(point.at), y(point.price));
     else context.lineTo(x(point.at), y(point.price));
     first = false;
   }
@@ -62,7 +62,8 @@ export function spark(canvas, points) {
   context.stroke();
 }
 
-export function chart(canvas, points, decimals, fresh) {
+/** `healed`: times of which the ticks came later; they are marked below the line. */
+export function chart(canvas, points, decimals, fresh, healed) {
   const [context, width, height] = fit(canvas);
   context.font = "11px system-ui, sans-serif";
   context.fillStyle = palette.soft;
@@ -91,6 +92,16 @@ export function chart(canvas, points, decimals, fresh) {
   context.fillText(clock(begin), 0, height - 5);
   const end = clock(points[points.length - 1].at);
   context.fillText(end, width - right - context.measureText(end).width, height - 5);
+  points.forEach((point, i) => {
+    if (!point.gap || !i) return;
+    context.fillStyle = palette.line;
+    context.fillRect(x(points[i - 1].at), 0, Math.max(2, x(point.at) - x(points[i - 1].at)), height - bottom);
+  });
+  context.fillStyle = palette.good;
+  for (const [from, to] of healed) {
+    const left = x(Math.max(from, begin));
+    if (to >= begin) context.fillRect(left, height - bottom, Math.max(3, x(to) - left), 3);
+  }
   trace(context, points, x, y);
   context.strokeStyle = fresh ? palette.accent : palette.soft;
   context.lineWidth = 1.75;

@@ -3,6 +3,7 @@
 const RATE_SECONDS = 5;
 const POINT_MS = 250;
 const POINTS = 1200;
+const HEALED = 50;
 
 /** Events a second over the last five whole seconds. */
 export class Rate {
@@ -45,17 +46,38 @@ export class Product {
     // The SDK's verdict on what is held, and the second it is as of; null before the first.
     this.freshness = null;
     this.direction = 0;
-    // Prices for drawing, one for each quarter of a second: the last of it.
+    // Prices for drawing by the venue's time, one for each quarter of a second: the last of it. No
+    // line leads to one that has a `gap` before it: what came between is not known.
     this.points = [];
+    // What was missed for a while and came afterwards: [from, to], by the venue's time.
+    this.healed = [];
+    this.refill = null;
+    this.hole = false;
     this.dirty = true;
     this.drawn = 0;
   }
 
-  snapshot(state, now) {
+  /** `reason`: all but the first time it says that what came before it was not given. */
+  snapshot(state, reason) {
     this.fields = { ...state };
     this.chain = "unbroken";
-    this.#price(now);
+    if (reason !== "subscribe") this.hole = true;
+    const time = state.last_trade?.time;
+    if (time) this.#price(time / 1000);
     this.dirty = true;
+  }
+
+  /** What was missed comes now, or has come. */
+  backfill(state, complete) {
+    if (state === "begin") {
+      this.refill = { from: this.points.at(-1)?.at ?? null, count: 0 };
+      return;
+    }
+    const { from, count } = this.refill ?? { from: null, count: 0 };
+    this.refill = null;
+    if (!complete) this.hole = true;
+    else if (count && from !== null) this.healed.push([from, this.points.at(-1).at]);
+    if (this.healed.length > HEALED) this.healed.shift();
   }
 
   tick(tick, now) {
@@ -63,16 +85,20 @@ export class Product {
     for (const [name, value] of Object.entries(tick.fields)) {
       if (value !== null) this.fields[name] = value;
     }
-    this.rate.add(now, tick.merged);
+    // What is made up for is none of this second's.
+    if (this.refill) this.refill.count += 1;
+    else this.rate.add(now, tick.merged);
     this.chain = "unbroken";
     const step = Number(this.fields.last_trade?.price) - Number(before);
     if (step) this.direction = Math.sign(step);
-    this.#price(now);
+    this.#price((tick.ts_event ?? tick.ts_ingest) / 1000);
     this.dirty = true;
   }
 
-  reset(cause) {
+  /** The stream starts over; unless what was missed is given, it is not known. */
+  reset(cause, repair) {
     this.fields = {};
+    if (repair !== "refilled") this.hole = true;
     this.chain = `reset: ${cause}`;
     this.dirty = true;
   }
@@ -91,13 +117,16 @@ export class Product {
     return open && Number.isFinite(last) ? ((last - open) / open) * 100 : null;
   }
 
-  #price(now) {
+  #price(time) {
     const price = Number(this.fields.last_trade?.price);
     if (!Number.isFinite(price)) return;
-    const at = Math.floor(now / POINT_MS) * POINT_MS;
+    const at = Math.floor(time / POINT_MS) * POINT_MS;
     const newest = this.points[this.points.length - 1];
-    if (newest?.at === at) newest.price = price;
-    else this.points.push({ at, price });
+    // The venue's clock went back: the line does not.
+    if (newest && at < newest.at) return;
+    if (newest?.at === at && !this.hole) newest.price = price;
+    else this.points.push({ at, price, gap: this.hole && newest !== undefined });
+    this.hole = false;
     if (this.points.length > POINTS) this.points.splice(0, POINTS / 10);
   }
 }
