@@ -33,12 +33,14 @@ class NotHere(Exception):
 class Check:
     """A linter and the files it is for: patterns below the root; that none matches is a fault.
 
-    `command` makes the command line, without the files. May raise `NotHere`.
+    `command` makes the command line, without the files. May raise `NotHere`. A linter that reads
+    one argument only finds its files itself, `by_pattern`.
     """
 
     title: str
     files: tuple[str, ...]
     command: Callable[[], Sequence[str]]
+    by_pattern: bool = False
 
 
 def beside_python(name: str, *arguments: str) -> Callable[[], Sequence[str]]:
@@ -105,7 +107,7 @@ def _install() -> None:
 CHECKS = (
     Check("hadolint", ("services/*/Dockerfile", "tools/Dockerfile"), beside_python("hadolint")),
     Check("shellcheck", (".ci/run",), beside_python("shellcheck")),
-    Check("actionlint", (".github/workflows/*.yml",), actionlint),
+    Check("actionlint", (".github/workflows/*.yml",), actionlint, by_pattern=True),
     Check(
         "zizmor",
         (".github/workflows/*.yml", ".github/dependabot.yml"),
@@ -134,7 +136,7 @@ def run(check: Check, root: Path) -> str:
     files = files_of(check, root)
     if check.files and not files:
         return f"no file is named {' or '.join(check.files)}"
-    done = captured(*check.command(), *files, cwd=root)
+    done = captured(*check.command(), *(check.files if check.by_pattern else files), cwd=root)
     if done.returncode == 0:
         return ""
     return (done.stdout + done.stderr).strip() or f"it ended with status {done.returncode}"
