@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from market_data_conformance.proxy import SlowProxy
@@ -13,8 +15,10 @@ from playwright.async_api import Page, expect
 from services.common.stream.memory.broker import MemoryBroker
 from services.gateway.testing import Bench, bench
 from services.gateway.tests.test_web_board import (
+    ARTIFACTS,
     AS_DEPLOYED,
     PATIENCE_MS,
+    STICKING_OUT,
     Prices,
     chromium,
     moving,
@@ -94,6 +98,30 @@ async def test_a_dead_line_is_noticed_in_two_heartbeats_and_greys_every_number()
         await expect(page.locator("#book-state")).to_contain_text("verified")
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_what_is_old_is_legible_in_light_and_dark_and_nothing_is_cut_off(
+    width: int, npm_packages: Path
+) -> None:
+    axe = (npm_packages / "axe-core" / "axe.min.js").read_text()
+    async with (
+        bench(MemoryBroker(), ws_heartbeat_ms=1000) as gateway,
+        SlowProxy(gateway.port) as line,
+        board_over(line, gateway, width) as (page, _),
+    ):
+        line.dead = True
+        await expect(page.locator("#rows tr.old")).to_have_count(4)
+        await expect(page.locator("#book-state")).to_contain_text("offline")
+        assert await page.evaluate(STICKING_OUT, "body") == []
+        await page.evaluate(axe)
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+        for scheme in schemes:
+            await page.emulate_media(color_scheme=scheme)
+            ARTIFACTS.mkdir(parents=True, exist_ok=True)
+            await page.screenshot(path=ARTIFACTS / f"board-old-{width}-{scheme}.png")
+            result = await page.evaluate("axe.run()")
+            assert [(v["id"], v["nodes"]) for v in result["violations"]] == []
+
+
 @pytest.mark.parametrize("width", [360, 390])
 async def test_a_phone_shows_each_rows_age(width: int) -> None:
     async with (
@@ -108,7 +136,9 @@ async def test_a_phone_shows_each_rows_age(width: int) -> None:
 
 async def test_a_key_is_asked_for_at_once_and_each_reason_is_named() -> None:
     async with (
-        bench(MemoryBroker(), auth_api_keys="right,none;products=NO-SUCH", **AS_DEPLOYED) as gateway,
+        bench(
+            MemoryBroker(), auth_api_keys="right,none;products=NO-SUCH", **AS_DEPLOYED
+        ) as gateway,
         chromium() as browser,
     ):
         prices = Prices(gateway)
