@@ -110,6 +110,7 @@ async def test_what_is_old_is_legible_in_light_and_dark_and_nothing_is_cut_off(
     ):
         line.dead = True
         await expect(page.locator("#rows tr.old")).to_have_count(4)
+        await expect(page.locator("#connection.good")).to_have_count(0)
         await expect(page.locator("#book-state")).to_contain_text("offline")
         assert await page.evaluate(STICKING_OUT, "body") == []
         await page.evaluate(axe)

@@ -9,6 +9,9 @@ import { caveat, Table, write } from "./board/table.js";
 const LOOK_FOR_PRODUCTS_MS = 5000;
 const CHART_MS = 100;
 const JUDGE_MS = 250;
+const CONNECTED = "connected";
+// A connection that stands, and on which nothing was heard for two heartbeats.
+const SILENT = "nothing is heard";
 const LOG_LINES = 200;
 
 const element = (id) => document.getElementById(id);
@@ -101,7 +104,7 @@ const named = (event) => `${event.product} ${event.channel}`;
 
 const handlers = {
   connected(event) {
-    show("connected", "good");
+    show(CONNECTED, "good");
     if (event.number > 1) {
       counts.resumes += 1;
       outage ??= { at: Date.now(), ticks: 0, waiting: 0 };
@@ -202,6 +205,9 @@ function judge() {
   }
   bookDirty = true;
   const all = products.size;
+  const pill = element("connection").textContent;
+  if (all && !connected && pill === CONNECTED) show(SILENT, "wait");
+  else if (connected && pill === SILENT) show(CONNECTED, "good");
   const mark = !all ? "" : !connected ? "⚠ offline · " : old ? `⚠ ${old} of ${all} not live · ` : "";
   document.title = `${mark}Market data`;
 }
