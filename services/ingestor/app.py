@@ -122,9 +122,10 @@ class Ingestor:
             max_bytes=settings.broker_buffer_bytes,
             on_refused=self._on_refused,
             predecessor=None if settings.ingestor_pair is None else predecessor,
+            replaceable=settings.ingestor_pair is not None,
         )
         epoch = await self._broker.log_epoch(RAW_LOG)
-        keeper = self._keeper = self._new_keeper(epoch)
+        keeper = self._keeper = self._new_keeper()
         monitor = Monitor(settings, self._broker, self._metrics, self._health, self.feeds, epoch)
         raw_publisher = self._raw_publisher = RawPublisher(
             publisher,
@@ -174,13 +175,13 @@ class Ingestor:
         elif keeper is not None:
             await keeper.release()
 
-    def _new_keeper(self, epoch: int) -> LineKeeper | None:
+    def _new_keeper(self) -> LineKeeper | None:
         settings = self.settings
         if settings.ingestor_pair is None:
             return None
         beats = RawBeats(pulse_key(CoinbaseFeed.name, f"line-{settings.ingestor_pair}"))
         takeover_s = settings.ingestor_takeover_ms / 1000
-        return LineKeeper(self._broker, epoch, beats, settings.line, takeover_s)
+        return LineKeeper(self._broker, beats, settings.line, takeover_s)
 
     async def _serve(
         self, stop: Stop, raw_publisher: RawPublisher, rest: VenueRest, monitor: Monitor

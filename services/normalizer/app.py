@@ -97,11 +97,10 @@ class App:
         """Stand by, then work, until `stop`; or until another line takes over: then True."""
         settings = self._settings
         shard = min(settings.shards)
-        epoch = await patiently(lambda: self._broker.log_epoch(tick_log(shard)))
         beats = TickBeats(shard, pulse_key("normalizer", f"line-{settings.group}"))
         takeover_s = settings.normalizer_takeover_ms / 1000
         name, lost = socket.gethostname(), False
-        async with LineKeeper(self._broker, epoch, beats, name, takeover_s) as keeper:
+        async with LineKeeper(self._broker, beats, name, takeover_s) as keeper:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     keeping = tasks.create_task(keeper.run(), name="lease")

@@ -10,10 +10,10 @@ from typing import Protocol, Self
 import structlog
 
 from services.common.clock import now_us
-from services.common.errors import BrokerUnavailable, PlatformError
+from services.common.errors import BrokerError, BrokerUnavailable, PlatformError
 from services.common.lines.lease import Beat, Lease, Role
 from services.common.stream import Broker, Message, Position, Publisher, Record
-from services.common.subjects import StreamKey, raw_subject, tick_subject
+from services.common.subjects import StreamKey, log_of, raw_subject, tick_subject
 from services.common.wire import (
     RECORD_VERSION,
     UNREADABLE,
@@ -100,23 +100,22 @@ class LineKeeper:
 
     Args:
         broker: open, with the log made.
-        epoch: of that log.
         form: where the beats are, the same for all of these lines.
         line: this one's name.
         takeover_s: how long a line is silent before another one takes over.
     """
 
-    def __init__(
-        self, broker: Broker, epoch: int, form: BeatForm, line: str, takeover_s: float
-    ) -> None:
+    def __init__(self, broker: Broker, form: BeatForm, line: str, takeover_s: float) -> None:
         self._broker = broker
-        self._epoch = epoch
         self._form = form
-        self._period_s = takeover_s / _ASKED_IN_TIME
-        self._patience_s = takeover_s / 2
+        self._log = log_of(form.subject)
+        self._takeover_s = takeover_s
         self._lease = Lease(line, now_us(), takeover_s)
         self._active = asyncio.Event()
         self._publisher: Publisher | None = None
+        # The log's, and when it is asked for again: a log that was lost begins a new one.
+        self._epoch = 0
+        self._epoch_due = float("-inf")
 
     @property
     def role(self) -> Role:
@@ -131,8 +130,7 @@ class LineKeeper:
         await self._active.wait()
 
     async def __aenter__(self) -> Self:
-        # A beat needs none before it, and one that another line's stands above is no loss.
-        self._publisher = await self._broker.publisher(predecessor=lambda _beat: None)
+        self._publisher = await self._broker.publisher()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -151,20 +149,34 @@ class LineKeeper:
             beat = self._lease.due(time.monotonic())
             if beat is not None:
                 self._write(beat)
-            await asyncio.sleep(self._period_s)
+            await asyncio.sleep(self._takeover_s / _ASKED_IN_TIME)
 
     async def release(self) -> None:
-        """Let go, so that another line takes over at once; call it when all else is durable."""
-        beat = self._lease.release()
-        if beat is not None and self._publisher is not None:
-            self._write(beat)
-            await self._publisher.flush()
+        """Let go, so that another line takes over at once; call it when all else is durable.
+
+        A log that does not take it in time is not waited for: the others then hear a silence.
+        """
+        beat, publisher = self._lease.release(), self._publisher
+        if beat is None or publisher is None:
+            return
+        try:
+            async with asyncio.timeout(self._takeover_s):
+                # The beat before may be on its way still.
+                await publisher.flush()
+                self._write(beat)
+                await publisher.flush()
+        except (TimeoutError, BrokerError) as error:
+            log.warning("lease_not_released", term=beat.term, reason=str(error) or "no answer")
+        else:
             log.info("lease_released", term=beat.term)
 
     async def _ask(self) -> None:
-        was = self._lease.role
+        was, now = self._lease.role, time.monotonic()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._takeover_s / 2):
+                if now >= self._epoch_due:
+                    self._epoch = await self._broker.log_epoch(self._log)
+                    self._epoch_due = now + self._takeover_s
                 last = await self._broker.last(self._form.subject)
         except (TimeoutError, BrokerUnavailable):
             self._lease.missed(time.monotonic())

@@ -199,11 +199,13 @@ class Broker(ABC):
         max_bytes: int = 32 * 1024 * 1024,
         on_refused: OnRefused | None = None,
         predecessor: Predecessor | None = None,
+        replaceable: bool = False,
     ) -> Publisher:
         """Open a publisher. Without `on_refused` it breaks where a taken record is refused.
 
         With `predecessor`, by which several can share a subject, it ends by `LogWentBack` where
-        what a record follows is gone (B2).
+        what a record follows is gone (B2). `replaceable`: another writer may take this one's place
+        at any time, so that what a newer record stands above is no loss, and is not told as one.
         """
 
     @abstractmethod

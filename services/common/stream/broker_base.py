@@ -54,6 +54,7 @@ class PublisherOptions(NamedTuple):
     max_bytes: int
     on_refused: OnRefused | None = None
     predecessor: Predecessor | None = None
+    replaceable: bool = False
 
 
 class PublisherBase[T: InFlight](Worker, Publisher):
@@ -67,10 +68,9 @@ class PublisherBase[T: InFlight](Worker, Publisher):
         clock: Callable[[], float] = time.monotonic,  # the window's seconds
     ) -> None:
         super().__init__("publisher")
-        max_records, max_bytes, self._on_refused, self._predecessor = options
+        max_records, max_bytes, self._on_refused, self._predecessor, replaceable = options
         self._limit = limit
-        shared = self._predecessor is not None
-        self._window = PublishWindow[T](max_records, max_bytes, clock, shared)
+        self._window = PublishWindow[T](max_records, max_bytes, clock, replaceable)
         self._unsynced = UnsyncedRecords(_KEPT_WINDOWS * max_records, max_bytes)
         # Set when there is something to do.
         self._wake = asyncio.Event()
@@ -222,8 +222,9 @@ class BrokerBase(Broker):
         max_bytes: int = 32 * 1024 * 1024,
         on_refused: OnRefused | None = None,
         predecessor: Predecessor | None = None,
+        replaceable: bool = False,
     ) -> Publisher:
-        options = PublisherOptions(max_records, max_bytes, on_refused, predecessor)
+        options = PublisherOptions(max_records, max_bytes, on_refused, predecessor, replaceable)
         return self._own(self._publisher(options))
 
     async def group(

@@ -19,6 +19,7 @@ import structlog
 from services.common.errors import RecordRefused
 from services.common.stream.broker import OnRefused
 from services.common.stream.records import InFlight, PublisherStats, Record
+from services.common.subjects import is_pulse
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +31,8 @@ class PublishWindow[T: InFlight]:
     _max_records: int  # B2
     _max_bytes: int  # B2
     _clock: Callable[[], float]  # seconds; only differences count
-    # Whether several write its subjects, each by what its record follows (`holes.Predecessor`).
-    shared: bool = False
+    # Whether another writer may take this one's place at any time.
+    replaceable: bool = False
     items: deque[T] = field(default_factory=deque)  # oldest first
     taken: int = 0  # the newest ticket
     horizon: int = 0  # the newest ticket that is done, and all before it
@@ -126,8 +127,8 @@ class PublishWindow[T: InFlight]:
             "last": records[-1].position,
         }
         reason = "not in the log, and a newer record of the subject is"
-        if self.shared:
-            # Which is another writer's, and was proven to follow what stands before it.
+        if self.replaceable or all(is_pulse(record.subject) for record in records):
+            # What took its place is the other writer's; and a pulse that is old says nothing.
             log.warning("records_passed_by", **told, reason=reason)
         else:
             log.error("records_lost", **told, reason=reason)

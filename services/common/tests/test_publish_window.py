@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from services.common.errors import BrokerClosed, RecordRefused
 from services.common.stream.publish_window import PublishWindow
 from services.common.stream.records import InFlight, Position, PublisherStats, Record
+from services.common.subjects import pulse_key, raw_subject
 
 
 def _item(size: int) -> InFlight:
@@ -200,10 +201,13 @@ def test_what_is_lost_is_said_with_its_place() -> None:
     ]
 
 
-def test_what_another_writers_records_stand_above_is_passed_by_and_no_loss() -> None:
-    window = PublishWindow[InFlight](9, 99, _Clock(), shared=True)
+@pytest.mark.parametrize("pulse", [False, True])
+def test_what_another_writer_took_the_place_of_is_passed_by_and_no_loss(pulse: bool) -> None:
+    """Nor is a pulse, whoever wrote the newer one."""
+    window = PublishWindow[InFlight](9, 99, _Clock(), replaceable=not pulse)
+    record = Record(raw_subject(pulse_key("coinbase", "a")), b"", Position(7, 1))
     with capture_logs() as lines:
-        window.say_lost("raw", [_record(1)])
+        window.say_lost("raw", [record if pulse else _record(1)])
     assert [(line["event"], line["log_level"]) for line in lines] == [
         ("records_passed_by", "warning")
     ]

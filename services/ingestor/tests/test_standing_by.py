@@ -11,8 +11,9 @@ import pytest
 from services.common.errors import VenueRefused
 from services.common.lines.keeper import LineKeeper, RawBeats
 from services.common.lines.lease import RELEASED, Role
-from services.common.stream import LogSpec, Position, Record
-from services.common.stream.memory.broker import MemoryBroker
+from services.common.stream import Broker, LogSpec, Position, Record
+from services.common.stream.memory.broker import MemoryBroker, MemoryServer
+from services.common.stream.nats.broker import NatsBroker
 from services.common.subjects import (
     INVALID_LOG,
     INVALID_SUBJECT,
@@ -31,6 +32,7 @@ from services.ingestor.testing import RawLog, eventually, raw_records, running
 from services.ingestor.tests.test_against_exchange import joined, streams_of
 from services.ingestor.tests.test_product_streams import NOW, SECOND, Bench
 from services.ingestor.venues.base import Event, Kind
+from tools.embedded import NatsServer
 from tools.simulator import SimulatedExchange
 
 PRODUCT = "BTC-USD"
@@ -38,12 +40,11 @@ BEATS = pulse_key("coinbase", "line-main")
 
 
 @contextlib.asynccontextmanager
-async def keeping(broker: MemoryBroker, line: str) -> AsyncIterator[LineKeeper]:
+async def keeping(broker: Broker, line: str) -> AsyncIterator[LineKeeper]:
     """A line's keeper that runs; it lets go at the end, if it writes."""
     await broker.ensure([LogSpec(RAW_LOG, 600)])
-    epoch = await broker.log_epoch(RAW_LOG)
     async with (
-        LineKeeper(broker, epoch, RawBeats(BEATS), line, 0.2) as keeper,
+        LineKeeper(broker, RawBeats(BEATS), line, 0.2) as keeper,
         asyncio.TaskGroup() as group,
     ):
         running = group.create_task(keeper.run())
@@ -74,6 +75,36 @@ async def test_who_lets_go_is_followed_at_once_in_the_next_term(broker: MemoryBr
     assert (1, RELEASED) in found
     assert found[-1] == (2, RELEASED)
     assert found == sorted(found)
+
+
+async def test_letting_go_does_not_wait_for_a_broker_that_is_away(nats_server: NatsServer) -> None:
+    async with (
+        NatsBroker([nats_server.url], prefix="MARKET") as broker,
+        asyncio.timeout(30),
+        keeping(broker, "a") as keeper,
+    ):
+        await keeper.active()
+        # It lets go when this block is left.
+        await nats_server.kill()
+
+
+async def test_beats_go_on_in_the_log_that_was_made_anew() -> None:
+    """One that began later would not see them in the numbering of the log that was lost."""
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker, keeping(broker, "a") as keeper:
+        await asyncio.wait_for(keeper.active(), 10)
+        before = await broker.log_epoch(RAW_LOG)
+        server.wipe()
+        await broker.ensure([LogSpec(RAW_LOG, 600)])
+        epoch = await broker.log_epoch(RAW_LOG)
+        assert epoch > before
+
+        async def heard() -> bool:
+            last = await broker.last(raw_subject(BEATS))
+            return last is not None and last.position.epoch == epoch
+
+        await eventually(heard, "a beat of the new log")
+        assert keeper.role is Role.ACTIVE
 
 
 def started(
