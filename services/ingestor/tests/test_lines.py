@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from services.common.settings import child_environment
 from services.common.stream import Broker
 from services.common.stream.nats.broker import NatsBroker
 from services.common.stream.redis.broker import RedisBroker
+from services.common.testing.line_pair import ACCIDENTS, Accident, LinePair
 from services.common.wire import RawRecord
 from services.ingestor.testing import check_books, eventually, raw_records
 from tools.embedded import EmbeddedServer, NatsServer, ValkeyServer, free_port
@@ -45,28 +44,16 @@ class Line(Process):
             return str((await client.get("/feeds")).json()["role"])
 
 
-class Pair:
+class Pair(LinePair[Line]):
     """Both, and the log that they write."""
 
     def __init__(self, broker: Broker, exchange: SimulatedExchange, lines: list[Line]) -> None:
+        super().__init__(lines)
         self.broker = broker
         self.exchange = exchange
-        self.lines = lines
 
-    async def writer(self, among: list[Line] | None = None) -> Line:
-        """Which of them writes, once one does."""
-        found: list[Line] = []
-
-        async def one_writes() -> bool:
-            roles = [(line, await line.role()) for line in among or self.lines]
-            found[:] = [line for line, role in roles if role == "active"]
-            return len(found) == 1
-
-        await eventually(one_writes, "one of them writes")
-        return found[0]
-
-    def other(self, line: Line) -> Line:
-        return next(each for each in self.lines if each is not line)
+    async def works(self, line: Line) -> bool:
+        return await line.role() == "active"
 
     async def goes_on(self) -> None:
         """Every stream of the log gets further."""
@@ -151,49 +138,13 @@ async def two_lines(server: EmbeddedServer, folder: Path) -> AsyncIterator[Pair]
         yield Pair(broker, exchange, lines)
 
 
-async def killed(pair: Pair, line: Line) -> None:
-    await line.kill()
-    assert await pair.writer([pair.other(line)]) is pair.other(line)
-    await pair.goes_on()
-    await line.start()
-
-
-async def told_to_stop(pair: Pair, line: Line) -> None:
-    await line.stop()
-    assert await line.wait() == 0, line.log_tail()
-    assert await pair.writer([pair.other(line)]) is pair.other(line)
-    await pair.goes_on()
-    await line.start()
-
-
-async def held_up(pair: Pair, line: Line) -> None:
-    """It comes back in the middle of what it did, when another one writes."""
-    assert line.pid is not None
-    os.kill(line.pid, signal.SIGSTOP)
-    try:
-        assert await pair.writer([pair.other(line)]) is pair.other(line)
-        await pair.goes_on()
-    finally:
-        os.kill(line.pid, signal.SIGCONT)
-
-    async def stands_by() -> bool:
-        return await line.role() == "standby"
-
-    await eventually(stands_by, "it stands by")
-
-
-Accident = Callable[[Pair, Line], Awaitable[None]]
-
-
-@pytest.mark.parametrize(
-    "accident", [killed, told_to_stop, held_up], ids=lambda each: each.__name__
-)
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda each: each.__name__)
 async def test_the_other_line_goes_on_without_a_trade_lost_or_doubled(
     server: EmbeddedServer, accident: Accident, tmp_path: Path
 ) -> None:
     async with two_lines(server, tmp_path) as pair:
         for _ in range(2):
-            line = await pair.writer()
+            line = await pair.worker()
             await pair.goes_on()
             await accident(pair, line)
             await pair.goes_on()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
 from services.common.stream import Broker
 from services.common.subjects import tick_log
+from services.common.testing.line_pair import ACCIDENTS, Accident, LinePair
 from services.common.testing.raw_records import publish_all
 from services.common.testing.waiting import eventually
 from services.common.wire import RawRecord
@@ -33,27 +31,16 @@ __all__ = ["each_kind"]  # a fixture
 _STEPS = 2000
 
 
-class Pair:
+class Pair(LinePair[Service]):
     """Both, and who puts records before them."""
 
     def __init__(self, broker: Broker, lines: list[Service], records: list[RawRecord]) -> None:
+        super().__init__(lines)
         self.broker = broker
-        self.lines = lines
         self._left = records
 
-    async def worker(self, among: list[Service] | None = None) -> Service:
-        """Which of them works, once one does."""
-        found: list[Service] = []
-
-        async def one_works() -> bool:
-            found[:] = [line for line in among or self.lines if await _works(line)]
-            return len(found) == 1
-
-        await eventually(one_works, "one of them works")
-        return found[0]
-
-    def other(self, line: Service) -> Service:
-        return next(each for each in self.lines if each is not line)
+    async def works(self, line: Service) -> bool:
+        return "\nmd_line_active 1.0\n" in (await line.get("/metrics")).text
 
     async def more(self, count: int = 500) -> None:
         """So many raw records."""
@@ -81,50 +68,7 @@ class Pair:
         return sum(last.position.seq for last in lasts if last is not None)
 
 
-async def _works(line: Service) -> bool:
-    return "\nmd_line_active 1.0\n" in (await line.get("/metrics")).text
-
-
-async def killed(pair: Pair, line: Service) -> None:
-    await pair.more()
-    await line.kill()
-    assert await pair.worker([pair.other(line)]) is pair.other(line)
-    await pair.goes_on()
-    await line.start()
-
-
-async def told_to_stop(pair: Pair, line: Service) -> None:
-    await pair.more()
-    await line.stop()
-    assert await line.wait() == 0, line.log_tail()
-    assert await pair.worker([pair.other(line)]) is pair.other(line)
-    await pair.goes_on()
-    await line.start()
-
-
-async def held_up(pair: Pair, line: Service) -> None:
-    """It comes back in the middle of what it did, when another one works."""
-    await pair.more()
-    assert line.pid is not None
-    os.kill(line.pid, signal.SIGSTOP)
-    try:
-        assert await pair.worker([pair.other(line)]) is pair.other(line)
-        await pair.goes_on()
-    finally:
-        os.kill(line.pid, signal.SIGCONT)
-
-    async def stands_by() -> bool:
-        return not await _works(line)
-
-    await eventually(stands_by, "it stands by")
-
-
-Accident = Callable[[Pair, Service], Awaitable[None]]
-
-
-@pytest.mark.parametrize(
-    "accident", [killed, told_to_stop, held_up], ids=lambda each: each.__name__
-)
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda each: each.__name__)
 async def test_the_other_line_goes_on_with_what_an_undisturbed_run_writes(
     each_kind: Environment, accident: Accident
 ) -> None:
@@ -141,6 +85,8 @@ async def test_the_other_line_goes_on_with_what_an_undisturbed_run_writes(
         for _ in range(2):
             line = await pair.worker()
             await pair.goes_on()
+            # In the middle of these.
+            await pair.more()
             await accident(pair, line)
             await pair.goes_on()
         await pair.more(len(records))
