@@ -171,17 +171,18 @@ class LineKeeper:
             log.info("lease_released", term=beat.term)
 
     async def _ask(self) -> None:
-        was, now = self._lease.role, time.monotonic()
+        was, asked = self._lease.role, time.monotonic()
         try:
             async with asyncio.timeout(self._takeover_s / 2):
-                if now >= self._epoch_due:
+                if asked >= self._epoch_due:
                     self._epoch = await self._broker.log_epoch(self._log)
-                    self._epoch_due = now + self._takeover_s
+                    self._epoch_due = asked + self._takeover_s
                 last = await self._broker.last(self._form.subject)
         except (TimeoutError, BrokerUnavailable):
-            self._lease.missed(time.monotonic())
+            self._lease.missed(asked)
             return
-        self._lease.heard(None if last is None else self._read(last), time.monotonic())
+        found = None if last is None else self._read(last)
+        self._lease.heard(found, asked, time.monotonic())
         newest = self._lease.newest
         if newest is None or self._lease.role is was:
             return

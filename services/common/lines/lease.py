@@ -57,7 +57,9 @@ class Role(Enum):
 class Lease:
     """One line's view of it. Times are seconds of a clock that never goes back.
 
-    `heard` or `missed` is to be called several times in `takeover_s`, and `due` after each.
+    `heard` or `missed` is to be called several times in `takeover_s`, and `due` after each. A
+    process may be held up anywhere, also between a question and its answer: an answer says what was
+    so when it was asked, and no later.
     """
 
     _line: str
@@ -66,7 +68,7 @@ class Lease:
     role: Role = Role.STANDBY
     # The newest beat that was ever read, or written by this line.
     newest: Beat | None = None
-    # When the log was last asked, with an answer or without.
+    # When the newest question was asked of which it is known how it ended.
     _asked: float = field(default=float("-inf"), init=False)
     # Since when the newest beat has not changed while each question was answered.
     _still: float | None = field(default=None, init=False)
@@ -77,13 +79,13 @@ class Lease:
     # When this line wrote its last beat.
     _beaten: float = field(default=float("-inf"), init=False)
 
-    def heard(self, found: Beat | None, now: float) -> None:
-        """The log answered: its newest beat, None without any.
+    def heard(self, found: Beat | None, asked: float, now: float) -> None:
+        """The log answered what was asked at `asked`: its newest beat, None without any.
 
         A beat below the newest one that is known is of a line that was held up, or the log lost its
         end: it says nothing.
         """
-        self._asked = now
+        self._asked = asked
         newest = self.newest
         if found is None or found == newest or (newest is not None and found.seq < newest.seq):
             if self._still is None:
@@ -94,13 +96,18 @@ class Lease:
             self.newest = found
             own = (found.line, found.since) == (self._line, self._since)
             self.role = Role.ACTIVE if own and found.number != RELEASED else Role.STANDBY
-        if self.role is Role.CLAIMING and now - self._beaten >= self._takeover_s:
+        if self.role is Role.CLAIMING and asked - self._beaten >= self._takeover_s:
             # It was not stored, or is not shown yet: then it may still decide.
             self.role = Role.STANDBY
 
-    def missed(self, now: float) -> None:
-        """The log did not answer: what it holds meanwhile is unknown, so no silence is judged."""
-        self._asked = now
+    def missed(self, asked: float) -> None:
+        """The log did not answer what was asked at `asked`.
+
+        What it holds meanwhile is unknown, so no silence is judged. A line that works goes on, as
+        no other can take over by such a log; unless it was itself held up since it last asked.
+        """
+        if asked - self._asked < self._takeover_s:
+            self._asked = asked
         self._still = None
         self._outage = True
 
@@ -112,7 +119,7 @@ class Lease:
                 return None
             # One that is not stored is followed by the next one.
             self.newest = beat = newest._replace(number=newest.number + 1)
-        elif self.role is Role.STANDBY and self._free(now):
+        elif self.role is Role.STANDBY and self._free():
             self.role = Role.CLAIMING
             term = 1 if newest is None else newest.term + 1
             beat = Beat(term, 0, self._line, self._since)
@@ -121,7 +128,7 @@ class Lease:
         self._beaten = now
         return beat
 
-    def _free(self, now: float) -> bool:
+    def _free(self) -> bool:
         """Whether no line writes, as far as can be told."""
         if self._still is None or self._left:
             return False
@@ -129,13 +136,12 @@ class Lease:
         if newest is None or newest.number == RELEASED:
             return True
         patience = max(self._takeover_s, _AFTER_OUTAGE_S if self._outage else 0.0)
-        return now - self._still >= patience
+        return self._asked - self._still >= patience
 
     def may_write(self, now: float) -> bool:
         """Whether this line may write streams' records.
 
-        Not after a pause in which another one may have taken over, until the log was asked. A log
-        that does not answer changes nothing: no other line can take over by it.
+        Not after a pause in which another one may have taken over, until the log was asked again.
         """
         return self.role is Role.ACTIVE and now - self._asked < self._takeover_s
 
