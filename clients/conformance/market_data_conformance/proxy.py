@@ -6,10 +6,36 @@ import asyncio
 import contextlib
 import random
 import sys
+from abc import ABC, abstractmethod
 from typing import Self
 
 
-class BreakingProxy:
+class _Proxy(ABC):
+    """Listens on `port` of 127.0.0.1, and passes on to `target` in some way."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._server: asyncio.Server
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        self._server.close()
+        for end in list(self._ends):
+            end.transport.abort()
+        await self._server.wait_closed()
+
+    @abstractmethod
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its beginning to its end."""
+
+
+class BreakingProxy(_Proxy):
     """Listens on `port` of 127.0.0.1 and passes bytes on to `target`.
 
     Each connection is cut, without a goodbye and anywhere in a frame, after a random time or a
@@ -30,30 +56,16 @@ class BreakingProxy:
         mean_bytes: float | None = None,
         seed: int = 1,
     ) -> None:
+        super().__init__(target)
         self.cuts = 0
-        self.port = 0
-        self._target = target
         self._mean_s = mean_s
         self._mean_bytes = mean_bytes
         self._random = random.Random(seed)
-        self._server: asyncio.Server
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_exc_info: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lasts, most = self._draw(self._mean_s), self._draw(self._mean_bytes)
         ends = {writer}
-        self._writers.add(writer)
+        self._ends.add(writer)
         try:
             async with asyncio.timeout(lasts):
                 answers, onward = await asyncio.open_connection("127.0.0.1", self._target)
@@ -71,7 +83,7 @@ class BreakingProxy:
         finally:
             for end in ends:
                 end.transport.abort()
-            self._writers.discard(writer)
+            self._ends.discard(writer)
 
     def _draw(self, mean: float | None) -> float | None:
         return None if mean is None else self._random.expovariate(1 / mean)
@@ -92,7 +104,7 @@ async def _pass(
     return False
 
 
-class SlowProxy:
+class SlowProxy(_Proxy):
     """Listens on `port` of 127.0.0.1 and passes bytes on to `target`, as late as it is told.
 
     Attributes:
@@ -101,23 +113,9 @@ class SlowProxy:
     """
 
     def __init__(self, target: int) -> None:
-        self.port = 0
+        super().__init__(target)
         self.delay_s = 0.0
         self.dead = False
-        self._target = target
-        self._server: asyncio.Server
-        self._ends: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_exc_info: object) -> None:
-        self._server.close()
-        for end in list(self._ends):
-            end.transport.abort()
-        await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = {writer}

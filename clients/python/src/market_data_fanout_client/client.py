@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from market_data_fanout_client.book import OrderBook
 from market_data_fanout_client.decode import Json
 from market_data_fanout_client.errors import NotSubscribed, Refused, Unreachable
 from market_data_fanout_client.freshness import Freshness, lost_after_us
+from market_data_fanout_client.handshakes import is_final, proxy_reason, refusal_reason
 from market_data_fanout_client.messages import (
     AnyEvent,
     Channel,
@@ -37,16 +37,8 @@ from market_data_fanout_client.reconnect import longest_wait_s
 
 E = TypeVar("E")
 log = logging.getLogger("market_data_fanout_client")
-# HTTP answers to a handshake that the same again would get again. Those of the second kind may also
-# come from a proxy while gateways are exchanged, and end only a client that never had a connection.
-_REFUSALS = frozenset((401, 403))
-_NO_GATEWAY = frozenset((400, 404, 405, 410, 426))
 # Events given out without letting other tasks run.
 _EVENTS_PER_TURN = 64
-# What `proxy=True` may have been read from.
-_PROXY_VARIABLES = frozenset(
-    {"all_proxy", "http_proxy", "https_proxy", "no_proxy", "socks_proxy", "wss_proxy", "ws_proxy"}
-)
 
 
 class Client:
@@ -293,12 +285,12 @@ class Client:
         except (InvalidProxy, ValueError, ImportError) as error:
             # A broken value is a ValueError of the standard library, SOCKS without its package an
             # ImportError; none of them gets better by trying again.
-            raise Refused(0, _proxy_reason(self._proxy, error)) from error
+            raise Refused(0, proxy_reason(self._proxy, error)) from error
         except InvalidStatus as error:
             status = error.response.status_code
-            if status in _REFUSALS or (status in _NO_GATEWAY and not self.connections):
-                raise Refused(status, _reason(error)) from error
-            self._lost(_reason(error))
+            if is_final(status, connected=self.connections > 0):
+                raise Refused(status, refusal_reason(error)) from error
+            self._lost(refusal_reason(error))
         except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
             self._lost(str(error) or type(error).__name__)
         else:
@@ -391,21 +383,3 @@ class Client:
         self._not_before = time.monotonic() + delay
         log.warning("no connection to %s: %s; again in %.1f s", self.url, reason, delay)
         self._events.append(Disconnected(reason, delay, self._in_vain))
-
-
-def _reason(error: InvalidStatus) -> str:
-    """What the gateway says in the body of a refused handshake."""
-    try:
-        body = json.loads(error.response.body or b"")
-        return f"{body['name']}: {body['message']}"
-    except (ValueError, KeyError, TypeError):
-        return str(error)
-
-
-def _proxy_reason(proxy: str | Literal[True] | None, error: Exception) -> str:
-    """In one line: what cannot be used, and where it was read."""
-    if isinstance(proxy, str):
-        return f"proxy: {error}; expected http://host:port"
-    names = [name for name in sorted(os.environ) if name.lower() in _PROXY_VARIABLES]
-    where = ", ".join(names) or "the system's proxy settings"
-    return f"{where}: {error}; expected http://host:port (proxy=None goes directly)"

@@ -156,23 +156,6 @@ def test_a_disruption_budget_stands_exactly_where_there_is_more_than_one_pod(
     assert of_kind(objects, "PodDisruptionBudget").keys() == several
 
 
-@pytest.mark.parametrize(("chart", "unit"), [("ingestor", "default"), ("normalizer", "all")])
-def test_the_lines_of_a_workload_are_spread_among_themselves(
-    workspace: Workspace, chart: str, unit: str
-) -> None:
-    for lines in ("1", "2"):
-        objects = workspace.render(chart, settings={"lines": lines})
-        (deployment,) = of_kind(objects, "Deployment").values()
-        spec = deployment["spec"]
-        assert spec["replicas"] == int(lines)
-        # A new pod stands by before an old one is told to go.
-        assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-        for spread in spec["template"]["spec"]["topologySpreadConstraints"]:
-            wanted = spread["labelSelector"]["matchLabels"].get("market-data-fanout/unit")
-            assert wanted == (unit if lines == "2" else None)
-            assert spread["matchLabelKeys"] == ["pod-template-hash"]
-
-
 @pytest.mark.parametrize("release", ["md", "nats", "my-gateway", "r" * 53])
 def test_a_release_may_have_any_name(workspace: Workspace, release: str) -> None:
     objects = workspace.render(UMBRELLA, release=release)
