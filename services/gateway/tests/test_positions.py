@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from services.common.stores.ports import Checkpoint, LatestRow
 from services.common.stream import Position
 from services.common.stream.memory.broker import MemoryBroker, MemoryServer
-from services.gateway.testing import EPOCH, Bench, Rows, bench, eventually
+from services.gateway.testing import EPOCH, Bench, Market, Rows, bench, eventually
 
 
 @pytest.fixture
@@ -191,13 +191,18 @@ def _value(counter: Counter) -> float:
     return family.samples[0].value
 
 
+async def ticks_of_long_ago(market: Market) -> None:
+    """Forty, an hour old; those after them are of now."""
+    clock, then = market.clock, time.time_ns() // 1000 - 3_600_000_000
+    market.clock = lambda: then
+    await market.ticks(40)
+    market.clock = clock
+
+
 async def test_too_old_by_age_names_the_oldest_seq() -> None:
     async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
         market = gateway.market()
-        now = time.time_ns() // 1000
-        market.clock = lambda: now - 3_600_000_000
-        await market.ticks(40)
-        market.clock = lambda: now
+        await ticks_of_long_ago(market)
         await market.ticks(10)
         chain = market.chain
         async with gateway.client() as client:
@@ -217,10 +222,7 @@ async def test_too_old_by_age_names_the_oldest_seq() -> None:
 async def test_from_the_beginning_says_what_the_limit_left_out() -> None:
     async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
         market = gateway.market()
-        now = time.time_ns() // 1000
-        market.clock = lambda: now - 3_600_000_000
-        await market.ticks(40)
-        market.clock = lambda: now
+        await ticks_of_long_ago(market)
         await market.ticks(10)
         chain = market.chain
         async with gateway.client() as client:
@@ -240,9 +242,7 @@ async def test_from_the_beginning_says_what_the_limit_left_out() -> None:
 async def test_from_the_beginning_with_all_too_old_gives_nothing_and_is_not_complete() -> None:
     async with bench(MemoryBroker(), backfill_max_minutes=10) as gateway:
         market = gateway.market()
-        now = time.time_ns() // 1000
-        market.clock = lambda: now - 3_600_000_000
-        await market.ticks(40)
+        await ticks_of_long_ago(market)
         async with gateway.client() as client:
             await client.send(type="subscribe", products=["BTC-USD"], from_seq=0)
             begin, end = [await client.of("backfill") for _ in range(2)]
