@@ -253,9 +253,11 @@ class Ingestor:
             raise _Ended
         if self._factory is None:
             return
-        for feed in self.feeds:
-            streams = [await self._factory.product_streams(each, feed) for each in feed.products]
-            await feed.take_over(streams)
+        factory = self._factory
+        async with self._changing:
+            for feed in self.feeds:
+                streams = [await factory.product_streams(each, feed) for each in feed.products]
+                await feed.take_over(streams)
         log.info("line_writes", line=self.settings.line, products=len(self._all_products()))
 
     def _on_refused(self, record: Record, error: RecordRefused) -> Record | None:
