@@ -21,7 +21,8 @@ from services.gateway.clients.subscribe_plan import (
     SubscribePlan,
     at_stream,
     check_stream,
-    plan_start,
+    decide,
+    find_position,
     terms_of,
     when_ready,
 )
@@ -208,6 +209,9 @@ class ClientSubscriptions(SubscriptionListener):
                 # It was refused, and ended, while the others were being planned.
                 plan.problem = unavailable("the stream ended while it was being set up")
         # Nothing here awaits: what follows the heads told now is what comes next.
+        for plan in plans:
+            if plan.problem is None:
+                self._decide(plan, command)
         self._client.tell(
             {"type": "subscribed", **more, "results": [p.result(command) for p in plans]},
         )
@@ -255,20 +259,32 @@ class ClientSubscriptions(SubscriptionListener):
         else:
             subscription, lease = held
         feed = lease.feed
-        plan.subscription, plan.feed = subscription, feed
+        plan.subscription, plan.feed, plan.begun = subscription, feed, held is None
         try:
             await when_ready(feed)
-            await plan_start(plan, command, feed, self._parts.backfill)
+            await find_position(plan, command, feed, self._parts.backfill)
         except (BrokerUnavailable, BrokerFailed) as error:
             # Its own words name servers, and are for the log.
             log.warning("subscribe_failed", stream=str(plan.key), reason=str(error))
             plan.problem = unavailable()
         except Problem as problem:
             plan.problem = problem.kept()
-        mine = self.by_stream.get(plan.key) == (subscription, lease)
-        if plan.problem is not None and held is None and mine:
+        if plan.problem is not None:
+            self._give_up(plan)
+
+    def _decide(self, plan: SubscribePlan, command: Subscribe) -> None:
+        try:
+            decide(plan, command)
+        except Problem as problem:
+            plan.problem = problem.kept()
+            self._give_up(plan)
+
+    def _give_up(self, plan: SubscribePlan) -> None:
+        """Let go of what was begun for a plan that came to nothing."""
+        held = self.by_stream.get(plan.key)
+        if plan.begun and held is not None and held[0] is plan.subscription:
             del self.by_stream[plan.key]
-            self._let_go(subscription, lease)
+            self._let_go(*held)
 
     def _begin(self, plan: SubscribePlan, command: Subscribe, arrived: float) -> None:
         subscription, feed = plan.subscription, plan.feed

@@ -35,6 +35,8 @@ class SubscribePlan:
     start: Start | None = None
     kind: str = "snapshot"
     reason: SnapshotReason = "subscribe"
+    # The subscription was made for this command.
+    begun: bool = False
     # The stream is followed already and only the way of sending changes.
     change: bool = False
     problem: Problem | None = None
@@ -61,40 +63,63 @@ class SubscribePlan:
         }
 
 
-async def plan_start(
+async def find_position(
     plan: SubscribePlan, command: Subscribe, feed: StreamFeed, backfill: Backfill
 ) -> None:
-    """Decide what this stream begins with. Raises Problem when it cannot begin."""
+    """Find in the log the position that the command names, if it names one.
+
+    Raises:
+        Problem: it is not there, and the client wants nothing else.
+    """
     from_seq, epoch = command.position_of(plan.key.product)
-    if (
-        plan.subscription is not None
-        and plan.subscription.live
-        and from_seq is None
-        and command.depth in (None, plan.subscription.terms.view.depth)
-        and command.late in (None, plan.subscription.terms.view.late)
-        and (command.mode is not None or command.max_rate is not None)
-    ):
-        plan.kind, plan.change = "live", True
+    if from_seq is None:
         return
-    if from_seq is not None:
-        now_us = time.time_ns() // 1000
-        try:
-            plan.start = await backfill.start(
-                feed, from_seq, epoch, now_us, late=bool(command.late)
-            )
-            plan.kind = "backfill"
-            if plan.start.warning is not None:
-                plan.more["warning"] = plan.start.warning
-            return
-        except Problem as problem:
-            if command.on_unrecoverable == "error":
-                raise
-            plan.reason = "catch_up"
-            plan.more["warning"] = problem.body()
-    if feed.replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
+    now_us = time.time_ns() // 1000
+    try:
+        plan.start = await backfill.start(feed, from_seq, epoch, now_us, late=bool(command.late))
+    except Problem as problem:
+        if command.on_unrecoverable == "error":
+            raise
+        plan.reason = "catch_up"
+        plan.more["warning"] = problem.body()
+    else:
+        if plan.start.warning is not None:
+            plan.more["warning"] = plan.start.warning
+
+
+def decide(plan: SubscribePlan, command: Subscribe) -> None:
+    """Decide what this stream begins with, by where it stands now.
+
+    To be called when nothing is awaited any more before it begins: a stream that was empty, or a
+    subscription that was live, while others were planned need not be so by then.
+
+    Raises:
+        Problem: it cannot begin.
+    """
+    subscription, feed = plan.subscription, plan.feed
+    assert subscription is not None
+    assert feed is not None
+    replica = feed.replica
+    if plan.start is not None:
+        plan.kind = "backfill"
+    elif subscription.live and plan.reason == "subscribe" and _changes_only(command, subscription):
+        plan.kind, plan.change = "live", True
+    elif replica.head is None or not (command.snapshot or plan.reason == "catch_up"):
         plan.kind = "live"
-    elif not feed.replica.stateful:
+    elif not replica.stateful:
         raise unavailable(NO_STATE)
+    else:
+        plan.kind = "snapshot"
+
+
+def _changes_only(command: Subscribe, subscription: Subscription) -> bool:
+    """Whether the command asks for another way of sending a stream, and for nothing else."""
+    view = subscription.terms.view
+    return (
+        command.depth in (None, view.depth)
+        and command.late in (None, view.late)
+        and (command.mode is not None or command.max_rate is not None)
+    )
 
 
 def terms_of(command: Subscribe) -> Terms:

@@ -235,3 +235,40 @@ def test_a_seq_of_another_epoch_proves_nothing() -> None:
     # The log says that nothing stands between.
     replica.on_page([after], "2", at_head=True)
     assert replica.drain() == [after]
+
+
+@pytest.mark.parametrize("channel", ["ticker", "trades", "book"])
+async def test_a_stream_that_began_while_others_were_planned_begins_with_its_state(
+    channel: str,
+) -> None:
+    async with bench(MemoryBroker()) as gateway:
+        empty, planned = gateway.market("BTC-USD", channel), gateway.market("ETH-USD", channel)
+        await empty.publish(empty.status())
+        await planned.ticks(3)
+        async with gateway.client() as client:
+            backfill = gateway.gateway.parts.backfill
+            start = backfill.start
+
+            async def begins_the_other(feed: StreamFeed, *args: Any, **options: Any) -> Start:
+                (session,) = gateway.gateway.sessions
+                _, lease = session.subscriptions.by_stream[empty.key]
+                await lease.feed.ready.wait()
+                await empty.ticks(1)
+                await eventually(lambda: lease.feed.replica.head is not None)
+                return await start(feed, *args, **options)
+
+            backfill.start = begins_the_other  # type: ignore[method-assign]  # the moment
+            await client.send(
+                type="subscribe",
+                products=["BTC-USD", "ETH-USD"],
+                channel=channel,
+                from_seq={"ETH-USD": planned.chain[0]},
+            )
+            answer = await client.of("subscribed")
+            assert [result["start"] for result in answer["results"]] == ["snapshot", "backfill"]
+            snapshot = (await client.of("snapshot"))["snapshot"]
+            assert snapshot["product"] == "BTC-USD"
+            assert snapshot["seq"] == empty.chain[0]
+            await empty.ticks(2)
+            await client.reach(empty)
+        assert client.breaks == []
