@@ -27,8 +27,12 @@ from services.normalizer.settings import NormalizerSettings
 log = structlog.get_logger(__name__)
 
 _MONITOR_S = 2.0
+# Until the group was joined, or another line is known to work.
+_BEGIN_S = 0.1
 _PING_TIMEOUT_S = 5.0
 _NO_PROGRESS_S = 30.0
+# One that stood by, ready to take over, and does, stays so while it joins its group.
+_JOIN_S = 5.0
 # Between a pipeline that found the tick log without its end, and the next.
 _ANEW_S = (0.05, 1.0)
 # How long a stop waits for what was taken to become durable; afterwards it is left to redelivery.
@@ -125,20 +129,21 @@ class App:
     async def _stood_by(self, keeper: LineKeeper, stop: Stop) -> bool:
         """Wait until this line works; False: it was told to stop before."""
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(self._watch_broker(stop), name="broker")
+            watching = tasks.create_task(self._watch_other(keeper, stop), name="other-line")
             works = await stop.allows(keeper.active())
             watching.cancel()
         return works
 
-    async def _watch_broker(self, stop: Stop) -> None:
-        """Keep `/readyz` telling the truth while another line works."""
+    async def _watch_other(self, keeper: LineKeeper, stop: Stop) -> None:
+        """Keep `/readyz` telling the truth while another line works, or one is being looked for."""
         self._metrics.line_active.set(0)
         while not stop.requested:
             async with self.health.asking("broker", _PING_TIMEOUT_S):
                 await self._broker.ping()
-            self.health.passed("consuming")
+            if keeper.stands_by:
+                self.health.passed("consuming")
             self._metrics.lag_messages.labels(self._settings.shards_label).set(0)
-            await asyncio.sleep(_MONITOR_S)
+            await asyncio.sleep(_MONITOR_S if keeper.stands_by else _BEGIN_S)
 
     async def _finished(self, stop: Stop) -> bool:
         """Run a pipeline; False: the tick log lost what it built upon, and another has to begin."""
@@ -166,16 +171,17 @@ class App:
 
     async def _monitor(self, pipeline: Pipeline, stop: Stop) -> None:
         """Keep `/readyz` and the lag metrics telling the truth."""
+        begun = time.monotonic()
         while not stop.requested:
             async with self.health.asking("broker", _PING_TIMEOUT_S):
                 # First what can be asked of a broker that stores nothing.
-                self._judge(pipeline, await pipeline.lag())
+                self._judge(pipeline, await pipeline.lag(), time.monotonic() - begun)
                 await self._broker.ping()
             self.health.tell_hazards("broker", self._broker.hazards())
             self._metrics.unconfirmed_seconds.set(self._broker.storing().stalled_s)
-            await asyncio.sleep(_MONITOR_S)
+            await asyncio.sleep(_MONITOR_S if pipeline.joined else _BEGIN_S)
 
-    def _judge(self, pipeline: Pipeline, lag: int) -> None:
+    def _judge(self, pipeline: Pipeline, lag: int, begun_s: float) -> None:
         label = self._settings.shards_label
         self._metrics.lag_messages.labels(label).set(lag)
         behind = time.time() - pipeline.newest_ts_recv / 1e6 if lag else 0.0
@@ -184,7 +190,8 @@ class App:
             waiting=lag > 0, mark=pipeline.worked_at, now=time.monotonic()
         )
         if not pipeline.joined:
-            self.health.failed("consuming", "has not joined its group yet")
+            if begun_s >= _JOIN_S or self.health.checks["consuming"].reason is not None:
+                self.health.failed("consuming", "has not joined its group yet")
         elif idle_s > _NO_PROGRESS_S:
             self.health.failed("consuming", f"{lag} raw records wait, none done for {idle_s:.0f} s")
         else:

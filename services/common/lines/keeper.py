@@ -121,6 +121,11 @@ class LineKeeper:
     def role(self) -> Role:
         return self._lease.role
 
+    @property
+    def stands_by(self) -> bool:
+        """Whether another line works, as far as is known."""
+        return self._lease.stands_by
+
     def may_write(self) -> bool:
         """Whether this line's records may go to the log now (`Lease.may_write`)."""
         return self._lease.may_write(time.monotonic())

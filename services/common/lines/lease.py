@@ -138,6 +138,14 @@ class Lease:
         patience = max(self._takeover_s, _AFTER_OUTAGE_S if self._outage else 0.0)
         return self._asked - self._still >= patience
 
+    @property
+    def stands_by(self) -> bool:
+        """Whether another line is known to work, or did when the log was last read."""
+        newest = self.newest
+        if self.role is not Role.STANDBY or newest is None or newest.number == RELEASED:
+            return False
+        return (newest.line, newest.since) != (self._line, self._since)
+
     def may_write(self, now: float) -> bool:
         """Whether this line may write streams' records.
 

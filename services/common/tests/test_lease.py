@@ -182,6 +182,13 @@ def test_a_claim_that_was_never_shown_is_made_again() -> None:
     assert after(lease, OTHERS, 2.1) == OWN_CLAIM
 
 
+def test_who_stands_by_knows_whom_it_may_have_to_follow() -> None:
+    assert not Lease("a", 1, TAKEOVER_S).stands_by
+    assert standing(Beat(3, 5, "b", 2)).stands_by
+    assert not standing(Beat(3, RELEASED, "b", 2)).stands_by
+    assert not active().stands_by
+
+
 def test_letting_go_is_a_beat_that_only_who_writes_has() -> None:
     assert standing(OTHERS).release() is None
     lease = active()

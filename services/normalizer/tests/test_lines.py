@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,12 @@ class Pair(LinePair[Service]):
         return sum(last.position.seq for last in lasts if last is not None)
 
 
+async def consuming(line: Service) -> dict[str, Any]:
+    """What `/readyz` says of its work: whether that goes on, and since when it does or does not."""
+    found: dict[str, Any] = (await line.get("/readyz")).json()["checks"]["consuming"]
+    return found
+
+
 @pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda each: each.__name__)
 async def test_the_other_line_goes_on_with_what_an_undisturbed_run_writes(
     each_kind: Environment, accident: Accident
@@ -85,10 +92,15 @@ async def test_the_other_line_goes_on_with_what_an_undisturbed_run_writes(
         for _ in range(2):
             line = await pair.worker()
             await pair.goes_on()
+            (other,) = (each for each in lines if each is not line)
+            await eventually(other.is_ready)
+            ready = await consuming(other)
             # In the middle of these.
             await pair.more()
             await accident(pair, line)
             await pair.goes_on()
+            # One that takes over was ready to, and is at no time unready for it.
+            assert await consuming(other) == ready
         await pair.more(len(records))
         await eventually(lambda: holds(broker, whole))
         assert await ticks(broker) == whole
