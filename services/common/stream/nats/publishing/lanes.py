@@ -38,52 +38,59 @@ class Lane[T]:
     def __init__(self, *, runs: bool) -> None:
         self.refused = False
         self._longest = _LONGEST_RUN if runs else 1
-        self._ready: deque[tuple[T, str]] = deque()
-        # What waits behind a subject's records that are on their way, and how many these are.
-        self._behind: dict[str, deque[tuple[str, T]]] = {}
+        # What was not given out yet, by subject, and the subjects whose next run may begin.
+        self._waiting: dict[str, deque[tuple[str, T]]] = {}
+        self._due: deque[str] = deque()
+        # How many of a subject's records are on their way; 0 while it is due.
         self._out: dict[str, int] = {}
+        # The run that is being given out: what it takes from, how much more, and after which one.
+        self._run: deque[tuple[str, T]] = deque()
+        self._left = 0
+        self._follows = ""
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to send and nothing on its way."""
-        return not self.refused and not self._ready and not self._out
+        return not self.refused and not self._out
 
     def enqueue(self, subject: str, identity: str, item: T, _size: int) -> None:
         """Take the next record of the log."""
-        if subject in self._out:
-            self._behind.setdefault(subject, deque()).append((identity, item))
-        else:
-            self._out[subject] = 1
-            self._ready.append((item, ""))
+        self._waiting.setdefault(subject, deque()).append((identity, item))
+        if subject not in self._out:
+            self._begin(subject)
 
     def next(self) -> tuple[T, str] | None:
         """A record that may go out now, and the id of the one that must be the log's newest.
 
         The id is "" where any may be.
         """
-        return None if self.refused or not self._ready else self._ready.popleft()
+        if self.refused or not (self._left or self._due):
+            return None
+        if not self._left:
+            subject = self._due.popleft()
+            self._run = self._waiting.pop(subject)
+            self._left = self._out[subject] = min(len(self._run), self._longest)
+            self._follows = ""
+            if len(self._run) > self._left:
+                self._waiting[subject] = self._run
+        follows = self._follows
+        self._follows, item = self._run.popleft()
+        self._left -= 1
+        return item, follows
 
     def stored(self, subject: str) -> None:
         """The server has acknowledged a record of this subject that `next` had given out."""
         left = self._out.get(subject, 0) - 1
         if left > 0:
             self._out[subject] = left
+        elif left == 0 and subject in self._waiting:
+            self._begin(subject)
         elif left == 0:
-            self._send_behind(subject)
-
-    def _send_behind(self, subject: str) -> None:
-        behind = self._behind.get(subject)
-        if behind is None:
             del self._out[subject]
-            return
-        follows = ""
-        run = self._out[subject] = min(len(behind), self._longest)
-        for _ in range(run):
-            identity, item = behind.popleft()
-            self._ready.append((item, follows))
-            follows = identity
-        if not behind:
-            del self._behind[subject]
+
+    def _begin(self, subject: str) -> None:
+        self._out[subject] = 0
+        self._due.append(subject)
 
     def refuse(self) -> None:
         """The server has refused a record: nothing more is given out."""
