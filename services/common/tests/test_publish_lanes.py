@@ -15,16 +15,16 @@ def test_a_lane_that_had_a_record_refused_gives_out_nothing() -> None:
     lane = Lane[str](runs=True)
     lane.enqueue("s", "a", "A", 1)
     lane.enqueue("t", "b", "B", 1)
-    assert lane.next() == ("A", "")
+    assert lane.next(1) == [("A", "")]
     lane.refuse()
     assert lane.refused
-    assert lane.next() is None
+    assert lane.next(1) == []
 
 
 def _given_out(lane: Lane[str]) -> list[tuple[str, str]]:
     given = []
-    while (ready := lane.next()) is not None:
-        given.append(ready)
+    while ready := lane.next(1_000_000):
+        given += ready
     return given
 
 
@@ -77,19 +77,19 @@ def test_a_run_is_of_one_subject_and_each_of_it_names_the_one_before() -> None:
     assert _idle(lane)
 
 
-def test_nothing_comes_between_the_records_of_a_run_also_where_it_is_written_in_parts() -> None:
+def test_what_is_written_at_a_time_is_bounded_and_a_run_ends_where_it_is_cut() -> None:
     lane = Lane[str](runs=True)
-    for item in ("s1", "s2", "s3"):
-        lane.enqueue(item[0], item, item.upper(), 1)
-    assert lane.next() == ("S1", "")
+    for item in ("s1", "s2", "s3", "t1"):
+        lane.enqueue(item[0], item, item.upper(), 10)
+    assert lane.next(20) == [("S1", ""), ("S2", "s1")]
+    # One that is larger than what may be written goes too.
+    assert lane.next(1) == [("T1", "")]
+    assert lane.next(100) == []
+    lane.enqueue("s", "s4", "S4", 10)
     lane.stored("s")
-    lane.enqueue("t", "t1", "T1", 1)
-    lane.enqueue("s", "s4", "S4", 1)
-    assert _given_out(lane) == [("S2", "s1"), ("S3", "s2"), ("T1", "")]
+    assert lane.next(100) == []
     lane.stored("s")
-    assert _given_out(lane) == []
-    lane.stored("s")
-    assert _given_out(lane) == [("S4", "")]
+    assert lane.next(11) == [("S3", ""), ("S4", "s3")]
 
 
 def test_without_runs_each_waits_for_the_one_before_however_many_wait() -> None:

@@ -38,15 +38,22 @@ class _Log:
     runs=st.booleans(),
     lost=st.sets(st.integers(0, 30)),
     window=st.integers(1, 8),
+    at_once=st.integers(1, 30),
     others=st.dictionaries(
         st.integers(0, 30), st.lists(st.sampled_from("abcz"), max_size=3), max_size=10
     ),
 )
 def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
-    subjects: list[str], runs: bool, lost: set[int], window: int, others: dict[int, list[str]]
+    subjects: list[str],
+    runs: bool,
+    lost: set[int],
+    window: int,
+    at_once: int,
+    others: dict[int, list[str]],
 ) -> None:
     """Nor after one that was refused, while another writes the same records, and some of its own.
 
+    So many come at once, and the others one by one while those are on their way.
     `others` says before which of this lane's records the other one stores its next of a subject.
     """
     lane = Lane[str](runs=runs)
@@ -54,12 +61,14 @@ def test_no_record_is_stored_after_one_of_its_subject_that_was_lost(
     identities = [f"{subject}{number}" for number, subject in enumerate(subjects)]
     ahead = {s: iter([one for one in identities if one[0] == s]) for s in "abc"}
     ahead["z"] = iter([f"z{number}" for number in range(100)])
-    for subject, identity in zip(subjects, identities, strict=True):
-        lane.enqueue(subject, identity, identity, 0)
+    coming = deque(identities)
     on_the_way: deque[tuple[int, str, str]] = deque()
     sent = 0
     while True:
-        while len(on_the_way) < window and (ready := lane.next()) is not None:
+        for _ in range(1 if sent else min(at_once, len(coming))):
+            if coming:
+                lane.enqueue(coming[0][0], coming[0], coming.popleft(), 1)
+        for ready in lane.next(window - len(on_the_way)):
             on_the_way.append((sent, *ready))
             sent += 1
         if not on_the_way:
@@ -159,16 +168,16 @@ def test_a_lane_that_had_a_record_refused_gives_out_none_whatever_else_is_acknow
     for item in ("a1", "b1", "c1"):
         lane.enqueue(item, item, item, 1)
     for first in ("a1", "b1", "c1"):
-        assert lane.next() == (first, "")
+        assert lane.next(1) == [(first, "")]
     for item in ("a2", "b2", "c2"):
         lane.enqueue(item[0] + "1", item, item, 1)
     lane.stored("a1")
     lane.stored("b1")
     lane.refuse()
     lane.stored("c1")
-    assert lane.next() is None
+    assert lane.next(1) == []
     lane.enqueue("d1", "d1", "d1", 1)
-    assert lane.next() is None
+    assert lane.next(1) == []
     assert not lane.idle
 
 

@@ -17,6 +17,7 @@ from services.common.stream.nats.publishing.messages import (
     append_batch,
     append_message,
     in_flight,
+    sequence_of,
 )
 from services.common.stream.nats.wire import (
     Frames,
@@ -228,7 +229,8 @@ def _answers(stream: bytes, cuts: list[int], *, many: bool) -> tuple[list[Any], 
     def one(subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         seen.append((int(subject.rpartition(".")[2]), payload))
 
-    def ack(ticket: int, payload: bytes) -> None:
+    def ack(ticket: int, payload: bytes, sequence: int) -> None:
+        assert sequence == sequence_of(payload)
         seen.append((ticket, payload))
 
     frames = Frames()

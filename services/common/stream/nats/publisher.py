@@ -39,6 +39,7 @@ from services.common.stream.nats.publishing.messages import (
     Refusal,
     in_flight,
     read_refusal,
+    sequence_of,
 )
 from services.common.stream.nats.publishing.reconcile import Reconciler, mark_stored
 from services.common.stream.nats.publishing.session import Session
@@ -137,7 +138,7 @@ class NatsPublisher(PublisherBase[Published]):
                 return
             ticket = int(number)
             if payload.startswith(b'{"stream"'):
-                self._on_ack(session, ticket, payload)
+                self._on_ack(session, ticket, payload, sequence_of(payload))
             else:
                 self._on_refusal(session, ticket, headers, payload)
 
@@ -216,7 +217,7 @@ class NatsPublisher(PublisherBase[Published]):
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: Session, ticket: int, data: bytes) -> None:
+    def _on_ack(self, session: Session, ticket: int, data: bytes, sequence: int) -> None:
         if session.over:
             # What is stored is being looked into.
             return
@@ -234,10 +235,10 @@ class NatsPublisher(PublisherBase[Published]):
                 self._contend(log_of(item.record.subject), "no batches")
                 session.fail("the server takes no batches")
                 items = []
-            if items and session.acknowledged(items, data, duplicate=duplicate):
+            if items and session.acknowledged(item, len(items), sequence, duplicate=duplicate):
                 for each in items:
                     mark_stored(self._window, each, duplicate=duplicate)
-        elif session.acknowledged([item], data, duplicate=duplicate):
+        elif session.acknowledged(item, 1, sequence, duplicate=duplicate):
             mark_stored(self._window, item, duplicate=duplicate)
             lane.stored(item.record.subject)
         if session.trouble is not None:

@@ -10,6 +10,7 @@ to be looked up first, and the next session has lanes of its own. Pure.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 # How long a log counts as shared after somebody else was seen to write to it, and at most.
@@ -38,59 +39,64 @@ class Lane[T]:
     def __init__(self, *, runs: bool) -> None:
         self.refused = False
         self._longest = _LONGEST_RUN if runs else 1
-        # What was not given out yet, by subject, and the subjects whose next run may begin.
-        self._waiting: dict[str, deque[tuple[str, T]]] = {}
+        # What was not given out yet, with id and size, by subject.
+        self._waiting: dict[str, list[tuple[str, T, int]]] = {}
+        # The subjects whose next run may go out.
         self._due: deque[str] = deque()
         # How many of a subject's records are on their way; 0 while it is due.
         self._out: dict[str, int] = {}
-        # The run that is being given out: what it takes from, how much more, and after which one.
-        self._run: deque[tuple[str, T]] = deque()
-        self._left = 0
-        self._follows = ""
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to send and nothing on its way."""
         return not self.refused and not self._out
 
-    def enqueue(self, subject: str, identity: str, item: T, _size: int) -> None:
+    def enqueue(self, subject: str, identity: str, item: T, size: int) -> None:
         """Take the next record of the log."""
-        self._waiting.setdefault(subject, deque()).append((identity, item))
+        waiting = self._waiting.get(subject)
+        if waiting is not None:
+            waiting.append((identity, item, size))
+            return
+        self._waiting[subject] = [(identity, item, size)]
         if subject not in self._out:
-            self._begin(subject)
+            self._out[subject] = 0
+            self._due.append(subject)
 
-    def next(self) -> tuple[T, str] | None:
-        """A record that may go out now, and the id of the one that must be the log's newest.
+    def next(self, max_bytes: int) -> list[tuple[T, str]]:
+        """Runs that may go out now, of `max_bytes` or one record more: their records, in order.
 
-        The id is "" where any may be.
+        With each the id of the one that must be the log's newest; "" where any may be.
         """
-        if self.refused or not (self._left or self._due):
-            return None
-        if not self._left:
-            subject = self._due.popleft()
-            self._run = self._waiting.pop(subject)
-            self._left = self._out[subject] = min(len(self._run), self._longest)
-            self._follows = ""
-            if len(self._run) > self._left:
-                self._waiting[subject] = self._run
-        follows = self._follows
-        self._follows, item = self._run.popleft()
-        self._left -= 1
-        return item, follows
+        given: list[tuple[T, str]] = []
+        if self.refused:
+            return given
+        due, waiting, longest = self._due, self._waiting, self._longest
+        while due and max_bytes > 0:
+            subject = due.popleft()
+            ready = waiting.pop(subject)
+            before, follows = len(given), ""
+            for identity, item, size in islice(ready, longest):
+                if max_bytes <= 0:
+                    break
+                given.append((item, follows))
+                follows = identity
+                max_bytes -= size
+            count = self._out[subject] = len(given) - before
+            if count < len(ready):
+                waiting[subject] = ready[count:]
+        return given
 
     def stored(self, subject: str) -> None:
         """The server has acknowledged a record of this subject that `next` had given out."""
         left = self._out.get(subject, 0) - 1
-        if left > 0:
+        if left < 0:
+            return
+        if left or subject in self._waiting:
             self._out[subject] = left
-        elif left == 0 and subject in self._waiting:
-            self._begin(subject)
-        elif left == 0:
+            if not left:
+                self._due.append(subject)
+        else:
             del self._out[subject]
-
-    def _begin(self, subject: str) -> None:
-        self._out[subject] = 0
-        self._due.append(subject)
 
     def refuse(self) -> None:
         """The server has refused a record: nothing more is given out."""

@@ -75,6 +75,8 @@ def _append(frames: list[bytes], record: Record, reply: str, item: Published, ad
     return total
 
 
+# In an acknowledgement.
+_SEQUENCE = rb'"seq": ?(\d{1,19})'
 # Of a batch with a record that it has; and of one that was cut short, as by a change of leader.
 # Other errors of batches are for good.
 _STORED_ALREADY = b'"err_code":10201,'
@@ -93,14 +95,13 @@ class Acks:
     Acks are short, all alike, and as many as there are records: split one by one as any message
     they cost more than all else that is done with them.
 
-    `take` gets each one's ticket and payload. What is no ack, an error for instance, ends the run
-    and goes to the subscription's handler like any message.
+    `take` gets each one's ticket, payload and sequence. What is no ack, an error for instance, ends
+    the run and goes to the subscription's handler like any message.
     """
 
-    def __init__(self, inbox: str, take: Callable[[int, bytes], None]) -> None:
-        one = rb"MSG %b\.(-?\d{1,18}) \d+ \d+\r\n(\{\"stream\"[^\r\n]*\})\r\n" % re.escape(
-            inbox.encode()
-        )
+    def __init__(self, inbox: str, take: Callable[[int, bytes, int], None]) -> None:
+        head = rb"MSG %b\.(-?\d{1,18}) \d+ \d+\r\n" % re.escape(inbox.encode())
+        one = head + rb"(\{\"stream\"[^\r\n]*?%b[^\r\n]*\})\r\n" % _SEQUENCE
         self._all = re.compile(rb"(?:%b)+" % one).match
         self._each = re.compile(one).findall
         self._take = take
@@ -111,9 +112,15 @@ class Acks:
             return at
         end = found.end()
         take = self._take
-        for ticket, payload in self._each(buffer, at, end):
-            take(int(ticket), payload)
+        for ticket, payload, sequence in self._each(buffer, at, end):
+            take(int(ticket), payload, int(sequence))
         return end
+
+
+def sequence_of(ack: bytes) -> int:
+    """The stream's sequence in an acknowledgement; 0 without one."""
+    found = re.search(_SEQUENCE, ack)
+    return 0 if found is None else int(found[1])
 
 
 class Refusal(NamedTuple):

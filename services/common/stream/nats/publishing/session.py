@@ -7,7 +7,6 @@ be lost for good, and until that is looked up (by the next session) nothing may 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ _WRITE_BYTES = 64 * 1024
 # Of a batch: the server takes 1,000 records, and holds them in memory until the last one.
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 1024 * 1024
-_SEQUENCE = re.compile(rb'"seq": ?(\d{1,19})')
 
 
 class Confirmed(NamedTuple):
@@ -41,15 +39,15 @@ class Confirmed(NamedTuple):
 class _Mark:
     """The newest acknowledgements of a log: of what was stored now, and of what was there before.
 
-    They are read when somebody asks. `highest` is a sequence that the next one must exceed.
+    Each with its sequence. `highest` is one that the next must exceed.
     """
 
     __slots__ = ("duplicate", "highest", "stored")
 
     def __init__(self, highest: int) -> None:
         self.highest = highest
-        self.stored: tuple[Published, bytes] | None = None
-        self.duplicate: tuple[Published, bytes] | None = None
+        self.stored: tuple[Published, int] | None = None
+        self.duplicate: tuple[Published, int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -84,22 +82,26 @@ class Session:
     async def enqueue(self, unsent: deque[Published]) -> None:
         """Hand each record to its log's lane; BrokerUnavailable: one does not answer."""
         self.check()
-        lanes = self._lanes
+        log, epoch, lane = "", 0, None
         while unsent:
             item = unsent[0]
             subject = item.record.subject
-            log = log_of(subject)
-            lane = lanes.get(log)
-            if lane is None or (isinstance(lane, Lane) and lane.idle):
-                await self.state(log)
-                lane = lanes[log] = self._lane(log)
+            if lane is None or log_of(subject) != log:
+                log = log_of(subject)
+                epoch = (await self.state(log)).epoch
+                lane = self._lane(log)
             unsent.popleft()
             item.lane = lane
-            item.epoch = self._logs[log].epoch
+            item.epoch = epoch
             lane.enqueue(subject, item.identity, item, len(item.record.payload))
 
     def _lane(self, log: str) -> Lane[Published] | BatchLane[Published]:
-        state = self._logs[log]
+        lane = self._lanes.get(log)
+        if lane is None or (isinstance(lane, Lane) and lane.idle):
+            lane = self._lanes[log] = self._new_lane(self._logs[log], log)
+        return lane
+
+    def _new_lane(self, state: LogState, log: str) -> Lane[Published] | BatchLane[Published]:
         contended = (log, asyncio.get_running_loop().time()) in self._contended
         if state.replicated and state.batches and not contended:
             return BatchLane()
@@ -115,8 +117,7 @@ class Session:
             if isinstance(lane, BatchLane):
                 size += self._add_batch(frames, lane)
                 continue
-            while size < _WRITE_BYTES and (ready := lane.next()) is not None:
-                item, follows = ready
+            for item, follows in lane.next(_WRITE_BYTES - size):
                 item.sent = True
                 size += append_message(frames, item, inbox, follows)
         return b"".join(frames)
@@ -138,23 +139,23 @@ class Session:
         if self.trouble is None:
             self.trouble = reason
 
-    def acknowledged(self, items: list[Published], data: bytes, *, duplicate: bool) -> bool:
-        """The server says that it has these (a batch, or one); whether that can be.
+    def acknowledged(
+        self, last: Published, records: int, sequence: int, *, duplicate: bool
+    ) -> bool:
+        """The server says that it has so many that end with `last`; whether that can be.
 
         A sequence that does not ascend shows that the log went back: something that was
         acknowledged before is gone.
         """
-        last = items[-1]
         mark = self._marks[log_of(last.record.subject)]
         if duplicate:
-            mark.duplicate = (last, data)
+            mark.duplicate = (last, sequence)
             return True
-        sequence = _sequence_of(data)
-        if sequence < mark.highest + len(items):
+        if sequence < mark.highest + records:
             self.fail(f"the log went back: {sequence} stored after {mark.highest}")
             return False
         mark.highest = sequence
-        mark.stored = (last, data)
+        mark.stored = (last, sequence)
         return True
 
     def confirmed(self) -> Iterator[tuple[str, Confirmed]]:
@@ -162,7 +163,7 @@ class Session:
         for log, mark in self._marks.items():
             for held in (mark.stored, mark.duplicate):
                 if held is not None:
-                    record, seq = held[0].record, _sequence_of(held[1])
+                    record, seq = held[0].record, held[1]
                     epoch = self._logs[log].epoch
                     yield log, Confirmed(epoch, seq, record.subject, record.position)
 
@@ -172,9 +173,3 @@ class Session:
             raise BrokerUnavailable(self._connection.target, self.trouble)
         if self._connection.lost.is_set():
             raise BrokerUnavailable(self._connection.target, "connection lost")
-
-
-def _sequence_of(data: bytes) -> int:
-    """The stream's sequence in an acknowledgement; 0 without one."""
-    found = _SEQUENCE.search(data)
-    return 0 if found is None else int(found[1])
