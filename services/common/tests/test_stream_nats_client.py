@@ -229,14 +229,15 @@ def _answers(stream: bytes, cuts: list[int], *, many: bool) -> tuple[list[Any], 
     def one(subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         seen.append((int(subject.rpartition(".")[2]), payload))
 
-    def ack(ticket: int, payload: bytes, sequence: int) -> None:
-        assert sequence == sequence_of(payload)
-        seen.append((ticket, payload))
+    def acks(found: list[tuple[bytes, bytes, bytes]]) -> None:
+        for ticket, payload, sequence in found:
+            assert int(sequence) == sequence_of(payload)
+            seen.append((int(ticket), payload))
 
     frames = Frames()
     frames.handlers["1"] = one
     if many:
-        frames.runs["1"] = Acks("I", ack)
+        frames.runs["1"] = Acks("I", acks)
     lines: list[bytes] = []
     at = turn = 0
     while at < len(stream):

@@ -138,11 +138,11 @@ class NatsPublisher(PublisherBase[Published]):
                 return
             ticket = int(number)
             if payload.startswith(b'{"stream"'):
-                self._on_ack(session, ticket, payload, sequence_of(payload))
+                self._on_acks(session, [(number, payload, sequence_of(payload))])
             else:
                 self._on_refusal(session, ticket, headers, payload)
 
-        acks = Acks(session.inbox, partial(self._on_ack, session))
+        acks = Acks(session.inbox, partial(self._on_acks, session))
         connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
         connection.wake_when_lost.add(self._wake)
         await self._reconciler.look_up(session)
@@ -217,36 +217,52 @@ class NatsPublisher(PublisherBase[Published]):
 
     # ------------------------------------------------------------------ acks
 
-    def _on_ack(self, session: Session, ticket: int, data: bytes, sequence: int) -> None:
+    def _on_acks(
+        self, session: Session, acks: Sequence[tuple[bytes | str, bytes, bytes | int]]
+    ) -> None:
+        """Tickets, payloads and sequences of what came together."""
         if session.over:
             # What is stored is being looked into.
             return
-        item = self._by_ticket.get(ticket)
-        session.acked += 1
-        if item is None or item.stored:
-            return
-        lane = item.lane
-        duplicate = b'"duplicate"' in data
-        if isinstance(lane, BatchLane):
-            self._refused_batches = 0
-            items = lane.stored(item)
-            if len(items) > 1 and b'"batch"' not in data:
-                # A server that knows no batches; it has taken each record by itself, or none.
-                self._contend(log_of(item.record.subject), "no batches")
-                session.fail("the server takes no batches")
-                items = []
-            if items and session.acknowledged(item, len(items), sequence, duplicate=duplicate):
-                for each in items:
-                    mark_stored(self._window, each, duplicate=duplicate)
-        elif session.acknowledged(item, 1, sequence, duplicate=duplicate):
-            mark_stored(self._window, item, duplicate=duplicate)
-            lane.stored(item.record.subject)
+        session.acked += len(acks)
+        item_of, window, acknowledged = self._by_ticket.get, self._window, session.acknowledged
+        for ticket, data, sequence in acks:
+            item = item_of(int(ticket))
+            if item is None or item.stored:
+                continue
+            lane = item.lane
+            duplicate = b'"duplicate"' in data
+            if isinstance(lane, BatchLane):
+                self._on_batch(session, lane, item, data, int(sequence), duplicate=duplicate)
+            elif acknowledged(item, 1, int(sequence), duplicate=duplicate):
+                mark_stored(window, item, duplicate=duplicate)
+                lane.stored(item.record.subject)
         if session.trouble is not None:
             self._wake.set()
         if not session.advancing:
             # Once for all acks that arrived together.
             session.advancing = True
             asyncio.get_running_loop().call_soon(self._advance, session)
+
+    def _on_batch(
+        self,
+        session: Session,
+        lane: BatchLane[Published],
+        last: Published,
+        data: bytes,
+        sequence: int,
+        *,
+        duplicate: bool,
+    ) -> None:
+        self._refused_batches = 0
+        items = lane.stored(last)
+        if len(items) > 1 and b'"batch"' not in data:
+            # A server that knows no batches; it has taken each record by itself, or none.
+            self._contend(log_of(last.record.subject), "no batches")
+            session.fail("the server takes no batches")
+        elif items and session.acknowledged(last, len(items), sequence, duplicate=duplicate):
+            for each in items:
+                mark_stored(self._window, each, duplicate=duplicate)
 
     def _on_refusal(self, session: Session, ticket: int, headers: bytes, data: bytes) -> None:
         if session.over or session.trouble is not None:

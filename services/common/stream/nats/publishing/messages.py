@@ -95,14 +95,18 @@ class Acks:
     Acks are short, all alike, and as many as there are records: split one by one as any message
     they cost more than all else that is done with them.
 
-    `take` gets each one's ticket, payload and sequence. What is no ack, an error for instance, ends
-    the run and goes to the subscription's handler like any message.
+    `take` gets those that stand together, each as ticket, payload and sequence, which are digits.
+    What is no ack, an error for instance, ends the run and goes to the subscription's handler like
+    any message.
     """
 
-    def __init__(self, inbox: str, take: Callable[[int, bytes, int], None]) -> None:
-        head = rb"MSG %b\.(-?\d{1,18}) \d+ \d+\r\n" % re.escape(inbox.encode())
-        one = head + rb"(\{\"stream\"[^\r\n]*?%b[^\r\n]*\})\r\n" % _SEQUENCE
-        self._all = re.compile(rb"(?:%b)+" % one).match
+    def __init__(
+        self, inbox: str, take: Callable[[list[tuple[bytes, bytes, bytes]]], None]
+    ) -> None:
+        head = rb"MSG %b\.(-?\d{1,18}) [\d ]+\r\n" % re.escape(inbox.encode())
+        one = head + rb"(\{\"stream\":\"[^\"\r\n]*\", ?%b(?:,[^\r\n]*)?\})\r\n" % _SEQUENCE
+        # Nobody reads its groups.
+        self._all = re.compile(rb"(?:%b)+" % re.sub(rb"\((?!\?)", rb"(?:", one)).match
         self._each = re.compile(one).findall
         self._take = take
 
@@ -111,9 +115,7 @@ class Acks:
         if found is None:
             return at
         end = found.end()
-        take = self._take
-        for ticket, payload, sequence in self._each(buffer, at, end):
-            take(int(ticket), payload, int(sequence))
+        self._take(self._each(buffer, at, end))
         return end
 
 
