@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from services.common.testing.conformance import (
     until,
 )
 from services.common.testing.conformance.suite import BrokerConformance
+from services.common.testing.lost_end import go_back, keep
 from services.common.testing.nats_backend import NatsBackend
 from tools.embedded import NatsServer
 from tools.embedded.nats import MAX_PAYLOAD
@@ -130,6 +132,34 @@ class TestNatsBroker(BrokerConformance):
         await until(whole)
         assert seqs(await read_all(broker)) == list(range(1, last + 1))
         assert publisher.stats().duplicates == 0
+
+    async def test_an_ack_of_what_the_log_lost_says_nothing_of_what_stands_there_now(
+        self, broker: Broker, nats_server: NatsServer, tmp_path: Path
+    ) -> None:
+        async def others_store(*records: Record) -> None:
+            # A broker of their own, which writes nothing again that is lost.
+            async with NatsBroker([nats_server.url]) as other:
+                for each in records:
+                    await other.publish(each)
+
+        member = await broker.group(LOG, "readers")
+        await others_store(record(1))
+        await take(member, 1)
+        # A server that is told to stop writes down what was acked.
+        await nats_server.stop()
+        kept = keep(nats_server, tmp_path)
+        await nats_server.start()
+        await until(lambda: answers(broker))
+        await others_store(record(2), record(3))
+        lost = await take(member, 2, ack=False)
+        await go_back(nats_server, kept)
+        await until(lambda: answers(broker))
+        await others_store(record(1, ETH), record(2, ETH))
+        found = await take(member, 2, ack=False)
+        await member.ack(lost)
+        await member.aclose()
+        again = await take(await broker.group(LOG, "readers"), len(found), ack=False)
+        assert [one.position for one in again] == [one.position for one in found]
 
     async def test_work_goes_on_when_the_log_is_replaced_while_the_connection_stands(
         self, broker: Broker

@@ -15,7 +15,7 @@ from services.common.observability import tracing
 from services.common.observability.tracing import TRACEPARENT
 from services.common.runtime import patiently
 from services.common.stores.index import Head
-from services.common.stream import Broker, GroupSubscription, Message, Page
+from services.common.stream import Broker, GroupSubscription, Message, Page, Position
 from services.common.subjects import RAW_LOG, StreamKey, is_pulse, key_of
 from services.common.wire import UNREADABLE, Reset, Tick
 from services.snapshotter import metrics
@@ -232,7 +232,7 @@ class Pump:
     async def _catch_up(self, stream: Stream, message: Message | None) -> None:
         """Read the log from what is held through `message` (None: its head), and take it all."""
         through = message.position if message is not None else None
-        at_head = False
+        at_head = sought = False
 
         async def read() -> Page:
             return await self._broker.read(stream.subject, stream.cursor, limit=_PAGE)
@@ -246,6 +246,11 @@ class Pump:
                 metrics.CATCH_UPS.labels("lost").inc()
                 stream.cursor = ""
                 await self._take_over(stream)
+                continue
+            if stream.held is not None and not sought and self._skips(stream, page.messages):
+                # A log that lost its end may hold other records at that place by now.
+                sought = True
+                stream.cursor = await self._place_of(stream.subject, stream.held)
                 continue
             at_head = page.at_head
             if not page.messages:
@@ -262,6 +267,26 @@ class Pump:
             # Retention took it out of the log after it was delivered.
             self._read_and_hold(stream, message, refilled=False)
         metrics.CATCH_UPS.labels("read").inc()
+
+    def _skips(self, stream: Stream, messages: Sequence[Message]) -> bool:
+        """Whether what was read does not prove to follow what is held."""
+        held = stream.held
+        new = next((found for found in messages if held is None or found.position > held), None)
+        if new is None:
+            return False
+        try:
+            seen = self._read(new.payload)
+        except UNREADABLE:
+            return True
+        return stream.judge(new.position, seen.prev, seen.prev_sub) is not DeliveryVerdict.NEXT
+
+    async def _place_of(self, subject: str, held: Position) -> str:
+        """The cursor behind what is held, by its position."""
+
+        async def seek() -> str:
+            return await self._broker.seek(subject, held)
+
+        return await patiently(seek, BrokerUnavailable, self._on_broker)
 
     async def _take_over(self, stream: Stream) -> None:
         """Past records that are lost: go on from what another member may have stored behind them.

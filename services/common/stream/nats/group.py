@@ -67,6 +67,9 @@ class NatsGroup(GroupBase):
         self._moved = asyncio.Event()
         self._place = Place(0, 0, "")
         self._epoch = 0
+        # How often it joined, and by which connection it is joined now.
+        self._joins = 0
+        self._joined: Connection | None = None
         self.start(self._run())
 
     async def next_batch(self, max_records: int = 512) -> Sequence[Message]:
@@ -84,10 +87,14 @@ class NatsGroup(GroupBase):
     async def ack(self, messages: Sequence[Message]) -> None:
         self.check_open()
         try:
-            connection = self._link.current()
+            connection = self._joined
+            if connection is None:
+                raise BrokerUnavailable(self.what, "not joined")
             # A group hands out nothing else, and asking each of them takes as long as the rest.
-            own = cast("Sequence[NatsMessage]", messages)
-            frames = "".join([f"PUB {message.reply} 0\r\n\r\n" for message in own])
+            own, join = cast("Sequence[NatsMessage]", messages), self._joins
+            # An ack names a number in the log. Where that lost its end meanwhile another record has
+            # that number now; and what was not acked before this join is given again anyway.
+            frames = "".join([f"PUB {one.reply} 0\r\n\r\n" for one in own if one.join == join])
             connection.write(frames.encode())
             await connection.drain()
         except BrokerUnavailable as error:
@@ -132,6 +139,8 @@ class NatsGroup(GroupBase):
                 await self._serve(connection, inbox, self._epoch)
             except BrokerUnavailable as error:
                 log.warning("group_interrupted", group=self._group, reason=error.reason)
+            finally:
+                self._joined = None
             await asyncio.sleep(delay_s(attempt))
             attempt += 1
 
@@ -148,6 +157,8 @@ class NatsGroup(GroupBase):
                 await connection.api(self._verb("DELETE"))
                 await self._make(connection, state, _from(floor + 1))
         self._epoch = state.epoch
+        self._joins += 1
+        self._joined = connection
         self.has_joined()
 
     async def _make(
@@ -234,7 +245,7 @@ class NatsGroup(GroupBase):
         clock = asyncio.get_running_loop().time
         self._heard = clock()
 
-        buffer, half = self._buffer, self._capacity // 2
+        buffer, half, join = self._buffer, self._capacity // 2, self._joins
 
         def on_message(subject: str, reply: str, headers: bytes, payload: bytes) -> None:
             self._heard = clock()
@@ -245,7 +256,7 @@ class NatsGroup(GroupBase):
             if not buffer:
                 # Only then somebody may be waiting.
                 self.changed.ring()
-            buffer.append(NatsMessage(subject, payload, headers, epoch, 0, reply))
+            buffer.append(NatsMessage(subject, payload, headers, epoch, 0, reply, join))
             if len(buffer) + asked <= half:
                 self._wake.set()
 

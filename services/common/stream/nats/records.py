@@ -56,11 +56,20 @@ class NatsMessage(Message):
     """A stored record.
 
     `reply` is where an ack is sent, empty outside of groups; `seq` is the stream's sequence, 0 for
-    a live one, whose subscriber is not told, and for one of a group, where `reply` tells it. What
-    is not asked for is not computed.
+    a live one, whose subscriber is not told, and for one of a group, where `reply` tells it; `join`
+    counts the member's joins until it was given out. What is not asked for is not computed.
     """
 
-    __slots__ = ("_epoch", "_header_block", "_position", "payload", "reply", "seq", "subject")
+    __slots__ = (
+        "_epoch",
+        "_header_block",
+        "_position",
+        "join",
+        "payload",
+        "reply",
+        "seq",
+        "subject",
+    )
 
     def __init__(
         self,
@@ -70,11 +79,13 @@ class NatsMessage(Message):
         epoch: int,
         seq: int = 0,
         reply: str = "",
+        join: int = 0,
     ) -> None:
         self.subject = subject
         self.payload = payload
         self.seq = seq
         self.reply = reply
+        self.join = join
         self._epoch = epoch
         self._header_block = header_block
         self._position: Position | None = None
