@@ -157,6 +157,17 @@ class Backfill:
                 return found, page.cursor
             page = await self._pages.after(subject, page.cursor)
 
+    async def read_anew(
+        self, feed: StreamFeed, position: Position
+    ) -> tuple[deque[StreamRecord], str]:
+        """The same by position only, whatever is known of places: what stood there did not follow.
+
+        Raises:
+            PositionLost: what followed was dropped between two questions; ask again.
+        """
+        self._pages.forget(feed.subject)
+        return await self.read(feed, position, "")
+
     async def archived(
         self, feed: StreamFeed, position: Position, now_us: int | None = None
     ) -> list[StreamRecord]:

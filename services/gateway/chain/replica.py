@@ -124,6 +124,11 @@ class Replica:
             if self._is_over(record):
                 continue
             hole = record.chained and self.head is not None and not record.follows(self.head)
+            if hole and self._cursor:
+                # A log that lost its end may hold other records at that place by now; by position
+                # there may still be a way.
+                self._cursor = ""
+                return True
             if hole or record.unreadable is not None:
                 self._start_over()
                 if self._in(Phase.BASE):
@@ -161,7 +166,7 @@ class Replica:
         if not self._in(Phase.FILLING):
             return
         if self._cursor and self.mark is not None:
-            # The cursor is another log's, or expired; by position there may still be a way.
+            # The cursor is another log's, or expired; so too by position.
             self._cursor = ""
         else:
             self._start_over()

@@ -218,6 +218,10 @@ class CatchUp:
         position = catching.position
         page, cursor = await self._backfill.read(feed, position, catching.cursor)
         linked = catching.linked(page)
+        if page and not linked:
+            # A log that lost its end may hold other records in places that were good.
+            page, cursor = await self._backfill.read_anew(feed, position)
+            linked = catching.linked(page)
         if linked:
             return deque(linked), cursor if len(linked) == len(page) else ""
         now_us = time.time_ns() // 1000 if catching.reason == "slow" else None

@@ -44,8 +44,8 @@ class _Reading:
 class LogPageCache:
     """See the module's docstring.
 
-    A page that does not reach the head never changes, and is kept; one that does is shared only
-    with those who asked while it was read.
+    A page that does not reach the head never changes while the log keeps what it has, and is kept;
+    one that does is shared only with those who asked while it was read.
 
     Raises BrokerUnavailable where the log has to be asked and does not answer.
     """
@@ -94,6 +94,13 @@ class LogPageCache:
             if len(self._places) > _MAX_PLACES:
                 self._places.popitem(last=False)
         return page
+
+    def forget(self, subject: str) -> None:
+        """Other records stand in this subject's places by now: the log lost its end."""
+        for place in [place for place in self._places if place[0] == subject]:
+            del self._places[place]
+        for key in [key for key in self._held if key[0] == subject]:
+            self._bytes -= _cost(self._held.pop(key))
 
     async def _read(self, key: tuple[str, str]) -> LogPage:
         reading = self._reading[key] = _Reading()

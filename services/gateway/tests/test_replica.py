@@ -276,3 +276,17 @@ def test_a_seq_of_another_epoch_proves_nothing_though_the_numbers_fit() -> None:
     world.replica.on_live([fits])
     assert world.replica.drain() == []
     assert world.replica.want() == WantPage("", head)
+
+
+def test_where_other_records_stand_by_now_the_place_is_looked_for_by_position() -> None:
+    """A log that lost its end may get it back in another order."""
+    world = World("book")
+    for _ in range(20):
+        world.publish("tick")
+    world.tail.clear()
+    fold, cut = world.fold_to(5)
+    assert world.replica.want() == WantBase()
+    world.replica.on_base(fold.position, str(cut + 7), fold.state())
+    world.settle()
+    assert world.emitted == world.log[cut:]
+    assert world.replica.generation == 0
