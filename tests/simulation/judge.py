@@ -68,7 +68,7 @@ class Judge:
         parts = self._platform.parts
         wrong += [f"not running: {part}" for part in parts if not self._platform.running(part)]
         wrong += [f"unhandled: {told}" for told in self._it.unhandled]
-        wrong += unexpected(self._it.errors)
+        wrong += unexpected(self._it.errors, self._plan.faults)
         return wrong
 
     async def _until_none(self, ask: Callable[[], list[str]], settle_s: float) -> list[str]:

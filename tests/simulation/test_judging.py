@@ -11,6 +11,7 @@ from services.common.subjects import StreamKey
 from tests.simulation.client import Client, allowed_age_s
 from tests.simulation.expected_errors import unexpected
 from tests.simulation.leftovers import grown
+from tests.simulation.nats_part import LateAcks
 from tests.simulation.plan import Kill, Plan, Slow, StoreFault, WrongClock
 from tests.simulation.stored import Archive, Lines, archive_differs
 
@@ -25,7 +26,7 @@ class _Archive(Archive):
     def indexed(self, shards: int) -> Lines:
         return self._told[0]
 
-    def lying(self) -> Lines:
+    def lying(self, _shards: int) -> Lines:
         return self._told[1]
 
 
@@ -65,14 +66,17 @@ def test_a_plan_allows_less_only_where_its_faults_explain_it() -> None:
     killed = Kill(20.0, "snapshotter-1", 1.0, unplugged=False)
     assert plan(killed).nothing_left_lying
     assert not plan(killed, overlap=True).nothing_left_lying
-    assert not plan(killed, StoreFault(20.0, "s3", "slow", 1.0)).nothing_left_lying
+    slow = StoreFault(20.0, "s3", "slow", 1.0)
+    assert plan(slow).nothing_left_lying
+    assert not plan(slow, overlap=True).nothing_left_lying
+    assert not plan(killed, slow).nothing_left_lying
     assert not plan(killed, Slow(20.0, ("snapshotter-2", "s3"), 1.0, 0.5)).nothing_left_lying
     assert plan(killed, StoreFault(20.0, "dynamodb", "slow", 1.0)).nothing_left_lying
     assert plan(WrongClock(20.0, "ingestor", 1.0)).names_in_order
     assert not plan(WrongClock(20.0, "ingestor", -1.0)).names_in_order
-    slow = Slow(20.0, ("exchange", "ingestor"), 1.0, 0.5)
+    way = Slow(20.0, ("exchange", "ingestor"), 1.0, 0.5)
     wrong = WrongClock(20.0, "gateway-1", -3.0), WrongClock(20.0, "nats", 5.0)
-    assert allowed_age_s(plan(slow, *wrong)) == allowed_age_s(plan()) + 4.0
+    assert allowed_age_s(plan(way, *wrong)) == allowed_age_s(plan()) + 4.0
 
 
 def test_a_book_that_is_old_and_shown_as_live_is_told() -> None:
@@ -102,3 +106,6 @@ def test_what_is_left_over_and_what_is_logged_are_told() -> None:
     assert unexpected([{"event": "session_failed"}, {"event": "session_failed"}]) == [
         "logged 2 times: {'event': 'session_failed'}"
     ]
+    stuck = [{"event": "log_is_stuck"}]
+    assert unexpected(stuck, [LateAcks(20.0, 5.0, 6.0, 0.0)]) == []
+    assert unexpected(stuck, [LateAcks(20.0, 5.0, 1.0, 0.0)]) != []
