@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from tests.simulation.clock import VirtualClock
 from tests.simulation.machine import Listener, Machine, Process, process_of, running_process
@@ -68,6 +68,35 @@ class _Timer(asyncio.TimerHandle):
     _scheduled: bool
 
 
+_numbers = count()
+
+
+class _Numbered:
+    """What sets hold by its number: by its address, two runs of a seed would differ."""
+
+    _number: int
+
+    def __new__(cls, *_args: Any, **_options: Any) -> Self:
+        made = super().__new__(cls)
+        made._number = next(_numbers)
+        return made
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Future[T](_Numbered, asyncio.Future[T]):
+    pass
+
+
+class _Task[T](_Numbered, asyncio.Task[T]):
+    pass
+
+
+def _new_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> _Task[Any]:
+    return _Task(coro, loop=loop, **options)
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs the code of all processes of one simulation."""
 
@@ -82,6 +111,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.clock = clock
         self.network = network
         self.own_context = copy_context()
+        self.set_task_factory(_new_task)
         # By time, then in the order in which they were set.
         self._timers: list[tuple[float, int, _Timer]] = []
         self._numbers = count()
@@ -91,6 +121,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self.clock.monotonic()
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(loop=self)
 
     def _run_once(self) -> None:
         """Let time pass if all wait, then run what is due: asyncio's rule, without its sockets."""

@@ -38,6 +38,8 @@ class Report:
     snapshots: int = 0
     archived: int = 0
     virtual_s: float = 0.0
+    # Of all that chance decided, down to each delay: the same in each run of a seed.
+    mark: str = ""
     # Faults that met something, and how often each store's met a request.
     happened: Counter[str] = field(default_factory=Counter)
 
@@ -92,6 +94,7 @@ class _Run:
             report.resets += counts.resets
             report.snapshots += counts.snapshots
         report.virtual_s = loop.time()
+        report.mark = f"{self._it.network.random.getrandbits(64):016x}"
         return report
 
     def _look(self) -> None:

@@ -292,3 +292,20 @@ def test_a_port_has_one_listener() -> None:
                 await done(it, "server", serve_echo)
 
         it.run(script())
+
+
+def test_sets_of_tasks_and_futures_have_the_same_order_in_every_run_of_a_seed() -> None:
+    """A task group ends its tasks in the order of a set."""
+
+    async def script() -> list[int]:
+        loop = asyncio.get_running_loop()
+        made = [
+            one
+            for _ in range(100)
+            for one in (loop.create_task(asyncio.sleep(0)), loop.create_future())
+        ]
+        return [hash(one) for one in made]
+
+    with world(1) as it:
+        numbers = it.run(script())
+    assert numbers == list(range(numbers[0], numbers[0] + 200))

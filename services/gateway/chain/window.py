@@ -33,13 +33,13 @@ class Budget:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used = 0
-        self._windows: set[Window] = set()
+        self._windows: dict[Window, None] = {}
 
     def join(self, window: Window) -> None:
-        self._windows.add(window)
+        self._windows[window] = None
 
     def leave(self, window: Window) -> None:
-        self._windows.discard(window)
+        self._windows.pop(window, None)
 
     def enforce(self) -> None:
         """Make room by dropping the oldest records of whichever window is largest."""

@@ -73,7 +73,7 @@ class Connection:
         self.target = target
         self.lost = asyncio.Event()
         # Set when the connection is lost, for those who wait for something else as well.
-        self.wake_when_lost: set[asyncio.Event] = set()
+        self.wake_when_lost: dict[asyncio.Event, None] = {}
         self._inbox = client.new_inbox()
         # How many were sent; also the next one's token.
         self.requests = 0

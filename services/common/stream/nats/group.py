@@ -261,7 +261,7 @@ class NatsGroup(GroupBase):
                 self._wake.set()
 
         subscription = connection.subscribe(f"{inbox}.*", on_message, self.fail)
-        connection.wake_when_lost.add(self._wake)
+        connection.wake_when_lost[self._wake] = None
         try:
             number = 0
             while True:
@@ -277,7 +277,7 @@ class NatsGroup(GroupBase):
                     self._pull(connection, f"{inbox}.{number}")
                 await wait_for(self._wake, _HEARTBEAT_S)
         finally:
-            connection.wake_when_lost.discard(self._wake)
+            connection.wake_when_lost.pop(self._wake, None)
             connection.unsubscribe(subscription)
 
     def _pull(self, connection: Connection, reply: str) -> None:

@@ -144,7 +144,7 @@ class NatsPublisher(PublisherBase[Published]):
 
         acks = Acks(session.inbox, partial(self._on_acks, session))
         connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
-        connection.wake_when_lost.add(self._wake)
+        connection.wake_when_lost[self._wake] = None
         await self._reconciler.look_up(session)
         self._by_ticket = {item.ticket: item for item in self._window.items}
         self._give_up_too_large()
