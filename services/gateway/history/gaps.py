@@ -18,7 +18,7 @@ import structlog
 
 from services.common.errors import PositionLost
 from services.common.sharding import shard_of
-from services.common.stream import Broker, Position
+from services.common.stream import Broker, Message, Position
 from services.common.subjects import StreamKey, tick_subject
 from services.common.wire import UNREADABLE
 from services.gateway.streams.record_reader import RecordReader
@@ -40,6 +40,8 @@ class _Looked:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     cursor: str = ""
+    # The chain's last record there, and the last one that says anything of gaps.
+    head: Position | None = None
     mark: Position = _NOWHERE
     found: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_GAPS))
     # When the head was reached last, if it was at the last look; and whether all is known.
@@ -120,7 +122,7 @@ class GapHistory:
         """Go on looking, through `most` records; through how many it was."""
         subject = tick_subject(shard_of(key.product, self.shard_count), key)
         count = 0
-        looked.to_head = False
+        sought = looked.to_head = False
         while count < most and not looked.to_head:
             try:
                 limit = min(_PAGE, most - count)
@@ -131,7 +133,14 @@ class GapHistory:
                 looked.cursor = ""
                 count += 1
                 continue
+            if looked.head is not None and not sought and self._skips(looked.head, page.messages):
+                # A log that lost its end may hold other records at that place by now.
+                sought = True
+                looked.cursor = await self.broker.seek(subject, looked.head)
+                continue
             count += len(page.messages)
+            chained = (one.position for one in reversed(page.messages) if not one.position.sub)
+            looked.head = next(chained, looked.head)
             marked = [one for one in page.messages if any(mark in one.payload for mark in _MARKS)]
             for record in self.records.read(marked):
                 if record.kind not in ("reset", "late") or record.position <= looked.mark:
@@ -152,3 +161,12 @@ class GapHistory:
             looked.to_head = page.at_head
         looked.at = time.monotonic()
         return count
+
+    def _skips(self, head: Position, messages: Sequence[Message]) -> bool:
+        """Whether what was read does not follow the chain's record that was looked at last."""
+        new = next((one for one in messages if one.position > head), None)
+        if new is None:
+            return False
+        if new.position.sub:
+            return new.position.seq != head.seq
+        return not all(record.follows(head) for record in self.records.read([new]))

@@ -217,6 +217,24 @@ async def test_a_long_log_is_looked_through_in_several_requests(gateway: Bench) 
     assert await looking.look() == ([*expected, market.seq], True)
 
 
+async def test_no_gap_is_passed_over_where_other_records_stand_at_a_known_place_by_now(
+    gateway: Bench,
+) -> None:
+    """A log that lost its end may get it back in another order."""
+    looking = Looking(gateway, budget=100_000)
+    market = looking.market
+    await market.ticks(4)
+    assert await looking.look() == ([], True)
+    await market.ticks(3)
+    await reset(market)
+    gap = market.seq
+    assert gap is not None
+    skips = await gateway.gateway.broker.seek(market.subject, Position(market.epoch, gap))
+    looking.gaps._looked[market.key].cursor = skips
+    await market.ticks(3)
+    assert await looking.look() == ([gap], True)
+
+
 async def test_only_so_many_gaps_of_a_stream_are_kept_and_that_is_told(gateway: Bench) -> None:
     looking = Looking(gateway, budget=100_000)
     for _ in range(MOST_GAPS + 3):
