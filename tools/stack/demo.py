@@ -59,6 +59,11 @@ class NeverConnected(Exception):
 _FAILURES = (ChildDied, NotReady, ServerFailed, Refused, NeverConnected, httpx.HTTPError)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its name where it says nothing, as a timeout."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass
 class _Signals:
     """The first SIGINT or SIGTERM ends the demo in order, the second one at once."""
@@ -145,7 +150,7 @@ class Demo:
                 self._blame(error)
 
     def _blame(self, error: BaseException) -> None:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         self._seen.failure = self._seen.failure or reason
         self._say(f"\n{reason}")
         tail: str = getattr(error, "log_tail", "")

@@ -15,6 +15,8 @@ from tools.subscribed_book import record_of
 from tools.subscriber import Message
 
 # Time for the board to show what normal looks like.
+# For an exchange on a machine that has much to do.
+_PATIENCE_S = 30.0
 _BEFORE_S = 4.0
 _DROPPED = 40
 _TYPES = ("match", "ticker", "l2update")
@@ -57,7 +59,7 @@ class GapFigures:
     @classmethod
     async def read(cls, ingestor_url: str) -> GapFigures | None:
         """Ask a running ingestor; None when it does not answer."""
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=_PATIENCE_S, trust_env=False) as client:
             try:
                 answer = await client.get(f"{ingestor_url}/metrics")
                 answer.raise_for_status()
@@ -83,7 +85,7 @@ class GapStory:
         await asyncio.sleep(_BEFORE_S)
         self._product = product
         self._made_at = time.time()
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=_PATIENCE_S, trust_env=False) as client:
             answer = await client.post(
                 f"{exchange_url}/_control/faults",
                 json={"drop": {"count": _DROPPED, "products": [product], "types": list(_TYPES)}},
