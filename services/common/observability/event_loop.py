@@ -126,7 +126,8 @@ def _watch(
     while not ended.wait(period_s):
         hung = watchdog.look(clock())
         if hung is not None:
-            metrics.stuck.inc()
             frame = sys._current_frames().get(thread)  # noqa: SLF001 - documented, the only way
             where = traceback.format_stack(frame, _FRAMES) if frame is not None else []
             log.error("event_loop_stuck", for_s=round(hung, 1), stack="".join(where))
+            # Last, so that who sees it counted finds it logged.
+            metrics.stuck.inc()
