@@ -247,7 +247,7 @@ class Pump:
                 stream.cursor = ""
                 await self._take_over(stream)
                 continue
-            if stream.held is not None and not sought and self._skips(stream, page.messages):
+            if stream.held is not None and not sought and self._skips(stream, page, through):
                 # A log that lost its end may hold other records at that place by now.
                 sought = True
                 stream.cursor = await self._place_of(stream.subject, stream.held)
@@ -268,17 +268,17 @@ class Pump:
             self._read_and_hold(stream, message, refilled=False)
         metrics.CATCH_UPS.labels("read").inc()
 
-    def _skips(self, stream: Stream, messages: Sequence[Message]) -> bool:
-        """Whether what was read does not prove to follow what is held."""
+    def _skips(self, stream: Stream, page: Page, through: Position | None) -> bool:
+        """Whether what was read does not prove to follow what is held, or misses what is wanted."""
         held = stream.held
-        new = next((found for found in messages if held is None or found.position > held), None)
-        if new is None:
-            return False
+        new = (found for found in page.messages if held is None or found.position > held)
+        if (first := next(new, None)) is None:
+            return page.at_head and through is not None
         try:
-            seen = self._read(new.payload)
+            seen = self._read(first.payload)
         except UNREADABLE:
             return True
-        return stream.judge(new.position, seen.prev, seen.prev_sub) is not DeliveryVerdict.NEXT
+        return stream.judge(first.position, seen.prev, seen.prev_sub) is not DeliveryVerdict.NEXT
 
     async def _place_of(self, subject: str, held: Position) -> str:
         """The cursor behind what is held, by its position."""
