@@ -217,16 +217,16 @@ class CatchUp:
         """What follows in the log, or in the archive where the log begins later."""
         position = catching.position
         page, cursor = await self._backfill.read(feed, position, catching.cursor)
-        linked = catching.linked(page)
-        if page and not linked:
-            # A log that lost its end may hold other records in places that were good.
-            page, cursor = await self._backfill.read_anew(feed, position)
-            linked = catching.linked(page)
-        if linked:
+        if linked := catching.linked(page):
             return deque(linked), cursor if len(linked) == len(page) else ""
         now_us = time.time_ns() // 1000 if catching.reason == "slow" else None
         archived = catching.linked(await self._backfill.archived(feed, position, now_us))
-        return (deque(archived), "") if archived else (page, cursor)
+        if archived or not page:
+            return deque(archived), "" if archived else cursor
+        # Neither follows. A log that lost its end may hold other records in places that were good.
+        page, cursor = await self._backfill.read_anew(feed, position)
+        linked = catching.linked(page)
+        return deque(linked) or page, cursor if len(linked) == len(page) else ""
 
     def _put(self, frames: bytes) -> None:
         if frames:

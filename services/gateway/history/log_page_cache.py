@@ -8,8 +8,9 @@ reads each once, and for a while everybody gets it from here.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from services.gateway.streams.record_reader import RecordReader
 _RECORDS = 500
 _MAX_BYTES = 32 * 1024 * 1024
 _MAX_PLACES = 4096
+# How often a subject's places are forgotten at most: many may ask for it together.
+_FORGET_S = 1.0
 # What a record costs beside its payload, roughly.
 _OVERHEAD = 250
 
@@ -50,7 +53,13 @@ class LogPageCache:
     Raises BrokerUnavailable where the log has to be asked and does not answer.
     """
 
-    def __init__(self, broker: Broker, records: RecordReader, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        records: RecordReader,
+        max_bytes: int = _MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._broker = broker
         self._records = records
         self._max_bytes = max_bytes
@@ -59,6 +68,8 @@ class LogPageCache:
         self._reading: dict[tuple[str, str], _Reading] = {}
         # Cursors of positions whose pages do not reach the head.
         self._places: OrderedDict[tuple[str, Position], str] = OrderedDict()
+        self._clock = clock
+        self._forgotten: dict[str, float] = {}
 
     async def after(self, subject: str, cursor: str) -> LogPage:
         """The page that follows a cursor; PositionLost: it expired, and the page is not held."""
@@ -96,7 +107,11 @@ class LogPageCache:
         return page
 
     def forget(self, subject: str) -> None:
-        """Other records stand in this subject's places by now: the log lost its end."""
+        """Other records may stand in this subject's places by now: the log lost its end."""
+        now = self._clock()
+        if now - self._forgotten.get(subject, float("-inf")) < _FORGET_S:
+            return
+        self._forgotten[subject] = now
         for place in [place for place in self._places if place[0] == subject]:
             del self._places[place]
         for key in [key for key in self._held if key[0] == subject]:

@@ -137,6 +137,26 @@ async def test_a_place_that_expired_is_looked_for_again(broker: Counting) -> Non
     assert broker.seeks == seeks + 1
 
 
+async def test_what_is_forgotten_is_read_again_once_however_many_ask_for_it(
+    broker: Counting,
+) -> None:
+    market, now = await filled(broker, 1200), [0.0]
+    pages = LogPageCache(broker, RECORDS, clock=lambda: now[0])
+    after = Position(market.epoch, market.chain[9])
+
+    async def reads_and_seeks() -> tuple[int, int]:
+        before = broker.reads, broker.seeks
+        pages.forget(market.subject)
+        await pages.after_position(market.subject, after)
+        return broker.reads - before[0], broker.seeks - before[1]
+
+    await pages.after_position(market.subject, after)
+    assert await reads_and_seeks() == (1, 1)
+    assert await reads_and_seeks() == (0, 0)
+    now[0] = 1.0
+    assert await reads_and_seeks() == (1, 1)
+
+
 async def test_many_who_come_back_with_one_position_are_one_reader_of_the_log() -> None:
     broker = Counting()
     async with bench(broker, window_bytes=4000) as gateway:
