@@ -15,9 +15,9 @@ from tools.subscribed_book import record_of
 from tools.subscriber import Message
 
 # Time for the board to show what normal looks like.
-# For an exchange on a machine that has much to do.
-_PATIENCE_S = 30.0
 _BEFORE_S = 4.0
+# For an answer on a machine that has much to do.
+_PATIENCE_S = 30.0
 _DROPPED = 40
 _TYPES = ("match", "ticker", "l2update")
 # Outcomes of `md_resync_total` after which nothing is missing; the others say what was lost.

@@ -72,7 +72,7 @@ class Connection:
         self.client = client
         self.target = target
         self.lost = asyncio.Event()
-        # Set when the connection is lost, for those who wait for something else as well.
+        # Set when the connection is lost, for those who wait for something else as well, in order.
         self.wake_when_lost: dict[asyncio.Event, None] = {}
         self._inbox = client.new_inbox()
         # How many were sent; also the next one's token.

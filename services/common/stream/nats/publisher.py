@@ -136,11 +136,10 @@ class NatsPublisher(PublisherBase[Published]):
             number = subject.rpartition(".")[2]
             if not number.removeprefix("-").isdecimal():
                 return
-            ticket = int(number)
             if payload.startswith(b'{"stream"'):
                 self._on_acks(session, [(number, payload, sequence_of(payload))])
             else:
-                self._on_refusal(session, ticket, headers, payload)
+                self._on_refusal(session, int(number), headers, payload)
 
         acks = Acks(session.inbox, partial(self._on_acks, session))
         connection.subscribe(f"{session.inbox}.*", on_answer, self.fail, acks)
